@@ -1,0 +1,80 @@
+"""An optimality condition F(params, *args) = 0, and the linear system that differentiating it leads to."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+
+from bilevel.linear_solve.base import Operator
+from bilevel.typing import LinearMap, Params, PyTree
+
+
+class System(NamedTuple):
+    """The system A x = b, A = dF/dw at a solution, in the form in which it is best solved.
+
+        K y = restrict(b),      x = extend(b, y)
+
+    with K (``operator``) symmetric wherever the mapping allows. ``restrict`` and ``extend`` are linear, so the
+    adjoint A' z = v follows by transposition, with the same K' in the middle.
+    """
+
+    operator: Operator
+    restrict: LinearMap
+    extend: Callable[[PyTree, PyTree], PyTree]
+
+
+class Mapping(abc.ABC):
+    """An optimality condition: a callable residual that is zero at the solution, and knows its linear system."""
+
+    @abc.abstractmethod
+    def __call__(self, params: Params, *args: PyTree) -> PyTree:
+        """The residual F(params, *args), of the structure of ``params``."""
+
+    def natural_residual(self, params: Params, *args: PyTree) -> PyTree:
+        """The residual that solvers stop on; differs from F where F also vanishes at points that are no solutions."""
+        return self(params, *args)
+
+    def system(self, params: Params, *args: PyTree) -> System:
+        """The system A x = b at ``params``; the default is A itself, of which nothing is known."""
+        return plain_system(self, params, *args)
+
+
+def plain_system(mapping: Mapping, params: Params, *args: PyTree, **facts) -> System:
+    """A itself, by linearising the residual once: K = A, restrict and extend do nothing."""
+    _, matvec = jax.linearize(lambda w: mapping(w, *args), params)
+    return System(Operator(matvec, **{"owner": str(mapping), **facts}), lambda rhs: rhs, lambda _, solution: solution)
+
+
+@dataclass(frozen=True, eq=False)
+class Residual(Mapping):
+    """A residual stated as a plain function, of which nothing more is known."""
+
+    residual: Callable[..., PyTree]
+
+    def __call__(self, params: Params, *args: PyTree) -> PyTree:
+        return self.residual(params, *args)
+
+    def __str__(self) -> str:
+        return f"the residual {getattr(self.residual, '__name__', 'F')}"
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint(Mapping):
+    """F(w, *args) = T(w, *args) - w for a map T whose fixed point is the solution."""
+
+    fixed_point: Callable[..., PyTree]
+
+    def __call__(self, params: Params, *args: PyTree) -> PyTree:
+        return jax.tree.map(lambda after, before: after - before, self.fixed_point(params, *args), params)
+
+    def __str__(self) -> str:
+        return f"the fixed point of {getattr(self.fixed_point, '__name__', 'T')}"
+
+
+def as_mapping(function: Mapping | Callable[..., PyTree]) -> Mapping:
+    """A plain residual function as a mapping."""
+    return function if isinstance(function, Mapping) else Residual(function)

@@ -1,0 +1,91 @@
+"""What a linear system is, what a linear solver takes and returns, and the checks that all of them share."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bilevel.status import Status
+from bilevel.typing import LinearMap, PyTree
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """A square linear map x -> A x on pytrees, with what its owner knows about A.
+
+    ``symmetric`` and ``definite`` are True or False where it is known, None where it is not; ``sign`` is +1 for
+    positive and -1 for negative (semi)definite. ``singular`` says that A may have a null space by construction,
+    with right-hand sides in its range (the reduced systems of proximal mappings): direct solvers then take the
+    minimum-norm solution. ``owner`` names who stated the facts, for error messages.
+    """
+
+    matvec: LinearMap
+    symmetric: bool | None = None
+    definite: bool | None = None
+    sign: int = 1
+    singular: bool = False
+    owner: str = "the system"
+
+    def __call__(self, x: PyTree) -> PyTree:
+        return self.matvec(x)
+
+    def transpose(self, example: PyTree) -> Operator:
+        """The operator x -> A' x; ``example`` has the shapes of x."""
+        if self.symmetric:
+            return self
+        transposed = jax.linear_transpose(self.matvec, example)
+        return Operator(lambda x: transposed(x)[0], False, self.definite, self.sign, self.singular, self.owner)
+
+
+class LinearSolution(NamedTuple):
+    """What a linear solver returns."""
+
+    value: PyTree  # x, of the structure of the right-hand side
+    residual: jax.Array  # || b - A x || / || b ||, recomputed from x (0 where b = 0)
+    products: jax.Array  # how often A (or its transpose) was applied, the recomputed residual included
+    status: Status
+    factorizations: jax.Array | int = 0
+
+
+class LinearSolver(abc.ABC):
+    """A way to solve A x = b. Abstract; the subclasses are final frozen dataclasses, registered as pytrees whose
+    leaves are the tolerances (traced: changing one compiles nothing again)."""
+
+    needs_symmetric: ClassVar[bool] = False
+    needs_definite: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def __call__(
+        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
+    ) -> LinearSolution:
+        """Solves A x = rhs, from ``init`` (zeros if None); ``preconditioner`` approximates the inverse of A."""
+
+    def refuse(self, operator: Operator) -> None:
+        """Raises ValueError where the owner of the operator declared what this solver cannot do without."""
+        for needed, fact, word in (
+            (self.needs_symmetric, operator.symmetric, "symmetric"),
+            (self.needs_definite, operator.definite, "definite"),
+        ):
+            if needed and fact is False:
+                raise ValueError(
+                    f"bl.{type(self).__name__} needs a {word} system, which {operator.owner} does not give. "
+                    "Use bl.GMRES() or bl.Dense(), or a mapping with a symmetric reduced form."
+                )
+
+
+def as_operator(operator: Operator | LinearMap) -> Operator:
+    """A plain linear function as an operator of which nothing is known."""
+    return operator if isinstance(operator, Operator) else Operator(operator)
+
+
+def materialize(operator: LinearMap, example: PyTree) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+    """The dense matrix of a linear map on pytrees, and the function that turns a flat vector back into a pytree."""
+    flat, unravel = ravel_pytree(example)
+    columns = jax.vmap(lambda column: ravel_pytree(operator(unravel(column)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
+    return columns.T, unravel
