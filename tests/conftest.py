@@ -1,0 +1,29 @@
+"""What every test shares: float64, a compilation cache that lasts, and the folder of published data sets."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+# Compiled programs are kept between runs: most of the time of a first run of this suite is compilation.
+jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Every test runs in float64; a test of float32 opens ``jax.enable_x64(False)`` itself."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_root() -> pathlib.Path:
+    """The folder of data sets as published: ``BILEVEL_DATA``, or ``shared/data`` beside the repository."""
+    root = pathlib.Path(os.environ.get("BILEVEL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"needs the published data sets: {root} is no folder; set BILEVEL_DATA to the folder that has them")
+    return root
