@@ -1,0 +1,26 @@
+"""Projections: functions ``(point, *parameters)`` that return the nearest point of a set.
+
+Values and derivatives, in the point and in every parameter, are exact and finite at kinks. Where no point is feasible
+the result is NaN, never a plausible wrong point.
+"""
+
+from bilevel.projections.box_section import box_section, capped_simplex
+from bilevel.projections.elementwise import box, hypercube, linf_ball, non_negative
+from bilevel.projections.norm_balls import l1_ball, l1_sphere, l2_ball, l2_sphere
+from bilevel.projections.simplex import simplex, simplex_kl, sparse_simplex
+
+__all__ = [
+    "box",
+    "box_section",
+    "capped_simplex",
+    "hypercube",
+    "l1_ball",
+    "l1_sphere",
+    "l2_ball",
+    "l2_sphere",
+    "linf_ball",
+    "non_negative",
+    "simplex",
+    "simplex_kl",
+    "sparse_simplex",
+]

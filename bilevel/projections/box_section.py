@@ -1,0 +1,97 @@
+"""A box cut by one hyperplane, along the last axis; leading axes are a batch."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.kernels.arrays import as_point, like
+
+Bound: TypeAlias = float | jax.Array
+
+
+def box_section(point: jax.Array, lower: Bound, upper: Bound, weights: Bound, total: Bound) -> jax.Array:
+    """The nearest point of {p : lower <= p <= upper, <weights, p> = total}: clip(x - tau weights, lower, upper).
+
+    Exact: <weights, clip(x - tau weights)> falls from piece to piece, so that bisection over the sorted 2n breaks
+    finds the piece of tau, on which tau has a closed form, and that is what is differentiated. ``point`` is (..., n);
+    bounds (also infinite) and weights broadcast against it, ``total`` against (...). NaN where no point is feasible.
+
+    >>> box_section(jnp.array([0.5, 3.0]), 0.0, 1.0, jnp.array([1.0, 1.0]), 1.25).tolist()
+    [0.25, 1.0]
+    """
+    x = as_point(point)
+    lower, upper, weights = (like(parameter, x) for parameter in (lower, upper, weights))
+    shape = jnp.broadcast_shapes(*(array.shape for array in (x, lower, upper, weights)))
+    x, lower, upper, weights = (jnp.broadcast_to(array, shape) for array in (x, lower, upper, weights))
+    return _box_section(x, lower, upper, weights, like(total, x))
+
+
+def capped_simplex(point: jax.Array, upper: Bound = 1.0, total: Bound = 1.0) -> jax.Array:
+    """The nearest point of {p : 0 <= p <= upper, sum p = total}; NaN where no point is feasible.
+
+    >>> capped_simplex(jnp.array([0.5, 3.0, -1.0]), 1.0, 1.25).tolist()
+    [0.25, 1.0, 0.0]
+    """
+    return box_section(point, 0.0, upper, 1.0, total)
+
+
+def _one_section(x, lower, upper, weights, total):
+    tau, feasible = jax.lax.stop_gradient(_inside_piece(x, lower, upper, weights, total))
+    moved = x - tau * weights
+    below, above = moved <= lower, moved >= upper
+    free = ~(below | above)
+    at_bound = jnp.where(below, lower, jnp.where(above, upper, 0))
+    free_weights = jnp.where(free, weights, 0)
+    square = jnp.sum(free_weights**2)
+    excess = jnp.sum(free_weights * jnp.where(free, x, 0)) + jnp.sum(weights * at_bound) - total
+    step = excess / jnp.where(square > 0, square, 1)
+    inside = x - step * weights
+    rounding = jax.lax.stop_gradient(jnp.clip(inside, lower, upper) - inside)
+    return jnp.where(feasible, jnp.where(free, inside + rounding, at_bound), jnp.nan)
+
+
+_box_section = jnp.vectorize(_one_section, signature="(n),(n),(n),(n),()->(n)")
+
+
+def _inside_piece(x, lower, upper, weights, total):
+    """A tau in the interior of the linear piece on which the sum meets ``total``, and whether there is one."""
+
+    def overshoot(tau):
+        return jnp.sum(weights * jnp.clip(x - tau * weights, lower, upper)) - total
+
+    breaks = _breaks(x, lower, upper, weights)
+
+    def halve(_, ends):
+        left, right = ends
+        middle = (left + right) // 2
+        falls = overshoot(breaks[middle]) >= 0
+        return jnp.where(falls, middle, left), jnp.where(falls, right, middle)
+
+    last = breaks.size - 1
+    left, right = jax.lax.fori_loop(0, math.ceil(math.log2(last)) + 1, halve, (0, last))
+    tau = breaks[left] + 0.5 * (breaks[right] - breaks[left])
+    return tau, _feasible(lower, upper, weights, total)
+
+
+def _breaks(x, lower, upper, weights):
+    """All tau at which a coordinate meets a bound, sorted, and one further point on either side."""
+    moves = weights != 0
+    slope = jnp.where(moves, weights, 1)
+    breaks = jnp.concatenate([(x - lower) / slope, (x - upper) / slope])
+    known = jnp.isfinite(breaks) & jnp.concatenate([moves, moves])
+    breaks = jnp.sort(jnp.where(known, breaks, jnp.min(breaks, where=known, initial=0.0)))
+    margin = 1 + jnp.abs(breaks)
+    return jnp.concatenate([breaks[:1] - margin[:1], breaks, breaks[-1:] + margin[-1:]])
+
+
+def _feasible(lower, upper, weights, total):
+    ends = jnp.stack([weights * lower, weights * upper])
+    ends = jnp.where(weights == 0, 0, ends)
+    least, most = jnp.sum(jnp.min(ends, axis=0)), jnp.sum(jnp.max(ends, axis=0))
+    size = jnp.sum(jnp.max(jnp.abs(jnp.where(jnp.isfinite(ends), ends, 0)), axis=0)) + jnp.abs(total)
+    slack = 4 * float(jnp.finfo(lower.dtype).eps) * lower.size * size
+    return jnp.all(lower <= upper) & (least - slack <= total) & (total <= most + slack)

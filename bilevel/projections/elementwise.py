@@ -1,0 +1,52 @@
+"""Sets that constrain each coordinate by itself; points are pytrees."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from optax import projections as optax_projections
+
+from bilevel.kernels.arrays import as_point, map_leaves
+from bilevel.typing import PyTree
+
+
+def non_negative(point: PyTree) -> PyTree:
+    """The nearest point of {p : p >= 0}: max(x, 0).
+
+    >>> non_negative(jnp.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    return optax_projections.projection_non_negative(jax.tree.map(as_point, point))
+
+
+def box(point: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
+    """The nearest point of {p : lower <= p <= upper}; NaN where lower > upper, since no point is feasible there.
+
+    Bounds are numbers, arrays or (prefixes of) the tree of ``point``, and may be infinite.
+
+    >>> box(jnp.array([-1.0, 0.5, 2.0]), 0.0, 1.0).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return map_leaves(_clip, point, lower, upper)
+
+
+def hypercube(point: PyTree, side: PyTree = 1.0) -> PyTree:
+    """The nearest point of {p : 0 <= p <= side}.
+
+    >>> hypercube(jnp.array([-1.0, 0.5, 2.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return box(point, 0.0, side)
+
+
+def linf_ball(point: PyTree, radius: PyTree = 1.0) -> PyTree:
+    """The nearest point of {p : max |p| <= radius}; NaN where the radius is negative.
+
+    >>> linf_ball(jnp.array([-3.0, 0.5]), 2.0).tolist()
+    [-2.0, 0.5]
+    """
+    return map_leaves(lambda x, r: _clip(x, -r, r), point, radius)
+
+
+def _clip(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    return jnp.where(lower <= upper, optax_projections.projection_box(x, lower, upper), jnp.nan)

@@ -1,0 +1,73 @@
+"""The simplex, its sparse and its entropic variant, along the last axis; leading axes are a batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.kernels.arrays import as_point, like
+
+
+def simplex(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
+    """The nearest point of {p : p >= 0, sum p = total}: max(x - tau, 0), with tau set by the sum.
+
+    ``point`` is (..., n), ``total`` broadcasts against (...). NaN where total < 0: no point is feasible there.
+    Sorting finds the support, on which tau = (sum x - total) / size is differentiated. Reference: Held, Wolfe and
+    Crowder, Validation of subgradient optimization, 1974.
+
+    >>> simplex(jnp.array([0.5, 1.0, -2.0])).tolist()
+    [0.25, 0.75, 0.0]
+    """
+    x = as_point(point)
+    total = like(total, x)[..., None]
+    x = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))  # no cancellation; the projection is the same
+    support = jax.lax.stop_gradient(x > _threshold(x, total))
+    size = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
+    tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - total) / size
+    projected = jnp.where(support, _at_least_zero(x - tau), 0)
+    return jnp.where(total >= 0, projected, jnp.nan)
+
+
+def sparse_simplex(point: jax.Array, max_nonzeros: int, total: float | jax.Array = 1.0) -> jax.Array:
+    """A nearest point of {p : p >= 0, sum p = total, at most max_nonzeros entries differ from zero}.
+
+    The largest ``max_nonzeros`` entries are projected onto the simplex. The set is not convex: with a tie for the
+    last place there are several nearest points, and the first is taken. Reference: Kyrillidis et al., Sparse
+    projections onto the simplex, 2013.
+
+    >>> sparse_simplex(jnp.array([0.5, 1.0, 0.4]), 2).tolist()
+    [0.25, 0.75, 0.0]
+    """
+    x = as_point(point)
+    if not 1 <= max_nonzeros <= x.shape[-1]:
+        raise ValueError(
+            f"sparse_simplex keeps between 1 and {x.shape[-1]} entries of a point of shape {x.shape}, "
+            f"not max_nonzeros={max_nonzeros}. Choose a number in that range."
+        )
+    largest, places = jax.lax.top_k(x, max_nonzeros)
+    return jnp.put_along_axis(jnp.zeros_like(x), places, simplex(largest, total), axis=-1, inplace=False)
+
+
+def simplex_kl(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
+    """The projection onto the simplex in the geometry of the entropy: total * softmax(v).
+
+    The minimiser of sum p log p - <p, v> over {p : p >= 0, sum p = total}; ``point`` is a dual point v, (..., n).
+
+    >>> simplex_kl(jnp.array([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
+    v = as_point(point)
+    total = like(total, v)[..., None]
+    return jnp.where(total >= 0, total, jnp.nan) * jax.nn.softmax(v, axis=-1)
+
+
+def _threshold(x: jax.Array, total: jax.Array) -> jax.Array:
+    descending = -jnp.sort(-x, axis=-1)
+    excess = (jnp.cumsum(descending, axis=-1) - total) / jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    last = jnp.sum(descending > excess, axis=-1, keepdims=True) - 1
+    return jnp.take_along_axis(excess, jnp.maximum(last, 0), axis=-1)
+
+
+def _at_least_zero(x: jax.Array) -> jax.Array:
+    # clears the sign of rounding errors without touching the derivative, which is decided by the support
+    return x + jax.lax.stop_gradient(jnp.maximum(x, 0) - x)

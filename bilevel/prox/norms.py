@@ -1,0 +1,43 @@
+"""Proximal operators of norms that couple coordinates."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bilevel.kernels.arrays import as_point, like, map_leaves, norm
+from bilevel.projections.norm_balls import l1_ball
+from bilevel.typing import PyTree, Scalar
+
+
+def group_lasso(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
+    """prox of the sum over groups of weight * ||x_group||_2, a group being a row (the last axis) of a leaf.
+
+    Block soft threshold x_g max(1 - step_size * weight / ||x_g||, 0). ``step_size`` and ``weight`` broadcast against
+    the groups: a number, or one for each. The derivative is finite at zero groups. Reference: Yuan and Lin, Model
+    selection and estimation in regression with grouped variables, 2006.
+
+    >>> group_lasso(jnp.array([[3.0, 4.0], [0.5, 0.0]]), 1.0, 2.5).tolist()
+    [[1.5, 2.0], [0.0, 0.0]]
+    """
+
+    def leaf(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Array:
+        if x.ndim == 0:
+            return leaf(x[None], step, weight)[0]
+        length, threshold = norm(x), step * weight
+        kept = length > threshold
+        factor = 1 - threshold / jnp.where(kept, length, 1)
+        return jnp.where(kept, factor, 0)[..., None] * x
+
+    return map_leaves(leaf, point, step_size, weight)
+
+
+def l_inf(point: PyTree, step_size: float | Scalar = 1.0, weight: float | Scalar = 1.0) -> PyTree:
+    """prox of weight * max |x|, over all coordinates of a pytree: x minus its projection onto an l1 ball (Moreau).
+
+    >>> l_inf(jnp.array([3.0, 1.0, -2.0]), 1.0, 2.0).tolist()
+    [1.5, 1.0, -1.5]
+    """
+    x, unravel = ravel_pytree(jax.tree.map(as_point, point))
+    return unravel(x - l1_ball(x, like(step_size, x) * like(weight, x)))
