@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -31,22 +31,22 @@ class Mapping(abc.ABC):
     """An optimality condition: a callable residual that is zero at the solution, and knows its linear system."""
 
     @abc.abstractmethod
-    def __call__(self, params: Params, *args: PyTree) -> PyTree:
+    def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """The residual F(params, *args), of the structure of ``params``."""
 
-    def natural_residual(self, params: Params, *args: PyTree) -> PyTree:
+    def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """The residual that solvers stop on; differs from F where F also vanishes at points that are no solutions."""
-        return self(params, *args)
+        return self(params, *args, **kwargs)
 
-    def system(self, params: Params, *args: PyTree) -> System:
+    def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         """The system A x = b at ``params``; the default is A itself, of which nothing is known."""
-        return plain_system(self, params, *args)
+        return plain_system(lambda w: self(w, *args, **kwargs), params, owner=str(self))
 
 
-def plain_system(mapping: Mapping, params: Params, *args: PyTree, **facts) -> System:
+def plain_system(residual: Callable[[Params], PyTree], params: Params, **facts: Any) -> System:
     """A itself, by linearising the residual once: K = A, restrict and extend do nothing."""
-    _, matvec = jax.linearize(lambda w: mapping(w, *args), params)
-    return System(Operator(matvec, **{"owner": str(mapping), **facts}), lambda rhs: rhs, lambda _, solution: solution)
+    _, matvec = jax.linearize(residual, params)
+    return System(Operator(matvec, **facts), lambda rhs: rhs, lambda _, solution: solution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,8 @@ class Residual(Mapping):
 
     residual: Callable[..., PyTree]
 
-    def __call__(self, params: Params, *args: PyTree) -> PyTree:
-        return self.residual(params, *args)
+    def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        return self.residual(params, *args, **kwargs)
 
     def __str__(self) -> str:
         return f"the residual {getattr(self.residual, '__name__', 'F')}"
@@ -68,8 +68,8 @@ class FixedPoint(Mapping):
 
     fixed_point: Callable[..., PyTree]
 
-    def __call__(self, params: Params, *args: PyTree) -> PyTree:
-        return jax.tree.map(lambda after, before: after - before, self.fixed_point(params, *args), params)
+    def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        return jax.tree.map(lambda after, before: after - before, self.fixed_point(params, *args, **kwargs), params)
 
     def __str__(self) -> str:
         return f"the fixed point of {getattr(self.fixed_point, '__name__', 'T')}"

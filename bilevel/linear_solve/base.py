@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -65,6 +66,11 @@ class LinearSolver(abc.ABC):
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
     ) -> LinearSolution:
         """Solves A x = rhs, from ``init`` (zeros if None); ``preconditioner`` approximates the inverse of A."""
+
+    def with_tol(self, tol: float | jax.Array) -> LinearSolver:
+        """The same solver with another tolerance; itself where it has none (direct and truncated methods)."""
+        has_tolerance = any(field.name == "tol" for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        return dataclasses.replace(self, tol=tol) if has_tolerance else self  # type: ignore[type-var]
 
     def refuse(self, operator: Operator) -> None:
         """Raises ValueError where the owner of the operator declared what this solver cannot do without."""

@@ -1,0 +1,46 @@
+"""bilevel: derivatives of solutions, and training through them. ``import bilevel as bl``.
+
+Names load on first use, so that the command line answers without importing jax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "bilevel.implicit": ("custom_root", "custom_fixed_point", "root_jvp", "root_vjp", "Mapping"),
+    "bilevel.linear_solve": (
+        "CG", "MINRES", "GMRES", "BiCGStab", "Dense", "Normal", "Neumann", "Nystrom", "AutoLinear",
+        "LinearSolver", "LinearSolution", "Operator",
+    ),
+    "bilevel.status": ("Status", "Code", "ConvergenceError"),
+    "bilevel.penalties": ("Penalty", "Zero", "L1"),
+    "bilevel.constraints": ("Constraint", "Free", "Box", "Simplex"),
+    "bilevel.linear": ("Linear",),
+    "bilevel.solvers": ("Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "Solver"),
+    "bilevel.problem": ("InnerProblem", "Solution"),
+    "bilevel.engines": ("Engine", "Report", "Carry", "Implicit", "Unrolled", "Forward", "OneStep"),
+    "bilevel.batches": ("full_batch", "minibatches"),
+    "bilevel.task": ("Task",),
+    "bilevel.hypergradients": ("hypergradient",),
+    "bilevel.trainer": ("Trainer", "Result"),
+}  # fmt: skip
+_MODULES = ("optimality", "projections", "prox", "cones", "data", "tasks", "linear_solve", "solvers", "engines", "implicit")
+_OWNER = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted([*_OWNER, *_MODULES])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"bilevel.{name}")
+    if name in _OWNER:
+        return getattr(importlib.import_module(_OWNER[name]), name)
+    raise AttributeError(f"bilevel has no name {name!r}; its public names are {', '.join(__all__)}.")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,25 @@
+"""A feasible set, known by its Euclidean projection."""
+
+from __future__ import annotations
+
+import abc
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.penalties import Penalty
+from bilevel.typing import HParams, Params, Scalar
+
+
+class Constraint(Penalty):
+    """A closed convex set as a penalty: its prox is the projection, whatever the step size."""
+
+    @abc.abstractmethod
+    def project(self, point: Params, hparams: HParams) -> Params:
+        """The nearest point of the set in the Euclidean norm."""
+
+    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
+        return self.project(point, hparams)
+
+    def value(self, params: Params, hparams: HParams) -> Scalar:
+        return jnp.zeros(())

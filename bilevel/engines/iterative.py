@@ -1,0 +1,150 @@
+"""Engines that differentiate the solver's own steps: unrolled, forward, one-step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.solvers import Outcome, Solver, iterate, unroll
+from bilevel.status import Code, Status
+from bilevel.typing import Counts, HParams, Params, Scalar
+
+
+def refuse_unrolling(engine: Engine, solver: Solver) -> None:
+    if not solver.unrolls:
+        raise ValueError(
+            f"bl.{type(engine).__name__} differentiates the steps of the solver, which bl.{type(solver).__name__} does not "
+            "allow. Use bl.Implicit(), or a first-order solver."
+        )
+
+
+def through_steps(loop: Callable, engine: Engine, bilevel: Bilevel, point: Point, carry: Carry) -> Callable:
+    """hparams -> (outer loss, outcome) by the solver's steps, with its derivatives."""
+
+    def outer(hparams: HParams) -> tuple[Scalar, Outcome]:
+        cold = bilevel.inner.init(point.key, hparams)
+        start = carry.params if bilevel.warm_start else cold
+        instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True)
+        solver, _ = bilevel.inner.solver.choose(instance, start)
+        refuse_unrolling(engine, solver)
+        outcome = loop(solver, instance, start, cold)
+        return bilevel.outer(outcome.params, hparams, point.outer_batch), outcome
+
+    return outer
+
+
+def report_of(outcome: Outcome, grad: HParams, status: Status, counts: Counts) -> Report:
+    """The report of an engine without an adjoint solve: its error is judged by the inner residual alone."""
+    size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad)))
+    zero = jnp.zeros_like(size)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(grad)]))
+    frozen: Outcome = jax.lax.stop_gradient(outcome)
+    return Report(
+        inner_residual=frozen.residual,
+        inner_steps=frozen.steps,
+        inner_status=frozen.status,
+        adjoint_residual=zero,
+        adjoint_steps=jnp.int32(0),
+        adjoint_status=Status(jnp.where(finite, status.code, jnp.int32(Code.nonfinite))),
+        error_estimate=frozen.residual * size,
+        error_inner=frozen.residual * size,
+        error_adjoint=zero,
+        grade=jnp.int32(0),
+        counts=frozen.counts.add(counts),
+        params=frozen.params,
+        carry=Carry(frozen.params, zero),
+    )
+
+
+def first_carry(bilevel: Bilevel, point: Point) -> Carry:
+    cold = cold_start(bilevel, point)
+    return Carry(cold, jnp.zeros((), jnp.result_type(float)))
+
+
+@settings
+@dataclass(frozen=True)
+class Unrolled(Engine):
+    """The gradient of the loss after the solver's steps, by reverse mode through them.
+
+    The states of about sqrt(max_steps) steps are kept and the others recomputed. Can differentiate what only the steps
+    know: the initialisation and learned step sizes. Source: Domke, 2012; Maclaurin et al., 2015.
+    """
+
+    on_failure: str = "raise"
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        return first_carry(bilevel, point)
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        outer = through_steps(unroll, self, bilevel, point, carry)
+        (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
+        counts = Counts(hessian_products=outcome.steps, jacobian_products=outcome.steps)
+        return value, grad, report_of(outcome, grad, Status.of(Code.converged), counts)
+
+
+@settings
+@dataclass(frozen=True)
+class Forward(Engine):
+    """The gradient through the solver's steps by forward mode: one tangent for each hyperparameter, memory free of the
+    number of steps. For few hyperparameters. Source: Franceschi et al., 2017."""
+
+    on_failure: str = "raise"
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        return first_carry(bilevel, point)
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        outer = through_steps(iterate, self, bilevel, point, carry)
+        flat, unravel = ravel_pytree(point.hparams)
+
+        def along(direction: jax.Array) -> tuple[Scalar, jax.Array, Outcome]:
+            value, slope, outcome = jax.jvp(outer, (point.hparams,), (unravel(direction),), has_aux=True)
+            return value, slope, outcome
+
+        value, slopes, outcome = jax.vmap(along)(jnp.eye(flat.size, dtype=flat.dtype))
+        value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
+        grad = unravel(slopes)
+        counts = Counts(hessian_products=outcome.steps * flat.size, jacobian_products=outcome.steps * flat.size)
+        return value, grad, report_of(outcome, grad, Status.of(Code.converged), counts)
+
+
+@settings
+@dataclass(frozen=True)
+class OneStep(Engine):
+    """The gradient through the last step of the solver only; biased by its contraction factor, exact for Newton.
+
+    Source: Bolte, Pauwels and Vaiter, 2023; Fung et al., 2022 (Jacobian-free backpropagation).
+    """
+
+    on_failure: str = "raise"
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        return first_carry(bilevel, point)
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        frozen = jax.lax.stop_gradient(point.hparams)
+        _, outcome = through_steps(iterate, self, bilevel, point._replace(hparams=frozen), carry)(frozen)
+
+        def last_step(hparams: HParams) -> Scalar:
+            instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
+            solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+            params: Params = solver.step(instance, solver.refresh(instance, jax.lax.stop_gradient(outcome.state))).params
+            return bilevel.outer(params, hparams, point.outer_batch)
+
+        value, grad = jax.value_and_grad(last_step)(point.hparams)
+        counts = Counts(gradients=2, hessian_products=1, jacobian_products=1)
+        return value, grad, report_of(outcome, grad, Status.of(Code.truncated), counts)

@@ -1,0 +1,91 @@
+"""The hypergradient of a task at one point: compiled once, reported on, never silently wrong."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines import Carry, Engine, Implicit, Point, Report
+from bilevel.failure import act, escalations, failed
+from bilevel.program import Program
+from bilevel.solvers import Solver
+from bilevel.task import Task
+from bilevel.typing import Batch, HParams, Key, Scalar
+
+_PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
+
+
+def hypergradient(
+    task: Task,
+    hparams: HParams,
+    engine: Engine = Implicit(),
+    *,
+    batch: tuple[Batch, Batch] | None = None,
+    key: Key | None = None,
+    carry: Carry | None = None,
+) -> tuple[Scalar, HParams, Report]:
+    """(value, grad, report) of g(w*(h), h) + prior(h) at ``hparams``.
+
+    ``batch`` is a pair (inner batch, outer batch), by default that of step 0; ``key`` goes to the problem's init;
+    ``carry`` is the last report's, for a warm start. A second call with the same task, shapes and engine settings
+    traces nothing. A failed solve follows the engine's ``on_failure``: by default it raises `ConvergenceError`.
+    Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> task = bl.Task(
+    ...     inner=bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * jnp.exp(h) * w**2,
+    ...                           init=lambda key, h: jnp.zeros(())),
+    ...     outer_loss=lambda w, h, batch: 0.5 * (w - batch) ** 2, init_hparams=lambda key: jnp.zeros(()),
+    ...     batches=bl.full_batch(4.0, 1.0))
+    >>> value, grad, report = bl.hypergradient(task, jnp.array(0.0))
+    >>> round(float(value), 4), round(float(grad), 4), report.status.name
+    (0.5, -1.0, 'converged')
+    """
+    key = jax.random.key(0) if key is None else key
+    hparams = jax.tree.map(jnp.asarray, hparams)
+    inner_batch, outer_batch = task.batches(key, 0) if batch is None else batch
+    point = Point(hparams, inner_batch, outer_batch, key)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((hparams, point, carry)))
+    if traced:
+        return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
+    program = _PROGRAMS.setdefault(task, _program(task))
+    result = program(engine, task.inner.solver, point, carry)
+    if engine.on_failure == "retry" and failed(result[2]):
+        result = _retry(program, engine, task.inner.solver, point, result)
+    act(engine, result[2])
+    return result
+
+
+def _program(task: Task) -> Program:
+    owner = weakref.ref(task)  # the program must not keep alive the task that it is cached under
+
+    def compute(engine: Engine, solver: Solver, point: Point, carry: Carry | None) -> tuple[Scalar, HParams, Report]:
+        task = owner()
+        assert task is not None, "the program of a task outlived it"
+        return _compute(task, engine, solver, point, carry)
+
+    return Program(compute)
+
+
+def _compute(
+    task: Task, engine: Engine, solver: Solver, point: Point, carry: Carry | None
+) -> tuple[Scalar, HParams, Report]:
+    levels = task.levels
+    levels = replace(levels, inner=levels.inner.with_solver(solver))
+    return engine.hypergradient(levels, point, engine.first_carry(levels, point) if carry is None else carry)
+
+
+def _retry(program: Program, engine: Engine, solver: Solver, point: Point, result: tuple) -> tuple:
+    for _, harder, longer in escalations(engine, solver):
+        result = program(harder, longer, point, None)
+        if not failed(result[2]):
+            break
+    return result
+
+
+def _poisoned(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:
+    ok = report.status.ok
+    return value, jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), grad), report

@@ -1,0 +1,149 @@
+"""The implicit function theorem, stated once: how a solution moves when the arguments of its condition move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.flatten_util import ravel_pytree
+
+from bilevel.implicit.mapping import Mapping, System
+from bilevel.linear_solve import LinearSolution, LinearSolver, check_symmetric
+from bilevel.linear_solve.base import Operator
+from bilevel.typing import Params, PyTree
+
+
+class Arguments(NamedTuple):
+    """Arguments split into the array leaves that can carry derivatives and the function that puts them together."""
+
+    leaves: list[Any]
+    rebuild: Callable[..., tuple[tuple, dict]]
+
+
+def split_arguments(args: tuple, kwargs: dict) -> Arguments:
+    """Arrays, tracers and Python floats become leaves; everything else (integers, strings, functions) stays fixed."""
+    everything, structure = jax.tree.flatten((args, kwargs))
+    dynamic = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in everything]
+
+    def rebuild(*leaves: Any) -> tuple[tuple, dict]:
+        moving = iter(leaves)
+        return jax.tree.unflatten(
+            structure, [next(moving) if moves else leaf for leaf, moves in zip(everything, dynamic, strict=True)]
+        )
+
+    return Arguments([leaf for leaf, moves in zip(everything, dynamic, strict=True) if moves], rebuild)
+
+
+def attach(mapping: Mapping, linear_solve: LinearSolver, params: Params, args: tuple, kwargs: dict | None = None) -> Params:
+    """``params`` unchanged in value, with the derivative of the solution of mapping(params, *args, **kwargs) = 0.
+
+    With A = dF/dw and B = dF/dh at the solution, dw = -A^{-1} B dh; reverse mode transposes the one linear solve, so
+    it serves all arguments. Values that the mapping closes over are arguments too. A solve that fails gives NaN.
+    """
+    moving = split_arguments(args, kwargs or {})
+    params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
+
+    def residual(w: Params, *leaves: Any) -> PyTree:
+        args, kwargs = moving.rebuild(*leaves)
+        return mapping(w, *args, **kwargs)
+
+    def solve(w: Params, leaves: list, rhs: PyTree) -> PyTree:
+        args, kwargs = moving.rebuild(*leaves)
+        return solve_system(mapping.system(w, *args, **kwargs), linear_solve, rhs)
+
+    _check_shapes(mapping, params, jax.eval_shape(residual, params, *moving.leaves))
+    residual, closed_over = jax.closure_convert(residual, params, *moving.leaves)
+    hidden: list[Any] = []
+    if closed_over:
+        solve, hidden = jax.closure_convert(solve, params, moving.leaves, params)
+    return _with_derivative(residual, solve, len(moving.leaves))(params, [*moving.leaves, *closed_over], hidden)
+
+
+def _check_shapes(mapping: Mapping, params: Params, residual: PyTree) -> None:
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, residual)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{mapping} must have the structure and shapes of the solution: the solution has {shapes[0]}, the residual "
+            f"{shapes[1]}. Return a residual with one entry for each unknown."
+        )
+
+
+def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: int) -> Callable:
+    """The identity in ``params`` whose tangent is that of the solution. ``hidden`` are values that the linear system
+    closes over: they matter for second derivatives only."""
+
+    @jax.custom_jvp
+    def solution(params: Params, values: list, hidden: list) -> Params:
+        return params
+
+    def rule(primals: tuple, tangents: tuple) -> tuple[Params, Params]:
+        params, values, hidden = primals
+        params = solution(params, values, hidden)
+        moved = [i for i, tangent in enumerate(tangents[1]) if not isinstance(tangent, SymbolicZero)]
+        if not moved:
+            return params, jax.tree.map(jnp.zeros_like, params)
+
+        def at(*moving: Any) -> PyTree:
+            current = list(values)
+            for i, value in zip(moved, moving, strict=True):
+                current[i] = value
+            return residual(params, *current)
+
+        _, change = jax.jvp(at, tuple(values[i] for i in moved), tuple(tangents[1][i] for i in moved))
+        rhs = jax.tree.map(jnp.negative, change)
+        return params, solve(params, values[:number_of_arguments], rhs, *hidden)
+
+    solution.defjvp(rule, symbolic_zeros=True)
+    return solution
+
+
+def solve_system(system: System, linear_solve: LinearSolver, rhs: PyTree) -> PyTree:
+    """x with A x = rhs, differentiable in both modes and to any order; NaN where the solve failed."""
+    operator = _asserted(system.operator, linear_solve, rhs)
+    reduced, unravel = ravel_pytree(system.restrict(rhs))
+
+    def matvec(flat: jax.Array) -> jax.Array:
+        return ravel_pytree(operator(unravel(flat)))[0]
+
+    def solve(matvec: Callable, flat: jax.Array) -> jax.Array:
+        solution = linear_solve(replace(operator, matvec=matvec), flat)
+        return jnp.where(solution.status.ok, solution.value, jnp.nan)
+
+    flat = jax.lax.custom_linear_solve(matvec, reduced, solve, solve, symmetric=bool(operator.symmetric))
+    return system.extend(rhs, unravel(flat))
+
+
+class Adjoint(NamedTuple):
+    """The solution of A' adjoint = cotangent, in full and in the reduced variables, and how it was obtained."""
+
+    adjoint: PyTree
+    reduced: PyTree  # the start of the next solve
+    solution: LinearSolution
+
+
+def solve_adjoint(system: System, linear_solve: LinearSolver, cotangent: PyTree, init: PyTree = None) -> Adjoint:
+    """A' adjoint = cotangent with its report, from a start: what engines use. Not differentiable itself."""
+    operator = _asserted(system.operator, linear_solve, cotangent)
+    restricted = jax.eval_shape(system.restrict, cotangent)
+    reduced_like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), restricted)
+    extend_transposed = jax.linear_transpose(lambda rhs, y: system.extend(rhs, y), cotangent, reduced_like)
+    restrict_transposed = jax.linear_transpose(system.restrict, cotangent)
+    direct, reduced_cotangent = extend_transposed(cotangent)
+    solution = linear_solve(operator.transpose(reduced_like), reduced_cotangent, init)
+    (through,) = restrict_transposed(solution.value)
+    return Adjoint(jax.tree.map(jnp.add, direct, through), solution.value, solution)
+
+
+def _asserted(operator: Operator, linear_solve: LinearSolver, example: PyTree) -> Operator:
+    """Refuses what the mapping rules out. Where it knows nothing, an explicit symmetric solver is the user's assertion,
+    checked with random vectors where values are concrete and by the sign of the curvature on the way."""
+    linear_solve.refuse(operator)
+    if linear_solve.needs_symmetric and operator.symmetric is None:
+        check_symmetric(operator, example)
+        return replace(operator, symmetric=True)
+    return operator

@@ -1,0 +1,173 @@
+"""Level 1: implicit derivatives for any solver, by a decorator (Blondel et al., 2021, arXiv:2105.15183)."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import linear_call
+
+from bilevel.implicit.attach import attach, split_arguments
+from bilevel.implicit.mapping import FixedPoint, Mapping, as_mapping
+from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.typing import Params, PyTree
+
+NOT_TRACEABLE = (jax.errors.JAXTypeError, TypeError)
+
+
+def custom_root(
+    residual: Mapping | Callable[..., PyTree], solve: LinearSolver = AutoLinear(), has_aux: bool = False
+) -> Callable[[Callable], Callable]:
+    """Gives a solver of F(w, *args) = 0 the derivatives of the implicit function theorem.
+
+    With A = dF/dw and B = dF/dargs at the solution w*, the Jacobian J of w* solves A J = -B: one linear solve a
+    forward-mode tangent, one adjoint solve a cotangent for all arguments together, none for arguments that are not
+    differentiated. jvp, vjp, jacfwd, jacrev, hessian, vmap and jit apply, also to values that F or the solver closes over.
+
+    ``residual``: F(params, *args, **kwargs), of the structure of params, or a mapping of ``bl.optimality``.
+    ``solve``: how the linear system is solved. An explicit ``bl.CG()`` on a plain function asserts that A is symmetric.
+    ``has_aux``: the solver returns (params, aux). aux passes through; using its derivative raises TypeError in reverse
+    mode and gives NaN in forward mode.
+
+    The decorated solver is called as solver(init, *args, **kwargs); the derivative with respect to ``init`` is zero by
+    definition. A solver that cannot be traced (NumPy) runs eagerly with a warning; under jit and vmap wrap it in
+    ``jax.pure_callback`` first. Where the linear solve fails, the derivative is NaN.
+
+    >>> import jax, jax.numpy as jnp, bilevel as bl
+    >>> @bl.custom_root(lambda w, theta: w**2 - theta)
+    ... def square_root(init, theta):
+    ...     return jnp.sqrt(theta)
+    >>> round(float(jax.grad(square_root, argnums=1)(1.0, 4.0)), 6)
+    0.25
+    """
+    mapping = as_mapping(residual)
+
+    def decorate(solver: Callable) -> Callable:
+        @functools.wraps(solver)
+        def solution(init: Any, *args: Any, **kwargs: Any) -> Any:
+            result, origins = _run(solver, (init, *args), kwargs)
+            if not has_aux:
+                return attach(mapping, solve, result, args, kwargs)
+            params, aux = result
+            return attach(mapping, solve, params, args, kwargs), _without_derivative(aux, origins)
+
+        return solution
+
+    return decorate
+
+
+def custom_fixed_point(
+    fixed_point: Callable[..., PyTree], solve: LinearSolver = AutoLinear(), has_aux: bool = False
+) -> Callable[[Callable], Callable]:
+    """As `custom_root`, for a solver of T(w, *args) = w: the residual is T(w, *args) - w.
+
+    >>> import jax, jax.numpy as jnp, bilevel as bl
+    >>> @bl.custom_fixed_point(lambda w, theta: 0.5 * (w + theta / w))
+    ... def square_root(init, theta):
+    ...     return jnp.sqrt(theta)
+    >>> round(float(jax.grad(square_root, argnums=1)(1.0, 4.0)), 6)
+    0.25
+    """
+    return custom_root(FixedPoint(fixed_point), solve, has_aux)
+
+
+def root_jvp(
+    residual: Mapping | Callable[..., PyTree], params: Params, args: tuple, tangents: tuple, solve: LinearSolver = AutoLinear()
+) -> Params:
+    """The derivative of the solution ``params`` of F(params, *args) = 0 in the direction ``tangents`` (as ``args``).
+
+    >>> import bilevel as bl
+    >>> round(float(bl.root_jvp(lambda w, theta: w**2 - theta, 2.0, (4.0,), (1.0,))), 6)
+    0.25
+    """
+    mapping = as_mapping(residual)
+    return jax.jvp(lambda *args: attach(mapping, solve, params, args), tuple(args), tuple(tangents))[1]
+
+
+def root_vjp(
+    residual: Mapping | Callable[..., PyTree], params: Params, args: tuple, cotangent: Params, solve: LinearSolver = AutoLinear()
+) -> tuple:
+    """The cotangents of all ``args`` for a ``cotangent`` (as ``params``) of the solution, by one adjoint solve.
+
+    >>> import bilevel as bl
+    >>> [round(float(grad), 6) for grad in bl.root_vjp(lambda w, theta: w**2 - theta, 2.0, (4.0,), 1.0)]
+    [0.25]
+    """
+    mapping = as_mapping(residual)
+    return jax.vjp(lambda *args: attach(mapping, solve, params, args), *args)[1](cotangent)
+
+
+def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
+    """The solver's result without any derivative, and the values it may depend on, those it closes over included."""
+    given = split_arguments(args, kwargs)
+
+    def call(*leaves: Any) -> Any:
+        args, kwargs = given.rebuild(*leaves)
+        return solver(*args, **kwargs)
+
+    frozen = [jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.core.Tracer) else leaf for leaf in given.leaves]
+    try:
+        call, closed_over = jax.closure_convert(call, *given.leaves)
+    except NOT_TRACEABLE:
+        return _run_eagerly(solver, call, frozen), given.leaves
+    result = call(*frozen, *jax.lax.stop_gradient(closed_over))
+    return jax.lax.stop_gradient(result), [*given.leaves, *closed_over]
+
+
+def _run_eagerly(solver: Callable, call: Callable, leaves: list) -> Any:
+    name = getattr(solver, "__name__", "the solver")
+    try:
+        result = call(*leaves)
+    except NOT_TRACEABLE as error:
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and not isinstance(error, jax.errors.JAXTypeError):
+            raise
+        raise TypeError(
+            f"{name} needs concrete values and was called inside jit, vmap or another trace: "
+            "wrap its body in jax.pure_callback, or call it outside the transformation."
+        ) from error
+    warnings.warn(
+        f"{name} cannot be traced by JAX, so it runs eagerly: its implicit derivatives are right, but jit and vmap "
+        "are lost, and so are derivatives of values that it closes over. Wrap its body in jax.pure_callback to keep them.",
+        stacklevel=4,
+    )
+    return result
+
+
+def _without_derivative(aux: PyTree, origins: list) -> PyTree:
+    """``aux`` with a derivative that speaks: NaN in forward mode, TypeError in reverse mode when it is used."""
+    numbers, rest = _split_inexact(aux)
+    sources, _ = _split_inexact(origins)
+
+    @jax.custom_jvp
+    def passed(numbers: list, sources: list) -> list:
+        return numbers
+
+    def rule(primals: tuple, tangents: tuple) -> tuple[list, list]:
+        numbers = passed(*primals)
+        forward = lambda _, __: [jnp.full_like(number, jnp.nan) for number in numbers]  # noqa: E731
+        return numbers, linear_call(forward, _refuse, (), tangents[1])
+
+    passed.defjvp(rule)
+    return rest(passed(numbers, sources))
+
+
+def _refuse(_: Any, __: Any) -> Any:
+    raise TypeError(
+        "The derivative of aux is not defined: aux is whatever the solver reports, and only the solution itself has an "
+        "implicit derivative. Recompute the quantity from the solution (aux = f(params, args)) and differentiate that."
+    )
+
+
+def _split_inexact(tree: PyTree) -> tuple[list, Callable[[list], PyTree]]:
+    leaves, structure = jax.tree.flatten(tree)
+    inexact = [isinstance(leaf, (jax.Array, float)) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+
+    def merge(numbers: list) -> PyTree:
+        moving = iter(numbers)
+        return jax.tree.unflatten(structure, [next(moving) if is_number else leaf for leaf, is_number in zip(leaves, inexact, strict=True)])
+
+    return [jnp.asarray(leaf) for leaf, is_number in zip(leaves, inexact, strict=True) if is_number], merge

@@ -1,0 +1,36 @@
+"""Stationarity of a smooth loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+
+from bilevel.implicit.mapping import Mapping, System, plain_system
+from bilevel.typing import Params, PyTree, Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class Stationary(Mapping):
+    """F(w, *args) = grad loss(w, *args), the optimality condition of a smooth unconstrained minimisation.
+
+    A is the Hessian: symmetric, and positive semidefinite at a minimum (a solver that meets negative curvature says so).
+    Source: Blondel et al., 2021, equation (4).
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> F = bl.optimality.Stationary(lambda w, theta: 0.5 * jnp.sum((w - theta) ** 2))
+    >>> F(jnp.array([3.0]), jnp.array([1.0])).tolist()
+    [2.0]
+    """
+
+    loss: Callable[..., Scalar]
+
+    def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        return jax.grad(self.loss)(params, *args, **kwargs)
+
+    def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
+        return plain_system(lambda w: self(w, *args, **kwargs), params, symmetric=True, definite=True, owner=str(self))
+
+    def __str__(self) -> str:
+        return f"Stationary({getattr(self.loss, '__name__', 'loss')})"

@@ -1,0 +1,157 @@
+"""The inner problem: what a user states once, and everything follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+
+from bilevel.constraints import Constraint, Free
+from bilevel.implicit.attach import attach
+from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
+from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
+from bilevel.penalties import Penalty, Zero
+from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
+from bilevel.status import Status
+from bilevel.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
+
+
+class Solution(NamedTuple):
+    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none."""
+
+    params: Params
+    dual: PyTree
+    residual: jax.Array  # ||F(params)|| / ||F(init)||
+    steps: jax.Array
+    status: Status
+    counts: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class Both(Penalty):
+    """A separable penalty inside a box: for convex functions of one variable, clipping after the prox is exact."""
+
+    penalty: Penalty
+    constraint: Constraint
+
+    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
+        return self.constraint.project(self.penalty.prox(point, step_size, hparams), hparams)
+
+    def value(self, params: Params, hparams: HParams) -> Scalar:
+        return self.penalty.value(params, hparams)
+
+
+def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+    """Stands in for the loss of a problem that is stated by its residual alone."""
+    raise ValueError(
+        "This inner problem has no loss (it was stated by a residual or a fixed point), and the solver asks for one: "
+        "use bl.Newton() or bl.Auto()."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class InnerProblem:
+    """w*(h) = argmin over w of loss(w, h, batch) + penalty(w, h), over the set ``constraint``.
+
+    ``loss(params, hparams, batch)`` is the smooth part, a scalar; `bl.Linear` states one that is a function of a linear
+    map. ``init(key, hparams)`` gives the cold start. ``optimality`` replaces the condition that is derived from loss,
+    penalty and constraint, and is called as ``optimality(params, hparams, batch)``.
+
+    >>> import jax, jax.numpy as jnp, bilevel as bl
+    >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2 + jnp.exp(h) * w**2),
+    ...                         init=lambda key, h: jnp.zeros(2))
+    >>> shrunk = lambda h: inner.solve(h, jnp.array([2.0, 4.0])).params
+    >>> shrunk(0.0).round(6).tolist(), jax.jacobian(shrunk)(0.0).round(6).tolist()
+    ([1.0, 2.0], [-0.5, -1.0])
+    """
+
+    loss: Loss
+    init: Callable[[Key, HParams], Params]
+    penalty: Penalty = Zero()
+    constraint: Constraint = Free()
+    solver: Solver = Auto()
+    optimality: Mapping | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.penalty.smooth or self.constraint.smooth or (self.penalty.separable and self.constraint.separable)):
+            raise ValueError(
+                f"The prox of {type(self.penalty).__name__} and the projection on {type(self.constraint).__name__} do not "
+                "combine into one: only a separable penalty and a box do. Move one of them into the loss, or state "
+                "the set by functions with bl.Functional."
+            )
+
+    @classmethod
+    def from_residual(
+        cls, residual: Callable[..., PyTree], init: Callable[[Key, HParams], Params], solver: Solver = Auto()
+    ) -> InnerProblem:
+        """The problem of finding w with residual(w, hparams, batch) = 0, of the structure of w: an equilibrium."""
+        return cls(no_loss, init, solver=solver, optimality=Residual(residual))
+
+    @classmethod
+    def from_fixed_point(
+        cls, fixed_point: Callable[..., PyTree], init: Callable[[Key, HParams], Params], solver: Solver = Auto()
+    ) -> InnerProblem:
+        """The problem of finding w with fixed_point(w, hparams, batch) = w."""
+        return cls(no_loss, init, solver=solver, optimality=FixedPoint(fixed_point))
+
+    @property
+    def nonsmooth(self) -> Penalty:
+        """Penalty and constraint as the one prox that they are."""
+        if self.constraint.smooth:
+            return self.penalty
+        return self.constraint if self.penalty.smooth else Both(self.penalty, self.constraint)
+
+    @property
+    def mapping(self) -> Mapping:
+        """The optimality condition F(params, hparams, batch): the one given, or the one that the statement implies."""
+        if self.optimality is not None:
+            return self.optimality
+        nonsmooth = self.nonsmooth
+        if nonsmooth.smooth:
+            return Stationary(self.loss)
+        if nonsmooth is self.constraint:
+            return ProjectedGradient(self.loss, lambda point, hparams, batch: self.constraint.project(point, hparams))
+        return ProximalGradient(self.loss, lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams))
+
+    def at(self, hparams: HParams, batch: Batch, differentiable: bool = False, searches: bool = True) -> Instance:
+        """The problem with hyperparameters and data put in."""
+        return Instance(self.loss, self.nonsmooth, self.mapping, hparams, batch, differentiable, searches)
+
+    def solve(
+        self,
+        hparams: HParams,
+        batch: Batch,
+        *,
+        key: Key | None = None,
+        init: Params | None = None,
+        linear_solve: LinearSolver = AutoLinear(),
+    ) -> Solution:
+        """The solution at ``hparams``, differentiable in hparams and batch by implicit differentiation.
+
+        ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
+        relative to the residual of the cold start. The status is per lane under vmap, and never raises.
+        """
+        cold = self.init(jax.random.key(0) if key is None else key, hparams)
+        outcome = self.run(hparams, batch, cold if init is None else init, cold)
+        params = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
+        return Solution(params, None, outcome.residual, outcome.steps, outcome.status, outcome.counts)
+
+    def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
+        """The solver's outcome without derivatives."""
+        hparams, batch, start, cold = jax.lax.stop_gradient((hparams, batch, start, cold))
+        instance = self.at(hparams, batch)
+        solver, _ = self.solver.choose(instance, start)
+        return iterate(solver, instance, start, cold)
+
+    def explain(self, hparams: HParams, batch: Batch) -> str:
+        """Which solver does the work at these shapes, and why."""
+        cold = jax.eval_shape(self.init, jax.random.key(0), hparams)
+        solver, reason = self.solver.choose(self.at(hparams, batch), cold)
+        return f"bl.{type(solver).__name__}: {reason}."
+
+    def with_solver(self, solver: Solver) -> InnerProblem:
+        """The same problem under another solver."""
+        return replace(self, solver=solver)

@@ -1,0 +1,55 @@
+"""The default: a solver chosen from the structure of the problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.optimality import Stationary
+from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.instance import Instance
+from bilevel.solvers.lbfgs import LBFGS
+from bilevel.solvers.newton import Newton
+from bilevel.solvers.proximal_gradient import ProximalGradient
+from bilevel.typing import Params
+
+DENSE = 256  # unknowns up to which a Hessian and its factor cost less than many gradients
+
+
+@settings
+@dataclass(frozen=True)
+class Auto(Solver):
+    """Chooses from what the problem states: a penalty or a set, a loss or only a residual, and the number of unknowns.
+
+    ``explain(problem, hparams, batch)`` of the inner problem says what was chosen and why.
+    """
+
+    max_steps: int = 10_000
+    tol: float = 1e-10
+
+    def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
+        """The solver for this instance, and the reason in a sentence."""
+        size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
+        solver, reason = _choice(instance, size)
+        return replace(solver, max_steps=self.max_steps, tol=self.tol), reason
+
+    def init(self, instance: Instance, params: Params) -> State:
+        return self.choose(instance, params)[0].init(instance, params)
+
+    def step(self, instance: Instance, state: State) -> State:
+        return self.choose(instance, state.params)[0].step(instance, state)
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        return self.choose(instance, state.params)[0].refresh(instance, state)
+
+
+def _choice(instance: Instance, size: int) -> tuple[Solver, str]:
+    if not instance.penalty.smooth:
+        return ProximalGradient(), f"{type(instance.penalty).__name__} is known by its prox: accelerated proximal gradient"
+    if not isinstance(instance.mapping, Stationary):
+        return Newton(), "the problem is stated by a residual: Newton's method on it"
+    if size <= DENSE:
+        return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
+    return LBFGS(), f"a smooth loss of {size} unknowns: limited-memory BFGS, which needs gradients only"

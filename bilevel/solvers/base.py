@@ -1,0 +1,72 @@
+"""What a solver is: settings, a start and a step. The loop that drives it stands in loop.py."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import jax
+
+from bilevel.solvers.instance import Instance
+from bilevel.status import Code
+from bilevel.typing import Counts, Params
+
+
+class State(NamedTuple):
+    """What the next step needs, and what the stopping rule reads."""
+
+    params: Params
+    residual: jax.Array  # the norm of the natural residual, at ``params`` or at the last checked iterate
+    counts: Counts
+    memory: Any  # the solver's own
+    code: jax.Array | int = Code.converged  # anything worse stops the loop
+
+
+class Solver(abc.ABC):
+    """How w* is found. Abstract; the subclasses are final frozen dataclasses whose tolerance is a pytree leaf."""
+
+    max_steps: int
+    tol: float | jax.Array  # stop at ||F(w)|| <= tol * ||F(init)||
+    patience: ClassVar[int] = 100  # steps without progress at the floor of the precision before the solve is stalled
+    unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
+
+    @abc.abstractmethod
+    def init(self, instance: Instance, params: Params) -> State:
+        """The state at the start."""
+
+    @abc.abstractmethod
+    def step(self, instance: Instance, state: State) -> State:
+        """One step."""
+
+    @abc.abstractmethod
+    def refresh(self, instance: Instance, state: State) -> State:
+        """The state at ``state.params`` with gradients taken anew and step sizes and curvature kept, so that one more
+        step depends on the instance as the solver's map does."""
+
+    def refuse(self, instance: Instance) -> None:
+        """Raises ValueError where the solver cannot do the problem; called once, before any work."""
+
+    def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
+        """The solver that does the work, and why: itself, unless it is one that chooses."""
+        return self, "chosen by hand"
+
+
+Settings = TypeVar("Settings", bound=type)
+
+
+def settings(cls: Settings) -> Settings:
+    """Registers a dataclass of settings as a pytree whose one leaf is ``tol``: a traced value, so that changing it
+    compiles nothing again; all other fields are compared by value."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    leaves = [name for name in names if name == "tol"]
+    return jax.tree_util.register_dataclass(cls, leaves, [name for name in names if name not in leaves])
+
+
+def needs_smooth(solver: Solver, instance: Instance) -> None:
+    """The refusal that all solvers without a prox share."""
+    if not instance.penalty.smooth:
+        raise ValueError(
+            f"bl.{type(solver).__name__} minimises smooth losses only and would ignore {type(instance.penalty).__name__}. "
+            "Use bl.ProximalGradient() or bl.Auto()."
+        )

@@ -1,0 +1,57 @@
+"""An inner problem at given hyperparameters and data: what a solver sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from bilevel import trees
+from bilevel.implicit.mapping import Mapping, System
+from bilevel.penalties import Penalty
+from bilevel.typing import Batch, HParams, Loss, Params, PyTree, Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """minimise loss(w, hparams, batch) + penalty(w, hparams), or solve mapping(w, hparams, batch) = 0."""
+
+    loss: Loss
+    penalty: Penalty
+    mapping: Mapping
+    hparams: HParams
+    batch: Batch
+    differentiable: bool = False  # derivatives pass through the steps: what a search accepts is evaluated once more
+    searches: bool = True  # False: take the natural step without a search (at the solution, where none can succeed)
+
+    def value(self, params: Params) -> Scalar:
+        """The smooth part of the objective."""
+        return self.loss(params, self.hparams, self.batch)
+
+    def gradient(self, params: Params) -> PyTree:
+        """The gradient of the smooth part."""
+        return jax.grad(self.value)(params)
+
+    def value_and_gradient(self, params: Params) -> tuple[Scalar, PyTree]:
+        return jax.value_and_grad(self.value)(params)
+
+    def prox(self, point: Params, step_size: float | jax.Array) -> Params:
+        """The proximal operator of the penalty, or the projection on the constraint."""
+        return self.penalty.prox(point, step_size, self.hparams)
+
+    def objective(self, params: Params) -> Scalar:
+        """The smooth part and the penalty together."""
+        return self.value(params) + self.penalty.value(params, self.hparams)
+
+    def residual(self, params: Params) -> PyTree:
+        """The natural residual of the optimality condition: what the stopping rule measures."""
+        return self.mapping.natural_residual(params, self.hparams, self.batch)
+
+    def residual_norm(self, params: Params) -> jax.Array:
+        return trees.norm(self.residual(params))
+
+    def system(self, params: Params) -> System:
+        """The linear system of the optimality condition at ``params``."""
+        return self.mapping.system(params, self.hparams, self.batch)
+
+

@@ -1,0 +1,99 @@
+"""Newton's method, for smooth losses and for residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel import trees
+from bilevel.implicit.attach import solve_system
+from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.instance import Instance
+from bilevel.status import Code
+from bilevel.typing import Counts, Params, PyTree
+
+MAX_HALVINGS = 30
+
+
+class Memory(NamedTuple):
+    residual: PyTree
+
+
+class Trial(NamedTuple):
+    step: jax.Array
+    params: Params
+    residual: PyTree
+    norm: jax.Array
+
+
+@settings
+@dataclass(frozen=True)
+class Newton(Solver):
+    """w <- w - t A^{-1} F(w), A = dF/dw, t halved until ||F|| decreases (t = 1 near the solution: quadratic).
+
+    F is the gradient of the loss, or the residual of a problem stated by `InnerProblem.from_residual`. Where the
+    system is symmetric and A^{-1} F is no descent direction of the loss, the (negative) gradient is taken instead.
+    ``linear_solve`` solves the system; the default is direct for small problems, a Krylov method for large ones.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> inner = bl.InnerProblem.from_residual(lambda w, h, batch: w**3 - h, init=lambda key, h: jnp.ones(()),
+    ...                                       solver=bl.Newton())
+    >>> round(float(inner.solve(jnp.array(8.0), None).params), 4)
+    2.0
+    """
+
+    max_steps: int = 100
+    tol: float = 1e-10
+    linear_solve: LinearSolver = AutoLinear()
+    patience = 3
+
+    def init(self, instance: Instance, params: Params) -> State:
+        residual = instance.residual(params)
+        return State(params, trees.norm(residual), Counts(gradients=1), Memory(residual))
+
+    def step(self, instance: Instance, state: State) -> State:
+        residual = state.memory.residual
+        system = instance.system(state.params)
+        direction = jax.tree.map(jnp.negative, solve_system(system, self.linear_solve, residual))
+        if system.operator.symmetric:
+            descends = trees.dot(direction, residual) < 0
+            direction = trees.select(descends, direction, jax.tree.map(jnp.negative, residual))
+
+        def at(step: jax.Array) -> Trial:
+            params = trees.axpy(step, direction, state.params)
+            after = instance.residual(params)
+            return Trial(step, params, after, trees.norm(after))
+
+        def halve(carry: tuple[Trial, jax.Array]) -> tuple[Trial, jax.Array]:
+            return at(0.5 * carry[0].step), carry[1] + 1
+
+        def rejected(carry: tuple[Trial, jax.Array]) -> jax.Array:
+            trial, trials = carry
+            return ~(trial.norm <= (1 - 1e-4 * trial.step) * state.residual) & (trials < MAX_HALVINGS)
+
+        first = at(jnp.ones_like(state.residual))
+        if not instance.searches:
+            return State(first.params, first.norm, state.counts.plus(gradients=1), Memory(first.residual))
+        trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
+        if instance.differentiable:
+            trial = at(trial.step)
+        failed = trials >= MAX_HALVINGS
+        counts = state.counts.plus(gradients=trials + 1, factorizations=1)
+        code = jnp.where(failed, Code.stalled, Code.converged)
+        params = trees.select(failed, state.params, trial.params)
+        after = trees.select(failed, residual, trial.residual)
+        return State(params, jnp.where(failed, state.residual, trial.norm), counts, Memory(after), code)
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        return self.init(instance, state.params)
+
+    def refuse(self, instance: Instance) -> None:
+        if not instance.penalty.smooth:
+            raise ValueError(
+                f"bl.Newton needs a smooth condition and would ignore {type(instance.penalty).__name__}. "
+                "Use bl.ProximalGradient() or bl.Auto()."
+            )

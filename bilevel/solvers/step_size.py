@@ -1,0 +1,72 @@
+"""Step sizes of first-order methods: fixed, a function of the hyperparameters, or found by backtracking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel import trees
+from bilevel.penalties import Parameter, resolve
+from bilevel.solvers.instance import Instance
+from bilevel.typing import Params, PyTree
+
+BACKTRACKING = "backtracking"
+MAX_HALVINGS = 60
+GROWTH = 1.25  # how much larger than the last accepted step the next first trial is
+
+
+class Trial(NamedTuple):
+    """A forward-backward step that was accepted."""
+
+    params: Params
+    gradient: PyTree  # at ``params``
+    step_size: jax.Array
+    trials: jax.Array  # gradients evaluated
+
+
+def first_step_size(step_size: Parameter, instance: Instance, params: Params, gradient: PyTree) -> jax.Array:
+    """The given step size, or for backtracking an inverse Lipschitz estimate along the gradient."""
+    if step_size != BACKTRACKING:
+        return jnp.asarray(resolve(step_size, instance.hparams), trees.norm(params).dtype)
+    size, slope = trees.norm(params), trees.norm(gradient)
+    length = 1e-4 * (1.0 + size) / jnp.where(slope > 0, slope, 1.0)
+    nearby = instance.gradient(trees.axpy(-length, gradient, params))
+    change = trees.norm(trees.subtract(nearby, gradient))
+    estimate = length * slope / jnp.where(change > 0, change, 1.0)
+    return jax.lax.stop_gradient(jnp.where(change > 0, estimate, 1.0))
+
+
+def backtrack(
+    move: Callable[[jax.Array], Params], origin: Params, gradient: PyTree, step_size: jax.Array, instance: Instance
+) -> Trial:
+    """Halves the step until <grad(w+) - grad(w), w+ - w> <= ||w+ - w||^2 / step, w+ = move(step).
+
+    For a quadratic this is the usual sufficient decrease; being stated in gradients it does not stall at the rounding
+    of function values. Differentiation passes through the accepted step, not through the search.
+    """
+    frozen = jax.lax.stop_gradient
+    if not instance.searches:
+        params = move(frozen(step_size))
+        return Trial(params, instance.gradient(params), frozen(step_size), jnp.int32(1))
+
+    def trial(step: jax.Array, number: jax.Array) -> tuple[jax.Array, Trial]:
+        params = frozen(move(step))
+        after = frozen(instance.gradient(params))
+        shift = trees.subtract(params, frozen(origin))
+        curvature = trees.dot(trees.subtract(after, frozen(gradient)), shift)
+        rounding = 8 * trees.epsilon(origin) * trees.norm(after) * trees.norm(shift)
+        rejected = ~(curvature <= trees.dot(shift, shift) / step + rounding) & (number < MAX_HALVINGS)
+        return rejected, Trial(params, after, step, number)
+
+    _, found = jax.lax.while_loop(
+        lambda carry: carry[0],
+        lambda carry: trial(0.5 * carry[1].step_size, carry[1].trials + 1),
+        trial(frozen(step_size), jnp.int32(1)),
+    )
+    if not instance.differentiable:
+        return found
+    params = move(found.step_size)
+    return Trial(params, instance.gradient(params), found.step_size, found.trials + 1)

@@ -1,0 +1,64 @@
+"""A task: both levels of a bilevel problem with data, a start, and what to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines import Bilevel
+from bilevel.problem import InnerProblem
+from bilevel.typing import Batch, HParams, Key, Loss, Params, Scalar
+
+PRECISIONS = {"float32": False, "float64": True}
+
+
+def no_prior(hparams: HParams) -> Scalar:
+    """No term on the hyperparameters."""
+    return jnp.zeros(())
+
+
+def anywhere(hparams: HParams) -> HParams:
+    """All hyperparameters are feasible."""
+    return hparams
+
+
+def no_metrics(params: Params, hparams: HParams) -> dict[str, Any]:
+    """Nothing is measured on held-out data."""
+    return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """minimise over h   outer_loss(w*(h), h, outer batch) + prior(h)   subject to   w*(h) solving ``inner``.
+
+    ``init_hparams(key)``: the start. ``batches(key, step) -> (inner batch, outer batch)``: a pure function.
+    ``evaluate(params, hparams) -> {name: scalar}``: metrics on held-out data that nothing is chosen on, and
+    ``stop/loss`` on a second hold-out where the trainer may stop early. ``feasible``: the projection of the
+    hyperparameters on their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``:
+    "float64" or "float32". ``figures``: {name: function(result) -> matplotlib figure}.
+    """
+
+    inner: InnerProblem
+    outer_loss: Loss
+    init_hparams: Callable[[Key], HParams]
+    batches: Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
+    evaluate: Callable[[Params, HParams], dict[str, Any]] = no_metrics
+    prior: Callable[[HParams], Scalar] = no_prior
+    feasible: Callable[[HParams], HParams] = anywhere
+    warm_start: bool = True
+    precision: str = "float64"
+    figures: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    name: str = "task"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}.")
+
+    @property
+    def levels(self) -> Bilevel:
+        """What an engine needs of the task."""
+        return Bilevel(self.inner, self.outer_loss, self.prior, self.warm_start)

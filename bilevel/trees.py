@@ -1,0 +1,44 @@
+"""Vector arithmetic on pytrees that optax.tree does not have."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.typing import PyTree
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm of all leaves, safe against under- and overflow of the squares."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.size(leaf)]
+    if not leaves:
+        return jnp.zeros(())
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return scale * jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf) / scale)) for leaf in leaves))
+
+
+def dot(x: PyTree, y: PyTree) -> jax.Array:
+    """The inner product of two pytrees of one structure."""
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y)), jnp.zeros(()))
+
+
+def axpy(scale: float | jax.Array, x: PyTree, y: PyTree) -> PyTree:
+    """scale * x + y, in the dtype of y."""
+    return jax.tree.map(lambda a, b: (scale * a + b).astype(b.dtype), x, y)
+
+
+def subtract(x: PyTree, y: PyTree) -> PyTree:
+    """x - y."""
+    return jax.tree.map(jnp.subtract, x, y)
+
+
+def select(condition: jax.Array, chosen: PyTree, otherwise: PyTree) -> PyTree:
+    """``chosen`` where the scalar condition holds, else ``otherwise``."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, otherwise)
+
+
+def epsilon(tree: PyTree) -> float:
+    """The machine epsilon of the coarsest floating-point leaf (that of float64 where there is none)."""
+    kinds = [jnp.finfo(leaf.dtype).eps for leaf in map(jnp.asarray, jax.tree.leaves(tree)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return float(max(kinds, default=jnp.finfo(jnp.float64).eps))
