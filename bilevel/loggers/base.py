@@ -1,0 +1,78 @@
+"""What a logger is: it follows one run, step by step."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FAILED = ("failed", "interrupted")  # what `summary["status"]` says of a run that did not reach its end
+
+
+class Run(NamedTuple):
+    """What a logger is told about the run that it follows."""
+
+    directory: Path | None = None  # where the run writes; None: nowhere
+    config: Mapping[str, Any] = MappingProxyType({})  # the settings, as plain numbers, strings, lists and dicts
+    steps: int = 0  # the outer steps that are planned
+    name: str = "run"
+    resumed: bool = False  # whether it goes on with what its directory holds
+
+
+class Logger(abc.ABC):
+    """Follows one run: ``start``, then ``log`` after each outer step, ``figure`` at will, and ``finish`` in any case.
+
+    A resumed run starts with the number of steps that the checkpoint holds and with what ``state`` returned then.
+    """
+
+    @abc.abstractmethod
+    def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Begins after ``step`` finished steps; ``state`` is what `state` gave at the checkpoint."""
+
+    @abc.abstractmethod
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Records the metrics of one outer step: numbers, strings, or lists of numbers. Steps ascend."""
+
+    @abc.abstractmethod
+    def figure(self, name: str, figure: Any) -> None:
+        """Records a matplotlib figure."""
+
+    @abc.abstractmethod
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Ends the record; ``summary["status"]`` is one of `FAILED` where the run broke off."""
+
+    def state(self) -> dict[str, Any]:
+        """What a later process needs to go on with the same record, as JSON."""
+        return {}
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays and scalars of any library as Python numbers and lists; strings, dicts and None as they are.
+
+    >>> plain({"loss": np.float64(0.5), "steps": np.array(3), "best": None, "counts": {"gradients": np.int32(7)}})
+    {'loss': 0.5, 'steps': 3, 'best': None, 'counts': {'gradients': 7}}
+    """
+    return {str(name): _plain(value) for name, value in metrics.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if value is None or isinstance(value, str):
+        return value
+    return np.asarray(value).tolist()
+
+
+def brief(value: Any) -> str:
+    """A value as a reader wants it: four significant digits.
+
+    >>> brief(0.123456), brief(12), brief("adam")
+    ('0.1235', '12', 'adam')
+    """
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
