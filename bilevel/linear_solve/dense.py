@@ -1,0 +1,123 @@
+"""Direct solves with the matrix of the system."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.custom_batching
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from bilevel.linear_solve import tree
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator, materialize
+from bilevel.linear_solve.refine import attainable, judge, scaled_back
+from bilevel.status import Code
+from bilevel.typing import LinearMap, PyTree, Scalar
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dense(LinearSolver):
+    """Builds the n x n matrix of A by n products, factors it, and solves.
+
+    Cholesky where the operator is declared symmetric and definite (of -A for sign -1), else LU with pivoting; where
+    the operator is declared singular, or the factor turns out to be, the solution of least norm of
+    min || A x - b || by an eigen- or singular-value decomposition. Whether that solves the system is told by the
+    residual: if not, the status is ``singular``.
+
+    ``damping`` solves A + damping I (A - damping I for a negative definite A) instead. The residual remains that of
+    A: a damped solution is ``truncated``. ``init`` and ``preconditioner`` are accepted and not used.
+
+    >>> import jax.numpy as jnp
+    >>> solution = Dense()(lambda x: jnp.array([[2.0, 1.0], [0.0, 4.0]]) @ x, jnp.array([4.0, 8.0]))
+    >>> solution.value.tolist(), solution.status.name, int(solution.products)
+    ([1.0, 2.0], 'converged', 3)
+    """
+
+    damping: float = 0.0
+    tol: float = 1e-10
+
+    def __call__(
+        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
+    ) -> LinearSolution:
+        operator = as_operator(operator)
+        rhs, scales = tree.normalized(tree.as_vector(rhs))
+        flat, unravel = ravel_pytree(rhs)
+        matrix, _ = materialize(lambda x: tree.apply(operator, x, operator.owner), rhs)
+        matrix = matrix + operator.sign * self.damping * jnp.eye(flat.size, dtype=matrix.dtype)
+        target = attainable(self.tol, rhs)
+        solution, factorizations = solve_dense(matrix, flat, operator, target)
+        value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution))
+        residual = tree.norm(tree.minus(rhs, tree.apply(operator, value, operator.owner)))
+        residual = jnp.where(jnp.linalg.norm(flat) == 0, 0, residual)
+        image = jnp.linalg.norm(matrix) * jnp.linalg.norm(solution)
+        exact = judge(residual, target, image, Code.singular, rhs)
+        damped = judge(jnp.linalg.norm(matrix @ solution - flat), target, image, Code.singular, rhs)
+        code = jnp.where((self.damping > 0) & (damped <= Code.stalled), jnp.minimum(exact, Code.truncated), exact)
+        return scaled_back(value, scales, residual, flat.size + 1, code, factorizations)
+
+
+def solve_dense(
+    matrix: jax.Array, rhs: jax.Array, operator: Operator, target: Scalar
+) -> tuple[jax.Array, int | jax.Array]:
+    """x with matrix x = rhs by the cheapest factorisation that the facts allow, and how many were made."""
+    symmetric = bool(operator.symmetric)
+    if operator.singular:
+        return least_norm(matrix, rhs, symmetric), 1
+    if symmetric and operator.definite:
+        factor = jnp.linalg.cholesky(operator.sign * matrix)
+        value = operator.sign * jax.scipy.linalg.cho_solve((factor, True), rhs)
+        pivots = jnp.diagonal(factor) ** 2
+    else:
+        factors = jax.scipy.linalg.lu_factor(matrix)
+        value, pivots = jax.scipy.linalg.lu_solve(factors, rhs), jnp.abs(jnp.diagonal(factors[0]))
+    lost = ~(jnp.min(pivots, initial=jnp.inf) > rhs.size * jnp.finfo(rhs.dtype).eps * jnp.max(pivots, initial=0))
+    failed = (lost | ~jnp.all(jnp.isfinite(value))) & jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(rhs))
+    rescue = _rescue(symmetric)
+    value = rescue(failed[None], matrix[None], rhs[None], value[None], target[None])[0]
+    return value, 1 + failed.astype(jnp.int32)
+
+
+def least_norm(matrix: jax.Array, rhs: jax.Array, symmetric: bool) -> jax.Array:
+    """The solution of least norm of min || matrix x - rhs ||; singular values below 10 sqrt(n) eps count as zero."""
+    if symmetric:
+        values, left = jnp.linalg.eigh((matrix + matrix.T) / 2)
+        right = left.T
+    else:
+        left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    sizes = jnp.abs(values)
+    kept = sizes > 10 * rhs.size**0.5 * jnp.finfo(rhs.dtype).eps * jnp.max(sizes, initial=0)
+    weights = jnp.where(kept, (left.T @ rhs) / jnp.where(kept, values, 1), 0)
+    return right.T @ jnp.where(jnp.isnan(values), values, weights)
+
+
+@functools.cache
+def _rescue(symmetric: bool):
+    """The least-norm solution for the systems of a batch whose factorisation failed, computed only if there are any.
+
+    Under vmap a plain `lax.cond` would decompose every matrix, at ten times the cost of its factorisation.
+    """
+
+    def choose(matrix: jax.Array, rhs: jax.Array, value: jax.Array, target: Scalar) -> jax.Array:
+        small = least_norm(matrix, rhs, symmetric)
+        residual, other = jnp.linalg.norm(matrix @ small - rhs), jnp.linalg.norm(matrix @ value - rhs)
+        return jnp.where((residual > target) & (other < residual), value, small)  # badly scaled, but regular
+
+    @jax.custom_batching.custom_vmap
+    def rescue(failed, matrices, rhs, values, targets):
+        chosen = lax.cond(jnp.any(failed), jax.vmap(choose), lambda *args: args[2], matrices, rhs, values, targets)
+        return jnp.where(failed[:, None], chosen, values)
+
+    @rescue.def_vmap
+    def batched(axis_size, in_batched, *args):
+        spread = [
+            jnp.broadcast_to(arg if batch else arg[None], (axis_size, *arg.shape[int(batch) :]))
+            for arg, batch in zip(args, in_batched, strict=True)
+        ]
+        joined = [arg.reshape(-1, *arg.shape[2:]) for arg in spread]
+        return rescue(*joined).reshape(spread[3].shape), True
+
+    return rescue

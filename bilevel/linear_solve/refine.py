@@ -1,0 +1,145 @@
+"""The loop that every linear solver shares: scale, solve, recompute the true residual, repeat, and say how it ended.
+
+An iterative method is a function ``advance(rhs, target, max_steps) -> Advance`` that starts at zero and gets a
+right-hand side of norm 1. What it believes about its own convergence is never reported: the residual is computed
+anew from x, and as long as that pays, the method is run again on it (iterative refinement; for restarted methods,
+the restart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bilevel.linear_solve import tree
+from bilevel.linear_solve.base import LinearSolution, Operator
+from bilevel.status import Code, Status
+from bilevel.typing import PyTree, Scalar
+
+
+class Advance(NamedTuple):
+    """What one run of an iterative method gives."""
+
+    value: PyTree  # the correction to x
+    steps: jax.Array
+    products: jax.Array
+    code: jax.Array  # how the run believes it ended; Code.max_steps as long as it is not at its end
+    norm: Scalar  # a lower estimate of || A ||
+
+
+class _State(NamedTuple):
+    value: PyTree
+    residual: PyTree
+    length: Scalar  # || residual ||
+    previous: Scalar  # the same before the last run
+    steps: jax.Array
+    products: jax.Array
+    code: jax.Array
+    norm: Scalar
+
+
+Method = Callable[[PyTree, Scalar, jax.Array], Advance]
+
+
+def attainable(tol: Scalar | float, example: PyTree) -> Scalar:
+    """The relative residual that is asked for: ``tol``, but no less than 10 units of roundoff."""
+    return jnp.maximum(jnp.asarray(tol, tree.dtype(example)), 10 * tree.epsilon(example))
+
+
+def refine(
+    advance: Method,
+    operator: Operator,
+    rhs: PyTree,
+    init: PyTree,
+    tol: Scalar | float,
+    max_steps: int,
+    gain: float = 0.5,
+    otherwise: Code = Code.indefinite,
+) -> LinearSolution:
+    """Solves A x = rhs to || rhs - A x || <= tol || rhs || by runs of ``advance``.
+
+    A run is followed by another while the true residual misses the tolerance, the last run reduced it by the factor
+    ``gain``, and steps are left. ``otherwise`` is the code of a solve whose runs believed that they had converged
+    although the true residual says that they had not.
+    """
+    rhs, scales = tree.normalized(tree.as_vector(rhs))
+    target = attainable(tol, rhs)
+
+    def running(state: _State) -> jax.Array:
+        useful = state.length < gain * state.previous
+        return (state.length > target) & useful & (state.steps < max_steps)
+
+    def body(state: _State) -> _State:
+        run = advance(tree.scaled(1 / state.length, state.residual), target / state.length, max_steps - state.steps)
+        value = tree.plus(state.value, state.length, run.value)
+        residual = tree.minus(rhs, tree.apply(operator, value, operator.owner))
+        length = tree.norm(residual)
+        worse = length >= state.length  # False for NaN, which must be seen
+        return _State(
+            tree.where(worse, state.value, value),
+            tree.where(worse, state.residual, residual),
+            jnp.where(worse, state.length, length),
+            state.length,
+            state.steps + run.steps,
+            state.products + run.products + 1,
+            run.code,
+            jnp.maximum(state.norm, run.norm),
+        )
+
+    state = lax.while_loop(running, body, _start(operator, rhs, init, scales))
+    code = jnp.where(state.code == Code.converged, otherwise, state.code)
+    code = judge(state.length, target, state.norm * tree.norm(state.value), code, rhs)
+    return scaled_back(state.value, scales, state.length, state.products, code)
+
+
+def _start(operator: Operator, rhs: PyTree, init: PyTree, scales: tuple[Scalar, Scalar]) -> _State:
+    scalar = tree.dtype(rhs)
+    length = tree.norm(rhs)  # 1, or 0, or NaN
+    infinity, zero = jnp.asarray(jnp.inf, scalar), jnp.zeros((), scalar)
+    count = jnp.zeros((), jnp.int32)
+    state = _State(tree.zeros_like(rhs), rhs, length, infinity, count, count, count + Code.max_steps, zero)
+    if init is None:
+        return state
+    value = jax.tree.map(lambda b, x: (x / scales[0] / scales[1]).astype(b.dtype), rhs, tree.as_vector(init))
+    residual = tree.minus(rhs, tree.apply(operator, value, operator.owner))
+    warm = tree.norm(residual)
+    better = warm < length  # a start that is worse than zero, or is not finite, is not used
+    return state._replace(
+        value=tree.where(better, value, state.value),
+        residual=tree.where(better, residual, state.residual),
+        length=jnp.where(better, warm, length),
+        products=count + 1,
+    )
+
+
+def judge(residual: Scalar, target: Scalar, image: Scalar, code: int | jax.Array, example: PyTree) -> jax.Array:
+    """The code of a solve from its true relative residual.
+
+    ``code`` is what the solve is called if the residual is large. ``image`` estimates || A || || x || / || b ||:
+    rounding alone leaves a residual of about 10 eps (1 + image), and one below that is ``stalled`` unless the method
+    was merely out of steps. The floor is capped: for a system without a solution x grows, and so would the excuse.
+    """
+    roundoff = tree.epsilon(example)
+    floor = jnp.minimum(10 * roundoff * (1 + image), 10 * roundoff**0.5)
+    ended = jnp.asarray(code) != Code.max_steps
+    code = jnp.where((residual <= floor) & ended, Code.stalled, code)
+    code = jnp.where(residual <= target, Code.converged, code)
+    return jnp.where(jnp.isfinite(residual), code, Code.nonfinite)
+
+
+def scaled_back(
+    value: PyTree,
+    scales: tuple[Scalar, Scalar],
+    residual: Scalar,
+    products: int | jax.Array,
+    code: jax.Array,
+    factorizations: int | jax.Array = 0,
+) -> LinearSolution:
+    """The solution in the scale of the right-hand side; an overflow on the way back is ``nonfinite``."""
+    value = tree.scaled(scales[0], tree.scaled(scales[1], value))
+    code = jnp.where(tree.all_finite(value), code, Code.nonfinite)
+    return LinearSolution(value, residual, jnp.asarray(products, jnp.int32), Status.of(code), factorizations)
