@@ -1,8 +1,9 @@
-"""Metrics as a file of JSON lines."""
+"""The record of a run in its own directory: metrics as JSON lines, figures, the summary."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,10 +13,11 @@ from bilevel.loggers.base import Logger, Run, plain
 
 
 class JsonLines(Logger):
-    """One JSON object a step in ``metrics.jsonl``, flushed each step: the record of truth, which outlives `kill -9`.
+    """``metrics.jsonl`` with one object a step, ``figures/NAME.png`` and, at the end, ``summary.json``.
 
-    Lines are only ever appended. A run that goes on from a checkpoint repeats the steps after it; those that are in
-    the file already are not written again. NaN and infinity are written as Python's ``json`` does.
+    Each line is flushed as it is written, so that the record outlives `kill -9`. Lines are only ever appended: a run
+    that goes on from a checkpoint repeats the steps after it, and those that are in the file already are not written
+    again. NaN and infinity are written as Python's ``json`` does.
     """
 
     filename = "metrics.jsonl"
@@ -25,7 +27,9 @@ class JsonLines(Logger):
             raise ValueError(
                 "JsonLines needs a directory to write metrics.jsonl to: give one to Trainer.fit(directory=)."
             )
-        path = Path(run.directory) / self.filename
+        self.directory = Path(run.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / self.filename
         lines = read_json_lines(path)
         if lines and not run.resumed:
             raise ValueError(f"{path} holds a run already: resume that one, or choose another directory.")
@@ -41,10 +45,13 @@ class JsonLines(Logger):
         self.last = step
 
     def figure(self, name: str, figure: Any) -> None:
-        """Nothing: figures are files of their own."""
+        path = self.directory / "figures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self.file.close()
+        write_whole(self.directory / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
 
 
 def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
@@ -63,3 +70,10 @@ def drop_partial_line(path: Path) -> None:
         content = path.read_bytes()
         with path.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a kill in between, finds either the old content or the new."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

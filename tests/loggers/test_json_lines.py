@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bilevel.loggers import JsonLines, Run, read_json_lines
 
@@ -48,6 +49,18 @@ def test_a_resumed_run_appends_and_rewrites_nothing(tmp_path, torn):
     assert path.read_text().startswith(before)
     assert [line["step"] for line in read_json_lines(path)] == list(range(10))
     assert all(path.read_text().endswith(end) for end in ("\n", "}\n"))
+
+
+def test_the_directory_holds_figures_and_the_summary(tmp_path):
+    logger = JsonLines()
+    logger.start(Run(directory=tmp_path / "new"))
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    logger.figure("weights", figure)
+    logger.finish({"status": "completed", "best_outer_loss": jnp.asarray(0.1), "counts": {"gradients": np.int64(3)}})
+    assert (tmp_path / "new/figures/weights.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "new/summary.json").read_text())
+    assert summary == {"status": "completed", "best_outer_loss": 0.1, "counts": {"gradients": 3}}
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
