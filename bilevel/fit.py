@@ -1,0 +1,129 @@
+"""One run of the outer loop: the compiled step, what follows from failures, the record and the checkpoints."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from bilevel.checkpoint import Checkpoints
+from bilevel.failure import describe, escalations, failed
+from bilevel.loggers import JsonLines, Run, read_json_lines
+from bilevel.loggers.base import plain
+from bilevel.outer_step import Evaluation, TrainState, first_state, metrics_of, outer_step
+from bilevel.program import Program
+from bilevel.result import Result, summarize
+from bilevel.status import ConvergenceError
+from bilevel.task import Task
+from bilevel.typing import Key
+
+if TYPE_CHECKING:
+    from bilevel.trainer import Trainer
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a fit, after the state was saved."""
+
+
+class Fit:
+    """A run in progress: the state, the programs that advance it, and what is open."""
+
+    def __init__(self, trainer: Trainer, task: Task, key: Key, directory: Path | None, stack: ExitStack):
+        self.trainer, self.task, self.directory = trainer, task, directory
+        self.began = time.perf_counter()
+        self.advance = Program(lambda engine, solver, state: outer_step(task, trainer.optimizer, engine, solver, state))
+        self.begin = Program(lambda engine, key: first_state(task, trainer.optimizer, engine, key))
+        self.state: TrainState = self.begin(trainer.engine, key)
+        self.metrics: list[dict[str, Any]] = []
+        self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
+        self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
+
+    def run(self, resume: bool, config: Mapping[str, Any]) -> Result:
+        """To the last step, or to where it stops early; the loggers are closed in any case."""
+        self._open(resume, config)
+        summary: dict[str, Any] = {}
+        try:
+            while int(self.state.step) < self.trainer.steps and not self._out_of_patience():
+                self._step()
+            result = self._conclude()
+            summary = result.summary
+            return result
+        except KeyboardInterrupt as interrupt:
+            summary = {"status": "interrupted"}
+            self._save(force=True)
+            raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
+        finally:
+            for logger in self.loggers:
+                logger.finish(summary or {"status": "failed"})
+
+    def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
+        kept: dict[str, Any] = {}
+        if resume and self.checkpoints and self.directory and self.checkpoints.latest() is not None:
+            self.state, meta = self.checkpoints.restore(self.state)
+            self.metrics = read_json_lines(self.directory / JsonLines.filename)[: int(self.state.step)]
+            kept = meta["loggers"]
+        run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
+        for number, logger in enumerate(self.loggers):
+            logger.start(run, int(self.state.step), kept.get(str(number), {}))
+
+    def _step(self) -> None:
+        began, step = time.perf_counter(), int(self.state.step)
+        self.state, evaluation = self._attempt()
+        metrics = plain({**metrics_of(evaluation), "seconds": time.perf_counter() - began})
+        self.metrics.append({"step": step, **metrics})
+        for logger in self.loggers:
+            logger.log(step, metrics)
+        self._save()
+
+    def _attempt(self) -> tuple[TrainState, Evaluation]:
+        """The step, with the engine's policy where a solve failed; "skip" leaves the hyperparameters as they were."""
+        engine, solver = self.trainer.engine, self.task.inner.solver
+        state, evaluation = self.advance(engine, solver, self.state)
+        if failed(evaluation.report) and engine.on_failure == "retry":
+            for _, harder, longer in escalations(engine, solver):
+                state, evaluation = self.advance(harder, longer, self.state)
+                if not failed(evaluation.report):
+                    break
+        if failed(evaluation.report):
+            message = f"Outer step {int(self.state.step)}: {describe(evaluation.report)}"
+            if engine.on_failure in ("raise", "retry"):
+                raise ConvergenceError(message, evaluation.report)
+            if engine.on_failure == "warn":
+                warnings.warn(message, stacklevel=2)
+        return state, evaluation
+
+    def _out_of_patience(self) -> bool:
+        waited = int(self.state.step) - 1 - int(self.state.best.step)
+        return 0 < self.trainer.patience <= waited
+
+    def _save(self, force: bool = False) -> None:
+        step = int(self.state.step)
+        due = force or step % self.trainer.checkpoint_every == 0 or step == self.trainer.steps
+        if self.checkpoints and due and step not in self.checkpoints.steps():
+            kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
+            self.checkpoints.save(step, self.state, {"loggers": kept})
+
+    def _conclude(self) -> Result:
+        """Looks at the last hyperparameters once more, without moving them."""
+        stopped_early = int(self.state.step) < self.trainer.steps
+        last_hparams = self.state.hparams
+        state, evaluation = self._attempt()
+        best = state.best
+        summary = {
+            "task": self.task.name,
+            "engine": type(self.trainer.engine).__name__,
+            "status": "stopped_early" if stopped_early else "completed",
+            **summarize(self.metrics, plain(metrics_of(evaluation)), int(best.step)),
+            "seconds_total": time.perf_counter() - self.began,
+            "seconds_compiling": self.begin.compile_seconds + self.advance.compile_seconds,
+            "steps_skipped": int(self.state.skipped),
+            "hyperparameters": int(sum(np.size(leaf) for leaf in jax.tree.leaves(last_hparams))),
+        }
+        return Result(best.hparams, best.params, last_hparams, evaluation.report.params, self.metrics, plain(summary))
+
