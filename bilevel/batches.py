@@ -1,0 +1,148 @@
+"""Batches as a pure function of a key and a step: nothing to save, resumable at any step, usable inside a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.typing import Batch, Key
+
+Batches: TypeAlias = Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
+
+
+@jax.tree_util.register_pytree_node_class
+class Minibatch:
+    """Some samples of a data set: it unpacks like the data, and knows which samples they are and what each counts.
+
+    ``index`` (b,) are positions in the data set; ``weight`` (b,) makes averages exact. With values l_i, one a sample,
+    ``mean(weight * l)`` over the batches of an epoch averages to mean(l) over the data set, also when its size is no
+    multiple of b: places of the last block that no sample fills have weight 0 (and index 0).
+
+    >>> batch = whole_batch((np.arange(3.0), np.ones(3)))
+    >>> x, y = batch
+    >>> float(jnp.mean(batch.weight * x))
+    1.0
+    """
+
+    def __init__(self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray):
+        self.data, self.index, self.weight = data, index, weight
+
+    def __iter__(self) -> Iterator:
+        return iter(self.data)
+
+    def __getitem__(self, item):
+        return self.data[item]
+
+    def tree_flatten(self):
+        return (self.data, self.index, self.weight), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children) -> Minibatch:
+        return cls(*children)
+
+
+def full_batch(train: Batch, validation: Batch) -> Batches:
+    """All of both data sets at every step: (key, step) -> (train, validation).
+
+    >>> full_batch("train", "validation")(jax.random.key(0), 7)
+    ('train', 'validation')
+    """
+    return lambda key, step: (train, validation)
+
+
+def whole_batch(data: Batch) -> Minibatch:
+    """A data set as one `Minibatch`, in its order, with weight 1 each: for losses that also take minibatches."""
+    samples = _size(data)
+    return Minibatch(data, np.arange(samples), np.ones(samples))
+
+
+def minibatches(train: Batch, validation: Batch, batch_size: int, validation_batch_size: int = 0) -> Batches:
+    """Random minibatches without replacement: (key, step) -> (`Minibatch` of train, `Minibatch` of validation).
+
+    Every epoch of ceil(n / batch_size) steps is a permutation of the n samples (the leading axis of every leaf), a new
+    one each time, independent for train and validation. The batch of a step costs O(batch_size), whatever n is. Within
+    a run ``key`` is the same at every step. ``validation_batch_size`` 0 means the same size as ``batch_size``.
+
+    Raises `ValueError` for a size below 1 or beyond the data, or leaves of unequal length.
+
+    >>> batches = minibatches(np.arange(5.0), np.arange(4.0), batch_size=2)
+    >>> seen = [batches(jax.random.key(0), step)[0] for step in range(3)]
+    >>> sorted(int(i) for batch in seen for i, w in zip(batch.index, batch.weight) if w > 0)
+    [0, 1, 2, 3, 4]
+    """
+    draw_train = _sampler(train, batch_size, "training")
+    draw_validation = _sampler(validation, validation_batch_size or batch_size, "validation")
+
+    def batches(key: Key, step: int | jax.Array) -> tuple[Minibatch, Minibatch]:
+        return draw_train(jax.random.fold_in(key, 0), step), draw_validation(jax.random.fold_in(key, 1), step)
+
+    return batches
+
+
+def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | jax.Array], Minibatch]:
+    samples = _size(data)
+    if not 1 <= batch_size <= samples:
+        raise ValueError(
+            f"A batch size of {batch_size} is impossible with {samples} {name} samples: choose one from 1 to {samples}."
+        )
+    blocks = -(-samples // batch_size)
+    # A sample is met once in an epoch of blocks * batch_size places.
+    weight = blocks * batch_size / samples
+
+    def draw(key: Key, step: int | jax.Array) -> Minibatch:
+        epoch, block = jnp.divmod(jnp.asarray(step, jnp.uint32), jnp.uint32(blocks))
+        places = block * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
+        filled = places < samples
+        index = permuted(jax.random.fold_in(key, epoch), jnp.where(filled, places, jnp.uint32(0)), samples)
+        index = jnp.where(filled, index, 0).astype(jnp.int32)
+        picked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
+        return Minibatch(picked, index, jnp.where(filled, weight, 0.0))
+
+    return draw
+
+
+def permuted(key: Key, places: jax.Array, samples: int) -> jax.Array:
+    """Where a random permutation of range(samples), chosen by ``key``, sends the given places (unsigned integers).
+
+    The swap-or-not shuffle: in round r every place x has one partner, (pivot_r - x) mod samples, and a random bit that
+    both share decides whether they change places. Each round is a permutation, so all are; after 6 log2(samples)
+    rounds it is as good as random. Only the places asked for are computed, where a shuffle would sort all samples.
+
+    Reference: Hoang, Morris and Rogaway, An enciphering scheme based on a card shuffle, 2012.
+
+    >>> sorted(permuted(jax.random.key(0), jnp.arange(6, dtype=jnp.uint32), 6).tolist())
+    [0, 1, 2, 3, 4, 5]
+    """
+    rounds = 6 * max(1, (samples - 1).bit_length())
+    for_pivots, for_salts = jax.random.split(key)
+    pivots = jax.random.randint(for_pivots, (rounds,), 0, samples, jnp.int32).astype(jnp.uint32)
+    salts = jax.random.bits(for_salts, (rounds,), jnp.uint32)
+
+    def shuffle(number: int, x: jax.Array) -> jax.Array:
+        partner = pivots[number] + jnp.uint32(samples) - x
+        partner = jnp.where(partner >= samples, partner - jnp.uint32(samples), partner)
+        swapped = _mixed(jnp.maximum(x, partner) ^ salts[number]) >> 31 == 1
+        return jnp.where(swapped, partner, x)
+
+    return jax.lax.fori_loop(0, rounds, shuffle, places)
+
+
+def _mixed(bits: jax.Array) -> jax.Array:
+    """A hash of 32 bits in which each bit depends on every other (multiplications and shifts)."""
+    for multiplier, shift in ((0x7FEB352D, 16), (0x846CA68B, 15)):
+        bits = (bits ^ (bits >> shift)) * jnp.uint32(multiplier)
+    return bits ^ (bits >> 16)
+
+
+def _size(data: Batch) -> int:
+    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"The leaves of a data set have {sorted(lengths)} samples: "
+            "give arrays whose first axes, which count the samples, have one length."
+        )
+    return lengths.pop()

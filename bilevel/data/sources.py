@@ -1,0 +1,119 @@
+"""The data sets by name: what each is, which published files it needs, and how to get them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ENVIRONMENT = "BILEVEL_DATA"
+
+
+class DataError(ValueError):
+    """A data set cannot be had as asked; the message is one sentence with the remedy."""
+
+
+class DataSet(NamedTuple):
+    """Samples as NumPy arrays: no device and no precision is chosen here.
+
+    ``inputs`` is (n, d) float64, or a SciPy CSR matrix; ``targets`` is (n,), float64 for regression and integers
+    0..classes-1 otherwise; ``features`` names the columns, where names are published.
+    """
+
+    inputs: Any
+    targets: np.ndarray
+    classes: int = 0  # 0 for regression
+    features: tuple[str, ...] = ()
+    image_shape: tuple[int, ...] = ()
+
+    def take(self, index: np.ndarray) -> DataSet:
+        """The samples at ``index``, in that order."""
+        return self._replace(inputs=self.inputs[index], targets=self.targets[index])
+
+
+class File(NamedTuple):
+    """A published file and its checksum."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: scikit-learn's package, another package, or a folder of published files."""
+
+    name: str
+    description: str
+    read: Callable[..., DataSet]  # () for what a package ships or downloads; (path, ...) of `files` otherwise
+    files: tuple[File, ...] = ()
+    address: str = "scikit-learn ships it"
+    package: str = "sklearn"  # the module that must be installed
+    download: bool = False  # fetched over the network when first used
+
+
+def data_folder(root: str = "") -> Path:
+    """The folder of published files: ``root``, or else the environment variable BILEVEL_DATA.
+
+    Raises `DataError` when neither names an existing folder.
+    """
+    named = root or os.environ.get(ENVIRONMENT, "")
+    if not named:
+        raise DataError(f"No data folder was given: set data.root=DIR or the environment variable {ENVIRONMENT}.")
+    if not Path(named).is_dir():
+        raise DataError(
+            f"The data folder {named} does not exist: correct data.root=DIR or the environment variable {ENVIRONMENT}."
+        )
+    return Path(named)
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verified(source: Source, root: str = "") -> list[Path]:
+    """The paths of a source's files, each present and with the checksum as published.
+
+    Raises `DataError` naming the first folder or file that is missing or differs, and the published address.
+    """
+    if source.files and not (root or os.environ.get(ENVIRONMENT)):
+        raise DataError(
+            f"The data set {source.name} is read from a folder of published files: set data.root=DIR or {ENVIRONMENT} "
+            f"to a folder with {' and '.join(file.name for file in source.files)} (from {source.address})."
+        )
+    paths = []
+    for file in source.files:
+        path = data_folder(root) / file.name
+        if not path.is_file():
+            raise DataError(
+                f"The data set {source.name} needs the file {file.name}, which is not in {path.parent}: "
+                f"get it from {source.address}."
+            )
+        if (found := checksum(path)) != file.sha256:
+            raise DataError(
+                f"The file {path} is not the published one (sha256 {found[:12]}..., expected {file.sha256[:12]}...): "
+                f"get it again from {source.address}."
+            )
+        paths.append(path)
+    return paths
+
+
+def available(source: Source, root: str = "") -> str:
+    """Where a source is found, in words: ``"shipped"``, a folder, or what is missing (starting with ``"missing"``)."""
+    if importlib.util.find_spec(source.package) is None:
+        return f"missing: pip install {source.package}"
+    if source.download:
+        return "downloaded when first used"
+    if not source.files:
+        return f"shipped with {source.package}"
+    try:
+        return str(verified(source, root)[0].parent)
+    except DataError as problem:
+        return f"missing: {problem}"

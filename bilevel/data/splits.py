@@ -1,0 +1,127 @@
+"""What is done to a data set before it is learned from: splits, standardisation, corruption of labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bilevel.data.sources import DataError, DataSet
+
+
+class Splits(NamedTuple):
+    """Disjoint parts of a data set, by what is decided on them."""
+
+    train: DataSet  # parameters
+    validation: DataSet  # hyperparameters
+    stop: DataSet  # when to stop; may be empty
+    test: DataSet  # nothing
+
+
+def split(data: DataSet, train: int, validation: int, stop: int = 0, seed: int = 0) -> Splits:
+    """A random split into parts of the given sizes; all that remains is the test set. The same for the same seed.
+
+    Raises `DataError` when no test sample would remain or a class is absent from the training set.
+
+    >>> data = DataSet(np.arange(10.0)[:, None], np.arange(10.0))
+    >>> [len(part.targets) for part in split(data, train=4, validation=3, stop=1)]
+    [4, 3, 1, 2]
+    """
+    samples = len(data.targets)
+    if min(train, validation) < 1 or stop < 0:
+        raise DataError(
+            f"A split into train={train}, validation={validation}, stop={stop} is impossible: "
+            "train and validation need at least 1 sample, stop at least 0."
+        )
+    if train + validation + stop >= samples:
+        raise DataError(
+            f"The data set has {samples} samples: train={train}, validation={validation} and stop={stop} leave none "
+            "for the test set; lower one of them."
+        )
+    order = np.random.default_rng(seed).permutation(samples)
+    parts = np.split(order, np.cumsum([train, validation, stop]))
+    splits = Splits(*(data.take(part) for part in parts))
+    present = len(np.unique(splits.train.targets))
+    if present < data.classes:
+        raise DataError(
+            f"Only {present} of the {data.classes} classes occur among {train} training samples: raise train."
+        )
+    return splits
+
+
+def standardise(splits: Splits, targets: bool = False) -> Splits:
+    """Inputs (and ``targets``, of a regression) with the mean and standard deviation of the training set taken out.
+
+    A column that is constant in the training set is only centred.
+    """
+    splits = _scaled(splits, "inputs")
+    return _scaled(splits, "targets") if targets else splits
+
+
+def _scaled(splits: Splits, field: str) -> Splits:
+    values = getattr(splits.train, field)
+    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    scale = np.where(deviation > 0, deviation, 1.0)
+    return Splits(*(part._replace(**{field: (getattr(part, field) - mean) / scale}) for part in splits))
+
+
+def add_noise_features(data: DataSet, number: int, seed: int = 0) -> DataSet:
+    """The data set with ``number`` further columns of standard normal noise, which tell nothing of the targets."""
+    noise = np.random.default_rng(seed).standard_normal((len(data.inputs), number))
+    names = data.features + tuple(f"noise {column}" for column in range(number))
+    return data._replace(inputs=np.hstack([data.inputs, noise]), features=names)
+
+
+class Corruption(NamedTuple):
+    """Labels after corruption, and which of them are wrong now."""
+
+    labels: np.ndarray
+    corrupted: np.ndarray
+
+
+def exact_wrong(labels: np.ndarray, classes: int, fraction: float = 0.5, seed: int = 0) -> Corruption:
+    """The rule "exact wrong": exactly round(fraction * n) labels are replaced, each by a random *other* class.
+
+    The other class is uniform, so these labels, and only these, are wrong (the protocol of Franceschi et al., 2017).
+    Raises `DataError` when there is no other class or the fraction is no fraction.
+
+    >>> corruption = exact_wrong(np.array([0, 1, 2, 3]), classes=4)
+    >>> int(corruption.corrupted.sum()), bool((corruption.labels != np.arange(4)).sum() == 2)
+    (2, True)
+    """
+    _check_corruption(classes, fraction)
+    random = np.random.default_rng(seed)
+    corrupted = np.zeros(len(labels), bool)
+    corrupted[random.permutation(len(labels))[: round(fraction * len(labels))]] = True
+    shifts = random.integers(1, classes, len(labels))  # never a multiple of the number of classes
+    return Corruption(np.where(corrupted, (labels + shifts) % classes, labels), corrupted)
+
+
+def uniform_replacement(labels: np.ndarray, classes: int, fraction: float = 0.5, seed: int = 0) -> Corruption:
+    """The rule "uniform replacement": each label is, with probability ``fraction``, drawn anew from all classes.
+
+    The new label may be the true one: about fraction * (classes - 1) / classes are wrong in the end (the protocol of
+    Dagréou et al., 2022).
+    """
+    _check_corruption(classes, fraction)
+    random = np.random.default_rng(seed)
+    drawn = random.integers(0, classes, len(labels))
+    noisy = np.where(random.random(len(labels)) < fraction, drawn, labels)
+    return Corruption(noisy, noisy != labels)
+
+
+CORRUPTIONS = {"exact_wrong": exact_wrong, "uniform_replacement": uniform_replacement}
+
+
+def corrupt(rule: str, labels: np.ndarray, classes: int, fraction: float = 0.5, seed: int = 0) -> Corruption:
+    """Labels corrupted by the named rule of ``CORRUPTIONS``."""
+    if rule not in CORRUPTIONS:
+        raise DataError(f"There is no corruption rule {rule!r}: choose one of {', '.join(CORRUPTIONS)}.")
+    return CORRUPTIONS[rule](labels, classes, fraction, seed)
+
+
+def _check_corruption(classes: int, fraction: float) -> None:
+    if classes < 2:
+        raise DataError("Labels can be corrupted where there are 2 or more classes: choose a classification data set.")
+    if not 0.0 <= fraction <= 1.0:
+        raise DataError(f"A fraction of {fraction} of the labels cannot be corrupted: give a number from 0 to 1.")

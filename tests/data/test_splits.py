@@ -1,0 +1,107 @@
+"""Splits, standardisation and corruption: exact, disjoint, and the same for the same seed."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bilevel import data
+
+NUMBERS = data.DataSet(np.arange(40.0).reshape(20, 2), np.arange(20.0))
+
+
+def test_parts_are_disjoint_and_complete():
+    splits = data.split(NUMBERS, train=8, validation=5, stop=3, seed=1)
+    assert [len(part.targets) for part in splits] == [8, 5, 3, 4]
+    assert_array_equal(np.sort(np.concatenate([part.targets for part in splits])), np.arange(20))
+    for part in splits:
+        assert_array_equal(part.inputs[:, 0], 2 * part.targets)
+
+
+def test_the_seed_decides():
+    first, again, other = (data.split(NUMBERS, train=8, validation=5, seed=seed).train.targets for seed in (1, 1, 2))
+    assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "match"),
+    [
+        ({"train": 18, "validation": 2}, "leave none for the test set"),
+        ({"train": 0, "validation": 2}, "at least 1 sample"),
+        ({"train": 5, "validation": 5, "stop": -1}, "stop at least 0"),
+    ],
+)
+def test_refuses_impossible_sizes(sizes, match):
+    with pytest.raises(data.DataError, match=match):
+        data.split(NUMBERS, **sizes)
+
+
+def test_refuses_too_few_classes():
+    with pytest.raises(data.DataError, match=r"of the 10 classes occur .* raise train"):
+        data.split(data.load("digits"), train=5, validation=5)
+
+
+def test_standardise_uses_training_statistics_only():
+    random = np.random.default_rng(0)
+    inputs = np.hstack([random.normal(3.0, 2.0, (60, 2)), np.full((60, 1), 7.0)])
+    inputs[:, 2][50:] = 8.0  # may be constant in the training set: then only centred
+    splits = data.split(data.DataSet(inputs, random.normal(5.0, 3.0, 60)), train=30, validation=20, seed=0)
+    scaled = data.standardise(splits, targets=True)
+    assert_allclose(scaled.train.inputs[:, :2].mean(axis=0), 0.0, atol=1e-14)
+    assert_allclose(scaled.train.inputs[:, :2].std(axis=0), 1.0, rtol=1e-14)
+    mean, deviation = splits.train.inputs.mean(axis=0), splits.train.inputs.std(axis=0)
+    assert_allclose(scaled.test.inputs[:, :2] * deviation[:2] + mean[:2], splits.test.inputs[:, :2], rtol=1e-13)
+    assert_allclose(
+        scaled.test.targets * splits.train.targets.std() + splits.train.targets.mean(), splits.test.targets, rtol=1e-13
+    )
+
+
+def test_constant_columns_are_only_centred():
+    constant = data.Splits(*(data.DataSet(np.full((3, 1), value), np.zeros(3)) for value in (7.0, 8.0, 7.0, 9.0)))
+    scaled = data.standardise(constant)
+    assert [part.inputs[0, 0] for part in scaled] == [0.0, 1.0, 0.0, 2.0]
+
+
+def test_noise_features():
+    wider = data.add_noise_features(data.load("diabetes"), 5, seed=3)
+    assert wider.inputs.shape == (442, 15) and wider.features[-1] == "noise 4"
+    assert_array_equal(wider.inputs[:, :10], data.load("diabetes").inputs)
+
+
+@pytest.mark.parametrize("samples", [10, 900, 901])
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 1.0])
+def test_exact_wrong_is_exact(samples, fraction):
+    labels = np.random.default_rng(0).integers(0, 10, samples)
+    noisy, corrupted = data.exact_wrong(labels, 10, fraction, seed=4)
+    assert corrupted.sum() == round(fraction * samples)
+    assert_array_equal(noisy != labels, corrupted)
+    assert noisy.min() >= 0 and noisy.max() <= 9
+
+
+def test_exact_wrong_reaches_every_other_class_evenly():
+    noisy, _ = data.exact_wrong(np.zeros(90000, int), 10, 1.0, seed=0)
+    counts = np.bincount(noisy, minlength=10)
+    assert counts[0] == 0
+    assert np.sum((counts[1:] - 10000.0) ** 2) / 10000.0 < 26.1  # the 0.999 quantile for 8 degrees of freedom
+
+
+def test_uniform_replacement_keeps_a_tenth():
+    labels = np.random.default_rng(0).integers(0, 10, 100000)
+    noisy, corrupted = data.uniform_replacement(labels, 10, 0.5, seed=1)
+    assert_array_equal(noisy != labels, corrupted)
+    assert_allclose(corrupted.mean(), 0.45, atol=0.005)
+
+
+def test_corruption_by_name():
+    labels = np.arange(10)
+    assert_array_equal(
+        data.corrupt("exact_wrong", labels, 10, 0.5, 7).labels, data.exact_wrong(labels, 10, 0.5, 7).labels
+    )
+    with pytest.raises(data.DataError, match="no corruption rule 'half'"):
+        data.corrupt("half", labels, 10)
+
+
+@pytest.mark.parametrize(("classes", "fraction"), [(1, 0.5), (10, 1.5), (10, float("nan"))])
+def test_refuses_impossible_corruptions(classes, fraction):
+    with pytest.raises(data.DataError):
+        data.exact_wrong(np.zeros(4, int), classes, fraction)
