@@ -14,11 +14,12 @@ import numpy as np
 
 from bilevel.checkpoint import Checkpoints
 from bilevel.failure import describe, escalations, failed
+from bilevel.figures import figures
 from bilevel.loggers import JsonLines, Run, read_json_lines
 from bilevel.loggers.base import plain
 from bilevel.outer_step import Evaluation, TrainState, first_state, metrics_of, outer_step
 from bilevel.program import Program
-from bilevel.result import Result, summarize
+from bilevel.result import Result, own, summarize
 from bilevel.status import ConvergenceError
 from bilevel.task import Task
 from bilevel.typing import Key
@@ -52,6 +53,7 @@ class Fit:
             while int(self.state.step) < self.trainer.steps and not self._out_of_patience():
                 self._step()
             result = self._conclude()
+            self._draw(result)
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
@@ -74,12 +76,19 @@ class Fit:
 
     def _step(self) -> None:
         began, step = time.perf_counter(), int(self.state.step)
-        self.state, evaluation = self._attempt()
+        state, evaluation = self._attempt()
         metrics = plain({**metrics_of(evaluation), "seconds": time.perf_counter() - began})
         self.metrics.append({"step": step, **metrics})
         for logger in self.loggers:
             logger.log(step, metrics)
+        self.state = state  # only now: Ctrl-C at any moment leaves no step without its line
         self._save()
+
+    def _draw(self, result: Result) -> None:
+        if self.loggers:
+            for name, figure in figures(self.task, result):
+                for logger in self.loggers:
+                    logger.figure(name, figure)
 
     def _attempt(self) -> tuple[TrainState, Evaluation]:
         """The step, with the engine's policy where a solve failed; "skip" leaves the hyperparameters as they were."""
@@ -120,10 +129,10 @@ class Fit:
             "engine": type(self.trainer.engine).__name__,
             "status": "stopped_early" if stopped_early else "completed",
             **summarize(self.metrics, plain(metrics_of(evaluation)), int(best.step)),
+            **own(self.task.baselines(), ""),
             "seconds_total": time.perf_counter() - self.began,
             "seconds_compiling": self.begin.compile_seconds + self.advance.compile_seconds,
             "steps_skipped": int(self.state.skipped),
             "hyperparameters": int(sum(np.size(leaf) for leaf in jax.tree.leaves(last_hparams))),
         }
         return Result(best.hparams, best.params, last_hparams, evaluation.report.params, self.metrics, plain(summary))
-

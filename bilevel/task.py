@@ -31,6 +31,11 @@ def no_metrics(params: Params, hparams: HParams) -> dict[str, Any]:
     return {}
 
 
+def no_baselines() -> dict[str, Any]:
+    """Nothing is compared with."""
+    return {}
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """minimise over h   outer_loss(w*(h), h, outer batch) + prior(h)   subject to   w*(h) solving ``inner``.
@@ -39,7 +44,8 @@ class Task:
     ``evaluate(params, hparams) -> {name: scalar}``: metrics on held-out data that nothing is chosen on, and
     ``stop/loss`` on a second hold-out where the trainer may stop early. ``feasible``: the projection of the
     hyperparameters on their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``:
-    "float64" or "float32". ``figures``: {name: function(result) -> matplotlib figure}.
+    "float64" or "float32". ``figures``: {name: function(result) -> matplotlib figure}. ``baselines() -> {name: number}``:
+    what simpler methods reach on the same data, computed once at the end of a run, for its summary.
     """
 
     inner: InnerProblem
@@ -52,6 +58,7 @@ class Task:
     warm_start: bool = True
     precision: str = "float64"
     figures: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    baselines: Callable[[], dict[str, Any]] = no_baselines
     name: str = "task"
 
     def __post_init__(self) -> None:
