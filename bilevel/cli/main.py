@@ -1,0 +1,69 @@
+"""The entry point: composes the settings, runs, and ends with one sentence and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from bilevel.cli.arguments import COMMANDS, translate
+from bilevel.cli.sentences import SettingsError, Told, sentence
+from bilevel.cli.settings import check_settings
+
+FAILURE, WRONG_SETTINGS, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """What the command ``bilevel`` runs. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C)."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        sys.argv.append("debug=true")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
+    sys.path.insert(0, os.getcwd())  # as `python -m` does: modules beside the user's data are found
+    try:
+        sys.argv[1:] = translate(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
+    except Told:
+        sys.exit(FAILURE)
+    except Exception as error:
+        if "debug=true" in sys.argv:
+            raise
+        print(f"bilevel: {sentence(error)}", file=sys.stderr)
+        sys.exit(WRONG_SETTINGS)
+
+
+def configs() -> Path:
+    """The folder of settings: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+
+
+def job(config: DictConfig) -> Any:
+    """One run, alone or in a sweep. Hydra calls it with the composed settings."""
+    try:
+        check_settings(config)
+        module, _, name = COMMANDS[config.command].partition(":")
+        return getattr(importlib.import_module(module), name)(config)
+    except KeyboardInterrupt as interrupt:
+        tell(f"{interrupt}".strip() or "interrupted")
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        if config.debug:
+            raise
+        tell(sentence(error))
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise Told from None  # the other runs of the sweep go on
+        raise SystemExit(WRONG_SETTINGS if isinstance(error, SettingsError) else FAILURE) from None
+
+
+def tell(text: str) -> None:
+    """One line on stderr; in a sweep with what sets this run apart."""
+    context = HydraConfig.get()
+    which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else ""
+    print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,102 @@
+"""Every way to fail as one sentence that names cause and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be run; the message is one sentence with the remedy."""
+
+
+class Told(Exception):
+    """A failure of one run of a sweep, which was told when it happened."""
+
+
+def sentence(error: BaseException) -> str:
+    """What to print for an error: one line."""
+    while not str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    for kind, phrase in PHRASES.items():
+        if isinstance(error, kind):
+            return one_line(phrase(error))
+    known = isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("bilevel")
+    return one_line(str(error) if known and str(error) else f"{type(error).__name__}: {error}")
+
+
+def missing_choice(error: BaseException) -> str:
+    """Hydra names the file that it did not find, as group/option."""
+    assert isinstance(error, MissingConfigException)
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = [name for name in error.options or () if not name.startswith("_")]
+    if not group or not options:
+        return str(error)
+    return f"{group}={option}: there is no such {group}{nearest(option, options)}; choose one of {', '.join(options)}."
+
+
+def bad_override(error: BaseException) -> str:
+    """An override of what is not there: Hydra gives the key, its cause the siblings."""
+    key = re.search(r"Could not override '([^']+)'", str(error))
+    if key is None:
+        return str(error)
+    return (
+        f"There is no setting {key[1]}: `bilevel --cfg job` prints all that there are with the chosen task and engine "
+        f"(a setting of your own is added by +{key[1]}=VALUE)."
+    )
+
+
+def failed_call(error: BaseException) -> str:
+    """What a `_target_` raised, with the group it stands in."""
+    cause = error.__cause__
+    place = re.search(r"full_key: (\S+)", str(error))
+    where = f"{place[1]}: " if place else ""
+    if cause is None or isinstance(cause, ImportError | AttributeError):
+        target = re.search(r"Error (?:locating target|loading) '([^']+)'", str(error))
+        if target:
+            return (
+                f"{where}there is no function {target[1]} to be imported; a module of your own must lie in the folder "
+                "where bilevel is started, or on PYTHONPATH."
+            )
+    if isinstance(cause, InstantiationException):
+        return failed_call(cause)
+    if isinstance(cause, ValueError | OSError):
+        return sentence(cause)
+    return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
+
+
+def missing_value(error: BaseException) -> str:
+    key = getattr(error, "full_key", None)
+    return f"{key}=VALUE is needed: it has no default."
+
+
+PHRASES = {
+    MissingConfigException: missing_choice,
+    ConfigCompositionException: bad_override,
+    InstantiationException: failed_call,
+    MissingMandatoryValue: missing_value,
+    OmegaConfBaseException: str,
+}
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A guess at what was meant: ", did you mean X?"; nothing where nothing is near.
+
+    >>> nearest("rigde", ["lasso", "ridge"])
+    ' (did you mean ridge?)'
+    """
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks.
+
+    >>> one_line("a\\n  b\\n\\nc.")
+    'a b c.'
+    """
+    return " ".join(text.split())

@@ -1,0 +1,59 @@
+"""Checks of the composed settings, before anything is computed: a value keeps the kind of its default."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from bilevel.cli.sentences import SettingsError
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+POSITIVE = ("optimizer.learning_rate", "trainer.steps", "trainer.checkpoint_every")
+
+
+def check_settings(config: DictConfig) -> None:
+    """Raises `SettingsError` for values of another kind than their default, and a data folder that is not there."""
+    hydra = HydraConfig.get()
+    given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    chosen = [one for one in given if one.key_or_group in hydra.runtime.choices]
+    defaults = compose(hydra.job.config_name, [str(one.input_line) for one in chosen], return_hydra_config=False)
+    for one in given:
+        if one not in chosen and not one.is_delete() and not one.is_add():
+            key = one.key_or_group
+            default = OmegaConf.select(defaults, key, throw_on_missing=False)
+            check_kind(key, OmegaConf.select(config, key), default)
+    for key in POSITIVE:
+        value = OmegaConf.select(config, key)
+        if value is not None and not value > 0:
+            raise SettingsError(f"{key}={value}: it must be positive.")
+    root = config.data.root
+    if root and not Path(root).expanduser().is_dir():
+        raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")
+
+
+def check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuses ``value`` where ``default`` is of another kind; anything goes where the default says nothing.
+
+    >>> check_kind("trainer.steps", 50, 100)
+    >>> check_kind("trainer.steps", "many", 100)
+    Traceback (most recent call last):
+    bilevel.cli.sentences.SettingsError: trainer.steps=many: a whole number is needed, as in trainer.steps=100.
+    """
+    if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
+        raise SettingsError(f"{key}={value}: {key} is a group of settings; set one of {', '.join(map(str, default))}.")
+    if isinstance(default, ListConfig) and not isinstance(value, ListConfig):
+        raise SettingsError(f"{key}={value}: a list is needed, as in {key}=[a,b].")
+    kind = type(default)
+    if kind not in KINDS:
+        return
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
+    if not fits:
+        raise SettingsError(f"{key}={value}: {KINDS[kind]} is needed, as in {key}={str(default).lower()}.")
+    if isinstance(value, float) and math.isnan(value):
+        raise SettingsError(f"{key}={value}: a number is needed, as in {key}={default}.")
