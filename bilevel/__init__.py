@@ -28,7 +28,7 @@ _HOME = {
     "bilevel.hypergradients": ("hypergradient",),
     "bilevel.trainer": ("Trainer", "Result"),
 }  # fmt: skip
-_MODULES = ("optimality", "projections", "prox", "cones", "data", "tasks", "linear_solve", "solvers", "engines", "implicit")
+_MODULES = ("optimality", "projections", "prox", "cones", "data", "tasks", "loggers", "linear_solve", "solvers", "engines", "implicit")
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted([*_OWNER, *_MODULES])  # noqa: PLE0605
