@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.linear_solve import tree
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator, materialize
-from bilevel.linear_solve.refine import attainable, judge, scaled_back
+from bilevel.linear_solve.refine import attainable, damped_code, judge, scaled_back, true_residual
 from bilevel.status import Code
 from bilevel.typing import LinearMap, PyTree, Scalar
 
@@ -51,13 +51,11 @@ class Dense(LinearSolver):
         target = attainable(self.tol, rhs)
         solution, factorizations = solve_dense(matrix, flat, operator, target)
         value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution))
-        residual = tree.norm(tree.minus(rhs, tree.apply(operator, value, operator.owner)))
-        residual = jnp.where(jnp.linalg.norm(flat) == 0, 0, residual)
-        image = jnp.linalg.norm(matrix) * jnp.linalg.norm(solution)
-        exact = judge(residual, target, image, Code.singular, rhs)
-        damped = judge(jnp.linalg.norm(matrix @ solution - flat), target, image, Code.singular, rhs)
-        code = jnp.where((self.damping > 0) & (damped <= Code.stalled), jnp.minimum(exact, Code.truncated), exact)
-        return scaled_back(value, scales, residual, flat.size + 1, code, factorizations)
+        residual = true_residual(operator, rhs, value)
+        scale = jnp.linalg.norm(matrix) * tree.norm(value)
+        solved = tree.norm(tree.plus(residual, -operator.sign * self.damping, value))
+        code = damped_code(judge(solved, target, scale, Code.singular, rhs), self.damping)
+        return scaled_back(value, scales, tree.norm(residual), flat.size + 1, code, factorizations)
 
 
 def solve_dense(

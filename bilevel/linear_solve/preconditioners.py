@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 
 import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from bilevel.linear_solve import tree
 from bilevel.linear_solve.base import Operator
-from bilevel.typing import LinearMap, PyTree
+from bilevel.linear_solve.nystrom import approximate, regularized_inverse
+from bilevel.typing import LinearMap, PyTree, Scalar
 
 
 class Preconditioner(abc.ABC):
@@ -18,6 +23,13 @@ class Preconditioner(abc.ABC):
     @abc.abstractmethod
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
         """The map r -> M r with M close to the inverse of A, and the number of products with A that it cost."""
+
+
+def prepared(
+    strategy: Preconditioner, given: LinearMap | None, operator: Operator, rhs: PyTree
+) -> tuple[LinearMap, int]:
+    """The preconditioner of one solve: the one given to the call, else the one of the strategy."""
+    return (given, 0) if given is not None else strategy.prepare(operator, tree.as_vector(rhs))
 
 
 @jax.tree_util.register_dataclass
@@ -29,10 +41,116 @@ class Identity(Preconditioner):
         return lambda residual: residual, 0
 
 
-def prepared(
-    strategy: Preconditioner, given: LinearMap | None, operator: Operator, rhs: PyTree
-) -> tuple[LinearMap, int]:
-    """The preconditioner of one solve: the one given to the call, else the one of the strategy."""
-    if given is not None:
-        return given, 0
-    return strategy.prepare(operator, tree.as_vector(rhs))
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Jacobi(Preconditioner):
+    """The inverse of the diagonal of A.
+
+    Exact for up to ``probes`` unknowns (one product for each); beyond, the mean of z * A z over ``probes`` vectors z of
+    random signs. Entries below ``floor`` times the largest, or of the wrong sign, are set to that.
+    Reference: Bekas, Kokiopoulou and Saad, 2007.
+
+    >>> import jax.numpy as jnp
+    >>> precondition, products = Jacobi().prepare(Operator(lambda x: jnp.array([2.0, 4.0]) * x), jnp.ones(2))
+    >>> precondition(jnp.ones(2)).tolist(), products
+    ([0.5, 0.25], 2)
+    """
+
+    floor: float = 1e-4
+    probes: int = field(default=32, metadata={"static": True})
+    seed: int = field(default=0, metadata={"static": True})
+
+    def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
+        flat, unravel = ravel_pytree(example)
+        exact = flat.size <= self.probes
+        signs = lambda: jax.random.rademacher(jax.random.key(self.seed), (self.probes, flat.size), flat.dtype)
+        rows = jnp.eye(flat.size, dtype=flat.dtype) if exact else signs()
+        products = jax.vmap(lambda row: row * ravel_pytree(tree.apply(operator, unravel(row), operator.owner))[0])(rows)
+        diagonal = jnp.sum(products, axis=0) if exact else jnp.mean(products, axis=0)
+        sign = operator.sign if operator.definite else jnp.where(jnp.sum(diagonal) < 0, -1, 1)
+        largest = jnp.max(jnp.abs(diagonal), initial=0)
+        entries = jnp.maximum(sign * diagonal, self.floor * jnp.where(largest == 0, 1, largest))
+        inverse = unravel(sign / entries)
+        return lambda residual: jax.tree.map(jnp.multiply, inverse, residual), len(rows)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RandomizedNystrom(Preconditioner):
+    """The inverse of the randomised Nystrom approximation of rank k; what lies outside it is scaled like its end.
+
+        M = U (L + rho)^{-1} U' + (I - U U') / (L_k + rho)
+
+    For ill-conditioned semidefinite systems with few large eigenvalues: k products once, in one batch, then as many
+    steps as the remaining spectrum asks for. Reference: Frangella, Tropp and Udell, 2023.
+
+    >>> import jax.numpy as jnp
+    >>> operator = Operator(lambda x: jnp.array([1.0, 1.0, 100.0]) * x)
+    >>> precondition, products = RandomizedNystrom(rank=2).prepare(operator, jnp.ones(3))
+    >>> products
+    2
+    """
+
+    rho: float = 0.0
+    rank: int = field(default=20, metadata={"static": True})
+    seed: int = field(default=0, metadata={"static": True})
+
+    def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
+        _, unravel = ravel_pytree(example)
+        vectors, values, definite = approximate(operator, example, self.rank, self.seed)
+        last = jnp.maximum(values[-1], values[0] * values.size * jnp.finfo(values.dtype).eps) + self.rho
+        usable = definite & (last > 0)  # else plain conjugate gradients, which will tell what is wrong
+        vectors, values = jnp.where(usable, vectors, 0), jnp.where(usable, jnp.maximum(values + self.rho, last), 1)
+        rest = jnp.where(usable, last, 1)
+
+        def precondition(residual: PyTree) -> PyTree:
+            return unravel(operator.sign * regularized_inverse(vectors, values, 0, rest, ravel_pytree(residual)[0]))
+
+        return precondition, values.size
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class LBFGSPairs(Preconditioner):
+    """The inverse that limited-memory BFGS builds from pairs y = A s, given as data: no products.
+
+    ``steps`` (s) and ``images`` (y) are pytrees like the unknown with a leading axis of pairs, oldest first: what an
+    inner L-BFGS solver has at hand. Pairs without curvature of the operator's sign (empty slots, for instance) are
+    left out, so M is definite. Reference: Nocedal, 1980.
+
+    >>> import jax.numpy as jnp
+    >>> pairs = LBFGSPairs(steps=jnp.eye(2), images=jnp.diag(jnp.array([2.0, 4.0])))
+    >>> precondition, products = pairs.prepare(Operator(lambda x: jnp.array([2.0, 4.0]) * x), jnp.ones(2))
+    >>> precondition(jnp.ones(2)).tolist(), products
+    ([0.5, 0.25], 0)
+    """
+
+    steps: PyTree
+    images: PyTree
+
+    def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
+        images = tree.scaled(jnp.asarray(operator.sign), self.images)
+        curvatures, squares = jax.vmap(tree.dot)(self.steps, images), jax.vmap(tree.dot)(images, images)
+        used = curvatures > tree.epsilon(example) * jnp.sqrt(squares * jax.vmap(tree.dot)(self.steps, self.steps))
+        inverses = jnp.where(used, 1 / jnp.where(used, curvatures, 1), 0)
+        scales = jnp.where(used, curvatures / jnp.where(squares == 0, 1, squares), 0)
+        newest = jnp.max(jnp.where(used, jnp.arange(used.size), -1), initial=-1)
+        scale = jnp.where(newest < 0, 1, scales[newest]) * operator.sign
+        pairs = (self.steps, images, inverses)
+        return functools.partial(_two_loops, pairs, scale), 0
+
+
+def _two_loops(pairs: tuple[PyTree, PyTree, jax.Array], scale: Scalar, residual: PyTree) -> PyTree:
+    def backward(vector: PyTree, pair: tuple[PyTree, PyTree, Scalar]) -> tuple[PyTree, Scalar]:
+        step, image, inverse = pair
+        weight = inverse * tree.dot(step, vector)
+        return tree.plus(vector, -weight, image), weight
+
+    def forward(vector: PyTree, slot: tuple[tuple[PyTree, PyTree, Scalar], Scalar]) -> tuple[PyTree, None]:
+        (step, image, inverse), weight = slot
+        return tree.plus(vector, weight - inverse * tree.dot(image, vector), step), None
+
+    vector, weights = lax.scan(backward, residual, pairs, reverse=True)
+    sign = jnp.sign(scale)
+    vector = tree.scaled(jnp.abs(scale), vector)
+    return tree.scaled(sign, lax.scan(forward, vector, (pairs, weights))[0])

@@ -104,7 +104,7 @@ def _start(operator: Operator, rhs: PyTree, init: PyTree, scales: tuple[Scalar, 
     state = _State(tree.zeros_like(rhs), rhs, length, infinity, count, count, count + Code.max_steps, zero)
     if init is None:
         return state
-    value = jax.tree.map(lambda b, x: (x / scales[0] / scales[1]).astype(b.dtype), rhs, tree.as_vector(init))
+    value = unscaled(init, scales, rhs)
     residual = tree.minus(rhs, tree.apply(operator, value, operator.owner))
     warm = tree.norm(residual)
     better = warm < length  # a start that is worse than zero, or is not finite, is not used
@@ -129,6 +129,23 @@ def judge(residual: Scalar, target: Scalar, image: Scalar, code: int | jax.Array
     code = jnp.where((residual <= floor) & ended, Code.stalled, code)
     code = jnp.where(residual <= target, Code.converged, code)
     return jnp.where(jnp.isfinite(residual), code, Code.nonfinite)
+
+
+def damped_code(code: jax.Array, damping: Scalar | float) -> jax.Array:
+    """What a solve of A + damping I is called, whose own code is ``code``: by design not a solution of A x = b."""
+    return jnp.where((jnp.asarray(damping) > 0) & (code <= Code.stalled), Code.truncated, code)
+
+
+def true_residual(operator: Operator, rhs: PyTree, value: PyTree) -> PyTree:
+    """b - A x; of b = 0, whose solution is x = 0 whatever A holds, zero."""
+    image = tree.apply(operator, value, operator.owner)
+    return tree.where(tree.norm(rhs) == 0, rhs, tree.minus(rhs, image))
+
+
+def unscaled(value: PyTree, scales: tuple[Scalar, Scalar], example: PyTree) -> PyTree:
+    """A solution in the scale of the normalised system, with the dtypes of ``example``."""
+    value = tree.as_vector(value)
+    return jax.tree.map(lambda b, x: (x / scales[0] / scales[1]).astype(b.dtype), example, value)
 
 
 def scaled_back(

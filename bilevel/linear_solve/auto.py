@@ -1,0 +1,81 @@
+"""The choice of a linear solver from what is known of the system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+
+from bilevel.linear_solve import tree
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
+from bilevel.linear_solve.cg import CG
+from bilevel.linear_solve.dense import Dense
+from bilevel.linear_solve.gmres import GMRES
+from bilevel.linear_solve.minres import MINRES
+from bilevel.typing import LinearMap, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AutoLinear(LinearSolver):
+    """Chooses from the size of the system and the facts of its operator, when it is traced.
+
+    ======================================  =====================================================================
+    up to ``dense`` unknowns                `Dense`: n products in one batch and a factorisation, at any condition
+    symmetric and definite                  `CG`
+    symmetric, not known to be definite     `MINRES`
+    anything else                           `GMRES`
+    ======================================  =====================================================================
+
+    `explain` says what it chose, and why.
+
+    >>> import jax.numpy as jnp
+    >>> print(AutoLinear().explain(Operator(lambda x: 2.0 * x, symmetric=True, definite=True), jnp.ones(1000)))
+    CG(tol=1e-10, max_steps=1000): the system is symmetric and definite, and its 1000 unknowns are more than the 512 up
+    to which a dense factorisation is preferred.
+    """
+
+    tol: float = 1e-10
+    max_steps: int = field(default=1000, metadata={"static": True})
+    dense: int = field(default=512, metadata={"static": True})
+
+    def __call__(
+        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
+    ) -> LinearSolution:
+        operator = as_operator(operator)
+        return self.choose(operator, rhs)(operator, rhs, init, preconditioner)
+
+    def choose(self, operator: Operator | LinearMap, example: PyTree) -> LinearSolver:
+        """The solver for this operator; ``example`` has the shapes of x."""
+        operator = as_operator(operator)
+        if tree.size(tree.as_vector(example)) <= self.dense:
+            return Dense(tol=self.tol)
+        if operator.symmetric and operator.definite:
+            return CG(self.tol, self.max_steps)
+        return MINRES(self.tol, self.max_steps) if operator.symmetric else GMRES(self.tol, self.max_steps)
+
+    def explain(self, operator: Operator | LinearMap, example: PyTree) -> str:
+        """What was chosen for this operator, and why, in a sentence."""
+        operator, unknowns = as_operator(operator), tree.size(tree.as_vector(example))
+        chosen = self.choose(operator, example)
+        if unknowns <= self.dense:
+            how = _factorization(operator)
+            return (
+                f"Dense(tol={self.tol:g}): {unknowns} unknowns are at most {self.dense}, so the matrix is built; {how}."
+            )
+        if not operator.symmetric:
+            fact = "not known to be symmetric" if operator.symmetric is None else "not symmetric"
+        else:
+            fact = "symmetric and definite" if operator.definite else "symmetric, but not known to be definite"
+        return (
+            f"{type(chosen).__name__}(tol={self.tol:g}, max_steps={self.max_steps}): the system is {fact}, and its "
+            f"{unknowns} unknowns are more than the {self.dense} up to which a dense factorisation is preferred."
+        )
+
+
+def _factorization(operator: Operator) -> str:
+    if operator.singular:
+        return "it may be singular, so the solution of least norm is taken"
+    if operator.symmetric and operator.definite:
+        return "it is symmetric and definite, so Cholesky's factorisation is taken"
+    return "nothing allows Cholesky's factorisation, so LU is taken, and the solution of least norm if that breaks down"

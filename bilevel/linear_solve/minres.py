@@ -1,0 +1,159 @@
+"""Minimal residuals for symmetric systems."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bilevel.linear_solve import tree
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
+from bilevel.linear_solve.preconditioners import Identity, Preconditioner, prepared
+from bilevel.linear_solve.refine import Advance, refine
+from bilevel.status import Code
+from bilevel.typing import LinearMap, PyTree, Scalar
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MINRES(LinearSolver):
+    """MINRES for a symmetric A, definite or not: x minimises || b - A x || over the Krylov space.
+
+    Lanczos' three-term recurrence, triangularised by plane rotations as it goes: one product and seven vectors.
+    Singular but consistent systems get their solution of least norm; inconsistent ones end ``singular`` (when
+    || A r || is negligible and r is not) with a solution of least squares. A preconditioner must be definite.
+    ``tol`` is relative to the right-hand side (never below 10 eps). Raises ValueError for a system declared not
+    symmetric. Reference: Paige and Saunders, 1975.
+
+    >>> import jax.numpy as jnp
+    >>> solution = MINRES()(lambda x: jnp.array([2.0, -1.0]) * x, jnp.array([4.0, 3.0]))
+    >>> solution.value.round(6).tolist(), solution.status.name, int(solution.products)
+    ([2.0, -3.0], 'converged', 3)
+    """
+
+    tol: float = 1e-10
+    max_steps: int = field(default=1000, metadata={"static": True})
+    preconditioner: Preconditioner = Identity()
+
+    needs_symmetric: ClassVar[bool] = True
+
+    def __call__(
+        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
+    ) -> LinearSolution:
+        operator = as_operator(operator)
+        self.refuse(operator)
+        precondition, products = prepared(self.preconditioner, preconditioner, operator, rhs)
+        advance = functools.partial(minimal_residuals, operator, precondition)
+        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps)
+        return solution._replace(products=solution.products + products)
+
+
+class _State(NamedTuple):
+    value: PyTree
+    lanczos: PyTree  # r_k, the unscaled Lanczos vector
+    before: PyTree  # r_{k-1}
+    image: PyTree  # M r_k
+    search: PyTree  # w_k
+    search_before: PyTree  # w_{k-1}
+    beta: Scalar  # sqrt(r_k' M r_k)
+    beta_before: Scalar
+    cosine: Scalar
+    sine: Scalar
+    dbar: Scalar  # entry above the diagonal, before this rotation
+    epsilon: Scalar  # entry two above the diagonal
+    length: Scalar  # norm of the residual (in the norm of M)
+    norm: Scalar  # the largest |v'Av| / v'v
+    column: Scalar  # the largest column of the tridiagonal matrix
+    steps: jax.Array
+    code: jax.Array
+
+
+def minimal_residuals(
+    operator: Operator, precondition: LinearMap, rhs: PyTree, target: Scalar, max_steps: jax.Array
+) -> Advance:
+    """One run from zero, until the residual of the recurrence is ``target`` times that of the start."""
+    roundoff = 10 * tree.epsilon(rhs)
+    sign = jnp.where(tree.dot(rhs, precondition(rhs)) < 0, -1, 1)  # the inverse of -A serves as well
+
+    def inverse(residual: PyTree) -> tuple[PyTree, Scalar]:
+        image = tree.scaled(sign, precondition(residual))
+        return image, tree.dot(residual, image)
+
+    def running(state: _State) -> jax.Array:
+        return (state.code == Code.max_steps) & (state.steps < max_steps)
+
+    def step(state: _State) -> _State:
+        vector = tree.scaled(1 / state.beta, state.image)
+        image = tree.apply(operator, vector, operator.owner)
+        alpha, square = tree.dot(vector, image), tree.dot(vector, vector)
+        image = tree.plus(image, -state.beta / state.beta_before, state.before)
+        lanczos = tree.plus(image, -alpha / state.beta, state.lanczos)
+        image, beta_squared = inverse(lanczos)
+        beta = jnp.sqrt(jnp.maximum(beta_squared, 0) + 0 * beta_squared)  # keeps NaN
+        column = jnp.maximum(state.column, jnp.sqrt(alpha**2 + beta**2))
+
+        delta = state.cosine * state.dbar + state.sine * alpha
+        gbar = state.sine * state.dbar - state.cosine * alpha
+        dbar = -state.cosine * beta
+        optimal = jnp.hypot(gbar, dbar) <= roundoff * column  # || A r || / || r ||: no smaller residual exists
+        gamma = jnp.hypot(gbar, beta)
+        lost = gamma <= roundoff * column
+        divisor = jnp.where(lost, 1, gamma)
+        cosine, sine = jnp.where(lost, 1, gbar / divisor), jnp.where(lost, 0, beta / divisor)
+        rate = jnp.where(lost, 0, cosine * state.length)
+        length = jnp.where(lost, state.length, sine * state.length)
+        search = tree.plus(tree.plus(vector, -state.epsilon, state.search_before), -delta, state.search)
+        search = tree.scaled(1 / divisor, search)
+
+        code = jnp.where(optimal | lost | (beta <= roundoff * column), Code.singular, Code.max_steps)
+        code = jnp.where(beta_squared < -roundoff * column**2, Code.indefinite, code)
+        code = jnp.where(length <= target * start.length, Code.converged, code)
+        code = jnp.where(jnp.isfinite(length) & jnp.isfinite(beta), code, Code.nonfinite).astype(jnp.int32)
+        return _State(
+            tree.plus(state.value, rate, search),
+            lanczos,
+            state.lanczos,
+            image,
+            search,
+            state.search,
+            beta,
+            state.beta,
+            cosine,
+            sine,
+            dbar,
+            state.sine * beta,
+            length,
+            jnp.maximum(state.norm, jnp.abs(alpha) / square),
+            column,
+            state.steps + 1,
+            code,
+        )
+
+    image, square = inverse(rhs)
+    zeros, zero, steps = tree.zeros_like(rhs), jnp.zeros_like(square), jnp.zeros((), jnp.int32)
+    one, beta = zero + 1, jnp.sqrt(square)
+    start = _State(
+        value=zeros,
+        lanczos=rhs,
+        before=zeros,
+        image=image,
+        search=zeros,
+        search_before=zeros,
+        beta=beta,
+        beta_before=one,
+        cosine=-one,
+        sine=zero,
+        dbar=zero,
+        epsilon=zero,
+        length=beta,
+        norm=zero,
+        column=zero,
+        steps=steps,
+        code=steps + Code.max_steps,
+    )
+    end = lax.while_loop(running, step, start)
+    return Advance(end.value, end.steps, end.steps, end.code, end.norm)

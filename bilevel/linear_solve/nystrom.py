@@ -1,0 +1,88 @@
+"""The randomised Nystrom approximation of a semidefinite matrix, and its regularised inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bilevel.linear_solve import tree
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
+from bilevel.linear_solve.refine import scaled_back, true_residual
+from bilevel.status import Code
+from bilevel.typing import LinearMap, PyTree, Scalar
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Nystrom(LinearSolver):
+    """x = (A_k + rho I)^{-1} b with A_k the randomised Nystrom approximation of rank k: no iteration.
+
+        A_k = Y (S'Y)^+ Y' = U L U',   Y = A S,   x = U (L + rho)^{-1} U' b + (b - U U' b) / rho
+
+    with a Gaussian S of k = min(rank, n) columns drawn from ``seed``: k products, in one batch. For a symmetric
+    semidefinite A (of the sign that the operator declares) of low effective rank. The status is ``truncated``, and
+    the residual, of A itself, tells how good that was; an A of both signs is ``indefinite``, and x then NaN. ``init``
+    and ``preconditioner`` are accepted and not used. Raises ValueError for a system declared not symmetric.
+    References: Hataya and Yamada, 2023; Frangella, Tropp and Udell, 2023.
+
+    >>> import jax.numpy as jnp
+    >>> solution = Nystrom(rank=2, rho=1e-3)(lambda x: jnp.array([1.0, 4.0]) * x, jnp.array([1.001, 8.002]))
+    >>> solution.value.round(4).tolist(), solution.status.name, int(solution.products)
+    ([1.0, 2.0], 'truncated', 3)
+    """
+
+    rho: float = 1e-2
+    rank: int = field(default=20, metadata={"static": True})
+    seed: int = field(default=0, metadata={"static": True})
+
+    needs_symmetric: ClassVar[bool] = True
+
+    def __call__(
+        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
+    ) -> LinearSolution:
+        operator = as_operator(operator)
+        self.refuse(operator)
+        rhs, scales = tree.normalized(tree.as_vector(rhs))
+        flat, unravel = ravel_pytree(rhs)
+        vectors, values, definite = approximate(operator, rhs, self.rank, self.seed)
+        solution = operator.sign * regularized_inverse(vectors, values, self.rho, self.rho, flat)
+        spoiled = jnp.all(jnp.isfinite(vectors)) & ~definite
+        value = unravel(jnp.where(definite, solution, jnp.nan))
+        residual = tree.norm(true_residual(operator, rhs, value))
+        code = jnp.where(jnp.isfinite(residual), Code.truncated, jnp.where(spoiled, Code.indefinite, Code.nonfinite))
+        solution = scaled_back(value, scales, residual, vectors.shape[1] + 1, code, 1)
+        return solution
+
+
+def approximate(operator: Operator, example: PyTree, rank: int, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U (n, k), the eigenvalues L >= 0 (k,), decreasing, and whether sign * A was positive semidefinite on the sample.
+
+    The sketch is shifted by a multiple of the roundoff, which is taken off the eigenvalues again.
+    """
+    flat, unravel = ravel_pytree(example)
+    rank = min(rank, flat.size)
+    roundoff = jnp.finfo(flat.dtype).eps
+    sample = jax.random.normal(jax.random.key(seed), (flat.size, rank), flat.dtype)
+    sample = jnp.linalg.qr(sample)[0]
+    product = lambda column: ravel_pytree(tree.apply(operator, unravel(column), operator.owner))[0]
+    sketch = operator.sign * jax.vmap(product, in_axes=1, out_axes=1)(sample)
+    shift = roundoff * flat.size**0.5 * jnp.linalg.norm(sketch)
+    sketch = sketch + shift * sample
+    core = sample.T @ sketch
+    weights, directions = jnp.linalg.eigh((core + core.T) / 2)
+    smallest = 10 * roundoff * rank**0.5 * jnp.max(jnp.abs(weights), initial=0)
+    kept = weights > 0
+    roots = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, weights, 1)), 0)
+    vectors, values, _ = jnp.linalg.svd((sketch @ directions) * roots, full_matrices=False)
+    definite = jnp.all(weights >= -jnp.maximum(smallest, shift))
+    return vectors, jnp.maximum(values**2 - shift, 0), definite
+
+
+def regularized_inverse(vectors: jax.Array, values: jax.Array, rho: Scalar, rest: Scalar, rhs: jax.Array) -> jax.Array:
+    """U (L + rho)^{-1} U' b + (I - U U') b / rest."""
+    inside = vectors.T @ rhs
+    return vectors @ (inside / (values + rho)) + (rhs - vectors @ inside) / rest
