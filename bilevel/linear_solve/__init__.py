@@ -1,7 +1,7 @@
 """Linear solves: one interface, pytrees throughout, and a status that comes from the recomputed residual."""
 
 from bilevel.linear_solve.auto import AutoLinear
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator, materialize
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator, materialize
 from bilevel.linear_solve.bicgstab import BiCGStab
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.damped import Damped
@@ -32,6 +32,7 @@ __all__ = [
     "Nystrom",
     "Operator",
     "Preconditioner",
+    "Prepared",
     "RandomizedNystrom",
     "as_operator",
     "check_symmetric",

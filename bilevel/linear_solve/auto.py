@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax
 
 from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.dense import Dense
 from bilevel.linear_solve.gmres import GMRES
@@ -44,6 +44,14 @@ class AutoLinear(LinearSolver):
     ) -> LinearSolution:
         operator = as_operator(operator)
         return self.choose(operator, rhs)(operator, rhs, init, preconditioner)
+
+    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
+        """What was chosen, prepared."""
+        return self.choose(operator, example).prepare(operator, example)
+
+    def prepare_both(self, operator: Operator, example: PyTree) -> tuple[Prepared, Prepared]:
+        """What was chosen, prepared for A and A'."""
+        return self.choose(operator, example).prepare_both(operator, example)
 
     def choose(self, operator: Operator | LinearMap, example: PyTree) -> LinearSolver:
         """The solver for this operator; ``example`` has the shapes of x."""

@@ -54,6 +54,14 @@ class LinearSolution(NamedTuple):
     factorizations: jax.Array | int = 0
 
 
+class Prepared(NamedTuple):
+    """A solver with an operator put in: what all right-hand sides share has been done, at the cost stated."""
+
+    solve: Callable[..., LinearSolution]  # (rhs, init=None, tol=None) -> solution; its own products and factorisations
+    products: jax.Array | int = 0
+    factorizations: jax.Array | int = 0
+
+
 class LinearSolver(abc.ABC):
     """A way to solve A x = b. Abstract; the subclasses are final frozen dataclasses, registered as pytrees whose
     leaves are the tolerances (traced: changing one compiles nothing again)."""
@@ -66,6 +74,20 @@ class LinearSolver(abc.ABC):
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
     ) -> LinearSolution:
         """Solves A x = rhs, from ``init`` (zeros if None); ``preconditioner`` approximates the inverse of A."""
+
+    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
+        """The solver for several right-hand sides with the shapes of ``example``; factors and preconditioners are
+        shared between them."""
+
+        def solve(rhs: PyTree, init: PyTree = None, tol: float | jax.Array | None = None) -> LinearSolution:
+            return (self if tol is None else self.with_tol(tol))(operator, rhs, init)
+
+        return Prepared(solve)
+
+    def prepare_both(self, operator: Operator, example: PyTree) -> tuple[Prepared, Prepared]:
+        """A and A' prepared; one and the same where A is symmetric."""
+        forward = self.prepare(operator, example)
+        return forward, forward if operator.symmetric else self.prepare(operator.transpose(example), example)
 
     def with_tol(self, tol: float | jax.Array) -> LinearSolver:
         """The same solver with another tolerance; itself where it has none (direct and truncated methods)."""

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
-from bilevel.linear_solve.preconditioners import Identity, Preconditioner, prepared
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
+from bilevel.linear_solve.preconditioners import Identity, Preconditioner, preconditioned, prepared
 from bilevel.linear_solve.refine import Advance, refine
 from bilevel.status import Code
 from bilevel.typing import LinearMap, PyTree, Scalar
@@ -47,6 +47,10 @@ class BiCGStab(LinearSolver):
         advance = functools.partial(stabilized_biconjugate_gradients, operator, precondition)
         solution = refine(advance, operator, rhs, init, self.tol, self.max_steps, 0.9)
         return solution._replace(products=solution.products + products)
+
+    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
+        """The preconditioner is set up once."""
+        return preconditioned(self, self.preconditioner, operator, example)
 
 
 class _State(NamedTuple):

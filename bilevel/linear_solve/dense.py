@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.custom_batching
@@ -12,7 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator, materialize
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator, materialize
 from bilevel.linear_solve.refine import attainable, damped_code, judge, scaled_back, true_residual
 from bilevel.status import Code
 from bilevel.typing import LinearMap, PyTree, Scalar
@@ -43,53 +45,109 @@ class Dense(LinearSolver):
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
     ) -> LinearSolution:
-        operator = as_operator(operator)
-        rhs, scales = tree.normalized(tree.as_vector(rhs))
-        flat, unravel = ravel_pytree(rhs)
-        matrix, _ = materialize(lambda x: tree.apply(operator, x, operator.owner), rhs)
-        matrix = matrix + operator.sign * self.damping * jnp.eye(flat.size, dtype=matrix.dtype)
-        target = attainable(self.tol, rhs)
-        solution, factorizations = solve_dense(matrix, flat, operator, target)
-        value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution))
-        residual = true_residual(operator, rhs, value)
-        scale = jnp.linalg.norm(matrix) * tree.norm(value)
-        solved = tree.norm(tree.plus(residual, -operator.sign * self.damping, value))
-        code = damped_code(judge(solved, target, scale, Code.singular, rhs), self.damping)
-        return scaled_back(value, scales, tree.norm(residual), flat.size + 1, code, factorizations)
+        prepared = self.prepare(as_operator(operator), tree.as_vector(rhs))
+        solution = prepared.solve(rhs)
+        return solution._replace(
+            products=solution.products + prepared.products,
+            factorizations=solution.factorizations + prepared.factorizations,
+        )
+
+    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
+        """A and its factor, made once: further right-hand sides cost a product each, for the residual."""
+        return self._prepared(operator, self._matrix(operator, example), example)
+
+    def prepare_both(self, operator: Operator, example: PyTree) -> tuple[Prepared, Prepared]:
+        """A and A' prepared from one matrix, one factor each."""
+        matrix = self._matrix(operator, example)
+        forward = self._prepared(operator, matrix, example)
+        if operator.symmetric:
+            return forward, forward
+        return forward, self._prepared(operator.transpose(example), matrix.T, example)._replace(products=0)
+
+    def _matrix(self, operator: Operator, example: PyTree) -> jax.Array:
+        matrix, _ = materialize(lambda x: tree.apply(operator, x, operator.owner), tree.as_vector(example))
+        return matrix + operator.sign * self.damping * jnp.eye(len(matrix), dtype=matrix.dtype)
+
+    def _prepared(self, operator: Operator, matrix: jax.Array, example: PyTree) -> Prepared:
+        factored = factorize(matrix, operator)
+
+        def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
+            rhs, scales = tree.normalized(tree.as_vector(rhs))
+            flat, unravel = ravel_pytree(rhs)
+            target = attainable(self.tol if tol is None else tol, rhs)
+            solution, rescues = solve_factored(factored, matrix, flat, operator, target)
+            value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution))
+            residual = true_residual(operator, rhs, value)
+            scale = jnp.linalg.norm(matrix) * tree.norm(value)
+            solved = tree.norm(tree.plus(residual, -operator.sign * self.damping, value))
+            code = damped_code(judge(solved, target, scale, Code.singular, rhs), self.damping)
+            return scaled_back(value, scales, tree.norm(residual), 1, code, rescues)
+
+        return Prepared(solve, len(matrix), 1)
 
 
-def solve_dense(
-    matrix: jax.Array, rhs: jax.Array, operator: Operator, target: Scalar
-) -> tuple[jax.Array, int | jax.Array]:
-    """x with matrix x = rhs by the cheapest factorisation that the facts allow, and how many were made."""
+class Factored(NamedTuple):
+    """A factorised matrix: rhs -> solution, and whether a pivot was lost to rounding."""
+
+    solve: Callable[[jax.Array], jax.Array]
+    lost: jax.Array
+
+
+def factorize(matrix: jax.Array, operator: Operator) -> Factored:
+    """The cheapest factorisation that the facts allow; for a declared singular matrix the pseudo-inverse."""
     symmetric = bool(operator.symmetric)
     if operator.singular:
-        return least_norm(matrix, rhs, symmetric), 1
+        return Factored(pseudo_inverse(matrix, symmetric), jnp.zeros((), bool))
     if symmetric and operator.definite:
         factor = jnp.linalg.cholesky(operator.sign * matrix)
-        value = operator.sign * jax.scipy.linalg.cho_solve((factor, True), rhs)
         pivots = jnp.diagonal(factor) ** 2
+        solve = functools.partial(_signed_cholesky_solve, operator.sign, factor)
     else:
         factors = jax.scipy.linalg.lu_factor(matrix)
-        value, pivots = jax.scipy.linalg.lu_solve(factors, rhs), jnp.abs(jnp.diagonal(factors[0]))
-    lost = ~(jnp.min(pivots, initial=jnp.inf) > rhs.size * jnp.finfo(rhs.dtype).eps * jnp.max(pivots, initial=0))
-    failed = (lost | ~jnp.all(jnp.isfinite(value))) & jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(rhs))
-    rescue = _rescue(symmetric)
+        pivots = jnp.abs(jnp.diagonal(factors[0]))
+        solve = functools.partial(jax.scipy.linalg.lu_solve, factors)
+    smallest = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(pivots, initial=0)
+    return Factored(solve, ~(jnp.min(pivots, initial=jnp.inf) > smallest))
+
+
+def _signed_cholesky_solve(sign: int, factor: jax.Array, rhs: jax.Array) -> jax.Array:
+    return sign * jax.scipy.linalg.cho_solve((factor, True), rhs)
+
+
+def solve_factored(
+    factored: Factored, matrix: jax.Array, rhs: jax.Array, operator: Operator, target: Scalar
+) -> tuple[jax.Array, int | jax.Array]:
+    """x with matrix x = rhs, and how many further factorisations that took (0, or 1 where the factor failed)."""
+    value = factored.solve(rhs)
+    if operator.singular:
+        return value, 0
+    failed = factored.lost | ~jnp.all(jnp.isfinite(value))
+    failed &= jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(rhs))
+    rescue = _rescue(bool(operator.symmetric))
     value = rescue(failed[None], matrix[None], rhs[None], value[None], target[None])[0]
-    return value, 1 + failed.astype(jnp.int32)
+    return value, failed.astype(jnp.int32)
 
 
 def least_norm(matrix: jax.Array, rhs: jax.Array, symmetric: bool) -> jax.Array:
-    """The solution of least norm of min || matrix x - rhs ||; singular values below 10 sqrt(n) eps count as zero."""
+    """The solution of least norm of min || matrix x - rhs ||."""
+    return pseudo_inverse(matrix, symmetric)(rhs)
+
+
+def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> Callable[[jax.Array], jax.Array]:
+    """rhs -> the solution of least norm of min || matrix x - rhs ||; what is below 10 sqrt(n) eps counts as zero."""
     if symmetric:
         values, left = jnp.linalg.eigh((matrix + matrix.T) / 2)
         right = left.T
     else:
         left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     sizes = jnp.abs(values)
-    kept = sizes > 10 * rhs.size**0.5 * jnp.finfo(rhs.dtype).eps * jnp.max(sizes, initial=0)
-    weights = jnp.where(kept, (left.T @ rhs) / jnp.where(kept, values, 1), 0)
-    return right.T @ jnp.where(jnp.isnan(values), values, weights)
+    kept = sizes > 10 * len(matrix) ** 0.5 * jnp.finfo(matrix.dtype).eps * jnp.max(sizes, initial=0)
+
+    def solve(rhs: jax.Array) -> jax.Array:
+        weights = jnp.where(kept, (left.T @ rhs) / jnp.where(kept, values, 1), 0)
+        return right.T @ jnp.where(jnp.isnan(values), values, weights)
+
+    return solve
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
-from bilevel.linear_solve.preconditioners import Identity, Preconditioner, prepared
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
+from bilevel.linear_solve.preconditioners import Identity, Preconditioner, preconditioned, prepared
 from bilevel.linear_solve.refine import Advance, refine
 from bilevel.status import Code
 from bilevel.typing import LinearMap, PyTree, Scalar
@@ -52,6 +52,10 @@ class GMRES(LinearSolver):
         otherwise = Code.singular if full else Code.max_steps
         solution = refine(advance, operator, rhs, init, self.tol, self.max_steps, 0.999, otherwise)
         return solution._replace(products=solution.products + products)
+
+    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
+        """The preconditioner is set up once."""
+        return preconditioned(self, self.preconditioner, operator, example)
 
 
 class _State(NamedTuple):

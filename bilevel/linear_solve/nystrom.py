@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
 from bilevel.linear_solve.refine import scaled_back, true_residual
 from bilevel.status import Code
 from bilevel.typing import LinearMap, PyTree, Scalar
@@ -44,18 +44,27 @@ class Nystrom(LinearSolver):
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
     ) -> LinearSolution:
-        operator = as_operator(operator)
+        prepared = self.prepare(as_operator(operator), tree.as_vector(rhs))
+        solution = prepared.solve(rhs)
+        return solution._replace(products=solution.products + prepared.products, factorizations=1)
+
+    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
+        """The approximation, made once."""
         self.refuse(operator)
-        rhs, scales = tree.normalized(tree.as_vector(rhs))
-        flat, unravel = ravel_pytree(rhs)
-        vectors, values, definite = approximate(operator, rhs, self.rank, self.seed)
-        solution = operator.sign * regularized_inverse(vectors, values, self.rho, self.rho, flat)
+        vectors, values, definite = approximate(operator, tree.as_vector(example), self.rank, self.seed)
         spoiled = jnp.all(jnp.isfinite(vectors)) & ~definite
-        value = unravel(jnp.where(definite, solution, jnp.nan))
-        residual = tree.norm(true_residual(operator, rhs, value))
-        code = jnp.where(jnp.isfinite(residual), Code.truncated, jnp.where(spoiled, Code.indefinite, Code.nonfinite))
-        solution = scaled_back(value, scales, residual, vectors.shape[1] + 1, code, 1)
-        return solution
+
+        def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
+            rhs, scales = tree.normalized(tree.as_vector(rhs))
+            flat, unravel = ravel_pytree(rhs)
+            solution = operator.sign * regularized_inverse(vectors, values, self.rho, self.rho, flat)
+            value = unravel(jnp.where(definite, solution, jnp.nan))
+            residual = tree.norm(true_residual(operator, rhs, value))
+            failure = jnp.where(spoiled, Code.indefinite, Code.nonfinite)
+            code = jnp.where(jnp.isfinite(residual), Code.truncated, failure)
+            return scaled_back(value, scales, residual, 1, code)
+
+        return Prepared(solve, vectors.shape[1], 1)
 
 
 def approximate(operator: Operator, example: PyTree, rank: int, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:

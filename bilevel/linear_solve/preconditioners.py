@@ -12,7 +12,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import Operator
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared
 from bilevel.linear_solve.nystrom import approximate, regularized_inverse
 from bilevel.typing import LinearMap, PyTree, Scalar
 
@@ -30,6 +30,16 @@ def prepared(
 ) -> tuple[LinearMap, int]:
     """The preconditioner of one solve: the one given to the call, else the one of the strategy."""
     return (given, 0) if given is not None else strategy.prepare(operator, tree.as_vector(rhs))
+
+
+def preconditioned(solver: LinearSolver, strategy: Preconditioner, operator: Operator, example: PyTree) -> Prepared:
+    """A solver for several right-hand sides that share one preconditioner."""
+    precondition, products = strategy.prepare(operator, tree.as_vector(example))
+
+    def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
+        return (solver if tol is None else solver.with_tol(tol))(operator, rhs, init, precondition)
+
+    return Prepared(solve, products)
 
 
 @jax.tree_util.register_dataclass
