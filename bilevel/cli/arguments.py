@@ -14,23 +14,38 @@ COMMANDS = {
 }
 
 
-def translate(arguments: list[str]) -> list[str]:
-    """The arguments as Hydra takes them.
+TAKES_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")
 
-    >>> translate(["task._target_=mine.task", "task.alpha=0.5"])
-    ['task=own', 'task._target_=mine.task', '++task.alpha=0.5']
+
+def translate(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra takes them: flags first, then overrides.
+
+    >>> translate(["task._target_=mine.task", "-m", "task.alpha=0.5,1"])
+    ['-m', 'task=own', 'task._target_=mine.task', '++task.alpha=0.5,1']
     >>> translate(["command=data"])
     ['command=data', 'hydra.run.dir=.', 'hydra.output_subdir=null']
     """
-    command = value_of(arguments, "command") or "train"
+    flags, overrides = separated(arguments)
+    command = value_of(overrides, "command") or "train"
     if command not in COMMANDS:
         raise SettingsError(f"command={command}: there is no such command; choose one of {', '.join(COMMANDS)}.")
-    directory = value_of(arguments, "resume")
+    directory = value_of(overrides, "resume")
     if directory not in (None, "", "null"):
-        return resumed(arguments, Path(directory).expanduser())
+        return resumed(flags, overrides, Path(directory).expanduser())
     if command != "train":
-        arguments = [*arguments, "hydra.run.dir=.", "hydra.output_subdir=null"]
-    return own_task(arguments)
+        overrides = [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null"]
+    return [*flags, *own_task(overrides)]
+
+
+def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Flags (with their values) and overrides: argparse does not take the two mixed."""
+    before = ["", *arguments]
+    is_override = [
+        not word.startswith("-") and ("=" in word or word.startswith("~")) and last not in TAKES_VALUE
+        for last, word in zip(before, arguments, strict=False)
+    ]
+    flags = [word for word, override in zip(arguments, is_override, strict=True) if not override]
+    return flags, [word for word, override in zip(arguments, is_override, strict=True) if override]
 
 
 def value_of(arguments: list[str], name: str) -> str | None:
@@ -46,21 +61,22 @@ def own_task(arguments: list[str]) -> list[str]:
     return ["task=own", *(re.sub(r"^\+?task\.(?!_target_=)(?=[^=]*=)", "++task.", word) for word in arguments)]
 
 
-def resumed(arguments: list[str], directory: Path) -> list[str]:
+def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str]:
     """The arguments that compose the settings recorded in ``directory`` again, and write there."""
     recorded = directory.absolute() / ".hydra"
     if not (recorded / "config.yaml").is_file():
         raise SettingsError(
             f"resume={directory}: no run is recorded there ({directory / '.hydra' / 'config.yaml'} is missing)."
         )
-    if {"-m", "--multirun"} & set(arguments):
+    if {"-m", "--multirun"} & set(flags):
         raise SettingsError("resume=DIR goes on with one run: leave out --multirun.")
-    others = [argument for argument in arguments if not argument.startswith("resume=")]
+    place = quoted(directory.absolute())
     return [
-        *others,
-        *(f"--config-path={recorded}", "--config-name=config", f"resume={quoted(directory.absolute())}"),
-        *(f"hydra.run.dir={quoted(directory.absolute())}", "hydra.output_subdir=null"),
-        *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra.job_logging.root.level=WARNING"),
+        *(*flags, f"--config-path={recorded}", "--config-name=config"),
+        *(override for override in overrides if not override.startswith("resume=")),
+        *(f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null"),
+        *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
+        *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
     ]
 
 

@@ -6,7 +6,12 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
@@ -34,9 +39,10 @@ def missing_choice(error: BaseException) -> str:
     assert isinstance(error, MissingConfigException)
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = [name for name in error.options or () if not name.startswith("_")]
-    if not group or not options:
+    if not group:
         return str(error)
-    return f"{group}={option}: there is no such {group}{nearest(option, options)}; choose one of {', '.join(options)}."
+    choose = f"choose one of {', '.join(options)}" if options else f"`bilevel --help` lists what there is in {group}"
+    return f"{group}={option}: there is no such {group}{nearest(option, options)}; {choose}."
 
 
 def bad_override(error: BaseException) -> str:
@@ -48,6 +54,12 @@ def bad_override(error: BaseException) -> str:
         f"There is no setting {key[1]}: `bilevel --cfg job` prints all that there are with the chosen task and engine "
         f"(a setting of your own is added by +{key[1]}=VALUE)."
     )
+
+
+def unreadable(error: BaseException) -> str:
+    """An override that Hydra's grammar does not accept."""
+    override = getattr(error, "override", None)
+    return f"{override}: this is not of the form NAME=VALUE; values with special characters need quotes, NAME='VALUE'."
 
 
 def failed_call(error: BaseException) -> str:
@@ -76,6 +88,7 @@ def missing_value(error: BaseException) -> str:
 
 PHRASES = {
     MissingConfigException: missing_choice,
+    OverrideParseException: unreadable,
     ConfigCompositionException: bad_override,
     InstantiationException: failed_call,
     MissingMandatoryValue: missing_value,

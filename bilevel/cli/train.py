@@ -49,6 +49,7 @@ def build(config: DictConfig) -> tuple[Task, Trainer]:
     """Task and trainer from their settings; nothing is compiled here."""
     with jax.enable_x64(PRECISIONS.get(config.task.get("precision", "float64"), True)):
         task = made(config, "task", Task)
+        task = task if task.name != Task.name else replace(task, name=name_of(config))
         if config.get("solver"):
             task = replace(task, inner=task.inner.with_solver(instantiate(config.solver)))
         loggers = [*([Console()] if config.progress else []), *([instantiate(config.logger)] if config.logger else [])]
@@ -69,6 +70,12 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
             f"{group}._target_={target} gives a {type(thing).__name__}; {group} needs a {kind.__name__}."
         )
     return thing
+
+
+def name_of(config: DictConfig) -> str:
+    """What to call a task that has no name of its own: as its settings are called, else as its function."""
+    choice = HydraConfig.get().runtime.choices.get("task", "own")
+    return config.task._target_.rpartition(".")[2] if choice == "own" else choice
 
 
 def use_compilation_cache(folder: str | None) -> None:

@@ -1,0 +1,179 @@
+"""What a user sees: answers within a second, one sentence for each mistake, an exit code that tells."""
+
+import json
+import re
+import resource
+
+import pytest
+
+from bilevel.loggers import read_json_lines
+
+MINE = ("task._target_=mine.shrinkage", "trainer.steps=3")
+
+
+def seconds_of(action):
+    """Processor time of the processes that an action starts."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = action()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return result, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--cfg", "job"), ("--cfg", "job", "task=own"), ("--info", "searchpath")]
+)
+def test_questions_are_answered_within_a_second(bilevel, arguments):
+    done, seconds = seconds_of(lambda: bilevel(*arguments))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert seconds < 1.0
+
+
+def test_help_names_every_group_and_its_options(bilevel):
+    text = bilevel("--help").stdout
+    for line in (
+        "engine: forward, implicit, ",
+        "logger: console, jsonl, none, wandb",
+        "optimizer: adam, sgd",
+        "task: ",
+    ):
+        assert line in text
+
+
+WRONG = {
+    "task=nope": r"task=nope: there is no such task; choose one of",
+    "task=hypercleen": r"did you mean hyperclean\?",
+    "engine=nope": "engine=nope: there is no such engine",
+    "optimizer=nope": "optimizer=nope: there is no such optimizer",
+    "logger=nope": "logger=nope: there is no such logger",
+    "experiment=nope": "experiment=nope: there is no such experiment",
+    "command=nope": "command=nope: there is no such command; choose one of train",
+    "trainer.nope=1": "There is no setting trainer.nope",
+    "nope=1": "nope",
+    "trainer.steps=many": "trainer.steps=many: a whole number is needed, as in trainer.steps=",
+    "trainer.steps=1.5": "trainer.steps=1.5: a whole number is needed",
+    "trainer.steps=true": "trainer.steps=True: a whole number is needed",
+    "trainer.steps=-1": "trainer.steps=-1: it must be positive",
+    "trainer.steps=[": "trainer.steps",
+    "trainer=3": "must be a string",
+    "optimizer.learning_rate=fast": "optimizer.learning_rate=fast: a number is needed",
+    "optimizer.learning_rate=nan": "optimizer.learning_rate",
+    "optimizer.learning_rate=-0.1": "optimizer.learning_rate=-0.1: it must be positive",
+    "progress=3": "progress=3: true or false is needed",
+    "seed=x": "seed=x: a whole number is needed",
+    "data.root=/no/such/folder": "data.root=/no/such/folder: there is no such folder",
+    "resume=/no/such/folder": "resume=/no/such/folder: no run is recorded there",
+    "task._target_=no.such.function": "there is no function no.such.function",
+    "task._target_=mine.no_such": "there is no function mine.no_such",
+    "task._target_=mine.no_task": r"task._target_=mine.no_task gives a int; task needs a Task\.",
+    "task._target_=mine.broken": "ZeroDivisionError: one over zero",
+    "task=own": r"task._target_=VALUE is needed",
+    "task.fraction=1.5": "fraction",
+    "task.data=nope": "no data set 'nope'",
+    "task.precision=float16": "precision='float16'",
+    "engine.on_failure=shrug": "on_failure='shrug'",
+    "--config-dir=nowhere": "nowhere",
+    "--no-such-flag": "--no-such-flag",
+}
+
+
+@pytest.mark.parametrize("argument", WRONG)
+def test_a_mistake_ends_with_one_sentence(bilevel, folder, argument):
+    done, seconds = seconds_of(lambda: bilevel(argument))
+    assert done.returncode not in (0, None)
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 or argument == "--no-such-flag", done.stderr  # argparse prints the usage as well
+    assert re.search(WRONG[argument], lines[-1]), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(folder.glob("outputs/**/metrics.jsonl"))
+    assert seconds < 8.0  # nothing was compiled
+
+
+def test_debug_shows_the_traceback(bilevel):
+    for done in (bilevel("trainer.steps=0", "debug=true"), bilevel("trainer.steps=0", HYDRA_FULL_ERROR="1")):
+        assert done.returncode != 0
+        assert "Traceback" in done.stderr
+
+
+def test_a_task_of_the_users_own(bilevel, folder):
+    done = bilevel(*MINE, "task.features=6")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    run = folder / done.stdout.strip()
+    assert len(read_json_lines(run / "metrics.jsonl")) == 3
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["task"] == "shrinkage"
+    assert summary["steps"] == 3
+    assert {path.name for path in (run / "figures").iterdir()} == {"training.png", "hyperparameters.png"}
+    assert (run / "result.npz").exists()
+    assert "features: 6" in (run / ".hydra/config.yaml").read_text()
+
+
+def test_settings_of_the_users_own(bilevel, folder):
+    (folder / "settings/task").mkdir(parents=True)
+    (folder / "settings/task/mine.yaml").write_text("_target_: mine.shrinkage\nfeatures: 5\n")
+    done = bilevel("--config-dir=settings", "task=mine", "trainer.steps=2", "task.features=3")
+    assert done.returncode == 0, done.stderr
+    run = folder / done.stdout.strip()
+    assert run.name.endswith("-mine")
+    assert json.loads((run / "summary.json").read_text())["task"] == "mine"
+    assert "features: 3" in (run / ".hydra/config.yaml").read_text()
+
+
+def test_an_unknown_argument_of_the_users_task(bilevel):
+    done = bilevel(*MINE, "task.colour=3")
+    assert done.returncode == 1
+    assert done.stderr.startswith("bilevel: task: TypeError: shrinkage() got an unexpected keyword argument 'colour'")
+
+
+def test_a_failed_solve_ends_with_one_sentence(bilevel, folder):
+    done = bilevel(*MINE, "task.max_steps=2", "hydra.run.dir=run")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("bilevel: Outer step 0: The inner solve ended with status max_steps after 2 steps")
+    assert json.loads((folder / "run/summary.json").read_text())["status"] == "failed"
+
+
+def test_a_directory_in_use_is_refused(bilevel):
+    assert bilevel(*MINE, "hydra.run.dir=run").returncode == 0
+    done = bilevel(*MINE, "hydra.run.dir=run")
+    assert done.returncode != 0
+    (line,) = done.stderr.strip().splitlines()
+    assert "holds a run already" in line
+
+
+def test_a_sweep_runs_what_can_run(bilevel, folder):
+    done = bilevel(
+        "-m", *MINE, "task.max_steps=2,200", "engine=implicit,one_step", "hydra.sweep.dir=sweep", "logger=none"
+    )
+    assert done.returncode == 1
+    summaries = [json.loads((folder / f"sweep/{number}/summary.json").read_text()) for number in range(4)]
+    assert [summary["status"] for summary in summaries] == ["failed", "failed", "completed", "completed"]
+    told = [line for line in done.stderr.splitlines() if line.startswith("bilevel [")]
+    assert len(told) == 2
+    assert all("task.max_steps=2" in line and "max_steps after 2 steps" in line for line in told)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_name_in_a_sweep_ends_it_before_the_first_run(bilevel, folder):
+    done = bilevel("-m", *MINE, "engine=implicit,nope", "hydra.sweep.dir=sweep")
+    assert done.returncode != 0
+    assert "engine=nope: there is no such engine" in done.stderr
+    assert not list(folder.glob("sweep/*/metrics.jsonl"))
+
+
+def test_the_data_sets_are_listed(bilevel, folder):
+    done = bilevel("command=data")
+    assert done.returncode == 0
+    assert "digits: 1,797 x 64" in done.stdout
+    assert "shipped with sklearn" in done.stdout
+    assert not (folder / "outputs").exists()
+
+
+def test_wandb_is_offline_unless_told(bilevel, folder):
+    done = bilevel(*MINE, "logger=wandb", "hydra.run.dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((folder / "run/wandb").glob("offline-run-*"))) == 1
+    wrong = bilevel(*MINE, "logger=wandb", "logger.mode=sideways")
+    assert "W&B has no mode 'sideways'" in wrong.stderr
