@@ -60,7 +60,7 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
     hparams = task.feasible(jax.tree.map(jnp.asarray, task.init_hparams(for_hparams)))
     carry = engine.first_carry(task.levels, point_of(task, key, jnp.int32(0), hparams))
     infinity = jnp.full((), jnp.inf, jnp.result_type(float))
-    best = Best(hparams, carry.params, infinity, jnp.int32(-1))
+    best = Best(hparams, task.inner.primal(carry.params), infinity, jnp.int32(-1))
     return TrainState(hparams, optimizer.init(hparams), carry, key, jnp.int32(0), best, jnp.int32(0))
 
 

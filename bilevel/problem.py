@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bilevel.constraints import Constraint, Free
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
+from bilevel.optimality.kkt import KKT
+from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
 from bilevel.status import Status
@@ -58,7 +61,8 @@ class InnerProblem:
 
     ``loss(params, hparams, batch)`` is the smooth part, a scalar; `bl.Linear` states one that is a function of a linear
     map. ``init(key, hparams)`` gives the cold start. ``optimality`` replaces the condition that is derived from loss,
-    penalty and constraint, and is called as ``optimality(params, hparams, batch)``.
+    penalty and constraint, and is called as ``optimality(params, hparams, batch)``. A set stated by functions
+    (`bl.Functional`) leads to the KKT conditions: their unknown is a `bl.PrimalDual`, of which ``params`` is one part.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2 + jnp.exp(h) * w**2),
@@ -76,7 +80,14 @@ class InnerProblem:
     optimality: Mapping | None = None
 
     def __post_init__(self) -> None:
-        if not (self.penalty.smooth or self.constraint.smooth or (self.penalty.separable and self.constraint.separable)):
+        if self.constraint.by_functions and not self.solver.takes_functions:
+            raise ValueError(
+                f"bl.{type(self.solver).__name__} cannot keep to constraints that are stated by functions "
+                f"(bl.{type(self.constraint).__name__}). Use bl.InteriorPoint() or bl.Auto()."
+            )
+        if not (
+            self.penalty.smooth or self.constraint.smooth or (self.penalty.separable and self.constraint.separable)
+        ):
             raise ValueError(
                 f"The prox of {type(self.penalty).__name__} and the projection on {type(self.constraint).__name__} do not "
                 "combine into one: only a separable penalty and a box do. Move one of them into the loss, or state "
@@ -109,6 +120,8 @@ class InnerProblem:
         """The optimality condition F(params, hparams, batch): the one given, or the one that the statement implies."""
         if self.optimality is not None:
             return self.optimality
+        if self.constraint.by_functions:
+            return KKT(self.loss, self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]
         nonsmooth = self.nonsmooth
         if nonsmooth.smooth:
             return Stationary(self.loss)
@@ -134,10 +147,31 @@ class InnerProblem:
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
         relative to the residual of the cold start. The status is per lane under vmap, and never raises.
         """
-        cold = self.init(jax.random.key(0) if key is None else key, hparams)
-        outcome = self.run(hparams, batch, cold if init is None else init, cold)
-        params = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
-        return Solution(params, None, outcome.residual, outcome.steps, outcome.status, outcome.counts)
+        cold = self.cold_start(jax.random.key(0) if key is None else key, hparams, batch)
+        start = cold if init is None else self.unknown(init, hparams, batch)
+        outcome = self.run(hparams, batch, start, cold)
+        unknown = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
+        dual = unknown.dual if self.constraint.by_functions else None
+        return Solution(self.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts)
+
+    def unknown(self, params: Params, hparams: HParams, batch: Batch) -> Params:
+        """The unknown of the mapping that starts at ``params``: with zero multipliers where a `bl.Functional` needs
+        them, else ``params`` itself. A `bl.PrimalDual` passes unchanged."""
+        if not self.constraint.by_functions or isinstance(params, PrimalDual):
+            return params
+        values = [
+            jax.eval_shape(function, params, hparams, batch)
+            for function in (self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]
+        ]
+        return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, row.dtype), values))
+
+    def primal(self, unknown: Params) -> Params:
+        """The params within the unknown of the mapping."""
+        return unknown.primal if self.constraint.by_functions else unknown
+
+    def cold_start(self, key: Key, hparams: HParams, batch: Batch) -> Params:
+        """The unknown that a solve without a warm start begins from."""
+        return self.unknown(self.init(key, hparams), hparams, batch)
 
     def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
         """The solver's outcome without derivatives."""
@@ -148,7 +182,7 @@ class InnerProblem:
 
     def explain(self, hparams: HParams, batch: Batch) -> str:
         """Which solver does the work at these shapes, and why."""
-        cold = jax.eval_shape(self.init, jax.random.key(0), hparams)
+        cold = jax.eval_shape(lambda: self.cold_start(jax.random.key(0), hparams, batch))
         solver, reason = self.solver.choose(self.at(hparams, batch), cold)
         return f"bl.{type(solver).__name__}: {reason}."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from bilevel.typing import HParams, Params, Scalar
 
 class Constraint(Penalty):
     """A closed convex set as a penalty: its prox is the projection, whatever the step size."""
+
+    by_functions: ClassVar[bool] = False  # stated by functions instead: the unknown then holds multipliers too
 
     @abc.abstractmethod
     def project(self, point: Params, hparams: HParams) -> Params:

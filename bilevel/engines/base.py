@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import numpy as np
 
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
@@ -18,11 +19,15 @@ POLICIES = ("raise", "warn", "retry", "skip")
 GRADES = ("residual", "estimate", "bound")
 
 
+NAN, UNKNOWN, ZERO = np.float32(np.nan), np.int32(-1), np.int32(0)
+
+
 class Carry(NamedTuple):
-    """What one hypergradient hands to the next: the start of the inner solve and of the adjoint solve."""
+    """What one hypergradient hands to the next: the start of the inner solve (with the duals) and of the adjoint solve."""
 
     params: Params
     adjoint: PyTree
+    memory: PyTree = ()  # an engine's own: tables, counters, further iterates
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +38,11 @@ class Bilevel:
     outer_loss: Loss
     prior: Callable[[HParams], Scalar]
     warm_start: bool
+    batches: Callable[[Key, Any], tuple[Batch, Batch]]  # for engines that draw minibatches of their own
 
     def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        return self.outer_loss(params, hparams, batch) + self.prior(hparams)
+        """The outer loss at the inner unknown ``params`` (of which it sees the primal part, where there are duals)."""
+        return self.outer_loss(self.inner.primal(params), hparams, batch) + self.prior(hparams)
 
 
 class Point(NamedTuple):
@@ -55,7 +62,8 @@ class Report:
     Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint. ``status`` is
     the worse of the two. ``error_estimate`` estimates the norm of the error of the returned gradient, and
     ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its regime of
-    validity), "residual" (an order of magnitude, no claim).
+    validity), "residual" (an order of magnitude, no claim). What was not asked for, or does not apply, is NaN (or -1,
+    of numbers that count).
     """
 
     inner_residual: jax.Array
@@ -71,6 +79,12 @@ class Report:
     counts: Counts
     params: Params
     carry: Carry
+    theta: jax.Array = NAN  # by how much the Newton correction shrank the residual: the estimate is claimed up to 0.1
+    margin: jax.Array = NAN  # distance of the solution from the next face, in the units of the mapping
+    weakly_active: jax.Array = UNKNOWN  # coordinates whose distance is within what the error of the solution may move
+    condition: jax.Array = NAN  # a lower estimate of the condition number of the (reduced) linear system
+    retries: jax.Array = ZERO  # what "retry" tried before this result
+    skipped: jax.Array = ZERO  # 1 where ``on_failure="skip"`` discarded this result
 
     @property
     def status(self) -> Status:
@@ -78,14 +92,15 @@ class Report:
 
     @property
     def error_grade(self) -> str:
-        return GRADES[int(self.grade)]
+        """The grade in words; of a batch, the weakest."""
+        return GRADES[int(np.min(np.asarray(self.grade)))]
 
 
 class Engine(abc.ABC):
     """A hypergradient estimator. Abstract; the subclasses are final frozen dataclasses, compared by value."""
 
     on_failure: str
-    needs_reverse: ClassVar[bool] = False
+    remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
 
     @abc.abstractmethod
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
@@ -95,6 +110,14 @@ class Engine(abc.ABC):
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
         """The carry of a cold start."""
 
+    def choose(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
+        """The engine that does the work, and why: itself, unless it is one that chooses. Values are concrete here."""
+        return self, "chosen by hand"
+
+    def harder(self) -> Iterator[tuple[str, Engine]]:
+        """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""
+        yield from ()
+
 
 def check_policy(on_failure: str) -> None:
     if on_failure not in POLICIES:
@@ -102,7 +125,7 @@ def check_policy(on_failure: str) -> None:
 
 
 def cold_start(bilevel: Bilevel, point: Point) -> Params:
-    return bilevel.inner.init(point.key, point.hparams)
+    return bilevel.inner.cold_start(point.key, point.hparams, point.inner_batch)
 
 
 def inner_solution(bilevel: Bilevel, point: Point, carry: Carry) -> Outcome:
@@ -113,7 +136,14 @@ def inner_solution(bilevel: Bilevel, point: Point, carry: Carry) -> Outcome:
 
 
 def settings(cls: Any) -> Any:
-    """Registers an engine as a pytree: its linear solver holds traced tolerances, all else is compared by value."""
-    names = list(cls.__dataclass_fields__)
-    leaves = [name for name in names if name == "linear_solve"]
-    return jax.tree_util.register_dataclass(cls, leaves, [name for name in names if name not in leaves])
+    """Registers an engine as a pytree: the linear solver and fields marked ``traced()`` are leaves, which compile nothing
+    again when they change; all else is compared by value."""
+    leaves = [name for name, one in cls.__dataclass_fields__.items() if one.metadata.get("traced")]
+    return jax.tree_util.register_dataclass(
+        cls, leaves, [name for name in cls.__dataclass_fields__ if name not in leaves]
+    )
+
+
+def traced(default: Any) -> Any:
+    """A field of settings whose value is a traced leaf of the engine."""
+    return field(default=default, metadata={"traced": True})

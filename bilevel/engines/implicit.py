@@ -75,7 +75,7 @@ class Implicit(Engine):
                 jacobian_products=1,
                 factorizations=adjoint.solution.factorizations,
             ),
-            params=outcome.params,
+            params=bilevel.inner.primal(outcome.params),
             carry=Carry(outcome.params, adjoint.reduced),
         )
         if self.accuracy == "residual" and not self.refine:

@@ -27,7 +27,7 @@ def through_steps(loop: Callable, engine: Engine, bilevel: Bilevel, point: Point
     """hparams -> (outer loss, outcome) by the solver's steps, with its derivatives."""
 
     def outer(hparams: HParams) -> tuple[Scalar, Outcome]:
-        cold = bilevel.inner.init(point.key, hparams)
+        cold = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
         start = carry.params if bilevel.warm_start else cold
         instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True)
         solver, _ = bilevel.inner.solver.choose(instance, start)
@@ -38,7 +38,7 @@ def through_steps(loop: Callable, engine: Engine, bilevel: Bilevel, point: Point
     return outer
 
 
-def report_of(outcome: Outcome, grad: HParams, status: Status, counts: Counts) -> Report:
+def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, status: Status, counts: Counts) -> Report:
     """The report of an engine without an adjoint solve: its error is judged by the inner residual alone."""
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad)))
     zero = jnp.zeros_like(size)
@@ -56,7 +56,7 @@ def report_of(outcome: Outcome, grad: HParams, status: Status, counts: Counts) -
         error_adjoint=zero,
         grade=jnp.int32(0),
         counts=frozen.counts.add(counts),
-        params=frozen.params,
+        params=bilevel.inner.primal(frozen.params),
         carry=Carry(frozen.params, zero),
     )
 
@@ -87,7 +87,7 @@ class Unrolled(Engine):
         outer = through_steps(unroll, self, bilevel, point, carry)
         (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
         counts = Counts(hessian_products=outcome.steps, jacobian_products=outcome.steps)
-        return value, grad, report_of(outcome, grad, Status.of(Code.converged), counts)
+        return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.converged), counts)
 
 
 @settings
@@ -116,7 +116,7 @@ class Forward(Engine):
         value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
         grad = unravel(slopes)
         counts = Counts(hessian_products=outcome.steps * flat.size, jacobian_products=outcome.steps * flat.size)
-        return value, grad, report_of(outcome, grad, Status.of(Code.converged), counts)
+        return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.converged), counts)
 
 
 @settings
@@ -142,9 +142,11 @@ class OneStep(Engine):
         def last_step(hparams: HParams) -> Scalar:
             instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
             solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
-            params: Params = solver.step(instance, solver.refresh(instance, jax.lax.stop_gradient(outcome.state))).params
+            params: Params = solver.step(
+                instance, solver.refresh(instance, jax.lax.stop_gradient(outcome.state))
+            ).params
             return bilevel.outer(params, hparams, point.outer_batch)
 
         value, grad = jax.value_and_grad(last_step)(point.hparams)
         counts = Counts(gradients=2, hessian_products=1, jacobian_products=1)
-        return value, grad, report_of(outcome, grad, Status.of(Code.truncated), counts)
+        return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.truncated), counts)

@@ -29,6 +29,7 @@ class Solver(abc.ABC):
     max_steps: int
     tol: float | jax.Array  # stop at ||F(w)|| <= tol * ||F(init)||
     patience: ClassVar[int] = 100  # steps without progress at the floor of the precision before the solve is stalled
+    takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
 
     @abc.abstractmethod
