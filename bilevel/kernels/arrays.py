@@ -46,3 +46,12 @@ def norm(x: jax.Array, axis: int = -1) -> jax.Array:
     nonzero = squares > 0
     root = jnp.sqrt(jnp.where(nonzero, squares, 1))
     return jnp.where(nonzero, root, 0) * jnp.squeeze(scale, axis=axis)
+
+
+def valid(condition: jax.Array, value: jax.Array) -> jax.Array:
+    """``value`` where the condition holds, NaN where it does not, and so is the derivative there, in both modes.
+
+    >>> jax.grad(lambda x: valid(x > 0, 2 * x))(jnp.array(-1.0)).item()
+    nan
+    """
+    return value * jnp.where(condition, 1, jnp.nan).astype(value.dtype)

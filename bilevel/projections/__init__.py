@@ -5,7 +5,10 @@ the result is NaN, never a plausible wrong point.
 """
 
 from bilevel.projections.box_section import box_section, capped_simplex
+from bilevel.projections.cones import psd_cone, second_order_cone
 from bilevel.projections.elementwise import box, hypercube, linf_ball, non_negative
+from bilevel.projections.exponential import exponential_cone
+from bilevel.projections.monotone import isotonic
 from bilevel.projections.norm_balls import l1_ball, l1_sphere, l2_ball, l2_sphere
 from bilevel.projections.simplex import simplex, simplex_kl, sparse_simplex
 
@@ -13,13 +16,17 @@ __all__ = [
     "box",
     "box_section",
     "capped_simplex",
+    "exponential_cone",
     "hypercube",
+    "isotonic",
     "l1_ball",
     "l1_sphere",
     "l2_ball",
     "l2_sphere",
     "linf_ball",
     "non_negative",
+    "psd_cone",
+    "second_order_cone",
     "simplex",
     "simplex_kl",
     "sparse_simplex",

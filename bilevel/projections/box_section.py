@@ -8,7 +8,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.arrays import as_point, like
+from bilevel.kernels.arrays import as_point, like, valid
 
 Bound: TypeAlias = float | jax.Array
 
@@ -51,7 +51,7 @@ def _one_section(x, lower, upper, weights, total):
     step = excess / jnp.where(square > 0, square, 1)
     inside = x - step * weights
     rounding = jax.lax.stop_gradient(jnp.clip(inside, lower, upper) - inside)
-    return jnp.where(feasible, jnp.where(free, inside + rounding, at_bound), jnp.nan)
+    return valid(feasible, jnp.where(free, inside + rounding, at_bound))
 
 
 _box_section = jnp.vectorize(_one_section, signature="(n),(n),(n),(n),()->(n)")

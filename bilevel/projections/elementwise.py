@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from optax import projections as optax_projections
 
-from bilevel.kernels.arrays import as_point, map_leaves
+from bilevel.kernels.arrays import as_point, map_leaves, valid
 from bilevel.typing import PyTree
 
 
@@ -49,4 +49,4 @@ def linf_ball(point: PyTree, radius: PyTree = 1.0) -> PyTree:
 
 
 def _clip(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    return jnp.where(lower <= upper, optax_projections.projection_box(x, lower, upper), jnp.nan)
+    return valid(lower <= upper, optax_projections.projection_box(x, lower, upper))

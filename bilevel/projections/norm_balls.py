@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel.kernels.arrays import as_point, like, norm
+from bilevel.kernels.arrays import as_point, like, norm, valid
 from bilevel.projections.simplex import simplex
 from bilevel.typing import PyTree, Scalar
 
@@ -45,8 +45,8 @@ def l2_ball(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
     x, radius, unravel = _flat(point, radius)
     length = norm(x)
     inside = length <= radius
-    outside = jnp.where(radius >= 0, radius, jnp.nan) * (x / jnp.where(inside, 1, length))
-    return unravel(jnp.where(inside, x, outside))
+    outside = radius * (x / jnp.where(inside, 1, length))
+    return unravel(valid(radius >= 0, jnp.where(inside, x, outside)))
 
 
 def l2_sphere(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
@@ -61,7 +61,7 @@ def l2_sphere(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
     x, radius, unravel = _flat(point, radius)
     length = norm(x)
     direction = jnp.where(length > 0, x / jnp.where(length > 0, length, 1), 1 / x.size**0.5)
-    return unravel(jnp.where(radius >= 0, radius, jnp.nan) * direction)
+    return unravel(valid(radius >= 0, radius * direction))
 
 
 def _flat(point: PyTree, radius):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.arrays import as_point, like
+from bilevel.kernels.arrays import as_point, like, valid
 
 
 def simplex(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
@@ -25,7 +25,7 @@ def simplex(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
     size = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
     tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - total) / size
     projected = jnp.where(support, _at_least_zero(x - tau), 0)
-    return jnp.where(total >= 0, projected, jnp.nan)
+    return valid(total >= 0, projected)
 
 
 def sparse_simplex(point: jax.Array, max_nonzeros: int, total: float | jax.Array = 1.0) -> jax.Array:
@@ -58,7 +58,7 @@ def simplex_kl(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
     """
     v = as_point(point)
     total = like(total, v)[..., None]
-    return jnp.where(total >= 0, total, jnp.nan) * jax.nn.softmax(v, axis=-1)
+    return valid(total >= 0, total * jax.nn.softmax(v, axis=-1))
 
 
 def _threshold(x: jax.Array, total: jax.Array) -> jax.Array:

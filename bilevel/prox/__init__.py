@@ -4,7 +4,7 @@ Values and derivatives, in the point, the step and every weight, are exact and f
 """
 
 from bilevel.prox.combinators import conjugate, from_projection
-from bilevel.prox.norms import group_lasso, l_inf
+from bilevel.prox.norms import group_lasso, l_inf, nuclear_norm
 from bilevel.prox.separable import (
     elastic_net,
     huber,
@@ -15,6 +15,7 @@ from bilevel.prox.separable import (
     ridge,
     zero,
 )
+from bilevel.prox.sequences import sorted_l1, total_variation
 
 __all__ = [
     "conjugate",
@@ -27,6 +28,9 @@ __all__ = [
     "log_barrier",
     "non_negative_l1",
     "non_negative_ridge",
+    "nuclear_norm",
     "ridge",
+    "sorted_l1",
+    "total_variation",
     "zero",
 ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.kernels.arrays import as_point, like, map_leaves, norm
+from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
 from bilevel.typing import PyTree, Scalar
 
@@ -41,3 +42,22 @@ def l_inf(point: PyTree, step_size: float | Scalar = 1.0, weight: float | Scalar
     """
     x, unravel = ravel_pytree(jax.tree.map(as_point, point))
     return unravel(x - l1_ball(x, like(step_size, x) * like(weight, x)))
+
+
+def nuclear_norm(point: jax.Array, step_size: float | Scalar = 1.0, weight: float | Scalar = 1.0) -> jax.Array:
+    """prox of weight * (the sum of the singular values), for matrices (..., m, n): soft thresholding of the values.
+
+    Derivatives, also second ones, are finite at equal and at zero singular values. Reference: Cai, Candes and Shen, A
+    singular value thresholding algorithm for matrix completion, 2010.
+
+    >>> nuclear_norm(jnp.diag(jnp.array([3.0, 0.5])), 1.0, 1.0).tolist()
+    [[2.0, 0.0], [0.0, 0.0]]
+    """
+    x = as_point(point)
+    threshold = like(step_size, x) * like(weight, x)
+    if x.shape[-2] <= x.shape[-1]:
+        return _shrink(x, threshold)
+    return jnp.swapaxes(_shrink(jnp.swapaxes(x, -1, -2), threshold), -1, -2)
+
+
+_shrink = jnp.vectorize(shrink_singular_values, signature="(m,n),()->(m,n)")

@@ -1,0 +1,260 @@
+"""Convex cones, for conic programs min c'x, Ax + s = b, s in K: projections on K and its dual K* = {y : <y, s> >= 0}.
+
+A cone is a set of vectors of length ``dim``; every method works along the last axis, leading axes are a batch.
+The conventions are those of most conic solvers: the second-order cone has its height first, the exponential cone is
+the closure of {(x, y, z) : y > 0, y exp(x / y) <= z}, and a symmetric matrix is the vector `svec`.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.kernels.arrays import as_point
+from bilevel.projections.cones import psd_cone, second_order_cone
+from bilevel.projections.exponential import exponential_cone
+
+
+class Cone(abc.ABC):
+    """A closed convex cone of vectors of length ``dim``. Derivatives of the projections are those of jvp and vjp."""
+
+    @property
+    @abc.abstractmethod
+    def dim(self) -> int:
+        """The length of a vector of the cone."""
+
+    @abc.abstractmethod
+    def project(self, point: jax.Array) -> jax.Array:
+        """The nearest point of the cone to ``point``, an array (..., dim)."""
+
+    @property
+    @abc.abstractmethod
+    def dual(self) -> Cone:
+        """The dual cone {y : <y, s> >= 0 for all s in the cone}."""
+
+    def project_dual(self, point: jax.Array) -> jax.Array:
+        """The nearest point of the dual cone to ``point``, an array (..., dim)."""
+        return self.dual.project(point)
+
+
+@dataclass(frozen=True)
+class Zero(Cone):
+    """{0} in R^n: the slack of an equality. Its dual is Free(n).
+
+    >>> Zero(2).project(jnp.array([1.0, -1.0])).tolist()
+    [0.0, 0.0]
+    """
+
+    n: int
+
+    @property
+    def dim(self) -> int:
+        return self.n
+
+    @property
+    def dual(self) -> Cone:
+        return Free(self.n)
+
+    def project(self, point: jax.Array) -> jax.Array:
+        return jnp.zeros_like(_checked(self, point))
+
+
+@dataclass(frozen=True)
+class Free(Cone):
+    """All of R^n. Its dual is Zero(n).
+
+    >>> Free(2).project(jnp.array([1.0, -1.0])).tolist()
+    [1.0, -1.0]
+    """
+
+    n: int
+
+    @property
+    def dim(self) -> int:
+        return self.n
+
+    @property
+    def dual(self) -> Cone:
+        return Zero(self.n)
+
+    def project(self, point: jax.Array) -> jax.Array:
+        return _checked(self, point)
+
+
+@dataclass(frozen=True)
+class NonNegative(Cone):
+    """{s in R^n : s >= 0}, its own dual.
+
+    >>> NonNegative(2).project(jnp.array([1.0, -1.0])).tolist()
+    [1.0, 0.0]
+    """
+
+    n: int
+
+    @property
+    def dim(self) -> int:
+        return self.n
+
+    @property
+    def dual(self) -> Cone:
+        return self
+
+    def project(self, point: jax.Array) -> jax.Array:
+        return jax.nn.relu(_checked(self, point))
+
+
+@dataclass(frozen=True)
+class SecondOrder(Cone):
+    """{[t, z] in R^n : ||z||_2 <= t}, t first and n counting it; its own dual.
+
+    >>> SecondOrder(3).project(jnp.array([0.0, 3.0, 4.0])).tolist()
+    [2.5, 1.5, 2.0]
+    """
+
+    n: int
+
+    @property
+    def dim(self) -> int:
+        return self.n
+
+    @property
+    def dual(self) -> Cone:
+        return self
+
+    def project(self, point: jax.Array) -> jax.Array:
+        return second_order_cone(_checked(self, point))
+
+
+@dataclass(frozen=True)
+class PSD(Cone):
+    """The symmetric positive semidefinite n x n matrices as vectors `svec` of length n (n + 1) / 2; its own dual.
+
+    >>> smat(PSD(2).project(svec(jnp.array([[0.0, 2.0], [2.0, 0.0]])))).round(6).tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
+
+    n: int
+
+    @property
+    def dim(self) -> int:
+        return self.n * (self.n + 1) // 2
+
+    @property
+    def dual(self) -> Cone:
+        return self
+
+    def project(self, point: jax.Array) -> jax.Array:
+        return svec(psd_cone(smat(_checked(self, point))))
+
+
+@dataclass(frozen=True)
+class Exponential(Cone):
+    """The closure of {(x, y, z) : y > 0, y exp(x / y) <= z}; its dual is Dual(Exponential()).
+
+    >>> Exponential().project(jnp.array([-1.0, -1.0, 2.0])).tolist()
+    [-1.0, 0.0, 2.0]
+    """
+
+    @property
+    def dim(self) -> int:
+        return 3
+
+    @property
+    def dual(self) -> Cone:
+        return Dual(self)
+
+    def project(self, point: jax.Array) -> jax.Array:
+        return exponential_cone(_checked(self, point))
+
+
+@dataclass(frozen=True)
+class Dual(Cone):
+    """The dual of a cone, by Moreau's decomposition: its projection is x + project(-x).
+
+    >>> Dual(NonNegative(2)).project(jnp.array([1.0, -1.0])).tolist()
+    [1.0, 0.0]
+    """
+
+    cone: Cone
+
+    @property
+    def dim(self) -> int:
+        return self.cone.dim
+
+    @property
+    def dual(self) -> Cone:
+        return self.cone
+
+    def project(self, point: jax.Array) -> jax.Array:
+        return point + self.cone.project(-point)
+
+
+@dataclass(frozen=True, init=False)
+class Product(Cone):
+    """Vectors whose consecutive pieces lie in the given cones; its dual is the product of their duals.
+
+    >>> Product(NonNegative(1), Zero(1)).project(jnp.array([2.0, 3.0])).tolist()
+    [2.0, 0.0]
+    """
+
+    cones: tuple[Cone, ...]
+
+    def __init__(self, *cones: Cone):
+        object.__setattr__(self, "cones", cones)
+
+    @property
+    def dim(self) -> int:
+        return sum(cone.dim for cone in self.cones)
+
+    @property
+    def dual(self) -> Cone:
+        return Product(*(cone.dual for cone in self.cones))
+
+    def project(self, point: jax.Array) -> jax.Array:
+        ends = np.cumsum([cone.dim for cone in self.cones])[:-1]
+        pieces = jnp.split(_checked(self, point), ends, axis=-1)
+        projected = [cone.project(piece) for cone, piece in zip(self.cones, pieces, strict=True)]
+        return jnp.concatenate(projected, axis=-1)
+
+
+def svec(matrix: jax.Array) -> jax.Array:
+    """A symmetric matrix (..., n, n) as the vector of its lower triangle, column by column, with the entries below the
+    diagonal scaled by sqrt(2): <svec A, svec B> = trace(A B).
+
+    >>> svec(jnp.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
+    [1.0, 0.0, 3.0]
+    """
+    matrix = as_point(matrix)
+    rows, columns, scale = _triangle(matrix.shape[-1])
+    return matrix[..., rows, columns] * scale.astype(matrix.dtype)
+
+
+def smat(vector: jax.Array) -> jax.Array:
+    """The symmetric matrix whose `svec` is the vector (..., n (n + 1) / 2).
+
+    >>> smat(jnp.array([1.0, 0.0, 3.0])).tolist()
+    [[1.0, 0.0], [0.0, 3.0]]
+    """
+    vector = as_point(vector)
+    n = round((np.sqrt(8 * vector.shape[-1] + 1) - 1) / 2)
+    rows, columns, scale = _triangle(n)
+    entries = vector / scale.astype(vector.dtype)
+    lower = jnp.zeros((*vector.shape[:-1], n, n), vector.dtype).at[..., rows, columns].set(entries)
+    strict = jnp.tril(lower, -1)
+    return lower + jnp.swapaxes(strict, -1, -2)
+
+
+def _triangle(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    columns, rows = np.triu_indices(n)  # the lower triangle column by column
+    return rows, columns, np.where(rows == columns, 1.0, np.sqrt(2.0))
+
+
+def _checked(cone: Cone, point: jax.Array) -> jax.Array:
+    array = as_point(point)
+    if array.ndim == 0 or array.shape[-1] != cone.dim:
+        raise ValueError(f"{cone} holds vectors of length {cone.dim}; the point has shape {array.shape}. Reshape it.")
+    return array

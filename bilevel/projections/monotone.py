@@ -1,0 +1,24 @@
+"""Monotone sequences, along the last axis; leading axes are a batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.kernels.arrays import as_point
+from bilevel.kernels.segments import monotone_runs, run_means
+
+
+def isotonic(point: jax.Array) -> jax.Array:
+    """The nearest non-decreasing sequence, {p : p_1 <= ... <= p_n}; the point is (..., n).
+
+    Constant on runs, with the mean of x on each; -isotonic(-x) is the nearest non-increasing sequence.
+
+    >>> isotonic(jnp.array([1.0, 3.0, 2.0, 4.0])).tolist()
+    [1.0, 2.5, 2.5, 4.0]
+    """
+    return jnp.vectorize(_isotonic, signature="(n)->(n)")(as_point(point))
+
+
+def _isotonic(x: jax.Array) -> jax.Array:
+    return run_means(x, monotone_runs(jax.lax.stop_gradient(x)))

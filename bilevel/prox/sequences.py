@@ -1,0 +1,57 @@
+"""Proximal operators of penalties on sequences and on sorted vectors, along the last axis; leading axes are a batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.kernels.arrays import as_point, like
+from bilevel.kernels.segments import run_means, starts_to_runs, total_variation_jumps
+from bilevel.projections.monotone import isotonic
+
+Number = float | jax.Array
+
+
+def total_variation(point: jax.Array, step_size: Number = 1.0, weight: Number = 1.0) -> jax.Array:
+    """prox of sum_i weight_i |x_{i+1} - x_i|, the fused lasso on a line, exactly.
+
+    The point is (..., n); ``weight`` is a number or (n - 1,), one for each neighbouring pair. On each run the result
+    is the mean of x, moved by the weights of the jumps at its ends; that is what is differentiated.
+
+    >>> total_variation(jnp.array([0.0, 0.5, 5.0]), 1.0, 1.0).tolist()
+    [0.75, 0.75, 4.0]
+    """
+    x = as_point(point)
+    if x.shape[-1] == 1:
+        return x
+    threshold = jnp.asarray(like(step_size, x)[..., None] * like(weight, x))
+    return _total_variation(x, jnp.broadcast_to(threshold, (*threshold.shape[:-1], x.shape[-1] - 1)))
+
+
+def _one_total_variation(x: jax.Array, threshold: jax.Array) -> jax.Array:
+    jumps = total_variation_jumps(*jax.lax.stop_gradient((x, threshold)))
+    pull = jumps * threshold
+    moved = x + jnp.pad(pull, (0, 1)) - jnp.pad(pull, (1, 0))
+    return run_means(moved, starts_to_runs(jnp.pad(jumps != 0, (1, 0))))
+
+
+_total_variation = jnp.vectorize(_one_total_variation, signature="(n),(m)->(n)")
+
+
+def sorted_l1(point: jax.Array, step_size: Number = 1.0, weights: Number = 1.0) -> jax.Array:
+    """prox of sum_i weights_(i) |x|_(i), both sorted downwards: the sorted l1 norm (SLOPE, OWL).
+
+    The point is (..., n), ``weights`` a number (the l1 norm) or (n,), in any order, none negative. Weights 1, 0, ...,
+    0 give the l-infinity norm. Reference: Bogdan et al., SLOPE: adaptive variable selection via convex optimization,
+    2015.
+
+    >>> sorted_l1(jnp.array([3.0, -2.0, 0.5]), 1.0, jnp.array([2.0, 1.0, 1.0])).tolist()
+    [1.0, -1.0, 0.0]
+    """
+    x = as_point(point)
+    thresholds = like(step_size, x)[..., None] * jnp.broadcast_to(like(weights, x), x.shape[-1:])
+    size = jnp.abs(x)
+    order = jnp.argsort(-jax.lax.stop_gradient(size), axis=-1)
+    lowered = jnp.take_along_axis(size, order, axis=-1) + jnp.sort(-thresholds, axis=-1)
+    shrunk = jax.nn.relu(-isotonic(-lowered))
+    return jnp.sign(x) * jnp.take_along_axis(shrunk, jnp.argsort(order, axis=-1), axis=-1)
