@@ -1,0 +1,41 @@
+"""Every ```python block of README.md and docs/ runs; the blocks of a page share their names."""
+
+import re
+import warnings
+from pathlib import Path
+
+import jax
+import matplotlib
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_the_python_blocks_run(page, tmp_path, monkeypatch):
+    """In float32, as a reader's interpreter starts, and in an empty folder."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = page.read_text()
+    names = {"__name__": "__main__"}
+    with jax.enable_x64(False), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for block in BLOCK.finditer(text):
+            line = text[: block.start(1)].count("\n")
+            exec(compile("\n" * line + block[1], str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_the_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_begins_with_the_two_commands():
+    text = (REPOSITORY / "README.md").read_text()
+    first, second = text.index("pip install -e . && bilevel"), text.index("pip install -e '.[test]' && pytest")
+    assert first < second < 800
