@@ -81,7 +81,7 @@ class _Line(NamedTuple):
 
 
 def total_variation_jumps(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """The signs of p_{i+1} - p_i (0 where equal) in the minimiser p of 1/2 ||p - x||^2 + sum_i weights_i |p_{i+1} - p_i|.
+    """The signs of p_{i+1} - p_i, 0 where equal, at the minimiser of 1/2 ||p - x||^2 + sum_i weights_i |p_{i+1} - p_i|.
 
     Dynamic programming over the derivative of the cost to come, which is piecewise linear and is clipped to
     [-weights_i, weights_i] from one entry to the next. Reference: Johnson, A dynamic programming algorithm for the

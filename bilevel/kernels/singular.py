@@ -1,6 +1,6 @@
 """Soft thresholding of singular values and its derivatives, by divided differences.
 
-With J(X) = [[0, X], [X', 0]], whose eigenvalues are the singular values, their negatives and zeros, the matrix sought is
+With J(X) = [[0, X], [X', 0]], whose eigenvalues are the singular values, their negatives and zeros, the result is
 twice the upper right block of the positive part of J(X) - t I. Its derivatives are those of `spectral`, written in the
 eigenvectors (u_i, v_i) / sqrt 2 and (u_i, -v_i) / sqrt 2 (the core) and the complement of the v_i (the side), on
 which the eigenvalue is -t throughout: no matrix larger than 2 m x 2 m or 2 m x n appears for an m x n matrix, m <= n.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from optax import projections as optax_projections
 
 from bilevel.kernels.arrays import as_point, map_leaves, valid
@@ -13,6 +12,7 @@ from bilevel.typing import PyTree
 def non_negative(point: PyTree) -> PyTree:
     """The nearest point of {p : p >= 0}: max(x, 0).
 
+    >>> import jax.numpy as jnp
     >>> non_negative(jnp.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
@@ -24,6 +24,7 @@ def box(point: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
 
     Bounds are numbers, arrays or (prefixes of) the tree of ``point``, and may be infinite.
 
+    >>> import jax.numpy as jnp
     >>> box(jnp.array([-1.0, 0.5, 2.0]), 0.0, 1.0).tolist()
     [0.0, 0.5, 1.0]
     """
@@ -33,6 +34,7 @@ def box(point: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
 def hypercube(point: PyTree, side: PyTree = 1.0) -> PyTree:
     """The nearest point of {p : 0 <= p <= side}.
 
+    >>> import jax.numpy as jnp
     >>> hypercube(jnp.array([-1.0, 0.5, 2.0])).tolist()
     [0.0, 0.5, 1.0]
     """
@@ -42,6 +44,7 @@ def hypercube(point: PyTree, side: PyTree = 1.0) -> PyTree:
 def linf_ball(point: PyTree, radius: PyTree = 1.0) -> PyTree:
     """The nearest point of {p : max |p| <= radius}; NaN where the radius is negative.
 
+    >>> import jax.numpy as jnp
     >>> linf_ball(jnp.array([-3.0, 0.5]), 2.0).tolist()
     [-2.0, 0.5]
     """
