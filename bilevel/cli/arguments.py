@@ -81,5 +81,6 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
 
 
 def quoted(path: Path) -> str:
-    """A path as a value that Hydra's grammar reads back unchanged."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """A path as a value that Hydra's grammar reads back unchanged: backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", str(path))
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

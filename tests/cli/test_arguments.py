@@ -1,0 +1,71 @@
+"""The command line's own words become Hydra's."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from bilevel.cli.arguments import quoted, translate
+from bilevel.cli.sentences import SettingsError
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["task=ridge", "trainer.steps=3"],
+        ["-m", "task=ridge,lasso"],
+        ["--config-dir", "a=b", "task=mine"],
+        ["task=ridge", "task._target_=mine.ridge", "task.alpha=3"],
+        ["resume=null"],
+        ["command=train"],
+    ],
+)
+def test_what_hydra_understands_is_left_alone(arguments):
+    assert translate(arguments) == arguments
+
+
+def test_flags_come_first():
+    assert translate(["task=ridge", "-m", "engine=a,b", "-cd", "here=there"]) == [
+        *("-m", "-cd", "here=there"),
+        *("task=ridge", "engine=a,b"),
+    ]
+
+
+def test_an_own_task_starts_without_the_settings_of_the_default_one():
+    given = ["seed=1", "task._target_=mine.task", "task.a=1", "+task.b=2", "++task.c=3", "~task.d"]
+    assert translate(given) == [
+        *("task=own", "seed=1", "task._target_=mine.task"),
+        *("++task.a=1", "++task.b=2", "++task.c=3", "~task.d"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "it's", "1=2,3", "back\\slash", "{x}[y](z)", "end\\"])
+def test_any_folder_can_be_resumed(tmp_path, name):
+    folder = tmp_path / name
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text("a: 1\n")
+    arguments = translate([f"resume={folder}", "trainer.steps=7"])
+    assert f"--config-path={folder}/.hydra" in arguments
+    assert "trainer.steps=7" in arguments
+    assert f"hydra.run.dir={quoted(folder)}" in arguments
+    (override,) = OverridesParser.create().parse_overrides([f"hydra.run.dir={quoted(folder)}"])
+    assert override.value() == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["resume=nowhere"], r"resume=nowhere: no run is recorded there \(nowhere/.hydra/config.yaml is missing\)"),
+        (["command=fly"], "command=fly: there is no such command; choose one of train, "),
+    ],
+)
+def test_mistakes(arguments, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        translate(arguments)
+
+
+def test_a_sweep_is_not_resumed(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("a: 1\n")
+    with pytest.raises(SettingsError, match="leave out --multirun"):
+        translate([f"resume={tmp_path}", "-m"])
