@@ -17,9 +17,16 @@ _HOME = {
         "LinearSolver", "LinearSolution", "Operator",
     ),
     "bilevel.status": ("Status", "Code", "ConvergenceError"),
-    "bilevel.penalties": ("Penalty", "Zero", "L1"),
-    "bilevel.constraints": ("Constraint", "Free", "Box", "Simplex"),
+    "bilevel.penalties": (
+        "Penalty", "Zero", "L1", "ElasticNet", "NonNegativeL1", "Ridge", "NonNegativeRidge", "GroupLasso", "LInf",
+        "NuclearNorm", "TotalVariation", "SortedL1", "Huber", "LogBarrier", "Parts",
+    ),
+    "bilevel.constraints": (
+        "NonNegative", "Hypercube", "CappedSimplex", "BoxSection", "L1Ball", "L2Ball", "LInfBall", "Isotonic",
+        "SecondOrderCone", "PSDCone", "ExponentialCone",
+        "Constraint", "Free", "Box", "Simplex"),
     "bilevel.linear": ("Linear",),
+    "bilevel.optimality": ("Entropy",),
     "bilevel.solvers": ("Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "Solver"),
     "bilevel.problem": ("InnerProblem", "Solution"),
     "bilevel.engines": ("Engine", "Report", "Carry", "Implicit", "Unrolled", "Forward", "OneStep"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from bilevel import projections
 from bilevel.constraints.base import Constraint
 from bilevel.penalties import Parameter, on_leaves, resolve
-from bilevel.typing import HParams, Params
+from bilevel.typing import HParams, Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,12 @@ class Box(Constraint):
     def project(self, point: Params, hparams: HParams) -> Params:
         return on_leaves(projections.box, point, resolve(self.lower, hparams), resolve(self.upper, hparams))
 
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        def distance(leaf: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+            return jnp.minimum(jnp.abs(leaf - lower), jnp.abs(leaf - upper))
+
+        return on_leaves(distance, point, resolve(self.lower, hparams), resolve(self.upper, hparams))
+
 
 @dataclass(frozen=True, eq=False)
 class Simplex(Constraint):
@@ -54,3 +61,12 @@ class Simplex(Constraint):
 
     def project(self, point: Params, hparams: HParams) -> Params:
         return on_leaves(projections.simplex, point, resolve(self.scale, hparams))
+
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        def distance(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+            projected = projections.simplex(leaf, scale)
+            support = projected > 0
+            shift = jnp.sum(jnp.where(support, leaf - projected, 0), axis=-1, keepdims=True)
+            return jnp.abs(leaf - shift / jnp.sum(support, axis=-1, keepdims=True))
+
+        return on_leaves(distance, point, resolve(self.scale, hparams))

@@ -46,6 +46,10 @@ class Penalty(abc.ABC):
     def value(self, params: Params, hparams: HParams) -> Scalar:
         """The term itself at ``params`` (of a set: 0, the iterates of the solvers being feasible)."""
 
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        """How far each coordinate of ``point`` is from where the derivative of the prox jumps; NaN where not known."""
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), point)
+
 
 @dataclass(frozen=True, eq=False)
 class Zero(Penalty):
@@ -75,6 +79,12 @@ class L1(Penalty):
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         return on_leaves(lambda leaf, weight: prox.l1(leaf, step_size, weight), point, resolve(self.weight, hparams))
+
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        def distance(leaf: jax.Array, weight: jax.Array) -> jax.Array:
+            return jnp.abs(jnp.abs(leaf) - step_size * weight)
+
+        return on_leaves(distance, point, resolve(self.weight, hparams))
 
     def value(self, params: Params, hparams: HParams) -> Scalar:
         terms = on_leaves(lambda leaf, weight: jnp.sum(weight * jnp.abs(leaf)), params, resolve(self.weight, hparams))

@@ -1,0 +1,133 @@
+"""Nonsmooth terms of an inner loss, leaf by leaf; every parameter may be a function of the hyperparameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from bilevel import prox
+from bilevel.penalties.base import Parameter
+from bilevel.penalties.parametric import ParametricPenalty
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticNet(ParametricPenalty):
+    """l1 * ||w||_1 + l2/2 * ||w||^2 (Zou and Hastie, 2005).
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> bl.ElasticNet(l1=1.0, l2=1.0).prox(jnp.array([3.0, 0.5]), 1.0, None).tolist()
+    [1.0, 0.0]
+    """
+
+    l1: Parameter
+    l2: Parameter
+    separable: ClassVar[bool] = True
+    operator = staticmethod(prox.elastic_net)
+    term = staticmethod(lambda w, l1, l2: jnp.sum(l1 * jnp.abs(w) + 0.5 * l2 * w**2))
+
+
+@dataclass(frozen=True, eq=False)
+class NonNegativeL1(ParametricPenalty):
+    """weight * sum(w) over w >= 0: a sparse non-negative solution."""
+
+    weight: Parameter
+    separable: ClassVar[bool] = True
+    operator = staticmethod(prox.non_negative_l1)
+    term = staticmethod(lambda w, weight: jnp.sum(weight * w))
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge(ParametricPenalty):
+    """weight/2 * ||w||^2 by its prox; a smooth term, which may as well stand in the loss."""
+
+    weight: Parameter
+    separable: ClassVar[bool] = True
+    operator = staticmethod(prox.ridge)
+    term = staticmethod(lambda w, weight: 0.5 * jnp.sum(weight * w**2))
+
+
+@dataclass(frozen=True, eq=False)
+class NonNegativeRidge(ParametricPenalty):
+    """weight/2 * ||w||^2 over w >= 0."""
+
+    weight: Parameter
+    separable: ClassVar[bool] = True
+    operator = staticmethod(prox.non_negative_ridge)
+    term = staticmethod(lambda w, weight: 0.5 * jnp.sum(weight * w**2))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupLasso(ParametricPenalty):
+    """weight * sum over groups of ||w_group||_2, a group being the last axis of a leaf (Yuan and Lin, 2006).
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> bl.GroupLasso(weight=5.0).prox(jnp.array([[6.0, 8.0], [1.0, 1.0]]), 1.0, None).tolist()
+    [[3.0, 4.0], [0.0, 0.0]]
+    """
+
+    weight: Parameter
+    operator = staticmethod(prox.group_lasso)
+    term = staticmethod(lambda w, weight: jnp.sum(weight * jnp.linalg.norm(w, axis=-1)))
+
+
+@dataclass(frozen=True, eq=False)
+class LInf(ParametricPenalty):
+    """weight * max |w|."""
+
+    weight: Parameter
+    operator = staticmethod(prox.l_inf)
+    term = staticmethod(lambda w, weight: weight * jnp.max(jnp.abs(w)))
+
+
+@dataclass(frozen=True, eq=False)
+class NuclearNorm(ParametricPenalty):
+    """weight * the sum of the singular values of a matrix leaf: low rank."""
+
+    weight: Parameter
+    operator = staticmethod(prox.nuclear_norm)
+    term = staticmethod(lambda w, weight: weight * jnp.sum(jnp.linalg.svd(w, compute_uv=False)))
+
+
+@dataclass(frozen=True, eq=False)
+class TotalVariation(ParametricPenalty):
+    """weight * sum |w_{i+1} - w_i| along the last axis: piecewise constant (Rudin, Osher and Fatemi, 1992)."""
+
+    weight: Parameter
+    operator = staticmethod(prox.total_variation)
+    term = staticmethod(lambda w, weight: weight * jnp.sum(jnp.abs(jnp.diff(w, axis=-1))))
+
+
+@dataclass(frozen=True, eq=False)
+class SortedL1(ParametricPenalty):
+    """sum_i weights_i |w|_(i), |w|_(1) >= |w|_(2) >= ...; ``weights`` descend (SLOPE; Bogdan et al., 2015)."""
+
+    weights: Parameter
+    operator = staticmethod(prox.sorted_l1)
+    term = staticmethod(lambda w, weights: jnp.sum(weights * jnp.sort(jnp.abs(w), axis=-1, descending=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Huber(ParametricPenalty):
+    """weight * sum of w^2/2 where |w| <= delta, else delta |w| - delta^2/2."""
+
+    weight: Parameter
+    delta: Parameter = 1.0
+    separable: ClassVar[bool] = True
+    operator = staticmethod(prox.huber)
+    term = staticmethod(
+        lambda w, weight, delta: jnp.sum(
+            weight * jnp.where(jnp.abs(w) <= delta, 0.5 * w**2, delta * (jnp.abs(w) - 0.5 * delta))
+        )
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LogBarrier(ParametricPenalty):
+    """-weight * sum(log w), over w > 0."""
+
+    weight: Parameter
+    separable: ClassVar[bool] = True
+    operator = staticmethod(prox.log_barrier)
+    term = staticmethod(lambda w, weight: -jnp.sum(weight * jnp.log(w)))
