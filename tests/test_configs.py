@@ -25,10 +25,11 @@ def composed(*overrides: str) -> DictConfig:
 
 def targets(node: DictConfig, place: str = ""):
     """Each part of the settings that names a ``_target_``, with its place."""
-    for name, child in node.items():
+    for name in node:
+        child = node._get_node(name)
         if isinstance(child, DictConfig):
             here = f"{place}.{name}".lstrip(".")
-            if "_target_" in child and not OmegaConf.is_missing(child, "_target_"):
+            if not OmegaConf.is_missing(child, "_target_") and "_target_" in child:
                 yield here, child
             yield from targets(child, here)
 
