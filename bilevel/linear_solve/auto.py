@@ -67,10 +67,8 @@ class AutoLinear(LinearSolver):
         operator, unknowns = as_operator(operator), tree.size(tree.as_vector(example))
         chosen = self.choose(operator, example)
         if unknowns <= self.dense:
-            how = _factorization(operator)
-            return (
-                f"Dense(tol={self.tol:g}): {unknowns} unknowns are at most {self.dense}, so the matrix is built; {how}."
-            )
+            built = f"{unknowns} unknowns are at most {self.dense}, so the matrix is built"
+            return f"Dense(tol={self.tol:g}): {built}; {_factorization(operator)}."
         if not operator.symmetric:
             fact = "not known to be symmetric" if operator.symmetric is None else "not symmetric"
         else:

@@ -41,7 +41,7 @@ class Operator:
         if self.symmetric:
             return self
         transposed = jax.linear_transpose(self.matvec, example)
-        return Operator(lambda x: transposed(x)[0], False, self.definite, self.sign, self.singular, self.owner)
+        return Operator(lambda x: transposed(x)[0], self.symmetric, self.definite, self.sign, self.singular, self.owner)
 
 
 class LinearSolution(NamedTuple):

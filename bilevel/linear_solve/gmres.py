@@ -26,9 +26,10 @@ class GMRES(LinearSolver):
 
     Needs no fact about A and ``restart`` + 1 vectors of memory. Preconditioned from the right, so the residual stays
     that of the system itself. ``tol`` is relative to the right-hand side (never below 10 eps). A breakdown that
-    solves the system is ``converged``; one that does not is ``singular``; a restart that gains nothing ends the
-    solve with ``max_steps`` (raise ``restart``). Reference: Saad and Schultz, 1986; the vectors are orthogonalised
-    twice, and nothing is divided by a number of the size of rounding.
+    solves the system is ``converged``; one that does not is ``singular`` (x is then no least-squares solution: see
+    `Normal` and `Dense`); a restart that gains nothing ends the solve with ``max_steps`` (raise ``restart``). The
+    vectors are orthogonalised twice, and nothing is divided by a number of the size of rounding.
+    Reference: Saad and Schultz, 1986.
 
     >>> import jax.numpy as jnp
     >>> solution = GMRES()(lambda x: jnp.array([[0.0, 1.0], [-2.0, 0.0]]) @ x, jnp.array([3.0, 4.0]))
@@ -98,9 +99,8 @@ def minimal_residual_cycle(
         k = state.steps
         column = state.rotation @ column
         pivot = jnp.hypot(column[k], column[k + 1])
-        lost = pivot <= roundoff * jnp.maximum(
-            size, jnp.max(jnp.abs(state.triangle))
-        )  # the column adds nothing: A is singular on the space
+        largest = jnp.maximum(size, jnp.max(jnp.abs(state.triangle)))
+        lost = pivot <= roundoff * largest  # the column adds nothing: A is singular on the space
         divisor = jnp.where(lost, 1, pivot)
         cosine, sine = jnp.where(lost, 1, column[k] / divisor), jnp.where(lost, 0, column[k + 1] / divisor)
         upper, lower = state.rotation[k], state.rotation[k + 1]

@@ -77,7 +77,10 @@ def approximate(operator: Operator, example: PyTree, rank: int, seed: int) -> tu
     roundoff = jnp.finfo(flat.dtype).eps
     sample = jax.random.normal(jax.random.key(seed), (flat.size, rank), flat.dtype)
     sample = jnp.linalg.qr(sample)[0]
-    product = lambda column: ravel_pytree(tree.apply(operator, unravel(column), operator.owner))[0]
+
+    def product(column: jax.Array) -> jax.Array:
+        return ravel_pytree(tree.apply(operator, unravel(column), operator.owner))[0]
+
     sketch = operator.sign * jax.vmap(product, in_axes=1, out_axes=1)(sample)
     shift = roundoff * flat.size**0.5 * jnp.linalg.norm(sketch)
     sketch = sketch + shift * sample
@@ -91,7 +94,9 @@ def approximate(operator: Operator, example: PyTree, rank: int, seed: int) -> tu
     return vectors, jnp.maximum(values**2 - shift, 0), definite
 
 
-def regularized_inverse(vectors: jax.Array, values: jax.Array, rho: Scalar, rest: Scalar, rhs: jax.Array) -> jax.Array:
+def regularized_inverse(
+    vectors: jax.Array, values: jax.Array, rho: Scalar | float, rest: Scalar | float, rhs: jax.Array
+) -> jax.Array:
     """U (L + rho)^{-1} U' b + (I - U U') b / rest."""
     inside = vectors.T @ rhs
     return vectors @ (inside / (values + rho)) + (rhs - vectors @ inside) / rest

@@ -73,10 +73,15 @@ class Jacobi(Preconditioner):
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
         flat, unravel = ravel_pytree(example)
         exact = flat.size <= self.probes
-        signs = lambda: jax.random.rademacher(jax.random.key(self.seed), (self.probes, flat.size), flat.dtype)
-        rows = jnp.eye(flat.size, dtype=flat.dtype) if exact else signs()
-        products = jax.vmap(lambda row: row * ravel_pytree(tree.apply(operator, unravel(row), operator.owner))[0])(rows)
-        diagonal = jnp.sum(products, axis=0) if exact else jnp.mean(products, axis=0)
+
+        def along(row: jax.Array) -> jax.Array:
+            return row * ravel_pytree(tree.apply(operator, unravel(row), operator.owner))[0]
+
+        if exact:
+            rows = jnp.eye(flat.size, dtype=flat.dtype)
+        else:
+            rows = jax.random.rademacher(jax.random.key(self.seed), (self.probes, flat.size), flat.dtype)
+        diagonal = jnp.sum(jax.vmap(along)(rows), axis=0) / (1 if exact else self.probes)
         sign = operator.sign if operator.definite else jnp.where(jnp.sum(diagonal) < 0, -1, 1)
         largest = jnp.max(jnp.abs(diagonal), initial=0)
         entries = jnp.maximum(sign * diagonal, self.floor * jnp.where(largest == 0, 1, largest))
