@@ -21,7 +21,7 @@ def simplex(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
     x = as_point(point)
     total = like(total, x)[..., None]
     x = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))  # no cancellation; the projection is the same
-    support = jax.lax.stop_gradient(x > _threshold(x, total))
+    support = jax.lax.stop_gradient(x > threshold(x, total))
     size = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
     tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - total) / size
     projected = jnp.where(support, _at_least_zero(x - tau), 0)
@@ -61,7 +61,8 @@ def simplex_kl(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
     return valid(total >= 0, total * jax.nn.softmax(v, axis=-1))
 
 
-def _threshold(x: jax.Array, total: jax.Array) -> jax.Array:
+def threshold(x: jax.Array, total: jax.Array) -> jax.Array:
+    """tau with sum max(x - tau, 0) = total along the last axis, by sorting; both arguments keep that axis."""
     descending = -jnp.sort(-x, axis=-1)
     excess = (jnp.cumsum(descending, axis=-1) - total) / jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
     last = jnp.sum(descending > excess, axis=-1, keepdims=True) - 1

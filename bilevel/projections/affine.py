@@ -1,0 +1,90 @@
+"""Hyperplanes and half-spaces of pytrees; affine sets and polyhedra along the last axis."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bilevel.kernels.arrays import as_point, like, map_leaves, valid
+from bilevel.kernels.qp import solve_qp
+from bilevel.kernels.saddle import solve_saddle
+from bilevel.typing import PyTree, Scalar
+
+
+def hyperplane(point: PyTree, normal: PyTree, offset: float | Scalar) -> PyTree:
+    """The nearest point of {p : <normal, p> = offset}, over all coordinates of a pytree.
+
+    ``normal`` is like the point. NaN for a zero normal with an offset that is not zero: no point is feasible.
+
+    >>> hyperplane(jnp.array([1.0, 1.0]), jnp.array([1.0, 1.0]), 1.0).tolist()
+    [0.5, 0.5]
+    """
+    x, normal, offset, unravel = _flat(point, normal, offset)
+    return unravel(_along(x, normal, normal @ x - offset))
+
+
+def halfspace(point: PyTree, normal: PyTree, offset: float | Scalar) -> PyTree:
+    """The nearest point of {p : <normal, p> <= offset}, over all coordinates of a pytree.
+
+    ``normal`` is like the point. NaN for a zero normal with a negative offset: no point is feasible.
+
+    >>> halfspace(jnp.array([1.0, 1.0]), jnp.array([1.0, 1.0]), 3.0).tolist()
+    [1.0, 1.0]
+    """
+    x, normal, offset, unravel = _flat(point, normal, offset)
+    return unravel(_along(x, normal, jax.nn.relu(normal @ x - offset)))
+
+
+def affine_set(point: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
+    """The nearest point of {p : A p = b}: x - A'y with A A'y = A x - b.
+
+    ``point`` is (..., n), A (k, n), b (..., k); rows may depend on each other. NaN where they contradict each other,
+    by more than the square root of the precision.
+
+    >>> affine_set(jnp.array([1.0, 1.0]), jnp.array([[1.0, 1.0]]), jnp.array([1.0])).round(6).tolist()
+    [0.5, 0.5]
+    """
+    x = as_point(point)
+    return _affine_set(x, like(A, x), like(b, x))
+
+
+def polyhedron(point: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
+    """The nearest point of {p : A p = b, G p <= h}; NaN where no point is feasible.
+
+    ``point`` is (..., n), A (k, n), b (..., k), G (m, n), h (..., m); k and m may be zero. Exact to rounding, by an
+    interior-point method and the active rows that it finds (see ``bilevel.kernels.qp``).
+
+    >>> square = jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
+    >>> polyhedron(jnp.array([2.0, 0.5]), jnp.zeros((0, 2)), jnp.zeros(0), square, jnp.ones(4)).round(6).tolist()
+    [1.0, 0.5]
+    """
+    x = as_point(point)
+    return _polyhedron(x, *(like(array, x) for array in (A, b, G, h)))
+
+
+def _flat(point: PyTree, normal: PyTree, offset):
+    x, unravel = ravel_pytree(jax.tree.map(as_point, point))
+    normal, _ = ravel_pytree(map_leaves(lambda leaf, a: jnp.broadcast_to(a, leaf.shape), point, normal))
+    return x, like(normal, x), like(offset, x), unravel
+
+
+def _along(x: jax.Array, normal: jax.Array, excess: jax.Array) -> jax.Array:
+    square = normal @ normal
+    possible = (square > 0) | (excess == 0)
+    return valid(possible, x - excess / jnp.where(square > 0, square, 1) * normal)
+
+
+def _one_affine_set(x: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
+    projected, _ = solve_saddle(jnp.eye(x.size, dtype=x.dtype), A, x, b)
+    size = jnp.abs(A) @ jnp.abs(projected) + jnp.abs(b)
+    return valid(jnp.all(jnp.abs(A @ projected - b) <= jnp.sqrt(jnp.finfo(x.dtype).eps) * size), projected)
+
+
+def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
+    solution = solve_qp(jnp.eye(x.size, dtype=x.dtype), -x, A, b, G, h)
+    return valid(solution.status.ok, solution.x)
+
+
+_affine_set = jnp.vectorize(_one_affine_set, signature="(n),(k,n),(k)->(n)")
+_polyhedron = jnp.vectorize(_one_polyhedron, signature="(n),(k,n),(k),(m,n),(m)->(n)")
