@@ -106,6 +106,7 @@ class LBFGS(Solver):
         pairs = trees.select(found.accepted, pairs, empty_pairs(state.params, self.memory))
         counts = state.counts.plus(gradients=found.trials)
         code = jnp.where(found.accepted | ~empty, Code.converged, Code.stalled)
+        code = jnp.where(jnp.isfinite(value), code, Code.nonfinite)
         return State(after.params, trees.norm(after.gradient), counts, Memory(after.value, after.gradient, pairs), code)
 
     def refresh(self, instance: Instance, state: State) -> State:

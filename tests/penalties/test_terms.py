@@ -1,0 +1,90 @@
+"""Each penalty in an inner problem: the prox minimises the value, and the solution has the right derivative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel as bl
+
+Q = np.random.default_rng(0).normal(size=(6, 6))
+Q = Q @ Q.T / 6 + np.eye(6)
+TARGET = np.array([1.5, -0.8, 0.4, 2.5, 1.7, 0.3])
+
+PENALTIES = {
+    "L1": bl.L1(weight=lambda h: h),
+    "NonNegativeL1": bl.NonNegativeL1(weight=lambda h: h),
+    "ElasticNet": bl.ElasticNet(l1=lambda h: h, l2=lambda h: 0.5 * h),
+    "Ridge": bl.Ridge(weight=lambda h: h),
+    "NonNegativeRidge": bl.NonNegativeRidge(weight=lambda h: h),
+    "GroupLasso": bl.GroupLasso(weight=lambda h: 0.4 * h),
+    "LInf": bl.LInf(weight=lambda h: h),
+    "TotalVariation": bl.TotalVariation(weight=lambda h: 0.4 * h),
+    "SortedL1": bl.SortedL1(weights=lambda h: h * jnp.linspace(1.0, 0.2, 6)),
+    "Huber": bl.Huber(weight=lambda h: h, delta=0.5),
+    "LogBarrier": bl.LogBarrier(weight=lambda h: 0.1 * h),
+}
+FAST = ("L1", "GroupLasso", "TotalVariation")
+
+
+def problem(penalty):
+    return bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * (w - TARGET) @ Q @ (w - TARGET),
+        init=lambda key, h: jnp.full(6, 0.5),
+        penalty=penalty,
+        solver=bl.ProximalGradient(tol=1e-13, max_steps=20_000),
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PENALTIES]
+)
+def test_the_derivative_of_the_solution(name):
+    inner, h, step = problem(PENALTIES[name]), 0.7, 1e-5
+    solve = jax.jit(lambda h: inner.solve(h, None))
+    assert bool(solve(h).status.ok)
+    differences = (solve(h + step).params - solve(h - step).params) / (2 * step)
+    forward = jax.jit(jax.jacfwd(lambda h: inner.solve(h, None).params))(h)
+    np.testing.assert_allclose(forward, differences, rtol=1e-6, atol=1e-7)
+    weights = np.cos(np.arange(6.0))
+    backward = jax.jit(jax.grad(lambda h: weights @ inner.solve(h, None).params))(h)
+    np.testing.assert_allclose(backward, weights @ np.asarray(forward), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_prox_minimises_what_value_says(name):
+    penalty, h, step = PENALTIES[name], 0.7, 0.8
+    point = jnp.asarray(TARGET)
+    nearest = penalty.prox(point, step, h)
+
+    def objective(w):
+        return step * penalty.value(w, h) + 0.5 * jnp.sum((w - point) ** 2)
+
+    directions = np.random.default_rng(5).normal(size=(40, 6)) * np.where(
+        np.asarray(nearest) > 0, 1.0, 0.0 if "NonNegative" in name else 1.0
+    )
+    nearby = jax.vmap(objective)(nearest + 1e-3 * directions)
+    assert float(objective(nearest)) <= float(jnp.min(nearby))
+
+
+def test_parts_leave_the_intercept_alone():
+    x = np.random.default_rng(1).normal(size=(20, 3))
+    y = 5.0 + x[:, 0]
+
+    def loss(w, h, batch):
+        return 0.5 * jnp.mean((x @ w["coef"] + w["intercept"] - y) ** 2)
+
+    inner = bl.InnerProblem(
+        loss=loss,
+        init=lambda key, h: {"coef": jnp.zeros(3), "intercept": jnp.zeros(())},
+        penalty=bl.Parts({"coef": bl.L1(weight=jnp.exp), "intercept": bl.Zero()}),
+        solver=bl.ProximalGradient(tol=1e-12),
+    )
+    params = jax.jit(lambda h: inner.solve(h, None).params)(3.0)
+    np.testing.assert_allclose(params["coef"], 0.0)
+    np.testing.assert_allclose(params["intercept"], y.mean(), rtol=1e-9)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"bl.Parts.* does not fit params"):
+        bl.Parts({"coef": bl.Zero()}).prox({"other": jnp.zeros(2)}, 1.0, None)
