@@ -23,11 +23,14 @@ _HOME = {
     ),
     "bilevel.constraints": (
         "NonNegative", "Hypercube", "CappedSimplex", "BoxSection", "L1Ball", "L2Ball", "LInfBall", "Isotonic",
-        "SecondOrderCone", "PSDCone", "ExponentialCone",
-        "Constraint", "Free", "Box", "Simplex"),
+        "SecondOrderCone", "PSDCone", "ExponentialCone", "L1Sphere", "L2Sphere", "SparseSimplex",
+        "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
+        "Constraint", "Free", "Box", "Simplex", "Functional"),
     "bilevel.linear": ("Linear",),
-    "bilevel.optimality": ("Entropy",),
-    "bilevel.solvers": ("Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "Solver"),
+    "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
+    "bilevel.solvers": (
+        "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Solver",
+    ),
     "bilevel.problem": ("InnerProblem", "Solution"),
     "bilevel.engines": ("Engine", "Report", "Carry", "Implicit", "Unrolled", "Forward", "OneStep"),
     "bilevel.batches": ("full_batch", "minibatches"),

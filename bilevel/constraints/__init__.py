@@ -8,16 +8,22 @@ from bilevel.constraints.catalogue import (
     Hypercube,
     Isotonic,
     L1Ball,
+    L1Sphere,
     L2Ball,
+    L2Sphere,
     LInfBall,
     NonNegative,
     PSDCone,
     SecondOrderCone,
+    SparseSimplex,
 )
 from bilevel.constraints.functional import Functional
+from bilevel.constraints.linear_sets import AffineSet, Birkhoff, HalfSpace, Hyperplane, Polyhedron, Transport
 from bilevel.constraints.sets import Box, Free, Simplex
 
 __all__ = [
+    "AffineSet",
+    "Birkhoff",
     "Box",
     "BoxSection",
     "CappedSimplex",
@@ -25,13 +31,20 @@ __all__ = [
     "ExponentialCone",
     "Free",
     "Functional",
+    "HalfSpace",
     "Hypercube",
+    "Hyperplane",
     "Isotonic",
     "L1Ball",
+    "L1Sphere",
     "L2Ball",
+    "L2Sphere",
     "LInfBall",
     "NonNegative",
     "PSDCone",
+    "Polyhedron",
     "SecondOrderCone",
     "Simplex",
+    "SparseSimplex",
+    "Transport",
 ]

@@ -11,7 +11,7 @@ import jax
 
 from bilevel import projections
 from bilevel.constraints.base import Constraint
-from bilevel.penalties import Parameter, on_leaves, parameters
+from bilevel.penalties import Parameter, on_leaves, parameters, resolve
 from bilevel.typing import HParams, Params
 
 
@@ -122,3 +122,33 @@ class ExponentialCone(ParametricSet):
     """The exponential cone, in the convention of `bilevel.projections.exponential_cone`."""
 
     operator = staticmethod(projections.exponential_cone)
+
+
+@dataclass(frozen=True, eq=False)
+class L1Sphere(ParametricSet):
+    """{w: ||w||_1 = radius}; not convex, so the projection is a nearest point."""
+
+    radius: Parameter = 1.0
+    operator = staticmethod(projections.l1_sphere)
+
+
+@dataclass(frozen=True, eq=False)
+class L2Sphere(ParametricSet):
+    """{w: ||w||_2 = radius}; not convex, so the projection is a nearest point."""
+
+    radius: Parameter = 1.0
+    operator = staticmethod(projections.l2_sphere)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseSimplex(Constraint):
+    """The points of a scaled simplex with at most ``max_nonzeros`` entries; not convex (Kyrillidis et al., 2013)."""
+
+    max_nonzeros: int
+    total: Parameter = 1.0
+
+    def project(self, point: Params, hparams: HParams) -> Params:
+        def on_leaf(leaf: jax.Array, total: jax.Array) -> jax.Array:
+            return projections.sparse_simplex(leaf, self.max_nonzeros, total)
+
+        return on_leaves(on_leaf, point, resolve(self.total, hparams))

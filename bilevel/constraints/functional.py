@@ -26,7 +26,8 @@ class Functional(Constraint):
     L = loss + equality_dual' equality + inequality_dual' inequality. Raises ValueError where a projection is asked for.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
-    >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2), init=lambda key, h: jnp.zeros(2),
+    >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2),
+    ...                         init=lambda key, h: jnp.zeros(2),
     ...                         constraint=bl.Functional(inequality=lambda w, h, batch: jnp.sum(w) - h))
     >>> solve = lambda h: inner.solve(h, jnp.array([2.0, 2.0]))
     >>> solve(2.0).params.round(5).tolist(), float(solve(2.0).dual.inequality_dual.round(5))
@@ -41,6 +42,6 @@ class Functional(Constraint):
 
     def project(self, point: Params, hparams: HParams) -> Params:
         raise ValueError(
-            "bl.Functional is known by its functions and has no projection: solve with bl.InteriorPoint() or bl.Auto(), "
-            "or state the set by one that is known by its projection (bl.Box, bl.Simplex)."
+            "bl.Functional is known by its functions and has no projection: solve with bl.InteriorPoint() or "
+            "bl.Auto(), or state a set that is known by its projection (bl.Box, bl.Simplex)."
         )

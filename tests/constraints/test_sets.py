@@ -26,6 +26,13 @@ SETS = {
     "LInfBall": bl.LInfBall(radius=lambda h: 0.5 * h),
     "Isotonic": bl.Isotonic(),
     "SecondOrderCone": bl.SecondOrderCone(),
+    "Hyperplane": bl.Hyperplane(normal=np.arange(1.0, 7.0), offset=lambda h: h),
+    "HalfSpace": bl.HalfSpace(normal=np.arange(1.0, 7.0), offset=lambda h: h),
+    "AffineSet": bl.AffineSet(A=np.vander(np.arange(1.0, 3.0), 6), b=lambda h: h * jnp.ones(2)),
+    "Polyhedron": bl.Polyhedron(
+        A=np.ones((1, 6)), b=lambda h: h * jnp.ones(1), G=np.eye(6), h=lambda h: 0.9 * h * jnp.ones(6)
+    ),
+    "L2Sphere": bl.L2Sphere(radius=lambda h: h),
 }
 
 
