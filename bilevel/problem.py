@@ -43,6 +43,11 @@ class Both(Penalty):
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         return self.constraint.project(self.penalty.prox(point, step_size, hparams), hparams)
 
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        inner = self.penalty.kinks(point, step_size, hparams)
+        outer = self.constraint.kinks(self.penalty.prox(point, step_size, hparams), step_size, hparams)
+        return jax.tree.map(jnp.minimum, inner, outer)
+
     def value(self, params: Params, hparams: HParams) -> Scalar:
         return self.penalty.value(params, hparams)
 
@@ -125,9 +130,15 @@ class InnerProblem:
         nonsmooth = self.nonsmooth
         if nonsmooth.smooth:
             return Stationary(self.loss)
+
+        def kinks(point: Params, step: float | jax.Array, hparams: HParams, batch: Batch) -> PyTree:
+            return nonsmooth.kinks(point, step, hparams)
+
         if nonsmooth is self.constraint:
-            return ProjectedGradient(self.loss, lambda point, hparams, batch: self.constraint.project(point, hparams))
-        return ProximalGradient(self.loss, lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams))
+            project = lambda point, hparams, batch: self.constraint.project(point, hparams)  # noqa: E731
+            return ProjectedGradient(self.loss, project, kinks=kinks)
+        prox = lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams)  # noqa: E731
+        return ProximalGradient(self.loss, prox, kinks=kinks)
 
     def at(self, hparams: HParams, batch: Batch, differentiable: bool = False, searches: bool = True) -> Instance:
         """The problem with hyperparameters and data put in."""

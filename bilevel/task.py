@@ -68,4 +68,4 @@ class Task:
     @property
     def levels(self) -> Bilevel:
         """What an engine needs of the task."""
-        return Bilevel(self.inner, self.outer_loss, self.prior, self.warm_start)
+        return Bilevel(self.inner, self.outer_loss, self.prior, self.warm_start, self.batches)

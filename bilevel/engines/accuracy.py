@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,46 +9,17 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.engines.base import GRADES, Bilevel, Point
-from bilevel.implicit.attach import Adjoint, solve_adjoint
-from bilevel.implicit.mapping import System
-from bilevel.linear_solve import LinearSolution, LinearSolver
+from bilevel.engines.face import Face, compare_faces
+from bilevel.engines.linearization import Linearization, adjoint_gradient, linearization_counts, linearize
+from bilevel.implicit import Mapping, PreparedSystem, Solve
 from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
 
 SAFETY = 1.25  # published with the measured rate of under-estimates: docs/accuracy.md
 NEWTON_REGIME = 0.1  # the correction must shrink the residual this much for its size to be an estimate
-LOOSE = 0.05  # relative tolerance of solves whose result is only measured
-FLOOR = 1e3  # residuals below this many machine epsilons are rounding
-
-
-class Linearization(NamedTuple):
-    """Both levels, linearised at inner parameters."""
-
-    params: Params
-    value: Scalar  # g
-    cotangent: PyTree  # dg/dw
-    direct: HParams  # dg/dh
-    residual: PyTree  # F
-    system: System  # A
-    pull_params: Callable[[PyTree], PyTree]  # u -> A'u
-    pull_hparams: Callable[[PyTree], HParams]  # u -> B'u
-
-    def solve_adjoint(self, linear_solve: LinearSolver, cotangent: PyTree, init: PyTree = None) -> Adjoint:
-        return solve_adjoint(self.system, linear_solve, cotangent, init)
-
-
-def linearize(bilevel: Bilevel, point: Point, params: Params) -> Linearization:
-    """The outer loss and the optimality condition at ``params``, with their derivatives."""
-    hparams, inner_batch, outer_batch, _ = point
-    value, (cotangent, direct) = jax.value_and_grad(bilevel.outer, argnums=(0, 1))(params, hparams, outer_batch)
-    mapping = bilevel.inner.mapping
-    residual, pull = jax.vjp(lambda w, h: mapping(w, h, inner_batch), params, hparams)
-    system = mapping.system(params, hparams, inner_batch)
-    return Linearization(params, value, cotangent, direct, residual, system, lambda u: pull(u)[0], lambda u: pull(u)[1])
-
-
-def adjoint_gradient(at: Linearization, adjoint: PyTree) -> HParams:
-    """dg/dh - B'u."""
-    return trees.subtract(at.direct, at.pull_hparams(adjoint))
+LOOSE = 1e-2  # relative tolerance of solves whose result is only measured
+NEGLIGIBLE = 1e-3  # a part of the right-hand side this much smaller than the other is not solved for on its own
+POWERS = 3  # steps of the power iteration for the norm of the system
+ROUNDING = 10  # units of roundoff in a gradient, relative to the sizes of its terms
 
 
 class Correction(NamedTuple):
@@ -60,64 +30,172 @@ class Correction(NamedTuple):
     error: jax.Array
     error_inner: jax.Array
     error_adjoint: jax.Array
+    theta: jax.Array
     grade: jax.Array
+    face: Face
+    condition: jax.Array
     counts: Counts
 
 
-def correction(
-    bilevel: Bilevel, point: Point, at: Linearization, adjoint: Adjoint, grad: HParams, linear_solve: LinearSolver, refine: bool
-) -> Correction:
-    """One Newton step w+ = w - A^{-1} F(w), u+ = u + A^{-T} (v+ - A+'u), and the gradient there.
+class Solved(NamedTuple):
+    """Where the hypergradient was computed, with what."""
+
+    mapping: Mapping
+    at: Linearization
+    system: PreparedSystem
+    adjoint: Solve
+    pulled: tuple[PyTree, HParams]  # (A'u, B'u)
+    grad: HParams
+
+
+def correction(bilevel: Bilevel, point: Point, solved: Solved, refine: bool) -> Correction:
+    """One Newton step on both equations, and the gradient there.
+
+        w+ = w - A^{-1} F(w),      u+ = u + A^{-T} (v+ - A+'u),      g+ = dg/dh+ - B+'u+
 
     ||g+ - g|| is an asymptotically exact estimate of the error of g, and g+ has an error quadratic in that of w. The
-    claim is made only where the corrections behave as in the Newton regime: ||F(w+)|| <= 0.1 ||F(w)||, likewise for the
-    adjoint. With ``refine`` the figure is of g+. Source: Newton-Kantorovich; dual-weighted residuals (Becker and
-    Rannacher, 2001).
+    claim is made only in the Newton regime: theta <= 0.1, with theta = ||F(w+)|| / ||F(w)|| or the same of the adjoint,
+    whichever is larger; and no coordinate may change its face on the way. With ``refine`` the figure is of g+.
+    Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
     """
-    loose = linear_solve if refine else linear_solve.with_tol(LOOSE)
-    step = solve_forward(at.system, loose, jax.tree.map(jnp.negative, at.residual))
-    moved = linearize(bilevel, point, trees.axpy(1.0, step.value, at.params))
-    wrong = trees.subtract(moved.cotangent, moved.pull_params(adjoint.adjoint))
-    change = at.solve_adjoint(loose, wrong)
-    corrected = adjoint_gradient(moved, trees.axpy(1.0, change.adjoint, adjoint.adjoint))
-    left = trees.subtract(wrong, moved.pull_params(change.adjoint))
+    mapping, at, system, adjoint, pulled, grad = solved
+    tol = None if refine else LOOSE
+    step = system.solve(jax.tree.map(jnp.negative, at.residual), tol)
+    moved = linearize(bilevel, point, trees.axpy(1.0, step.value, at.params), mapping)
+    rest = trees.subtract(at.cotangent, pulled[0])  # what the adjoint solve left
+    wrong_params, wrong_hparams = moved.pull(adjoint.value)
+    shifted = trees.subtract(trees.subtract(moved.cotangent, wrong_params), rest)  # what the step changes
+    parts = _solve_parts(system, moved, shifted, rest, tol)
+    by_adjoint = jax.tree.map(lambda leaf: leaf[1], parts.hparams)
+    explained, change = jax.tree.map(lambda leaf: leaf[0] + leaf[1], (parts.params, parts.hparams))
+    corrected = adjoint_gradient(moved, trees.axpy(1.0, wrong_hparams, change))
+    wrong = trees.axpy(1.0, rest, shifted)
+    left = trees.subtract(wrong, explained)
 
-    own = at.solve_adjoint(loose, trees.subtract(at.cotangent, at.pull_params(adjoint.adjoint)))
-    by_adjoint = at.pull_hparams(own.adjoint)
     distance = trees.subtract(corrected, grad)
-    size = trees.norm(distance)
-
-    rounding = FLOOR * trees.epsilon(at.params)
-    theta = _shrinkage(moved.residual, at.residual, rounding * trees.norm(at.params))
-    theta_adjoint = _shrinkage(left, wrong, rounding * trees.norm(at.cotangent))
-    claimed = (theta <= NEWTON_REGIME) & (theta_adjoint <= NEWTON_REGIME)
-    factor = theta + theta_adjoint if refine else 1.0
-    floor = 10 * trees.epsilon(at.params) * trees.norm(grad)
-    solves = [step, change.solution, own.solution]
+    noise = _noise(bilevel, point, solved)
+    error_inner = (1 + noise.inner) * trees.norm(trees.axpy(1.0, by_adjoint, distance))
+    error_adjoint = (1 + noise.adjoint) * trees.norm(by_adjoint)
+    size = jnp.minimum(
+        trees.norm(distance) * (1 + jnp.maximum(noise.inner, noise.adjoint)), error_inner + error_adjoint
+    )
+    theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
+    theta = jnp.maximum(theta_inner, _shrinkage(left, wrong, noise.cotangent))
+    face = compare_faces(mapping, point, at, moved)
+    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active <= 0)
+    amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
         value=moved.value,
         grad=corrected,
-        error=SAFETY * factor * size + floor,
-        error_inner=trees.norm(trees.axpy(1.0, by_adjoint, distance)),
-        error_adjoint=trees.norm(by_adjoint),
+        error=SAFETY * (2 * theta * size if refine else size) + noise.gradient,
+        error_inner=error_inner,
+        error_adjoint=error_adjoint,
+        theta=theta,
         grade=jnp.where(claimed, GRADES.index("estimate"), GRADES.index("residual")).astype(jnp.int32),
-        counts=Counts(
-            gradients=2,
-            hessian_products=sum(solve.products for solve in solves) + 3,
-            jacobian_products=2,
-            factorizations=sum(solve.factorizations for solve in solves),
-        ),
+        face=face,
+        condition=power_norm(system) * jnp.max(amplification),
+        counts=_counts(mapping, step, parts),
     )
 
 
-def _shrinkage(after: PyTree, before: PyTree, floor: jax.Array) -> jax.Array:
-    """||after|| / ||before||, and 0 where ``before`` is rounding already."""
+class Parts(NamedTuple):
+    """Two cotangents solved for, one after the other: their pulls A'x and B'x (stacked) and what that cost."""
+
+    params: PyTree
+    hparams: HParams
+    amplification: jax.Array
+    products: jax.Array
+    factorizations: jax.Array
+
+
+def _solve_parts(
+    system: PreparedSystem, moved: Linearization, shifted: PyTree, rest: PyTree, tol: float | None
+) -> Parts:
+    """A'x for either part of the right-hand side, 0 for one that is far below the other. A loop: it compiles once."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), shifted, rest)
+    threshold = NEGLIGIBLE * jnp.maximum(trees.norm(shifted), trees.norm(rest))
+
+    def solve(rhs: PyTree) -> Parts:
+        solved = system.solve_adjoint(rhs, None, tol)
+        pulled = moved.pull(solved.value)
+        cost = (solved.solution.products + 1, solved.solution.factorizations)
+        return Parts(*pulled, solved.amplification, *(jnp.asarray(number, jnp.int32) for number in cost))
+
+    def one(rhs: PyTree) -> Parts:
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(solve, rhs))
+        return jax.lax.cond(trees.norm(rhs) > threshold, solve, lambda _: nothing, rhs)
+
+    return jax.lax.map(one, stacked)
+
+
+class Noise(NamedTuple):
+    """What rounding contributes, as fractions of the parts of the error and in absolute terms."""
+
+    inner: jax.Array
+    adjoint: jax.Array
+    residual: jax.Array
+    cotangent: jax.Array
+    gradient: jax.Array
+
+
+def _noise(bilevel: Bilevel, point: Point, solved: Solved) -> Noise:
+    """Rounding of the residual from one more evaluation, the parameters moved by one unit of roundoff; of adjoint and
+    gradient from the sizes of the terms that were subtracted."""
+    at, epsilon = solved.at, trees.epsilon(solved.at.params)
+    again = solved.mapping(perturbed(at.params, epsilon), point.hparams, point.inner_batch)
+    residual = trees.norm(trees.subtract(again, at.residual))
+    rest = trees.norm(trees.subtract(at.cotangent, solved.pulled[0]))
+    cotangent = epsilon * (trees.norm(at.cotangent) + trees.norm(solved.pulled[0]))
+    gradient = ROUNDING * epsilon * (trees.norm(at.direct) + trees.norm(solved.pulled[1]))
+    return Noise(
+        _fraction(residual, trees.norm(at.residual)), _fraction(cotangent, rest), residual, cotangent, gradient
+    )
+
+
+def perturbed(params: Params, epsilon: float) -> Params:
+    """Each entry multiplied by 1 + epsilon or 1 - epsilon at random."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), max(len(leaves), 1))
+    moved = [
+        leaf * (1 + epsilon * jax.random.rademacher(key, leaf.shape, leaf.dtype))
+        for key, leaf in zip(keys, leaves, strict=False)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def _fraction(part: jax.Array, whole: jax.Array) -> jax.Array:
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+
+
+def _shrinkage(after: PyTree, before: PyTree, noise: jax.Array) -> jax.Array:
+    """||after|| / ||before||, less what rounding leaves; 0 where ``before`` is rounding already."""
     size = trees.norm(before)
-    ratio = trees.norm(after) / jnp.where(size > 0, size, 1.0)
-    return jnp.where(size <= floor, 0.0, ratio)
+    ratio = _fraction(jnp.maximum(trees.norm(after) - ROUNDING * noise, 0), size)
+    return jnp.where(jnp.isfinite(size), ratio, jnp.nan)
 
 
-def solve_forward(system: System, linear_solve: LinearSolver, rhs: PyTree) -> LinearSolution:
-    """A x = rhs with its report; not differentiable itself."""
-    solution = linear_solve(system.operator, system.restrict(rhs))
-    return solution._replace(value=system.extend(rhs, solution.value))
+def power_norm(system: PreparedSystem) -> jax.Array:
+    """A lower estimate of || K ||, by a short power iteration from random signs."""
+
+    def advance(_: int, state: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
+        vector, size = state
+        vector = system.operator(vector)
+        length = trees.norm(vector)
+        scaled = jax.tree.map(lambda leaf: (leaf / jnp.where(length > 0, length, 1)).astype(leaf.dtype), vector)
+        return scaled, jnp.maximum(size, length)
+
+    signs = perturbed(jax.tree.map(jnp.ones_like, system.example), 1.0)
+    signs = trees.axpy(-1.0, jax.tree.map(jnp.ones_like, system.example), signs)
+    length = trees.norm(signs)
+    start = jax.tree.map(lambda leaf: (leaf / jnp.where(length > 0, length, 1)).astype(leaf.dtype), signs)
+    return jax.lax.fori_loop(0, POWERS, advance, (start, jnp.zeros_like(length)))[1]
+
+
+def _counts(mapping: Mapping, step: Solve, parts: Parts) -> Counts:
+    rounded = Counts(gradients=1, proxes=mapping.prox_calls)
+    counts = linearization_counts(mapping).add(mapping.inspection).add(mapping.inspection).add(rounded)
+    return counts.plus(
+        hessian_products=step.solution.products + jnp.sum(parts.products) + POWERS + 1,
+        jacobian_products=1 + jnp.sum(parts.products > 0),
+        factorizations=step.solution.factorizations + jnp.sum(parts.factorizations),
+    )

@@ -23,7 +23,7 @@ NAN, UNKNOWN, ZERO = np.float32(np.nan), np.int32(-1), np.int32(0)
 
 
 class Carry(NamedTuple):
-    """What one hypergradient hands to the next: the start of the inner solve (with the duals) and of the adjoint solve."""
+    """What one hypergradient hands to the next: where the inner solve (duals included) and the adjoint solve start."""
 
     params: Params
     adjoint: PyTree
@@ -136,8 +136,8 @@ def inner_solution(bilevel: Bilevel, point: Point, carry: Carry) -> Outcome:
 
 
 def settings(cls: Any) -> Any:
-    """Registers an engine as a pytree: the linear solver and fields marked ``traced()`` are leaves, which compile nothing
-    again when they change; all else is compared by value."""
+    """Registers an engine as a pytree: fields marked ``traced()`` are leaves, which compile nothing again when they
+    change; all else is compared by value."""
     leaves = [name for name, one in cls.__dataclass_fields__.items() if one.metadata.get("traced")]
     return jax.tree_util.register_dataclass(
         cls, leaves, [name for name in cls.__dataclass_fields__ if name not in leaves]

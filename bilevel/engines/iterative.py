@@ -18,8 +18,8 @@ from bilevel.typing import Counts, HParams, Params, Scalar
 def refuse_unrolling(engine: Engine, solver: Solver) -> None:
     if not solver.unrolls:
         raise ValueError(
-            f"bl.{type(engine).__name__} differentiates the steps of the solver, which bl.{type(solver).__name__} does not "
-            "allow. Use bl.Implicit(), or a first-order solver."
+            f"bl.{type(engine).__name__} differentiates the steps of the solver, which bl.{type(solver).__name__} "
+            "does not allow. Use bl.Implicit(), or a first-order solver."
         )
 
 

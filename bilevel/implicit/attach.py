@@ -13,8 +13,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.linear_solve import LinearSolution, LinearSolver, check_symmetric
-from bilevel.linear_solve.base import Operator
+from bilevel.implicit.prepare import asserted
+from bilevel.linear_solve import LinearSolver
 from bilevel.typing import Params, PyTree
 
 
@@ -47,6 +47,8 @@ def attach(mapping: Mapping, linear_solve: LinearSolver, params: Params, args: t
     """
     moving = split_arguments(args, kwargs or {})
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
+    fixed_args, fixed_kwargs = moving.rebuild(*jax.lax.stop_gradient(moving.leaves))
+    mapping = mapping.localize(params, *fixed_args, **fixed_kwargs)
 
     def residual(w: Params, *leaves: Any) -> PyTree:
         args, kwargs = moving.rebuild(*leaves)
@@ -104,7 +106,7 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
 
 def solve_system(system: System, linear_solve: LinearSolver, rhs: PyTree) -> PyTree:
     """x with A x = rhs, differentiable in both modes and to any order; NaN where the solve failed."""
-    operator = _asserted(system.operator, linear_solve, rhs)
+    operator = asserted(system.operator, linear_solve, rhs)
     reduced, unravel = ravel_pytree(system.restrict(rhs))
 
     def matvec(flat: jax.Array) -> jax.Array:
@@ -116,34 +118,3 @@ def solve_system(system: System, linear_solve: LinearSolver, rhs: PyTree) -> PyT
 
     flat = jax.lax.custom_linear_solve(matvec, reduced, solve, solve, symmetric=bool(operator.symmetric))
     return system.extend(rhs, unravel(flat))
-
-
-class Adjoint(NamedTuple):
-    """The solution of A' adjoint = cotangent, in full and in the reduced variables, and how it was obtained."""
-
-    adjoint: PyTree
-    reduced: PyTree  # the start of the next solve
-    solution: LinearSolution
-
-
-def solve_adjoint(system: System, linear_solve: LinearSolver, cotangent: PyTree, init: PyTree = None) -> Adjoint:
-    """A' adjoint = cotangent with its report, from a start: what engines use. Not differentiable itself."""
-    operator = _asserted(system.operator, linear_solve, cotangent)
-    restricted = jax.eval_shape(system.restrict, cotangent)
-    reduced_like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), restricted)
-    extend_transposed = jax.linear_transpose(lambda rhs, y: system.extend(rhs, y), cotangent, reduced_like)
-    restrict_transposed = jax.linear_transpose(system.restrict, cotangent)
-    direct, reduced_cotangent = extend_transposed(cotangent)
-    solution = linear_solve(operator.transpose(reduced_like), reduced_cotangent, init)
-    (through,) = restrict_transposed(solution.value)
-    return Adjoint(jax.tree.map(jnp.add, direct, through), solution.value, solution)
-
-
-def _asserted(operator: Operator, linear_solve: LinearSolver, example: PyTree) -> Operator:
-    """Refuses what the mapping rules out. Where it knows nothing, an explicit symmetric solver is the user's assertion,
-    checked with random vectors where values are concrete and by the sign of the curvature on the way."""
-    linear_solve.refuse(operator)
-    if linear_solve.needs_symmetric and operator.symmetric is None:
-        check_symmetric(operator, example)
-        return replace(operator, symmetric=True)
-    return operator

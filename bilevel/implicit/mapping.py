@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bilevel.linear_solve.base import Operator
-from bilevel.typing import LinearMap, Params, PyTree
+from bilevel.typing import Counts, LinearMap, Params, PyTree
 
 
 class System(NamedTuple):
@@ -25,10 +26,15 @@ class System(NamedTuple):
     operator: Operator
     restrict: LinearMap
     extend: Callable[[PyTree, PyTree], PyTree]
+    products: int = 0  # Hessian products that restrict and extend cost together
 
 
 class Mapping(abc.ABC):
     """An optimality condition: a callable residual that is zero at the solution, and knows its linear system."""
+
+    prox_calls: ClassVar[int] = 0  # proximal operators in one evaluation
+    localization: ClassVar[Counts] = Counts()  # what `localize` costs
+    inspection: ClassVar[Counts] = Counts()  # what `faces` costs
 
     @abc.abstractmethod
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
@@ -37,6 +43,16 @@ class Mapping(abc.ABC):
     def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """The residual that solvers stop on; differs from F where F also vanishes at points that are no solutions."""
         return self(params, *args, **kwargs)
+
+    def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> Mapping:
+        """The same condition in its best form near ``params`` (a step size near 1/L), with the same derivative at the
+        solution. Constant: no derivative passes through the choice."""
+        return self
+
+    def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """How far ``params`` is from where dF/dw jumps, coordinate by coordinate: infinity where nothing can jump, NaN
+        where it is not known. A coordinate at distance zero is weakly active."""
+        return jnp.full((), jnp.inf)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         """The system A x = b at ``params``; the default is A itself, of which nothing is known."""

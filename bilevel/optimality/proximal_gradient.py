@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
-from bilevel.trees import axpy, subtract
-from bilevel.typing import LinearMap, Params, PyTree, Scalar
+from bilevel.trees import axpy, norm, subtract
+from bilevel.typing import Counts, LinearMap, Params, PyTree, Scalar
+
+POWERS = 3  # steps of the power iteration that finds a step size
+
+
+def not_known(point: Params, step_size: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
+    """The distances to the kinks of a prox of which only the values are known."""
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), point)
+
+
+def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
+    """1 / ||H|| by a short power iteration from a fixed random vector (1 where H vanishes)."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), max(len(leaves), 1))
+    drawn = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=False)]
+
+    def advance(_: int, state: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
+        vector, length = state
+        scale = 1 / jnp.where(length > 0, length, 1)
+        vector = hessian(jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), vector))
+        return vector, norm(vector)
+
+    start = jax.tree.unflatten(structure, drawn)
+    _, size = jax.lax.fori_loop(0, POWERS, advance, (start, norm(start)))
+    return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +44,9 @@ class ProximalGradient(Mapping):
     """F(w, *args) = prox(w - step_size grad loss(w, *args), step_size, *args) - w.
 
     ``prox(point, step_size, *args)`` is the proximal operator of the nonsmooth term. Any step size gives the same
-    root; a step near 1/L keeps the active face right at inexact solutions. Source: Blondel et al., 2021, equation (7).
+    root; one near 1/L keeps the active face right at inexact solutions: an error e of w moves the input of the prox by
+    up to (1 + step L) e. `localize` finds that step. ``kinks(point, step_size, *args)`` tells how far each coordinate
+    of that input is from where the derivative of the prox jumps. Source: Blondel et al., 2021, equation (7).
 
     With D the Jacobian of the prox (symmetric, positive semidefinite) and H the Hessian, A = D (I - step H) - I is not
     symmetric. It is solved through the symmetric positive semidefinite system on the range of D
@@ -37,38 +65,54 @@ class ProximalGradient(Mapping):
     loss: Callable[..., Scalar]
     prox: Callable[..., Params]
     step_size: float | jax.Array = 1.0
+    kinks: Callable[..., PyTree] = not_known
+
+    prox_calls: ClassVar[int] = 1
+    localization: ClassVar[Counts] = Counts(gradients=1, hessian_products=POWERS)
+    inspection: ClassVar[Counts] = Counts(gradients=1)
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
         return subtract(self.prox(forward, self.step_size, *args, **kwargs), params)
 
+    def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
+        params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
+        _, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
+        return replace(self, step_size=jax.lax.stop_gradient(inverse_norm(hessian, params)))
+
+    def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        point = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
+        return self.kinks(point, self.step_size, *args, **kwargs)
+
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
         point = axpy(-self.step_size, gradient, params)
         _, derivative = jax.linearize(lambda z: self.prox(z, self.step_size, *args, **kwargs), point)
-        return reduced_system(derivative, hessian, self.step_size, str(self))
+        return reduced_system(derivative, lambda x: axpy(-self.step_size, hessian(x), x), str(self))
 
     def __str__(self) -> str:
         return f"ProximalGradient({getattr(self.loss, '__name__', 'loss')})"
 
 
-def reduced_system(derivative: LinearMap, hessian: LinearMap, step: float | jax.Array, owner: str) -> System:
-    """The symmetric system of D (I - step H) - I on the range of D; see `ProximalGradient`."""
+def reduced_system(derivative: LinearMap, forward: LinearMap, owner: str, weigh: LinearMap = lambda x: x) -> System:
+    """The system of A = D forward - I on the range of D, for a symmetric positive semidefinite D (``derivative``):
 
-    def forward(x: PyTree) -> PyTree:
-        return axpy(-step, hessian(x), x)
+        weigh (D - D forward D) y = -weigh D forward b,      A^{-1} b = D y - b.
+
+    An identity for every D and ``forward``; K is symmetric where weigh D forward D is, and then so is the adjoint.
+    """
 
     def matvec(y: PyTree) -> PyTree:
         on_face = derivative(y)
-        return subtract(on_face, derivative(forward(on_face)))
+        return weigh(subtract(on_face, derivative(forward(on_face))))
 
     def restrict(rhs: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: -leaf, derivative(forward(rhs)))
+        return jax.tree.map(lambda leaf: -leaf, weigh(derivative(forward(rhs))))
 
     def extend(rhs: PyTree, y: PyTree) -> PyTree:
         return subtract(derivative(y), rhs)
 
-    return System(Operator(matvec, symmetric=True, definite=True, singular=True, owner=owner), restrict, extend)
+    return System(Operator(matvec, symmetric=True, definite=True, singular=True, owner=owner), restrict, extend, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +132,29 @@ class ProjectedGradient(Mapping):
     loss: Callable[..., Scalar]
     projection: Callable[..., Params]
     step_size: float | jax.Array = 1.0
+    kinks: Callable[..., PyTree] = not_known
+
+    prox_calls: ClassVar[int] = 1
+    localization: ClassVar[Counts] = ProximalGradient.localization
+    inspection: ClassVar[Counts] = ProximalGradient.inspection
 
     @property
     def proximal(self) -> ProximalGradient:
         """The same condition with the projection as a prox."""
-        return ProximalGradient(self.loss, lambda point, step, *args, **kw: self.projection(point, *args, **kw), self.step_size)
+
+        def project(point: Params, step: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> Params:
+            return self.projection(point, *args, **kwargs)
+
+        return ProximalGradient(self.loss, project, self.step_size, self.kinks)
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         return self.proximal(params, *args, **kwargs)
+
+    def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
+        return self.proximal.localize(params, *args, **kwargs)
+
+    def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        return self.proximal.faces(params, *args, **kwargs)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         return self.proximal.system(params, *args, **kwargs)
