@@ -49,8 +49,10 @@ def activity(dual: PyTree, values: PyTree) -> Activity:
         on = (lam > -value) & (lam > 0)
         return on.astype(lam.dtype), jnp.where(on, lam, 1), jnp.where(on | (value == 0), 1, value)
 
-    leaves = jax.tree.map(one, dual, values)
-    return Activity(*(jax.tree.map(lambda _, found: found[i], dual, leaves) for i in range(3)))
+    structure = jax.tree.structure(dual)
+    found = [one(lam, value) for lam, value in zip(jax.tree.leaves(dual), jax.tree.leaves(values), strict=True)]
+    columns = zip(*found, strict=True) if found else ((), (), ())
+    return Activity(*(jax.tree.unflatten(structure, list(column)) for column in columns))
 
 
 def _hessian(saddle: Saddle, at: PrimalDual) -> LinearMap:

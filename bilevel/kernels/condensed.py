@@ -1,0 +1,122 @@
+"""The Newton system of an interior-point step, condensed to the unknowns and factored once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+REFINEMENTS = 2
+FIRST_SHIFT = 1e-8  # relative to the largest diagonal entry; each further one is SHIFT_GROWTH times larger
+SHIFT_GROWTH = 100.0
+MAX_SHIFTS = 12
+
+
+class Condensed(NamedTuple):
+    """[[M, E'], [E, 0]] with M positive definite on the null space of E, factored."""
+
+    solve: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (top, bottom) -> (x, y)
+    shift: jax.Array  # what was added to the diagonal of M to make it so: 0 for a convex problem
+    factorizations: jax.Array
+
+
+class Parts(NamedTuple):
+    """M = hessian + bounds' diag(weights) bounds, beside the rows E of the equalities."""
+
+    hessian: jax.Array  # (n, n)
+    bounds: jax.Array  # (m, n)
+    weights: jax.Array  # (m,), any positive numbers
+    rows: jax.Array  # (p, n)
+
+
+def condensed(parts: Parts) -> Condensed:
+    """The system by Cholesky factors of M and of its Schur complement, with iterative refinement.
+
+    The weights may span any range: rounding in the formed M is then far larger than the Hessian, and the refinement,
+    which applies M by its parts, removes it. M may be singular: a multiple of E'E is added, which changes no solution,
+    and a shift of the size of rounding, which is refined away. If that is not positive definite (a nonconvex problem),
+    multiples of the identity are added until it is. Differentiable in the parts and in the right-hand sides; the
+    factors themselves carry no derivative.
+    """
+    hessian, bounds, weights, rows = parts
+    n = hessian.shape[0]
+    factors = _factor(jax.lax.stop_gradient(parts))
+
+    def matvec(flat: jax.Array) -> jax.Array:
+        x, y = flat[:n], flat[n:]
+        top = hessian @ x + factors.shift * x + bounds.T @ (weights * (bounds @ x)) + rows.T @ y
+        return jnp.concatenate([top, rows @ x])
+
+    def refined(matvec: Callable, flat: jax.Array) -> jax.Array:
+        value = _apply(factors, flat)
+        for _ in range(REFINEMENTS):
+            value = value + _apply(factors, flat - matvec(value))
+        return value
+
+    def solve(top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
+        flat = jax.lax.custom_linear_solve(matvec, jnp.concatenate([top, bottom]), refined, symmetric=True)
+        return flat[:n], flat[n:]
+
+    return Condensed(solve, factors.shift, factors.number)
+
+
+class _Factors(NamedTuple):
+    matrix: jax.Array  # of M + weight E'E + shift, by Cholesky
+    schur: jax.Array  # of E (M + weight E'E + shift)^{-1} E', by Cholesky
+    rows: jax.Array
+    weight: jax.Array
+    shift: jax.Array
+    number: jax.Array
+
+
+class _Trial(NamedTuple):
+    factor: jax.Array
+    shift: jax.Array
+    number: jax.Array
+
+
+def _factor(parts: Parts) -> _Factors:
+    hessian, bounds, weights, rows = parts
+    weight = _weight(hessian, rows)
+    matrix = hessian + bounds.T @ (weights[:, None] * bounds) + weight * rows.T @ rows
+    diagonal = jnp.abs(jnp.diagonal(matrix))
+    largest = jnp.max(jnp.abs(jnp.diagonal(hessian + weight * rows.T @ rows)), initial=0)
+    largest = jnp.where(largest > 0, largest, jnp.where(jnp.max(diagonal) > 0, jnp.max(diagonal), 1))
+    matrix = matrix + jnp.diag(_roundoff(matrix) * (diagonal + largest))
+
+    def trial(shift: jax.Array, number: jax.Array) -> _Trial:
+        return _Trial(jnp.linalg.cholesky(matrix + shift * jnp.eye(matrix.shape[0], dtype=matrix.dtype)), shift, number)
+
+    found = jax.lax.while_loop(
+        lambda last: ~jnp.all(jnp.isfinite(last.factor)) & (last.number < MAX_SHIFTS),
+        lambda last: trial(jnp.maximum(SHIFT_GROWTH * last.shift, FIRST_SHIFT * largest), last.number + 1),
+        trial(jnp.zeros_like(largest), jnp.int32(1)),
+    )
+    schur = jnp.zeros((0, 0), matrix.dtype)
+    if rows.shape[0]:
+        half = jax.scipy.linalg.solve_triangular(found.factor, rows.T, lower=True)
+        schur = half.T @ half
+        schur = jnp.linalg.cholesky(schur + jnp.diag(_roundoff(schur) * jnp.diagonal(schur)))
+    return _Factors(found.factor, schur, rows, weight, found.shift, found.number)
+
+
+def _roundoff(matrix: jax.Array) -> float:
+    return float(jnp.finfo(matrix.dtype).eps) * matrix.shape[0]
+
+
+def _weight(hessian: jax.Array, rows: jax.Array) -> jax.Array:
+    """Of E'E beside H: what makes the two of one size."""
+    curvature, largest = jnp.max(jnp.abs(hessian), initial=0), jnp.max(jnp.abs(rows), initial=0)
+    return jnp.where(curvature > 0, curvature, 1) / jnp.where(largest > 0, largest, 1) ** 2
+
+
+def _apply(factors: _Factors, flat: jax.Array) -> jax.Array:
+    n = factors.matrix.shape[0]
+    top, bottom = flat[:n], flat[n:]
+    x = jax.scipy.linalg.cho_solve((factors.matrix, True), top + factors.weight * factors.rows.T @ bottom)
+    if bottom.size == 0:
+        return x
+    y = jax.scipy.linalg.cho_solve((factors.schur, True), factors.rows @ x - bottom)
+    return jnp.concatenate([x - jax.scipy.linalg.cho_solve((factors.matrix, True), factors.rows.T @ y), y])
