@@ -122,17 +122,21 @@ def test_a_finished_run_is_resumed_to_the_same_end_and_can_go_further(tmp_path):
     assert_same_run(whole, run)
 
 
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("short"), "task=ridge", "trainer.steps=2", "hydra.run.dir=run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("task.validation=50",), "was written by another task|The checkpoint"),
+        (("task.precision=float32",), "was written by another task"),
         (("engine=unrolled",), "engine=unrolled: engine is a group of settings"),
         (("trainer.nope=1",), "There is no setting trainer.nope"),
     ],
 )
-def test_a_resume_that_does_not_fit_is_refused(tmp_path, arguments, sentence):
-    finished(tmp_path, "task=ridge", "trainer.steps=2", "hydra.run.dir=run")
-    process = start(tmp_path, "resume=run", *arguments)
+def test_a_resume_that_does_not_fit_is_refused(short_run, arguments, sentence):
+    process = start(short_run.parent, "resume=run", *arguments)
     _, err = process.communicate()
     assert process.returncode != 0
     assert len(err.splitlines()) == 1

@@ -70,15 +70,21 @@ def failed_call(error: BaseException) -> str:
     if cause is None or isinstance(cause, ImportError | AttributeError):
         target = re.search(r"Error (?:locating target|loading) '([^']+)'", str(error))
         if target:
+            reason = f" ({type(origin(error)).__name__}: {origin(error)})" if cause else ""
             return (
-                f"{where}there is no function {target[1]} to be imported; a module of your own must lie in the folder "
-                "where bilevel is started, or on PYTHONPATH."
+                f"{where}there is no function {target[1]} to be imported{reason}; a module of your own must lie in the "
+                "folder where bilevel is started, or on PYTHONPATH."
             )
     if isinstance(cause, InstantiationException):
         return failed_call(cause)
     if isinstance(cause, ValueError | OSError):
         return sentence(cause)
     return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
+
+
+def origin(error: BaseException) -> BaseException:
+    """The first of a chain of errors."""
+    return origin(error.__cause__) if error.__cause__ is not None else error
 
 
 def missing_value(error: BaseException) -> str:
