@@ -3,7 +3,7 @@
 project = "bilevel"
 author = "The bilevel authors"
 extensions = ["myst_parser"]
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
