@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bilevel import trees
 from bilevel.engines.base import GRADES, Bilevel, Point
 from bilevel.engines.face import Face, compare_faces
-from bilevel.engines.linearization import Linearization, adjoint_gradient, linearization_counts, linearize
+from bilevel.engines.linearization import Linearization, adjoint_gradient, evaluation_counts, linearize
 from bilevel.implicit import Mapping, PreparedSystem, Solve
 from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
 
@@ -82,7 +82,7 @@ def correction(bilevel: Bilevel, point: Point, solved: Solved, refine: bool) -> 
     theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
     theta = jnp.maximum(theta_inner, _shrinkage(left, wrong, noise.cotangent))
     face = compare_faces(mapping, point, at, moved)
-    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active <= 0)
+    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active <= 0) & step.solution.status.ok & jnp.all(parts.solved)
     amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
         value=moved.value,
@@ -104,6 +104,7 @@ class Parts(NamedTuple):
     params: PyTree
     hparams: HParams
     amplification: jax.Array
+    solved: jax.Array
     products: jax.Array
     factorizations: jax.Array
 
@@ -119,10 +120,12 @@ def _solve_parts(
         solved = system.solve_adjoint(rhs, None, tol)
         pulled = moved.pull(solved.value)
         cost = (solved.solution.products + 1, solved.solution.factorizations)
-        return Parts(*pulled, solved.amplification, *(jnp.asarray(number, jnp.int32) for number in cost))
+        numbers = (jnp.asarray(number, jnp.int32) for number in cost)
+        return Parts(*pulled, solved.amplification, solved.solution.status.ok, *numbers)
 
     def one(rhs: PyTree) -> Parts:
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(solve, rhs))
+        nothing = nothing._replace(solved=jnp.bool_(True))
         return jax.lax.cond(trees.norm(rhs) > threshold, solve, lambda _: nothing, rhs)
 
     return jax.lax.map(one, stacked)
@@ -192,10 +195,11 @@ def power_norm(system: PreparedSystem) -> jax.Array:
 
 
 def _counts(mapping: Mapping, step: Solve, parts: Parts) -> Counts:
-    rounded = Counts(gradients=1, proxes=mapping.prox_calls)
-    counts = linearization_counts(mapping).add(mapping.inspection).add(mapping.inspection).add(rounded)
+    once = evaluation_counts(mapping)  # three times: at the point, corrected, and at the rounded parameters
+    counts = once.add(once).add(once).add(mapping.inspection).add(mapping.inspection)
     return counts.plus(
-        hessian_products=step.solution.products + jnp.sum(parts.products) + POWERS + 1,
+        gradients=1,  # of the outer loss at the corrected point
+        hessian_products=step.solution.products + jnp.sum(parts.products) + POWERS + 2,
         jacobian_products=1 + jnp.sum(parts.products > 0),
         factorizations=step.solution.factorizations + jnp.sum(parts.factorizations),
     )

@@ -26,7 +26,7 @@ from bilevel.engines.base import (
 from bilevel.engines.bound import Constants, error_bound, refuse_bound
 from bilevel.engines.linearization import (
     adjoint_gradient,
-    linearization_counts,
+    evaluation_counts,
     linearize,
     localized,
     prepared_system,
@@ -95,7 +95,8 @@ class Implicit(Engine):
         adjoint = system.solve_adjoint(at.cotangent, start)
         pulled = at.pull(adjoint.value)
         grad = adjoint_gradient(at, pulled[1])
-        counts = outcome.counts.add(counts).add(linearization_counts(mapping)).add(preparation)
+        counts = outcome.counts.add(counts).add(preparation).plus(gradients=1)
+        counts = counts if corrects else counts.add(mapping.preparation)
         report = Report(
             inner_residual=outcome.residual,
             inner_steps=outcome.steps,
@@ -105,7 +106,7 @@ class Implicit(Engine):
             adjoint_status=adjoint.solution.status,
             **_no_claim(grad, outcome.residual, adjoint.solution.residual),
             counts=counts.plus(
-                hessian_products=adjoint.solution.products + 1,
+                hessian_products=adjoint.solution.products,
                 jacobian_products=1,
                 factorizations=adjoint.solution.factorizations,
             ),
@@ -113,7 +114,9 @@ class Implicit(Engine):
             carry=Carry(outcome.params, adjoint.reduced),
         )
         if self.accuracy == "bound":
-            report = replace(report, **error_bound(self.constants, point, at, adjoint.value, pulled))
+            more = evaluation_counts(mapping).plus(hessian_products=1)
+            claim = error_bound(self.constants, point, at, adjoint.value, pulled)
+            report = replace(report, **claim, counts=report.counts.add(more))
         if not corrects:
             return at.value, grad, report
         corrected = correction(bilevel, point, Solved(mapping, at, system, adjoint, pulled, grad), self.refine)

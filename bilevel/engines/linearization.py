@@ -26,16 +26,16 @@ class Linearization(NamedTuple):
 
 
 def linearize(bilevel: Bilevel, point: Point, params: Params, mapping: Mapping) -> Linearization:
-    """The outer loss and the optimality condition at ``params``, with their derivatives: one gradient each."""
+    """The outer loss and the optimality condition at ``params``, with their derivatives."""
     hparams, inner_batch, outer_batch, _ = point
     value, (cotangent, direct) = jax.value_and_grad(bilevel.outer, argnums=(0, 1))(params, hparams, outer_batch)
     residual, pull = jax.vjp(lambda w, h: mapping(w, h, inner_batch), params, hparams)
     return Linearization(params, value, cotangent, direct, residual, pull)
 
 
-def linearization_counts(mapping: Mapping) -> Counts:
-    """What `linearize` costs."""
-    return Counts(gradients=2, proxes=mapping.prox_calls)
+def evaluation_counts(mapping: Mapping) -> Counts:
+    """What one evaluation of the optimality condition costs."""
+    return Counts(gradients=1, proxes=mapping.prox_calls)
 
 
 def localized(bilevel: Bilevel, point: Point, params: Params) -> tuple[Mapping, Counts]:
@@ -50,8 +50,8 @@ def prepared_system(
     """The linear system at ``params`` with its solver, and what setting it up cost."""
     system = mapping.system(params, point.hparams, point.inner_batch)
     prepared = prepare_system(system, linear_solve, params, both)
-    counts = Counts(gradients=1, proxes=mapping.prox_calls)
-    return prepared, counts.plus(hessian_products=prepared.products, factorizations=prepared.factorizations)
+    shared = {"hessian_products": prepared.products, "factorizations": prepared.factorizations}
+    return prepared, mapping.preparation.plus(**shared)
 
 
 def adjoint_gradient(at: Linearization, pulled: HParams) -> HParams:

@@ -1,6 +1,6 @@
 """Derivatives of solutions: the implicit function theorem and the decorators that apply it."""
 
-from bilevel.implicit.attach import attach, solve_system
+from bilevel.implicit.attach import attach, solve_system, solve_system_counted
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual, System, as_mapping, plain_system
 from bilevel.implicit.prepare import PreparedSystem, Solve, prepare_system
 from bilevel.implicit.root import custom_fixed_point, custom_root, root_jvp, root_vjp
@@ -21,4 +21,5 @@ __all__ = [
     "root_jvp",
     "root_vjp",
     "solve_system",
+    "solve_system_counted",
 ]

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.implicit.prepare import asserted
 from bilevel.linear_solve import LinearSolver
-from bilevel.typing import Params, PyTree
+from bilevel.typing import Counts, Params, PyTree
 
 
 class Arguments(NamedTuple):
@@ -106,15 +106,22 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
 
 def solve_system(system: System, linear_solve: LinearSolver, rhs: PyTree) -> PyTree:
     """x with A x = rhs, differentiable in both modes and to any order; NaN where the solve failed."""
+    return solve_system_counted(system, linear_solve, rhs)[0]
+
+
+def solve_system_counted(system: System, linear_solve: LinearSolver, rhs: PyTree) -> tuple[PyTree, Counts]:
+    """As `solve_system`, with what the solve cost (of a derivative, the cost is not in it)."""
     operator = asserted(system.operator, linear_solve, rhs)
     reduced, unravel = ravel_pytree(system.restrict(rhs))
 
     def matvec(flat: jax.Array) -> jax.Array:
         return ravel_pytree(operator(unravel(flat)))[0]
 
-    def solve(matvec: Callable, flat: jax.Array) -> jax.Array:
+    def solve(matvec: Callable, flat: jax.Array) -> tuple[jax.Array, Counts]:
         solution = linear_solve(replace(operator, matvec=matvec), flat)
-        return jnp.where(solution.status.ok, solution.value, jnp.nan)
+        counts = Counts(hessian_products=solution.products, factorizations=solution.factorizations)
+        return jnp.where(solution.status.ok, solution.value, jnp.nan), counts.as_arrays()
 
-    flat = jax.lax.custom_linear_solve(matvec, reduced, solve, solve, symmetric=bool(operator.symmetric))
-    return system.extend(rhs, unravel(flat))
+    symmetric = bool(operator.symmetric)
+    flat, counts = jax.lax.custom_linear_solve(matvec, reduced, solve, solve, symmetric=symmetric, has_aux=True)
+    return system.extend(rhs, unravel(flat)), counts.plus(hessian_products=system.products)

@@ -35,6 +35,7 @@ class Mapping(abc.ABC):
     prox_calls: ClassVar[int] = 0  # proximal operators in one evaluation
     localization: ClassVar[Counts] = Counts()  # what `localize` costs
     inspection: ClassVar[Counts] = Counts()  # what `faces` costs
+    preparation: ClassVar[Counts] = Counts()  # what `system` costs before its first product
 
     @abc.abstractmethod
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:

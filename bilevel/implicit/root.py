@@ -76,7 +76,11 @@ def custom_fixed_point(
 
 
 def root_jvp(
-    residual: Mapping | Callable[..., PyTree], params: Params, args: tuple, tangents: tuple, solve: LinearSolver = AutoLinear()
+    residual: Mapping | Callable[..., PyTree],
+    params: Params,
+    args: tuple,
+    tangents: tuple,
+    solve: LinearSolver = AutoLinear(),
 ) -> Params:
     """The derivative of the solution ``params`` of F(params, *args) = 0 in the direction ``tangents`` (as ``args``).
 
@@ -89,7 +93,11 @@ def root_jvp(
 
 
 def root_vjp(
-    residual: Mapping | Callable[..., PyTree], params: Params, args: tuple, cotangent: Params, solve: LinearSolver = AutoLinear()
+    residual: Mapping | Callable[..., PyTree],
+    params: Params,
+    args: tuple,
+    cotangent: Params,
+    solve: LinearSolver = AutoLinear(),
 ) -> tuple:
     """The cotangents of all ``args`` for a ``cotangent`` (as ``params``) of the solution, by one adjoint solve.
 
@@ -123,7 +131,9 @@ def _run_eagerly(solver: Callable, call: Callable, leaves: list) -> Any:
     try:
         result = call(*leaves)
     except NOT_TRACEABLE as error:
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and not isinstance(error, jax.errors.JAXTypeError):
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and not isinstance(
+            error, jax.errors.JAXTypeError
+        ):
             raise
         raise TypeError(
             f"{name} needs concrete values and was called inside jit, vmap or another trace: "
@@ -164,10 +174,14 @@ def _refuse(_: Any, __: Any) -> Any:
 
 def _split_inexact(tree: PyTree) -> tuple[list, Callable[[list], PyTree]]:
     leaves, structure = jax.tree.flatten(tree)
-    inexact = [isinstance(leaf, (jax.Array, float)) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+    inexact = [
+        isinstance(leaf, (jax.Array, float)) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves
+    ]
 
     def merge(numbers: list) -> PyTree:
         moving = iter(numbers)
-        return jax.tree.unflatten(structure, [next(moving) if is_number else leaf for leaf, is_number in zip(leaves, inexact, strict=True)])
+        return jax.tree.unflatten(
+            structure, [next(moving) if is_number else leaf for leaf, is_number in zip(leaves, inexact, strict=True)]
+        )
 
     return [jnp.asarray(leaf) for leaf, is_number in zip(leaves, inexact, strict=True) if is_number], merge

@@ -68,8 +68,9 @@ class ProximalGradient(Mapping):
     kinks: Callable[..., PyTree] = not_known
 
     prox_calls: ClassVar[int] = 1
-    localization: ClassVar[Counts] = Counts(gradients=1, hessian_products=POWERS)
+    localization: ClassVar[Counts] = Counts(hessian_products=POWERS)
     inspection: ClassVar[Counts] = Counts(gradients=1)
+    preparation: ClassVar[Counts] = Counts(gradients=1)
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
@@ -137,6 +138,7 @@ class ProjectedGradient(Mapping):
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = ProximalGradient.localization
     inspection: ClassVar[Counts] = ProximalGradient.inspection
+    preparation: ClassVar[Counts] = ProximalGradient.preparation
 
     @property
     def proximal(self) -> ProximalGradient:

@@ -42,7 +42,8 @@ class GradientDescent(Solver):
     def init(self, instance: Instance, params: Params) -> State:
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
-        return State(params, trees.norm(gradient), Counts(gradients=2), Memory(gradient, step_size))
+        counts = Counts(gradients=2 if self.step_size == BACKTRACKING else 1)
+        return State(params, trees.norm(gradient), counts, Memory(gradient, step_size))
 
     def step(self, instance: Instance, state: State) -> State:
         gradient, step_size = state.memory
@@ -63,4 +64,3 @@ class GradientDescent(Solver):
 
     def refuse(self, instance: Instance) -> None:
         needs_smooth(self, instance)
-

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import trees
-from bilevel.implicit.attach import solve_system
+from bilevel.implicit.attach import solve_system_counted
 from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.optimality import Stationary
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.status import Code
@@ -35,8 +36,8 @@ class Trial(NamedTuple):
 class Newton(Solver):
     """w <- w - t A^{-1} F(w), A = dF/dw, t halved until ||F|| decreases (t = 1 near the solution: quadratic).
 
-    F is the gradient of the loss, or the residual of a problem stated by `InnerProblem.from_residual`. Where the
-    system is symmetric and A^{-1} F is no descent direction of the loss, the (negative) gradient is taken instead.
+    F is the gradient of the loss, or the residual of a problem stated by `InnerProblem.from_residual`. Where F
+    is the gradient and A^{-1} F no direction of ascent, the gradient takes its place.
     ``linear_solve`` solves the system; the default is direct for small problems, a Krylov method for large ones.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -58,8 +59,9 @@ class Newton(Solver):
     def step(self, instance: Instance, state: State) -> State:
         residual = state.memory.residual
         system = instance.system(state.params)
-        direction = jax.tree.map(jnp.negative, solve_system(system, self.linear_solve, residual))
-        if system.operator.symmetric:
+        solution, cost = solve_system_counted(system, self.linear_solve, residual)
+        direction = jax.tree.map(jnp.negative, solution)
+        if isinstance(instance.mapping, Stationary):
             descends = trees.dot(direction, residual) < 0
             direction = trees.select(descends, direction, jax.tree.map(jnp.negative, residual))
 
@@ -77,12 +79,13 @@ class Newton(Solver):
 
         first = at(jnp.ones_like(state.residual))
         if not instance.searches:
-            return State(first.params, first.norm, state.counts.plus(gradients=1), Memory(first.residual))
+            counts = state.counts.add(cost).plus(gradients=1)
+            return State(first.params, first.norm, counts, Memory(first.residual))
         trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
-        if instance.differentiable:
-            trial = at(trial.step)
         failed = trials >= MAX_HALVINGS
-        counts = state.counts.plus(gradients=trials + 1, factorizations=1)
+        if instance.differentiable:
+            trial, trials = at(trial.step), trials + 1
+        counts = state.counts.add(cost).plus(gradients=trials)
         code = jnp.where(failed, Code.stalled, Code.converged)
         params = trees.select(failed, state.params, trial.params)
         after = trees.select(failed, residual, trial.residual)

@@ -51,7 +51,8 @@ class ProximalGradient(Solver):
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
         memory = Memory(params, jnp.ones_like(step_size), step_size, jnp.int32(0))
-        return State(params, instance.residual_norm(params), Counts(gradients=3, proxes=1), memory)
+        counts = Counts(gradients=3 if self.step_size == BACKTRACKING else 1, proxes=1)
+        return State(params, instance.residual_norm(params), counts, memory)
 
     def step(self, instance: Instance, state: State) -> State:
         memory = state.memory
@@ -62,12 +63,13 @@ class ProximalGradient(Solver):
 
         def checked() -> tuple:
             if self.step_size != BACKTRACKING:
-                params, step, trials = move(memory.step_size), memory.step_size, jnp.int32(0)
+                params, step, trials, proxes = move(memory.step_size), memory.step_size, 0, 1
             else:
                 params, _, step, trials = backtrack(
                     move, memory.extrapolated, gradient, GROWTH * memory.step_size, instance
                 )
-            counts = state.counts.plus(gradients=trials + 2, proxes=trials + 1)
+                proxes = trials
+            counts = state.counts.plus(gradients=trials + 2, proxes=proxes + 1)
             return params, step, instance.residual_norm(params), counts.as_arrays()
 
         def unchecked() -> tuple:
