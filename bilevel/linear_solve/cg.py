@@ -75,7 +75,7 @@ def conjugate_gradients(
     operator: Operator, precondition: LinearMap, sign: int, rhs: PyTree, target: Scalar, max_steps: jax.Array
 ) -> Advance:
     """One run from zero until the residual of the recurrence is below ``target``; ``sign`` 0 means unknown."""
-    roundoff = tree.epsilon(rhs)
+    roundoff = 10 * tree.epsilon(rhs)
 
     def running(state: _State) -> jax.Array:
         return (state.code == Code.max_steps) & (state.steps < max_steps)
@@ -85,7 +85,7 @@ def conjugate_gradients(
         curvature, square = tree.dot(state.direction, image), tree.dot(state.direction, state.direction)
         sign = jnp.where(state.sign == 0, jnp.sign(curvature), state.sign)
         norm = jnp.maximum(state.norm, jnp.abs(curvature) / jnp.where(square == 0, 1, square))
-        flat = jnp.abs(curvature) <= roundoff * norm * square
+        flat = jnp.abs(curvature) <= roundoff * norm * square  # no more than rounding
         broken = flat | (sign * curvature < 0)
         rate = jnp.where(broken, 0, state.decrease / jnp.where(broken, 1, curvature))
         residual = tree.plus(state.residual, -rate, image)

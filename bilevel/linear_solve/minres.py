@@ -24,8 +24,8 @@ class MINRES(LinearSolver):
     """MINRES for a symmetric A, definite or not: x minimises || b - A x || over the Krylov space.
 
     Lanczos' three-term recurrence, triangularised by plane rotations as it goes: one product and seven vectors.
-    Singular but consistent systems get their solution of least norm; inconsistent ones end ``singular``
-    (when || A r || is negligible and r is not). A preconditioner must be definite.
+    Singular but consistent systems get their solution of least norm; inconsistent ones end ``singular``,
+    when || A r || is negligible and r is not, or x runs away. A preconditioner must be definite.
     ``tol`` is relative to the right-hand side (never below 10 eps). Raises ValueError for a system declared not
     symmetric. Reference: Paige and Saunders, 1975.
 
@@ -81,7 +81,7 @@ def minimal_residuals(
 ) -> Advance:
     """One run from zero, until the residual of the recurrence is ``target`` times that of the start."""
     roundoff = 10 * tree.epsilon(rhs)
-    least = tree.epsilon(rhs) ** (2 / 3)
+    most = tree.epsilon(rhs) ** (-2 / 3)
     sign = jnp.where(tree.dot(rhs, precondition(rhs)) < 0, -1, 1)  # the inverse of -A serves as well
 
     def inverse(residual: PyTree) -> tuple[PyTree, Scalar]:
@@ -104,7 +104,7 @@ def minimal_residuals(
         delta = state.cosine * state.dbar + state.sine * alpha
         gbar = state.sine * state.dbar - state.cosine * alpha
         dbar = -state.cosine * beta
-        optimal = jnp.hypot(gbar, dbar) <= least * column  # || A r || / || r ||: no smaller residual exists
+        optimal = jnp.hypot(gbar, dbar) <= roundoff * column  # || A r || / || r ||: no smaller residual exists
         gamma = jnp.hypot(gbar, beta)
         lost = gamma <= roundoff * column
         divisor = jnp.where(lost, 1, gamma)
@@ -114,12 +114,14 @@ def minimal_residuals(
         search = tree.plus(tree.plus(vector, -state.epsilon, state.search_before), -delta, state.search)
         search = tree.scaled(1 / divisor, search)
 
-        code = jnp.where(optimal | lost | (beta <= roundoff * column), Code.singular, Code.max_steps)
+        value = tree.plus(state.value, rate, search)
+        runaway = column * tree.norm(value) > most  # along the null space, to no effect on the residual
+        code = jnp.where(optimal | lost | runaway | (beta <= roundoff * column), Code.singular, Code.max_steps)
         code = jnp.where(beta_squared < -roundoff * column**2, Code.indefinite, code)
         code = jnp.where(length <= target * start.length, Code.converged, code)
         code = jnp.where(jnp.isfinite(length) & jnp.isfinite(beta), code, Code.nonfinite).astype(jnp.int32)
         return _State(
-            tree.plus(state.value, rate, search),
+            tree.where(runaway, state.value, value),
             lanczos,
             state.lanczos,
             image,

@@ -78,7 +78,7 @@ def refine(
         value = tree.plus(state.value, state.length, run.value)
         residual = tree.minus(rhs, tree.apply(operator, value, operator.owner))
         length = tree.norm(residual)
-        worse = length >= state.length  # False for NaN, which must be seen
+        worse = length >= 0.999 * state.length  # no gain, or one of rounding only; False for NaN, which must be seen
         return _State(
             tree.where(worse, state.value, value),
             tree.where(worse, state.residual, residual),
@@ -156,7 +156,7 @@ def scaled_back(
     code: jax.Array,
     factorizations: int | jax.Array = 0,
 ) -> LinearSolution:
-    """The solution in the scale of the right-hand side; an overflow on the way back is ``nonfinite``."""
+    """The solution in the scale of the right-hand side; an overflow on the way back of a good one is ``nonfinite``."""
     value = tree.scaled(scales[0], tree.scaled(scales[1], value))
-    code = jnp.where(tree.all_finite(value), code, Code.nonfinite)
+    code = jnp.where(tree.all_finite(value) | (code > Code.stalled), code, Code.nonfinite)
     return LinearSolution(value, residual, jnp.asarray(products, jnp.int32), Status.of(code), factorizations)

@@ -88,7 +88,9 @@ def normalized(tree: PyTree) -> tuple[PyTree, tuple[Scalar, Scalar]]:
     entries = [jnp.max(jnp.abs(leaf), initial=0).astype(scalar) for leaf in jax.tree.leaves(tree)]
     largest = functools.reduce(jnp.maximum, entries, jnp.zeros((), scalar))
     largest = jnp.where(largest == 0, 1, largest)
-    tree = jax.tree.map(lambda leaf: leaf / largest.astype(leaf.dtype), tree)
+    # compilers divide by multiplying with the reciprocal, which underflows at the upper end of the range
+    shrink = jnp.where(largest > 1, 2.0**-32, 1.0).astype(scalar)
+    tree = jax.tree.map(lambda leaf: leaf * shrink.astype(leaf.dtype) / (largest * shrink).astype(leaf.dtype), tree)
     length = norm(tree)
     length = jnp.where(length == 0, 1, length)
     return jax.tree.map(lambda leaf: leaf / length.astype(leaf.dtype), tree), (largest, length)

