@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 from typing import NamedTuple
 
+import numpy as np
+from scipy.sparse import issparse
+
 from bilevel.data import embedded, published
 from bilevel.data.sources import DataError, DataSet, File, Source, available, verified
 
@@ -12,6 +15,7 @@ MNIST = "yann.lecun.com/exdb/mnist"
 TICK = "github.com/X-DataInitiative/tick-datasets (first published in the LIBSVM collection)"
 FEATURES = "jundongl.github.io/scikit-feature/datasets.html"
 OMNIGLOT = "github.com/brendenlake/omniglot"
+DENSE = 3e7  # numbers up to which a sparse matrix is made dense (240 MB)
 
 # sha256 of the files as published
 CHECKSUMS = {
@@ -131,11 +135,18 @@ def regression(name: str, root: str = "") -> DataSet:
 
 
 def classification(name: str, root: str = "") -> DataSet:
-    """`load`, refusing a data set whose targets are numbers."""
+    """`load` with dense inputs, refusing a data set whose targets are numbers or that is too large to be dense."""
     data = load(name, root)
     if not data.classes:
         raise DataError(f"The data set {name} has numbers, not classes, as targets: choose digits, for instance.")
-    return data
+    if not issparse(data.inputs):
+        return data
+    if np.prod(data.inputs.shape) > DENSE:
+        raise DataError(
+            f"The data set {name} is sparse, and too large as a dense array ({data.inputs.shape[0]:,} x "
+            f"{data.inputs.shape[1]:,}) for this task: choose a9a, for instance."
+        )
+    return data._replace(inputs=data.inputs.toarray())
 
 
 class Row(NamedTuple):

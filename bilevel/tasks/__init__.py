@@ -1,0 +1,11 @@
+"""The tasks that come with the library: functions with keyword arguments that return a `bilevel.task.Task`."""
+
+# All at once: were they loaded on demand, the name of a task would mean its module after the first import of that.
+from bilevel.tasks.distillation import distillation
+from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
+from bilevel.tasks.hyperclean import hyperclean
+from bilevel.tasks.lasso import lasso
+from bilevel.tasks.logistic import logistic
+from bilevel.tasks.ridge import ridge
+
+__all__ = ["distillation", "few_shot_sinusoid", "hyperclean", "lasso", "logistic", "ridge"]

@@ -1,0 +1,128 @@
+"""Data hyper-cleaning: a weight for each training sample, half of which are labelled wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel import data as data_sets
+from bilevel.batches import full_batch, minibatches, whole_batch
+from bilevel.linear import Linear
+from bilevel.problem import InnerProblem
+from bilevel.result import Result
+from bilevel.task import Task
+from bilevel.tasks import pictures, softmax
+from bilevel.typing import Batch, HParams, Params, Scalar
+
+PENALTIES = tuple(10.0 ** (0.5 * power) for power in range(-8, 1))  # the grid of the baselines
+WORST = 24  # images shown
+
+
+def hyperclean(
+    *,
+    data: str = "digits",
+    root: str = "",
+    train: int = 900,
+    validation: int = 200,
+    stop: int = 97,
+    corruption: str = "exact_wrong",
+    fraction: float = 0.5,
+    penalty: float = 3e-3,
+    batch_size: int = 0,
+    seed: int = 0,
+    precision: str = "float64",
+) -> Task:
+    """Learns which labels are wrong from a few samples whose labels are right.
+
+        inner:  mean_i sigmoid(h_i) cross_entropy_i(w) + penalty/2 ||w||^2    on training samples, some labelled wrong
+        outer:  mean cross_entropy(w)                                         on clean validation samples
+
+    ``corruption`` names a rule of `bilevel.data.CORRUPTIONS`, which falsifies ``fraction`` of the training labels.
+    ``stop`` samples are a second hold-out; what remains of the data set is the test set. ``batch_size`` 0 takes all
+    samples at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the samples
+    with a weight below one half as a guess at the corrupted ones (the precision is NaN where no weight is). Baselines
+    are trained without weights on the corrupted set and on its uncorrupted samples (the best penalty of a grid on the
+    validation set), and on the validation set alone.
+
+    Source: Franceschi et al., Forward and reverse gradient-based hyperparameter optimization, 2017.
+    """
+    found = data_sets.classification(data, root)
+    splits = data_sets.split(found, train, validation, stop, seed)
+    labels, corrupted = data_sets.corrupt(corruption, splits.train.targets, found.classes, fraction, seed + 1)
+    noisy, clean, stopping, test = (
+        softmax.samples(part) for part in (splits.train._replace(targets=labels), *splits[1:])
+    )
+    shape = (noisy[0].shape[1], found.classes)
+
+    def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        weights = batch.weight * jax.nn.sigmoid(hparams[batch.index])
+        return jnp.mean(weights * softmax.cross_entropy(z, batch[1])) + 0.5 * penalty * jnp.sum(params**2)
+
+    def outer_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        return jnp.mean(batch.weight * softmax.cross_entropy(batch[0] @ params, batch[1]))
+
+    def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
+        return {**softmax.held_out(params, test, stopping), **detection(hparams < 0, corrupted)}
+
+    def baselines() -> dict[str, float]:
+        right = (noisy[0][~corrupted], noisy[1][~corrupted])
+        fits = {
+            "corrupted": softmax.best_of_grid(noisy, clean, found.classes, PENALTIES),
+            "uncorrupted": softmax.best_of_grid(right, clean, found.classes, PENALTIES),
+            "validation": softmax.best_of_grid(clean, clean, found.classes, (penalty,)),
+        }
+        return {f"baseline/{name}_accuracy": float(softmax.accuracy(fit.params, test)) for name, fit in fits.items()}
+
+    def weights(result: Result) -> Any:
+        found_weights = sigmoid(result.hparams)
+        groups = {"right label": found_weights[~corrupted], "wrong label": found_weights[corrupted]}
+        return pictures.histogram(groups, "weight of a training sample")
+
+    def worst(result: Result) -> Any:
+        order = np.argsort(np.asarray(result.hparams))[:WORST]
+        images = splits.train.inputs[order].reshape(len(order), *found.image_shape)
+        truth = splits.train.targets
+        titles = [f"{labels[i]}, is {truth[i]}" if corrupted[i] else f"{labels[i]}" for i in order]
+        colors = ["black" if corrupted[i] else "red" for i in order]
+        heading = "the samples judged worst: label given, and what it is (red: the label was right)"
+        return pictures.gallery(images, titles, 8, heading, colors)
+
+    return Task(
+        inner=InnerProblem(
+            loss=Linear(design=lambda batch: batch[0], loss=loss), init=lambda key, hparams: jnp.zeros(shape)
+        ),
+        outer_loss=outer_loss,
+        init_hparams=lambda key: jnp.zeros(train),
+        batches=minibatches(noisy, clean, batch_size, min(batch_size, validation))
+        if batch_size
+        else full_batch(whole_batch(noisy), whole_batch(clean)),
+        evaluate=evaluate,
+        baselines=baselines,
+        figures={"weights": weights, **({"worst": worst} if found.image_shape else {})},
+        precision=precision,
+        name="hyperclean",
+    )
+
+
+def sigmoid(hparams: HParams) -> np.ndarray:
+    """The weights of the training samples, 0 to 1."""
+    return np.asarray(jax.nn.sigmoid(jnp.asarray(hparams)))
+
+
+def detection(flagged: jax.Array, corrupted: np.ndarray) -> dict[str, jax.Array]:
+    """Precision, recall and F1 of ``flagged`` as a guess at ``corrupted``.
+
+    >>> scores = detection(jnp.array([True, True, False]), np.array([True, False, False]))
+    >>> [round(float(score), 3) for score in scores.values()]
+    [0.5, 1.0, 0.667]
+    """
+    hits = jnp.sum(flagged & corrupted)
+    flags, wrong = jnp.sum(flagged), jnp.sum(corrupted)
+    return {
+        "cleaning/precision": hits / flags,
+        "cleaning/recall": hits / wrong,
+        "cleaning/f1": 2 * hits / (flags + wrong),
+    }

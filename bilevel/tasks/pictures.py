@@ -1,0 +1,58 @@
+"""What the figures of several tasks are made of. matplotlib loads when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def bars(names: Sequence[str], values: np.ndarray, label: str, origin: float = 0.0) -> Figure:
+    """A horizontal bar for each name, from ``origin`` to its value, first on top."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 1.2 + 0.24 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(np.arange(len(names)), values - origin, height=0.7, left=origin)
+    axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(origin, color="0.3", linewidth=0.8)
+    axes.set(xlabel=label if origin == 0.0 else f"{label} (start: {origin:g})")
+    return figure
+
+
+def gallery(
+    images: np.ndarray, titles: Sequence[str], columns: int, heading: str = "", colors: Sequence[str] = ()
+) -> Figure:
+    """Images (n, height, width) in rows of ``columns``, each with its title; one grey scale for all."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.15 * columns, 1.3 * rows + 0.5), layout="constrained")
+    low, high = float(np.min(images)), float(np.max(images))
+    for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).ravel()):
+        axes.set_axis_off()
+        if number < len(images):
+            axes.imshow(images[number], cmap="gray", vmin=low, vmax=high)
+            axes.set_title(titles[number], fontsize=8, color=colors[number] if colors else "black")
+    if heading:
+        figure.suptitle(heading, fontsize=9)
+    return figure
+
+
+def histogram(groups: dict[str, np.ndarray], label: str, bins: int = 40) -> Figure:
+    """Overlaid histograms of several groups on common bins."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins).tolist()
+    for name, values in groups.items():
+        axes.hist(values, edges, alpha=0.6, label=f"{name} ({len(values)})")
+    axes.set(xlabel=label, ylabel="number")
+    axes.legend(frameon=False)
+    return figure
