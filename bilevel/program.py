@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 
 
 class Executable(NamedTuple):
@@ -50,7 +51,7 @@ class Program:
         constants = [jnp.asarray(constant) for constant in closed.consts]
 
         def run(constants: list, leaves: list) -> list:
-            return jax.core.eval_jaxpr(closed.jaxpr, constants, *leaves)
+            return eval_jaxpr(closed.jaxpr, constants, *leaves)
 
         compiled = jax.jit(run).lower(constants, leaves).compile()
         self.compile_seconds += time.perf_counter() - began

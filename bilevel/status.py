@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 class Code(enum.IntEnum):
@@ -63,7 +64,7 @@ class Status:
     @property
     def name(self) -> str:
         """The code in words; of a batch, the worst one. Raises under a trace, where no value is known."""
-        if isinstance(self.code, jax.core.Tracer):
+        if isinstance(self.code, Tracer):
             raise ValueError("Status.name needs a concrete value: inside jit or vmap compare Status.code with bl.Code.")
         return Code(int(np.max(np.asarray(self.code)))).name
 
@@ -77,7 +78,7 @@ class Status:
         return Status(jnp.maximum(self.code, other.code))
 
     def __repr__(self) -> str:
-        if isinstance(self.code, jax.core.Tracer):
+        if isinstance(self.code, Tracer):
             return f"Status({self.code})"
         names = np.vectorize(lambda code: Code(int(code)).name, otypes=[object])(np.asarray(self.code))
         return f"Status({names.tolist()})" if names.ndim else f"Status({names.item()})"

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.custom_derivatives import linear_call
 
 from bilevel.implicit.attach import attach, split_arguments
@@ -117,7 +118,7 @@ def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
         args, kwargs = given.rebuild(*leaves)
         return solver(*args, **kwargs)
 
-    frozen = [jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.core.Tracer) else leaf for leaf in given.leaves]
+    frozen = [jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in given.leaves]
     try:
         call, closed_over = jax.closure_convert(call, *given.leaves)
     except NOT_TRACEABLE:
@@ -131,7 +132,7 @@ def _run_eagerly(solver: Callable, call: Callable, leaves: list) -> Any:
     try:
         result = call(*leaves)
     except NOT_TRACEABLE as error:
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and not isinstance(
+        if not any(isinstance(leaf, Tracer) for leaf in leaves) and not isinstance(
             error, jax.errors.JAXTypeError
         ):
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from bilevel.linear_solve import tree
 from bilevel.linear_solve.base import Operator, as_operator
@@ -26,7 +27,7 @@ def check_symmetric(operator: Operator | LinearMap, example: PyTree, key: Key) -
     image_u, image_v = (tree.apply(operator, x, operator.owner) for x in (u, v))
     difference = jnp.abs(tree.dot(u, image_v) - tree.dot(v, image_u))
     size = tree.norm(image_u) + tree.norm(image_v)
-    if isinstance(difference, jax.core.Tracer):
+    if isinstance(difference, Tracer):
         return
     rounding = max(tree.epsilon(example) ** (2 / 3), 4 * tree.epsilon(example) * tree.size(example) ** 0.5)
     if bool(difference > rounding * size):
