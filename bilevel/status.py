@@ -37,7 +37,7 @@ REMEDIES = {
     Code.infeasible: "loosen the constraints: no point satisfies all of them",
     Code.unbounded: "add a constraint or a regulariser: the loss decreases without end",
     Code.diverged: "lower the step size or use a solver with a line search (bl.LBFGS(), bl.Newton())",
-    Code.nonfinite: "look for logarithms, divisions or exponentials out of their range in the loss, or lower the step size",
+    Code.nonfinite: "look for logarithms, divisions or exponentials out of range in the loss, or lower the step size",
 }
 
 

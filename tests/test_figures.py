@@ -14,16 +14,16 @@ from bilevel.result import Result
 TASK: Any = SimpleNamespace(figures={})
 
 
-def result_of(hparams, steps=5, **metrics):
+def result_of(hparams, metrics=None, steps=5):
     lines = [
-        {"step": step, "outer/loss": 1.0 / (step + 1), "outer/grad_norm": 0.1, "error_estimate": 1e-9, **metrics}
+        {"step": step, "outer/loss": 1.0 / (step + 1), "outer/grad_norm": 0.1, "error_estimate": 1e-9, **(metrics or {})}
         for step in range(steps)
     ]
     return Result(hparams, jnp.zeros(2), hparams, jnp.zeros(2), lines, {"best_step": steps - 1})
 
 
 def test_the_curves_are_those_of_the_record():
-    result = result_of(jnp.zeros(3), **{"test/loss": 0.5})
+    result = result_of(jnp.zeros(3), {"test/loss": 0.5})
     left, right = training(result).axes
     curves = {line.get_label(): np.asarray(line.get_ydata(), float) for line in left.get_lines()}
     np.testing.assert_array_equal(curves["validation (outer loss)"], [1 / (step + 1) for step in range(5)])
@@ -32,7 +32,7 @@ def test_the_curves_are_those_of_the_record():
 
 
 def test_a_hypergradient_of_zero_and_nan_can_be_drawn():
-    result = result_of(jnp.zeros(3), **{"outer/grad_norm": 0.0, "error_estimate": float("nan")})
+    result = result_of(jnp.zeros(3), {"outer/grad_norm": 0.0, "error_estimate": float("nan")})
     assert training(result).axes[1].get_yscale() == "linear"
 
 

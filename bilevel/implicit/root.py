@@ -27,7 +27,8 @@ def custom_root(
 
     With A = dF/dw and B = dF/dargs at the solution w*, the Jacobian J of w* solves A J = -B: one linear solve a
     forward-mode tangent, one adjoint solve a cotangent for all arguments together, none for arguments that are not
-    differentiated. jvp, vjp, jacfwd, jacrev, hessian, vmap and jit apply, also to values that F or the solver closes over.
+    differentiated. jvp, vjp, jacfwd, jacrev, hessian, vmap and jit apply, also to values that F or the solver closes
+    over.
 
     ``residual``: F(params, *args, **kwargs), of the structure of params, or a mapping of ``bl.optimality``.
     ``solve``: how the linear system is solved. An explicit ``bl.CG()`` on a plain function asserts that A is symmetric.
@@ -141,8 +142,8 @@ def _run_eagerly(solver: Callable, call: Callable, leaves: list) -> Any:
             "wrap its body in jax.pure_callback, or call it outside the transformation."
         ) from error
     warnings.warn(
-        f"{name} cannot be traced by JAX, so it runs eagerly: its implicit derivatives are right, but jit and vmap "
-        "are lost, and so are derivatives of values that it closes over. Wrap its body in jax.pure_callback to keep them.",
+        f"{name} cannot be traced by JAX, so it runs eagerly: its implicit derivatives are right, but jit and vmap are "
+        "lost, and so are derivatives of values that it closes over. Wrap its body in jax.pure_callback to keep them.",
         stacklevel=4,
     )
     return result
