@@ -62,6 +62,19 @@ def condensed(parts: Parts) -> Condensed:
     return Condensed(solve, factors.shift, factors.number)
 
 
+def factored(parts: Parts) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """The same for a convex problem (no search for a shift), without derivatives: (top, bottom) -> (x, y)."""
+    matrix, weight, _ = _assembled(parts)
+    factors = _factors(jnp.linalg.cholesky(matrix), parts.rows, weight, jnp.zeros(()), jnp.int32(1))
+    n = matrix.shape[0]
+
+    def solve(top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
+        flat = _apply(factors, jnp.concatenate([top, bottom]))
+        return flat[:n], flat[n:]
+
+    return solve
+
+
 class _Factors(NamedTuple):
     matrix: jax.Array  # of M + weight E'E + shift, by Cholesky
     schur: jax.Array  # of E (M + weight E'E + shift)^{-1} E', by Cholesky
@@ -78,13 +91,7 @@ class _Trial(NamedTuple):
 
 
 def _factor(parts: Parts) -> _Factors:
-    hessian, bounds, weights, rows = parts
-    weight = _weight(hessian, rows)
-    matrix = hessian + bounds.T @ (weights[:, None] * bounds) + weight * rows.T @ rows
-    diagonal = jnp.abs(jnp.diagonal(matrix))
-    largest = jnp.max(jnp.abs(jnp.diagonal(hessian + weight * rows.T @ rows)), initial=0)
-    largest = jnp.where(largest > 0, largest, jnp.where(jnp.max(diagonal) > 0, jnp.max(diagonal), 1))
-    matrix = matrix + jnp.diag(_roundoff(matrix) * (diagonal + largest))
+    matrix, weight, largest = _assembled(parts)
 
     def trial(shift: jax.Array, number: jax.Array) -> _Trial:
         return _Trial(jnp.linalg.cholesky(matrix + shift * jnp.eye(matrix.shape[0], dtype=matrix.dtype)), shift, number)
@@ -94,12 +101,28 @@ def _factor(parts: Parts) -> _Factors:
         lambda last: trial(jnp.maximum(SHIFT_GROWTH * last.shift, FIRST_SHIFT * largest), last.number + 1),
         trial(jnp.zeros_like(largest), jnp.int32(1)),
     )
-    schur = jnp.zeros((0, 0), matrix.dtype)
+    return _factors(found.factor, parts.rows, weight, found.shift, found.number)
+
+
+def _assembled(parts: Parts) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """M + weight E'E with a shift of the size of rounding, the weight, and the size of its largest entry without the
+    bounds."""
+    hessian, bounds, weights, rows = parts
+    weight = _weight(hessian, rows)
+    matrix = hessian + bounds.T @ (weights[:, None] * bounds) + weight * rows.T @ rows
+    diagonal = jnp.abs(jnp.diagonal(matrix))
+    largest = jnp.max(jnp.abs(jnp.diagonal(hessian + weight * rows.T @ rows)), initial=0)
+    largest = jnp.where(largest > 0, largest, jnp.where(jnp.max(diagonal) > 0, jnp.max(diagonal), 1))
+    return matrix + jnp.diag(_roundoff(matrix) * (diagonal + largest)), weight, largest
+
+
+def _factors(factor: jax.Array, rows: jax.Array, weight: jax.Array, shift: jax.Array, number: jax.Array) -> _Factors:
+    schur = jnp.zeros((0, 0), factor.dtype)
     if rows.shape[0]:
-        half = jax.scipy.linalg.solve_triangular(found.factor, rows.T, lower=True)
+        half = jax.scipy.linalg.solve_triangular(factor, rows.T, lower=True)
         schur = half.T @ half
         schur = jnp.linalg.cholesky(schur + jnp.diag(_roundoff(schur) * jnp.diagonal(schur)))
-    return _Factors(found.factor, schur, rows, weight, found.shift, found.number)
+    return _Factors(factor, schur, rows, weight, shift, number)
 
 
 def _roundoff(matrix: jax.Array) -> float:
