@@ -14,7 +14,7 @@ _HOME = {
     "bilevel.implicit": ("custom_root", "custom_fixed_point", "root_jvp", "root_vjp", "Mapping"),
     "bilevel.linear_solve": (
         "CG", "MINRES", "GMRES", "BiCGStab", "Dense", "Normal", "Neumann", "Nystrom", "AutoLinear",
-        "LinearSolver", "LinearSolution", "Operator",
+        "LinearSolver", "LinearSolution", "Operator", "Damped", "Jacobi", "RandomizedNystrom", "LBFGSPairs",
     ),
     "bilevel.status": ("Status", "Code", "ConvergenceError"),
     "bilevel.penalties": (
@@ -30,18 +30,35 @@ _HOME = {
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Solver",
+        "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration", "LBFGSB", "MirrorDescent",
+        "WorkingSet",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),
-    "bilevel.engines": ("Engine", "Report", "Carry", "Implicit", "Unrolled", "Forward", "OneStep"),
+    "bilevel.engines": (
+        "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
+        "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA",
+    ),
     "bilevel.batches": ("full_batch", "minibatches"),
     "bilevel.task": ("Task",),
     "bilevel.hypergradients": ("hypergradient",),
     "bilevel.trainer": ("Trainer", "Result"),
 }  # fmt: skip
-_MODULES = ("optimality", "projections", "prox", "cones", "data", "tasks", "loggers", "linear_solve", "solvers", "engines", "implicit")
+_MODULES = (
+    "optimality",
+    "projections",
+    "prox",
+    "cones",
+    "data",
+    "tasks",
+    "loggers",
+    "linear_solve",
+    "solvers",
+    "engines",
+    "implicit",
+)
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted([*_OWNER, *_MODULES])  # noqa: PLE0605
+__all__ = sorted([*_OWNER, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:

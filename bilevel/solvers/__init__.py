@@ -1,26 +1,44 @@
 """Inner solvers: each an init and a step, driven by the one loop."""
 
+from bilevel.solvers.active_set_newton import ActiveSetNewton
+from bilevel.solvers.anderson import Anderson
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.base import Solver, State
+from bilevel.solvers.block_coordinate_descent import BlockCoordinateDescent
+from bilevel.solvers.broyden import Broyden
+from bilevel.solvers.fixed_point import FixedPointIteration
 from bilevel.solvers.gradient_descent import GradientDescent
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.interior_point import InteriorPoint
 from bilevel.solvers.lbfgs import LBFGS
+from bilevel.solvers.lbfgsb import LBFGSB
 from bilevel.solvers.loop import Outcome, iterate, unroll
+from bilevel.solvers.mirror_descent import MirrorDescent
 from bilevel.solvers.newton import Newton
 from bilevel.solvers.optax import Optax
 from bilevel.solvers.proximal_gradient import ProximalGradient
+from bilevel.solvers.working_set import WorkingSet
 
 __all__ = [
     "LBFGS",
+    "LBFGSB",
+    "ActiveSetNewton",
+    "Anderson",
     "Auto",
+    "BlockCoordinateDescent",
+    "Broyden",
+    "FixedPointIteration",
     "GradientDescent",
     "Instance",
+    "InteriorPoint",
+    "MirrorDescent",
     "Newton",
     "Optax",
     "Outcome",
     "ProximalGradient",
     "Solver",
     "State",
+    "WorkingSet",
     "iterate",
     "unroll",
 ]

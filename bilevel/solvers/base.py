@@ -8,9 +8,14 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 
+from bilevel.implicit.mapping import FixedPoint
+from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient
+from bilevel.optimality import Newton as NewtonMapping
 from bilevel.solvers.instance import Instance
 from bilevel.status import Code
 from bilevel.typing import Counts, Params
+
+FIXED_POINTS = (FixedPoint, ProximalGradient, ProjectedGradient, BlockProximalGradient, MirrorDescent, NewtonMapping)
 
 
 class State(NamedTuple):
@@ -45,7 +50,7 @@ class Solver(abc.ABC):
         """The state at ``state.params`` with gradients taken anew and step sizes and curvature kept, so that one more
         step depends on the instance as the solver's map does."""
 
-    def refuse(self, instance: Instance) -> None:
+    def refuse(self, instance: Instance) -> None:  # noqa: B027
         """Raises ValueError where the solver cannot do the problem; called once, before any work."""
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
@@ -68,6 +73,15 @@ def needs_smooth(solver: Solver, instance: Instance) -> None:
     """The refusal that all solvers without a prox share."""
     if not instance.penalty.smooth:
         raise ValueError(
-            f"bl.{type(solver).__name__} minimises smooth losses only and would ignore {type(instance.penalty).__name__}. "
-            "Use bl.ProximalGradient() or bl.Auto()."
+            f"bl.{type(solver).__name__} minimises smooth losses only and would ignore "
+            f"{type(instance.penalty).__name__}. Use bl.ProximalGradient() or bl.Auto()."
+        )
+
+
+def needs_fixed_point(solver: Solver, instance: Instance) -> None:
+    """The refusal of the solvers that iterate w <- T(w)."""
+    if not isinstance(instance.mapping, FIXED_POINTS):
+        raise ValueError(
+            f"bl.{type(solver).__name__} iterates a map T, and {instance.mapping} is not of the form T(w) - w. State "
+            "the problem by bl.InnerProblem.from_fixed_point, or use bl.Newton() or bl.Broyden()."
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
 from bilevel import trees
 from bilevel.implicit.mapping import Mapping, System
+from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient, Stationary
 from bilevel.penalties import Penalty
 from bilevel.typing import Batch, HParams, Loss, Params, PyTree, Scalar
+
+OF_THE_GRADIENT = (Stationary, ProximalGradient, ProjectedGradient, MirrorDescent, BlockProximalGradient)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +53,14 @@ class Instance:
     def residual_norm(self, params: Params) -> jax.Array:
         return trees.norm(self.residual(params))
 
+    def residual_given(self, params: Params, gradient: PyTree) -> jax.Array:
+        """`residual_norm` where the gradient of the smooth part at ``params`` is known already: the mappings that need
+        the loss for its gradient alone get one with that gradient."""
+        if not isinstance(self.mapping, OF_THE_GRADIENT):
+            return self.residual_norm(params)
+        mapping = replace(self.mapping, loss=lambda w, *_: trees.dot(gradient, w))
+        return trees.norm(mapping.natural_residual(params, self.hparams, self.batch))
+
     def system(self, params: Params) -> System:
         """The linear system of the optimality condition at ``params``."""
         return self.mapping.system(params, self.hparams, self.batch)
-
-

@@ -1,0 +1,100 @@
+"""Anderson acceleration of a fixed-point map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel import trees
+from bilevel.solvers.base import Solver, State, needs_fixed_point, settings
+from bilevel.solvers.fixed_point import change
+from bilevel.solvers.instance import Instance
+from bilevel.typing import Counts, Params, PyTree
+
+GROWTH = 10.0  # an accelerated step whose residual is this many times the best so far is taken back
+
+
+class Memory(NamedTuple):
+    change: PyTree  # f = T(w) - w
+    steps: PyTree  # the last differences of w, each leaf (memory, *shape), newest last; zero where there are none yet
+    changes: PyTree  # and those of f
+    best: tuple[Params, PyTree, jax.Array]  # the point of least ||f||, its f and ||f||
+
+
+@settings
+@dataclass(frozen=True)
+class Anderson(Solver):
+    """w <- w + mixing f - (W + mixing F) c,  c = argmin ||f - F c||,  f = T(w) - w, W and F the last differences.
+
+    ``memory`` is the number of differences kept, ``mixing`` the weight of f. The least squares problem is solved by its
+    normal equations in normalised columns with a ridge of ``ridge``. A step that multiplies the best residual by ten is
+    taken back, and the memory cleared. Raises ValueError where the condition is no fixed point.
+    Source: Anderson, 1965; Walker and Ni, 2011.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> inner = bl.InnerProblem.from_fixed_point(lambda w, h, batch: jnp.cos(w) + h, init=lambda key, h: jnp.zeros(3),
+    ...                                          solver=bl.Anderson(tol=1e-5))
+    >>> inner.solve(jnp.array([0.0, 0.1, 0.2]), None).params.round(3).tolist()
+    [0.739, 0.796, 0.854]
+    """
+
+    max_steps: int = 1000
+    tol: float = 1e-8
+    memory: int = 5
+    mixing: float = 1.0
+    ridge: float = 1e-12
+    patience = 30
+
+    def init(self, instance: Instance, params: Params) -> State:
+        f = change(instance, params)
+        empty = jax.tree.map(lambda leaf: jnp.zeros((self.memory, *leaf.shape), leaf.dtype), params)
+        memory = Memory(f, empty, empty, (params, f, trees.norm(f)))
+        return State(params, instance.residual_norm(params), Counts(gradients=1), memory)
+
+    def step(self, instance: Instance, state: State) -> State:
+        f, steps, changes, best = state.memory
+        coefficients = self._coefficients(changes, f)
+        params = trees.axpy(self.mixing, f, state.params)
+        params = jax.tree.map(
+            lambda w, s, c: w - jnp.tensordot(coefficients.astype(w.dtype), s + self.mixing * c, 1),
+            params,
+            steps,
+            changes,
+        )
+        after = change(instance, params)
+        size = trees.norm(after)
+        rejected = instance.searches & ~(size <= GROWTH * best[2]) & jnp.any(coefficients != 0)
+        steps = _pushed(steps, trees.subtract(params, state.params), rejected)
+        changes = _pushed(changes, trees.subtract(after, f), rejected)
+        params, after, size = trees.select(rejected, best, (params, after, size))
+        best = trees.select(size < best[2], (params, after, size), best)
+        residual = instance.residual_norm(params)
+        return State(params, residual, state.counts.plus(gradients=1), Memory(after, steps, changes, best))
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        return state._replace(memory=self.init(instance, state.params).memory)
+
+    def refuse(self, instance: Instance) -> None:
+        needs_fixed_point(self, instance)
+
+    def _coefficients(self, changes: PyTree, f: PyTree) -> jax.Array:
+        pairs = list(zip(jax.tree.leaves(changes), jax.tree.leaves(f), strict=True))
+        gram = sum(jnp.einsum("i...,j...->ij", stack, stack) for stack, _ in pairs)
+        slope = sum(jnp.einsum("i...,...->i", stack, leaf) for stack, leaf in pairs)
+        square = jnp.diagonal(gram)
+        length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 1.0)
+        ridge = max(self.ridge, 10 * trees.epsilon(f)) + (square == 0)
+        gram = gram / (length[:, None] * length) + jnp.diag(jnp.broadcast_to(ridge, square.shape))
+        return jnp.linalg.solve(gram, slope / length) / length
+
+
+def _pushed(stacks: PyTree, new: PyTree, cleared: jax.Array) -> PyTree:
+    """The stacks with a new entry in place of the oldest, or empty."""
+
+    def push(stack: jax.Array, leaf: jax.Array) -> jax.Array:
+        return jnp.where(cleared, 0, jnp.concatenate([stack[1:], leaf[None].astype(stack.dtype)]))
+
+    return jax.tree.map(push, stacks, new)
