@@ -101,7 +101,8 @@ def solve_conic(data: Data, cones: SecondOrders, tol: float | jax.Array, max_ste
     none = (loop.code == Code.infeasible) | (loop.code == Code.unbounded)
     code = jnp.where(loop.code == RUNNING, Code.max_steps, loop.code).astype(jnp.int32)
     size = jnp.where(none, jnp.maximum(_size(*loop.best[:3]), jnp.finfo(data.q.dtype).tiny), loop.best.t)
-    return Found(*(part / size for part in loop.best[:4]), loop.steps, code)
+    x, y, z, s = (part / size for part in loop.best[:4])
+    return Found(x, y, z, s, loop.steps, code)
 
 
 def _start(data: Data, cones: SecondOrders) -> Iterate:
@@ -121,17 +122,12 @@ def _start(data: Data, cones: SecondOrders) -> Iterate:
 def _newton(data: Data, scaled: jax.Array, weigh: Callable[[jax.Array], jax.Array]) -> Callable:
     """Solves P x + E'y + G'z = r_x, E x = r_y, G x - W^2 z = r_z for columns of right-hand sides; ``scaled`` is
     W^{-1} G and ``weigh`` applies W^{-1}. One factorisation, one refinement."""
-    P, _, E, _, G, _ = data
+    P, E = data.P, data.E
     solve = factored(Parts(P, scaled, jnp.ones(scaled.shape[0], P.dtype), E))
 
-    def once(r_x: jax.Array, r_y: jax.Array, r_z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def refined(r_x: jax.Array, r_y: jax.Array, r_z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         known = weigh(r_z)
         x, y = solve(r_x + scaled.T @ known, r_y)
-        return x, y, weigh(scaled @ x - known)
-
-    def refined(r_x: jax.Array, r_y: jax.Array, r_z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        x, y, z = once(r_x, r_y, r_z)
-        known = weigh(r_z)
         rest = r_x - P @ x - E.T @ y - scaled.T @ (scaled @ x - known)
         more = solve(rest, r_y - E @ x)
         x, y = x + more[0], y + more[1]

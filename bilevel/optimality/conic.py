@@ -26,9 +26,9 @@ class Conic(Mapping):
     """The residual of the homogeneous self-dual embedding of min c'x s.t. A x + s = b, s in K, for args (A, b, c).
 
     The unknown is z = (x, y - s, tau), one vector of length n + m + 1, with y in the dual cone the multipliers of
-    L = c'x + y'(A x + s - b). With Pi the projection on R^n x K* x R_+ and Theta = [[0, A', c], [-A, 0, b], [-c', -b', 0]],
+    L = c'x + y'(A x + s - b). With Pi the projection on R^n x K* x R_+ and
 
-        F(z) = (Theta - I) Pi z + z + (0, 0, tau - 1).
+        Theta = [[0, A', c], [-A, 0, b], [-c', -b', 0]],        F(z) = (Theta - I) Pi z + z + (0, 0, tau - 1).
 
     The last term normalises tau: without it any multiple of a solution, zero included, is a root. Of A the row of tau
     decouples (the Pi z is a left null vector of the rest), and what remains is solved in the symmetric form
