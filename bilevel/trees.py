@@ -40,5 +40,6 @@ def select(condition: jax.Array, chosen: PyTree, otherwise: PyTree) -> PyTree:
 
 def epsilon(tree: PyTree) -> float:
     """The machine epsilon of the coarsest floating-point leaf (that of float64 where there is none)."""
-    kinds = [jnp.finfo(leaf.dtype).eps for leaf in map(jnp.asarray, jax.tree.leaves(tree)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return float(max(kinds, default=jnp.finfo(jnp.float64).eps))
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]
+    found = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    return max(found, default=float(jnp.finfo(jnp.float64).eps))

@@ -15,7 +15,8 @@ from bilevel.typing import Params, PyTree, Scalar
 class Stationary(Mapping):
     """F(w, *args) = grad loss(w, *args), the optimality condition of a smooth unconstrained minimisation.
 
-    A is the Hessian: symmetric, and positive semidefinite at a minimum (a solver that meets negative curvature says so).
+    A is the Hessian: symmetric, and positive semidefinite at a minimum (a solver that meets negative curvature says
+    so).
     Source: Blondel et al., 2021, equation (4).
 
     >>> import jax.numpy as jnp, bilevel as bl

@@ -44,7 +44,7 @@ class Found(NamedTuple):
 def line_search(instance: Instance, origin: Point, direction: PyTree, first: jax.Array) -> Found:
     """A step t along a descent direction that satisfies the (approximate) Wolfe conditions, by bracketing.
 
-        value(t) <= value(0) + c1 t slope(0)   or   slope(t) <= (2 c1 - 1) slope(0)  and  value(t) <= value(0) + rounding,
+        value(t) <= value(0) + c1 t slope(0)  or  slope(t) <= (2 c1 - 1) slope(0)  and  value(t) <= value(0) + rounding,
         slope(t) >= c2 slope(0).
 
     Differentiation passes through the accepted step, not through the search.
