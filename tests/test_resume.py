@@ -91,13 +91,14 @@ def test_kill_at_any_moment_then_resume(tmp_path, task):
     assert_same_run(whole, broken)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, stop):
     whole = finished(tmp_path, "task=ridge", "trainer.steps=60", "hydra.run.dir=whole")
     process = start(
         tmp_path, "task=ridge", "trainer.steps=100000", "trainer.checkpoint_every=100000", "hydra.run.dir=run"
     )
     wait_for_lines(tmp_path / "run/metrics.jsonl", 15, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     out, err = process.communicate()
     assert process.returncode == 130, err
     assert out == ""
@@ -110,7 +111,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 
 
 def test_a_finished_run_is_resumed_to_the_same_end_and_can_go_further(tmp_path):
-    run = finished(tmp_path, "task=ridge", "trainer.steps=10", "hydra.run.dir=run")
+    run = finished(tmp_path, "task=ridge", "trainer.steps=10", "hydra.run.dir=run", "logger=wandb")
     record = (run / "metrics.jsonl").read_bytes()
     assert finished(tmp_path, "resume=run") == run
     assert (run / "metrics.jsonl").read_bytes() == record
@@ -118,6 +119,8 @@ def test_a_finished_run_is_resumed_to_the_same_end_and_can_go_further(tmp_path):
     assert (run / "metrics.jsonl").read_bytes().startswith(record)
     assert "steps: 25" in (run / ".hydra/config.yaml").read_text()
     finished(tmp_path, "resume=run")  # the change was recorded
+    names = {path.name.rpartition("-")[2] for path in (run / "wandb").glob("offline-run-*")}
+    assert len(names) == 1, "the W&B id was not kept"
     whole = finished(tmp_path, "task=ridge", "trainer.steps=25", "hydra.run.dir=whole")
     assert_same_run(whole, run)
 

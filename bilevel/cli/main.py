@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ def main() -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers stop jobs so: it is handled as Ctrl-C
     sys.path.insert(0, os.getcwd())  # as `python -m` does: modules beside the user's data are found
     try:
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
-    except Told:
+    except Told as told:
+        print(f"bilevel: not every run of the sweep succeeded; the first that failed: {told}", file=sys.stderr)
         sys.exit(FAILURE)
     except Exception as error:
         if "debug=true" in sys.argv:
@@ -58,7 +61,7 @@ def job(config: DictConfig) -> Any:
             raise
         tell(sentence(error))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise Told from None  # the other runs of the sweep go on
+            raise Told(sentence(error)) from None  # the other runs of the sweep go on
         raise SystemExit(WRONG_SETTINGS if isinstance(error, SettingsError) else FAILURE) from None
 
 

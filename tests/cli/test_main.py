@@ -153,6 +153,9 @@ def test_a_sweep_runs_what_can_run(bilevel, folder):
     told = [line for line in done.stderr.splitlines() if line.startswith("bilevel [")]
     assert len(told) == 2
     assert all("task.max_steps=2" in line and "max_steps after 2 steps" in line for line in told)
+    assert done.stderr.splitlines()[-1].startswith(
+        "bilevel: not every run of the sweep succeeded; the first that failed: "
+    )
     assert "Traceback" not in done.stderr
 
 
