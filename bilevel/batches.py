@@ -20,7 +20,8 @@ class Minibatch:
 
     ``index`` (b,) are positions in the data set; ``weight`` (b,) makes averages exact. With values l_i, one a sample,
     ``mean(weight * l)`` over the batches of an epoch averages to mean(l) over the data set, also when its size is no
-    multiple of b: places of the last block that no sample fills have weight 0 (and index 0).
+    multiple of b: places of the last block that no sample fills have weight 0 (and index 0). ``samples`` is the size of
+    the data set.
 
     >>> batch = whole_batch((np.arange(3.0), np.ones(3)))
     >>> x, y = batch
@@ -28,8 +29,8 @@ class Minibatch:
     1.0
     """
 
-    def __init__(self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray):
-        self.data, self.index, self.weight = data, index, weight
+    def __init__(self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray, samples: int = 0):
+        self.data, self.index, self.weight, self.samples = data, index, weight, samples
 
     def __iter__(self) -> Iterator:
         return iter(self.data)
@@ -38,11 +39,11 @@ class Minibatch:
         return self.data[item]
 
     def tree_flatten(self):
-        return (self.data, self.index, self.weight), None
+        return (self.data, self.index, self.weight), self.samples
 
     @classmethod
-    def tree_unflatten(cls, _, children) -> Minibatch:
-        return cls(*children)
+    def tree_unflatten(cls, samples, children) -> Minibatch:
+        return cls(*children, samples)
 
 
 def full_batch(train: Batch, validation: Batch) -> Batches:
@@ -57,7 +58,7 @@ def full_batch(train: Batch, validation: Batch) -> Batches:
 def whole_batch(data: Batch) -> Minibatch:
     """A data set as one `Minibatch`, in its order, with weight 1 each: for losses that also take minibatches."""
     samples = _size(data)
-    return Minibatch(data, np.arange(samples), np.ones(samples))
+    return Minibatch(data, np.arange(samples), np.ones(samples), samples)
 
 
 def minibatches(train: Batch, validation: Batch, batch_size: int, validation_batch_size: int = 0) -> Batches:
@@ -100,7 +101,7 @@ def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | ja
         index = permuted(jax.random.fold_in(key, epoch), jnp.where(filled, places, jnp.uint32(0)), samples)
         index = jnp.where(filled, index, 0).astype(jnp.int32)
         picked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
-        return Minibatch(picked, index, jnp.where(filled, weight, 0.0))
+        return Minibatch(picked, index, jnp.where(filled, weight, 0.0), samples)
 
     return draw
 

@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
-from bilevel.engines import Engine, Implicit, Report
-from bilevel.linear_solve import GMRES, Dense
+from bilevel.engines import Engine, Report
 from bilevel.solvers import Solver
 from bilevel.status import REMEDIES, Code, ConvergenceError
 
 MORE_STEPS = 10
+LOG = logging.getLogger("bilevel")
 
 
 def failed(report: Report) -> bool:
-    return not bool(report.status.ok)
+    """Whether a solve ended in a way that its result cannot be used (in any lane)."""
+    return not bool(report.status.ok.all())
 
 
-def describe(report: Report) -> str:
-    """One sentence a failing solve, with its residual and the remedy."""
+def describe(report: Report, engine: Engine | None = None) -> str:
+    """One sentence a failing solve, with its residual and the remedy (the engine's own, where it has one)."""
     solves = (
         ("inner solve", report.inner_status, report.inner_residual, report.inner_steps),
         ("adjoint solve", report.adjoint_status, report.adjoint_residual, report.adjoint_steps),
     )
+    own = engine.remedy if engine is not None else ""
     return " ".join(
-        f"The {name} ended with status {status.name} after {int(steps)} steps at a relative residual of "
-        f"{float(residual):.2e}: {REMEDIES[Code[status.name]]}."
+        f"The {name} ended with status {status.name} after {int(steps.max())} steps at a relative residual of "
+        f"{float(residual.max()):.2e}: {own or REMEDIES[Code[status.name]]}."
         for name, status, residual, steps in solves
-        if not bool(status.ok)
+        if not bool(status.ok.all())
     )
 
 
 def act(engine: Engine, report: Report) -> None:
-    """Raises or warns as the engine's ``on_failure`` says; "skip" and an exhausted "retry" are left to the caller."""
+    """Raises or warns as the engine's ``on_failure`` says; "skip" logs, and is counted in the report."""
     if not failed(report):
         return
+    sentence = describe(report, engine)
     if engine.on_failure in ("raise", "retry"):
-        raise ConvergenceError(describe(report), report)
+        tried = f" {int(report.retries.max())} retries did not help." if engine.on_failure == "retry" else ""
+        raise ConvergenceError(sentence + tried, report)
     if engine.on_failure == "warn":
-        warnings.warn(describe(report), stacklevel=3)
+        warnings.warn(sentence, stacklevel=3)
+    else:
+        LOG.warning("Skipped: %s", sentence)
 
 
 def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, Solver]]:
-    """What "retry" tries, in order: more inner steps, another linear solver, then a direct one, damped."""
-    longer = replace(solver, max_steps=MORE_STEPS * solver.max_steps)
-    yield "more inner steps", engine, longer
-    if isinstance(engine, Implicit):
-        for linear_solve in (GMRES(), Dense(), Dense(damping=1e-8)):
-            yield f"the adjoint by bl.{type(linear_solve).__name__}", replace(engine, linear_solve=linear_solve), longer
+    """What "retry" tries, in order: tighter, then what the engine offers (damped, another linear solver, dense)."""
+    longer = replace(solver, max_steps=MORE_STEPS * solver.max_steps)  # type: ignore[type-var]
+    yield "more inner and adjoint steps", _longer(engine), longer
+    for name, harder in engine.harder():
+        yield name, harder, longer
+
+
+def _longer(engine: Engine) -> Engine:
+    """The engine with more steps for its linear solver, where it has one that counts steps."""
+    if not any(field.name == "linear_solve" for field in fields(engine)):  # type: ignore[arg-type]
+        return engine
+    linear_solve = engine.linear_solve  # type: ignore[attr-defined]
+    if not any(field.name == "max_steps" for field in fields(linear_solve)):
+        return engine
+    return replace(engine, linear_solve=replace(linear_solve, max_steps=MORE_STEPS * linear_solve.max_steps))  # type: ignore[call-arg]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines import Carry, Engine, Implicit, Point, Report
-from bilevel.failure import act, escalations, failed
+from bilevel.failure import LOG, act, escalations, failed
 from bilevel.program import Program
 from bilevel.solvers import Solver
 from bilevel.task import Task
@@ -31,7 +31,8 @@ def hypergradient(
 
     ``batch`` is a pair (inner batch, outer batch), by default that of step 0; ``key`` goes to the problem's init;
     ``carry`` is the last report's, for a warm start. A second call with the same task, shapes and engine settings
-    traces nothing. A failed solve follows the engine's ``on_failure``: by default it raises `ConvergenceError`.
+    traces nothing. A failed solve follows the engine's ``on_failure``: "raise" (`ConvergenceError`), "warn", "retry"
+    (counted in ``report.retries``; raises when nothing helps) or "skip" (NaN, and ``report.skipped`` is 1).
     Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -52,11 +53,12 @@ def hypergradient(
     if traced:
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
     program = _PROGRAMS.setdefault(task, _program(task))
+    engine, _ = engine.choose(task.levels, point)
     result = program(engine, task.inner.solver, point, carry)
     if engine.on_failure == "retry" and failed(result[2]):
         result = _retry(program, engine, task.inner.solver, point, result)
     act(engine, result[2])
-    return result
+    return _skipped(*result) if engine.on_failure == "skip" and failed(result[2]) else result
 
 
 def _program(task: Task) -> Program:
@@ -79,11 +81,21 @@ def _compute(
 
 
 def _retry(program: Program, engine: Engine, solver: Solver, point: Point, result: tuple) -> tuple:
-    for _, harder, longer in escalations(engine, solver):
-        result = program(harder, longer, point, None)
-        if not failed(result[2]):
+    """The first result that can be used, else the last; the report counts the retries and all their work."""
+    spent = result[2].counts
+    for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
+        value, grad, report = program(harder, longer, point, None)
+        spent = spent.add(report.counts)
+        result = value, grad, replace(report, retries=jnp.int32(number), counts=spent)
+        LOG.warning("Retry %d (%s): status %s", number, name, report.status.name)
+        if not failed(report):
             break
     return result
+
+
+def _skipped(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:
+    """NaN for a gradient that must not be used, and a report that says so."""
+    return value, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), grad), replace(report, skipped=jnp.int32(1))
 
 
 def _poisoned(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:

@@ -197,6 +197,10 @@ class InnerProblem:
         solver, reason = self.solver.choose(self.at(hparams, batch), cold)
         return f"bl.{type(solver).__name__}: {reason}."
 
+    def with_loss(self, loss: Loss) -> InnerProblem:
+        """The same problem with another smooth part."""
+        return replace(self, loss=loss)
+
     def with_solver(self, solver: Solver) -> InnerProblem:
         """The same problem under another solver."""
         return replace(self, solver=solver)

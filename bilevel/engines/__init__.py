@@ -1,14 +1,25 @@
 """Hypergradient engines."""
 
+from bilevel.engines.auto import AutoEngine
 from bilevel.engines.base import GRADES, Bilevel, Carry, Engine, Point, Report
 from bilevel.engines.bound import Constants
+from bilevel.engines.closed_form import ClosedForm
+from bilevel.engines.double_loop import F2SA, AmIGO, StocBiO
 from bilevel.engines.implicit import Implicit
-from bilevel.engines.iterative import Forward, OneStep, Unrolled
+from bilevel.engines.iterative import Forward, OneStep, Truncated, Unrolled
+from bilevel.engines.single_loop import SABA, SOBA, SRBA
 
 __all__ = [
+    "F2SA",
     "GRADES",
+    "SABA",
+    "SOBA",
+    "SRBA",
+    "AmIGO",
+    "AutoEngine",
     "Bilevel",
     "Carry",
+    "ClosedForm",
     "Constants",
     "Engine",
     "Forward",
@@ -16,5 +27,7 @@ __all__ = [
     "OneStep",
     "Point",
     "Report",
+    "StocBiO",
+    "Truncated",
     "Unrolled",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,7 +19,9 @@ POLICIES = ("raise", "warn", "retry", "skip")
 GRADES = ("residual", "estimate", "bound")
 
 
-NAN, UNKNOWN, ZERO = np.float32(np.nan), np.int32(-1), np.int32(0)
+NAN: Any = np.float32(np.nan)
+UNKNOWN: Any = np.int32(-1)
+ZERO: Any = np.int32(0)
 
 
 class Carry(NamedTuple):
@@ -138,10 +140,8 @@ def inner_solution(bilevel: Bilevel, point: Point, carry: Carry) -> Outcome:
 def settings(cls: Any) -> Any:
     """Registers an engine as a pytree: fields marked ``traced()`` are leaves, which compile nothing again when they
     change; all else is compared by value."""
-    leaves = [name for name, one in cls.__dataclass_fields__.items() if one.metadata.get("traced")]
-    return jax.tree_util.register_dataclass(
-        cls, leaves, [name for name in cls.__dataclass_fields__ if name not in leaves]
-    )
+    leaves = [one.name for one in fields(cls) if one.metadata.get("traced")]
+    return jax.tree_util.register_dataclass(cls, leaves, [one.name for one in fields(cls) if one.name not in leaves])
 
 
 def traced(default: Any) -> Any:

@@ -33,11 +33,11 @@ def compare_faces(mapping: Mapping, point: Point, at: Linearization, moved: Line
         movement = jnp.where(jnp.isinf(before) & jnp.isinf(after), 0, jnp.abs(after - before))
         return jnp.sum(before <= CAUTION * movement + floor)
 
-    return _face(here, sum(jax.tree.leaves(jax.tree.map(near, here, there)), jnp.int32(0)))
+    weakly_active = jnp.asarray(sum(jax.tree.leaves(jax.tree.map(near, here, there))), jnp.int32)
+    return _face(here, weakly_active)
 
 
 def _face(distances: object, weakly_active: jax.Array) -> Face:
-    leaves = jax.tree.leaves(distances)
-    margin = jnp.min(jnp.stack([jnp.min(leaf, initial=jnp.inf) for leaf in leaves])) if leaves else jnp.inf
-    known = ~jnp.isnan(margin)
-    return Face(margin, jnp.where(known, weakly_active, UNKNOWN).astype(jnp.int32))
+    smallest = [jnp.min(leaf, initial=jnp.inf) for leaf in jax.tree.leaves(distances)]
+    margin = jnp.min(jnp.stack([jnp.full((), jnp.inf), *smallest]))
+    return Face(margin, jnp.where(jnp.isnan(margin), UNKNOWN, weakly_active).astype(jnp.int32))

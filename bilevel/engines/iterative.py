@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
-from bilevel.solvers import Outcome, Solver, iterate, unroll
+from bilevel.engines.forward_over_reverse import forward_over_reverse
+from bilevel.solvers import Outcome, Solver, State, iterate, unroll
 from bilevel.status import Code, Status
 from bilevel.typing import Counts, HParams, Params, Scalar
 
@@ -71,8 +72,9 @@ def first_carry(bilevel: Bilevel, point: Point) -> Carry:
 class Unrolled(Engine):
     """The gradient of the loss after the solver's steps, by reverse mode through them.
 
-    The states of about sqrt(max_steps) steps are kept and the others recomputed. Can differentiate what only the steps
-    know: the initialisation and learned step sizes. Source: Domke, 2012; Maclaurin et al., 2015.
+    The states of about sqrt(max_steps) steps are kept and the others recomputed; of a step nothing else is stored, and
+    its gradient is differentiated forward over reverse. Can differentiate what only the steps know: the initialisation
+    and learned step sizes. Source: Domke, 2012; Maclaurin et al., 2015; Kemaev et al., 2025.
     """
 
     on_failure: str = "raise"
@@ -84,9 +86,10 @@ class Unrolled(Engine):
         return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        outer = through_steps(unroll, self, bilevel, point, carry)
+        mixed = replace(bilevel, inner=bilevel.inner.with_loss(forward_over_reverse(bilevel.inner.loss)))
+        outer = through_steps(unroll, self, mixed, point, carry)
         (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
-        counts = Counts(hessian_products=outcome.steps, jacobian_products=outcome.steps)
+        counts = Counts(gradients=1, hessian_products=outcome.steps, jacobian_products=outcome.steps)
         return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.converged), counts)
 
 
@@ -115,8 +118,35 @@ class Forward(Engine):
         value, slopes, outcome = jax.vmap(along)(jnp.eye(flat.size, dtype=flat.dtype))
         value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
         grad = unravel(slopes)
-        counts = Counts(hessian_products=outcome.steps * flat.size, jacobian_products=outcome.steps * flat.size)
+        products = outcome.steps * flat.size
+        # The cold start depends on the hyperparameters as well: its gradient has a derivative too.
+        counts = Counts(gradients=1, hessian_products=products, jacobian_products=products + flat.size)
         return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.converged), counts)
+
+
+@settings
+@dataclass(frozen=True)
+class Truncated(Engine):
+    """The gradient through the last ``steps`` steps of the solver, by reverse mode; those before count as constant.
+
+    Biased by (contraction factor)^steps for a solution that the solver has reached; memory of ``steps`` states. The
+    last steps are plain: with the step sizes and curvature that the solver arrived with, without a search.
+    Source: Shaban et al., 2019.
+    """
+
+    steps: int = 20
+    on_failure: str = "raise"
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+        if self.steps < 1:
+            raise ValueError(f"Truncated(steps={self.steps}): at least one step must be differentiated.")
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        return first_carry(bilevel, point)
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return last_steps(self, bilevel, point, carry, self.steps)
 
 
 @settings
@@ -136,17 +166,31 @@ class OneStep(Engine):
         return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        frozen = jax.lax.stop_gradient(point.hparams)
-        _, outcome = through_steps(iterate, self, bilevel, point._replace(hparams=frozen), carry)(frozen)
+        return last_steps(self, bilevel, point, carry, 1)
 
-        def last_step(hparams: HParams) -> Scalar:
-            instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
-            solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
-            params: Params = solver.step(
-                instance, solver.refresh(instance, jax.lax.stop_gradient(outcome.state))
-            ).params
-            return bilevel.outer(params, hparams, point.outer_batch)
 
-        value, grad = jax.value_and_grad(last_step)(point.hparams)
-        counts = Counts(gradients=2, hessian_products=1, jacobian_products=1)
-        return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.truncated), counts)
+def last_steps(
+    engine: Engine, bilevel: Bilevel, point: Point, carry: Carry, steps: int
+) -> tuple[Scalar, HParams, Report]:
+    """Solves, takes ``steps`` further plain steps, and differentiates those in reverse mode."""
+    frozen = jax.lax.stop_gradient(point.hparams)
+    _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), carry)(frozen)
+
+    def ending(hparams: HParams) -> Scalar:
+        mixed = bilevel.inner.with_loss(forward_over_reverse(bilevel.inner.loss))
+        instance = mixed.at(hparams, point.inner_batch, differentiable=True, searches=False)
+        solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+        start = solver.refresh(instance, jax.lax.stop_gradient(outcome.state))
+
+        @jax.checkpoint
+        def step(state: State, _: None) -> tuple[State, None]:
+            after = solver.step(instance, state)
+            return after._replace(counts=state.counts, code=state.code), None
+
+        params: Params = jax.lax.scan(step, start, length=steps)[0].params
+        return bilevel.outer(params, hparams, point.outer_batch)
+
+    value, grad = jax.value_and_grad(ending)(point.hparams)
+    forward = 1 + (steps if steps > 1 else 0)  # the gradient after the last of several steps is taken, and not used
+    counts = Counts(gradients=1 + forward + steps, hessian_products=steps, jacobian_products=steps)
+    return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.truncated), counts)

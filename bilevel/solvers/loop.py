@@ -50,14 +50,19 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
 
 
 def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
-    """As `iterate`, differentiable in reverse mode: about sqrt(max_steps) states are kept, the others recomputed."""
+    """As `iterate`, differentiable in reverse mode: about sqrt(max_steps) states are kept, the others recomputed, and of
+    a step nothing but the state it starts from."""
     solver.refuse(instance)
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
     length = max(1, math.isqrt(solver.max_steps - 1) + 1) if solver.max_steps else 1
 
+    @jax.checkpoint
+    def advance(progress: Progress) -> Progress:
+        return _advance(solver, instance, progress)
+
     def guarded(progress: Progress, _: None) -> tuple[Progress, None]:
         going = _going(solver, progress, reference, start)
-        return trees.select(going, _advance(solver, instance, progress), progress), None
+        return jax.lax.cond(going, advance, lambda progress: progress, progress), None
 
     @jax.checkpoint
     def segment(progress: Progress) -> Progress:
@@ -67,7 +72,10 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
         going = _going(solver, progress, reference, start)
         return jax.lax.cond(going, segment, lambda progress: progress, progress), None
 
-    progress, _ = jax.lax.scan(guarded_segment, _begin(solver, instance, start), length=-(-solver.max_steps // length))
+    begin = _begin(solver, instance, start)
+    progress, _ = jax.lax.scan(guarded_segment, begin, length=-(-solver.max_steps // length))
+    counts = jax.tree.map(lambda end, first: end + 2 * (end - first), progress.state.counts, begin.state.counts)
+    progress = progress._replace(state=progress.state._replace(counts=counts))  # reverse mode takes the steps thrice
     return _conclude(solver, instance, progress, reference, start)
 
 

@@ -1,4 +1,4 @@
-"""A loss that counts how often its gradients and second derivatives are computed, by callbacks in the running program."""
+"""A loss that counts how often its gradients and second derivatives are computed, by callbacks as it runs."""
 
 import collections
 import itertools

@@ -1,0 +1,181 @@
+"""The engine chosen from what is measured of the problem."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+from jax.flatten_util import ravel_pytree
+
+from bilevel import trees
+from bilevel.batches import Minibatch
+from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.engines.implicit import Implicit
+from bilevel.engines.iterative import Forward, Unrolled
+from bilevel.engines.single_loop import SABA, SOBA
+from bilevel.linear_solve import CG, GMRES, MINRES, Dense, RandomizedNystrom
+from bilevel.optimality import Stationary
+from bilevel.typing import HParams, LinearMap, PyTree, Scalar
+
+LANCZOS = 12  # products spent on the spectrum
+DENSE = 1024  # unknowns up to which building and factoring the system is preferred
+WELL_CONDITIONED = 1e4
+FEW = 20  # hyperparameters up to which forward mode is preferred to reverse mode through steps
+
+
+class Facts(NamedTuple):
+    """What the choice rests on."""
+
+    unknowns: int
+    hyperparameters: int
+    itemsize: int
+    symmetric: bool
+    smooth: bool
+    minibatches: bool
+    through_condition: bool  # whether the optimality condition depends on the hyperparameters at all
+
+
+@settings
+@dataclass(frozen=True)
+class AutoEngine(Engine):
+    """Chooses the engine by size, number of hyperparameters, smoothness, spectrum and memory, and prints why.
+
+    ========================================================  =================================================
+    the optimality condition does not depend on hparams       `Forward` (few) or `Unrolled`: only the steps know
+    minibatches of a smooth loss                              `SABA` where its tables fit, else `SOBA`
+    up to 1,024 unknowns that fit the memory                  `Implicit` with `Dense`
+    symmetric, by a few Lanczos steps: indefinite             `Implicit` with `MINRES`
+    symmetric, condition above 1e4                            `Implicit` with `CG` and a randomised Nystrom inverse
+    symmetric otherwise                                       `Implicit` with `CG`
+    anything else                                             `Implicit` with `GMRES`
+    ========================================================  =================================================
+
+    ``memory_budget`` is in bytes. Where no value is known (inside another trace) the spectrum is not looked at.
+    """
+
+    memory_budget: float = 2e9
+    on_failure: str = "raise"
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        return self.decide(bilevel, point)[0].first_carry(bilevel, point)
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return self.decide(bilevel, point)[0].hypergradient(bilevel, point, carry)
+
+    def choose(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
+        """The engine, with its reason, which is printed (on stderr) unless ``quiet``."""
+        engine, reason = self.decide(bilevel, point)
+        if not self.quiet:
+            print(f"bl.AutoEngine: {reason}.", file=sys.stderr)
+        return engine, reason
+
+    def decide(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
+        """The engine and the reason for it, in a sentence."""
+        facts = facts_of(bilevel, point)
+        size = f"{facts.unknowns} unknowns, {facts.hyperparameters} hyperparameters"
+        if not facts.through_condition:
+            few = facts.hyperparameters <= FEW
+            engine = Forward(on_failure=self.on_failure) if few else Unrolled(on_failure=self.on_failure)
+            return engine, f"{type(engine).__name__}, as only the solver's steps depend on the hyperparameters ({size})"
+        if facts.minibatches and facts.smooth:
+            return self._stochastic(bilevel, point, facts)
+        if facts.unknowns <= DENSE and facts.itemsize * facts.unknowns**2 <= self.memory_budget / 4:
+            return self._implicit(Dense()), f"Implicit with Dense, as the system is small ({size})"
+        if not facts.symmetric:
+            return self._implicit(GMRES()), f"Implicit with GMRES, as the system is not symmetric ({size})"
+        return self._by_spectrum(bilevel, point, size)
+
+    def _implicit(self, linear_solve) -> Engine:
+        return Implicit(linear_solve=linear_solve, on_failure=self.on_failure)
+
+    def _by_spectrum(self, bilevel: Bilevel, point: Point, size: str) -> tuple[Engine, str]:
+        cold = cold_start(bilevel, point)
+        system = bilevel.inner.at(point.hparams, point.inner_batch).system(cold)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((cold, point))):
+            return self._implicit(CG()), f"Implicit with CG; the spectrum is not known inside a trace ({size})"
+        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(system.restrict, cold))
+        low, high = extremes(system.operator, example)
+        spectrum = f"Ritz values from {low:.1e} to {high:.1e} after {LANCZOS} Lanczos steps"
+        if low < -1e-8 * high:
+            return self._implicit(MINRES()), f"Implicit with MINRES, as the system is indefinite ({size}; {spectrum})"
+        if low <= high / WELL_CONDITIONED:
+            solver = CG(preconditioner=RandomizedNystrom())
+            return self._implicit(solver), f"Implicit with preconditioned CG: ill-conditioned ({size}; {spectrum})"
+        return self._implicit(CG()), f"Implicit with CG: well-conditioned ({size}; {spectrum})"
+
+    def _stochastic(self, bilevel: Bilevel, point: Point, facts: Facts) -> tuple[Engine, str]:
+        rows = point.inner_batch.samples * (2 * facts.unknowns + facts.hyperparameters)
+        rows += point.outer_batch.samples * (facts.unknowns + facts.hyperparameters)
+        table = rows * facts.itemsize
+        if table <= self.memory_budget:
+            return SABA(on_failure=self.on_failure), f"SABA: minibatches, and tables of {table:.1e} bytes fit"
+        return SOBA(on_failure=self.on_failure), f"SOBA: minibatches, and tables of {table:.1e} bytes do not fit"
+
+
+def facts_of(bilevel: Bilevel, point: Point) -> Facts:
+    """What is known of the problem from shapes and structure."""
+    cold = jax.eval_shape(lambda: cold_start(bilevel, point))
+    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
+    operator = {}
+
+    def system(w: PyTree) -> PyTree:
+        built = bilevel.inner.at(point.hparams, point.inner_batch).system(w)
+        operator["symmetric"] = bool(built.operator.symmetric)
+        return built.restrict(w)
+
+    jax.eval_shape(system, cold)
+    return Facts(
+        count(cold),
+        count(point.hparams),
+        max(leaf.dtype.itemsize for leaf in jax.tree.leaves(cold)),
+        operator["symmetric"],
+        isinstance(bilevel.inner.mapping, Stationary),
+        isinstance(point.inner_batch, Minibatch) and point.inner_batch.samples > point.inner_batch.index.shape[0],
+        depends(lambda h: bilevel.inner.mapping(cold_start(bilevel, point), h, point.inner_batch), point.hparams),
+    )
+
+
+def depends(function, argument: PyTree) -> bool:
+    """Whether the value of a function depends on its argument, as far as its program says."""
+    closed = jax.make_jaxpr(function)(argument)
+    reached = set(closed.jaxpr.invars)
+    for equation in closed.jaxpr.eqns:
+        if any(variable in reached for variable in equation.invars if not isinstance(variable, Literal)):
+            reached.update(equation.outvars)
+    return any(variable in reached for variable in closed.jaxpr.outvars if not isinstance(variable, Literal))
+
+
+def extremes(operator: LinearMap, example: PyTree) -> tuple[float, float]:
+    """The smallest and largest Ritz value of a symmetric operator after a few Lanczos steps, fully orthogonalised."""
+    flat, unravel = ravel_pytree(example)
+    product = jax.jit(lambda x: ravel_pytree(operator(unravel(x)))[0])
+    vector = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+    vector = product(vector)  # into the range of a singular operator
+    basis: list[np.ndarray] = []
+    diagonal: list[float] = []
+    beside: list[float] = []
+    current = np.asarray(vector / trees.norm(vector))
+    for _ in range(min(LANCZOS, flat.size)):
+        basis.append(current)
+        image = np.asarray(product(jnp.asarray(current)))
+        diagonal.append(float(current @ image))
+        for _ in range(2):
+            image = image - np.array(basis).T @ (np.array(basis) @ image)
+        length = float(np.linalg.norm(image))
+        if length <= 1e-10 * abs(diagonal[0]):
+            break
+        beside.append(length)
+        current = image / length
+    size = len(diagonal)
+    ritz = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside[: size - 1], 1) + np.diag(beside[: size - 1], -1))
+    return float(ritz[0]), float(ritz[-1])

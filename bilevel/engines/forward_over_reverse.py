@@ -1,0 +1,50 @@
+"""A loss whose gradient is differentiated forward over reverse: what reverse mode through solver steps needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from bilevel.typing import Batch, HParams, Loss, Params, Scalar
+
+
+def forward_over_reverse(loss: Loss) -> Loss:
+    """``loss`` with the same values and derivatives, whose second derivatives in reverse mode cost one tangent.
+
+    The vector-Jacobian product of the gradient map z -> grad loss(z), z = (params, hparams), is H u with the symmetric
+    Hessian H: the derivative of the gradient in the direction u. Nothing of the inner backward pass is stored for it,
+    where reverse over reverse stores all. For reverse mode only. Source: Kemaev et al., 2025 (MixFlow-MG).
+    """
+
+    def plain(params: Params, hparams: HParams, batch: Batch) -> tuple[Scalar, tuple[Params, HParams]]:
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, hparams, batch)
+
+    @jax.custom_vjp
+    def value_and_gradient(params: Params, hparams: HParams, batch: Batch) -> tuple[Scalar, tuple[Params, HParams]]:
+        return plain(params, hparams, batch)
+
+    def keep(params: Params, hparams: HParams, batch: Batch) -> tuple[Any, tuple]:
+        return plain(params, hparams, batch), (params, hparams, batch)
+
+    def pull(kept: tuple, cotangents: tuple[Scalar, tuple[Params, HParams]]) -> tuple:
+        params, hparams, batch = kept
+        of_value, of_gradient = cotangents
+        at = lambda w, h: plain(w, h, batch)[1]  # noqa: E731
+        gradient, change = jax.jvp(at, (params, hparams), of_gradient)
+        return (*jax.tree.map(lambda slope, moved: of_value * slope + moved, gradient, change), None)
+
+    value_and_gradient.defvjp(keep, pull)
+
+    @jax.custom_vjp
+    def value(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        return loss(params, hparams, batch)
+
+    def first(params: Params, hparams: HParams, batch: Batch) -> tuple[Scalar, tuple[Params, HParams]]:
+        return value_and_gradient(params, hparams, batch)
+
+    def scale(gradient: tuple[Params, HParams], cotangent: Scalar) -> tuple:
+        return (*jax.tree.map(lambda slope: cotangent * slope, gradient), None)
+
+    value.defvjp(first, scale)
+    return value
