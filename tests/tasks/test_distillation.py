@@ -1,0 +1,41 @@
+"""Distillation: the derivative in the images, and images that teach better than real ones."""
+
+import jax
+import optax
+import pytest
+
+from bilevel.tasks import distillation
+from bilevel.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def task():
+    return distillation(train=400)
+
+
+@pytest.fixture(scope="module")
+def result(task):
+    return Trainer(optimizer=optax.adam(0.05), steps=40).fit(task)
+
+
+def test_hypergradient_agrees_with_differences(task, agrees_with_differences):
+    agrees_with_differences(task, 0.5 * jax.random.normal(jax.random.key(1), (10, 64)), rtol=1e-5)
+
+
+def test_ten_images_teach_a_classifier(result):
+    summary = result.summary
+    assert result.hparams.shape == (10, 64)
+    assert summary["initial_test_accuracy"] < 0.3 and summary["test_accuracy"] > 0.85
+    assert summary["baseline_real_accuracy"] > 0.9
+
+
+def test_figures(task, result, drawn):
+    assert drawn(task, result) == {"images"}
+
+
+def test_more_images_per_class_and_minibatches():
+    task = distillation(train=400, images_per_class=2, batch_size=50)
+    hparams = task.init_hparams(jax.random.key(0))
+    assert hparams.shape == (20, 64)
+    _, real = task.batches(jax.random.key(0), 3)
+    assert real[0].shape == (50, 65)
