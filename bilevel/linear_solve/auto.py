@@ -27,17 +27,19 @@ class AutoLinear(LinearSolver):
     anything else                           `GMRES`
     ======================================  =====================================================================
 
+    On Hessians of logistic regressions (2 cores, float64) CG needed 22, 150 and 360 products at three conditions, and
+    256 unknowns were the size at which `Dense` won at the worst two and lost little at the best; at 512 it won at none.
     `explain` says what it chose, and why.
 
     >>> import jax.numpy as jnp
     >>> print(AutoLinear().explain(Operator(lambda x: 2.0 * x, symmetric=True, definite=True), jnp.ones(1000)))
-    CG(tol=1e-10, max_steps=1000): the system is symmetric and definite, and its 1000 unknowns are more than the 512 up
+    CG(tol=1e-10, max_steps=1000): the system is symmetric and definite, and its 1000 unknowns are more than the 256 up
     to which a dense factorisation is preferred.
     """
 
     tol: float = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
-    dense: int = field(default=512, metadata={"static": True})
+    dense: int = field(default=256, metadata={"static": True})
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
