@@ -29,11 +29,12 @@ _HOME = {
     "bilevel.linear": ("Linear",),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
-        "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Solver",
+        "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel", "Solver",
         "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration", "LBFGSB", "MirrorDescent",
-        "WorkingSet",
+        "WorkingSet", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),
+    "bilevel.layers": ("quadratic_program", "cone_program"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA",

@@ -6,8 +6,10 @@ from bilevel.solvers.auto import Auto
 from bilevel.solvers.base import Solver, State
 from bilevel.solvers.block_coordinate_descent import BlockCoordinateDescent
 from bilevel.solvers.broyden import Broyden
+from bilevel.solvers.clarabel import Clarabel
 from bilevel.solvers.fixed_point import FixedPointIteration
 from bilevel.solvers.gradient_descent import GradientDescent
+from bilevel.solvers.host import Host
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.interior_point import InteriorPoint
 from bilevel.solvers.lbfgs import LBFGS
@@ -16,7 +18,10 @@ from bilevel.solvers.loop import Outcome, iterate, unroll
 from bilevel.solvers.mirror_descent import MirrorDescent
 from bilevel.solvers.newton import Newton
 from bilevel.solvers.optax import Optax
+from bilevel.solvers.optimistix import Optimistix
 from bilevel.solvers.proximal_gradient import ProximalGradient
+from bilevel.solvers.scikit_learn import ScikitLearn
+from bilevel.solvers.scipy import SciPy
 from bilevel.solvers.working_set import WorkingSet
 
 __all__ = [
@@ -27,15 +32,20 @@ __all__ = [
     "Auto",
     "BlockCoordinateDescent",
     "Broyden",
+    "Clarabel",
     "FixedPointIteration",
     "GradientDescent",
+    "Host",
     "Instance",
     "InteriorPoint",
     "MirrorDescent",
     "Newton",
     "Optax",
+    "Optimistix",
     "Outcome",
     "ProximalGradient",
+    "SciPy",
+    "ScikitLearn",
     "Solver",
     "State",
     "WorkingSet",

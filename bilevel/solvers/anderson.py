@@ -37,8 +37,8 @@ class Anderson(Solver):
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem.from_fixed_point(lambda w, h, batch: jnp.cos(w) + h, init=lambda key, h: jnp.zeros(3),
     ...                                          solver=bl.Anderson(tol=1e-5))
-    >>> inner.solve(jnp.array([0.0, 0.1, 0.2]), None).params.round(3).tolist()
-    [0.739, 0.796, 0.854]
+    >>> [round(float(w), 3) for w in inner.solve(jnp.array([0.0, 0.1, 0.2]), None).params]
+    [0.739, 0.798, 0.856]
     """
 
     max_steps: int = 1000

@@ -97,13 +97,11 @@ def product(inverse: Inverse, vector: PyTree) -> PyTree:
 
 
 def _low_rank(scale: jax.Array, left: PyTree, right: PyTree, vector: PyTree) -> PyTree:
-    weights = sum(
-        jnp.einsum("i...,...->i", stack, leaf)
-        for stack, leaf in zip(jax.tree.leaves(right), jax.tree.leaves(vector), strict=True)
-    )
-    return jax.tree.map(
-        lambda v, stack: scale.astype(v.dtype) * v + jnp.tensordot(weights.astype(v.dtype), stack, 1), vector, left
-    )
+    """scale v + sum_i left_i <right_i, v>."""
+    products = jax.tree.map(lambda stack, leaf: jnp.einsum("i...,...->i", stack, leaf), right, vector)
+    weights = sum(jax.tree.leaves(products), jnp.zeros(()))
+    add = lambda v, stack: jnp.asarray(scale * v + jnp.tensordot(weights, stack, 1), v.dtype)  # noqa: E731
+    return jax.tree.map(add, vector, left)
 
 
 def _steepest(instance: Instance, params: Params, residual: PyTree) -> PyTree:

@@ -49,7 +49,7 @@ class LBFGSB(Solver):
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum(jnp.cosh(w - h)), init=lambda key, h: jnp.zeros(2),
     ...                         constraint=bl.Box(upper=1.5), solver=bl.LBFGSB(tol=1e-5))
-    >>> inner.solve(jnp.array([1.0, 2.0]), None).params.round(3).tolist()
+    >>> [round(float(w), 3) for w in inner.solve(jnp.array([1.0, 2.0]), None).params]
     [1.0, 1.5]
     """
 

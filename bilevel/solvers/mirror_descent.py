@@ -55,7 +55,7 @@ class MirrorDescent(Solver):
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2), constraint=bl.Simplex(),
     ...                         init=lambda key, h: jnp.ones(3) / 3, solver=bl.MirrorDescent(tol=1e-5))
-    >>> inner.solve(jnp.array([0.7, 0.5, -1.0]), None).params.round(3).tolist()
+    >>> [round(float(w), 3) for w in inner.solve(jnp.array([0.7, 0.5, -1.0]), None).params]
     [0.6, 0.4, 0.0]
     """
 
