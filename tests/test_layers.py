@@ -20,9 +20,10 @@ LAYERS = (
     ("linear",),
     ("optimality",),
     ("solvers",),
-    ("problem",),
+    ("problem", "layers"),
+    ("batches",),
     ("engines",),
-    ("batches", "task"),
+    ("task",),
     ("program", "failure", "hypergradients", "result", "loggers", "checkpoint", "data", "figures"),
     ("outer_step", "fit", "trainer"),
     ("tasks",),
@@ -41,6 +42,8 @@ DOORS = {
     "orbax": ("checkpoint",),
     "matplotlib": ("figures", "loggers", "tasks"),
     "lineax": ("linear_solve",),
+    "optimistix": ("solvers",),
+    "clarabel": ("solvers",),
     "mlxtend": ("data",),
 }
 
