@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point
 from bilevel.projections.cones import psd_cone, second_order_cone
@@ -28,7 +29,7 @@ class Cone(abc.ABC):
         """The length of a vector of the cone."""
 
     @abc.abstractmethod
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         """The nearest point of the cone to ``point``, an array (..., dim)."""
 
     @property
@@ -36,7 +37,7 @@ class Cone(abc.ABC):
     def dual(self) -> Cone:
         """The dual cone {y : <y, s> >= 0 for all s in the cone}."""
 
-    def project_dual(self, point: jax.Array) -> jax.Array:
+    def project_dual(self, point: ArrayLike) -> jax.Array:
         """The nearest point of the dual cone to ``point``, an array (..., dim)."""
         return self.dual.project(point)
 
@@ -59,7 +60,7 @@ class Zero(Cone):
     def dual(self) -> Cone:
         return Free(self.n)
 
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         return jnp.zeros_like(_checked(self, point))
 
 
@@ -81,7 +82,7 @@ class Free(Cone):
     def dual(self) -> Cone:
         return Zero(self.n)
 
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         return _checked(self, point)
 
 
@@ -103,7 +104,7 @@ class NonNegative(Cone):
     def dual(self) -> Cone:
         return self
 
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         return jax.nn.relu(_checked(self, point))
 
 
@@ -125,7 +126,7 @@ class SecondOrder(Cone):
     def dual(self) -> Cone:
         return self
 
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         return second_order_cone(_checked(self, point))
 
 
@@ -147,7 +148,7 @@ class PSD(Cone):
     def dual(self) -> Cone:
         return self
 
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         return svec(psd_cone(smat(_checked(self, point))))
 
 
@@ -167,7 +168,7 @@ class Exponential(Cone):
     def dual(self) -> Cone:
         return Dual(self)
 
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         return exponential_cone(_checked(self, point))
 
 
@@ -189,8 +190,9 @@ class Dual(Cone):
     def dual(self) -> Cone:
         return self.cone
 
-    def project(self, point: jax.Array) -> jax.Array:
-        return point + self.cone.project(-point)
+    def project(self, point: ArrayLike) -> jax.Array:
+        x = as_point(point)
+        return x + self.cone.project(-x)
 
 
 @dataclass(frozen=True, init=False)
@@ -214,14 +216,14 @@ class Product(Cone):
     def dual(self) -> Cone:
         return Product(*(cone.dual for cone in self.cones))
 
-    def project(self, point: jax.Array) -> jax.Array:
+    def project(self, point: ArrayLike) -> jax.Array:
         ends = np.cumsum([cone.dim for cone in self.cones])[:-1]
         pieces = jnp.split(_checked(self, point), ends, axis=-1)
         projected = [cone.project(piece) for cone, piece in zip(self.cones, pieces, strict=True)]
         return jnp.concatenate(projected, axis=-1)
 
 
-def svec(matrix: jax.Array) -> jax.Array:
+def svec(matrix: ArrayLike) -> jax.Array:
     """A symmetric matrix (..., n, n) as the vector of its lower triangle, column by column, with the entries below the
     diagonal scaled by sqrt(2): <svec A, svec B> = trace(A B).
 
@@ -233,7 +235,7 @@ def svec(matrix: jax.Array) -> jax.Array:
     return matrix[..., rows, columns] * scale.astype(matrix.dtype)
 
 
-def smat(vector: jax.Array) -> jax.Array:
+def smat(vector: ArrayLike) -> jax.Array:
     """The symmetric matrix whose `svec` is the vector (..., n (n + 1) / 2).
 
     >>> smat(jnp.array([1.0, 0.0, 3.0])).tolist()
@@ -253,7 +255,7 @@ def _triangle(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows, columns, np.where(rows == columns, 1.0, np.sqrt(2.0))
 
 
-def _checked(cone: Cone, point: jax.Array) -> jax.Array:
+def _checked(cone: Cone, point: ArrayLike) -> jax.Array:
     array = as_point(point)
     if array.ndim == 0 or array.shape[-1] != cone.dim:
         raise ValueError(f"{cone} holds vectors of length {cone.dim}; the point has shape {array.shape}. Reshape it.")

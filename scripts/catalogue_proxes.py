@@ -77,7 +77,7 @@ def moreau_error(cone: cones.Cone):
     """p in K, p - x in K*, <p, p - x> = 0, by the projections themselves, at x and at the results."""
 
     def certificate(p, x):
-        dual = np.asarray(cone.project_dual(jnp.asarray(-x)))
+        dual = cone.project_dual(jnp.asarray(-x))
         return largest(p - dual - x, p - cone.project(p), dual - cone.project_dual(dual), p @ dual)
 
     return certificate

@@ -48,10 +48,19 @@ def norm(x: jax.Array, axis: int = -1) -> jax.Array:
     return jnp.where(nonzero, root, 0) * jnp.squeeze(scale, axis=axis)
 
 
-def valid(condition: jax.Array, value: jax.Array) -> jax.Array:
-    """``value`` where the condition holds, NaN where it does not, and so is the derivative there, in both modes.
+def valid(condition: jax.Array, value: jax.Array, *inputs: jax.Array) -> jax.Array:
+    """``value`` where the condition holds, NaN where it does not, and so is its derivative there, in both modes.
 
-    >>> jax.grad(lambda x: valid(x > 0, 2 * x))(jnp.array(-1.0)).item()
-    nan
+    The derivative with respect to ``inputs`` is NaN there even where ``value`` does not depend on them: a zero would
+    pass for an answer. A condition that is an array keeps the last axis (of length one) of the inputs.
+
+    >>> jax.grad(lambda x: valid(x[0] > 0, 2 * x, x)[0])(jnp.array([-1.0, 1.0])).tolist()
+    [nan, nan]
     """
-    return value * jnp.where(condition, 1, jnp.nan).astype(value.dtype)
+    moved = jnp.zeros((), value.dtype)
+    for array in inputs:
+        finite = jnp.where(jnp.isfinite(array), array, 0)
+        change = finite - jax.lax.stop_gradient(finite)  # zero in value
+        moved = moved + (jnp.sum(change, axis=-1, keepdims=True) if condition.ndim else jnp.sum(change))
+    marker = jnp.where(condition, 1, jnp.nan).astype(value.dtype)
+    return value * marker + (marker - 1) * moved

@@ -5,14 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, map_leaves, valid
 from bilevel.kernels.qp import solve_qp
 from bilevel.kernels.saddle import solve_saddle
-from bilevel.typing import PyTree, Scalar
+from bilevel.typing import PyTree
 
 
-def hyperplane(point: PyTree, normal: PyTree, offset: float | Scalar) -> PyTree:
+def hyperplane(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     """The nearest point of {p : <normal, p> = offset}, over all coordinates of a pytree.
 
     ``normal`` is like the point. NaN for a zero normal with an offset that is not zero: no point is feasible.
@@ -24,7 +25,7 @@ def hyperplane(point: PyTree, normal: PyTree, offset: float | Scalar) -> PyTree:
     return unravel(_along(x, normal, normal @ x - offset))
 
 
-def halfspace(point: PyTree, normal: PyTree, offset: float | Scalar) -> PyTree:
+def halfspace(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     """The nearest point of {p : <normal, p> <= offset}, over all coordinates of a pytree.
 
     ``normal`` is like the point. NaN for a zero normal with a negative offset: no point is feasible.
@@ -36,7 +37,7 @@ def halfspace(point: PyTree, normal: PyTree, offset: float | Scalar) -> PyTree:
     return unravel(_along(x, normal, jax.nn.relu(normal @ x - offset)))
 
 
-def affine_set(point: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
+def affine_set(point: ArrayLike, A: ArrayLike, b: ArrayLike) -> jax.Array:
     """The nearest point of {p : A p = b}: x - A'y with A A'y = A x - b.
 
     ``point`` is (..., n), A (k, n), b (..., k); rows may depend on each other. NaN where they contradict each other,
@@ -49,7 +50,7 @@ def affine_set(point: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
     return _affine_set(x, like(A, x), like(b, x))
 
 
-def polyhedron(point: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
+def polyhedron(point: ArrayLike, A: ArrayLike, b: ArrayLike, G: ArrayLike, h: ArrayLike) -> jax.Array:
     """The nearest point of {p : A p = b, G p <= h}; NaN where no point is feasible.
 
     ``point`` is (..., n), A (k, n), b (..., k), G (m, n), h (..., m); k and m may be zero. Exact to rounding, by an
@@ -72,18 +73,19 @@ def _flat(point: PyTree, normal: PyTree, offset):
 def _along(x: jax.Array, normal: jax.Array, excess: jax.Array) -> jax.Array:
     square = normal @ normal
     possible = (square > 0) | (excess == 0)
-    return valid(possible, x - excess / jnp.where(square > 0, square, 1) * normal)
+    return valid(possible, x - excess / jnp.where(square > 0, square, 1) * normal, x, normal)
 
 
 def _one_affine_set(x: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
     projected, _ = solve_saddle(jnp.eye(x.size, dtype=x.dtype), A, x, b)
     size = jnp.abs(A) @ jnp.abs(projected) + jnp.abs(b)
-    return valid(jnp.all(jnp.abs(A @ projected - b) <= jnp.sqrt(jnp.finfo(x.dtype).eps) * size), projected)
+    consistent = jnp.all(jnp.abs(A @ projected - b) <= jnp.sqrt(jnp.finfo(x.dtype).eps) * size)
+    return valid(consistent, projected, x, A, b)
 
 
 def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
     solution = solve_qp(jnp.eye(x.size, dtype=x.dtype), -x, A, b, G, h)
-    return valid(solution.status.ok, solution.x)
+    return valid(solution.status.ok, solution.x, x, A, b, G, h)
 
 
 _affine_set = jnp.vectorize(_one_affine_set, signature="(n),(k,n),(k)->(n)")

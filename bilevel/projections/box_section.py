@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, valid
 
-Bound: TypeAlias = float | jax.Array
 
-
-def box_section(point: jax.Array, lower: Bound, upper: Bound, weights: Bound, total: Bound) -> jax.Array:
+def box_section(
+    point: ArrayLike, lower: ArrayLike, upper: ArrayLike, weights: ArrayLike, total: ArrayLike
+) -> jax.Array:
     """The nearest point of {p : lower <= p <= upper, <weights, p> = total}: clip(x - tau weights, lower, upper).
 
     Exact: <weights, clip(x - tau weights)> falls from piece to piece, so that bisection over the sorted 2n breaks
@@ -30,7 +30,7 @@ def box_section(point: jax.Array, lower: Bound, upper: Bound, weights: Bound, to
     return _box_section(x, lower, upper, weights, like(total, x))
 
 
-def capped_simplex(point: jax.Array, upper: Bound = 1.0, total: Bound = 1.0) -> jax.Array:
+def capped_simplex(point: ArrayLike, upper: ArrayLike = 1.0, total: ArrayLike = 1.0) -> jax.Array:
     """The nearest point of {p : 0 <= p <= upper, sum p = total}; NaN where no point is feasible.
 
     >>> capped_simplex(jnp.array([0.5, 3.0, -1.0]), 1.0, 1.25).tolist()
@@ -51,7 +51,7 @@ def _one_section(x, lower, upper, weights, total):
     step = excess / jnp.where(square > 0, square, 1)
     inside = x - step * weights
     rounding = jax.lax.stop_gradient(jnp.clip(inside, lower, upper) - inside)
-    return valid(feasible, jnp.where(free, inside + rounding, at_bound))
+    return valid(feasible, jnp.where(free, inside + rounding, at_bound), x, lower, upper, weights, total)
 
 
 _box_section = jnp.vectorize(_one_section, signature="(n),(n),(n),(n),()->(n)")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, norm
 from bilevel.kernels.spectral import positive_part
 
 
-def second_order_cone(point: jax.Array) -> jax.Array:
+def second_order_cone(point: ArrayLike) -> jax.Array:
     """The nearest point of {[t, z] : ||z||_2 <= t}; the point is one array (..., 1 + n), t first.
 
     [t, z] itself inside, 0 where ||z|| <= -t, and (t + ||z||) / 2 * [1, z / ||z||] between.
@@ -26,7 +27,7 @@ def second_order_cone(point: jax.Array) -> jax.Array:
     return jnp.where(outside, between, jnp.where(t >= length, x, 0))
 
 
-def psd_cone(point: jax.Array) -> jax.Array:
+def psd_cone(point: ArrayLike) -> jax.Array:
     """The nearest symmetric positive semidefinite matrix; the point is (..., n, n), not necessarily symmetric.
 
     The positive part of (X + X') / 2. Derivatives, also second ones, are finite at equal eigenvalues.

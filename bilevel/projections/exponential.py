@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, norm
 from bilevel.kernels.scalar_root import bracketed_root
 
 
-def exponential_cone(point: jax.Array) -> jax.Array:
+def exponential_cone(point: ArrayLike) -> jax.Array:
     """The nearest point of the closure of {(x, y, z) : y > 0, y exp(x / y) <= z}; the point is (..., 3).
 
     A point v that is not in the cone, nor in its polar, nor has x, y <= 0, splits into a point of the boundary and a

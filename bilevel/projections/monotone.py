@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point
 from bilevel.kernels.segments import monotone_runs, run_means
 
 
-def isotonic(point: jax.Array) -> jax.Array:
+def isotonic(point: ArrayLike) -> jax.Array:
     """The nearest non-decreasing sequence, {p : p_1 <= ... <= p_n}; the point is (..., n).
 
     Constant on runs, with the mean of x on each; -isotonic(-x) is the nearest non-increasing sequence.

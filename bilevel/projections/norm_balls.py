@@ -5,13 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, norm, valid
 from bilevel.projections.simplex import simplex
-from bilevel.typing import PyTree, Scalar
+from bilevel.typing import PyTree
 
 
-def l1_ball(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
+def l1_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """The nearest point of {p : ||p||_1 <= radius}; NaN where the radius is negative.
 
     Reference: Duchi et al., Efficient projections onto the l1-ball for learning in high dimensions, 2008.
@@ -24,7 +25,7 @@ def l1_ball(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
     return unravel(jnp.where(inside, x, _l1_sphere(x, jnp.where(inside, 1, radius))))
 
 
-def l1_sphere(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
+def l1_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """A nearest point of {p : ||p||_1 = radius}; a coordinate that is zero counts as positive.
 
     The set is not convex: points with zero coordinates inside have several nearest points, of which one is taken.
@@ -36,7 +37,7 @@ def l1_sphere(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
     return unravel(_l1_sphere(x, radius))
 
 
-def l2_ball(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
+def l2_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """The nearest point of {p : ||p||_2 <= radius}: x min(1, radius / ||x||); NaN where the radius is negative.
 
     >>> l2_ball(jnp.array([3.0, 4.0]), 2.5).tolist()
@@ -46,10 +47,10 @@ def l2_ball(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
     length = norm(x)
     inside = length <= radius
     outside = radius * (x / jnp.where(inside, 1, length))
-    return unravel(valid(radius >= 0, jnp.where(inside, x, outside)))
+    return unravel(valid(radius >= 0, jnp.where(inside, x, outside), x, radius))
 
 
-def l2_sphere(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
+def l2_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """A nearest point of {p : ||p||_2 = radius}: radius x / ||x||.
 
     At x = 0 every point of the sphere is nearest: the one with equal coordinates is taken, and the derivative with
@@ -61,7 +62,7 @@ def l2_sphere(point: PyTree, radius: float | Scalar = 1.0) -> PyTree:
     x, radius, unravel = _flat(point, radius)
     length = norm(x)
     direction = jnp.where(length > 0, x / jnp.where(length > 0, length, 1), 1 / x.size**0.5)
-    return unravel(valid(radius >= 0, radius * direction))
+    return unravel(valid(radius >= 0, radius * direction, x, radius))
 
 
 def _flat(point: PyTree, radius):

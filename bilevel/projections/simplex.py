@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, valid
 
 
-def simplex(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
+def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     """The nearest point of {p : p >= 0, sum p = total}: max(x - tau, 0), with tau set by the sum.
 
     ``point`` is (..., n), ``total`` broadcasts against (...). NaN where total < 0: no point is feasible there.
@@ -25,10 +26,10 @@ def simplex(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
     size = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
     tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - total) / size
     projected = jnp.where(support, _at_least_zero(x - tau), 0)
-    return valid(total >= 0, projected)
+    return valid(total >= 0, projected, x, total)
 
 
-def sparse_simplex(point: jax.Array, max_nonzeros: int, total: float | jax.Array = 1.0) -> jax.Array:
+def sparse_simplex(point: ArrayLike, max_nonzeros: int, total: ArrayLike = 1.0) -> jax.Array:
     """A nearest point of {p : p >= 0, sum p = total, at most max_nonzeros entries differ from zero}.
 
     The largest ``max_nonzeros`` entries are projected onto the simplex. The set is not convex: with a tie for the
@@ -48,7 +49,7 @@ def sparse_simplex(point: jax.Array, max_nonzeros: int, total: float | jax.Array
     return jnp.put_along_axis(jnp.zeros_like(x), places, simplex(largest, total), axis=-1, inplace=False)
 
 
-def simplex_kl(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
+def simplex_kl(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     """The projection onto the simplex in the geometry of the entropy: total * softmax(v).
 
     The minimiser of sum p log p - <p, v> over {p : p >= 0, sum p = total}; ``point`` is a dual point v, (..., n).
@@ -58,10 +59,10 @@ def simplex_kl(point: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
     """
     v = as_point(point)
     total = like(total, v)[..., None]
-    return valid(total >= 0, total * jax.nn.softmax(v, axis=-1))
+    return valid(total >= 0, total * jax.nn.softmax(v, axis=-1), v, total)
 
 
-def threshold(x: jax.Array, total: jax.Array) -> jax.Array:
+def threshold(x: jax.Array, total: ArrayLike) -> jax.Array:
     """tau with sum max(x - tau, 0) = total along the last axis, by sorting; both arguments keep that axis."""
     descending = -jnp.sort(-x, axis=-1)
     excess = (jnp.cumsum(descending, axis=-1) - total) / jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)

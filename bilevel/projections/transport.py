@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, valid
 from bilevel.kernels.damped_newton import minimize_convex
 from bilevel.projections.simplex import threshold
 
 
-def transport(point: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def transport(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
     """The nearest matrix of {P : P >= 0, P 1 = rows, P'1 = columns}: max(X - a 1' - 1 b', 0).
 
     ``point`` is (..., m, n), ``rows`` (..., m), ``columns`` (..., n). NaN where a sum is negative, or where the sums of
@@ -26,7 +27,7 @@ def transport(point: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Arra
     return _transport(x, like(rows, x), like(columns, x))
 
 
-def birkhoff(point: jax.Array) -> jax.Array:
+def birkhoff(point: ArrayLike) -> jax.Array:
     """The nearest doubly stochastic matrix, {P : P >= 0, P 1 = 1, P'1 = 1}; the point is (..., n, n).
 
     >>> birkhoff(jnp.array([[2.0, 0.0], [0.0, 0.0]])).round(5).tolist()
@@ -48,13 +49,13 @@ def balanced(rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]
 def _one_transport(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     columns, feasible = balanced(rows, columns)
     if x.shape[0] < x.shape[1]:  # the larger side is eliminated
-        return valid(feasible, _plan(x.T, columns, rows).T)
-    return valid(feasible, _plan(x, rows, columns))
+        return valid(feasible, _plan(x.T, columns, rows).T, x, rows, columns)
+    return valid(feasible, _plan(x, rows, columns), x, rows, columns)
 
 
 def _plan(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     support, found = jax.lax.stop_gradient(_support(x, rows, columns))
-    return valid(found, _on_support(x, rows, columns, support))
+    return valid(found, _on_support(x, rows, columns, support), x, rows, columns)
 
 
 _transport = jnp.vectorize(_one_transport, signature="(m,n),(m),(n)->(m,n)")
@@ -67,12 +68,12 @@ def _support(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Arr
     mass = jnp.where(mass > 0, mass, 1)
     x, rows, columns = x / mass, rows / mass, columns / mass
 
-    def plan(b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def plan(b: ArrayLike) -> tuple[jax.Array, jax.Array]:
         highest = jnp.max(x - b, axis=1)  # a is where the row sums to its share, found by sorting
         a = highest + threshold(x - b - highest[:, None], rows[:, None])[:, 0]
         return a, jax.nn.relu(x - a[:, None] - b)
 
-    def evaluate(b: jax.Array):
+    def evaluate(b: ArrayLike):
         a, values = plan(b)
         dual = 0.5 * jnp.sum(values**2) + a @ rows + b @ columns
         return dual, columns - jnp.sum(values, axis=0), _reduced((values > 0).astype(x.dtype))[0]

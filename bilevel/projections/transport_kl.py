@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, valid
 from bilevel.kernels.damped_newton import minimize_convex
 from bilevel.projections.transport import balanced
 
 
-def transport_kl(point: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def transport_kl(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
     """The minimiser of sum P log P - <P, v> over the polytope: diag(a) exp(v) diag(b), scaled to the given sums.
 
     ``point`` is a dual point v, (..., m, n); entries may be -inf (P is zero there). ``rows`` (..., m), ``columns``
@@ -26,7 +29,7 @@ def transport_kl(point: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.A
     return _transport_kl(v, like(rows, v), like(columns, v))
 
 
-def birkhoff_kl(point: jax.Array) -> jax.Array:
+def birkhoff_kl(point: ArrayLike) -> jax.Array:
     """`transport_kl` onto the doubly stochastic matrices: all sums are one; the point is (..., n, n).
 
     >>> birkhoff_kl(jnp.zeros((2, 2))).round(5).tolist()
@@ -39,19 +42,19 @@ def birkhoff_kl(point: jax.Array) -> jax.Array:
 def _one_transport_kl(v: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     columns, feasible = balanced(rows, columns)
     if v.shape[0] < v.shape[1]:  # the larger side is eliminated
-        return valid(feasible, _plan(v.T, columns, rows).T)
-    return valid(feasible, _plan(v, rows, columns))
+        return valid(feasible, _plan(v.T, columns, rows).T, v, rows, columns)
+    return valid(feasible, _plan(v, rows, columns), v, rows, columns)
 
 
 _transport_kl = jnp.vectorize(_one_transport_kl, signature="(m,n),(m),(n)->(m,n)")
 
 
 def _plan(v: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    floor = jnp.finfo(v.dtype).tiny  # keeps logarithms of empty columns finite
+    floor = jnp.sqrt(jnp.finfo(v.dtype).tiny).astype(v.dtype)  # keeps logarithms of empty columns finite
     columns = columns + jax.lax.stop_gradient(jnp.maximum(columns, floor) - columns)
     potential = _potential(v, rows, columns)
     plan = rows[:, None] * jax.nn.softmax(v + potential, axis=1)
-    return valid(_meets(plan, columns), plan)
+    return valid(_meets(plan, columns), plan, v, rows, columns)
 
 
 def _meets(plan: jax.Array, columns: jax.Array) -> jax.Array:
@@ -113,13 +116,27 @@ def _potential_jvp(primals, tangents):
 
     _, change = jax.jvp(sums, (v, rows), tangents[:2])
     hessian = _reduced(v + potential, rows)
-    inverse_root = jax.lax.stop_gradient(1 / jnp.sqrt(columns))
-    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(inverse_root[:, None] * hessian * inverse_root))
-    kept = values > jnp.finfo(v.dtype).eps * values.size  # the largest is at most one
-    inverse = (vectors * jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)) @ vectors.T
-
-    def solve(_, rhs: jax.Array) -> jax.Array:
-        return inverse_root * (inverse @ (inverse_root * rhs))
-
+    solve = _laplacian_solver(*jax.lax.stop_gradient((hessian, columns)))
     rhs = tangents[2] - change
-    return potential, jax.lax.custom_linear_solve(lambda x: hessian @ x, rhs, solve, symmetric=True)
+    return potential, jax.lax.custom_linear_solve(lambda x: hessian @ x, rhs, lambda _, b: solve(b), symmetric=True)
+
+
+def _laplacian_solver(hessian: jax.Array, columns: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Solves with the Hessian, whose null space is the constants, for right-hand sides without a constant part.
+
+    A Cholesky factor of the matrix scaled to a diagonal of about one keeps the relative accuracy of columns of any
+    size, which eigenvectors do not. The ridge matters only where the plan falls apart into blocks.
+    """
+    root = jnp.sqrt(columns)
+    scaled = hessian / root / root[:, None] + root * root[:, None] / jnp.sum(columns)
+    ridge = jnp.finfo(root.dtype).eps * root.size * jnp.eye(root.size, dtype=root.dtype)
+    factor = jax.scipy.linalg.cho_factor(scaled + ridge)
+
+    def once(rhs: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.cho_solve(factor, rhs / root) / root
+
+    def solve(rhs: jax.Array) -> jax.Array:
+        x = once(rhs)
+        return x + once(rhs - hessian @ x)
+
+    return solve

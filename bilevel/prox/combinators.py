@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import jax
 
-from bilevel.typing import PyTree, Scalar
+from bilevel.typing import PyTree
 
 
 def from_projection(projection: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """The prox of the indicator of a set: prox(point, step_size, *parameters) = projection(point, *parameters).
 
-    >>> import jax.numpy as jnp
-    >>> from bilevel.projections import box
-    >>> from_projection(box)(jnp.array([-1.0, 2.0]), 0.1, 0.0, 1.0).tolist()
-    [0.0, 1.0]
+        >>> import jax.numpy as jnp
+    from jax.typing import ArrayLike
+        >>> from bilevel.projections import box
+        >>> from_projection(box)(jnp.array([-1.0, 2.0]), 0.1, 0.0, 1.0).tolist()
+        [0.0, 1.0]
     """
 
     def prox(point: PyTree, step_size: PyTree = 1.0, *parameters: PyTree) -> PyTree:
@@ -42,7 +43,7 @@ def conjugate(prox: Callable[..., PyTree]) -> Callable[..., PyTree]:
     [-2.0, 0.5]
     """
 
-    def dual_prox(point: PyTree, step_size: float | Scalar = 1.0, *weights: PyTree) -> PyTree:
+    def dual_prox(point: PyTree, step_size: float | jax.Array = 1.0, *weights: PyTree) -> PyTree:
         scaled = jax.tree.map(lambda x: x / step_size, point)
         primal = prox(scaled, 1 / step_size, *weights)
         return jax.tree.map(lambda x, p: x - (step_size * p).astype(p.dtype), point, primal)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, map_leaves, norm
 from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
-from bilevel.typing import PyTree, Scalar
+from bilevel.typing import PyTree
 
 
 def group_lasso(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
@@ -34,7 +35,7 @@ def group_lasso(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) ->
     return map_leaves(leaf, point, step_size, weight)
 
 
-def l_inf(point: PyTree, step_size: float | Scalar = 1.0, weight: float | Scalar = 1.0) -> PyTree:
+def l_inf(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> PyTree:
     """prox of weight * max |x|, over all coordinates of a pytree: x minus its projection onto an l1 ball (Moreau).
 
     >>> l_inf(jnp.array([3.0, 1.0, -2.0]), 1.0, 2.0).tolist()
@@ -44,7 +45,7 @@ def l_inf(point: PyTree, step_size: float | Scalar = 1.0, weight: float | Scalar
     return unravel(x - l1_ball(x, like(step_size, x) * like(weight, x)))
 
 
-def nuclear_norm(point: jax.Array, step_size: float | Scalar = 1.0, weight: float | Scalar = 1.0) -> jax.Array:
+def nuclear_norm(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> jax.Array:
     """prox of weight * (the sum of the singular values), for matrices (..., m, n): soft thresholding of the values.
 
     Derivatives, also second ones, are finite at equal and at zero singular values. Reference: Cai, Candes and Shen, A

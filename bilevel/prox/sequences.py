@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like
 from bilevel.kernels.segments import run_means, starts_to_runs, total_variation_jumps
 from bilevel.projections.monotone import isotonic
 
-Number = float | jax.Array
 
-
-def total_variation(point: jax.Array, step_size: Number = 1.0, weight: Number = 1.0) -> jax.Array:
+def total_variation(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> jax.Array:
     """prox of sum_i weight_i |x_{i+1} - x_i|, the fused lasso on a line, exactly.
 
     The point is (..., n); ``weight`` is a number or (n - 1,), one for each neighbouring pair. On each run the result
@@ -38,7 +37,7 @@ def _one_total_variation(x: jax.Array, threshold: jax.Array) -> jax.Array:
 _total_variation = jnp.vectorize(_one_total_variation, signature="(n),(m)->(n)")
 
 
-def sorted_l1(point: jax.Array, step_size: Number = 1.0, weights: Number = 1.0) -> jax.Array:
+def sorted_l1(point: ArrayLike, step_size: ArrayLike = 1.0, weights: ArrayLike = 1.0) -> jax.Array:
     """prox of sum_i weights_(i) |x|_(i), both sorted downwards: the sorted l1 norm (SLOPE, OWL).
 
     The point is (..., n), ``weights`` a number (the l1 norm) or (n,), in any order, none negative. Weights 1, 0, ...,

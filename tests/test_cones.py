@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel import cones
+
+RANDOM = np.random.default_rng(0)
+CONES = [
+    cones.Zero(3),
+    cones.Free(3),
+    cones.NonNegative(3),
+    cones.SecondOrder(4),
+    cones.PSD(3),
+    cones.Exponential(),
+    cones.Dual(cones.Exponential()),
+    cones.Product(cones.Zero(1), cones.NonNegative(2), cones.SecondOrder(3), cones.PSD(2), cones.Exponential()),
+]
+
+
+@pytest.mark.parametrize("cone", CONES, ids=str)
+def test_moreau_decomposition(cone):
+    """x = p - d with p in K, d in K* and <p, d> = 0, on a batch."""
+    points = RANDOM.normal(size=(40, cone.dim))
+    project, project_dual = jax.jit(cone.project), jax.jit(cone.project_dual)
+    primal, dual = project(points), project_dual(-points)
+    np.testing.assert_allclose(primal - dual, points, atol=1e-14)
+    np.testing.assert_allclose(jnp.sum(primal * dual, axis=-1), 0, atol=1e-13)
+    np.testing.assert_allclose(project(primal), primal, atol=1e-13)
+    np.testing.assert_allclose(project_dual(dual), dual, atol=1e-13)
+    assert (jnp.einsum("im,jm->ij", primal, dual) > -1e-13).all()
+
+
+@pytest.mark.parametrize("cone", CONES, ids=str)
+def test_the_dual_of_the_dual_is_the_cone(cone):
+    assert cone.dual.dual == cone
+    assert cone.dual.dim == cone.dim
+
+
+@pytest.mark.parametrize("cone", CONES, ids=str)
+def test_the_derivative_is_a_symmetric_contraction(cone):
+    jacobian = jax.jit(jax.vmap(jax.jacrev(cone.project)))(RANDOM.normal(size=(10, cone.dim)))
+    np.testing.assert_allclose(jacobian, np.swapaxes(jacobian, 1, 2), atol=1e-13)
+    eigenvalues = np.linalg.eigvalsh(jacobian)
+    assert eigenvalues.min() > -1e-13 and eigenvalues.max() < 1 + 1e-13
+
+
+def test_svec_keeps_inner_products_and_lists_the_lower_triangle_by_columns():
+    left, right = (matrix + np.swapaxes(matrix, 1, 2) for matrix in RANDOM.normal(size=(2, 5, 4, 4)))
+    np.testing.assert_allclose(jnp.sum(cones.svec(left) * cones.svec(right), -1), np.einsum("kij,kij->k", left, right))
+    np.testing.assert_allclose(cones.smat(cones.svec(left)), left, atol=1e-15)
+    entries = np.array([[11.0, 21, 31], [21, 22, 32], [31, 32, 33]])
+    order = cones.svec(entries) / np.sqrt([1, 2, 2, 1, 2, 1])
+    np.testing.assert_allclose(order, [11.0, 21, 31, 22, 32, 33])
+
+
+def test_a_point_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match="holds vectors of length 6; the point has shape"):
+        cones.PSD(3).project(jnp.zeros(9))
