@@ -13,7 +13,6 @@ def from_projection(projection: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """The prox of the indicator of a set: prox(point, step_size, *parameters) = projection(point, *parameters).
 
         >>> import jax.numpy as jnp
-    from jax.typing import ArrayLike
         >>> from bilevel.projections import box
         >>> from_projection(box)(jnp.array([-1.0, 2.0]), 0.1, 0.0, 1.0).tolist()
         [0.0, 1.0]
