@@ -17,7 +17,7 @@ from bilevel.task import Task
 from bilevel.tasks import pictures, softmax
 from bilevel.typing import Batch, HParams, Params, Scalar
 
-PENALTIES = tuple(10.0 ** (0.5 * power) for power in range(-8, 1))  # the grid of the baselines
+PENALTIES = tuple(10.0 ** (0.25 * power) for power in range(-16, 1))  # the grid of the baselines
 WORST = 24  # images shown
 
 
@@ -44,8 +44,8 @@ def hyperclean(
     ``stop`` samples are a second hold-out; what remains of the data set is the test set. ``batch_size`` 0 takes all
     samples at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the samples
     with a weight below one half as a guess at the corrupted ones (the precision is NaN where no weight is). Baselines
-    are trained without weights on the corrupted set and on its uncorrupted samples (the best penalty of a grid on the
-    validation set), and on the validation set alone.
+    are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of a grid that is
+    the most accurate on the validation set), and on the validation set alone (with ``penalty``).
 
     Source: Franceschi et al., Forward and reverse gradient-based hyperparameter optimization, 2017.
     """
@@ -70,8 +70,8 @@ def hyperclean(
     def baselines() -> dict[str, float]:
         right = (noisy[0][~corrupted], noisy[1][~corrupted])
         fits = {
-            "corrupted": softmax.best_of_grid(noisy, clean, found.classes, PENALTIES),
-            "uncorrupted": softmax.best_of_grid(right, clean, found.classes, PENALTIES),
+            "corrupted": softmax.best_of_grid(noisy, clean, found.classes, PENALTIES, softmax.error_rate),
+            "uncorrupted": softmax.best_of_grid(right, clean, found.classes, PENALTIES, softmax.error_rate),
             "validation": softmax.best_of_grid(clean, clean, found.classes, (penalty,)),
         }
         return {f"baseline/{name}_accuracy": float(softmax.accuracy(fit.params, test)) for name, fit in fits.items()}

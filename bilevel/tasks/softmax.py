@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,8 +57,19 @@ class Fit(NamedTuple):
     penalty: float
 
 
-def best_of_grid(train: Samples, chosen_on: Samples, classes: int, penalties: Sequence[float]) -> Fit:
-    """Softmax regression with penalty/2 ||params||^2, the penalty being the one of the lowest loss on ``chosen_on``."""
+def error_rate(params: Params, batch: Batch) -> Scalar:
+    """The share of samples that are misclassified."""
+    return 1.0 - accuracy(params, batch)
+
+
+def best_of_grid(
+    train: Samples,
+    chosen_on: Samples,
+    classes: int,
+    penalties: Sequence[float],
+    cost: Callable[[Params, Batch], Scalar] = mean_loss,
+) -> Fit:
+    """Softmax regression with penalty/2 ||params||^2, the penalty being the one of the lowest cost on ``chosen_on``."""
     shape = (train[0].shape[1], classes)
     inner = InnerProblem(
         loss=Linear(design=lambda batch: batch[0], loss=_single_penalty), init=lambda key, hparams: jnp.zeros(shape)
@@ -67,8 +78,7 @@ def best_of_grid(train: Samples, chosen_on: Samples, classes: int, penalties: Se
     @jax.jit
     def fit(train: Any, chosen_on: Any, grid: jax.Array) -> tuple[Params, jax.Array]:
         found = jax.lax.map(lambda penalty: inner.solve(penalty, train).params, grid)
-        losses = jax.vmap(lambda params: mean_loss(params, chosen_on))(found)
-        best = jnp.argmin(losses)
+        best = jnp.argmin(jax.vmap(lambda params: cost(params, chosen_on))(found))
         return found[best], grid[best]
 
     params, penalty = fit(train, chosen_on, jnp.asarray(penalties))
