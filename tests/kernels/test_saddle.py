@@ -1,0 +1,51 @@
+import jax
+import numpy as np
+import pytest
+
+from bilevel.kernels.saddle import solve_saddle
+
+RANDOM = np.random.default_rng(0)
+HESSIAN = np.cov(RANDOM.normal(size=(6, 20)))
+ROWS = RANDOM.normal(size=(3, 6))
+TOP, BOTTOM = RANDOM.normal(size=6), RANDOM.normal(size=3)
+SOLVE = jax.jit(solve_saddle)
+
+
+def test_a_regular_system_is_solved_to_rounding():
+    matrix = np.block([[HESSIAN, ROWS.T], [ROWS, np.zeros((3, 3))]])
+    expected = np.linalg.solve(matrix, np.concatenate([TOP, BOTTOM]))
+    np.testing.assert_allclose(np.concatenate(SOLVE(HESSIAN, ROWS, TOP, BOTTOM)), expected, atol=1e-12)
+
+
+def test_zero_rows_are_switched_off_and_repeated_rows_share_their_multiplier():
+    x, y = SOLVE(HESSIAN, ROWS[:1], TOP, BOTTOM[:1])
+    padded = np.concatenate([ROWS[:1], np.zeros((1, 6)), ROWS[:1]])
+    x_padded, y_padded = SOLVE(HESSIAN, padded, TOP, np.array([BOTTOM[0], 0, BOTTOM[0]]))
+    np.testing.assert_allclose(x_padded, x, atol=1e-12)
+    np.testing.assert_allclose(y_padded, [y[0] / 2, 0, y[0] / 2], atol=1e-12)
+
+
+@pytest.mark.parametrize("gap", 10.0 ** -np.arange(3, 11))
+def test_as_independence_fails_the_solution_loses_no_more_digits_than_the_rows_do(gap):
+    """A rank decided on the whole matrix drops the direction at gap 1e-8: it appears there as gap squared."""
+    rows = np.stack([ROWS[0], ROWS[0] + gap * ROWS[1]])
+    exact = SOLVE(HESSIAN, ROWS[:2], TOP, BOTTOM[:2])[0]
+    x, _ = SOLVE(HESSIAN, rows, TOP, np.array([BOTTOM[0], BOTTOM[0] + gap * BOTTOM[1]]))
+    np.testing.assert_allclose(x, exact, atol=3e-15 / gap)
+
+
+def test_a_singular_hessian_gives_the_least_norm():
+    flat = np.diag([1.0, 1, 0, 0, 0, 0])
+    x, _ = SOLVE(flat, np.zeros((0, 6)), flat @ TOP, np.zeros(0))
+    np.testing.assert_allclose(x, flat @ TOP, atol=1e-14)
+
+
+def test_derivatives_in_every_argument():
+    step = 1e-6
+    args = (HESSIAN, ROWS, TOP, BOTTOM)
+    directions = tuple(RANDOM.normal(size=arg.shape) for arg in args)
+    directions = (directions[0] + directions[0].T, *directions[1:])
+    ends = [SOLVE(*(arg + way * step * d for arg, d in zip(args, directions, strict=True))) for way in (1, -1)]
+    _, change = jax.jvp(solve_saddle, args, directions)
+    for ours, plus, minus in zip(change, *ends, strict=True):
+        np.testing.assert_allclose(ours, (plus - minus) / (2 * step), rtol=1e-6, atol=1e-7)
