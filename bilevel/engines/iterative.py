@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.forward_over_reverse import forward_over_reverse
+from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome, Solver, State, iterate, unroll
 from bilevel.status import Code, Status
 from bilevel.typing import Counts, HParams, Params, Scalar
@@ -22,6 +23,12 @@ def refuse_unrolling(engine: Engine, solver: Solver) -> None:
             f"bl.{type(engine).__name__} differentiates the steps of the solver, which bl.{type(solver).__name__} "
             "does not allow. Use bl.Implicit(), or a first-order solver."
         )
+
+
+def for_reverse_mode(inner: InnerProblem) -> InnerProblem:
+    """The problem with a loss that reverse mode through steps differentiates cheaply, unless the solver takes the loss
+    apart and differentiates the pieces itself."""
+    return inner if inner.solver.structured else inner.with_loss(forward_over_reverse(inner.loss))
 
 
 def through_steps(loop: Callable, engine: Engine, bilevel: Bilevel, point: Point, carry: Carry) -> Callable:
@@ -86,7 +93,7 @@ class Unrolled(Engine):
         return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        mixed = replace(bilevel, inner=bilevel.inner.with_loss(forward_over_reverse(bilevel.inner.loss)))
+        mixed = replace(bilevel, inner=for_reverse_mode(bilevel.inner))
         outer = through_steps(unroll, self, mixed, point, carry)
         (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
         counts = Counts(gradients=1, hessian_products=outcome.steps, jacobian_products=outcome.steps)
@@ -177,7 +184,7 @@ def last_steps(
     _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), carry)(frozen)
 
     def ending(hparams: HParams) -> Scalar:
-        mixed = bilevel.inner.with_loss(forward_over_reverse(bilevel.inner.loss))
+        mixed = for_reverse_mode(bilevel.inner)
         instance = mixed.at(hparams, point.inner_batch, differentiable=True, searches=False)
         solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
         start = solver.refresh(instance, jax.lax.stop_gradient(outcome.state))

@@ -35,6 +35,7 @@ class Solver(abc.ABC):
     tol: float | jax.Array  # stop at ||F(w)|| <= tol * ||F(init)||
     patience: ClassVar[int] = 100  # steps without progress at the floor of the precision before the solve is stalled
     takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
+    structured: ClassVar[bool] = False  # whether it takes a loss apart (`bl.Linear`), which must then not be wrapped
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
 
     @abc.abstractmethod

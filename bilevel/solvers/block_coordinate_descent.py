@@ -61,6 +61,7 @@ class BlockCoordinateDescent(Solver):
     tol: float = 1e-8
     epochs: int = 10
     patience = 30
+    structured = True
 
     def init(self, instance: Instance, params: Params) -> State:
         needs_rows(self, instance, params)

@@ -54,22 +54,45 @@ class Host(Solver):
 
 
 def call_host(function: Callable[..., Params], params: Params, *args: PyTree) -> Params:
-    """function(params, *args) on the host, on NumPy arrays, with a result of the shapes and dtypes of ``params``."""
+    """function(params, *args) on the host, on NumPy arrays, with a result of the shapes and dtypes of ``params``.
 
-    def on_host(*everything: PyTree) -> Params:
-        start, *rest = jax.tree.map(np.asarray, everything)
-        result = function(start, *rest)
-        return jax.tree.map(lambda leaf, like: _fitting(leaf, like, function), result, start)
+    JAX runs callbacks in a thread of its own, where ``jax.enable_x64`` as a context does not reach and 64-bit values
+    would be rounded to 32 bits: they travel as pairs of words, and the setting is restored around the call.
+    """
+    double = bool(jax.config.read("jax_enable_x64"))
+    leaves, structure = jax.tree.flatten((params, *args))
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    kinds = [leaf.dtype for leaf in leaves]
+    rebuild = jax.tree.structure(params)
+    like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves[: rebuild.num_leaves]]
 
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), params)
-    return jax.pure_callback(on_host, shapes, params, *args, vmap_method="sequential")
+    def on_host(*words: Any) -> list[np.ndarray]:
+        arrays = [_joined(np.asarray(word), kind) for word, kind in zip(words, kinds, strict=True)]
+        with jax.enable_x64(double):
+            result = jax.tree.leaves(function(*jax.tree.unflatten(structure, arrays)))
+            return [_fitting(leaf, expected, function) for leaf, expected in zip(result, like, strict=True)]
+
+    shapes = [jax.eval_shape(_split, leaf) for leaf in like]
+    words = jax.pure_callback(on_host, shapes, *map(_split, leaves), vmap_method="sequential")
+    results = [jax.lax.bitcast_convert_type(word, leaf.dtype) for word, leaf in zip(words, like, strict=True)]
+    return jax.tree.unflatten(rebuild, results)
 
 
-def _fitting(leaf: Any, like: np.ndarray, function: Callable) -> np.ndarray:
+def _is_wide(kind: np.dtype) -> bool:
+    return kind.itemsize == 8 and kind.kind in "fiu"
+
+
+def _split(leaf: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(leaf, jnp.uint32) if _is_wide(leaf.dtype) else leaf
+
+
+def _joined(words: np.ndarray, kind: np.dtype) -> np.ndarray:
+    return np.ascontiguousarray(words).view(kind)[..., 0] if _is_wide(kind) else words
+
+
+def _fitting(leaf: Any, like: jax.ShapeDtypeStruct, function: Callable) -> np.ndarray:
     array = np.asarray(leaf, like.dtype)
     if array.shape != like.shape:
         name = getattr(function, "__name__", "the host function")
-        raise ValueError(
-            f"{name} returned an array of shape {array.shape} where params have {like.shape}: return params."
-        )
-    return array
+        raise ValueError(f"{name} returned shape {array.shape} where params have {like.shape}: return new params.")
+    return array.reshape(*like.shape, 1).view(np.uint32) if _is_wide(like.dtype) else array

@@ -112,7 +112,8 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
         gradient = frozen(instance.gradient(params))
         shift = trees.subtract(params, frozen(origin))
         rounding = 8 * trees.epsilon(origin) * trees.norm(gradient) * trees.norm(shift)
-        overshot = ~(trees.dot(gradient, shift) <= rounding) & (number < MAX_HALVINGS)
+        slope = trees.dot(jax.tree.map(_centered, params, gradient), shift)
+        overshot = ~(slope <= rounding) & (number < MAX_HALVINGS)
         return overshot, Trial(params, gradient, step, number)
 
     _, found = jax.lax.while_loop(
@@ -124,6 +125,12 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
         return found
     params = move(found.step_size)
     return Trial(params, instance.gradient(params), found.step_size, found.trials + 1)
+
+
+def _centered(w: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The gradient without its multiplier, which every shift along the simplex is orthogonal to up to rounding."""
+    size = jnp.sum(w, axis=-1, keepdims=True)
+    return gradient - jnp.sum(w * gradient, axis=-1, keepdims=True) / jnp.where(size > 0, size, 1)
 
 
 def _feasible(w: jax.Array, total: float | jax.Array) -> jax.Array:
