@@ -16,7 +16,13 @@ TASK: Any = SimpleNamespace(figures={})
 
 def result_of(hparams, metrics=None, steps=5):
     lines = [
-        {"step": step, "outer/loss": 1.0 / (step + 1), "outer/grad_norm": 0.1, "error_estimate": 1e-9, **(metrics or {})}
+        {
+            "step": step,
+            "outer/loss": 1.0 / (step + 1),
+            "outer/grad_norm": 0.1,
+            "error_estimate": 1e-9,
+            **(metrics or {}),
+        }
         for step in range(steps)
     ]
     return Result(hparams, jnp.zeros(2), hparams, jnp.zeros(2), lines, {"best_step": steps - 1})
