@@ -74,6 +74,11 @@ class KKT(Mapping):
     def system(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> System:
         return saddle_system(self._saddle(params, args, kwargs), params, str(self))
 
+    def faces(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """max(dual, slack) of each inequality: zero where it is weakly active."""
+        _, _, inequality = self.terms(params, *args, **kwargs)
+        return jax.tree.map(lambda lam, rows: jnp.maximum(lam, -rows), params.inequality_dual, inequality)
+
     def margin(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> Margin:
         """How close the solution ``params`` is to a degenerate one. Dense: O((unknowns + constraints)^3)."""
         return Margin(*margin(self._saddle(params, args, kwargs), params))

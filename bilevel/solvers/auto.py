@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
-from bilevel.optimality import Stationary
+from bilevel.optimality import KKT, Stationary
 from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.clarabel import Clarabel
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.interior_point import InteriorPoint
 from bilevel.solvers.lbfgs import LBFGS
 from bilevel.solvers.newton import Newton
+from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native
 from bilevel.solvers.proximal_gradient import ProximalGradient
 from bilevel.typing import Params
 
@@ -20,7 +23,7 @@ DENSE = 256  # unknowns up to which a Hessian and its factor cost less than many
 
 @settings
 @dataclass(frozen=True)
-class Auto(Solver):
+class Auto(Solver, ProgramSolver):
     """Chooses from what the problem states: a penalty or a set, a loss or only a residual, and the number of unknowns.
 
     ``explain(problem, hparams, batch)`` of the inner problem says what was chosen and why.
@@ -28,12 +31,18 @@ class Auto(Solver):
 
     max_steps: int = 10_000
     tol: float = 1e-10
+    takes_functions: ClassVar[bool] = True
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
         """The solver for this instance, and the reason in a sentence."""
-        size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
         solver, reason = _choice(instance, size)
         return replace(solver, max_steps=self.max_steps, tol=self.tol), reason
+
+    def solve_program(self, program: ConeProgram) -> Answer:
+        if is_native(program.cone):
+            return InteriorPoint().solve_program(program)
+        return Clarabel().solve_program(program)
 
     def init(self, instance: Instance, params: Params) -> State:
         return self.choose(instance, params)[0].init(instance, params)
@@ -46,8 +55,13 @@ class Auto(Solver):
 
 
 def _choice(instance: Instance, size: int) -> tuple[Solver, str]:
+    if isinstance(instance.mapping, KKT):
+        return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
     if not instance.penalty.smooth:
-        return ProximalGradient(), f"{type(instance.penalty).__name__} is known by its prox: accelerated proximal gradient"
+        return (
+            ProximalGradient(),
+            f"{type(instance.penalty).__name__} is known by its prox: accelerated proximal gradient",
+        )
     if not isinstance(instance.mapping, Stationary):
         return Newton(), "the problem is stated by a residual: Newton's method on it"
     if size <= DENSE:

@@ -15,7 +15,10 @@ from bilevel.solvers.certificates import Verdict, judge
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.nonlinear_program import program_of
 from bilevel.solvers.predictor_corrector import Iterate, barrier_direction, first_iterate, step_length
+from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.typing import Counts
+
+PROGRAM_TOL = 1e-11  # of programs stated by arrays: a step more than 1e-9, and near the floor of the precision
 
 
 class Memory(NamedTuple):
@@ -26,7 +29,7 @@ class Memory(NamedTuple):
 
 @settings
 @dataclass(frozen=True)
-class InteriorPoint(Solver):
+class InteriorPoint(Solver, ProgramSolver):
     """Mehrotra's predictor-corrector method for min loss s.t. equality == 0, inequality <= 0 (`bl.Functional`).
 
     With slacks s of the inequalities and their multipliers lam, each step solves the linearised KKT conditions with
@@ -73,6 +76,9 @@ class InteriorPoint(Solver):
 
     def refresh(self, instance: Instance, state: State) -> State:
         return state
+
+    def solve_program(self, program: ConeProgram) -> Answer:
+        return interior_point_program(program, PROGRAM_TOL, self.max_steps)
 
     def refuse(self, instance: Instance) -> None:
         if not isinstance(instance.mapping, KKT):

@@ -1,0 +1,60 @@
+"""Rows and columns of a program brought to size 1, which is what tolerances of a solver refer to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.kernels.conic import Data
+from bilevel.kernels.second_orders import SecondOrders
+
+SWEEPS = 5
+
+
+class Scales(NamedTuple):
+    """x = columns * x^, y = rows * y^ / cost, z = bounds * z^ / cost, s = s^ / bounds."""
+
+    columns: jax.Array
+    rows: jax.Array
+    bounds: jax.Array
+    cost: jax.Array
+
+
+def equilibrate(data: Data, cones: SecondOrders) -> tuple[Data, Scales]:
+    """The program with rows and columns of largest entry about 1; a cone has one scale for all of its rows.
+
+    Source: Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices, 2001.
+    """
+    P, q, E, e, G, h = data
+    size_P, size_E, size_G = jnp.abs(P), jnp.abs(E), jnp.abs(G)
+    columns, rows, bounds = jnp.ones_like(q), jnp.ones_like(e), jnp.ones_like(h)
+    for _ in range(SWEEPS):
+        down = jnp.maximum(_largest(size_P.T, columns), _largest(size_E.T, rows))
+        down = columns * jnp.maximum(down, _largest(size_G.T, bounds))
+        across_E, across_G = rows * _largest(size_E, columns), bounds * _largest(size_G, columns)
+        columns, rows = columns * _inverse_root(down), rows * _inverse_root(across_E)
+        bounds = bounds * _inverse_root(_shared(cones, across_G))
+    scaled_P, scaled_q = columns[:, None] * P * columns, columns * q
+    size = jnp.maximum(jnp.max(jnp.abs(scaled_P), initial=0), jnp.max(jnp.abs(scaled_q), initial=0))
+    cost = 1 / jnp.where(size > 0, size, 1)
+    scaled_E, scaled_G = rows[:, None] * E * columns, bounds[:, None] * G * columns
+    scaled = Data(cost * scaled_P, cost * scaled_q, scaled_E, rows * e, scaled_G, bounds * h)
+    return scaled, Scales(columns, rows, bounds, cost)
+
+
+def _largest(matrix: jax.Array, scale: jax.Array) -> jax.Array:
+    """The largest entry of each row, its columns being scaled."""
+    return jnp.max(matrix * scale, axis=1, initial=0)
+
+
+def _inverse_root(size: jax.Array) -> jax.Array:
+    return 1 / jnp.sqrt(jnp.where(size > 0, size, 1))
+
+
+def _shared(cones: SecondOrders, sizes: jax.Array) -> jax.Array:
+    if cones.orthant:
+        return sizes
+    largest = jax.ops.segment_max(sizes, cones.owner, len(cones.lengths), indices_are_sorted=True)
+    return cones.spread(largest)
