@@ -29,8 +29,9 @@ _HOME = {
     "bilevel.linear": ("Linear",),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
-        "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel", "Solver",
-        "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration", "LBFGSB", "MirrorDescent",
+        "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
+        "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
+        "LBFGSB", "MirrorDescent",
         "WorkingSet", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),

@@ -6,18 +6,20 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel.checkpoint import Checkpoints
-from bilevel.failure import describe, escalations, failed
+from bilevel.failure import LOG, describe, escalations, failed
 from bilevel.figures import figures
 from bilevel.loggers import JsonLines, Run, read_json_lines
 from bilevel.loggers.base import plain
-from bilevel.outer_step import Evaluation, TrainState, first_state, metrics_of, outer_step
+from bilevel.outer_step import Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
 from bilevel.program import Program
 from bilevel.result import Result, own, summarize
 from bilevel.status import ConvergenceError
@@ -40,7 +42,10 @@ class Fit:
         self.began = time.perf_counter()
         self.advance = Program(lambda engine, solver, state: outer_step(task, trainer.optimizer, engine, solver, state))
         self.begin = Program(lambda engine, key: first_state(task, trainer.optimizer, engine, key))
-        self.state: TrainState = self.begin(trainer.engine, key)
+        self.engine, self.reason = trainer.engine, ""
+        if trainer.engine.chooses:
+            self.engine, self.reason = trainer.engine.choose(task.levels, first_point(task, key))
+        self.state: TrainState = self.begin(self.engine, key)
         self.metrics: list[dict[str, Any]] = []
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
@@ -92,15 +97,20 @@ class Fit:
 
     def _attempt(self) -> tuple[TrainState, Evaluation]:
         """The step, with the engine's policy where a solve failed; "skip" leaves the hyperparameters as they were."""
-        engine, solver = self.trainer.engine, self.task.inner.solver
+        engine, solver = self.engine, self.task.inner.solver
         state, evaluation = self.advance(engine, solver, self.state)
         if failed(evaluation.report) and engine.on_failure == "retry":
-            for _, harder, longer in escalations(engine, solver):
+            spent = evaluation.report.counts
+            for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
                 state, evaluation = self.advance(harder, longer, self.state)
-                if not failed(evaluation.report):
+                spent = spent.add(evaluation.report.counts)
+                report = replace(evaluation.report, retries=jnp.int32(number), counts=spent)
+                evaluation = evaluation._replace(report=report)
+                LOG.warning("Outer step %d, retry %d (%s): %s", int(self.state.step), number, name, report.status.name)
+                if not failed(report):
                     break
         if failed(evaluation.report):
-            message = f"Outer step {int(self.state.step)}: {describe(evaluation.report)}"
+            message = f"Outer step {int(self.state.step)}: {describe(evaluation.report, engine)}"
             if engine.on_failure in ("raise", "retry"):
                 raise ConvergenceError(message, evaluation.report)
             if engine.on_failure == "warn":
@@ -126,7 +136,8 @@ class Fit:
         best = state.best
         summary = {
             "task": self.task.name,
-            "engine": type(self.trainer.engine).__name__,
+            "engine": type(self.engine).__name__,
+            **({"engine_chosen_because": self.reason} if self.reason else {}),
             "status": "stopped_early" if stopped_early else "completed",
             **summarize(self.metrics, plain(metrics_of(evaluation)), int(best.step)),
             **own(self.task.baselines(), ""),

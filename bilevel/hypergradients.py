@@ -15,6 +15,7 @@ from bilevel.solvers import Solver
 from bilevel.task import Task
 from bilevel.typing import Batch, HParams, Key, Scalar
 
+_CHOICES: weakref.WeakKeyDictionary[Task, dict] = weakref.WeakKeyDictionary()
 _PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
@@ -53,12 +54,24 @@ def hypergradient(
     if traced:
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
     program = _PROGRAMS.setdefault(task, _program(task))
-    engine, _ = engine.choose(task.levels, point)
+    engine = _chosen(task, engine, point)
     result = program(engine, task.inner.solver, point, carry)
     if engine.on_failure == "retry" and failed(result[2]):
         result = _retry(program, engine, task.inner.solver, point, result)
     act(engine, result[2])
     return _skipped(*result) if engine.on_failure == "skip" and failed(result[2]) else result
+
+
+def _chosen(task: Task, engine: Engine, point: Point) -> Engine:
+    """The engine that does the work; an engine that chooses is asked once for a task and shapes."""
+    if not engine.chooses:
+        return engine
+    chosen = _CHOICES.setdefault(task, {})
+    shapes = jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), jax.tree.leaves(point))
+    asked = (engine, str(shapes))
+    if asked not in chosen:
+        chosen[asked] = engine.choose(task.levels, point)[0]
+    return chosen[asked]
 
 
 def _program(task: Task) -> Program:

@@ -15,6 +15,8 @@ from bilevel.solvers import Solver
 from bilevel.task import Task
 from bilevel.typing import HParams, Key, Params, Scalar
 
+DIAGNOSTICS = ("theta", "margin", "weakly_active", "condition", "retries", "skipped")
+
 
 class Best(NamedTuple):
     """The iterate with the lowest outer loss so far (or the lowest loss on the second hold-out, where there is one)."""
@@ -54,6 +56,13 @@ def point_of(task: Task, key: Key, step: jax.Array, hparams: HParams) -> Point:
     return Point(hparams, inner_batch, outer_batch, for_init)
 
 
+def first_point(task: Task, key: Key) -> Point:
+    """Where the first step of a run with this key asks for its hypergradient."""
+    for_hparams, key = jax.random.split(key)
+    hparams = task.feasible(jax.tree.map(jnp.asarray, task.init_hparams(for_hparams)))
+    return point_of(task, key, jnp.int32(0), hparams)
+
+
 def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Engine, key: Key) -> TrainState:
     """The state before the first step; a pure function of the key."""
     for_hparams, key = jax.random.split(key)
@@ -67,14 +76,16 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
 def outer_step(
     task: Task, optimizer: optax.GradientTransformation, engine: Engine, solver: Solver, state: TrainState
 ) -> tuple[TrainState, Evaluation]:
-    """The state after one step. A step whose hypergradient failed changes neither hyperparameters nor optimiser."""
+    """The state after one step. A step whose hypergradient failed changes neither hyperparameters nor optimiser, unless
+    the engine only warns of it."""
     levels = replace(task.levels, inner=task.inner.with_solver(solver))
     point = point_of(task, state.key, state.step, state.hparams)
     value, grad, report = engine.hypergradient(levels, point, state.carry)
     measured = task.evaluate(report.params, state.hparams)
     updates, after = optimizer.update(grad, state.optimizer, state.hparams)
     moved = task.feasible(optax.apply_updates(state.hparams, updates))
-    usable = report.status.ok & jnp.isfinite(trees.norm(grad))
+    usable = (report.status.ok | (engine.on_failure == "warn")) & jnp.isfinite(trees.norm(grad))
+    report = replace(report, skipped=(~usable).astype(jnp.int32))
 
     judged = jnp.asarray(measured.get("stop/loss", value), state.best.loss.dtype)
     better = usable & (judged < state.best.loss)
@@ -105,6 +116,9 @@ def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
         "adjoint/status": report.adjoint_status.name,
         "error_estimate": report.error_estimate,
         "error_grade": report.error_grade,
+        "error_inner": report.error_inner,
+        "error_adjoint": report.error_adjoint,
+        **{f"engine/{name}": getattr(report, name) for name in DIAGNOSTICS},
         **{f"counts/{name}": number for name, number in report.counts._asdict().items()},
         **evaluation.measured,
     }

@@ -94,8 +94,8 @@ class InnerProblem:
             self.penalty.smooth or self.constraint.smooth or (self.penalty.separable and self.constraint.separable)
         ):
             raise ValueError(
-                f"The prox of {type(self.penalty).__name__} and the projection on {type(self.constraint).__name__} do not "
-                "combine into one: only a separable penalty and a box do. Move one of them into the loss, or state "
+                f"The prox of {type(self.penalty).__name__} and the projection on {type(self.constraint).__name__} do "
+                "not combine into one: only a separable penalty and a box do. Move one of them into the loss, or state "
                 "the set by functions with bl.Functional."
             )
 
@@ -196,10 +196,6 @@ class InnerProblem:
         cold = jax.eval_shape(lambda: self.cold_start(jax.random.key(0), hparams, batch))
         solver, reason = self.solver.choose(self.at(hparams, batch), cold)
         return f"bl.{type(solver).__name__}: {reason}."
-
-    def with_loss(self, loss: Loss) -> InnerProblem:
-        """The same problem with another smooth part."""
-        return replace(self, loss=loss)
 
     def with_solver(self, solver: Solver) -> InnerProblem:
         """The same problem under another solver."""

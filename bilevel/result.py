@@ -59,6 +59,7 @@ def summarize(metrics: list[dict[str, Any]], final: Mapping[str, Any], best_step
         "seconds_per_step": statistics.median(seconds[1:] or seconds or [0.0]),
         "hypergradient_error_estimate": final["error_estimate"],
         "hypergradient_error_grade": final["error_grade"],
+        "retries": sum(int(line.get("engine/retries", 0)) for line in lines),
         "counts": {name: sum(int(line[f"counts/{name}"]) for line in lines) for name in Counts._fields},
         **own(chosen, ""),
         **own(lines[0], "initial_"),
@@ -66,9 +67,13 @@ def summarize(metrics: list[dict[str, Any]], final: Mapping[str, Any], best_step
     }
 
 
-STANDARD = ("outer/", "inner/", "adjoint/", "counts/", "error_", "seconds")
+STANDARD = ("outer/", "inner/", "adjoint/", "engine/", "counts/", "error_", "seconds")
 
 
 def own(line: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The task's own metrics of one line, named for the summary."""
-    return {prefix + name.replace("/", "_"): value for name, value in line.items() if name != "step" and not name.startswith(STANDARD)}
+    return {
+        prefix + name.replace("/", "_"): value
+        for name, value in line.items()
+        if name != "step" and not name.startswith(STANDARD)
+    }

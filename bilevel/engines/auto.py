@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.core
@@ -62,6 +62,7 @@ class AutoEngine(Engine):
     memory_budget: float = 2e9
     on_failure: str = "raise"
     quiet: bool = False
+    chooses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)

@@ -102,6 +102,7 @@ class Engine(abc.ABC):
     """A hypergradient estimator. Abstract; the subclasses are final frozen dataclasses, compared by value."""
 
     on_failure: str
+    chooses: ClassVar[bool] = False  # whether `choose` has to be asked which engine does the work
     remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
 
     @abc.abstractmethod

@@ -83,6 +83,16 @@ def average(weights: jax.Array, stacked: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1) / weights.size, stacked)
 
 
+def refuse_problem(engine: Engine, bilevel: Bilevel) -> None:
+    """Raises ValueError for inner problems that are not the minimisation of a smooth loss, or not always the same."""
+    if not bilevel.warm_start:
+        raise ValueError(
+            f"bl.{type(engine).__name__} carries the inner unknown from one outer step to the next, and this task "
+            "draws a new inner problem at each (warm_start=False). Use bl.Implicit() or bl.Unrolled()."
+        )
+    refuse_nonsmooth(engine, bilevel)
+
+
 def refuse_nonsmooth(engine: Engine, bilevel: Bilevel) -> None:
     """Raises ValueError for inner problems that are not the minimisation of a smooth loss."""
     if not isinstance(bilevel.inner.mapping, Stationary):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, settings, traced
-from bilevel.engines.directions import Directions, Iterate, combine, inner_part, outer_part, refuse_nonsmooth
+from bilevel.engines.directions import Directions, Iterate, combine, inner_part, outer_part, refuse_problem
 from bilevel.engines.single_loop import start, stochastic_report
 from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
 
@@ -69,7 +69,7 @@ def _two_loops(
 
 
 def _first(engine: Engine, bilevel: Bilevel, point: Point) -> Carry:
-    refuse_nonsmooth(engine, bilevel)
+    refuse_problem(engine, bilevel)
     at, reference = start(bilevel, point)
     return Carry(at.params, at.adjoint, Drawn(reference, jnp.int32(0)))
 
@@ -144,7 +144,7 @@ class F2SA(Engine):
         check_policy(self.on_failure)
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        refuse_nonsmooth(self, bilevel)
+        refuse_problem(self, bilevel)
         at, reference = start(bilevel, point)
         weight = jnp.asarray(self.weight, reference.dtype)
         return Carry(at.params, at.adjoint, Penalised(reference, jnp.int32(0), at.params, weight))

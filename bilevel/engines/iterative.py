@@ -11,8 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.forward_over_reverse import forward_over_reverse
-from bilevel.problem import InnerProblem
-from bilevel.solvers import Outcome, Solver, State, iterate, unroll
+from bilevel.solvers import Instance, Outcome, Solver, State, iterate, unroll
 from bilevel.status import Code, Status
 from bilevel.typing import Counts, HParams, Params, Scalar
 
@@ -25,14 +24,21 @@ def refuse_unrolling(engine: Engine, solver: Solver) -> None:
         )
 
 
-def for_reverse_mode(inner: InnerProblem) -> InnerProblem:
-    """The problem with a loss that reverse mode through steps differentiates cheaply, unless the solver takes the loss
-    apart and differentiates the pieces itself."""
-    return inner if inner.solver.structured else inner.with_loss(forward_over_reverse(inner.loss))
+def as_stated(instance: Instance, solver: Solver) -> Instance:
+    """The instance itself."""
+    return instance
 
 
-def through_steps(loop: Callable, engine: Engine, bilevel: Bilevel, point: Point, carry: Carry) -> Callable:
-    """hparams -> (outer loss, outcome) by the solver's steps, with its derivatives."""
+def for_reverse_mode(instance: Instance, solver: Solver) -> Instance:
+    """The instance with a loss whose gradients reverse mode differentiates cheaply, unless the solver takes the loss
+    apart and differentiates the pieces itself. The optimality condition stays as stated: solvers linearise it."""
+    return instance if solver.structured else replace(instance, loss=forward_over_reverse(instance.loss))
+
+
+def through_steps(
+    loop: Callable, engine: Engine, bilevel: Bilevel, point: Point, carry: Carry, form: Callable = as_stated
+) -> Callable:
+    """hparams -> (outer loss, outcome) by the solver's steps on ``form(instance, solver)``, with its derivatives."""
 
     def outer(hparams: HParams) -> tuple[Scalar, Outcome]:
         cold = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
@@ -40,7 +46,7 @@ def through_steps(loop: Callable, engine: Engine, bilevel: Bilevel, point: Point
         instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True)
         solver, _ = bilevel.inner.solver.choose(instance, start)
         refuse_unrolling(engine, solver)
-        outcome = loop(solver, instance, start, cold)
+        outcome = loop(solver, form(instance, solver), start, cold)
         return bilevel.outer(outcome.params, hparams, point.outer_batch), outcome
 
     return outer
@@ -93,8 +99,7 @@ class Unrolled(Engine):
         return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        mixed = replace(bilevel, inner=for_reverse_mode(bilevel.inner))
-        outer = through_steps(unroll, self, mixed, point, carry)
+        outer = through_steps(unroll, self, bilevel, point, carry, for_reverse_mode)
         (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
         counts = Counts(gradients=1, hessian_products=outcome.steps, jacobian_products=outcome.steps)
         return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.converged), counts)
@@ -184,9 +189,9 @@ def last_steps(
     _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), carry)(frozen)
 
     def ending(hparams: HParams) -> Scalar:
-        mixed = for_reverse_mode(bilevel.inner)
-        instance = mixed.at(hparams, point.inner_batch, differentiable=True, searches=False)
+        instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
         solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+        instance = for_reverse_mode(instance, solver)
         start = solver.refresh(instance, jax.lax.stop_gradient(outcome.state))
 
         @jax.checkpoint

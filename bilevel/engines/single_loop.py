@@ -31,7 +31,7 @@ from bilevel.engines.directions import (
     inner_part,
     outer_part,
     over_epoch,
-    refuse_nonsmooth,
+    refuse_problem,
     refuse_whole,
     samples,
 )
@@ -111,7 +111,7 @@ class SOBA(Engine):
         check_policy(self.on_failure)
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        refuse_nonsmooth(self, bilevel)
+        refuse_problem(self, bilevel)
         at, reference = start(bilevel, point)
         return Carry(at.params, at.adjoint, Reference(reference))
 
@@ -153,7 +153,7 @@ class SABA(Engine):
         check_policy(self.on_failure)
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        refuse_nonsmooth(self, bilevel)
+        refuse_problem(self, bilevel)
         refuse_whole(self, point)
         at, reference = start(bilevel, point)
         means = over_epoch(
@@ -241,7 +241,7 @@ class SRBA(Engine):
             )
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        refuse_nonsmooth(self, bilevel)
+        refuse_problem(self, bilevel)
         refuse_whole(self, point)
         at, reference = start(bilevel, point)
         inner = jax.eval_shape(lambda: inner_part(bilevel, at, point.inner_batch))

@@ -39,7 +39,9 @@ def split_arguments(args: tuple, kwargs: dict) -> Arguments:
     return Arguments([leaf for leaf, moves in zip(everything, dynamic, strict=True) if moves], rebuild)
 
 
-def attach(mapping: Mapping, linear_solve: LinearSolver, params: Params, args: tuple, kwargs: dict | None = None) -> Params:
+def attach(
+    mapping: Mapping, linear_solve: LinearSolver, params: Params, args: tuple, kwargs: dict | None = None
+) -> Params:
     """``params`` unchanged in value, with the derivative of the solution of mapping(params, *args, **kwargs) = 0.
 
     With A = dF/dw and B = dF/dh at the solution, dw = -A^{-1} B dh; reverse mode transposes the one linear solve, so

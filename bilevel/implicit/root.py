@@ -133,9 +133,7 @@ def _run_eagerly(solver: Callable, call: Callable, leaves: list) -> Any:
     try:
         result = call(*leaves)
     except NOT_TRACEABLE as error:
-        if not any(isinstance(leaf, Tracer) for leaf in leaves) and not isinstance(
-            error, jax.errors.JAXTypeError
-        ):
+        if not any(isinstance(leaf, Tracer) for leaf in leaves) and not isinstance(error, jax.errors.JAXTypeError):
             raise
         raise TypeError(
             f"{name} needs concrete values and was called inside jit, vmap or another trace: "

@@ -113,7 +113,9 @@ class RandomizedNystrom(Preconditioner):
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
         _, unravel = ravel_pytree(example)
         vectors, values, definite = approximate(operator, example, self.rank, self.seed)
-        last = jnp.maximum(values[-1], values[0] * values.size * jnp.finfo(values.dtype).eps) + self.rho
+        # What is far below the largest may be the null space of a singular system: scaled like the end, not by 1/0.
+        counted = values > values[0] * jnp.finfo(values.dtype).eps ** 0.5
+        last = jnp.min(jnp.where(counted, values, values[0])) + self.rho
         usable = definite & (last > 0)  # else plain conjugate gradients, which will tell what is wrong
         vectors, values = jnp.where(usable, vectors, 0), jnp.where(usable, jnp.maximum(values + self.rho, last), 1)
         rest = jnp.where(usable, last, 1)

@@ -50,7 +50,7 @@ class KKT(Mapping):
     >>> F = bl.optimality.KKT(lambda w, t: 0.5 * jnp.sum((w - t) ** 2), inequality=lambda w, t: w - 1.0)
     >>> at = bl.PrimalDual(jnp.array([1.0, 0.0]), inequality_dual=jnp.array([2.0, 0.0]))
     >>> [leaf.tolist() for leaf in F(at, jnp.array([3.0, 0.0]))[::2]]
-    [[0.0, 0.0], [0.0, 0.0]]
+    [[0.0, 0.0], [0.0, -0.0]]
     """
 
     loss: Callable[..., Scalar]

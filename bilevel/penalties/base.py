@@ -71,7 +71,7 @@ class L1(Penalty):
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> bl.L1(weight=jnp.exp).prox(jnp.array([3.0, -0.5]), 1.0, 0.0).tolist()
-    [2.0, -0.0]
+    [2.0, 0.0]
     """
 
     weight: Parameter

@@ -12,10 +12,10 @@ from bilevel.typing import PyTree
 def from_projection(projection: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """The prox of the indicator of a set: prox(point, step_size, *parameters) = projection(point, *parameters).
 
-        >>> import jax.numpy as jnp
-        >>> from bilevel.projections import box
-        >>> from_projection(box)(jnp.array([-1.0, 2.0]), 0.1, 0.0, 1.0).tolist()
-        [0.0, 1.0]
+    >>> import jax.numpy as jnp
+    >>> from bilevel.projections import box
+    >>> from_projection(box)(jnp.array([-1.0, 2.0]), 0.1, 0.0, 1.0).tolist()
+    [0.0, 1.0]
     """
 
     def prox(point: PyTree, step_size: PyTree = 1.0, *parameters: PyTree) -> PyTree:

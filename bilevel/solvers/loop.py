@@ -50,8 +50,8 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
 
 
 def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
-    """As `iterate`, differentiable in reverse mode: about sqrt(max_steps) states are kept, the others recomputed, and of
-    a step nothing but the state it starts from."""
+    """As `iterate`, differentiable in reverse mode: about sqrt(max_steps) states are kept, the others recomputed, and
+    of a step nothing but the state it starts from."""
     solver.refuse(instance)
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
     length = max(1, math.isqrt(solver.max_steps - 1) + 1) if solver.max_steps else 1

@@ -49,8 +49,9 @@ def backtrack(
     """
     frozen = jax.lax.stop_gradient
     if not instance.searches:
-        params = move(frozen(step_size))
-        return Trial(params, instance.gradient(params), frozen(step_size), jnp.int32(1))
+        accepted = frozen(step_size) / GROWTH  # the last one: without a search nothing would stop its growth
+        params = move(accepted)
+        return Trial(params, instance.gradient(params), accepted, jnp.int32(1))
 
     def trial(step: jax.Array, number: jax.Array) -> tuple[jax.Array, Trial]:
         params = frozen(move(step))

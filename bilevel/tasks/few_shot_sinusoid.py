@@ -67,6 +67,10 @@ def few_shot_sinusoid(
         support, query = drawn(jax.random.fold_in(key, step), sinusoids, shots, queries)
         return jax.tree.map(lambda new, kept: jnp.concatenate([new, kept]), support, for_support), query
 
+    def init_hparams(key: Key) -> HParams:
+        weights = network.init(key, jnp.zeros((1, 1)))  # in float32, whatever the precision
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), weights)
+
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
         adapted = squared_errors(tail(params, sinusoids), for_query)
         unadapted = squared_errors(tail(repeated(hparams), sinusoids), for_query)
@@ -83,7 +87,7 @@ def few_shot_sinusoid(
             loss=loss, init=lambda key, hparams: repeated(hparams), solver=LBFGS(max_steps=max_steps, tol=tol)
         ),
         outer_loss=lambda params, hparams, batch: jnp.mean(squared_errors(head(params, sinusoids), batch)),
-        init_hparams=lambda key: network.init(key, jnp.zeros((1, 1))),
+        init_hparams=init_hparams,
         batches=batches,
         evaluate=evaluate,
         figures={"adaptation": adaptation},

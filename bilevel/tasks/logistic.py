@@ -76,7 +76,7 @@ def logistic(
     def found_penalties(result: Any) -> Any:
         values = np.asarray(result.hparams)
         if penalties == "per_feature" and found.image_shape:
-            return pictures.gallery(values[:-1].reshape(1, *found.image_shape), ["log of the penalty of each pixel"], 1)
+            return pictures.heatmap(values[:-1].reshape(found.image_shape), "log of the penalty of each pixel")
         return pictures.bars(penalty_names(penalties, found), values.ravel(), "log of the penalty found", start)
 
     return Task(

@@ -44,6 +44,17 @@ def gallery(
     return figure
 
 
+def heatmap(image: np.ndarray, label: str) -> Figure:
+    """One number for each pixel, with its scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    figure.colorbar(axes.imshow(image, cmap="viridis"), ax=axes, label=label)
+    return figure
+
+
 def histogram(groups: dict[str, np.ndarray], label: str, bins: int = 40) -> Figure:
     """Overlaid histograms of several groups on common bins."""
     from matplotlib.figure import Figure

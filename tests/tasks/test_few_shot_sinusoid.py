@@ -27,7 +27,7 @@ def result(task):
 
 
 def test_hypergradient_agrees_with_differences(task, agrees_with_differences):
-    agrees_with_differences(task, task.init_hparams(jax.random.key(1)), rtol=1e-4, step=1e-3)
+    agrees_with_differences(task, task.init_hparams(jax.random.key(1)), rtol=1e-5, step=1e-4)
 
 
 def test_points_lie_on_sinusoids():
@@ -49,6 +49,12 @@ def test_each_step_draws_new_sinusoids_beside_the_held_out(task):
     (first, _), (second, _) = (task.batches(jax.random.key(0), step) for step in (0, 1))
     assert not np.allclose(first.x[:4], second.x[:4])
     assert_allclose(first.x[4:], second.x[4:])
+
+
+def test_the_network_has_the_precision_of_the_task(task):
+    assert {leaf.dtype for leaf in jax.tree.leaves(task.init_hparams(jax.random.key(0)))} == {jnp.dtype("float64")}
+    with jax.enable_x64(False):
+        assert {leaf.dtype for leaf in jax.tree.leaves(task.init_hparams(jax.random.key(0)))} == {jnp.dtype("float32")}
 
 
 def test_held_out_sinusoids_do_not_enter_the_outer_loss(task):
