@@ -43,7 +43,8 @@ class Minibatch:
 
     @classmethod
     def tree_unflatten(cls, samples, children) -> Minibatch:
-        return cls(*children, samples)
+        data, index, weight = children
+        return cls(data, index, weight, samples)
 
 
 def full_batch(train: Batch, validation: Batch) -> Batches:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from bilevel.engines import Carry, Engine, Implicit, Point, Report
 from bilevel.failure import LOG, act, escalations, failed
@@ -50,7 +51,7 @@ def hypergradient(
     hparams = jax.tree.map(jnp.asarray, hparams)
     inner_batch, outer_batch = task.batches(key, 0) if batch is None else batch
     point = Point(hparams, inner_batch, outer_batch, key)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((hparams, point, carry)))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, point, carry)))
     if traced:
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
     program = _PROGRAMS.setdefault(task, _program(task))

@@ -171,7 +171,8 @@ def single_precision(kind: str, seeds: int) -> list[Row]:
         with jax.enable_x64(False):
             levels = levels_of(kind, bl.LBFGS(tol=1e-7, max_steps=3000))
             engine = bl.Implicit(linear_solve=bl.CG(tol=1e-7))
-            point = Point(*jax.tree.map(jnp.asarray, rounded), jax.random.key(0))
+            hparams, inner_batch, outer_batch = jax.tree.map(jnp.asarray, rounded)
+            point = Point(hparams, inner_batch, outer_batch, jax.random.key(0))
             _, grad, report = stalled(kind, engine, levels)(point)
         error = float(np.linalg.norm(np.asarray(grad, float) - np.asarray(truth)))
         size = float(jnp.linalg.norm(truth))

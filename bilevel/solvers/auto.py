@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 
@@ -37,7 +37,8 @@ class Auto(Solver, ProgramSolver):
         """The solver for this instance, and the reason in a sentence."""
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         solver, reason = _choice(instance, size)
-        return replace(solver, max_steps=self.max_steps, tol=self.tol), reason
+        settings: Any = solver  # each of them a dataclass with these two fields
+        return replace(settings, max_steps=self.max_steps, tol=self.tol), reason
 
     def solve_program(self, program: ConeProgram) -> Answer:
         if is_native(program.cone):

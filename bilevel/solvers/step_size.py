@@ -67,7 +67,17 @@ def backtrack(
         lambda carry: trial(0.5 * carry[1].step_size, carry[1].trials + 1),
         trial(frozen(step_size), jnp.int32(1)),
     )
+    found = found._replace(step_size=_informed(found, frozen(origin)))
     if not instance.differentiable:
         return found
     params = move(found.step_size)
     return Trial(params, instance.gradient(params), found.step_size, found.trials + 1)
+
+
+def _informed(found: Trial, origin: Params) -> jax.Array:
+    """The accepted step size, without its growth where the step was rounding: there any step size would be accepted,
+    and a later step, or a derivative through one, would be taken with one that no curvature has confirmed."""
+    length = trees.norm(trees.subtract(found.params, origin)) / found.step_size
+    return (
+        jnp.where(length > 64 * trees.epsilon(origin) * trees.norm(found.gradient), 1.0, 1 / GROWTH) * found.step_size
+    )

@@ -123,7 +123,7 @@ def test_system_declares_symmetric_and_indefinite_and_is_symmetric():
     matrix, _ = bl.linear_solve.materialize(system.operator, system.restrict(at))
     assert_allclose(matrix, matrix.T, atol=1e-13)
     with pytest.raises(ValueError, match="indefinite|definite|CG"):
-        CG().refuse(system.operator) or (solve_system(system, CG(), at) and pytest.fail("unreachable"))
+        CG().refuse(system.operator)
 
 
 @pytest.mark.parametrize("solver", [Dense(), MINRES()])
