@@ -23,11 +23,22 @@ TASKS = {
 }
 
 
+def heed_interrupts():
+    """A suite that runs in the background hands an ignored SIGINT down to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder, *arguments):
     command = [sys.executable, "-m", "bilevel", *arguments]
     environment = {**os.environ, "BILEVEL_CACHE": str(CACHE)}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
 
 

@@ -23,7 +23,7 @@ def test_gallery_shows_every_image_once():
     images = np.arange(5.0)[:, None, None] * np.ones((5, 2, 2))
     shown = [axes for axes in pictures.gallery(images, list("abcde"), columns=3).axes if axes.images]
     assert [axes.get_title() for axes in shown] == list("abcde")
-    assert [float(np.max(axes.images[0].get_array())) for axes in shown] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert [float(np.max(np.asarray(axes.images[0].get_array()))) for axes in shown] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_histogram_counts_every_value():
