@@ -34,7 +34,8 @@ def of_plane(function: Callable) -> np.ndarray:
 
 def arrows(axes: Axes, before: np.ndarray, after: np.ndarray, title: str) -> None:
     """Points, their images, and an arrow from each to its own."""
-    for start, end in zip(before, after, strict=True):
+    moved = np.linalg.norm(after - before, axis=1) > 0.08
+    for start, end in zip(before[moved], after[moved], strict=True):
         axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": ARROW, "shrinkA": 0, "shrinkB": 0})
     axes.scatter(*before.T, s=10, color=POINT, zorder=3)
     axes.scatter(*after.T, s=10, color=RESULT, zorder=4)
@@ -65,10 +66,10 @@ def sets_of_the_plane() -> None:
         (
             "l1_sphere(x, radius)",
             lambda p: projections.l1_sphere(p, 1.3),
-            lambda x, y: -abs(1.3 - np.abs(x) - np.abs(y)),
+            lambda x, y: 1.3 - np.abs(x) - np.abs(y),
         ),
         ("l2_ball(x, radius)", projections.l2_ball, lambda x, y: 1 - np.hypot(x, y)),
-        ("l2_sphere(x, radius)", projections.l2_sphere, lambda x, y: -abs(1 - np.hypot(x, y))),
+        ("l2_sphere(x, radius)", projections.l2_sphere, lambda x, y: 1 - np.hypot(x, y)),
         ("hyperplane(x, normal, offset)", lambda p: projections.hyperplane(p, NORMAL, 0.3), line_inside),
         ("affine_set(x, A, b)", lambda p: projections.affine_set(p, NORMAL[None], jnp.array([0.3])), line_inside),
         (
