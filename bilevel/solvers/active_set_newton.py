@@ -19,8 +19,8 @@ from bilevel.solvers.step_size import BACKTRACKING, first_step_size
 from bilevel.typing import Counts, Params, PyTree
 
 SHRINKAGE = 0.5  # a Newton step is taken if it reduces the smallest residual so far this much
-BURST = (32, 256)  # the least and the largest number of proximal gradient steps in its place; between, one an unknown
-BURST_TOL = 0.05  # or until their residual has fallen this much
+DENSE = 512  # unknowns up to which a Newton step costs about two gradients for each
+BURST = (64, 256)  # proximal gradient steps in its place: at least, and for larger problems
 LOOSE = 0.1  # relative tolerance of the linear solves far from the solution
 DAMPING = 1e-3  # at most, relative to the largest curvature
 
@@ -29,14 +29,16 @@ class Memory(NamedTuple):
     gradient: PyTree
     scale: jax.Array
     step_size: jax.Array  # in the scaled coordinates; 0: neither scale nor step size are known yet
-    best: jax.Array  # the smallest residual so far
+    start: jax.Array  # the residual at the start
+    best: jax.Array  # the smallest one so far
 
 
 class Point(NamedTuple):
     params: Params
     gradient: PyTree
     residual: jax.Array
-    gradients: jax.Array | int  # evaluated on the way
+    step_size: jax.Array
+    gradients: jax.Array  # evaluated on the way
 
 
 @settings
@@ -47,10 +49,11 @@ class ActiveSetNewton(Solver):
         (D (I - D) + s D H D + delta I) y = D (I - s H) F,      w <- w + F + D y.
 
     One step finds the minimiser on the face that the prox points at, which D knows; the system is that of the adjoint,
-    damped by delta = O(||F||). A step is taken if it halves the residual; if not, accelerated proximal gradient steps
-    are, about as many as one Newton step costs. So convergence is that of the proximal gradient method from anywhere,
-    and superlinear near the solution. ``linear_solve`` solves the system. For every penalty and set with a prox; if it
-    is separable, on one array, the coordinates are scaled so that the rows of the Hessian have one length.
+    damped by delta = O(||F||). A step is taken if it halves the residual; if not, and at the start, accelerated
+    proximal gradient steps are, about as many as one Newton step costs. So convergence is that of the proximal gradient
+    method from anywhere, and superlinear near the solution. ``linear_solve`` solves the system. For every penalty and
+    set with a prox; if it is separable, on one array, badly scaled coordinates are scaled so that the rows of the
+    Hessian have one length.
     Source: Qi and Sun, 1993; Li, Sun and Toh, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -70,42 +73,47 @@ class ActiveSetNewton(Solver):
         gradient = instance.gradient(params)
         residual = instance.residual_given(params, gradient)
         scale = jax.tree.map(jnp.ones_like, params)
-        memory = Memory(gradient, scale, jnp.zeros_like(residual), residual)
+        memory = Memory(gradient, scale, jnp.zeros_like(residual), residual, residual)
         return State(params, residual, Counts(gradients=1, proxes=1), memory)
 
     def step(self, instance: Instance, state: State) -> State:
         known = state.memory.step_size > 0
         memory = jax.lax.cond(known, lambda: state.memory, lambda: _prepared(instance, state))
         inner = scaled(instance, memory.scale)
-        newton, products = self._newton_point(inner, state, memory)
-        point = _evaluated(instance, newton, 1)
+        nothing = (state.params, jnp.full_like(state.residual, jnp.inf), state.memory.gradient, jnp.int32(0))
+        newton = jax.lax.cond(known, lambda: self._newton(instance, inner, state, memory), lambda: nothing)
+        point, residual, gradient, products = newton
         point = jax.lax.cond(
-            point.residual <= SHRINKAGE * memory.best,
-            lambda: point._replace(gradients=jnp.int32(2)),
-            lambda: _burst(instance, inner, state.params, memory),
+            residual <= SHRINKAGE * memory.best,
+            lambda: Point(point, gradient, residual, memory.step_size, jnp.int32(2)),
+            lambda: _burst(instance, inner, state, memory, self.tol),
         )
         counts = state.counts.plus(gradients=point.gradients, hessian_products=products, proxes=point.gradients)
-        memory = memory._replace(gradient=point.gradient, best=jnp.minimum(memory.best, point.residual))
+        best = jnp.minimum(memory.best, point.residual)
+        memory = memory._replace(gradient=point.gradient, step_size=point.step_size, best=best)
         return State(point.params, point.residual, counts, memory)
 
     def refresh(self, instance: Instance, state: State) -> State:
         return state._replace(memory=state.memory._replace(gradient=instance.gradient(state.params)))
 
-    def _newton_point(self, inner: Instance, state: State, memory: Memory) -> tuple[Params, jax.Array]:
-        """The point after a Newton step, and the products that the linear solve took."""
+    def _newton(self, instance: Instance, inner: Instance, state: State, memory: Memory) -> tuple:
+        """The point after a Newton step, its residual and gradient, and the products that the linear solve took."""
         params = times(state.params, memory.scale, inverse=True)
         mapping = replace(inner.mapping, step_size=memory.step_size)  # type: ignore[call-arg]
         residual = mapping(params, inner.hparams, inner.batch)
         system = mapping.system(params, inner.hparams, inner.batch)
-        size = trees.norm(residual) / (1 + trees.norm(params))
-        damping = jnp.clip(0.1 * size, 100 * trees.epsilon(params), DAMPING)
+        length = trees.norm(residual) / (1 + trees.norm(params))
+        unknowns = sum(leaf.size for leaf in jax.tree.leaves(params))
+        damping = jnp.clip(0.1 * length, 10 * (10 + unknowns) * trees.epsilon(params), DAMPING)
         damped = lambda y: trees.axpy(damping, y, system.operator(y))  # noqa: E731
         operator = replace(system.operator, matvec=damped, singular=False)
         rhs = jax.tree.map(jnp.negative, residual)
-        linear_solve = self.linear_solve.with_tol(jnp.clip(size, 1e-10, LOOSE))
+        linear_solve = self.linear_solve.with_tol(jnp.clip(length, 1e-10, LOOSE))
         solution = linear_solve(operator, system.restrict(rhs))
-        newton = trees.axpy(1.0, system.extend(rhs, solution.value), params)
-        return times(newton, memory.scale), jnp.asarray(solution.products, jnp.int32)
+        newton = times(trees.axpy(1.0, system.extend(rhs, solution.value), params), memory.scale)
+        gradient = instance.gradient(newton)
+        after = instance.residual_given(newton, gradient)
+        return newton, after, gradient, jnp.asarray(solution.products, jnp.int32)
 
 
 def _prepared(instance: Instance, state: State) -> Memory:
@@ -116,15 +124,16 @@ def _prepared(instance: Instance, state: State) -> Memory:
     return state.memory._replace(scale=scale, step_size=step_size)
 
 
-def _evaluated(instance: Instance, params: Params, gradients: jax.Array | int) -> Point:
-    gradient = instance.gradient(params)
-    return Point(params, gradient, instance.residual_given(params, gradient), jnp.asarray(gradients, jnp.int32))
-
-
-def _burst(instance: Instance, inner: Instance, params: Params, memory: Memory) -> Point:
-    """The point after accelerated proximal gradient steps in the scaled coordinates."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    solver = ProximalGradient(max_steps=min(max(size, BURST[0]), BURST[1]), tol=BURST_TOL)
-    start = times(params, memory.scale, inverse=True)
+def _burst(instance: Instance, inner: Instance, state: State, memory: Memory, tol: float | jax.Array) -> Point:
+    """The point after accelerated proximal gradient steps in the scaled coordinates: to the end if they are fast."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    left = 0.5 * tol * memory.start / jnp.where(state.residual > 0, state.residual, 1)
+    length = max(2 * size, BURST[0]) if size <= DENSE else BURST[1]
+    solver = ProximalGradient(max_steps=length, tol=left)  # type: ignore[arg-type]
+    start = times(state.params, memory.scale, inverse=True)
     outcome = iterate(solver, inner, start, start)
-    return _evaluated(instance, times(outcome.params, memory.scale), outcome.counts.gradients + 2)
+    after = times(outcome.params, memory.scale)
+    gradient = instance.gradient(after)
+    residual = instance.residual_given(after, gradient)
+    gradients = jnp.asarray(outcome.counts.gradients + 2, jnp.int32)
+    return Point(after, gradient, residual, outcome.state.memory.step_size, gradients)

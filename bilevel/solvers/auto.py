@@ -7,8 +7,14 @@ from typing import Any, ClassVar
 
 import jax
 
+from bilevel.constraints import Constraint
+from bilevel.implicit.mapping import FixedPoint
+from bilevel.linear import Linear
 from bilevel.optimality import KKT, Stationary
+from bilevel.solvers.active_set_newton import ActiveSetNewton
+from bilevel.solvers.anderson import Anderson
 from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.block_coordinate_descent import BlockCoordinateDescent
 from bilevel.solvers.clarabel import Clarabel
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.interior_point import InteriorPoint
@@ -16,8 +22,12 @@ from bilevel.solvers.lbfgs import LBFGS
 from bilevel.solvers.newton import Newton
 from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native
 from bilevel.solvers.proximal_gradient import ProximalGradient
+from bilevel.solvers.rows import has_rows
+from bilevel.solvers.working_set import WorkingSet
 from bilevel.typing import Params
 
+SMALL = 64  # unknowns up to which Newton's method on a fixed point costs less than many evaluations
+MANY_ROWS = 512  # rows beyond which a sparse solution is worth a search for its support
 DENSE = 256  # unknowns up to which a Hessian and its factor cost less than many gradients
 
 
@@ -36,7 +46,7 @@ class Auto(Solver, ProgramSolver):
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
         """The solver for this instance, and the reason in a sentence."""
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        solver, reason = _choice(instance, size)
+        solver, reason = _choice(instance, params, size)
         settings: Any = solver  # each of them a dataclass with these two fields
         return replace(settings, max_steps=self.max_steps, tol=self.tol), reason
 
@@ -55,16 +65,27 @@ class Auto(Solver, ProgramSolver):
         return self.choose(instance, state.params)[0].refresh(instance, state)
 
 
-def _choice(instance: Instance, size: int) -> tuple[Solver, str]:
+def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:
     if isinstance(instance.mapping, KKT):
         return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
     if not instance.penalty.smooth:
-        return (
-            ProximalGradient(),
-            f"{type(instance.penalty).__name__} is known by its prox: accelerated proximal gradient",
-        )
+        return _nonsmooth(instance, params, size)
+    if isinstance(instance.mapping, FixedPoint) and size > SMALL:
+        return Anderson(), f"a fixed point of {size} unknowns: Anderson acceleration, which needs no derivatives"
     if not isinstance(instance.mapping, Stationary):
         return Newton(), "the problem is stated by a residual: Newton's method on it"
     if size <= DENSE:
         return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
     return LBFGS(), f"a smooth loss of {size} unknowns: limited-memory BFGS, which needs gradients only"
+
+
+def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:
+    name = type(instance.penalty).__name__
+    if instance.differentiable:
+        return ProximalGradient(), f"{name} is known by its prox: accelerated proximal gradient, whose steps unroll"
+    sparse = not isinstance(instance.penalty, Constraint) and isinstance(instance.loss, Linear)
+    if sparse and has_rows(instance, params) and params.shape[0] > MANY_ROWS:
+        reason = "coordinate descent on working sets, whose columns are gathered"
+        return WorkingSet(BlockCoordinateDescent()), f"{name} on {params.shape[0]} rows of a bl.Linear loss: {reason}"
+    reason = "Newton's method on the active face after accelerated proximal gradient steps"
+    return ActiveSetNewton(), f"{name} is known by its prox, {size} unknowns: {reason}"

@@ -56,7 +56,7 @@ class LBFGSB(Solver):
     max_steps: int = 1000
     tol: float = 1e-8
     memory: int = 10
-    patience = 15
+    patience = 60
 
     def init(self, instance: Instance, params: Params) -> State:
         params = instance.prox(params, 1.0)

@@ -13,8 +13,9 @@ from bilevel.penalties import Penalty
 from bilevel.solvers.instance import Instance
 from bilevel.typing import HParams, Params, PyTree, Scalar
 
-ROUNDS = 8  # each takes the square root of what is left of the bad scaling
-PROBES = 3
+ROUNDS = 5  # each takes the square root of what is left of the bad scaling
+PROBES = 2
+BAD = 30.0  # the ratio of scales below which the coordinates are left alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ def times(tree: PyTree, scale: PyTree, inverse: bool = False) -> PyTree:
 
 def equilibrium(instance: Instance, params: Params) -> PyTree:
     """scale with rows of diag(scale) H diag(scale) of about one length, H the Hessian at ``params``, known by products;
-    ones where the problem has no scales.
+    ones where the problem has no scales, or where they are about equal already.
 
     Each round divides by the square root of row lengths that random signs estimate. A coordinate without curvature
     keeps its scale. Constant: no derivative passes through it. Source: Ruiz, 2001; Diamond and Boyd, 2016.
@@ -70,4 +71,5 @@ def equilibrium(instance: Instance, params: Params) -> PyTree:
         return jnp.where(length > 0, scale / jnp.sqrt(jnp.where(length > 0, length, 1)), scale), None
 
     scale, _ = jax.lax.scan(one_round, jnp.ones_like(params), signs)
-    return jax.lax.stop_gradient(scale)
+    bad = jnp.max(scale) > BAD * jnp.min(scale)
+    return jax.lax.stop_gradient(jnp.where(bad, scale, 1))
