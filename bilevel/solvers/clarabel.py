@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
 from bilevel import cones
 from bilevel.cones import Cone
+from bilevel.solvers.host import call_host
 from bilevel.solvers.programs import Answer, ConeProgram, Piece, ProgramSolver, pieces
 from bilevel.status import Code
 
@@ -52,26 +52,15 @@ class Clarabel(ProgramSolver):
             )
         order = _arrangement(program.cone)
         P, q, A, b, cone = program
-        dtype = q.dtype
-        shapes = [jax.ShapeDtypeStruct((size,), dtype) for size in (q.size, b.size, b.size)]
-        shapes += [jax.ShapeDtypeStruct((), jnp.int32)] * 2
+        count = jnp.zeros((), jnp.int32)
+        like = (jnp.zeros_like(q), jnp.zeros_like(b), jnp.zeros_like(b), count, count)
 
-        def host(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-            return self._batch(order, pieces(cone), dtype, *arrays)
+        def host(_: tuple, *arrays: np.ndarray) -> tuple:
+            return self._on_host(order, pieces(cone), *(np.asarray(array, np.float64) for array in arrays))
 
-        x, y, s, steps, code = jax.pure_callback(host, tuple(shapes), P, q, A, b, vmap_method="broadcast_all")
-        return Answer(x, y, s, steps, code)
+        return Answer(*call_host(host, like, P, q, A, b))
 
-    def _batch(self, order: np.ndarray, parts: list[Piece], dtype: np.dtype, *arrays: np.ndarray) -> tuple:
-        P, q, A, b = (np.asarray(array, np.float64) for array in arrays)
-        lanes = q.shape[:-1]
-        flat = [array.reshape(-1, *array.shape[len(lanes) :]) for array in (P, q, A, b)]
-        answers = [self._one(order, parts, *lane) for lane in zip(*flat, strict=True)]
-        columns = [np.stack(column) for column in zip(*answers, strict=True)]
-        x, y, s, steps, code = (column.reshape((*lanes, *column.shape[1:])) for column in columns)
-        return x.astype(dtype), y.astype(dtype), s.astype(dtype), steps.astype(np.int32), code.astype(np.int32)
-
-    def _one(self, order: np.ndarray, parts: list[Piece], P, q, A, b) -> tuple:
+    def _on_host(self, order: np.ndarray, parts: list[Piece], P, q, A, b) -> tuple:
         import clarabel
 
         nothing = np.full(q.size, np.nan), np.full(b.size, np.nan), np.full(b.size, np.nan), 0, int(Code.nonfinite)
