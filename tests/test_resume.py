@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +24,21 @@ TASKS = {
 }
 
 
-def heed_interrupts():
-    """A suite that runs in the background hands an ignored SIGINT down to its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextmanager
+def interrupts_heeded():
+    """A suite that runs in the background would hand its ignored SIGINT down to its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(folder, *arguments):
     command = [sys.executable, "-m", "bilevel", *arguments]
     environment = {**os.environ, "BILEVEL_CACHE": str(CACHE)}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
+    with interrupts_heeded():
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
 
 def finished(folder, *arguments):

@@ -12,7 +12,7 @@ from bilevel.engines.base import GRADES, Bilevel, Point
 from bilevel.engines.face import Face, compare_faces
 from bilevel.engines.linearization import Linearization, adjoint_gradient, evaluation_counts, linearize
 from bilevel.implicit import Mapping, PreparedSystem, Solve
-from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
+from bilevel.typing import Counts, HParams, Params, PyTree
 
 SAFETY = 1.25  # published with the measured rate of under-estimates: docs/accuracy.md
 NEWTON_REGIME = 0.1  # the correction must shrink the residual this much for its size to be an estimate
@@ -20,21 +20,6 @@ LOOSE = 1e-2  # relative tolerance of solves whose result is only measured
 NEGLIGIBLE = 1e-3  # a part of the right-hand side this much smaller than the other is not solved for on its own
 POWERS = 3  # steps of the power iteration for the norm of the system
 ROUNDING = 10  # units of roundoff in a gradient, relative to the sizes of its terms
-
-
-class Correction(NamedTuple):
-    """The corrected gradient and what its distance from the uncorrected one says."""
-
-    value: Scalar
-    grad: HParams
-    error: jax.Array
-    error_inner: jax.Array
-    error_adjoint: jax.Array
-    theta: jax.Array
-    grade: jax.Array
-    face: Face
-    condition: jax.Array
-    counts: Counts
 
 
 class Solved(NamedTuple):
@@ -48,18 +33,34 @@ class Solved(NamedTuple):
     grad: HParams
 
 
-def correction(bilevel: Bilevel, point: Point, solved: Solved, refine: bool) -> Correction:
+class Correction(NamedTuple):
+    """What the distance of the corrected gradient from the uncorrected one says, and where it was taken."""
+
+    after: Solved
+    error: jax.Array
+    error_inner: jax.Array
+    error_adjoint: jax.Array
+    theta: jax.Array
+    grade: jax.Array
+    face: Face
+    condition: jax.Array
+    solved: jax.Array  # whether all linear solves succeeded
+    counts: Counts  # of the corrected gradient
+    inspection: Counts  # of what is said about it
+
+
+def correction(bilevel: Bilevel, point: Point, solved: Solved, tol: float | None = LOOSE) -> Correction:
     """One Newton step on both equations, and the gradient there.
 
         w+ = w - A^{-1} F(w),      u+ = u + A^{-T} (v+ - A+'u),      g+ = dg/dh+ - B+'u+
 
     ||g+ - g|| is an asymptotically exact estimate of the error of g, and g+ has an error quadratic in that of w. The
     claim is made only in the Newton regime: theta <= 0.1, with theta = ||F(w+)|| / ||F(w)|| or the same of the adjoint,
-    whichever is larger; and no coordinate may change its face on the way. With ``refine`` the figure is of g+.
+    whichever is larger; and no coordinate may change its face on the way. ``tol`` is that of the solves: loose, where
+    only the size of the correction is wanted. To be estimated itself, a corrected gradient is corrected once more.
     Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
     """
     mapping, at, system, adjoint, pulled, grad = solved
-    tol = None if refine else LOOSE
     step = system.solve(jax.tree.map(jnp.negative, at.residual), tol)
     moved = linearize(bilevel, point, trees.axpy(1.0, step.value, at.params), mapping)
     rest = trees.subtract(at.cotangent, pulled[0])  # what the adjoint solve left
@@ -67,10 +68,12 @@ def correction(bilevel: Bilevel, point: Point, solved: Solved, refine: bool) -> 
     shifted = trees.subtract(trees.subtract(moved.cotangent, wrong_params), rest)  # what the step changes
     parts = _solve_parts(system, moved, shifted, rest, tol)
     by_adjoint = jax.tree.map(lambda leaf: leaf[1], parts.hparams)
-    explained, change = jax.tree.map(lambda leaf: leaf[0] + leaf[1], (parts.params, parts.hparams))
-    corrected = adjoint_gradient(moved, trees.axpy(1.0, wrong_hparams, change))
+    change, *explained = jax.tree.map(lambda leaf: leaf[0] + leaf[1], (parts.value, parts.params, parts.hparams))
+    pulled_after = (trees.axpy(1.0, wrong_params, explained[0]), trees.axpy(1.0, wrong_hparams, explained[1]))
+    corrected = adjoint_gradient(moved, pulled_after[1])
     wrong = trees.axpy(1.0, rest, shifted)
-    left = trees.subtract(wrong, explained)
+    left = trees.subtract(wrong, explained[0])
+    adjoint_after = adjoint._replace(value=trees.axpy(1.0, change, adjoint.value))
 
     distance = trees.subtract(corrected, grad)
     noise = _noise(bilevel, point, solved)
@@ -82,25 +85,28 @@ def correction(bilevel: Bilevel, point: Point, solved: Solved, refine: bool) -> 
     theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
     theta = jnp.maximum(theta_inner, _shrinkage(left, wrong, noise.cotangent))
     face = compare_faces(mapping, point, at, moved)
-    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active <= 0) & step.solution.status.ok & jnp.all(parts.solved)
+    succeeded = step.solution.status.ok & jnp.all(parts.solved)
+    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active <= 0) & succeeded
     amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
-        value=moved.value,
-        grad=corrected,
-        error=SAFETY * (2 * theta * size if refine else size) + noise.gradient,
+        after=Solved(mapping, moved, system, adjoint_after, pulled_after, corrected),
+        error=SAFETY * size + noise.gradient,
         error_inner=error_inner,
         error_adjoint=error_adjoint,
         theta=theta,
         grade=jnp.where(claimed, GRADES.index("estimate"), GRADES.index("residual")).astype(jnp.int32),
         face=face,
         condition=power_norm(system) * jnp.max(amplification),
+        solved=succeeded,
         counts=_counts(mapping, step, parts),
+        inspection=_inspection(mapping),
     )
 
 
 class Parts(NamedTuple):
-    """Two cotangents solved for, one after the other: their pulls A'x and B'x (stacked) and what that cost."""
+    """Two cotangents solved for, one after the other: x, its pulls A'x and B'x (stacked) and what that cost."""
 
+    value: PyTree
     params: PyTree
     hparams: HParams
     amplification: jax.Array
@@ -121,7 +127,7 @@ def _solve_parts(
         pulled = moved.pull(solved.value)
         cost = (solved.solution.products + 1, solved.solution.factorizations)
         numbers = (jnp.asarray(number, jnp.int32) for number in cost)
-        return Parts(*pulled, solved.amplification, solved.solution.status.ok, *numbers)
+        return Parts(solved.value, *pulled, solved.amplification, solved.solution.status.ok, *numbers)
 
     def one(rhs: PyTree) -> Parts:
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(solve, rhs))
@@ -195,11 +201,15 @@ def power_norm(system: PreparedSystem) -> jax.Array:
 
 
 def _counts(mapping: Mapping, step: Solve, parts: Parts) -> Counts:
-    once = evaluation_counts(mapping)  # three times: at the point, corrected, and at the rounded parameters
-    counts = once.add(once).add(once).add(mapping.inspection).add(mapping.inspection)
-    return counts.plus(
+    return evaluation_counts(mapping).plus(
         gradients=1,  # of the outer loss at the corrected point
-        hessian_products=step.solution.products + jnp.sum(parts.products) + POWERS + 2,
+        hessian_products=step.solution.products + jnp.sum(parts.products) + 1,
         jacobian_products=1 + jnp.sum(parts.products > 0),
         factorizations=step.solution.factorizations + jnp.sum(parts.factorizations),
     )
+
+
+def _inspection(mapping: Mapping) -> Counts:
+    """The residual at the rounded parameters, two looks at the face, and the norm of the system."""
+    looks = mapping.inspection.add(mapping.inspection)
+    return evaluation_counts(mapping).add(looks).plus(hessian_products=POWERS)

@@ -25,7 +25,7 @@ from bilevel.typing import HParams, LinearMap, PyTree, Scalar
 
 LANCZOS = 12  # products spent on the spectrum
 DENSE = 1024  # unknowns up to which building and factoring the system is preferred
-WELL_CONDITIONED = 1e4
+RESOLVED = 300  # ratio of Ritz values beyond which so few steps have not resolved the spectrum: CG would be slow
 FEW = 20  # hyperparameters up to which forward mode is preferred to reverse mode through steps
 
 
@@ -51,7 +51,7 @@ class AutoEngine(Engine):
     minibatches of a smooth loss                              `SABA` where its tables fit, else `SOBA`
     up to 1,024 unknowns that fit the memory                  `Implicit` with `Dense`
     symmetric, by a few Lanczos steps: indefinite             `Implicit` with `MINRES`
-    symmetric, condition above 1e4                            `Implicit` with `CG` and a randomised Nystrom inverse
+    symmetric, Ritz values spread by 300 and more             `Implicit` with `CG` and a randomised Nystrom inverse
     symmetric otherwise                                       `Implicit` with `CG`
     anything else                                             `Implicit` with `GMRES`
     ========================================================  =================================================
@@ -109,7 +109,7 @@ class AutoEngine(Engine):
         spectrum = f"Ritz values from {low:.1e} to {high:.1e} after {LANCZOS} Lanczos steps"
         if low < -1e-8 * high:
             return self._implicit(MINRES()), f"Implicit with MINRES, as the system is indefinite ({size}; {spectrum})"
-        if low <= high / WELL_CONDITIONED:
+        if low <= high / RESOLVED:
             solver = CG(preconditioner=RandomizedNystrom())
             return self._implicit(solver), f"Implicit with preconditioned CG: ill-conditioned ({size}; {spectrum})"
         return self._implicit(CG()), f"Implicit with CG: well-conditioned ({size}; {spectrum})"

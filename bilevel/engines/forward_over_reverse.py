@@ -32,7 +32,8 @@ def forward_over_reverse(loss: Loss) -> Loss:
         of_value, of_gradient = cotangents
         at = lambda w, h: plain(w, h, batch)[1]  # noqa: E731
         gradient, change = jax.jvp(at, (params, hparams), of_gradient)
-        return (*jax.tree.map(lambda slope, moved: of_value * slope + moved, gradient, change), None)
+        added = lambda slope, moved: (of_value * slope + moved).astype(slope.dtype)  # noqa: E731
+        return (*jax.tree.map(added, gradient, change), None)
 
     value_and_gradient.defvjp(keep, pull)
 
@@ -44,7 +45,7 @@ def forward_over_reverse(loss: Loss) -> Loss:
         return value_and_gradient(params, hparams, batch)
 
     def scale(gradient: tuple[Params, HParams], cotangent: Scalar) -> tuple:
-        return (*jax.tree.map(lambda slope: cotangent * slope, gradient), None)
+        return (*jax.tree.map(lambda slope: (cotangent * slope).astype(slope.dtype), gradient), None)
 
     value.defvjp(first, scale)
     return value

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 REFINEMENTS = 2
-FIRST_SHIFT = 1e-8  # relative to the largest diagonal entry; each further one is SHIFT_GROWTH times larger
-SHIFT_GROWTH = 100.0
+FIRST_SHIFT = 1e-4  # relative to the largest entry of the Hessian; each further one is SHIFT_GROWTH times larger
+SHIFT_GROWTH = 8.0
 MAX_SHIFTS = 12
 
 
@@ -111,7 +111,7 @@ def _assembled(parts: Parts) -> tuple[jax.Array, jax.Array, jax.Array]:
     weight = _weight(hessian, rows)
     matrix = hessian + bounds.T @ (weights[:, None] * bounds) + weight * rows.T @ rows
     diagonal = jnp.abs(jnp.diagonal(matrix))
-    largest = jnp.max(jnp.abs(jnp.diagonal(hessian + weight * rows.T @ rows)), initial=0)
+    largest = jnp.max(jnp.abs(hessian + weight * rows.T @ rows), initial=0)
     largest = jnp.where(largest > 0, largest, jnp.where(jnp.max(diagonal) > 0, jnp.max(diagonal), 1))
     return matrix + jnp.diag(_roundoff(matrix) * (diagonal + largest)), weight, largest
 

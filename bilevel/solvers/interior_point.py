@@ -54,6 +54,7 @@ class InteriorPoint(Solver, ProgramSolver):
     tol: float = 1e-10
     patience: ClassVar[int] = 6
     takes_functions: ClassVar[bool] = True
+    structured: ClassVar[bool] = True  # takes second derivatives of the loss itself
 
     def init(self, instance: Instance, params: PrimalDual) -> State:
         program, at = program_of(instance, params)

@@ -135,5 +135,5 @@ def _conclude(solver: Solver, instance: Instance, progress: Progress, reference:
         Code.max_steps,
     )
     relative = jnp.where(reference > 0, residual / jnp.where(reference > 0, reference, 1.0), residual)
-    counts = state.counts.plus(gradients=2)
+    counts = state.counts.plus(gradients=2, proxes=2 * instance.mapping.prox_calls)
     return Outcome(state.params, relative, progress.steps, Status.of(code), counts, state)

@@ -59,7 +59,7 @@ def barrier_direction(here: Derivatives, at: Iterate) -> Direction:
     """Mehrotra's direction: an affine step tells how far the products can fall and how much they bend.
 
     The multipliers and slacks are eliminated, so that both systems are solved with one factor of
-    H + C' diag(dual / slack) C.
+    H + C' diag(dual / slack) C. Where that had to be made convex, the barrier stays as it is: the step then descends.
     """
     weights = at.inequality_dual / at.slack
     rows = here.inequality_rows
@@ -76,9 +76,10 @@ def barrier_direction(here: Derivatives, at: Iterate) -> Direction:
     affine = jax.lax.stop_gradient(solve(products))
     reached = at.moved(longest(at, affine, 1.0), affine)
     gap, left = jnp.sum(products), jnp.sum(reached.slack * reached.inequality_dual)
-    centering = jnp.clip(left / jnp.where(gap > 0, gap, 1), 0, 1) ** 3
+    convex = jax.lax.stop_gradient(factor.shift == 0)
+    centering = jnp.where(convex, jnp.clip(left / jnp.where(gap > 0, gap, 1), 0, 1) ** 3, 1)
     barrier = jax.lax.stop_gradient(centering * gap / max(products.size, 1))
-    step = solve(products + affine.slack * affine.inequality_dual - barrier)
+    step = solve(products + jnp.where(convex, affine.slack * affine.inequality_dual, 0) - barrier)
     return Direction(step, barrier, factor.shift, factor.factorizations)
 
 

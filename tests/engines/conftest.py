@@ -16,13 +16,14 @@ NUMBERS, SITES = itertools.count(), itertools.count()
 
 
 def _run(x, anchor, *, kind, owner, lanes, site):
-    def called(x, anchor, site):
+    def called(anchor, site):
         REGISTER[owner].seen[kind] += lanes
-        return np.asarray(x)
+        return np.float32(0)
 
     # Anchor and call site keep the compiler from merging calls with equal arguments, or moving them out of loops; a
     # call whose result nothing uses is dropped, as the work would be.
-    return jax.pure_callback(called, jax.ShapeDtypeStruct(x.shape, x.dtype), x, anchor, np.int32(site))
+    zero = jax.pure_callback(called, jax.ShapeDtypeStruct((), np.float32), anchor.astype(np.float32), np.int32(site))
+    return x + zero.astype(x.dtype)
 
 
 def _batched(args, axes, *, kind, owner, lanes, site):

@@ -1,0 +1,59 @@
+"""The closed form of ridge-like problems, by Woodbury's identity and without it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel as bl
+
+KEYS = jax.random.split(jax.random.key(6), 5)
+
+
+def ridge(samples, features, classes=0, structured=True):
+    shape = (features, classes) if classes else (features,)
+    x, xv = jax.random.normal(KEYS[0], (samples, features)), jax.random.normal(KEYS[1], (samples, features))
+    targets = jax.random.normal(KEYS[2], (samples, *shape[1:])), jax.random.normal(KEYS[3], (samples, *shape[1:]))
+    weights = jax.random.uniform(KEYS[4], (samples, *(1 for _ in shape[1:])), minval=0.5, maxval=2.0)
+
+    def of_predictions(z, w, h, batch):
+        penalty = 0.5 * jnp.sum(jnp.exp(h).reshape(-1, *(1 for _ in shape[1:])) * w**2)
+        return 0.5 * jnp.sum(weights * (z - batch[1]) ** 2) / samples + penalty
+
+    linear = bl.Linear(design=lambda batch: batch[0], loss=of_predictions)
+    loss = linear if structured else lambda w, h, batch: linear(w, h, batch)
+    inner = bl.InnerProblem(loss=loss, init=lambda key, h: jnp.full(shape, 0.1), solver=bl.Newton(tol=1e-13))
+    return bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, batch: 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2),
+        init_hparams=lambda key: jnp.zeros(features),
+        batches=bl.full_batch((x, targets[0]), (xv, targets[1])),
+    )
+
+
+@pytest.mark.parametrize("structured", [True, False])
+@pytest.mark.parametrize(("samples", "features", "classes"), [(8, 20, 0), (8, 20, 3), (30, 6, 0), (30, 6, 3)])
+def test_it_is_the_derivative(samples, features, classes, structured):
+    task, hparams = ridge(samples, features, classes, structured), jnp.linspace(-3.0, 0.0, features)
+    value, grad, report = bl.hypergradient(task, hparams, bl.ClosedForm())
+    exact_value, exact, _ = bl.hypergradient(task, hparams, bl.Implicit(linear_solve=bl.Dense()))
+    np.testing.assert_allclose(value, exact_value, rtol=1e-10)
+    np.testing.assert_allclose(grad, exact, rtol=0, atol=1e-9 * np.max(np.abs(exact)))
+    assert report.status.name == "converged"
+    assert int(report.counts.factorizations) == 1
+
+
+def test_a_loss_that_is_not_quadratic_fails_and_says_why():
+    task = ridge(8, 20)
+    inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum(jnp.cosh(w - 3.0)), init=task.inner.init)
+    task = bl.Task(inner=inner, outer_loss=task.outer_loss, init_hparams=task.init_hparams, batches=task.batches)
+    with pytest.raises(bl.ConvergenceError, match="quadratic in its params"):
+        bl.hypergradient(task, jnp.zeros(20), bl.ClosedForm())
+
+
+def test_a_penalty_known_by_its_prox_is_refused():
+    task = ridge(8, 20)
+    inner = bl.InnerProblem(loss=task.inner.loss, init=task.inner.init, penalty=bl.L1(weight=0.1))
+    task = bl.Task(inner=inner, outer_loss=task.outer_loss, init_hparams=task.init_hparams, batches=task.batches)
+    with pytest.raises(ValueError, match=r"bl\.Implicit"):
+        bl.hypergradient(task, jnp.zeros(20), bl.ClosedForm())

@@ -1,0 +1,95 @@
+"""The counters of the report against counts taken in the running program."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import bilevel as bl
+
+KEYS = jax.random.split(jax.random.key(2), 4)
+FEATURES = 5
+
+
+def error(params, hparams, batch):
+    return jnp.mean(jnp.logaddexp(batch[0] @ params - batch[1], batch[1] - batch[0] @ params))
+
+
+def penalised(params, hparams, batch):
+    return error(params, hparams, batch) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
+
+
+FIXED = bl.GradientDescent(max_steps=60, tol=1e-5, step_size=0.4)
+SEARCHING = bl.GradientDescent(max_steps=60, tol=1e-6)
+CASES = [
+    ("residual-dense", bl.Implicit(accuracy="residual", linear_solve=bl.Dense()), FIXED, None),
+    ("residual-cg", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), SEARCHING, None),
+    ("estimate-dense", bl.Implicit(linear_solve=bl.Dense()), bl.Newton(), None),
+    ("estimate-cg", bl.Implicit(linear_solve=bl.CG()), bl.LBFGS(), None),
+    ("estimate-minres", bl.Implicit(linear_solve=bl.MINRES()), bl.LBFGS(), None),
+    ("estimate-gmres", bl.Implicit(linear_solve=bl.GMRES()), FIXED, None),
+    ("estimate-bicgstab", bl.Implicit(linear_solve=bl.BiCGStab()), FIXED, None),
+    ("residual-neumann", bl.Implicit(accuracy="residual", linear_solve=bl.Neumann(terms=7)), FIXED, None),
+    ("residual-nystrom", bl.Implicit(accuracy="residual", linear_solve=bl.Nystrom(rank=3)), FIXED, None),
+    ("preconditioned", bl.Implicit(linear_solve=bl.CG(preconditioner=bl.RandomizedNystrom(rank=3))), FIXED, None),
+    ("lasso-fixed", bl.Implicit(linear_solve=bl.CG()), bl.ProximalGradient(step_size=0.4, tol=1e-6), "lasso"),
+    ("lasso-searching", bl.Implicit(accuracy="residual"), bl.ProximalGradient(tol=1e-8), "lasso"),
+    ("unrolled", bl.Unrolled(), FIXED, None),
+    ("unrolled-searching", bl.Unrolled(), SEARCHING, None),
+    ("forward", bl.Forward(), FIXED, None),
+    ("one-step", bl.OneStep(), FIXED, None),
+    ("truncated", bl.Truncated(steps=5), FIXED, None),
+]
+
+
+@pytest.mark.parametrize(("engine", "solver", "penalty"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_counters_are_exact(counted, engine, solver, penalty):
+    x, xv = jax.random.normal(KEYS[0], (12, FEATURES)), jax.random.normal(KEYS[1], (12, FEATURES))
+    y, yv = x @ jnp.arange(5.0), xv @ jnp.arange(5.0)
+    inner_loss, outer_loss = counted(error if penalty else penalised), counted(error)
+    extra = {"penalty": bl.L1(weight=lambda h: 0.1 * jnp.exp(h))} if penalty else {}
+    inner = bl.InnerProblem(loss=inner_loss, init=lambda key, h: jnp.zeros(FEATURES), solver=solver, **extra)
+    task = bl.Task(
+        inner=inner,
+        outer_loss=outer_loss,
+        init_hparams=lambda key: jnp.zeros(FEATURES),
+        batches=bl.full_batch((x, y), (xv, yv)),
+    )
+    _, grad, report = bl.hypergradient(task, jnp.full(FEATURES, -2.0), engine)
+    jax.block_until_ready(grad)
+    seen, counts = inner_loss.seen, report.counts
+    assert int(counts.gradients) == seen["gradients"] + outer_loss.seen["gradients"]
+    assert int(counts.hessian_products) == seen["hessian_products"]
+    if not penalty:  # of a penalty's weight the derivative is in the prox
+        assert int(counts.jacobian_products) == seen["jacobian_products"]
+
+
+@pytest.mark.parametrize("solver", [bl.ProximalGradient(tol=1e-6), bl.ProximalGradient(tol=1e-6, step_size=0.5)])
+def test_proxes_are_counted(solver):
+    calls = []
+
+    class Counting(bl.Constraint):
+        def project(self, point, hparams):
+            def called(value):
+                calls.append(1)
+                return value
+
+            kept = jax.pure_callback(
+                called, jax.ShapeDtypeStruct(point.shape, point.dtype), jax.lax.stop_gradient(point)
+            )
+            return jnp.clip(point, -1.0, hparams) + (kept - jax.lax.stop_gradient(point))
+
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum(batch * (w - 2.0) ** 2),
+        init=lambda key, h: jnp.zeros(3),
+        constraint=Counting(),
+        solver=solver,
+    )
+    task = bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, batch: jnp.sum(w),
+        init_hparams=lambda key: jnp.ones(()),
+        batches=bl.full_batch(jnp.array([1.0, 0.5, 1.7]), None),
+    )
+    _, grad, report = bl.hypergradient(task, jnp.ones(()), bl.Implicit(accuracy="residual", linear_solve=bl.CG()))
+    jax.block_until_ready(grad)
+    assert int(report.counts.proxes) == len(calls)

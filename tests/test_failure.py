@@ -1,0 +1,167 @@
+"""What follows from a failed solve: every policy on both solves, every failure provoked and seen."""
+
+import logging
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bilevel as bl
+
+TARGET = jnp.array([1.0, 2.0, 3.0])
+
+
+def make(curvature=(1.0, 2.0, 3.0), solver=None, power=2, cold=0.0):
+    """min 1/2 sum curvature (w - target)^2 + exp(h)/2 ||w||^2, of which any eigenvalue may be made zero or negative."""
+
+    def loss(w, h, batch):
+        return 0.5 * jnp.sum(jnp.asarray(curvature) * jnp.abs(w - TARGET) ** power + jnp.exp(h) * w**2)
+
+    inner = bl.InnerProblem(
+        loss=loss, init=lambda key, h: jnp.full(3, cold), solver=bl.Auto() if solver is None else solver
+    )
+    return bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, batch: 0.5 * jnp.sum((w - 0.5) ** 2),
+        init_hparams=lambda key: jnp.zeros(()),
+        batches=bl.full_batch(None, None),
+    )
+
+
+SLOW = bl.GradientDescent(max_steps=2, tol=1e-12)
+HPARAMS = jnp.array(-2.0)
+
+
+def exact():
+    return bl.hypergradient(make(), HPARAMS)[1]
+
+
+def test_an_unconverged_inner_solve_raises_and_names_residual_and_remedy():
+    with pytest.raises(bl.ConvergenceError, match=r"inner solve ended with status max_steps after 2 steps .*max_steps"):
+        bl.hypergradient(make(solver=SLOW), HPARAMS)
+
+
+def test_an_unconverged_adjoint_solve_raises_with_the_report():
+    engine = bl.Implicit(linear_solve=bl.CG(max_steps=1))
+    with pytest.raises(bl.ConvergenceError, match=r"adjoint solve ended with status max_steps") as caught:
+        bl.hypergradient(make(), HPARAMS, engine)
+    assert caught.value.report.adjoint_status.name == "max_steps"
+
+
+@pytest.mark.parametrize("engine", [bl.Implicit(on_failure="warn"), bl.Unrolled(on_failure="warn")])
+def test_warn_uses_the_result_and_says_so(engine):
+    with pytest.warns(UserWarning, match="max_steps"):
+        _, grad, report = bl.hypergradient(make(solver=SLOW), HPARAMS, engine)
+    assert bool(jnp.isfinite(grad))
+    assert report.status.name == "max_steps"
+
+
+def test_skip_gives_no_number_that_could_be_used(caplog):
+    with caplog.at_level(logging.WARNING, logger="bilevel"):
+        value, grad, report = bl.hypergradient(make(solver=SLOW), HPARAMS, bl.Implicit(on_failure="skip"))
+    assert bool(jnp.isfinite(value))
+    assert bool(jnp.isnan(grad))
+    assert int(report.skipped) == 1
+    assert "Skipped: The inner solve ended with status max_steps" in caplog.text
+
+
+def test_retry_solves_an_inner_problem_with_more_steps(caplog):
+    slow = bl.GradientDescent(max_steps=40, tol=1e-12)
+    with caplog.at_level(logging.WARNING, logger="bilevel"):
+        _, grad, report = bl.hypergradient(make(solver=slow, curvature=(1.0, 2.0, 30.0)), HPARAMS, RETRY)
+    plain = make(curvature=(1.0, 2.0, 30.0))
+    np.testing.assert_allclose(grad, bl.hypergradient(plain, HPARAMS)[1], rtol=1e-8)
+    assert int(report.retries) == 1
+    assert "Retry 1 (more inner and adjoint steps)" in caplog.text
+    assert int(report.counts.gradients) > 40  # the work of the failed attempt is in it
+
+
+RETRY = bl.Implicit(on_failure="retry")
+
+
+def test_retry_gives_the_adjoint_more_steps_and_then_another_linear_solver():
+    engine = bl.Implicit(on_failure="retry", linear_solve=bl.CG(max_steps=1))
+    _, grad, report = bl.hypergradient(make(), HPARAMS, engine)
+    np.testing.assert_allclose(grad, exact(), rtol=1e-8)
+    assert int(report.retries) == 1
+
+
+def test_retry_that_nothing_helps_raises_and_counts_what_was_tried():
+    broken = make(curvature=(1.0, jnp.nan, 1.0))
+    with pytest.raises(bl.ConvergenceError, match=r"4 retries did not help"):
+        bl.hypergradient(broken, HPARAMS, RETRY)
+
+
+def test_an_indefinite_system_is_told_and_cured_by_another_linear_solver():
+    """At a saddle of the inner loss CG meets negative curvature; a solver for indefinite systems solves it."""
+
+    def residual(w, h, batch):
+        return jnp.array([1.0, -2.0, 3.0]) * (w - TARGET) + jnp.exp(h) * w
+
+    inner = bl.InnerProblem.from_residual(residual, init=lambda key, h: jnp.zeros(3))
+    task = bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, batch: 0.5 * jnp.sum((w - 0.5) ** 2),
+        init_hparams=lambda key: jnp.zeros(()),
+        batches=bl.full_batch(None, None),
+    )
+    with pytest.raises(bl.ConvergenceError, match=r"indefinite.*bl\.MINRES"):
+        bl.hypergradient(task, HPARAMS, bl.Implicit(linear_solve=bl.CG()))
+    grads = [
+        bl.hypergradient(task, HPARAMS, bl.Implicit(linear_solve=solver))[1] for solver in (bl.MINRES(), bl.Dense())
+    ]
+    np.testing.assert_allclose(grads[0], grads[1], rtol=1e-9)
+    retried = bl.hypergradient(task, HPARAMS, bl.Implicit(linear_solve=bl.CG(), on_failure="retry"))
+    np.testing.assert_allclose(retried[1], grads[1], rtol=1e-6)
+    assert int(retried[2].retries) >= 2
+
+
+def test_a_singular_system_is_told():
+    def loss(w, h, batch):
+        return 0.5 * (w[0] - jnp.exp(h)) ** 2 + 0.0 * w[1]
+
+    inner = bl.InnerProblem(loss=loss, init=lambda key, h: jnp.zeros(2), solver=bl.GradientDescent(tol=1e-10))
+    task = bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, batch: jnp.sum(w),  # sees the unknown that the inner loss does not determine
+        init_hparams=lambda key: jnp.zeros(()),
+        batches=bl.full_batch(None, None),
+    )
+    for linear_solve in (bl.Dense(), bl.CG(), bl.MINRES()):
+        with pytest.raises(bl.ConvergenceError, match="singular"):
+            bl.hypergradient(task, HPARAMS, bl.Implicit(linear_solve=linear_solve))
+
+
+def test_a_diverging_solver_is_told():
+    with pytest.raises(bl.ConvergenceError, match=r"inner solve ended with status (diverged|nonfinite)"):
+        bl.hypergradient(make(solver=bl.GradientDescent(step_size=10.0)), HPARAMS)
+
+
+def test_nan_never_becomes_a_number():
+    engine = bl.Implicit(on_failure="warn")
+    with pytest.warns(UserWarning, match="nonfinite"):
+        _, grad, report = bl.hypergradient(make(curvature=(1.0, jnp.nan, 1.0)), HPARAMS, engine)
+    assert bool(jnp.isnan(grad))
+    assert not bool(report.error_estimate < 1e300)
+
+
+def test_a_trainer_skips_counts_and_goes_on():
+    failing = bl.Implicit(on_failure="skip", linear_solve=bl.CG(max_steps=1))
+    result = bl.Trainer(optimizer=optax.sgd(0.1), engine=failing, steps=3).fit(make())
+    assert result.summary["steps_skipped"] >= 3
+    assert [line["engine/skipped"] for line in result.metrics] == [1, 1, 1]
+    np.testing.assert_allclose(result.last_hparams, 0.0)
+
+
+def test_a_trainer_retries_and_records_it():
+    engine = bl.Implicit(on_failure="retry", linear_solve=bl.CG(max_steps=1))
+    result = bl.Trainer(optimizer=optax.sgd(0.1), engine=engine, steps=2).fit(make())
+    assert result.metrics[0]["engine/retries"] == 1
+    assert result.summary["retries"] >= 1
+    assert result.summary["steps_skipped"] == 0
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="raise, warn, retry, skip"):
+        bl.Implicit(on_failure="ignore")
