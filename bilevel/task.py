@@ -45,7 +45,8 @@ class Task:
     ``stop/loss`` on a second hold-out where the trainer may stop early. ``feasible``: the projection of the
     hyperparameters on their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``:
     "float64" or "float32". ``figures``: {name: function(result) -> matplotlib figure}.
-    ``baselines() -> {name: number}``: what simpler methods reach on the same data, computed once, for the summary.
+    ``baselines() -> {name: number}``: what simpler methods reach on the same data, or a study of the task finds;
+    computed once, for the summary.
     """
 
     inner: InnerProblem

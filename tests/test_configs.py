@@ -58,7 +58,8 @@ def test_every_target_takes_the_fields_it_is_given(choice):
 @pytest.mark.parametrize(
     "choice", [choice for choice in CHOICES if choice.startswith("task=") and choice != "task=own"]
 )
-def test_a_task_file_gives_the_defaults_of_its_function(choice):
+def test_a_task_file_gives_the_defaults_of_its_function(choice, monkeypatch):
+    monkeypatch.delenv("BILEVEL_DATA", raising=False)
     node = composed(choice).task
     for name, parameter in inspect.signature(get_object(node._target_)).parameters.items():
         assert node[name] == parameter.default, f"{choice}: {name} is {node[name]}, and {parameter.default} in Python"

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from bilevel.cli.main import configs
+from bilevel.cli.choices import configs
 from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Engine
 from bilevel.hypergradients import hypergradient

@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bilevel.cli.arguments import COMMANDS, translate
+from bilevel.cli.choices import configs
 from bilevel.cli.sentences import SettingsError, Told, sentence
 from bilevel.cli.settings import check_settings
 
@@ -39,12 +39,6 @@ def main() -> None:
             raise
         print(f"bilevel: {sentence(error)}", file=sys.stderr)
         sys.exit(WRONG_SETTINGS)
-
-
-def configs() -> Path:
-    """The folder of settings: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
 
 
 def job(config: DictConfig) -> Any:

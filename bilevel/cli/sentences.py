@@ -14,6 +14,8 @@ from hydra.errors import (
 )
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from bilevel.cli.choices import options as available
+
 
 class SettingsError(ValueError):
     """Settings that cannot be run; the message is one sentence with the remedy."""
@@ -35,12 +37,16 @@ def sentence(error: BaseException) -> str:
 
 
 def missing_choice(error: BaseException) -> str:
-    """Hydra names the file that it did not find, as group/option."""
+    """Hydra names the file that it did not find, as group/option, where the option may lie in a folder of the group."""
     assert isinstance(error, MissingConfigException)
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = [name for name in error.options or () if not name.startswith("_")]
     if not group:
         return str(error)
+    known = {name for name in error.options or () if not name.startswith("_")}
+    first, _, folder = group.partition("/")
+    if folder and first != "hydra":  # experiment=paper/precision: the folder belongs to the name
+        group, option, known = first, f"{folder}/{option}", set()
+    options = sorted(known | set(available(group)))
     choose = f"choose one of {', '.join(options)}" if options else f"`bilevel --help` lists what there is in {group}"
     return f"{group}={option}: there is no such {group}{nearest(option, options)}; {choose}."
 

@@ -4,8 +4,19 @@
 from bilevel.tasks.distillation import distillation
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
+from bilevel.tasks.jacobian_errors import precision_curves
 from bilevel.tasks.lasso import lasso
 from bilevel.tasks.logistic import logistic
+from bilevel.tasks.precision import precision
 from bilevel.tasks.ridge import ridge
 
-__all__ = ["distillation", "few_shot_sinusoid", "hyperclean", "lasso", "logistic", "ridge"]
+__all__ = [
+    "distillation",
+    "few_shot_sinusoid",
+    "hyperclean",
+    "lasso",
+    "logistic",
+    "precision",
+    "precision_curves",
+    "ridge",
+]

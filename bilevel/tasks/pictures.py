@@ -67,3 +67,19 @@ def histogram(groups: dict[str, np.ndarray], label: str, bins: int = 40) -> Figu
     axes.set(xlabel=label, ylabel="number")
     axes.legend(frameon=False)
     return figure
+
+
+def curves(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], across: str, up: str) -> Figure:
+    """A panel for each entry, in it a line (x, y) for each name, both axes logarithmic, x from large to small."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.9 * len(panels), 3.7), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, (x, y) in lines.items():
+            drawable = np.isfinite(y) & (y > 0) & (x > 0)
+            axes.loglog(x[drawable], y[drawable], label=name, linewidth=1.5)
+        axes.invert_xaxis()
+        axes.set(xlabel=across, title=title)
+    figure.axes[0].set_ylabel(up)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure

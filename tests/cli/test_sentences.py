@@ -1,7 +1,7 @@
 """Errors as sentences: what our own code says stays, what others raise gets its kind, all on one line."""
 
 import pytest
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue
 
 from bilevel.cli.sentences import nearest, sentence
@@ -40,6 +40,16 @@ def test_a_missing_value_is_named():
     error = MissingMandatoryValue("Missing mandatory value: task._target_")
     error.full_key = "task._target_"
     assert sentence(error) == "task._target_=VALUE is needed: it has no default."
+
+
+def test_a_name_in_a_folder_of_its_group_is_told_as_it_is_typed():
+    error = MissingConfigException("not found", missing_cfg_file="experiment/paper/precison", options=[])
+    assert sentence(error).startswith(
+        "experiment=paper/precison: there is no such experiment (did you mean paper/precision?); choose one of paper/"
+    )
+    assert sentence(MissingConfigException("", "hydra/launcher/nope", ["basic"])).startswith(
+        "hydra/launcher=nope: there is no such hydra/launcher; choose one of basic"
+    )
 
 
 def test_nothing_near_is_no_guess():
