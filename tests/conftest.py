@@ -1,7 +1,10 @@
 """What every test shares: float64, a compilation cache that lasts, and the folder of published data sets."""
 
+import math
 import os
 import pathlib
+import zlib
+from collections import defaultdict
 
 import jax
 import pytest
@@ -11,6 +14,26 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 # Compiled programs are kept between runs: most of the time of a first run of this suite is compilation.
 jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@pytest.hookimpl(tryfirst=True)  # before the selection by marks
+def pytest_collection_modifyitems(items):
+    """``sample(n)`` keeps n cases of a product fast, spread over it by the golden ratio, and marks the others slow."""
+    products = defaultdict(list)
+    for item in items:
+        if mark := item.get_closest_marker("sample"):
+            products[item.path, item.cls, item.originalname, mark.args].append(item)
+    for (_, _, name, (number,)), cases in products.items():
+        kept, at = set(), zlib.crc32(name.encode()) / 2**32
+        while len(kept) < min(number, len(cases)):
+            kept.add(int(at * len(cases)))
+            at = (at + GOLDEN) % 1
+        for index, case in enumerate(cases):
+            if index not in kept:
+                case.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -111,6 +111,7 @@ def named(value):
     return type(value).__name__ + (f"-{type(inside).__name__}" if inside is not None else "")
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("linear_solve", SOLVERS, ids=named)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_implicit_is_the_derivative(name, linear_solve):
@@ -129,6 +130,7 @@ def first_order(name):
     return bl.ProximalGradient(max_steps=2000, tol=1e-12)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("engine", [bl.Unrolled(), bl.Forward(), bl.Truncated(steps=400)], ids=named)
 @pytest.mark.parametrize("name", PROBLEMS[:5])
 def test_differentiated_steps_are_the_derivative(name, engine):
@@ -175,6 +177,7 @@ def test_ridge_agrees_with_the_closed_form_of_its_derivative():
         agree(bl.hypergradient(task, hparams, engine)[1], exact, 1e-10)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["ridge", "lasso"])
 def test_jit_and_vmap_of_the_hypergradient(name):
     task, hparams = task_of(name)

@@ -168,18 +168,12 @@ CAN = {
     "group": COMPOSITE,
     "equilibrium": ("FixedPointIteration", "Anderson", "Broyden", "Newton", "SciPy-hybr", "Auto"),
 }  # fmt: skip
-FAST = {
-    ("ridge", "Newton"), ("ridge", "Host"), ("ridge", "Optimistix"),
-    ("lasso", "WorkingSet"), ("lasso", "ActiveSetNewton"), ("logistic", "BlockCoordinateDescent"),
-    ("box", "LBFGSB"), ("box", "SciPy-LBFGSB"), ("simplex", "MirrorDescent"), ("group", "BlockCoordinateDescent"),
-    ("equilibrium", "Anderson"), ("equilibrium", "Broyden"), ("equilibrium", "FixedPointIteration"),
-}  # fmt: skip
 
 
 def pairs(*, only: Callable[[str], bool] = lambda solver: True) -> list:
-    """All pairs of problem and solver, slow but for a few."""
+    """All pairs of a problem and a solver that can do it."""
     return [
-        pytest.param(name, solver, marks=() if (name, solver) in FAST else pytest.mark.slow, id=f"{name}-{solver}")
+        pytest.param(name, solver, id=f"{name}-{solver}")
         for name, solvers in CAN.items()
         for solver in solvers
         if only(solver)
@@ -192,6 +186,7 @@ def true_residual(inner: bl.InnerProblem, params: Any, hparams: float, batch: An
     return size(params) / size(inner.init(jax.random.key(0), hparams))
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize(("name", "solver"), pairs())
 def test_value_status_residual_and_starts(name, solver):
     at = case(name)
@@ -211,6 +206,7 @@ def test_value_status_residual_and_starts(name, solver):
     assert_allclose(far.params, exact, atol=100 * float(tol))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("name", "solver"), pairs(only=lambda solver: solver != "Auto"))
 def test_the_status_is_honest_when_steps_run_out(name, solver):
     at = case(name)
@@ -221,6 +217,7 @@ def test_the_status_is_honest_when_steps_run_out(name, solver):
     assert solution.status.name == ("converged" if residual <= SOLVERS[solver].tol else "max_steps")
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("name", "solver"), pairs())
 def test_derivative_and_vmap(name, solver):
     at = case(name)
@@ -235,6 +232,7 @@ def test_derivative_and_vmap(name, solver):
         assert_allclose(batched[lane], slope, atol=1e-8 + scale)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "solver"), pairs(only=lambda name: name != "Auto" and SOLVERS[name].unrolls and name != "Newton")
 )
