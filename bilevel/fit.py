@@ -47,6 +47,7 @@ class Fit:
             self.engine, self.reason = trainer.engine.choose(task.levels, first_point(task, key))
         self.state: TrainState = self.begin(self.engine, key)
         self.metrics: list[dict[str, Any]] = []
+        self.failure: dict[str, Any] = {}  # the line of the step that ended the run
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
 
@@ -67,7 +68,7 @@ class Fit:
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
         finally:
             for logger in self.loggers:
-                logger.finish(summary or {"status": "failed"})
+                logger.finish(summary or {"status": "failed", **self._sizes(), "failure": self.failure})
 
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}
@@ -112,10 +113,32 @@ class Fit:
         if failed(evaluation.report):
             message = f"Outer step {int(self.state.step)}: {describe(evaluation.report, engine)}"
             if engine.on_failure in ("raise", "retry"):
+                self.failure = plain({"step": int(self.state.step), **metrics_of(evaluation)})
                 raise ConvergenceError(message, evaluation.report)
             if engine.on_failure == "warn":
                 warnings.warn(message, stacklevel=2)
         return state, evaluation
+
+    def _sizes(self) -> dict[str, Any]:
+        """What was run, for the summary of any end."""
+        count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))  # noqa: E731
+        return {
+            "task": self.task.name,
+            "engine": type(self.engine).__name__,
+            "hyperparameters": count(self.state.hparams),
+            "unknowns": count(self.state.carry.params),
+        }
+
+    def reach(self, step: int, directory: Path) -> TrainState:
+        """The state before step ``step`` of the run in ``directory``: from the last checkpoint up to there (from the
+        start, where none is kept) by the steps between, which are those of the run."""
+        with Checkpoints(directory / "checkpoints") as checkpoints:
+            kept = [number for number in checkpoints.steps() if number <= step]
+            if kept:
+                self.state, _ = checkpoints.restore(self.state, kept[-1])
+        while int(self.state.step) < step:
+            self.state, _ = self._attempt()
+        return self.state
 
     def _out_of_patience(self) -> bool:
         waited = int(self.state.step) - 1 - int(self.state.best.step)
@@ -135,8 +158,7 @@ class Fit:
         state, evaluation = self._attempt()
         best = state.best
         summary = {
-            "task": self.task.name,
-            "engine": type(self.engine).__name__,
+            **self._sizes(),
             **({"engine_chosen_because": self.reason} if self.reason else {}),
             "status": "stopped_early" if stopped_early else "completed",
             **summarize(self.metrics, plain(metrics_of(evaluation)), int(best.step)),
@@ -144,6 +166,5 @@ class Fit:
             "seconds_total": time.perf_counter() - self.began,
             "seconds_compiling": self.begin.compile_seconds + self.advance.compile_seconds,
             "steps_skipped": int(self.state.skipped),
-            "hyperparameters": int(sum(np.size(leaf) for leaf in jax.tree.leaves(last_hparams))),
         }
         return Result(best.hparams, best.params, last_hparams, evaluation.report.params, self.metrics, plain(summary))

@@ -11,9 +11,14 @@ COMMANDS = {
     "train": "bilevel.cli.train:train",
     "check": "bilevel.cli.check:check",
     "data": "bilevel.cli.data:data",
+    "doctor": "bilevel.cli.doctor:doctor",
 }
 
 
+QUIET = (  # what the settings of this package say of Hydra, for settings that are read from elsewhere
+    *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
+    *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
+)
 TAKES_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")
 
 
@@ -29,6 +34,8 @@ def translate(arguments: list[str]) -> list[str]:
     command = value_of(overrides, "command") or "train"
     if command not in COMMANDS:
         raise SettingsError(f"command={command}: there is no such command; choose one of {', '.join(COMMANDS)}.")
+    if command == "doctor":
+        return examined(flags, overrides)
     directory = value_of(overrides, "resume")
     if directory not in (None, "", "null"):
         return resumed(flags, overrides, Path(directory).expanduser())
@@ -63,21 +70,40 @@ def own_task(arguments: list[str]) -> list[str]:
 
 def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str]:
     """The arguments that compose the settings recorded in ``directory`` again, and write there."""
-    recorded = directory.absolute() / ".hydra"
-    if not (recorded / "config.yaml").is_file():
-        raise SettingsError(
-            f"resume={directory}: no run is recorded there ({directory / '.hydra' / 'config.yaml'} is missing)."
-        )
+    recorded = settings_of(directory, "resume")
     if {"-m", "--multirun"} & set(flags):
         raise SettingsError("resume=DIR goes on with one run: leave out --multirun.")
     place = quoted(directory.absolute())
     return [
-        *(*flags, f"--config-path={recorded}", "--config-name=config"),
+        *(*flags, *recorded),
         *(override for override in overrides if not override.startswith("resume=")),
-        *(f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null"),
-        *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
-        *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
+        *(f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *QUIET),
     ]
+
+
+def examined(flags: list[str], overrides: list[str]) -> list[str]:
+    """The arguments of ``command=doctor RUN``: the settings recorded in RUN, and where they are from."""
+    words = [word for word in flags if not word.startswith("-")]
+    directory = value_of(overrides, "run") or (words[0] if words else None)
+    if directory is None:
+        raise SettingsError("command=doctor needs the directory of a run: bilevel command=doctor outputs/...")
+    place = Path(directory).expanduser()
+    return [
+        *(flag for flag in flags if flag not in words),
+        *settings_of(place, "run"),
+        *(re.sub(r"^replay=", "++replay=", one) for one in overrides if not one.startswith("run=")),
+        *(f"++run={quoted(place.absolute())}", "hydra.run.dir=.", "hydra.output_subdir=null", *QUIET),
+    ]
+
+
+def settings_of(directory: Path, name: str) -> tuple[str, str]:
+    """The flags that make Hydra compose the settings recorded in ``directory``."""
+    recorded = directory.absolute() / ".hydra"
+    if not (recorded / "config.yaml").is_file():
+        raise SettingsError(
+            f"{name}={directory}: no run is recorded there ({directory / '.hydra' / 'config.yaml'} is missing)."
+        )
+    return f"--config-path={recorded}", "--config-name=config"
 
 
 def quoted(path: Path) -> str:

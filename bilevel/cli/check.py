@@ -1,63 +1,77 @@
-"""``command=check``: every engine against finite differences of the outer loss, at the start of a task."""
+"""``command=check``: every engine against differences and a dense solve, at the start of a small instance of a task."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from bilevel.cli.choices import configs
+from bilevel.batches import Minibatch
+from bilevel.cli.choices import options
 from bilevel.cli.train import build, use_compilation_cache
-from bilevel.engines import Engine
+from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.hypergradients import hypergradient
+from bilevel.oracle import Oracle, oracle_of
+from bilevel.program import Program
 from bilevel.task import PRECISIONS, Task
-from bilevel.typing import HParams
+from bilevel.typing import Counts, HParams, Key
 
-DIRECTIONS = 3
-STEPS = {"float64": 1e-3, "float32": 3e-2}
-ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # relative, beyond the uncertainty of the differences
+ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # relative, of engines that claim to be exact
 MANY = 100  # forward mode costs a tangent for each hyperparameter
+HEADINGS = ("engine", "error", "estimate", "grade", "status", "gradients", "Hv", "Jv", "proxes", "factors")
+WIDTHS = (15, 9, 9, 9, 12, 10, 7, 7, 7, 8)
 
 
 class DisagreementError(RuntimeError):
-    """An engine that claims to be exact is not."""
+    """An engine is wrong, or more wrong than it says."""
 
 
 class Row(NamedTuple):
-    """What is found of one engine."""
+    """What is found of one engine; error and estimate are relative to the size of the gradient."""
 
     engine: str
-    error: float  # the largest over the directions, relative to the largest slope
-    estimate: float  # the engine's own, relative to the same
+    error: float
+    estimate: float
+    grade: str
     status: str
+    counts: Counts
     verdict: str
+
+    def __str__(self) -> str:
+        cells = (self.engine, f"{self.error:.1e}", f"{self.estimate:.1e}", self.grade, self.status, *self.counts)
+        return line(cells, self.verdict)
+
+
+def line(cells: tuple, verdict: str) -> str:
+    """One line of the table."""
+    texts = [
+        f"{cell!s:<{width}}" if number in (0, 3, 4) else f"{cell!s:>{width}}"
+        for number, (cell, width) in enumerate(zip(cells, WIDTHS, strict=True))
+    ]
+    return "  ".join([*texts, verdict])
 
 
 def check(config: DictConfig) -> None:
-    """Prints a line for each engine; raises `DisagreementError` if one that converged is wrong.
+    """Prints a line for each engine; raises `DisagreementError` if one is wrong, or claims less error than it has.
 
-    The oracle is the central difference of fourth order of the outer loss along random directions, whose uncertainty
-    is judged by its distance from that of second order. Engines that truncate by design are measured, not judged.
+    The instance is the task with the settings of ``reduced`` (those given as task.NAME=VALUE win); ``~reduced`` takes
+    the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "UNDER" (an estimate that is
+    claimed, or of an engine that is biased by design, below the error), "biased" (by design, and it says so), "failed"
+    (a solve failed, and it says so). Engines that refuse the task say why.
     """
     use_compilation_cache(config.compilation_cache)
-    task, trainer = build(config)
+    task, _ = build(reduced(config))
     with jax.enable_x64(PRECISIONS[task.precision]):
-        key, for_directions = jax.random.split(jax.random.key(config.seed))
-        hparams = jax.tree.map(jnp.asarray, task.feasible(task.init_hparams(key)))
-        directions = [random_direction(subkey, hparams) for subkey in jax.random.split(for_directions, DIRECTIONS)]
-        slopes, uncertainty = differences(task, trainer.engine, hparams, directions, key)
-        print(f"{task.name}: slopes {', '.join(f'{slope:.6g}' for slope in slopes)} (uncertainty {uncertainty:.1e})")
-        print(f"{'engine':<16}{'error':>10}{'estimate':>10}  {'status':<12}verdict")
-        rows = [row for row in measure(config, task, hparams, directions, slopes, uncertainty, key)]
-    wrong = [row.engine for row in rows if row.verdict == "WRONG"]
+        rows = list(measured(config, task))
+    wrong = [row.engine for row in rows if row.verdict in ("WRONG", "UNDER")]
     if wrong:
         raise DisagreementError(
             f"{', '.join(wrong)} disagree with finite differences of the outer loss: tighten the inner solver "
@@ -65,30 +79,84 @@ def check(config: DictConfig) -> None:
         )
 
 
-def measure(
-    config: DictConfig,
-    task: Task,
-    hparams: HParams,
-    directions: list[HParams],
-    slopes: list[float],
-    uncertainty: float,
-    key: jax.Array,
-) -> Iterator[Row]:
-    scale = max(*map(abs, slopes), uncertainty, math.ulp(0.0))
+def reduced(config: DictConfig) -> DictConfig:
+    """The settings of the small instance."""
+    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
+    if "data" in given:
+        sizes.pop("data", None)
+    return OmegaConf.merge(config, {"task": sizes})  # type: ignore[return-value]
+
+
+def measured(config: DictConfig, task: Task) -> Iterator[Row]:
+    """A row for each engine, printed as soon as it is there."""
+    key = jax.random.key(config.seed)
+    hparams = jax.tree.map(jnp.asarray, task.feasible(task.init_hparams(key)))
+    oracle = oracle_of(task, hparams, key)
+    describe(task, hparams, oracle)
+    print(line(HEADINGS, "verdict"))
     for name, engine in engines(config, hparams):
         try:
-            _, grad, report = hypergradient(task, hparams, engine, key=key)
+            grad, report = result_of(task, hparams, engine, key, oracle)
         except (ValueError, TypeError, NotImplementedError) as refusal:
-            print(f"{name:<16}{'-':>10}{'-':>10}  {'refused':<12}{refusal}")
+            print(f"{name:<{WIDTHS[0]}}  refused: {' '.join(str(refusal).split())}")
             continue
-        error = max(abs(dot(grad, direction) - slope) for direction, slope in zip(directions, slopes, strict=True))
-        status = report.status.name
-        exact = status in ("converged", "stalled")
-        bound = ALLOWED[task.precision] * scale + 10 * uncertainty
-        verdict = ("right" if error <= bound else "WRONG") if exact else "not judged"
-        row = Row(name, error / scale, float(report.error_estimate) / scale, status, verdict)
-        print(f"{row.engine:<16}{row.error:>10.1e}{row.estimate:>10.1e}  {row.status:<12}{row.verdict}")
+        row = judged(name, task, engine, oracle, oracle.error(grad), report, exact(task, engine, report, key))
+        print(row, flush=True)
         yield row
+
+
+def describe(task: Task, hparams: HParams, oracle: Oracle) -> None:
+    """What the engines are compared with."""
+    number = sum(leaf.size for leaf in jax.tree.leaves(hparams))
+    unknowns = sum(leaf.size for leaf in jax.tree.leaves(oracle.carry.params))
+    print(
+        f"{task.name}: {unknowns} unknowns, {number} hyperparameters; gradient {oracle.scale:.6g} (uncertainty "
+        f"{oracle.uncertainty:.1e}), differences (uncertainty {oracle.spread:.1e}) and dense solve "
+        f"{'agree' if oracle.confirmed else 'DISAGREE: the differences count'}"
+    )
+    if not bool(oracle.solved.ok):
+        print(f"An inner solve behind the differences ended with status {oracle.solved.name}: they are in doubt.")
+
+
+def result_of(task: Task, hparams: HParams, engine: Engine, key: Key, oracle: Oracle) -> tuple[HParams, Report]:
+    """The gradient and its report. A stochastic engine begins at the solution and the exact adjoint, where its
+    directions on whole batches are the hypergradient; failures are shown, not raised."""
+    carry: Carry | None = None
+    if engine.stochastic:
+        point = Point(hparams, *task.batches(key, 0), key=key)
+        first = Program(lambda engine, point: engine.first_carry(task.levels, point))(engine, point)
+        carry = first._replace(params=oracle.carry.params, adjoint=oracle.carry.adjoint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, grad, report = hypergradient(task, hparams, replace(engine, on_failure="warn"), key=key, carry=carry)  # type: ignore[type-var]
+    return grad, report
+
+
+def exact(task: Task, engine: Engine, report: Report, key: Key) -> bool:
+    """Whether the result claims to be the hypergradient itself, up to the tolerances of the solves."""
+    if not engine.stochastic:
+        return report.status.name in ("converged", "stalled")
+    whole = all(
+        not isinstance(batch, Minibatch) or batch.samples == batch.index.shape[0] for batch in task.batches(key, 0)
+    )
+    return whole and not engine.biased and bool(report.status.ok)
+
+
+def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, report: Report, exact: bool) -> Row:
+    """The row of one engine, with its verdict."""
+    doubt, estimate = 10 * oracle.uncertainty, float(report.error_estimate)
+    if exact:
+        verdict = "right" if error <= ALLOWED[task.precision] * oracle.scale + doubt else "WRONG"
+    else:
+        verdict = "biased" if bool(report.status.ok) else "failed"
+    claims = report.error_grade != "residual" or verdict == "biased"
+    if verdict != "WRONG" and claims and not error <= estimate + doubt:
+        verdict = "UNDER"
+    counts = Counts(*(int(number) for number in report.counts))
+    return Row(
+        name, error / oracle.scale, estimate / oracle.scale, report.error_grade, report.status.name, counts, verdict
+    )
 
 
 def engines(config: DictConfig, hparams: HParams) -> Iterator[tuple[str, Engine]]:
@@ -96,45 +164,9 @@ def engines(config: DictConfig, hparams: HParams) -> Iterator[tuple[str, Engine]
     choices = HydraConfig.get().overrides.task
     asked = [choice.partition("=")[2] for choice in choices if choice.startswith("engine=")]
     number = sum(leaf.size for leaf in jax.tree.leaves(hparams))
-    for name in asked or sorted(path.stem for path in (configs() / "engine").glob("*.yaml")):
+    for name in asked or options("engine"):
         if name == "forward" and number > MANY and not asked:
-            print(f"{name:<16}{'-':>10}{'-':>10}  {'left out':<12}{number} tangents; engine=forward insists")
+            print(f"{name:<{WIDTHS[0]}}  left out: {number} tangents; engine=forward insists")
             continue
-        engine = instantiate(compose("config", [f"engine={name}"]).engine, _convert_="all")
-        yield name, replace(engine, on_failure="skip")  # failures are shown, not raised
-
-
-def differences(
-    task: Task, engine: Engine, hparams: HParams, directions: list[HParams], key: jax.Array
-) -> tuple[list[float], float]:
-    """The slope of the outer loss along each direction, and how uncertain it is."""
-    step = STEPS[task.precision]
-
-    def loss(direction: HParams, length: float) -> float:
-        moved = jax.tree.map(lambda leaf, along: leaf + length * along, hparams, direction)
-        return float(hypergradient(task, moved, engine, key=key)[0])
-
-    def central(of: Callable[[float], float], length: float) -> float:
-        return (of(length) - of(-length)) / (2 * length)
-
-    fine, coarse = [], []
-    for direction in directions:
-        near, far = (central(lambda length, along=direction: loss(along, length), reach) for reach in (step, 2 * step))
-        coarse.append(near)
-        fine.append((4 * near - far) / 3)
-    return fine, max(abs(one - other) for one, other in zip(fine, coarse, strict=True))
-
-
-def random_direction(key: jax.Array, hparams: HParams) -> HParams:
-    """A direction of unit length."""
-    leaves, structure = jax.tree.flatten(hparams)
-    keys = jax.random.split(key, len(leaves))
-    drawn: list[Any] = [jax.random.normal(one, leaf.shape, leaf.dtype) for one, leaf in zip(keys, leaves, strict=True)]
-    length = math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in drawn))
-    return jax.tree.unflatten(structure, [leaf / length for leaf in drawn])
-
-
-def dot(one: HParams, other: HParams) -> float:
-    """The inner product of two pytrees."""
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), one, other)
-    return float(sum(jax.tree.leaves(products)))
+        node = config.engine if asked else compose("config", [f"engine={name}"]).engine
+        yield name, instantiate(node, _convert_="all")

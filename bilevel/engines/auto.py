@@ -156,8 +156,8 @@ def depends(function, argument: PyTree) -> bool:
     return any(variable in reached for variable in closed.jaxpr.outvars if not isinstance(variable, Literal))
 
 
-def extremes(operator: LinearMap, example: PyTree) -> tuple[float, float]:
-    """The smallest and largest Ritz value of a symmetric operator after a few Lanczos steps, fully orthogonalised."""
+def extremes(operator: LinearMap, example: PyTree, steps: int = LANCZOS) -> tuple[float, float]:
+    """The smallest and largest Ritz value of a symmetric operator after some Lanczos steps, fully orthogonalised."""
     flat, unravel = ravel_pytree(example)
     product = jax.jit(lambda x: ravel_pytree(operator(unravel(x)))[0])
     vector = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
@@ -166,7 +166,7 @@ def extremes(operator: LinearMap, example: PyTree) -> tuple[float, float]:
     diagonal: list[float] = []
     beside: list[float] = []
     current = np.asarray(vector / trees.norm(vector))
-    for _ in range(min(LANCZOS, flat.size)):
+    for _ in range(min(steps, flat.size)):
         basis.append(current)
         image = np.asarray(product(jnp.asarray(current)))
         diagonal.append(float(current @ image))

@@ -64,8 +64,8 @@ class Report:
     Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint. ``status`` is
     the worse of the two. ``error_estimate`` estimates the norm of the error of the returned gradient, and
     ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its regime of
-    validity), "residual" (an order of magnitude, no claim). What was not asked for, or does not apply, is NaN (or -1,
-    of numbers that count).
+    validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by design).
+    What was not asked for, or does not apply, is NaN (or -1, of numbers that count).
     """
 
     inner_residual: jax.Array
@@ -102,6 +102,8 @@ class Engine(abc.ABC):
     """A hypergradient estimator. Abstract; the subclasses are final frozen dataclasses, compared by value."""
 
     on_failure: str
+    stochastic: ClassVar[bool] = False  # whether it approaches the hypergradient over outer steps, by its carry
+    biased: ClassVar[bool] = False  # whether a stochastic engine misses it even at the solution, by design
     chooses: ClassVar[bool] = False  # whether `choose` has to be asked which engine does the work
     remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
 

@@ -97,8 +97,8 @@ def refuse_nonsmooth(engine: Engine, bilevel: Bilevel) -> None:
     """Raises ValueError for inner problems that are not the minimisation of a smooth loss."""
     if not isinstance(bilevel.inner.mapping, Stationary):
         raise ValueError(
-            f"bl.{type(engine).__name__} takes gradient steps on a smooth inner loss, and {bilevel.inner.mapping} is "
-            "not one. Use bl.Implicit()."
+            f"bl.{type(engine).__name__} needs a smooth inner loss without constraints, and {bilevel.inner.mapping} is "
+            "not the condition of one. Use bl.Implicit()."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,7 @@ class AmIGO(Engine):
     inner_steps: int = 10
     adjoint_steps: int = 10
     on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
@@ -112,6 +113,8 @@ class StocBiO(Engine):
     inner_steps: int = 10
     adjoint_steps: int = 10
     on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
+    biased: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
@@ -139,6 +142,8 @@ class F2SA(Engine):
     increase: float = traced(0.1)
     inner_steps: int = 10
     on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
+    biased: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)

@@ -32,7 +32,8 @@ from bilevel.engines.linearization import (
     prepared_system,
 )
 from bilevel.linear_solve import GMRES, AutoLinear, Damped, Dense, LinearSolver
-from bilevel.typing import HParams, Scalar
+from bilevel.solvers import Outcome
+from bilevel.typing import HParams, PyTree, Scalar
 
 
 @settings
@@ -88,11 +89,17 @@ class Implicit(Engine):
         if self.accuracy == "bound":
             refuse_bound(bilevel, self.constants, self.refine)
         outcome = inner_solution(bilevel, point, carry)
+        start = carry.adjoint if self.warm_start and bilevel.warm_start else None
+        return self.at_solution(bilevel, point, outcome, start)
+
+    def at_solution(
+        self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree = None
+    ) -> tuple[Scalar, HParams, Report]:
+        """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start``."""
         corrects = self.accuracy == "estimate" or self.refine
         mapping, counts = localized(bilevel, point, outcome.params)
         at = linearize(bilevel, point, outcome.params, mapping)
         system, preparation = prepared_system(point, outcome.params, mapping, self.linear_solve, corrects)
-        start = carry.adjoint if self.warm_start and bilevel.warm_start else None
         adjoint = system.solve_adjoint(at.cotangent, start)
         pulled = at.pull(adjoint.value)
         grad = adjoint_gradient(at, pulled[1])
@@ -120,13 +127,25 @@ class Implicit(Engine):
             report = replace(report, **claim, counts=report.counts.add(more))
         if not corrects:
             return at.value, grad, report
-        counts = report.counts.add(evaluation_counts(mapping)).plus(hessian_products=1)
-        solved, sound = Solved(mapping, at, system, adjoint, pulled, grad), jnp.bool_(True)
+        return self._corrected(bilevel, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
+
+    def _corrected(
+        self, bilevel: Bilevel, point: Point, solved: Solved, report: Report
+    ) -> tuple[Scalar, HParams, Report]:
+        """With the error estimate of what is returned: the gradient, or the refined one.
+
+        A linear solver that stops by design cannot measure what it left out: there a solver with a tolerance does.
+        """
+        counts = report.counts.add(evaluation_counts(solved.mapping)).plus(hessian_products=1)
+        sound, before = jnp.bool_(True), solved
+        if self.linear_solve.truncates:
+            judge, preparation = prepared_system(point, solved.at.params, solved.mapping, AutoLinear(), True)
+            solved, counts = solved._replace(system=judge), counts.add(preparation)
         if self.refine:
             refined = correction(bilevel, point, solved, tol=None)
             solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts)
         if self.accuracy == "residual":
-            left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(at.residual), jnp.nan)
+            left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
             estimate = left * report.error_estimate
             return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
         measured = correction(bilevel, point, solved)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.engines.audit import audited, check_accuracy
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.forward_over_reverse import forward_over_reverse
 from bilevel.solvers import Instance, Outcome, Solver, State, iterate, unroll
@@ -36,13 +37,22 @@ def for_reverse_mode(instance: Instance, solver: Solver) -> Instance:
 
 
 def through_steps(
-    loop: Callable, engine: Engine, bilevel: Bilevel, point: Point, carry: Carry, form: Callable = as_stated
+    loop: Callable,
+    engine: Engine,
+    bilevel: Bilevel,
+    point: Point,
+    carry: Carry | None = None,
+    form: Callable = as_stated,
 ) -> Callable:
-    """hparams -> (outer loss, outcome) by the solver's steps on ``form(instance, solver)``, with its derivatives."""
+    """hparams -> (outer loss, outcome) by the solver's steps on ``form(instance, solver)``, with its derivatives.
+
+    From the cold start, unless there is a ``carry``: a start that is near the solution already leaves few steps, or
+    none, through which the hyperparameters could be seen.
+    """
 
     def outer(hparams: HParams) -> tuple[Scalar, Outcome]:
         cold = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
-        start = carry.params if bilevel.warm_start else cold
+        start = cold if carry is None else carry.params
         instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True)
         solver, _ = bilevel.inner.solver.choose(instance, start)
         refuse_unrolling(engine, solver)
@@ -52,12 +62,23 @@ def through_steps(
     return outer
 
 
+def reported(
+    accuracy: str, bilevel: Bilevel, point: Point, outcome: Outcome, grad: HParams, code: Code, counts: Counts
+) -> Report:
+    """The report, with the error estimate that was asked for."""
+    report = report_of(bilevel, outcome, grad, Status.of(code), counts)
+    return audited(bilevel, point, outcome, grad, report) if accuracy == "estimate" else report
+
+
 def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, status: Status, counts: Counts) -> Report:
-    """The report of an engine without an adjoint solve: its error is judged by the inner residual alone."""
+    """The report of an engine without an adjoint solve: its error is judged by the inner residual alone, and is not
+    known (infinite) where steps were left out by design, or none were taken."""
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad)))
     zero = jnp.zeros_like(size)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(grad)]))
     frozen: Outcome = jax.lax.stop_gradient(outcome)
+    known = (status.code != Code.truncated) & (frozen.steps > 0)
+    left_out = jnp.where(known, zero, jnp.inf)
     return Report(
         inner_residual=frozen.residual,
         inner_steps=frozen.steps,
@@ -65,9 +86,9 @@ def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, status: Status,
         adjoint_residual=zero,
         adjoint_steps=jnp.int32(0),
         adjoint_status=Status(jnp.where(finite, status.code, jnp.int32(Code.nonfinite))),
-        error_estimate=frozen.residual * size,
+        error_estimate=frozen.residual * size + left_out,
         error_inner=frozen.residual * size,
-        error_adjoint=zero,
+        error_adjoint=left_out,
         grade=jnp.int32(0),
         counts=frozen.counts.add(counts),
         params=bilevel.inner.primal(frozen.params),
@@ -87,40 +108,49 @@ class Unrolled(Engine):
 
     The states of about sqrt(max_steps) steps are kept and the others recomputed; of a step nothing else is stored, and
     its gradient is differentiated forward over reverse. Can differentiate what only the steps know: the initialisation
-    and learned step sizes. Source: Domke, 2012; Maclaurin et al., 2015; Kemaev et al., 2025.
+    and learned step sizes. Every solve starts cold: from a warm start there may be no step left to differentiate.
+
+    ``accuracy`` "residual" judges the error by the inner residual, free of charge; "estimate" measures the distance
+    from a refined implicit gradient, for two adjoint solves.
+    Source: Domke, 2012; Maclaurin et al., 2015; Kemaev et al., 2025.
     """
 
     on_failure: str = "raise"
+    accuracy: str = "residual"
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
+        check_accuracy(self.accuracy)
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
         return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        outer = through_steps(unroll, self, bilevel, point, carry, for_reverse_mode)
+        outer = through_steps(unroll, self, bilevel, point, form=for_reverse_mode)
         (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
         counts = Counts(gradients=1, hessian_products=outcome.steps, jacobian_products=outcome.steps)
-        return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.converged), counts)
+        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, Code.converged, counts)
 
 
 @settings
 @dataclass(frozen=True)
 class Forward(Engine):
     """The gradient through the solver's steps by forward mode: one tangent for each hyperparameter, memory free of the
-    number of steps. For few hyperparameters. Source: Franceschi et al., 2017."""
+    number of steps. For few hyperparameters. ``accuracy`` and starts as for `Unrolled`.
+    Source: Franceschi et al., 2017."""
 
     on_failure: str = "raise"
+    accuracy: str = "residual"
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
+        check_accuracy(self.accuracy)
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
         return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        outer = through_steps(iterate, self, bilevel, point, carry)
+        outer = through_steps(iterate, self, bilevel, point)
         flat, unravel = ravel_pytree(point.hparams)
 
         def along(direction: jax.Array) -> tuple[Scalar, jax.Array, Outcome]:
@@ -133,7 +163,7 @@ class Forward(Engine):
         products = outcome.steps * flat.size
         # The cold start depends on the hyperparameters as well: its gradient has a derivative too.
         counts = Counts(gradients=1, hessian_products=products, jacobian_products=products + flat.size)
-        return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.converged), counts)
+        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, Code.converged, counts)
 
 
 @settings
@@ -142,15 +172,18 @@ class Truncated(Engine):
     """The gradient through the last ``steps`` steps of the solver, by reverse mode; those before count as constant.
 
     Biased by (contraction factor)^steps for a solution that the solver has reached; memory of ``steps`` states. The
-    last steps are plain: with the step sizes and curvature that the solver arrived with, without a search.
+    last steps are plain: with the step sizes and curvature that the solver arrived with, without a search. The bias is
+    not known (an infinite ``error_estimate``), unless ``accuracy="estimate"`` pays two adjoint solves to measure it.
     Source: Shaban et al., 2019.
     """
 
     steps: int = 20
     on_failure: str = "raise"
+    accuracy: str = "residual"
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
+        check_accuracy(self.accuracy)
         if self.steps < 1:
             raise ValueError(f"Truncated(steps={self.steps}): at least one step must be differentiated.")
 
@@ -166,13 +199,16 @@ class Truncated(Engine):
 class OneStep(Engine):
     """The gradient through the last step of the solver only; biased by its contraction factor, exact for Newton.
 
-    Source: Bolte, Pauwels and Vaiter, 2023; Fung et al., 2022 (Jacobian-free backpropagation).
+    The bias is not known (an infinite ``error_estimate``), unless ``accuracy="estimate"`` pays two adjoint solves to
+    measure it. Source: Bolte, Pauwels and Vaiter, 2023; Fung et al., 2022 (Jacobian-free backpropagation).
     """
 
     on_failure: str = "raise"
+    accuracy: str = "residual"
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
+        check_accuracy(self.accuracy)
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
         return first_carry(bilevel, point)
@@ -182,17 +218,19 @@ class OneStep(Engine):
 
 
 def last_steps(
-    engine: Engine, bilevel: Bilevel, point: Point, carry: Carry, steps: int
+    engine: Truncated | OneStep, bilevel: Bilevel, point: Point, carry: Carry, steps: int
 ) -> tuple[Scalar, HParams, Report]:
     """Solves, takes ``steps`` further plain steps, and differentiates those in reverse mode."""
     frozen = jax.lax.stop_gradient(point.hparams)
-    _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), carry)(frozen)
+    warm = carry if bilevel.warm_start else None
+    _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)(frozen)
 
-    def ending(hparams: HParams) -> Scalar:
-        instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
-        solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
-        instance = for_reverse_mode(instance, solver)
-        start = solver.refresh(instance, jax.lax.stop_gradient(outcome.state))
+    def ending(hparams: HParams) -> tuple[Scalar, Counts]:
+        stated = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
+        solver, _ = bilevel.inner.solver.choose(stated, outcome.params)
+        instance = for_reverse_mode(stated, solver)
+        solved = jax.lax.stop_gradient(outcome.state)._replace(counts=Counts().as_arrays())
+        start = solver.refresh(stated, solved)  # which may linearise the gradient
 
         @jax.checkpoint
         def step(state: State, _: None) -> tuple[State, None]:
@@ -200,9 +238,9 @@ def last_steps(
             return after._replace(counts=state.counts, code=state.code), None
 
         params: Params = jax.lax.scan(step, start, length=steps)[0].params
-        return bilevel.outer(params, hparams, point.outer_batch)
+        return bilevel.outer(params, hparams, point.outer_batch), start.counts
 
-    value, grad = jax.value_and_grad(ending)(point.hparams)
+    (value, refreshed), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
     forward = 1 + (steps if steps > 1 else 0)  # the gradient after the last of several steps is taken, and not used
-    counts = Counts(gradients=1 + forward + steps, hessian_products=steps, jacobian_products=steps)
-    return value, grad, report_of(bilevel, outcome, grad, Status.of(Code.truncated), counts)
+    counts = Counts(gradients=forward + steps, hessian_products=steps, jacobian_products=steps).add(refreshed)
+    return value, grad, reported(engine.accuracy, bilevel, point, outcome, grad, Code.truncated, counts)

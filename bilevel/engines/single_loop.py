@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def stochastic_report(
         adjoint_residual=left,
         adjoint_steps=jnp.int32(1),
         adjoint_status=status(left, (directions.adjoint, directions.hparams)),
-        error_estimate=jnp.full_like(relative, NAN),  # of a random direction nothing is claimed
+        error_estimate=jnp.full_like(relative, jnp.inf),  # of a random direction nothing is known
         error_inner=jnp.full_like(relative, NAN),
         error_adjoint=jnp.full_like(relative, NAN),
         grade=jnp.int32(0),
@@ -106,6 +106,7 @@ class SOBA(Engine):
     step_size: float = traced(0.1)
     adjoint_step: float = traced(0.1)
     on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
@@ -148,6 +149,7 @@ class SABA(Engine):
     step_size: float = traced(0.1)
     adjoint_step: float = traced(0.1)
     on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
@@ -232,6 +234,7 @@ class SRBA(Engine):
     adjoint_step: float = traced(0.1)
     period: int = 16
     on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)

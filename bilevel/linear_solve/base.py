@@ -68,6 +68,7 @@ class LinearSolver(abc.ABC):
 
     needs_symmetric: ClassVar[bool] = False
     needs_definite: ClassVar[bool] = False
+    truncates: ClassVar[bool] = False  # whether it stops after a fixed number of terms, by design
 
     @abc.abstractmethod
     def __call__(

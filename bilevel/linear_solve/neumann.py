@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ class Neumann(LinearSolver):
 
     alpha: float = 1.0
     terms: int = field(default=20, metadata={"static": True})
+
+    truncates: ClassVar[bool] = True
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None

@@ -40,6 +40,7 @@ class Nystrom(LinearSolver):
     seed: int = field(default=0, metadata={"static": True})
 
     needs_symmetric: ClassVar[bool] = True
+    truncates: ClassVar[bool] = True
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None

@@ -94,7 +94,8 @@ class ActiveSetNewton(Solver):
         return State(point.params, point.residual, counts, memory)
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=state.memory._replace(gradient=instance.gradient(state.params)))
+        memory = state.memory._replace(gradient=instance.gradient(state.params))
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def _newton(self, instance: Instance, inner: Instance, state: State, memory: Memory) -> tuple:
         """The point after a Newton step, its residual and gradient, and the products that the linear solve took."""

@@ -75,7 +75,8 @@ class Anderson(Solver):
         return State(params, residual, state.counts.plus(gradients=1), Memory(after, steps, changes, best))
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=self.init(instance, state.params).memory)
+        anew = self.init(instance, state.params)
+        return state._replace(memory=anew.memory, counts=state.counts.add(anew.counts))
 
     def refuse(self, instance: Instance) -> None:
         needs_fixed_point(self, instance)

@@ -78,7 +78,8 @@ class BlockCoordinateDescent(Solver):
 
     def refresh(self, instance: Instance, state: State) -> State:
         trial = _evaluate(instance, state.params)
-        return state._replace(memory=Memory(trial.value, trial.gradient))
+        memory = Memory(trial.value, trial.gradient)
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
         if not isinstance(instance.loss, Linear):

@@ -84,7 +84,8 @@ class Broyden(Solver):
         return State(params, jnp.where(failed, state.residual, found.norm), counts, Memory(after, inverse), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=state.memory._replace(residual=instance.residual(state.params)))
+        memory = state.memory._replace(residual=instance.residual(state.params))
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def _unknown(self, params: Params) -> Inverse:
         empty = jax.tree.map(lambda leaf: jnp.zeros((self.memory, *leaf.shape), leaf.dtype), params)

@@ -43,7 +43,8 @@ class FixedPointIteration(Solver):
         return after._replace(counts=state.counts.plus(gradients=1))
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=change(instance, state.params))
+        counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
+        return state._replace(memory=change(instance, state.params), counts=counts)
 
     def refuse(self, instance: Instance) -> None:
         needs_fixed_point(self, instance)

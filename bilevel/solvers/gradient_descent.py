@@ -11,7 +11,7 @@ from bilevel import trees
 from bilevel.penalties import Parameter
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size
+from bilevel.solvers.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size, steady
 from bilevel.typing import Counts, Params, PyTree
 
 
@@ -60,7 +60,9 @@ class GradientDescent(Solver):
         return State(trial.params, trees.norm(trial.gradient), counts, Memory(trial.gradient, trial.step_size))
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=Memory(instance.gradient(state.params), state.memory.step_size))
+        step_size, products = steady(self.step_size, state.memory.step_size, instance, state.params)
+        counts = state.counts.plus(gradients=1, hessian_products=products)
+        return state._replace(memory=Memory(instance.gradient(state.params), step_size), counts=counts)
 
     def refuse(self, instance: Instance) -> None:
         needs_smooth(self, instance)

@@ -111,7 +111,8 @@ class LBFGS(Solver):
 
     def refresh(self, instance: Instance, state: State) -> State:
         value, gradient = instance.value_and_gradient(state.params)
-        return state._replace(memory=Memory(value, gradient, state.memory.pairs))
+        memory = Memory(value, gradient, state.memory.pairs)
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
         needs_smooth(self, instance)

@@ -82,7 +82,8 @@ class LBFGSB(Solver):
 
     def refresh(self, instance: Instance, state: State) -> State:
         value, gradient = instance.value_and_gradient(state.params)
-        return state._replace(memory=Memory(value, gradient, state.memory.pairs))
+        memory = Memory(value, gradient, state.memory.pairs)
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
         if not (isinstance(instance.penalty, Constraint) and instance.penalty.separable):

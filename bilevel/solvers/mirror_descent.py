@@ -90,7 +90,8 @@ class MirrorDescent(Solver):
         return State(found.params, residual, counts, Memory(found.gradient, found.step_size, steps + 1))
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=state.memory._replace(gradient=instance.gradient(state.params)))
+        memory = state.memory._replace(gradient=instance.gradient(state.params))
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
         if not isinstance(instance.penalty, Simplex):

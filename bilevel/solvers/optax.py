@@ -41,7 +41,8 @@ class Optax(Solver):
         return State(params, trees.norm(gradient), state.counts.plus(gradients=1), (gradient, inside))
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=(instance.gradient(state.params), state.memory[1]))
+        memory = (instance.gradient(state.params), state.memory[1])
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
         needs_smooth(self, instance)

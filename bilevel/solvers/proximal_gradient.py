@@ -12,7 +12,7 @@ from bilevel import trees
 from bilevel.penalties import Parameter
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size
+from bilevel.solvers.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size, steady
 from bilevel.typing import Counts, Params
 
 ALWAYS_CHECKED = 10  # the first steps look at the residual and the step size each time
@@ -82,7 +82,9 @@ class ProximalGradient(Solver):
         return State(params, residual, counts, Memory(extrapolated, momentum, step, memory.steps + 1))
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=state.memory._replace(extrapolated=state.params, steps=jnp.int32(0)))
+        step_size, products = steady(self.step_size, state.memory.step_size, instance, state.params)
+        memory = Memory(state.params, state.memory.momentum, step_size, jnp.int32(0))
+        return state._replace(memory=memory, counts=state.counts.plus(hessian_products=products))
 
     def _extrapolate(self, params: Params, before: Params, memory: Memory) -> tuple[jax.Array, Params]:
         if not self.acceleration:

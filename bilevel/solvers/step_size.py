@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import trees
+from bilevel.optimality.proximal_gradient import POWERS, inverse_norm
 from bilevel.penalties import Parameter, resolve
 from bilevel.solvers.instance import Instance
 from bilevel.typing import Params, PyTree
 
 BACKTRACKING = "backtracking"
 MAX_HALVINGS = 60
+STABLE = 0.8  # of the inverse of a norm of the Hessian that a few powers find a little too small
 GROWTH = 1.25  # how much larger than the last accepted step the next first trial is
 
 
@@ -37,6 +39,15 @@ def first_step_size(step_size: Parameter, instance: Instance, params: Params, gr
     change = trees.norm(trees.subtract(nearby, gradient))
     estimate = length * slope / jnp.where(change > 0, change, 1.0)
     return jax.lax.stop_gradient(jnp.where(change > 0, estimate, 1.0))
+
+
+def steady(step_size: Parameter, last: jax.Array, instance: Instance, params: Params) -> tuple[jax.Array, int]:
+    """The step size for steps without a search, and the products with the Hessian that it cost: the last one that a
+    search accepted, which is confirmed along the way taken only, and at most what is stable in all directions."""
+    if step_size != BACKTRACKING or instance.searches:
+        return last, 0
+    _, hessian = jax.linearize(instance.gradient, params)
+    return jax.lax.stop_gradient(jnp.minimum(last, STABLE * inverse_norm(hessian, params))), POWERS
 
 
 def backtrack(

@@ -74,7 +74,8 @@ class WorkingSet(Solver):
         return State(params, residual, state.counts.plus(gradients=1).add(counts), Memory(gradient, members))
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=state.memory._replace(gradient=instance.gradient(state.params)))
+        memory = state.memory._replace(gradient=instance.gradient(state.params))
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def _on(
         self, instance: Instance, params: jax.Array, priority: jax.Array, size: int

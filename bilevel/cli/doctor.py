@@ -1,0 +1,104 @@
+"""``command=doctor RUN``: what went wrong in a run, what cures it, and a step of it taken again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel.cli.sentences import SettingsError
+from bilevel.cli.train import build, short, use_compilation_cache
+from bilevel.diagnosis import Record, diagnose, statuses
+from bilevel.loggers import JsonLines, read_json_lines
+from bilevel.task import PRECISIONS
+
+
+def doctor(config: DictConfig) -> None:
+    """Prints how the solves ended, each cause with its evidence and the command that cures it, and, with ``replay=K``,
+    what step K shows when it is looked at closely. Reads the record only; nothing in the directory changes."""
+    directory = Path(config.run)
+    record = read(directory, config)
+    print(f"{short(directory)}: {title(record)}")
+    for line in statuses(record):
+        print(f"  {line}")
+    findings = diagnose(record)
+    for number, finding in enumerate(findings, start=1):
+        print(f"{number}. {finding.cause}: {finding.evidence}.\n   {finding.cure}.")
+        if finding.overrides:
+            print(f"   {command(overrides_of(directory), finding.overrides)}")
+    if not findings:
+        print("Nothing that went wrong is on record.")
+    if config.get("replay") is not None:
+        for line in replayed(config, directory, int(config.replay)):
+            print(line)
+
+
+def read(directory: Path, config: DictConfig) -> Record:
+    """The record of a run."""
+    summary = directory / "summary.json"
+    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {"status": "broken off"}
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    return Record.of(read_json_lines(directory / JsonLines.filename), found, settings)
+
+
+def title(record: Record) -> str:
+    """What was run, and how it ended."""
+    summary = record.summary
+    sizes = [f"{summary[name]} {name}" for name in ("unknowns", "hyperparameters") if name in summary]
+    what = f"{summary.get('task', 'a run')} by {summary.get('engine', 'an engine')}, {summary.get('status')}"
+    return ", ".join([f"{what} after {len(record.lines)} outer steps", *sizes])
+
+
+def overrides_of(directory: Path) -> list[str]:
+    """What the run was started with."""
+    path = directory / ".hydra" / "overrides.yaml"
+    return [str(one) for one in OmegaConf.load(path)] if path.is_file() else []
+
+
+def command(given: Sequence[str], change: Sequence[str]) -> str:
+    """The command line of the run with a change: an override replaces one of the same name, a choice of a group all
+    that was set within it.
+
+    >>> command(["task=ridge", "engine=implicit_cg", "engine.linear_solve.tol=1e-3"], ["engine=implicit_dense"])
+    'bilevel task=ridge engine=implicit_dense'
+    """
+    names = [name_of(one) for one in change]
+    groups = tuple(f"{name}." for name in names if "." not in name)
+    kept = [one for one in given if name_of(one) not in names and not name_of(one).startswith(groups)]
+    return " ".join(["bilevel", *kept, *change])
+
+
+def name_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def replayed(config: DictConfig, directory: Path, step: int) -> Iterator[str]:
+    """Step ``step`` taken again from the nearest checkpoint, and what scrutiny shows there."""
+    from bilevel.fit import Fit
+    from bilevel.outer_step import point_of
+    from bilevel.scrutiny import scrutinize
+
+    steps = len(read_json_lines(directory / JsonLines.filename))
+    if not 0 <= step <= steps:
+        raise SettingsError(f"replay={step}: the run has the steps 0 to {steps}.")
+    use_compilation_cache(config.compilation_cache)
+    task, trainer = build(OmegaConf.merge(config, {"progress": False, "logger": None}))  # type: ignore[arg-type]
+    double, _ = build(OmegaConf.merge(config, {"progress": False, "logger": None, "task": precise(config)}))  # type: ignore[arg-type]
+    with jax.enable_x64(PRECISIONS[task.precision]), ExitStack() as stack:
+        fit = Fit(replace(trainer, loggers=()), task, jax.random.key(config.seed), None, stack)
+        state = fit.reach(step, directory)
+        point = point_of(task, state.key, state.step, state.hparams)
+        yield f"step {step}:"
+        for line in scrutinize(task, double, fit.engine, point, state.carry):
+            yield f"  {line}"
+
+
+def precise(config: DictConfig) -> dict[str, str]:
+    """The settings that put a task into double precision, where it has a choice."""
+    return {"precision": "float64"} if "precision" in config.task else {}

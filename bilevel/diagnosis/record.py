@@ -1,0 +1,46 @@
+"""The record of a run as a diagnosis reads it, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line a step (``metrics.jsonl``; the failed step last), the summary and the settings of a run."""
+
+    lines: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lines: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], config: Mapping[str, Any]) -> Record:
+        """With the step that failed, which the summary holds, as the last line."""
+        failure = summary.get("failure")
+        return cls([*lines, failure] if failure else list(lines), summary, config)
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The value of a dotted setting; ``default`` where there is none."""
+        node: Any = self.config
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        return default if node is None else node
+
+    def series(self, name: str) -> list[float]:
+        """A metric over the steps that have it as a number."""
+        return [float(line[name]) for line in self.lines if isinstance(line.get(name), int | float)]
+
+
+class Finding(NamedTuple):
+    """A cause, how it shows, what to do about it, and the overrides that do it (none where no setting can)."""
+
+    cause: str
+    evidence: str
+    cure: str
+    overrides: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        settings = f"\n    change: {' '.join(self.overrides)}" if self.overrides else ""
+        return f"{self.cause}: {self.evidence}.\n    {self.cure}.{settings}"
