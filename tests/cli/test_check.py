@@ -42,7 +42,9 @@ def verdicts(text):
     return {line.split()[0]: line.split()[-1] if ": " not in line else line.split()[1] for line in lines}
 
 
-@pytest.mark.parametrize(("seen", "verdict", "code"), [("true", "right", 0), ("false", "WRONG", 1)])
+@pytest.mark.parametrize(
+    ("seen", "verdict", "code"), [pytest.param("true", "right", 0, marks=pytest.mark.slow), ("false", "WRONG", 1)]
+)
 def test_a_hidden_dependence_is_found(bilevel, folder, seen, verdict, code):
     (folder / "wrong.py").write_text(WRONG)
     done = bilevel("command=check", "task._target_=wrong.hidden", f"task.seen={seen}", "engine=implicit")
@@ -56,6 +58,7 @@ def test_a_hidden_dependence_is_found(bilevel, folder, seen, verdict, code):
     assert not (folder / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_the_instance_of_a_shipped_task_is_small(bilevel):
     done = bilevel("command=check", "task=ridge", "task.train=50", "engine=implicit_dense")
     assert done.returncode == 0, done.stderr
