@@ -15,8 +15,14 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-
+# Unoptimised, a compilation takes a quarter of the time: so it is for the fast tests. The slow ones are as users are.
+UNOPTIMISED = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def pytest_configure(config):
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] = f"{UNOPTIMISED} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 @pytest.hookimpl(tryfirst=True)  # before the selection by marks

@@ -146,6 +146,7 @@ def test_without_jit(mode):
     assert_close(*derivatives(mode, "ridge_cg", "float64", lambda f: f), 1e-8)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("problem", ["nonsymmetric", "pytree"])
 def test_a_fixed_point_has_the_same_derivatives(problem):
     residual, closed_form, theta, solve = PROBLEMS[problem]
@@ -182,6 +183,7 @@ def test_values_that_mapping_and_solver_close_over_are_differentiated():
     )
 
 
+@pytest.mark.slow
 def test_values_that_a_catalogue_mapping_closes_over_are_differentiated_twice():
     def solution(weight):
         mapping = bl.optimality.ProximalGradient(

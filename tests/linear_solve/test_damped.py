@@ -7,6 +7,7 @@ from bilevel.linear_solve import CG, GMRES, Damped, Dense, Operator
 SCALES = np.array([0.0, 1.0, 3.0])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("inner", [CG(), GMRES(), Dense()])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_solves_the_damped_system_and_reports_the_residual_of_the_other(inner, sign):

@@ -10,6 +10,7 @@ MATRIX = np.asarray(RNG.normal(size=(30, 30)) + 8 * np.eye(30))
 RHS = np.asarray(RNG.normal(size=30))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("restart", [1, 3, 10, 30, 100])
 def test_any_restart_solves_a_system_with_a_definite_symmetric_part(restart):
     solution = GMRES(restart=restart)(lambda x: MATRIX @ x, RHS)

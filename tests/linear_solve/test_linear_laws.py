@@ -110,6 +110,7 @@ def _check(solver: str, system: str, solution, dtype: str) -> None:
         np.testing.assert_allclose(residual, true, rtol=1e-5, atol=rounding)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -118,6 +119,7 @@ def test_solves_or_says_why_not_under_jit(solver, system, dtype):
     _check(solver, system, _jitted(solver)(matrix, rhs), dtype)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_lane_of_a_batch_is_a_solve_of_its_own(solver, dtype):
@@ -159,6 +161,7 @@ def test_singular_consistent_systems_get_the_solution_of_least_norm(solver, sing
     np.testing.assert_allclose(solution.value, np.linalg.pinv(matrix) @ rhs, rtol=1e-8)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_scalar_unknown(solver):
     solve = jax.jit(lambda slope, rhs: SOLVERS[solver](lambda x: slope * x, rhs))
@@ -176,6 +179,7 @@ def _tree_matvec(x):
     }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_pytrees_keep_their_structure(solver):
     truth = {
@@ -189,6 +193,7 @@ def test_pytrees_keep_their_structure(solver):
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-9), solution.value, truth)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", ["cg", "minres", "gmres", "bicgstab", "dense"])
 def test_badly_conditioned_in_float32_stalls_at_a_small_error(solver):
     rng = np.random.default_rng(1)
@@ -229,6 +234,7 @@ def test_out_of_steps(solver):
     assert solution.status.name == "max_steps" and 1e-10 < float(solution.residual) < 1
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_products_are_counted_exactly(solver):
     matrix, rhs = SYSTEMS["positive"]

@@ -12,6 +12,7 @@ def _matrix(eigenvalues):
     return basis @ np.diag(eigenvalues) @ basis.T
 
 
+@pytest.mark.slow
 def test_the_residual_never_grows_with_the_steps():
     matrix, rhs = _matrix([-5.0, -2.0, -1.0, 1.0, 3.0, 4.0, 8.0, 9.0]), jnp.arange(8.0) - 3
     residuals = [float(MINRES(max_steps=steps)(lambda x: matrix @ x, rhs).residual) for steps in range(1, 9)]

@@ -17,6 +17,7 @@ def _matrix(eigenvalues):
 LOW_RANK = _matrix(np.r_[np.linspace(1, 9, 6), np.zeros(24)])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("rank", [6, 10, 100])
 def test_exact_on_a_matrix_of_low_rank(rank, sign):

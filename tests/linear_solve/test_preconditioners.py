@@ -23,6 +23,7 @@ def _pairs(matrix, count=40):
     return LBFGSPairs(steps, steps @ matrix)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(
     ("matrix", "preconditioner", "setup"),
@@ -89,6 +90,7 @@ def test_pairs_of_pytrees():
     np.testing.assert_allclose(precondition({"a": jnp.ones(2)})["a"], [0.5, 0.25])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("preconditioner", [Jacobi(), RandomizedNystrom()])
 def test_what_cannot_be_preconditioned_is_still_reported(preconditioner):
     solver = CG(preconditioner=preconditioner)

@@ -51,6 +51,7 @@ def derivative(mapping, transform):
     return transform(lambda h: stacked(solution(None, h)))(HPARAMS)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("transform", [jax.jacfwd, jax.jacrev])
 @pytest.mark.parametrize("steps", [(1.0, 1.0, 1.0), (0.01, 2.0, 30.0)])
 def test_derivatives(transform, steps):

@@ -63,6 +63,7 @@ def test_the_reduced_system_is_symmetric_and_solves_the_full_one():
     assert_allclose(solve_system(system, Dense(), rhs), jnp.linalg.solve(full, rhs), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_derivatives_against_the_full_jacobian_in_both_modes():
     F = bl.optimality.Conic(CONE)
     data, point = known()

@@ -63,6 +63,7 @@ def test_derivatives_of_primal_and_duals_in_every_argument():
             assert_allclose(found[name], expected[name], atol=1e-10, err_msg=name)
 
 
+@pytest.mark.slow
 def test_inactive_multipliers_do_not_move():
     data, at = known()
     moved = jax.jacrev(lambda data: solution(at)(data).inequality_dual)(data)
@@ -70,6 +71,7 @@ def test_inactive_multipliers_do_not_move():
         assert_allclose(moved[name][np.asarray(at.inequality_dual == 0)], 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     data, at = known()
     active = np.asarray(at.inequality_dual > 0)
@@ -96,6 +98,7 @@ def test_vmap_is_a_loop():
         jax.tree.map(lambda a, b, i=i: assert_allclose(a[i], b, atol=1e-11), together, gradient(one, point))
 
 
+@pytest.mark.slow
 def test_float32():
     data, at = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), known())
     exact, point = known()
@@ -134,6 +137,7 @@ def test_matrix_free_form_solves_the_same_system(monkeypatch, solver):
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-8), dense, free)
 
 
+@pytest.mark.slow
 def test_redundant_constraints_give_the_derivative_of_least_norm_in_both_modes():
     duplicated = bl.optimality.KKT(
         lambda w, h: 0.5 * jnp.sum((w - 2) ** 2), inequality=lambda w, h: jnp.stack([w[0], w[0], 2 * w[0]]) - h
@@ -148,6 +152,7 @@ def test_redundant_constraints_give_the_derivative_of_least_norm_in_both_modes()
         assert_allclose(alone, [[1 / 3, 1 / 3, 1 / 6], [0, 0, 0]], atol=1e-12)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("angle", [10.0**-k for k in range(3, 11)])
 def test_nearly_dependent_constraints(angle):
     near = bl.optimality.KKT(
@@ -181,6 +186,7 @@ def test_faces_are_zero_where_strict_complementarity_fails():
     assert_allclose(jnp.min(F.faces(at, {**data, "h": data["G"] @ at.primal})), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_pytrees_and_either_function_left_out():
     boxed = bl.optimality.KKT(
         lambda w, t: jnp.sum((w["a"] - t) ** 2) + jnp.sum(w["b"] ** 2), inequality=lambda w, t: {"top": w["a"] - 1}

@@ -73,6 +73,7 @@ def finite_differences(function, hparams, step=1e-5):
     return jnp.stack(columns, axis=-1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("forward", [False, True])
 def test_derivatives_at_exact_zeros_are_the_projected_gradients(hparams, batch, forward):
     w = solve(hparams, batch)
@@ -87,6 +88,7 @@ def test_derivatives_at_exact_zeros_are_the_projected_gradients(hparams, batch, 
     assert_allclose(jacobian, finite_differences(lambda h: solve(h, batch), hparams), atol=1e-8)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("step_size", [1e-2, 1.0, 30.0])
 def test_the_step_size_does_not_matter(hparams, batch, step_size):
     mirror = MirrorDescent(loss, Entropy(scale), step_size=step_size)
@@ -121,6 +123,7 @@ def test_small_weights_on_the_support_do_not_spoil_the_system():
     assert_allclose(jacobian, jnp.eye(3) - 1 / 3, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_second_derivatives(hparams, batch):
     mirror = MirrorDescent(loss, Entropy(scale))
 
@@ -174,6 +177,7 @@ def test_the_system_is_the_derivative(hparams, batch):
         assert_allclose(dense @ x.reshape(-1), rhs.reshape(-1), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_pytrees_vmap_and_float32(hparams, batch):
     def tree_loss(w, h, b):
         return loss(jnp.concatenate([w["a"], w["b"]]), h, b)

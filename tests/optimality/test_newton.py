@@ -34,6 +34,7 @@ def solution(mapping, function):
 HPARAMS = np.linspace(-0.5, 0.7, 5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("function", [jax.grad(loss), residual])
 def test_first_derivatives(function):
     mapped, plain = solution(Newton(function, step_size=0.25), function), solution(function, function)
@@ -42,6 +43,7 @@ def test_first_derivatives(function):
     assert_allclose(jax.jacfwd(mapped)(HPARAMS), jacobian, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     mapped, plain = solution(Newton(residual), residual), solution(residual, residual)
     value = lambda solve: jax.hessian(lambda h: jnp.sum(jnp.sin(solve(h))))(HPARAMS)  # noqa: E731

@@ -51,6 +51,7 @@ def test_the_derivative_of_the_solution(name):
     np.testing.assert_allclose(backward, weights @ np.asarray(forward), rtol=1e-9)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_the_prox_minimises_what_value_says(name):
     penalty, h, step = PENALTIES[name], 0.7, 0.8
