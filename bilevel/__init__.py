@@ -30,6 +30,7 @@ _HOME = {
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
+        "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
         "LBFGSB", "MirrorDescent",
         "WorkingSet", "Host", "Optimistix", "SciPy", "ScikitLearn",

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
 
 from bilevel.cones import Cone, NonNegative, Product, Zero
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
-from bilevel.linear_solve import AutoLinear, Dense, LinearSolver
+from bilevel.kernels.matrices import as_matrix, cast, is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.optimality.conic import Conic
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
@@ -22,6 +24,7 @@ from bilevel.trees import norm
 from bilevel.typing import Counts, Params, Scalar
 
 POLISHES = 3
+DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
 PRECISE = 1e-11  # relative residual below which no Newton step is tried (scaled to the precision in float32)
 
 
@@ -35,11 +38,14 @@ def quadratic_program(
     *,
     solver: ProgramSolver = Auto(),
     linear_solve: LinearSolver = AutoLinear(),
+    init: Solution | None = None,
 ) -> Solution:
     """min 1/2 x'Qx + q'x subject to A x = b and G x <= h, for a symmetric positive semidefinite Q.
 
     Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); the pair A, b or G, h may be left out, and entries of
-    h may be infinite (no constraint). Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
+    h may be infinite (no constraint). The matrices may be dense, or sparse (`BCOO`, for which only products with them
+    are taken; derivatives are those of their data). ``init`` is the solution of a program nearby, from which a
+    `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
     (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
     argument, in both modes. Of Q the symmetric part counts.
 
@@ -58,17 +64,18 @@ def quadratic_program(
     """
     Q, q, A, b, G, h = _checked(Q, q, A, b, G, h)
     bounded = h < jnp.inf
-    G, h = jnp.where(bounded[:, None], G, 0), jnp.where(bounded, h, 1)
+    G, h = rows_kept(G, bounded), jnp.where(bounded, h, 1)
     frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
     cone = Product(Zero(b.size), NonNegative(h.size))
     program = ConeProgram(
-        0.5 * (frozen[0] + frozen[0].T),
+        symmetric_part(frozen[0]),
         frozen[1],
-        jnp.concatenate([frozen[2], frozen[4]]),
+        stacked(frozen[2], frozen[4]),
         jnp.concatenate([frozen[3], frozen[5]]),
         cone,
     )
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program))
+    start = None if init is None else _start(program, init.params, jnp.concatenate(init.dual))
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
 
     def read(at: PrimalDual) -> Answer:
@@ -85,14 +92,22 @@ def quadratic_program(
 
 
 def cone_program(
-    A: Any, b: Any, c: Any, cone: Cone, *, solver: ProgramSolver = Auto(), linear_solve: LinearSolver = AutoLinear()
+    A: Any,
+    b: Any,
+    c: Any,
+    cone: Cone,
+    *,
+    solver: ProgramSolver = Auto(),
+    linear_solve: LinearSolver = AutoLinear(),
+    init: Solution | None = None,
 ) -> Solution:
     """min c'x subject to A x + s = b, s in ``cone`` (of `bl.cones`, products included).
 
     Shapes: A (m, n), b (m,), c (n,). Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
     (y in the dual cone, L = c'x + y'(A x + s - b)) have derivatives in A, b and c, in both modes; the slack is b - A x.
-    ``solver``: by default `bl.InteriorPoint` for linear and second-order cones, `bl.Clarabel` on the host for others.
-    Statuses as for `quadratic_program`. Raises ValueError for shapes that do not fit.
+    ``solver``: by default `bl.InteriorPoint` for linear and second-order cones, `bl.Clarabel` on the host for others,
+    `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init`` and statuses as for `quadratic_program`.
+    Raises ValueError for shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda b: bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), bl.cones.NonNegative(2))
@@ -101,14 +116,17 @@ def cone_program(
     ([3.0, -1.0], [1.0, 2.0], 'converged')
     """
     A, b, c = _floats(A, b, c)
+    n = c.size
     if A.ndim != 2 or b.shape != A.shape[:1] or c.shape != A.shape[1:] or cone.dim != b.size:
         raise ValueError(
             f"bl.cone_program needs A (m, n), b (m,), c (n,) and a cone of dimension m; it got A {A.shape}, "
             f"b {b.shape}, c {c.shape} and {cone} of dimension {cone.dim}. For a batch use jax.vmap."
         )
     frozen = jax.lax.stop_gradient((A, b, c))
-    program = ConeProgram(jnp.zeros((c.size, c.size), c.dtype), frozen[2], frozen[0], frozen[1], cone)
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program))
+    curvature = BCOO.fromdense(jnp.zeros((n, n), c.dtype), nse=0) if is_sparse(A) else jnp.zeros((n, n), c.dtype)
+    program = ConeProgram(curvature, frozen[2], frozen[0], frozen[1], cone)
+    start = None if init is None else _start(program, init.params, init.dual)
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
     mapping = Conic(cone)
     unknown = mapping.pack(answer.x, answer.y, answer.s)
 
@@ -117,7 +135,7 @@ def cone_program(
 
     unknown, residual = _polished(mapping, unknown, frozen, measure)
     status, usable = _verdict(answer.code, residual)
-    unknown = attach(mapping, linear_solve, usable * unknown, (usable * A, usable * b, usable * c))
+    unknown = attach(mapping, linear_solve, usable * unknown, (times(usable, A), usable * b, usable * c))
     point = mapping.unpack(unknown)
     return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer))
 
@@ -144,7 +162,7 @@ def _polished(mapping: Mapping, unknown: Params, args: tuple, measure) -> tuple[
 
     def body(state: tuple) -> tuple:
         unknown, residual, _, tries = state
-        step = solve_system(mapping.system(unknown, *args), Dense(), mapping(unknown, *args))
+        step = solve_system(mapping.system(unknown, *args), AutoLinear(dense=DENSE), mapping(unknown, *args))
         moved = jax.tree.map(jnp.subtract, unknown, step)
         after = measure(moved)
         better = after < residual
@@ -185,21 +203,26 @@ def _verdict(code: jax.Array, residual: jax.Array) -> tuple[Status, jax.Array]:
     return Status.of(code), jnp.where(code <= Code.stalled, 1, jnp.nan).astype(residual.dtype)
 
 
+def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
+    """The solution of a program nearby; zeros where that had none."""
+    usable = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
+    x, y = jnp.where(usable, x, 0), jnp.where(usable, y, 0)
+    none = jnp.zeros((), jnp.int32)
+    return jax.lax.stop_gradient(Answer(x, y, program.b - program.A @ x, none, none))
+
+
 def _counts(answer: Answer) -> Counts:
     return Counts(factorizations=answer.steps).as_arrays()
 
 
-def _floats(*arrays: Any) -> list[jax.Array]:
-    found = [jnp.asarray(array) for array in arrays]
-    dtype = jnp.result_type(*found) if any(map(_inexact, found)) else jnp.result_type(float)
-    return [array.astype(dtype) for array in found]
+def _floats(*arrays: Any) -> list[Any]:
+    found = [as_matrix(array) for array in arrays]
+    kinds = [array.dtype for array in found]
+    dtype = jnp.result_type(*kinds) if any(jnp.issubdtype(kind, jnp.inexact) for kind in kinds) else float
+    return [cast(array, jnp.result_type(dtype)) for array in found]
 
 
-def _inexact(array: jax.Array) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.inexact)
-
-
-def _checked(Q: Any, q: Any, A: Any, b: Any, G: Any, h: Any) -> list[jax.Array]:
+def _checked(Q: Any, q: Any, A: Any, b: Any, G: Any, h: Any) -> list[Any]:
     for matrix, vector, names in ((A, b, "A and b"), (G, h, "G and h")):
         if (matrix is None) != (vector is None):
             raise ValueError(f"bl.quadratic_program needs both of {names}, or neither.")

@@ -41,6 +41,7 @@ def flat(solution: bl.Solution, on: np.ndarray) -> jax.Array:
     return jnp.concatenate([solution.params, solution.dual.equality_dual, solution.dual.inequality_dual[on]])
 
 
+@pytest.mark.slow
 def test_value_and_derivatives_of_primal_and_duals_in_every_argument():
     data, (x, nu, lam) = known()
     on = lam > 0
@@ -55,6 +56,7 @@ def test_value_and_derivatives_of_primal_and_duals_in_every_argument():
             assert_allclose(one, other, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_batch_of_64_has_exact_gradients():
     """50 unknowns, 50 inequalities: relative error below 1e-6 in every argument and lane."""
     cases = [known(seed, 50, 0, 50, 15) for seed in range(64)]
@@ -107,6 +109,7 @@ def test_infeasible_and_unbounded_lanes_are_named_and_leave_the_others_alone():
     assert bool(jnp.all(jnp.isnan(gradient[1:])))
 
 
+@pytest.mark.slow
 def test_badly_scaled_columns_and_rows():
     data, (x, _, _) = known(seed=3, scales=True)
     solution = jax.jit(bl.quadratic_program)(*data)
@@ -114,6 +117,7 @@ def test_badly_scaled_columns_and_rows():
     assert_allclose(solution.params, x, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_rank_deficient_hessian():
     """A linear program in half of its unknowns: the vertex, and its derivative in the bounds."""
     Q, q = jnp.diag(jnp.array([1.0, 0.0])), jnp.array([-2.0, -1.0])
@@ -125,6 +129,7 @@ def test_rank_deficient_hessian():
     assert_allclose(jax.jacrev(layer)(jnp.array([1.0, 3.0])), np.eye(2), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_redundant_rows_give_the_derivative_of_least_norm():
     def layer(h):
         G = jnp.array([[1.0, 0], [1, 0], [2, 0]])
@@ -135,6 +140,7 @@ def test_redundant_rows_give_the_derivative_of_least_norm():
         assert_allclose(jacobian, [1.0, 0.0], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_degenerate_vertex():
     """Three lines through one point of the plane: the solution is right, the derivative finite or the status not ok."""
     G = jnp.array([[1.0, 0], [0, 1], [1, 1]])
@@ -148,6 +154,7 @@ def test_a_degenerate_vertex():
     assert_allclose(moved, [0.5, 0.5], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nearly_dependent_rows_give_a_right_derivative_or_say_so():
     """The independence of two active rows falls from 1e-3 to 1e-10."""
 
@@ -168,6 +175,7 @@ def test_nearly_dependent_rows_give_a_right_derivative_or_say_so():
             assert_allclose(dual, -inverse.T @ inverse, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_float32():
     data, (x, _, _) = known()
     solution = jax.jit(bl.quadratic_program)(*(leaf.astype(jnp.float32) for leaf in data))
@@ -195,6 +203,7 @@ def test_linear_program():
     assert_allclose(jacobian, [[0, 0, -1, 0], [0, 1, 0, 0]], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_second_order_program_has_the_derivatives_of_its_closed_form():
     """min c'x, ||x|| <= r: x = -r c / ||c||."""
     A = jnp.concatenate([jnp.zeros((1, 3)), -jnp.eye(3)])
@@ -215,6 +224,7 @@ def test_second_order_program_has_the_derivatives_of_its_closed_form():
             assert_allclose(one, other, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_statuses_of_cone_programs():
     A = jnp.array([[1.0], [-1.0]])
     layer = jax.jit(jax.vmap(lambda b, c: bl.cone_program(A, b, c, cones.NonNegative(2)).status.code))
@@ -224,6 +234,7 @@ def test_statuses_of_cone_programs():
     assert falling.status.name == "unbounded"
 
 
+@pytest.mark.slow
 def test_semidefinite_program_on_the_host():
     """The least eigenvalue: min <C, X>, trace X = 1, X psd; its derivative is the projector on the eigenvector."""
     pytest.importorskip("clarabel")
@@ -244,6 +255,7 @@ def test_semidefinite_program_on_the_host():
     assert batch.tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_exponential_program_on_the_host():
     """Entropy over the simplex: the solution is a softmax."""
     pytest.importorskip("clarabel")
@@ -267,6 +279,7 @@ def test_the_native_solver_refuses_cones_that_it_does_not_know():
         bl.cone_program(-jnp.eye(3), jnp.zeros(3), jnp.ones(3), cones.PSD(2), solver=bl.InteriorPoint())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_clarabel_is_a_witness(seed):
     pytest.importorskip("clarabel")

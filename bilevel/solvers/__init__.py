@@ -17,6 +17,7 @@ from bilevel.solvers.lbfgsb import LBFGSB
 from bilevel.solvers.loop import Outcome, iterate, unroll
 from bilevel.solvers.mirror_descent import MirrorDescent
 from bilevel.solvers.newton import Newton
+from bilevel.solvers.operator_splitting import OperatorSplitting
 from bilevel.solvers.optax import Optax
 from bilevel.solvers.optimistix import Optimistix
 from bilevel.solvers.proximal_gradient import ProximalGradient
@@ -40,6 +41,7 @@ __all__ = [
     "InteriorPoint",
     "MirrorDescent",
     "Newton",
+    "OperatorSplitting",
     "Optax",
     "Optimistix",
     "Outcome",

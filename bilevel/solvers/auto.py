@@ -15,11 +15,12 @@ from bilevel.solvers.active_set_newton import ActiveSetNewton
 from bilevel.solvers.anderson import Anderson
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.block_coordinate_descent import BlockCoordinateDescent
-from bilevel.solvers.clarabel import Clarabel
+from bilevel.solvers.clarabel import Clarabel, installed
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.interior_point import InteriorPoint
 from bilevel.solvers.lbfgs import LBFGS
 from bilevel.solvers.newton import Newton
+from bilevel.solvers.operator_splitting import OperatorSplitting
 from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native
 from bilevel.solvers.proximal_gradient import ProximalGradient
 from bilevel.solvers.rows import has_rows
@@ -29,6 +30,8 @@ from bilevel.typing import Params
 SMALL = 64  # unknowns up to which Newton's method on a fixed point costs less than many evaluations
 MANY_ROWS = 512  # rows beyond which a sparse solution is worth a search for its support
 DENSE = 256  # unknowns up to which a Hessian and its factor cost less than many gradients
+
+LARGE_PROGRAM = 4000  # unknowns beyond which the dense matrices of an interior-point method are too many
 
 
 @settings
@@ -50,10 +53,12 @@ class Auto(Solver, ProgramSolver):
         settings: Any = solver  # each of them a dataclass with these two fields
         return replace(settings, max_steps=self.max_steps, tol=self.tol), reason
 
-    def solve_program(self, program: ConeProgram) -> Answer:
+    def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
+        if program.sparse or program.q.size > LARGE_PROGRAM:
+            return OperatorSplitting().solve_program(program, start)
         if is_native(program.cone):
             return InteriorPoint().solve_program(program)
-        return Clarabel().solve_program(program)
+        return Clarabel().solve_program(program) if installed() else OperatorSplitting().solve_program(program, start)
 
     def init(self, instance: Instance, params: Params) -> State:
         return self.choose(instance, params)[0].init(instance, params)
@@ -67,6 +72,9 @@ class Auto(Solver, ProgramSolver):
 
 def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:
     if isinstance(instance.mapping, KKT):
+        if size > LARGE_PROGRAM and not instance.differentiable:
+            reason = f"{size} unknowns and multipliers, too many for a dense Hessian"
+            return OperatorSplitting(), f"the set is stated by functions, {reason}: operator splitting, by products"
         return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
     if not instance.penalty.smooth:
         return _nonsmooth(instance, params, size)

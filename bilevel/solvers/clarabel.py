@@ -44,14 +44,14 @@ class Clarabel(ProgramSolver):
     tol: float = 1e-10
     max_steps: int = 200
 
-    def solve_program(self, program: ConeProgram) -> Answer:
+    def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         if not installed():
             raise ImportError(
                 "bl.Clarabel needs the package clarabel: pip install 'bilevel[clarabel]', "
                 "or use solver=bl.OperatorSplitting()."
             )
         order = _arrangement(program.cone)
-        P, q, A, b, cone = program
+        P, q, A, b, cone = program.dense()
         count = jnp.zeros((), jnp.int32)
         like = (jnp.zeros_like(q), jnp.zeros_like(b), jnp.zeros_like(b), count, count)
 

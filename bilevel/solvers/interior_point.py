@@ -78,7 +78,7 @@ class InteriorPoint(Solver, ProgramSolver):
     def refresh(self, instance: Instance, state: State) -> State:
         return state
 
-    def solve_program(self, program: ConeProgram) -> Answer:
+    def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         return interior_point_program(program, PROGRAM_TOL, self.max_steps)
 
     def refuse(self, instance: Instance) -> None:

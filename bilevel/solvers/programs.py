@@ -13,17 +13,27 @@ from bilevel import cones
 from bilevel.cones import Cone
 from bilevel.kernels.conic import Data, solve_conic
 from bilevel.kernels.equilibrate import equilibrate
+from bilevel.kernels.matrices import Matrix, dense, is_sparse
 from bilevel.kernels.second_orders import SecondOrders
 
 
 class ConeProgram(NamedTuple):
     """min 1/2 x'Px + q'x s.t. A x + s = b, s in ``cone``; y in the dual cone are the multipliers."""
 
-    P: jax.Array  # (n, n)
+    P: Matrix  # (n, n)
     q: jax.Array  # (n,)
-    A: jax.Array  # (m, n)
+    A: Matrix  # (m, n)
     b: jax.Array  # (m,)
     cone: Cone
+
+    @property
+    def sparse(self) -> bool:
+        """Whether one of the matrices is sparse."""
+        return is_sparse(self.P) or is_sparse(self.A)
+
+    def dense(self) -> ConeProgram:
+        """The program with dense matrices."""
+        return self._replace(P=dense(self.P), A=dense(self.A))
 
 
 class Answer(NamedTuple):
@@ -40,8 +50,9 @@ class ProgramSolver(abc.ABC):
     """A way to solve a `ConeProgram`; no derivatives, and nothing raised on values."""
 
     @abc.abstractmethod
-    def solve_program(self, program: ConeProgram) -> Answer:
-        """The solution, or the last iterate with the `Code` that says why there is none."""
+    def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
+        """The solution, or the last iterate with the `Code` that says why there is none. ``start`` is the answer to a
+        program nearby; interior-point methods do not use it."""
 
 
 class Piece(NamedTuple):
@@ -102,7 +113,7 @@ def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_ste
             f"bl.InteriorPoint knows the cones Zero, NonNegative, SecondOrder, Free and their products, not {unknown}. "
             "Use solver=bl.Clarabel() or solver=bl.OperatorSplitting()."
         )
-    P, q, A, b, cone = program
+    P, q, A, b, cone = program.dense()
     rows, bounds, lengths = layout(cone)
     family = SecondOrders(lengths)
     data = Data(P, q, A[rows], b[rows], A[bounds], b[bounds])

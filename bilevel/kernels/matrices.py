@@ -1,0 +1,70 @@
+"""Matrices that are dense arrays or sparse ones (`jax.experimental.sparse.BCOO`), treated alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import BCOO, JAXSparse, bcoo_concatenate
+
+Matrix = Any  # jax.Array or BCOO
+
+
+def is_sparse(matrix: Any) -> bool:
+    return isinstance(matrix, JAXSparse)
+
+
+def as_matrix(matrix: Any) -> Matrix:
+    """A sparse matrix unchanged, anything else as an array. Raises ValueError for formats other than BCOO."""
+    if is_sparse(matrix) and not isinstance(matrix, BCOO):
+        raise ValueError(
+            f"A sparse matrix has to be a jax.experimental.sparse.BCOO; it is a {type(matrix).__name__}. "
+            "Convert it with BCOO.from_scipy_sparse or BCOO.fromdense."
+        )
+    return matrix if is_sparse(matrix) else jnp.asarray(matrix)
+
+
+def with_data(matrix: BCOO, data: jax.Array) -> BCOO:
+    """Other values at the same places."""
+    return BCOO((data, matrix.indices), shape=matrix.shape)
+
+
+def cast(matrix: Matrix, dtype: Any) -> Matrix:
+    return with_data(matrix, matrix.data.astype(dtype)) if is_sparse(matrix) else matrix.astype(dtype)
+
+
+def times(scale: jax.Array, matrix: Matrix) -> Matrix:
+    """scale * matrix, for a number."""
+    return with_data(matrix, scale * matrix.data) if is_sparse(matrix) else scale * matrix
+
+
+def rows_kept(matrix: Matrix, kept: jax.Array) -> Matrix:
+    """The matrix with zero rows where ``kept`` is False."""
+    if is_sparse(matrix):
+        return with_data(matrix, jnp.where(kept[matrix.indices[:, 0]], matrix.data, 0))
+    return jnp.where(kept[:, None], matrix, 0)
+
+
+def symmetric_part(matrix: Matrix) -> Matrix:
+    return times(jnp.asarray(0.5, matrix.dtype), matrix + matrix.T)
+
+
+def stacked(top: Matrix, bottom: Matrix) -> Matrix:
+    """[top; bottom], sparse if either is."""
+    if not (is_sparse(top) or is_sparse(bottom)):
+        return jnp.concatenate([top, bottom])
+    parts = [part if is_sparse(part) else BCOO.fromdense(part, nse=part.size) for part in (top, bottom)]
+    return bcoo_concatenate(parts, dimension=0)
+
+
+def dense(matrix: Matrix) -> jax.Array:
+    return matrix.todense() if is_sparse(matrix) else matrix
+
+
+def squared(matrix: Matrix) -> Matrix:
+    """Entry by entry."""
+    if not is_sparse(matrix):
+        return matrix**2
+    whole = matrix.sum_duplicates(nse=matrix.nse)  # an entry may be stored in parts
+    return with_data(whole, whole.data**2)
