@@ -1,27 +1,35 @@
-"""Solvers among themselves: time to a true residual of 1e-3, 1e-6 and 1e-9, and whether bl.Auto() chose well.
+"""Solvers among themselves and against other packages: time to a true residual of 1e-3, 1e-6 and 1e-9.
 
-    python experiments/solvers/benchmark.py [--problems lasso "box QP"] [--repeats 5]
+    python experiments/solvers/benchmark.py [--problems lasso "box QP"] [--peers osqp qpax=ENV/bin/python] [--docs]
 
-The residual is the natural one of the problem relative to the cold start, computed by each solve from its final params.
-Times are processor seconds of the compiled solve (all threads), the least of the repeats; compilation is a column of
-its own. A solver that misses a residual has no time there.
+The residual is the natural one of the problem relative to the cold start, computed by this library at the final params,
+of its own solvers and of peers alike. Times are processor seconds of a solve (all threads), the least of the repeats,
+without compilation, which is a column of its own. Own solvers are asked for the residual; peers, whose tolerances mean
+something else, are run at every decade from 1e-1 to 1e-14, with every setting of theirs, and the least time at which
+the true residual was reached counts. A solver that misses a residual has no time there. At the end: whether bl.Auto()
+is within 1.5 times of the best own solver. Peers that need another environment name its interpreter (see README.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import jax
+from peer_runs import PEERS, Found, run_peers
 from problems import PROBLEMS, Problem
+from table import auto_check, markdown, text
 
 import bilevel as bl
 
 TARGETS = (1e-3, 1e-6, 1e-9)
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,9 @@ class Row:
     target: float
     seconds: float  # NaN: the residual was not reached
     residual: float
-    steps: int
-    gradients: int
-    compile_seconds: float
+    steps: int = 0  # of own solvers
+    gradients: int = 0
+    compile_seconds: float = 0.0
 
 
 def name_of(solver: bl.Solver) -> str:
@@ -60,36 +68,63 @@ def native(name: str, problem: Problem, solver: bl.Solver, repeats: int) -> Iter
             least = min(least, time.process_time() - began)
         reached = float(solution.residual) <= target
         yield Row(
-            name, name_of(solver), target, least if reached else float("nan"), float(solution.residual),
+            name, name_of(solver), target, least if reached else math.nan, float(solution.residual),
             int(solution.steps), int(solution.counts.gradients), compiling,
         )  # fmt: skip
 
 
-def measure(names: list[str], repeats: int) -> Iterator[Row]:
-    for name in names:
+def own(problems: list[str], repeats: int) -> Iterator[Row]:
+    for name in problems:
         problem = PROBLEMS[name]()
         for solver in (*problem.solvers, bl.Auto()):
             yield from native(name, problem, solver, repeats)
 
 
+def of_peers(found: list[Found]) -> Iterator[Row]:
+    """The best time of each peer's solver to each residual; where it missed one, the residual it ended at."""
+    for problem, solver in dict.fromkeys((one.problem, one.solver) for one in found):
+        runs = [one for one in found if (one.problem, one.solver) == (problem, solver)]
+        for target in TARGETS:
+            hits = [one for one in runs if one.residual <= target]
+            best = min(hits, key=lambda one: one.seconds) if hits else min(runs, key=lambda one: one.residual)
+            yield Row(problem, solver, target, best.seconds if hits else math.nan, best.residual)
+
+
+def interpreters(given: list[str]) -> dict[str, str]:
+    """NAME or NAME=INTERPRETER, the default being this one."""
+    pairs = [one.partition("=") for one in given]
+    unknown = [name for name, _, _ in pairs if name not in PEERS]
+    if unknown:
+        raise SystemExit(f"No peer {', '.join(unknown)}: there are {', '.join(PEERS)}.")
+    return {name: python or sys.executable for name, _, python in pairs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS), metavar="NAME")
+    parser.add_argument("--peers", nargs="*", default=["clarabel", "osqp", "scipy", "sklearn"], metavar="NAME[=PYTHON]")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results.csv")
+    parser.add_argument("--output", type=Path, default=HERE / "results.csv")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/solvers.md")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    peers = interpreters(arguments.peers)
     with arguments.output.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(Row.__dataclass_fields__)
-        for row in measure(arguments.problems, arguments.repeats):
-            table.writerow([getattr(row, field) for field in Row.__dataclass_fields__])
+        results = csv.writer(file)
+        results.writerow(Row.__dataclass_fields__)
+        rows = []
+        for row in own(arguments.problems, arguments.repeats):
+            rows.append(row)
+            results.writerow(astuple(row))
             file.flush()
-            print(
-                f"{row.problem:20s}{row.solver:38s}{row.target:8.0e}{1e3 * row.seconds:12.2f} ms{row.residual:12.1e}"
-                f"{row.steps:7d} steps{row.gradients:8d} gradients{row.compile_seconds:7.1f} s compiling",
-                flush=True,
-            )
+            print(text(row), flush=True)
+        for row in of_peers(list(run_peers(arguments.problems, peers))):
+            rows.append(row)
+            results.writerow(astuple(row))
+            print(text(row), flush=True)
+    print("\n" + auto_check(rows))
+    if arguments.docs:
+        markdown(rows, HERE.parents[1] / "docs" / "solvers.md")
 
 
 if __name__ == "__main__":

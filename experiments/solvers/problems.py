@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import forms
 import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
@@ -19,6 +20,7 @@ class Problem:
     hparams: Any
     batch: Any
     solvers: tuple[bl.Solver, ...]
+    form: forms.Form  # for other packages
 
 
 def linear(loss: Callable) -> bl.Linear:
@@ -59,13 +61,25 @@ def weight(batch: tuple, share: float) -> float:
     return float(np.log(share * jnp.max(jnp.abs(batch[0].T @ batch[1])) / len(batch[1])))
 
 
-def lasso(batch: tuple, share: float, loss: Callable = squares) -> Problem:
-    inner = bl.InnerProblem(linear(loss), zeros(batch[0].shape[1]), penalty=bl.L1(weight=jnp.exp))
-    return Problem(inner, weight(batch, share), batch, SPARSE)
+def lasso(batch: tuple, share: float, loss: Callable = squares, ridge: bool = False) -> Problem:
+    whole = with_ridge(loss) if ridge else loss
+    inner = bl.InnerProblem(linear(whole), zeros(batch[0].shape[1]), penalty=bl.L1(weight=jnp.exp))
+    h = weight(batch, share)
+    return Problem(inner, h, batch, SPARSE, linear_form(loss, batch, l1=np.exp(h), ridge=ridge * np.exp(h)))
 
 
 def smooth(batch: tuple, loss: Callable, h: float, *shape: int) -> Problem:
-    return Problem(bl.InnerProblem(linear(with_ridge(loss)), zeros(batch[0].shape[1], *shape)), h, batch, SMOOTH)
+    inner = bl.InnerProblem(linear(with_ridge(loss)), zeros(batch[0].shape[1], *shape))
+    return Problem(inner, h, batch, SMOOTH, linear_form(loss, batch, l1=0.0, ridge=np.exp(h)))
+
+
+def linear_form(loss: Callable, batch: tuple, l1: float, ridge: float) -> forms.Form:
+    numbers = {"X": batch[0], "y": batch[1], "l1": l1, "ridge": ridge}
+    if loss is softmax:
+        return forms.form("softmax", **numbers, labels=np.argmax(batch[1], axis=1))
+    if loss is logistic:
+        return forms.form("logistic", **(numbers | {"y": np.sign(batch[1])}))
+    return forms.form("lasso" if l1 else "ridge", **numbers)
 
 
 def digits(number: int) -> tuple:
@@ -87,14 +101,21 @@ def svm_dual() -> Problem:
         ),
     )
     inner = bl.InnerProblem(loss, lambda key, h: jnp.full((300, 10), 0.1), constraint=bl.Simplex())
-    return Problem(inner, 3.0, (pixels, labels), (*ROWS, bl.MirrorDescent()))
+    form = forms.svm(pixels, labels, float(np.exp(-3.0)))
+    return Problem(inner, 3.0, (pixels, labels), (*ROWS, bl.MirrorDescent()), form)
 
 
 def multitask() -> Problem:
     matrix, target = regression(200, 300, 15)
     targets = target[:, None] * jnp.array([1.0, 0.5, -0.3, 0.2]) + 0.1
     inner = bl.InnerProblem(linear(squares), zeros(300, 4), penalty=bl.GroupLasso(weight=jnp.exp))
-    return Problem(inner, -3.0, (matrix, targets), SPARSE)
+    return Problem(
+        inner,
+        -3.0,
+        (matrix, targets),
+        SPARSE,
+        forms.form("group lasso", X=matrix, y=targets, l1=np.exp(-3.0), ridge=0.0),
+    )
 
 
 def quadratic(size: int, condition: float) -> tuple:
@@ -109,15 +130,27 @@ def by_matrix(w, h, batch):
     return 0.5 * w @ (batch[0] @ w) - jnp.exp(h) * batch[1] @ w
 
 
-def boxed(constraint: bl.Constraint, batch: tuple, loss: Callable, solvers: tuple, start: Callable) -> Problem:
-    return Problem(bl.InnerProblem(loss, start, constraint=constraint), 0.0, batch, solvers)
+def box(batch: tuple, low: float, high: float) -> Problem:
+    inner = bl.InnerProblem(by_matrix, zeros(batch[1].size), constraint=bl.Box(low, high))
+    return Problem(inner, 0.0, batch, BOXED, forms.box(batch[0], -batch[1], low, high))
+
+
+def nonnegative(batch: tuple) -> Problem:
+    inner = bl.InnerProblem(linear(squares), zeros(batch[0].shape[1]), constraint=bl.NonNegative())
+    return Problem(inner, 0.0, batch, (*ROWS, bl.LBFGSB()), forms.nonnegative(*batch))
+
+
+def portfolio(batch: tuple) -> Problem:
+    size = batch[1].size
+    inner = bl.InnerProblem(by_matrix, lambda key, h: jnp.full(size, 1 / size), constraint=bl.Simplex())
+    return Problem(inner, 0.0, batch, (*COMPOSITE, bl.MirrorDescent()), forms.simplex(batch[0], -batch[1]))
 
 
 def isotonic() -> Problem:
     rng = np.random.default_rng(0)
     target = jnp.array(np.linspace(0, 3, 500) ** 2 + rng.normal(size=500))
     inner = bl.InnerProblem(lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2), zeros(500), constraint=bl.Isotonic())
-    return Problem(inner, 0.0, target, COMPOSITE)
+    return Problem(inner, 0.0, target, COMPOSITE, forms.isotonic(target))
 
 
 def polytope() -> Problem:
@@ -127,7 +160,8 @@ def polytope() -> Problem:
         equality=lambda w, h, batch: jnp.sum(w) - 1.0, inequality=lambda w, h, batch: rows @ w - 1.0
     )
     inner = bl.InnerProblem(by_matrix, zeros(60), constraint=constraint, solver=bl.InteriorPoint())
-    return Problem(inner, 0.0, (matrix, target), (bl.InteriorPoint(),))
+    program = forms.qp(matrix, -target, A=np.ones((1, 60)), b=np.ones(1), G=np.asarray(rows), h=np.ones(90))
+    return Problem(inner, 0.0, (matrix, target), PROGRAMS, forms.form("qp", **program))
 
 
 def nonlinear() -> Problem:
@@ -138,7 +172,8 @@ def nonlinear() -> Problem:
     inner = bl.InnerProblem(
         lambda w, h, batch: jnp.sum(jnp.exp(-batch * w)), zeros(40), constraint=constraint, solver=bl.InteriorPoint()
     )
-    return Problem(inner, 0.0, jnp.linspace(0.5, 2.0, 40), (bl.InteriorPoint(),))
+    rates = jnp.linspace(0.5, 2.0, 40)
+    return Problem(inner, 0.0, rates, PROGRAMS, forms.form("nonlinear", rates=rates))
 
 
 def equilibrium() -> Problem:
@@ -148,13 +183,15 @@ def equilibrium() -> Problem:
     weights = jnp.array(0.95 * weights / np.linalg.norm(weights, 2))
     inputs = jnp.array(0.3 * rng.normal(size=(32, 64)))
     inner = bl.InnerProblem.from_fixed_point(lambda z, h, batch: jnp.tanh(z @ batch[0].T + batch[1]), zeros(32, 64))
-    return Problem(inner, 0.0, (weights, inputs), (bl.FixedPointIteration(), bl.Anderson(), bl.Broyden(), bl.Newton()))
+    solvers = (bl.FixedPointIteration(), bl.Anderson(), bl.Broyden(), bl.Newton())
+    return Problem(inner, 0.0, (weights, inputs), solvers, forms.form("equilibrium", W=weights, U=inputs))
 
 
 COMPOSITE = (bl.ProximalGradient(), bl.ActiveSetNewton())
 ROWS = (*COMPOSITE, bl.BlockCoordinateDescent())
 SPARSE = (*ROWS, bl.WorkingSet(bl.BlockCoordinateDescent()))
 BOXED = (*COMPOSITE, bl.LBFGSB())
+PROGRAMS = (bl.InteriorPoint(), bl.OperatorSplitting())
 SMOOTH = (bl.GradientDescent(), bl.LBFGS(), bl.Newton())
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -166,15 +203,12 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "lasso correlated": lambda: lasso(regression(300, 500, 30, correlation=0.95), 0.01),
     "lasso badly scaled": lambda: lasso(regression(200, 100, spread=4.0), 1e-6),
     "lasso logistic": lambda: lasso(regression(300, 1000), 0.01, logistic),
-    "elastic net": lambda: lasso(regression(300, 400, correlation=0.9), 0.05, with_ridge(squares)),
+    "elastic net": lambda: lasso(regression(300, 400, correlation=0.9), 0.05, ridge=True),
     "group lasso": multitask,
     "SVM dual": svm_dual,
-    "box QP": lambda: boxed(bl.Box(-1.0, 1.0), quadratic(200, 1e4), by_matrix, BOXED, zeros(200)),
-    "NNLS": lambda: boxed(
-        bl.NonNegative(), regression(300, 200, 60, 0.7), linear(squares), (*ROWS, bl.LBFGSB()), zeros(200)
-    ),
-    "portfolio": lambda: boxed(bl.Simplex(), quadratic(200, 1e3), by_matrix, (*COMPOSITE, bl.MirrorDescent()),
-                               lambda key, h: jnp.full(200, 1 / 200)),
+    "box QP": lambda: box(quadratic(200, 1e4), -1.0, 1.0),
+    "NNLS": lambda: nonnegative(regression(300, 200, 60, 0.7)),
+    "portfolio": lambda: portfolio(quadratic(200, 1e3)),
     "isotonic": isotonic,
     "QP": polytope,
     "nonlinear program": nonlinear,
