@@ -32,7 +32,7 @@ _HOME = {
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
-        "LBFGSB", "MirrorDescent",
+        "FIRE", "LBFGSB", "MirrorDescent",
         "WorkingSet", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),

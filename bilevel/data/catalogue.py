@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
 
 from bilevel.data import embedded, published
-from bilevel.data.sources import DataError, DataSet, File, Source, available, verified
+from bilevel.data.sources import ENVIRONMENT, DataError, DataSet, File, Source, available, verified
 
 MNIST = "yann.lecun.com/exdb/mnist"
 TICK = "github.com/X-DataInitiative/tick-datasets (first published in the LIBSVM collection)"
@@ -104,10 +105,12 @@ _SOURCES = (
 )
 
 SOURCES = {source.name: source for source in _SOURCES}
+EITHER = {"mnist_or_digits": ("mnist", "digits")}  # the first where a data folder is named, else the second
 
 
 def load(name: str, root: str = "") -> DataSet:
     """The data set of that name; published files are read from ``root`` or the folder in BILEVEL_DATA.
+    "mnist_or_digits" is MNIST where such a folder is named, and digits else.
 
     Raises `DataError` in one sentence: an unknown name, no folder, a missing file, a wrong checksum, a package that
     is not installed.
@@ -115,8 +118,10 @@ def load(name: str, root: str = "") -> DataSet:
     >>> load("iris").classes
     3
     """
+    published, embedded = EITHER.get(name, (name, name))
+    name = published if root or os.environ.get(ENVIRONMENT) else embedded
     if name not in SOURCES:
-        raise DataError(f"There is no data set {name!r}: choose one of {', '.join(SOURCES)}.")
+        raise DataError(f"There is no data set {name!r}: choose one of {', '.join([*SOURCES, *EITHER])}.")
     source = SOURCES[name]
     if importlib.util.find_spec(source.package) is None:
         raise DataError(

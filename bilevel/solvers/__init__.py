@@ -7,6 +7,7 @@ from bilevel.solvers.base import Solver, State
 from bilevel.solvers.block_coordinate_descent import BlockCoordinateDescent
 from bilevel.solvers.broyden import Broyden
 from bilevel.solvers.clarabel import Clarabel
+from bilevel.solvers.fire import FIRE
 from bilevel.solvers.fixed_point import FixedPointIteration
 from bilevel.solvers.gradient_descent import GradientDescent
 from bilevel.solvers.host import Host
@@ -26,6 +27,7 @@ from bilevel.solvers.scipy import SciPy
 from bilevel.solvers.working_set import WorkingSet
 
 __all__ = [
+    "FIRE",
     "LBFGS",
     "LBFGSB",
     "ActiveSetNewton",

@@ -6,7 +6,10 @@ from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
 from bilevel.tasks.jacobian_errors import precision_curves
 from bilevel.tasks.lasso import lasso
+from bilevel.tasks.linear_distillation import linear_distillation
 from bilevel.tasks.logistic import logistic
+from bilevel.tasks.molecular import arrows as sensitivity_arrows
+from bilevel.tasks.molecular import molecular, molecular_sensitivities
 from bilevel.tasks.precision import precision
 from bilevel.tasks.ridge import ridge
 
@@ -15,8 +18,12 @@ __all__ = [
     "few_shot_sinusoid",
     "hyperclean",
     "lasso",
+    "linear_distillation",
     "logistic",
+    "molecular",
+    "molecular_sensitivities",
     "precision",
     "precision_curves",
     "ridge",
+    "sensitivity_arrows",
 ]

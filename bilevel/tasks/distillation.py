@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,11 +12,11 @@ import numpy as np
 from bilevel import data as data_sets
 from bilevel.batches import full_batch, minibatches, whole_batch
 from bilevel.problem import InnerProblem
-from bilevel.result import Result
 from bilevel.task import Task
 from bilevel.tasks import pictures, softmax
 from bilevel.typing import Batch, HParams, Key, Params, Scalar
 
+FORMS = ("primal", "kernel")
 PENALTIES = tuple(10.0 ** (0.5 * power) for power in range(-10, 1))  # the grid of the baseline
 
 
@@ -24,9 +25,10 @@ def distillation(
     data: str = "digits",
     root: str = "",
     images_per_class: int = 1,
-    train: int = 1000,
-    stop: int = 197,
+    train: float = 1000,
+    stop: float = 197,
     penalty: float = 1e-2,
+    form: str = "primal",
     scale: float = 0.1,
     batch_size: int = 0,
     seed: int = 0,
@@ -38,25 +40,40 @@ def distillation(
         outer:  mean cross_entropy(w)                                         on the ``train`` real images
 
     The labels y_i are fixed; the images start as normal noise of standard deviation ``scale``. On ``stop`` real images,
-    the second hold-out, the best step is chosen; what remains is the test set. ``batch_size`` 0 takes all real images
-    at every step. Metrics: test/loss, test/accuracy, stop/loss. Baseline: softmax regression on all real training
-    images, its penalty the best of a grid on the second hold-out.
+    the second hold-out, the best step is chosen; what remains is the test set. ``train`` and ``stop`` are numbers of
+    images, or shares of all below 1. ``batch_size`` 0 takes all real images at every step.
+
+    ``form`` "primal" has the weights w of every pixel and of the intercept as its unknown. "kernel" has as many rows as
+    there are learned images: w = [x(h), 1]' a, which loses nothing, as the penalty is on all of w (the representer
+    theorem), and is much smaller; its ``params`` are a. Metrics: test/loss, test/accuracy, stop/loss. Baseline: softmax
+    regression on all real training images, its penalty the best of a grid on the second hold-out.
 
     Source: Wang et al., Dataset distillation, 2018; Blondel et al., 2021, section 4.2.
     """
+    if form not in FORMS:
+        raise ValueError(f"task.form={form}: choose one of {', '.join(FORMS)}.")
     found = data_sets.classification(data, root)
-    splits = data_sets.split(found, train, stop, 0, seed)
+    splits = data_sets.split(found, count(train, found), count(stop, found), 0, seed)
     real, stopping, test = (softmax.samples(part) for part in (splits.train, splits.validation, splits.test))
     pixels = found.inputs.shape[1]
     labels = np.repeat(np.arange(found.classes), images_per_class)
-    shape = (pixels + 1, found.classes)
+    rows = pixels + 1 if form == "primal" else len(labels)
+
+    def weights(params: Params, hparams: HParams) -> jax.Array:
+        return params if form == "primal" else with_ones(hparams).T @ params
 
     def loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        logits = hparams @ params[:-1] + params[-1]
-        return jnp.mean(softmax.cross_entropy(logits, labels)) + 0.5 * penalty * jnp.sum(params**2)
+        learned = with_ones(hparams)
+        if form == "primal":
+            logits, size = learned @ params, jnp.sum(params**2)
+        else:
+            logits = learned @ (learned.T @ params)
+            size = jnp.sum(params * logits)
+        return jnp.mean(softmax.cross_entropy(logits, labels)) + 0.5 * penalty * size
 
     def outer_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        return jnp.mean(batch.weight * softmax.cross_entropy(batch[0] @ params, batch[1]))
+        logits = batch[0] @ weights(params, hparams)
+        return jnp.mean(batch.weight * softmax.cross_entropy(logits, batch[1]))
 
     def init_hparams(key: Key) -> HParams:
         return scale * jax.random.normal(key, (len(labels), pixels), jnp.result_type(float))
@@ -65,23 +82,35 @@ def distillation(
         fit = softmax.best_of_grid(real, stopping, found.classes, PENALTIES)
         return {
             "baseline/real_accuracy": float(softmax.accuracy(fit.params, test)),
-            "baseline/real_images": float(train),
+            "baseline/real_images": float(len(splits.train.targets)),
             "baseline/penalty": fit.penalty,
         }
 
-    def images(result: Result) -> Any:
-        height, width = found.image_shape or (1, pixels)
-        learned = np.asarray(result.hparams).reshape(len(labels), height, width)
-        return pictures.gallery(learned, [str(label) for label in labels], found.classes, "learned images")
-
     return Task(
-        inner=InnerProblem(loss=loss, init=lambda key, hparams: jnp.zeros(shape)),
+        inner=InnerProblem(loss=loss, init=lambda key, hparams: jnp.zeros((rows, found.classes))),
         outer_loss=outer_loss,
         init_hparams=init_hparams,
         batches=minibatches(np.zeros(1), real, 1, batch_size) if batch_size else full_batch((), whole_batch(real)),
-        evaluate=lambda params, hparams: softmax.held_out(params, test, stopping),
+        evaluate=lambda params, hparams: softmax.held_out(weights(params, hparams), test, stopping),
         baselines=baselines,
-        figures={"images": images},
+        figures={"images": lambda result: gallery_of(result.hparams, found, labels)},
         precision=precision,
         name="distillation",
     )
+
+
+def count(size: float, data: data_sets.DataSet) -> int:
+    """A number of samples, given as such or as a share of all of them."""
+    return round(size * len(data.targets)) if 0 < size < 1 else int(size)
+
+
+def with_ones(images: jax.Array) -> jax.Array:
+    """Images with a column of ones for the intercept."""
+    return jnp.concatenate([images, jnp.ones((len(images), 1), images.dtype)], axis=1)
+
+
+def gallery_of(learned: HParams, data: data_sets.DataSet, labels: Iterable[int]) -> Any:
+    """The learned images, each with its class."""
+    height, width = data.image_shape or (1, data.inputs.shape[1])
+    images = np.asarray(learned).reshape(-1, height, width)
+    return pictures.gallery(images, [str(label) for label in labels], data.classes, "learned images")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bilevel import data
-from bilevel.data.catalogue import CHECKSUMS
+from bilevel.data.catalogue import CHECKSUMS, EITHER
 
 SHIPPED = {
     "digits": (1797, 64, 10),
@@ -95,7 +95,7 @@ def test_sparse_inputs_become_dense_where_they_fit(data_root):
 
 def test_every_data_set_has_its_settings():
     folder = Path(__file__).resolve().parents[2] / "configs" / "data"
-    assert {path.stem for path in folder.glob("*.yaml")} == {"default", *data.SOURCES}
+    assert {path.stem for path in folder.glob("*.yaml")} == {"default", *data.SOURCES, *EITHER}
 
 
 def test_listing_names_every_set_with_address(monkeypatch):
@@ -110,3 +110,10 @@ def test_listing_names_every_set_with_address(monkeypatch):
 def test_every_checksum_is_used():
     used = {file.name for source in data.SOURCES.values() for file in source.files}
     assert used == CHECKSUMS.keys()
+
+
+def test_mnist_or_digits_is_decided_by_the_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("BILEVEL_DATA", raising=False)
+    assert data.load("mnist_or_digits").inputs.shape == (1797, 64)
+    with pytest.raises(data.DataError, match="The data set mnist needs the file t10k-images-idx3-ubyte.gz"):
+        data.load("mnist_or_digits", str(tmp_path))

@@ -1,9 +1,12 @@
 """Distillation: the derivative in the images, and images that teach better than real ones."""
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
+from numpy.testing import assert_allclose
 
+from bilevel.hypergradients import hypergradient
 from bilevel.tasks import distillation
 from bilevel.trainer import Trainer
 
@@ -39,3 +42,22 @@ def test_more_images_per_class_and_minibatches():
     assert hparams.shape == (20, 64)
     _, real = task.batches(jax.random.key(0), 3)
     assert real[0].shape == (50, 65)
+
+
+@pytest.mark.slow
+def test_the_kernel_form_has_the_same_solution_and_hypergradient(task):
+    images = 0.5 * jax.random.normal(jax.random.key(2), (10, 64))
+    kernel = distillation(train=400, form="kernel")
+    value, grad, report = hypergradient(task, images)
+    value_kernel, grad_kernel, report_kernel = hypergradient(kernel, images)
+    with_ones = jnp.concatenate([images, jnp.ones((10, 1))], axis=1)
+    assert_allclose(with_ones.T @ report_kernel.params, report.params, atol=1e-7)
+    assert_allclose(value_kernel, value, rtol=1e-8)
+    assert_allclose(grad_kernel, grad, atol=1e-6 * float(jnp.max(jnp.abs(grad))))
+
+
+def test_an_unknown_form_and_shares(task):
+    with pytest.raises(ValueError, match="task.form=dual: choose one of primal, kernel"):
+        distillation(form="dual")
+    _, real = distillation(train=0.25, stop=0.1).batches(jax.random.key(0), 0)
+    assert len(real[1]) == 449
