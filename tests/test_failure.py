@@ -1,6 +1,7 @@
 """What follows from a failed solve: every policy on both solves, every failure provoked and seen."""
 
 import logging
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,37 @@ def test_warn_uses_the_result_and_says_so(engine):
         _, grad, report = bl.hypergradient(make(solver=SLOW), HPARAMS, engine)
     assert bool(jnp.isfinite(grad))
     assert report.status.name == "max_steps"
+
+
+FAILING = {
+    "inner": ({"solver": bl.GradientDescent(max_steps=2, tol=1e-12)}, {}),
+    "adjoint": ({}, {"linear_solve": bl.CG(max_steps=1)}),
+}
+
+
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("solve", FAILING)
+@pytest.mark.parametrize("policy", ["raise", "warn", "retry", "skip"])
+def test_every_policy_on_both_solves_is_in_log_and_summary(solve, policy, caplog):
+    problem, settings = FAILING[solve]
+    trainer = bl.Trainer(optimizer=optax.sgd(0.1), engine=bl.Implicit(on_failure=policy, **settings), steps=2)
+    task = make(**problem)
+    if policy == "raise":
+        with pytest.raises(bl.ConvergenceError, match=f"{solve} solve ended with status max_steps"):
+            trainer.fit(task)
+        return
+    with warnings.catch_warnings(record=True) as told, caplog.at_level(logging.WARNING, logger="bilevel"):
+        warnings.simplefilter("always")
+        result = trainer.fit(task)
+    line, moved = result.metrics[0], float(jnp.abs(result.last_hparams)) > 0
+    status = "converged" if policy == "retry" else "max_steps"
+    assert line[f"{solve}/status"] == status
+    assert (line["engine/skipped"], line["engine/retries"]) == {"warn": (0, 0), "skip": (1, 0), "retry": (0, 1)}[policy]
+    assert moved == (policy != "skip")
+    assert (result.summary["steps_skipped"] > 0) == (policy == "skip")
+    assert (result.summary["retries"] > 0) == (policy == "retry")
+    assert any("max_steps" in str(one.message) for one in told) == (policy == "warn")
+    assert ("retry 1" in caplog.text) == (policy == "retry")
 
 
 def test_skip_gives_no_number_that_could_be_used(caplog):

@@ -56,9 +56,20 @@ def title(record: Record) -> str:
 
 
 def overrides_of(directory: Path) -> list[str]:
-    """What the run was started with."""
+    """What the run was started with, as it was typed."""
     path = directory / ".hydra" / "overrides.yaml"
-    return [str(one) for one in OmegaConf.load(path)] if path.is_file() else []
+    return typed([str(one) for one in OmegaConf.load(path)]) if path.is_file() else []
+
+
+def typed(overrides: Sequence[str]) -> list[str]:
+    """The overrides before `bilevel.cli.arguments.own_task` made them Hydra's.
+
+    >>> typed(["task=own", "task._target_=mine.task", "++task.alpha=0.5"])
+    ['task._target_=mine.task', 'task.alpha=0.5']
+    """
+    if "task=own" not in overrides:
+        return list(overrides)
+    return [one.replace("++task.", "task.", 1) for one in overrides if one != "task=own"]
 
 
 def command(given: Sequence[str], change: Sequence[str]) -> str:

@@ -122,7 +122,9 @@ def unknown_bias(record: Record) -> Finding | None:
 
 
 def overfitted(record: Record) -> Finding | None:
-    """The outer loss goes on falling while the loss on data that nothing is chosen on rises."""
+    """The outer loss goes on falling while the loss on data that nothing is chosen on rises, and nothing stops it."""
+    if record.summary.get("status") == "stopped_early":
+        return None
     outer = record.series("outer/loss")
     for name in ("stop/loss", "test/loss"):
         held_out = record.series(name)

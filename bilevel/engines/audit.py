@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.engines.accuracy import SAFETY
-from bilevel.engines.base import Bilevel, Point, Report
+from bilevel.engines.base import GRADES, Bilevel, Point, Report
 from bilevel.engines.implicit import Implicit
 from bilevel.solvers import Outcome
 from bilevel.typing import HParams
@@ -39,7 +40,7 @@ def audited(bilevel: Bilevel, point: Point, outcome: Outcome, grad: HParams, rep
         error_estimate=distance + judged.error_estimate,
         error_inner=judged.error_inner,
         error_adjoint=distance,
-        grade=judged.grade,
+        grade=jnp.where(judged.adjoint_status.ok, judged.grade, GRADES.index("residual")).astype(jnp.int32),
         theta=judged.theta,
         margin=judged.margin,
         weakly_active=judged.weakly_active,

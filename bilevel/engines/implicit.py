@@ -143,7 +143,9 @@ class Implicit(Engine):
             solved, counts = solved._replace(system=judge), counts.add(preparation)
         if self.refine:
             refined = correction(bilevel, point, solved, tol=None)
-            solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts)
+            # B'u of the first gradient, or A'du of the corrected adjoint, is then in nothing that is reported.
+            unread = {"jacobian_products" if self.accuracy == "estimate" else "hessian_products": -1}
+            solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
         if self.accuracy == "residual":
             left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
             estimate = left * report.error_estimate

@@ -33,7 +33,9 @@ def as_stated(instance: Instance, solver: Solver) -> Instance:
 def for_reverse_mode(instance: Instance, solver: Solver) -> Instance:
     """The instance with a loss whose gradients reverse mode differentiates cheaply, unless the solver takes the loss
     apart and differentiates the pieces itself. The optimality condition stays as stated: solvers linearise it."""
-    return instance if solver.structured else replace(instance, loss=forward_over_reverse(instance.loss))
+    if solver.structured:
+        return instance
+    return replace(instance, loss=forward_over_reverse(instance.loss), stated=instance.loss)
 
 
 def through_steps(
@@ -226,11 +228,11 @@ def last_steps(
     _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)(frozen)
 
     def ending(hparams: HParams) -> tuple[Scalar, Counts]:
-        stated = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
-        solver, _ = bilevel.inner.solver.choose(stated, outcome.params)
-        instance = for_reverse_mode(stated, solver)
+        instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
+        solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+        instance = for_reverse_mode(instance, solver)
         solved = jax.lax.stop_gradient(outcome.state)._replace(counts=Counts().as_arrays())
-        start = solver.refresh(stated, solved)  # which may linearise the gradient
+        start = solver.refresh(instance, solved)
 
         @jax.checkpoint
         def step(state: State, _: None) -> tuple[State, None]:

@@ -14,7 +14,7 @@ from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import iterate
 from bilevel.solvers.proximal_gradient import ProximalGradient
-from bilevel.solvers.scaling import equilibrium, scaled, times
+from bilevel.solvers.scaling import PROBES, ROUNDS, equilibrium, scaled, scales, times
 from bilevel.solvers.step_size import BACKTRACKING, first_step_size
 from bilevel.typing import Counts, Params, PyTree
 
@@ -85,10 +85,13 @@ class ActiveSetNewton(Solver):
         point, residual, gradient, products = newton
         point = jax.lax.cond(
             residual <= SHRINKAGE * memory.best,
-            lambda: Point(point, gradient, residual, memory.step_size, jnp.int32(2)),
+            lambda: Point(point, gradient, residual, memory.step_size, jnp.int32(0)),
             lambda: _burst(instance, inner, state, memory, self.tol),
         )
-        counts = state.counts.plus(gradients=point.gradients, hessian_products=products, proxes=point.gradients)
+        tried = jnp.where(known, 3, 0)  # the residual, the system, and the gradient after the Newton step
+        gradients = point.gradients + tried
+        scaling = jnp.where(known | (not scales(instance, state.params)), 0, ROUNDS * PROBES)
+        counts = state.counts.plus(gradients=gradients, hessian_products=products + scaling, proxes=gradients)
         best = jnp.minimum(memory.best, point.residual)
         memory = memory._replace(gradient=point.gradient, step_size=point.step_size, best=best)
         return State(point.params, point.residual, counts, memory)
@@ -136,5 +139,6 @@ def _burst(instance: Instance, inner: Instance, state: State, memory: Memory, to
     after = times(outcome.params, memory.scale)
     gradient = instance.gradient(after)
     residual = instance.residual_given(after, gradient)
-    gradients = jnp.asarray(outcome.counts.gradients + 2, jnp.int32)
+    # One more for the step size, one for ``gradient``, and none for the verdict of `iterate`, which is not read.
+    gradients = jnp.asarray(outcome.counts.gradients + 1, jnp.int32)
     return Point(after, gradient, residual, outcome.state.memory.step_size, gradients)

@@ -10,7 +10,7 @@ from bilevel import trees
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient, Stationary
 from bilevel.penalties import Penalty
-from bilevel.typing import Batch, HParams, Loss, Params, PyTree, Scalar
+from bilevel.typing import Batch, HParams, LinearMap, Loss, Params, PyTree, Scalar
 
 OF_THE_GRADIENT = (Stationary, ProximalGradient, ProjectedGradient, MirrorDescent, BlockProximalGradient)
 
@@ -26,6 +26,7 @@ class Instance:
     batch: Batch
     differentiable: bool = False  # derivatives pass through the steps: what a search accepts is evaluated once more
     searches: bool = True  # False: take the natural step without a search (at the solution, where none can succeed)
+    stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` is in another
 
     def value(self, params: Params) -> Scalar:
         """The smooth part of the objective."""
@@ -34,6 +35,11 @@ class Instance:
     def gradient(self, params: Params) -> PyTree:
         """The gradient of the smooth part."""
         return jax.grad(self.value)(params)
+
+    def hessian(self, params: Params) -> LinearMap:
+        """The Hessian of the smooth part at ``params``, as a product."""
+        loss = self.stated or self.loss
+        return jax.linearize(lambda w: jax.grad(loss)(w, self.hparams, self.batch), params)[1]
 
     def value_and_gradient(self, params: Params) -> tuple[Scalar, PyTree]:
         return jax.value_and_grad(self.value)(params)

@@ -46,8 +46,8 @@ def steady(step_size: Parameter, last: jax.Array, instance: Instance, params: Pa
     search accepted, which is confirmed along the way taken only, and at most what is stable in all directions."""
     if step_size != BACKTRACKING or instance.searches:
         return last, 0
-    _, hessian = jax.linearize(instance.gradient, params)
-    return jax.lax.stop_gradient(jnp.minimum(last, STABLE * inverse_norm(hessian, params))), POWERS
+    stable = STABLE * inverse_norm(instance.hessian(jax.lax.stop_gradient(params)), params)
+    return jax.lax.stop_gradient(jnp.minimum(last, stable)), POWERS
 
 
 def backtrack(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import bilevel as bl
@@ -38,16 +39,45 @@ CASES = [
     ("forward", bl.Forward(), FIXED, None),
     ("one-step", bl.OneStep(), FIXED, None),
     ("truncated", bl.Truncated(steps=5), FIXED, None),
+    ("one-step-searching", bl.OneStep(), SEARCHING, None),
+    ("one-step-measured", bl.OneStep(accuracy="estimate"), FIXED, None),
+    ("estimate-neumann", bl.Implicit(linear_solve=bl.Neumann(terms=7)), FIXED, None),
+    ("refined", bl.Implicit(linear_solve=bl.CG(), refine=True), FIXED, None),
+    ("refined-residual", bl.Implicit(linear_solve=bl.CG(), refine=True, accuracy="residual"), FIXED, None),
+    ("closed-form", bl.ClosedForm(), FIXED, None),
+    ("normal", bl.Implicit(accuracy="residual", linear_solve=bl.Normal()), FIXED, None),
+    ("newton", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.Newton(), None),
+    ("lbfgs", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGS(), None),
+    (
+        "optax",
+        bl.Implicit(accuracy="residual", linear_solve=bl.CG()),
+        bl.Optax(optax.adam(0.1), max_steps=300, tol=1e-3),
+        None,
+    ),
+    ("broyden", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.Broyden(), None),
+    ("active-set", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ActiveSetNewton(), "lasso"),
+    ("mirror", bl.Implicit(accuracy="residual", linear_solve=bl.GMRES()), bl.MirrorDescent(tol=1e-6), "simplex"),
+    ("box", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGSB(tol=1e-6), "box"),
 ]
+FAST = ("estimate-cg", "unrolled-searching", "one-step")
+NONSMOOTH = {
+    "lasso": {"penalty": bl.L1(weight=lambda h: 0.1 * jnp.exp(h))},
+    "simplex": {"constraint": bl.Simplex(scale=lambda h: 4.0 * jnp.exp(h[0] + 2.0))},
+    "box": {"constraint": bl.Box(lower=-1.0, upper=lambda h: 2.0 * jnp.exp(h + 2.0))},
+}
 
 
-@pytest.mark.parametrize(("engine", "solver", "penalty"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("engine", "solver", "penalty"),
+    [pytest.param(*case[1:], id=case[0], marks=[] if case[0] in FAST else [pytest.mark.slow]) for case in CASES],
+)
 def test_counters_are_exact(counted, engine, solver, penalty):
     x, xv = jax.random.normal(KEYS[0], (12, FEATURES)), jax.random.normal(KEYS[1], (12, FEATURES))
     y, yv = x @ jnp.arange(5.0), xv @ jnp.arange(5.0)
-    inner_loss, outer_loss = counted(error if penalty else penalised), counted(error)
-    extra = {"penalty": bl.L1(weight=lambda h: 0.1 * jnp.exp(h))} if penalty else {}
-    inner = bl.InnerProblem(loss=inner_loss, init=lambda key, h: jnp.zeros(FEATURES), solver=solver, **extra)
+    inner_loss, outer_loss = counted(error if penalty == "lasso" else penalised), counted(error)
+    extra = NONSMOOTH[penalty] if penalty else {}
+    start = 0.8 if penalty == "simplex" else 0.0
+    inner = bl.InnerProblem(loss=inner_loss, init=lambda key, h: jnp.full(FEATURES, start), solver=solver, **extra)
     task = bl.Task(
         inner=inner,
         outer_loss=outer_loss,
@@ -59,7 +89,7 @@ def test_counters_are_exact(counted, engine, solver, penalty):
     seen, counts = inner_loss.seen, report.counts
     assert int(counts.gradients) == seen["gradients"] + outer_loss.seen["gradients"]
     assert int(counts.hessian_products) == seen["hessian_products"]
-    if not penalty:  # of a penalty's weight the derivative is in the prox
+    if penalty != "lasso":  # of a penalty's weight the derivative is in the prox
         assert int(counts.jacobian_products) == seen["jacobian_products"]
 
 

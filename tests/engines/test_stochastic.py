@@ -8,6 +8,7 @@ import pytest
 import bilevel as bl
 from bilevel.batches import whole_batch
 from bilevel.engines import Point
+from bilevel.engines.directions import Iterate, inner_part, outer_part
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 FEATURES = 3
@@ -31,7 +32,14 @@ def loss(params, hparams, batch):
     return error(params, hparams, batch) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
 
 
-def task_with(batch_size=0, penalty=None):
+def mixed(params, hparams, batch):
+    """A loss in which hyperparameters and samples meet: each sample has a weight of its own."""
+    x, y = batch
+    each = 0.5 * jnp.exp(0.3 * x @ hparams) * (x @ params - y) ** 2
+    return jnp.mean(batch.weight * each) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
+
+
+def task_with(batch_size=0, penalty=None, loss=loss):
     train, validation = data()
     batches = bl.full_batch(whole_batch(train), whole_batch(validation))
     if batch_size:
@@ -59,7 +67,7 @@ ENGINES = [
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
 def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
     hparams, key = jnp.array([-1.0, 0.2, -0.5]), jax.random.key(3)
-    levels = task_with(batch_size=3).levels
+    levels = task_with(batch_size=3, loss=mixed).levels
     point = Point(hparams, *levels.batches(key, 0), key=key)
     carry = carry_of(engine, levels, point, hparams)
     step = jax.jit(lambda point: engine.hypergradient(levels, point, carry)[1:])
@@ -68,7 +76,7 @@ def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
     mean = jnp.mean(jnp.stack([grad for grad, _ in results]), axis=0)
     moved = jax.tree.map(lambda *leaves: sum(leaves) / blocks, *[report.carry[:2] for _, report in results])
 
-    full = task_with().levels
+    full = task_with(loss=mixed).levels
     plain = bl.SOBA() if isinstance(engine, bl.SABA) else engine
     whole = Point(hparams, *full.batches(key, 0), key=key)
     start = plain.first_carry(full, whole)._replace(params=carry.params, adjoint=carry.adjoint)
@@ -76,6 +84,23 @@ def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
     np.testing.assert_allclose(mean, exact, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(moved[0], report.carry.params, rtol=1e-12)
     np.testing.assert_allclose(moved[1], report.carry.adjoint, rtol=1e-12)
+
+
+def test_recursive_directions_of_an_epoch_average_to_that_of_the_full_batch():
+    """SARAH between two passes: what the batches add to the last direction averages to its change."""
+    hparams, key, engine = jnp.array([-1.0, 0.2, -0.5]), jax.random.key(3), bl.SRBA(period=100)
+    levels, full = (task_with(size, loss=mixed).levels for size in (3, 0))
+    whole = Point(hparams, *full.batches(key, 0), key=key)
+    point = Point(hparams, *levels.batches(key, 0), key=key)
+    carry = carry_of(engine, levels, point, hparams)
+    before = Iterate(jnp.array([0.1, 0.2, -0.3]), jnp.array([-0.2, 0.4, 0.6]), hparams + 0.3)
+    parts = inner_part(full, before, whole.inner_batch), outer_part(full, before, whole.outer_batch)
+    memory = carry.memory._replace(step=jnp.int32(1), before=before, inner=parts[0], outer=parts[1])
+    step = jax.jit(lambda point: engine.hypergradient(levels, point, carry._replace(memory=memory))[1])
+    grads = [step(Point(hparams, *levels.batches(key, number), key=key)) for number in range(12)]
+    _, exact, _ = bl.SOBA().hypergradient(full, whole, carry._replace(memory=bl.SOBA().first_carry(full, whole).memory))
+    np.testing.assert_allclose(np.mean(grads, axis=0), exact, rtol=1e-12, atol=1e-13)
+    assert np.std(grads, axis=0).max() > 1e-3
 
 
 @pytest.mark.parametrize("engine", [bl.SABA(), bl.SRBA(period=5)], ids=lambda engine: type(engine).__name__)
@@ -170,9 +195,38 @@ def test_diverging_steps_are_reported():
             carry = report.carry
 
 
-def test_counts():
-    task = task_with(batch_size=3)
-    counts = bl.hypergradient(task, jnp.zeros(FEATURES), bl.SOBA())[2].counts
-    assert [int(number) for number in counts[:3]] == [2, 1, 1]
-    counts = bl.hypergradient(task, jnp.zeros(FEATURES), bl.SABA())[2].counts
-    assert [int(number) for number in counts[:3]] == [6, 3, 3]
+STOCHASTIC = [
+    bl.SOBA(),
+    bl.SABA(),
+    bl.SRBA(period=3),
+    bl.AmIGO(inner_steps=4, adjoint_steps=3),
+    bl.StocBiO(inner_steps=4, adjoint_steps=3),
+    bl.F2SA(inner_steps=4),
+]
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("engine", STOCHASTIC, ids=lambda engine: type(engine).__name__)
+def test_counters_are_exact(counted, engine):
+    """Over four steps, with a pass over the data among them for `SRBA`; what first_carry does is not a step's."""
+    train, validation = data()
+    inner_loss, outer_loss = counted(mixed), counted(error)
+    task = bl.Task(
+        inner=bl.InnerProblem(loss=inner_loss, init=lambda key, h: jnp.full(FEATURES, 0.1)),
+        outer_loss=outer_loss,
+        init_hparams=lambda key: jnp.full(FEATURES, -1.0),
+        batches=bl.minibatches(train, validation, 4, 3),
+    )
+    hparams, carry = jnp.zeros(FEATURES), None
+    point = Point(hparams, *task.batches(jax.random.key(0), 0), key=jax.random.key(0))
+    carry = engine.first_carry(task.levels, point)
+    for step in range(4):
+        jax.effects_barrier()
+        inner_loss.seen.clear(), outer_loss.seen.clear()
+        batch = task.batches(jax.random.key(0), step)
+        _, grad, report = bl.hypergradient(task, hparams, engine, batch=batch, carry=carry)
+        jax.block_until_ready((grad, report.carry))
+        carry, counts = report.carry, report.counts
+        assert int(counts.gradients) == inner_loss.seen["gradients"] + outer_loss.seen["gradients"]
+        assert int(counts.hessian_products) == inner_loss.seen["hessian_products"]
+        assert int(counts.jacobian_products) == inner_loss.seen["jacobian_products"]
