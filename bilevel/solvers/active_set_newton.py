@@ -22,6 +22,7 @@ SHRINKAGE = 0.5  # a Newton step is taken if it reduces the smallest residual so
 DENSE = 512  # unknowns up to which a Newton step costs about two gradients for each
 BURST = (64, 256)  # proximal gradient steps in its place: at least, and for larger problems
 LOOSE = 0.1  # relative tolerance of the linear solves far from the solution
+NEAR = 1e-2  # the share of its size by which a proximal step moves a start that is good enough for a Newton step
 DAMPING = 1e-3  # at most, relative to the largest curvature
 
 
@@ -49,8 +50,8 @@ class ActiveSetNewton(Solver):
         (D (I - D) + s D H D + delta I) y = D (I - s H) F,      w <- w + F + D y.
 
     One step finds the minimiser on the face that the prox points at, which D knows; the system is that of the adjoint,
-    damped by delta = O(||F||). A step is taken if it halves the residual; if not, and at the start, accelerated
-    proximal gradient steps are, about as many as one Newton step costs. So convergence is that of the proximal gradient
+    damped by delta = O(||F||). A step is taken if it halves the residual; if not, and at a start that is not near a
+    solution, accelerated proximal gradient steps are, about as many as one Newton step costs. So convergence is that of the proximal gradient
     method from anywhere, and superlinear near the solution. ``linear_solve`` solves the system. For every penalty and
     set with a prox; if it is separable, on one array, badly scaled coordinates are scaled so that the rows of the
     Hessian have one length.
@@ -81,7 +82,8 @@ class ActiveSetNewton(Solver):
         memory = jax.lax.cond(known, lambda: state.memory, lambda: _prepared(instance, state))
         inner = scaled(instance, memory.scale)
         nothing = (state.params, jnp.full_like(state.residual, jnp.inf), state.memory.gradient, jnp.int32(0))
-        newton = jax.lax.cond(known, lambda: self._newton(instance, inner, state, memory), lambda: nothing)
+        near = known | (_moves(inner, state, memory) <= NEAR)
+        newton = jax.lax.cond(near, lambda: self._newton(instance, inner, state, memory), lambda: nothing)
         point, residual, gradient, products = newton
         point = jax.lax.cond(
             residual <= SHRINKAGE * memory.best,
@@ -126,6 +128,14 @@ def _prepared(instance: Instance, state: State) -> Memory:
     start, gradient = times(state.params, scale, inverse=True), times(state.memory.gradient, scale)
     step_size = first_step_size(BACKTRACKING, scaled(instance, scale), start, gradient)
     return state.memory._replace(scale=scale, step_size=step_size)
+
+
+def _moves(inner: Instance, state: State, memory: Memory) -> jax.Array:
+    """How far a proximal gradient step goes, relative to the point."""
+    params = times(state.params, memory.scale, inverse=True)
+    point = trees.axpy(-memory.step_size, times(state.memory.gradient, memory.scale), params)
+    move = trees.norm(trees.subtract(inner.prox(point, memory.step_size), params))
+    return move / jnp.maximum(trees.norm(params), jnp.finfo(move.dtype).tiny)
 
 
 def _burst(instance: Instance, inner: Instance, state: State, memory: Memory, tol: float | jax.Array) -> Point:

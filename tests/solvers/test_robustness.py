@@ -29,6 +29,7 @@ def lasso(weight, solver, constraint=None):
     return bl.InnerProblem(loss, lambda key, h: jnp.zeros(8), solver=solver, **parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_columns_from_1e_minus_4_to_1e4(solver):
     """Columns and weights scaled together: the solution is that of the well scaled problem in other units. The residual
@@ -42,6 +43,7 @@ def test_columns_from_1e_minus_4_to_1e4(solver):
     assert_allclose(scaled.params == 0, plain.params == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rank_deficient_designs(solver):
     """A column twice: solutions are not unique, their predictions and the optimality condition are."""
@@ -56,6 +58,7 @@ def test_rank_deficient_designs(solver):
     assert_allclose(matrix @ found.params, matrix @ other.params, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [bl.LBFGSB(tol=1e-10), bl.ActiveSetNewton(), bl.BlockCoordinateDescent(tol=1e-10)])
 def test_a_degenerate_box(solver):
     """Bounds that coincide, bounds that are infinite, and a solution exactly at a bound with zero multiplier."""
@@ -69,6 +72,7 @@ def test_a_degenerate_box(solver):
     assert_allclose(np.clip(found.params - slope, lower, upper), found.params, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [*SOLVERS, "LBFGSB", "MirrorDescent"])
 def test_float32(solver):
     """The tolerance asked for is out of reach: the status says converged or stalled, and the result is right."""
@@ -91,6 +95,28 @@ FAMILIES = {
 }
 
 
+WARM = {
+    "lasso": bl.ProximalGradient(tol=1e-8),
+    "box": bl.ActiveSetNewton(),
+}
+
+
+@pytest.mark.parametrize("family", ["lasso", pytest.param("box", marks=pytest.mark.slow)])
+def test_a_warm_start_never_takes_more_steps(family):
+    """The law of the warm-start suite (experiments/solvers/warm_start.py), on its smallest path."""
+    inner = FAMILIES[family](WARM[family])
+    batch = (jnp.asarray(MATRIX), jnp.asarray(TARGET))
+    solve = jax.jit(lambda h, start: inner.solve(h, batch, init=start))
+    params, totals = solve(jnp.asarray(-1.0), jnp.zeros(8)).params, np.zeros(2)
+    for number in range(1, 5):
+        h = jnp.asarray(-1.0 - 0.02 * number)
+        warm, cold = solve(h, params), solve(h, jnp.zeros(8))
+        assert_allclose(warm.params, cold.params, atol=1e-6)
+        totals += [int(found.counts.gradients) + int(found.counts.hessian_products) for found in (warm, cold)]
+        params = warm.params
+    assert totals[0] < totals[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -106,7 +132,7 @@ def test_warm_starts_along_a_path_do_not_lose(solver, family, path):
         warm, cold = solve(h, params), solve(h, jnp.zeros(8))
         assert bool(warm.status.ok) and bool(cold.status.ok)
         assert_allclose(warm.params, cold.params, atol=1e-7)
-        costs.append((int(warm.counts.gradients), int(cold.counts.gradients)))
+        costs.append(tuple(int(found.counts.gradients + found.counts.hessian_products) for found in (warm, cold)))
         params = warm.params
     warm_total, cold_total = (sum(cost[arm] for cost in costs[1:]) for arm in range(2))
     assert warm_total <= 1.1 * cold_total + 2, costs
