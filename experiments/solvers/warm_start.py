@@ -1,10 +1,10 @@
 """What warm starts are worth: each family x solver x path, the warm arm against its own cold arm.
 
-    python experiments/solvers/warm_start.py [--points 8]
+    python experiments/solvers/warm_start.py [--points 5]
 
-Along a path of hyperparameters every problem is solved twice at the same tolerance: from the solution of the one before,
-and from the cold start. Printed and written to warm_start.csv: total steps, gradients and processor seconds of both arms
-(the first point, where both are cold, left out), and `regression` where the warm arm took more gradients than the cold.
+Along a path of hyperparameters each problem is solved twice at the same tolerance: from the solution before, and from
+the cold start. Printed and written to warm_start.csv: total steps, products and processor seconds of both arms
+(the first point, where both are cold, left out), and `regression` where the warm arm took more products than the cold.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Row:
     path: str
     warm_steps: int
     cold_steps: int
-    warm_gradients: int
-    cold_gradients: int
+    warm_products: int  # gradients and products with the Hessian
+    cold_products: int
     warm_seconds: float
     cold_seconds: float
     largest_difference: float  # of the solutions of the two arms, relative
@@ -70,22 +70,21 @@ def measure(family: str, problem: Problem, solver: bl.Solver, points: int) -> It
             start = bl.PrimalDual(warm.params, *warm.dual) if isinstance(cold_start, bl.PrimalDual) else warm.params
             costs.append([value for pair in zip(warm_cost, cold_cost, strict=True) for value in pair])
         totals = np.sum(costs[1:], axis=0)
-        verdict = (
-            "regression" if totals[2] > totals[3] else f"{totals[3] / max(totals[2], 1):.1f} times fewer gradients"
-        )
+        verdict = "regression" if totals[2] > totals[3] else f"{totals[3] / max(totals[2], 1):.1f} times fewer products"
         yield Row(family, name_of(solver), path, *map(int, totals[:4]), *map(float, totals[4:]), difference, verdict)
 
 
 def timed(solve: Any, *args: Any) -> tuple[bl.Solution, int, int, float]:
     began = time.process_time()
     solution = jax.block_until_ready(solve(*args))
-    return solution, int(solution.steps), int(solution.counts.gradients), time.process_time() - began
+    seconds = time.process_time() - began
+    return solution, int(solution.steps), int(solution.counts.gradients + solution.counts.hessian_products), seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=list(FAMILIES), metavar="NAME")
-    parser.add_argument("--points", type=int, default=8)
+    parser.add_argument("--points", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "warm_start.csv")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
@@ -101,7 +100,7 @@ def main() -> None:
                     print(
                         f"{row.family:13s}{row.solver:36s}{row.path:13s}"
                         f"steps {row.warm_steps:6d} / {row.cold_steps:6d}   "
-                        f"gradients {row.warm_gradients:7d} / {row.cold_gradients:7d}   "
+                        f"products {row.warm_products:7d} / {row.cold_products:7d}   "
                         f"{1e3 * row.warm_seconds:9.1f} / {1e3 * row.cold_seconds:9.1f} ms   {row.verdict}",
                         flush=True,
                     )

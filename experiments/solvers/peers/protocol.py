@@ -21,7 +21,8 @@ import numpy as np
 
 TOLERANCES = 10.0 ** -np.arange(1, 15)
 REPEATS = 3
-PATIENCE = 4.0  # seconds for one solve, beyond which a solver is not asked for more accuracy
+PATIENCE = 1.0  # seconds for one solve, beyond which a solver is not asked for more accuracy
+LONG = 0.2  # and beyond which it is not repeated
 
 Run = Callable[[float], dict]
 Peer = dict[str, dict[str, Callable[[dict], Run]]]
@@ -72,6 +73,6 @@ def timed(run: Run, tol: float) -> tuple[float, dict]:
         began = time.process_time()
         result = run(tol)
         least = min(least, time.process_time() - began)
-        if least > PATIENCE:
+        if least > LONG:
             break
     return least, result
