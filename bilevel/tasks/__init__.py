@@ -1,6 +1,7 @@
 """The tasks that come with the library: functions with keyword arguments that return a `bilevel.task.Task`."""
 
 # All at once: were they loaded on demand, the name of a task would mean its module after the first import of that.
+from bilevel.tasks.dictionary import dictionary, dictionary_splits
 from bilevel.tasks.distillation import distillation
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
@@ -12,8 +13,11 @@ from bilevel.tasks.molecular import arrows as sensitivity_arrows
 from bilevel.tasks.molecular import molecular, molecular_sensitivities
 from bilevel.tasks.precision import precision
 from bilevel.tasks.ridge import ridge
+from bilevel.tasks.svm import svm
 
 __all__ = [
+    "dictionary",
+    "dictionary_splits",
     "distillation",
     "few_shot_sinusoid",
     "hyperclean",
@@ -26,4 +30,5 @@ __all__ = [
     "precision_curves",
     "ridge",
     "sensitivity_arrows",
+    "svm",
 ]

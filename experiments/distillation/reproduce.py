@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the folder to write to; by default this one")
     settings = parser.parse_args()
     out = settings.out or (Path(tempfile.mkdtemp()) if settings.smoke else HERE)
+    out.mkdir(parents=True, exist_ok=True)
     data, steps, timed = ("digits", 120, 5) if settings.smoke else ("mnist", 300, 20)
     with jax.enable_x64(True):
         found, apart = interleaved(data, SHARES, PENALTIES["1e-3"], timed)

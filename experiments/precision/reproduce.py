@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the folder to write to; by default this one")
     settings = parser.parse_args()
     out = settings.out or (Path(tempfile.mkdtemp()) if settings.smoke else HERE)
+    out.mkdir(parents=True, exist_ok=True)
     lines = []
     print("  problem penalty  implicit  refined refined error  violations unrolled/implicit")
     with jax.enable_x64(True):
