@@ -64,7 +64,7 @@ FAILING = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solve", FAILING)
 @pytest.mark.parametrize("policy", ["raise", "warn", "retry", "skip"])
 def test_every_policy_on_both_solves_is_in_log_and_summary(solve, policy, caplog):

@@ -7,7 +7,8 @@ from bilevel.engines.closed_form import ClosedForm
 from bilevel.engines.double_loop import F2SA, AmIGO, StocBiO
 from bilevel.engines.implicit import Implicit
 from bilevel.engines.iterative import Forward, OneStep, Truncated, Unrolled
-from bilevel.engines.single_loop import SABA, SOBA, SRBA
+from bilevel.engines.recursive import SRBA
+from bilevel.engines.single_loop import SABA, SOBA
 
 __all__ = [
     "F2SA",

@@ -54,6 +54,7 @@ def true_error(name, grad):
     return float(jnp.linalg.norm(grad - truth(name)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", [bl.OneStep(), bl.Truncated(steps=2), bl.SOBA()], ids=lambda one: type(one).__name__)
 def test_a_bias_that_is_not_measured_is_infinite(engine):
     _, grad, report = bl.hypergradient(*problem("ridge"), engine)
@@ -69,7 +70,7 @@ MEASURED = [
     pytest.param("ridge", bl.Unrolled(accuracy="estimate"), id="unrolled", marks=SLOW),
     pytest.param("ridge", bl.Forward(accuracy="estimate"), id="forward", marks=SLOW),
     pytest.param("lasso", bl.OneStep(accuracy="estimate"), id="one-step-lasso", marks=SLOW),
-    pytest.param("ridge", bl.Implicit(linear_solve=bl.Neumann(terms=5, alpha=0.1)), id="neumann"),
+    pytest.param("ridge", bl.Implicit(linear_solve=bl.Neumann(terms=5, alpha=0.1)), id="neumann", marks=SLOW),
     pytest.param("ridge", bl.Implicit(linear_solve=bl.Nystrom(rank=2, rho=0.1)), id="nystrom", marks=SLOW),
     pytest.param("lasso", bl.Implicit(linear_solve=bl.Neumann(terms=3, alpha=0.5)), id="neumann-lasso", marks=SLOW),
 ]
@@ -83,6 +84,7 @@ def test_a_bias_that_is_measured_is_right(name, engine):
     assert true <= float(report.error_estimate) <= 1.3 * true
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", [bl.Unrolled(), bl.Forward()], ids=lambda one: type(one).__name__)
 def test_a_warm_start_leaves_steps_to_differentiate(engine):
     _, grad, report = bl.hypergradient(*problem("ridge"), engine)

@@ -59,7 +59,7 @@ CASES = [
     ("mirror", bl.Implicit(accuracy="residual", linear_solve=bl.GMRES()), bl.MirrorDescent(tol=1e-6), "simplex"),
     ("box", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGSB(tol=1e-6), "box"),
 ]
-FAST = ("estimate-cg", "unrolled-searching", "one-step")
+FAST = ("estimate-cg",)
 NONSMOOTH = {
     "lasso": {"penalty": bl.L1(weight=lambda h: 0.1 * jnp.exp(h))},
     "simplex": {"constraint": bl.Simplex(scale=lambda h: 4.0 * jnp.exp(h[0] + 2.0))},

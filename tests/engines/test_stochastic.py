@@ -86,6 +86,7 @@ def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
     np.testing.assert_allclose(moved[1], report.carry.adjoint, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_recursive_directions_of_an_epoch_average_to_that_of_the_full_batch():
     """SARAH between two passes: what the batches add to the last direction averages to its change."""
     hparams, key, engine = jnp.array([-1.0, 0.2, -0.5]), jax.random.key(3), bl.SRBA(period=100)
@@ -205,7 +206,7 @@ STOCHASTIC = [
 ]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", STOCHASTIC, ids=lambda engine: type(engine).__name__)
 def test_counters_are_exact(counted, engine):
     """Over four steps, with a pass over the data among them for `SRBA`; what first_carry does is not a step's."""
