@@ -23,9 +23,9 @@ from bilevel.linear_solve import CG, GMRES, MINRES, Dense, RandomizedNystrom
 from bilevel.optimality import Stationary
 from bilevel.typing import HParams, LinearMap, PyTree, Scalar
 
-LANCZOS = 12  # products spent on the spectrum
+LANCZOS = 24  # products spent on the spectrum
 DENSE = 1024  # unknowns up to which building and factoring the system is preferred
-RESOLVED = 300  # ratio of Ritz values beyond which so few steps have not resolved the spectrum: CG would be slow
+RESOLVED = 110  # ratio of Ritz values beyond which so few steps have not resolved the spectrum: CG would be slow
 FEW = 20  # hyperparameters up to which forward mode is preferred to reverse mode through steps
 
 
@@ -51,7 +51,7 @@ class AutoEngine(Engine):
     minibatches of a smooth loss                              `SABA` where its tables fit, else `SOBA`
     up to 1,024 unknowns that fit the memory                  `Implicit` with `Dense`
     symmetric, by a few Lanczos steps: indefinite             `Implicit` with `MINRES`
-    symmetric, Ritz values spread by 300 and more             `Implicit` with `CG` and a randomised Nystrom inverse
+    symmetric, Ritz values spread by 110 and more             `Implicit` with `CG` and a randomised Nystrom inverse
     symmetric otherwise                                       `Implicit` with `CG`
     anything else                                             `Implicit` with `GMRES`
     ========================================================  =================================================

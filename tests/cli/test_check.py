@@ -67,6 +67,7 @@ def test_the_instance_of_a_shipped_task_is_small(bilevel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("task", RIGHT)
 def test_every_engine_on_every_task_that_ships(bilevel, task):
     """None is wrong or more wrong than it says, and those that can do the task are right."""

@@ -116,6 +116,7 @@ def doctored(bilevel, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("cause", CAUSES)
 def test_the_cause_is_named_and_the_command_that_is_printed_cures_it(doctored, cause):
     _, _, told = doctored(CAUSES[cause], "ill")
@@ -129,6 +130,7 @@ def test_the_cause_is_named_and_the_command_that_is_printed_cures_it(doctored, c
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_step_is_taken_again_with_scrutiny(doctored, folder):
     words = (*DESCENT, "solver.tol=1e-2", "trainer.steps=12", "trainer.checkpoint_every=5")
     _, _, told = doctored(words, "ill", "replay=11")  # a checkpoint is before step 10: one step is made on the way

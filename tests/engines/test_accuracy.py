@@ -89,6 +89,7 @@ def comparisons(kind, penalty, refine=False, tolerances=(1e-1, 1e-3, 1e-10)):
     return found
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("kind", "penalty"), [("quadratic", -4.0), ("logistic", -3.0), ("log-cosh", -4.0)])
 def test_what_is_claimed_is_true(kind, penalty):
     found = comparisons(kind, penalty)
@@ -107,6 +108,7 @@ def test_nothing_is_claimed_outside_the_newton_regime():
     assert report.error_grade == "residual"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["logistic", "log-cosh"])
 def test_the_refined_gradient_has_a_quadratic_error_and_says_so(kind):
     plain, refined = comparisons(kind, -3.0, tolerances=(1e-10,)), comparisons(kind, -3.0, True, (1e-10,))
@@ -131,6 +133,7 @@ def test_the_error_is_split_between_the_two_solves():
     assert float(report.error_adjoint) < 1e-2 * true
 
 
+@pytest.mark.slow
 def test_the_estimate_costs_about_one_more_linear_solve():
     curvature = jnp.logspace(-3, 0, 300)
     inner = bl.InnerProblem(
@@ -156,6 +159,7 @@ def test_the_estimate_costs_about_one_more_linear_solve():
     assert products("estimate") - solve <= solve
 
 
+@pytest.mark.slow
 def test_a_direct_solver_factors_once():
     levels = levels_of("logistic", bl.GradientDescent(max_steps=0))
     point = Point(jnp.full(FEATURES, -3.0), *data(), key=jax.random.key(0))
