@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from problems import PROBLEMS, Problem
 
-import bilevel as bl
-
 FOLDER = Path(__file__).parent / "peers"
 PEERS = sorted(path.stem.removeprefix("run_") for path in FOLDER.glob("run_*.py"))
 
@@ -71,11 +69,9 @@ def residual_of(problem: Problem):
     reference = float(norm(cold))
 
     def measure(parts: dict) -> float:
-        arrays = [jnp.zeros(0) if part is None else jnp.asarray(part) for part in parts.values()]
-        if isinstance(cold, bl.PrimalDual):
-            point = jax.tree.map(lambda like, part: part.reshape(like.shape), cold, bl.PrimalDual(*arrays))
-        else:
-            point = arrays[0].reshape(cold.shape)
+        leaves, structure = jax.tree.flatten(cold)  # params alone, or with the multipliers of the rows that there are
+        arrays = [jnp.asarray(part) for part in parts.values() if part is not None and np.size(part)]
+        point = jax.tree.unflatten(structure, [a.reshape(like.shape) for like, a in zip(leaves, arrays, strict=False)])
         residual = float(norm(point)) / reference
         return residual if math.isfinite(residual) else math.inf
 

@@ -35,7 +35,7 @@ def logistic(arrays: dict, solver: str) -> Run:
 
     def run(tol: float) -> dict:
         model = package.LogisticRegression(
-            C=C, l1_ratio=1.0 if l1 else 0.0, fit_intercept=False, solver=solver, tol=tol, max_iter=100_000
+            C=C, l1_ratio=1.0 if l1 else 0.0, fit_intercept=False, solver=solver, tol=tol, max_iter=5_000
         )  # type: ignore[arg-type]
         coefficients = model.fit(X, y).coef_
         return {"params": coefficients.T if "labels" in arrays else coefficients[0]}
