@@ -41,12 +41,12 @@ def auto_check(rows: list) -> str:
         total += 1
         if not row.seconds <= ALLOWED * fastest.seconds + NOISE:
             lines.append(
-                f"  {row.problem} at {row.target:.0e}: {_ms(row.seconds)} ms, {fastest.solver} {_ms(fastest.seconds)}"
+                f"- {row.problem} at {row.target:.0e}: {_ms(row.seconds)} ms, {fastest.solver} {_ms(fastest.seconds)}"
             )
     summary = (
         f"bl.Auto() within {ALLOWED} of the best own solver (and {1e3 * NOISE:.0f} ms): {total - len(lines)} of {total}"
     )
-    return "\n".join([summary, *lines])
+    return "\n".join([summary, "", *lines])
 
 
 def markdown(rows: list, page: Path) -> None:
