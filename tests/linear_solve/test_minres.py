@@ -44,6 +44,7 @@ def test_an_indefinite_preconditioner_is_not_silent():
     assert not bool(solution.status.ok)
 
 
+@pytest.mark.slow  # its last digits are those of optimised code
 def test_least_squares_of_a_large_inconsistent_system():
     rng = np.random.default_rng(0)
     scales = jnp.concatenate([jnp.zeros(50), jnp.linspace(1.0, 3.0, 150)])
