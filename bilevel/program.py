@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.core import eval_jaxpr
 
 # The elementwise loops of our steps compile faster through XLA's older emitters, and run faster by a tenth.
-OPTIONS = {"cpu": {"xla_cpu_use_fusion_emitters": False}}
+OPTIONS: dict[str, Any] = {"cpu": {"xla_cpu_use_fusion_emitters": False}}
 
 
 class Executable(NamedTuple):

@@ -71,7 +71,8 @@ def measure(family: str, problem: Problem, solver: bl.Solver, points: int) -> It
             costs.append([value for pair in zip(warm_cost, cold_cost, strict=True) for value in pair])
         totals = np.sum(costs[1:], axis=0)
         verdict = "regression" if totals[2] > totals[3] else f"{totals[3] / max(totals[2], 1):.1f} times fewer products"
-        yield Row(family, name_of(solver), path, *map(int, totals[:4]), *map(float, totals[4:]), difference, verdict)
+        found: list[Any] = [*map(int, totals[:4]), *map(float, totals[4:]), difference, verdict]
+        yield Row(family, name_of(solver), path, *found)
 
 
 def timed(solve: Any, *args: Any) -> tuple[bl.Solution, int, int, float]:

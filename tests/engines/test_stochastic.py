@@ -223,7 +223,8 @@ def test_counters_are_exact(counted, engine):
     carry = engine.first_carry(task.levels, point)
     for step in range(4):
         jax.effects_barrier()
-        inner_loss.seen.clear(), outer_loss.seen.clear()
+        inner_loss.seen.clear()
+        outer_loss.seen.clear()
         batch = task.batches(jax.random.key(0), step)
         _, grad, report = bl.hypergradient(task, hparams, engine, batch=batch, carry=carry)
         jax.block_until_ready((grad, report.carry))
