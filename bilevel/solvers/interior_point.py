@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bilevel import trees
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.solvers.base import Solver, State, settings
@@ -76,7 +78,13 @@ class InteriorPoint(Solver, ProgramSolver):
         return State(params, instance.residual_norm(params), counts, Memory(after, scale, origin), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state
+        """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision: of a product
+        of 1e-30 with a quotient of 1e15, the derivative of a step would know no digit."""
+        at = state.memory.iterate
+        least = math.sqrt(trees.epsilon(at.primal))
+        raised = (jnp.maximum(at.inequality_dual, least), jnp.maximum(at.slack, least))
+        iterate = at._replace(inequality_dual=raised[0], slack=raised[1])
+        return state._replace(memory=state.memory._replace(iterate=iterate))
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         return interior_point_program(program, PROGRAM_TOL, self.max_steps)
