@@ -19,8 +19,10 @@ GROWTH = 10.0  # an accelerated step whose residual is this many times the best 
 
 class Memory(NamedTuple):
     change: PyTree  # f = T(w) - w
-    steps: PyTree  # the last differences of w, each leaf (memory, *shape), newest last; zero where there are none yet
+    steps: PyTree  # the last differences of w, each leaf (memory, *shape), in a ring
     changes: PyTree  # and those of f
+    kept: jax.Array  # (memory,): whether there is a difference in this place of the ring
+    place: jax.Array  # of the ring, for the next difference
     best: tuple[Params, PyTree, jax.Array]  # the point of least ||f||, its f and ||f||
 
 
@@ -51,12 +53,13 @@ class Anderson(Solver):
     def init(self, instance: Instance, params: Params) -> State:
         f = change(instance, params)
         empty = jax.tree.map(lambda leaf: jnp.zeros((self.memory, *leaf.shape), leaf.dtype), params)
-        memory = Memory(f, empty, empty, (params, f, trees.norm(f)))
+        nothing = jnp.zeros(self.memory, bool)
+        memory = Memory(f, empty, empty, nothing, jnp.int32(0), (params, f, trees.norm(f)))
         return State(params, instance.residual_norm(params), Counts(gradients=1), memory)
 
     def step(self, instance: Instance, state: State) -> State:
-        f, steps, changes, best = state.memory
-        coefficients = self._coefficients(changes, f)
+        f, steps, changes, kept, place, best = state.memory
+        coefficients = self._coefficients(changes, kept, f)
         params = trees.axpy(self.mixing, f, state.params)
         params = jax.tree.map(
             lambda w, s, c: w - jnp.tensordot(coefficients.astype(w.dtype), s + self.mixing * c, 1),
@@ -67,12 +70,14 @@ class Anderson(Solver):
         after = change(instance, params)
         size = trees.norm(after)
         rejected = instance.searches & ~(size <= GROWTH * best[2]) & jnp.any(coefficients != 0)
-        steps = _pushed(steps, trees.subtract(params, state.params), rejected)
-        changes = _pushed(changes, trees.subtract(after, f), rejected)
+        steps = _replaced(steps, trees.subtract(params, state.params), place)
+        changes = _replaced(changes, trees.subtract(after, f), place)
+        kept = kept.at[place].set(True) & ~rejected
         params, after, size = trees.select(rejected, best, (params, after, size))
         best = trees.select(size < best[2], (params, after, size), best)
         residual = instance.residual_norm(params)
-        return State(params, residual, state.counts.plus(gradients=1), Memory(after, steps, changes, best))
+        memory = Memory(after, steps, changes, kept, (place + 1) % self.memory, best)
+        return State(params, residual, state.counts.plus(gradients=1), memory)
 
     def refresh(self, instance: Instance, state: State) -> State:
         anew = self.init(instance, state.params)
@@ -81,21 +86,19 @@ class Anderson(Solver):
     def refuse(self, instance: Instance) -> None:
         needs_fixed_point(self, instance)
 
-    def _coefficients(self, changes: PyTree, f: PyTree) -> jax.Array:
+    def _coefficients(self, changes: PyTree, kept: jax.Array, f: PyTree) -> jax.Array:
+        """Of the differences in the ring; zero where there is none."""
         pairs = list(zip(jax.tree.leaves(changes), jax.tree.leaves(f), strict=True))
         gram = sum(jnp.einsum("i...,j...->ij", stack, stack) for stack, _ in pairs)
         slope = sum(jnp.einsum("i...,...->i", stack, leaf) for stack, leaf in pairs)
         square = jnp.diagonal(gram)
-        length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 1.0)
-        ridge = max(self.ridge, 10 * trees.epsilon(f)) + (square == 0)
-        gram = gram / (length[:, None] * length) + jnp.diag(jnp.broadcast_to(ridge, square.shape))
-        return jnp.linalg.solve(gram, slope / length) / length
+        used = kept & (square > 0)
+        length = jnp.where(used, jnp.sqrt(jnp.where(used, square, 1.0)), 1.0)
+        ridge = jnp.diag(jnp.full(square.shape, max(self.ridge, 10 * trees.epsilon(f))))
+        gram = jnp.where(used[:, None] & used, gram / (length[:, None] * length) + ridge, jnp.eye(used.size))
+        return jnp.linalg.solve(gram, jnp.where(used, slope / length, 0.0)) / length
 
 
-def _pushed(stacks: PyTree, new: PyTree, cleared: jax.Array) -> PyTree:
-    """The stacks with a new entry in place of the oldest, or empty."""
-
-    def push(stack: jax.Array, leaf: jax.Array) -> jax.Array:
-        return jnp.where(cleared, 0, jnp.concatenate([stack[1:], leaf[None].astype(stack.dtype)]))
-
-    return jax.tree.map(push, stacks, new)
+def _replaced(stacks: PyTree, new: PyTree, place: jax.Array) -> PyTree:
+    """The stacks with a new entry at a place."""
+    return jax.tree.map(lambda stack, leaf: stack.at[place].set(leaf.astype(stack.dtype)), stacks, new)

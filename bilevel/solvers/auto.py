@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from bilevel.constraints import Constraint
 from bilevel.implicit.mapping import FixedPoint
@@ -29,7 +30,9 @@ from bilevel.typing import Params
 
 SMALL = 64  # unknowns up to which Newton's method on a fixed point costs less than many evaluations
 MANY_ROWS = 512  # rows beyond which a sparse solution is worth a search for its support
+MANY_ROWS_CURVED = 4096  # the same where each restricted problem takes several Newton models
 DENSE = 256  # unknowns up to which a Hessian and its factor cost less than many gradients
+FEW = 32  # the same where the Hessian changes, and several are needed
 
 LARGE_PROGRAM = 4000  # unknowns beyond which the dense matrices of an interior-point method are too many
 
@@ -82,7 +85,7 @@ def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]
         return Anderson(), f"a fixed point of {size} unknowns: Anderson acceleration, which needs no derivatives"
     if not isinstance(instance.mapping, Stationary):
         return Newton(), "the problem is stated by a residual: Newton's method on it"
-    if size <= DENSE:
+    if size <= FEW or size <= DENSE and is_quadratic(instance, params):
         return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
     return LBFGS(), f"a smooth loss of {size} unknowns: limited-memory BFGS, which needs gradients only"
 
@@ -92,8 +95,25 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
     if instance.differentiable:
         return ProximalGradient(), f"{name} is known by its prox: accelerated proximal gradient, whose steps unroll"
     sparse = not isinstance(instance.penalty, Constraint) and isinstance(instance.loss, Linear)
-    if sparse and has_rows(instance, params) and params.shape[0] > MANY_ROWS:
+    if sparse and has_rows(instance, params) and params.shape[0] > _many_rows(instance, params):
         reason = "coordinate descent on working sets, whose columns are gathered"
         return WorkingSet(BlockCoordinateDescent()), f"{name} on {params.shape[0]} rows of a bl.Linear loss: {reason}"
     reason = "Newton's method on the active face after accelerated proximal gradient steps"
     return ActiveSetNewton(), f"{name} is known by its prox, {size} unknowns: {reason}"
+
+
+def _many_rows(instance: Instance, params: Params) -> int:
+    return MANY_ROWS if is_quadratic(instance, params) else MANY_ROWS_CURVED
+
+
+def is_quadratic(instance: Instance, params: Params) -> bool:
+    """Whether the program of the Hessian's products does not read the point, so that it is the same everywhere."""
+    leaves, structure = jax.tree.flatten(params)
+
+    def product(point: list, direction: list) -> Params:
+        unflatten = structure.unflatten
+        return jax.jvp(instance.gradient, (unflatten(point),), (unflatten(direction),))[1]
+
+    jaxpr = jax.make_jaxpr(product)(leaves, leaves).jaxpr
+    _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return not any(used[: len(leaves)])
