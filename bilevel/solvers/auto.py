@@ -85,7 +85,7 @@ def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]
         return Anderson(), f"a fixed point of {size} unknowns: Anderson acceleration, which needs no derivatives"
     if not isinstance(instance.mapping, Stationary):
         return Newton(), "the problem is stated by a residual: Newton's method on it"
-    if size <= FEW or size <= DENSE and is_quadratic(instance, params):
+    if size <= FEW or (size <= DENSE and is_quadratic(instance, params)):
         return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
     return LBFGS(), f"a smooth loss of {size} unknowns: limited-memory BFGS, which needs gradients only"
 
