@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from bilevel.cli.sentences import SettingsError
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+NULLABLE = ("compilation_cache",)  # null is a value of these too, though it is not their default
 POSITIVE = ("optimizer.learning_rate", "trainer.steps", "trainer.checkpoint_every")
 
 
@@ -27,7 +28,9 @@ def check_settings(config: DictConfig) -> None:
         if one not in chosen and not one.is_delete() and not one.is_add():
             key = one.key_or_group
             default = OmegaConf.select(defaults, key, throw_on_missing=False)
-            check_kind(key, OmegaConf.select(config, key), default)
+            value = OmegaConf.select(config, key)
+            if value is not None or key not in NULLABLE:
+                check_kind(key, value, default)
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
         if value is not None and not value > 0:

@@ -113,7 +113,7 @@ def test_a_task_of_the_users_own(bilevel, folder):
 def test_settings_of_the_users_own(bilevel, folder):
     (folder / "settings/task").mkdir(parents=True)
     (folder / "settings/task/mine.yaml").write_text("_target_: mine.shrinkage\nfeatures: 5\n")
-    done = bilevel("--config-dir=settings", "task=mine", "trainer.steps=2", "task.features=3")
+    done = bilevel("--config-dir=settings", "task=mine", "trainer.steps=2", "task.features=3", "compilation_cache=null")
     assert done.returncode == 0, done.stderr
     run = folder / done.stdout.strip()
     assert run.name.endswith("-mine")
