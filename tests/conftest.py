@@ -17,9 +17,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # Unoptimised, a compilation takes a quarter of the time: so it is for the fast tests. The slow ones are as users are.
 # One module for the code: split into several and unoptimised, XLA 0.10 got a comparison of 1e-17 with 1e-10 wrong.
-UNOPTIMISED = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if jax.__version_info__ < (0, 11):
+    UNOPTIMISED += " --xla_cpu_use_fusion_emitters=false"
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 

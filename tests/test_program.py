@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel import program as programs
 from bilevel.program import Program
 
 
@@ -41,3 +42,14 @@ def test_closed_over_data_are_arguments_of_the_program():
     assert [constant.shape for constant in executable.constants] == [(300, 300)]
     assert executable.compiled.memory_analysis().generated_code_size_in_bytes < data.nbytes / 4
     assert executable.compiled.memory_analysis().argument_size_in_bytes >= data.nbytes
+
+
+def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
+    """As those of JAX 0.10 in 0.11."""
+    monkeypatch.setitem(programs.OPTIONS, "cpu", {"xla_cpu_of_another_version": True})
+    programs.compiler_options.cache_clear()
+    try:
+        assert programs.compiler_options("cpu") == {}
+        assert float(Program(lambda x: x + 1)(1.0)) == 2.0
+    finally:
+        programs.compiler_options.cache_clear()

@@ -2,12 +2,13 @@
 
     python experiments/solvers/benchmark.py [--problems lasso "box QP"] [--peers osqp qpax=ENV/bin/python] [--docs]
 
-The residual is the natural one of the problem relative to the cold start, computed by this library at the final params,
-of its own solvers and of peers alike. Times are processor seconds of a solve (all threads), the least of the repeats,
-without compilation, which is a column of its own. Own solvers are asked for the residual; peers, whose tolerances mean
-something else, are run at every decade from 1e-1 to 1e-14, with every setting of theirs, and the least time at which
-the true residual was reached counts. A solver that misses a residual has no time there. At the end: whether bl.Auto()
-is within 1.5 times of the best own solver. Peers that need another environment name its interpreter (see README.md).
+The residual is the natural one of the problem relative to the cold start, computed by this library at the final
+params, of its own solvers and of peers alike. Times are processor seconds of a solve (all threads), the least of the
+repeats (short solves averaged over 20 ms of them), without compilation, which is a column of its own. Own solvers are
+asked for the residual; peers, whose tolerances mean something else, are run at every decade from 1e-1 to 1e-14, with
+every setting of theirs, and the least time at which the true residual was reached counts. A solver that misses a
+residual has no time there. At the end: whether bl.Auto() is within 1.5 times of the best own solver. Peers that need
+another environment name its interpreter (see README.md).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import jax
 from peer_runs import PEERS, Found, run_peers
+from peers.protocol import processor_seconds
 from problems import PROBLEMS, Problem
 from table import auto_check, markdown, text
 
@@ -62,13 +64,9 @@ def native(name: str, problem: Problem, solver: bl.Solver, repeats: int) -> Iter
     jax.block_until_ready(solve(0.5, problem.hparams, problem.batch))
     compiling = time.process_time() - began
     for target in TARGETS:
-        least = float("inf")
-        for _ in range(repeats):
-            began = time.process_time()
-            solution = jax.block_until_ready(solve(target, problem.hparams, problem.batch))
-            least = min(least, time.process_time() - began)
-            if least > LONG:
-                break
+        least, solution = processor_seconds(
+            lambda target=target: jax.block_until_ready(solve(target, problem.hparams, problem.batch)), repeats, LONG
+        )
         reached = float(solution.residual) <= target
         yield Row(
             name, name_of(solver), target, least if reached else math.nan, float(solution.residual),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import time
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark import name_of
+from benchmark import LONG, name_of
+from peers.protocol import processor_seconds
 from problems import PROBLEMS, Problem
 
 import bilevel as bl
@@ -76,9 +76,7 @@ def measure(family: str, problem: Problem, solver: bl.Solver, points: int) -> It
 
 
 def timed(solve: Any, *args: Any) -> tuple[bl.Solution, int, int, float]:
-    began = time.process_time()
-    solution = jax.block_until_ready(solve(*args))
-    seconds = time.process_time() - began
+    seconds, solution = processor_seconds(lambda: jax.block_until_ready(solve(*args)), repeats=1, long=LONG)
     return solution, int(solution.steps), int(solution.counts.gradients + solution.counts.hessian_products), seconds
 
 
