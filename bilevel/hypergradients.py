@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from bilevel import trees
 from bilevel.engines import Carry, Engine, Implicit, Point, Report
 from bilevel.failure import LOG, act, escalations, failed
 from bilevel.program import Program
@@ -48,7 +49,7 @@ def hypergradient(
     (0.5, -1.0, 'converged')
     """
     key = jax.random.key(0) if key is None else key
-    hparams = jax.tree.map(jnp.asarray, hparams)
+    hparams = trees.strong(hparams)
     inner_batch, outer_batch = task.batches(key, 0) if batch is None else batch
     point = Point(hparams, inner_batch, outer_batch, key)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, point, carry)))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel import trees
 from bilevel.constraints import Constraint, Free
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
@@ -182,7 +183,7 @@ class InnerProblem:
 
     def cold_start(self, key: Key, hparams: HParams, batch: Batch) -> Params:
         """The unknown that a solve without a warm start begins from."""
-        return self.unknown(self.init(key, hparams), hparams, batch)
+        return self.unknown(trees.strong(self.init(key, hparams)), hparams, batch)
 
     def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
         """The solver's outcome without derivatives."""

@@ -38,6 +38,12 @@ def select(condition: jax.Array, chosen: PyTree, otherwise: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, otherwise)
 
 
+def strong(tree: PyTree) -> PyTree:
+    """The leaves as arrays with a dtype of their own: that of a Python number, or of ``jnp.full`` of one, is
+    weak, which the first arithmetic changes; and with it the program would have to be compiled again."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), tree)
+
+
 def epsilon(tree: PyTree) -> float:
     """The machine epsilon of the coarsest floating-point leaf (that of float64 where there is none)."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]
