@@ -39,7 +39,8 @@ _HOME = {
     "bilevel.layers": ("quadratic_program", "cone_program"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
-        "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA",
+        "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",
+        "Schedule", "Summable", "ErrorDriven",
     ),
     "bilevel.batches": ("full_batch", "minibatches"),
     "bilevel.task": ("Task",),

@@ -1,5 +1,6 @@
 """Hypergradient engines."""
 
+from bilevel.engines.adaptive import Adaptive
 from bilevel.engines.auto import AutoEngine
 from bilevel.engines.base import GRADES, Bilevel, Carry, Engine, Point, Report
 from bilevel.engines.bound import Constants
@@ -9,6 +10,7 @@ from bilevel.engines.implicit import Implicit
 from bilevel.engines.iterative import Forward, OneStep, Truncated, Unrolled
 from bilevel.engines.recursive import SRBA
 from bilevel.engines.single_loop import SABA, SOBA
+from bilevel.engines.tolerances import ErrorDriven, Schedule, Summable
 
 __all__ = [
     "F2SA",
@@ -16,6 +18,7 @@ __all__ = [
     "SABA",
     "SOBA",
     "SRBA",
+    "Adaptive",
     "AmIGO",
     "AutoEngine",
     "Bilevel",
@@ -23,12 +26,15 @@ __all__ = [
     "ClosedForm",
     "Constants",
     "Engine",
+    "ErrorDriven",
     "Forward",
     "Implicit",
     "OneStep",
     "Point",
     "Report",
+    "Schedule",
     "StocBiO",
+    "Summable",
     "Truncated",
     "Unrolled",
 ]

@@ -85,6 +85,8 @@ class Report:
     margin: jax.Array = NAN  # distance of the solution from the next face, in the units of the mapping
     weakly_active: jax.Array = UNKNOWN  # coordinates whose distance is within what the error of the solution may move
     condition: jax.Array = NAN  # a lower estimate of the condition number of the (reduced) linear system
+    inner_tol: jax.Array = NAN  # the tolerances that the two solves had
+    adjoint_tol: jax.Array = NAN
     retries: jax.Array = ZERO  # what "retry" tried before this result
     skipped: jax.Array = ZERO  # 1 where ``on_failure="skip"`` discarded this result
 

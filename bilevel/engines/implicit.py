@@ -118,6 +118,8 @@ class Implicit(Engine):
                 jacobian_products=1,
                 factorizations=adjoint.solution.factorizations,
             ),
+            inner_tol=as_float(bilevel.inner.solver.tol),
+            adjoint_tol=as_float(tolerance_of(self.linear_solve)),
             params=bilevel.inner.primal(outcome.params),
             carry=Carry(outcome.params, adjoint.reduced),
         )
@@ -154,6 +156,15 @@ class Implicit(Engine):
         counts = counts.add(measured.counts).add(measured.inspection)
         report = replace(report, **_claim(measured, sound), counts=counts)
         return solved.at.value, solved.grad, report
+
+
+def as_float(number: float | jax.Array) -> jax.Array:
+    return jnp.asarray(number, jnp.result_type(float))
+
+
+def tolerance_of(linear_solve: LinearSolver) -> float | jax.Array:
+    """The tolerance of a linear solver; NaN where it has none."""
+    return getattr(linear_solve, "tol", jnp.nan)
 
 
 def _no_claim(grad: HParams, inner: jax.Array, adjoint: jax.Array) -> dict:
