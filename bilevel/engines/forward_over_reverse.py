@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from bilevel.typing import Batch, HParams, Loss, Params, Scalar
 
@@ -25,17 +27,21 @@ def forward_over_reverse(loss: Loss) -> Loss:
         return plain(params, hparams, batch)
 
     def keep(params: Params, hparams: HParams, batch: Batch) -> tuple[Any, tuple]:
-        return plain(params, hparams, batch), (params, hparams, batch)
+        primals = params, hparams, batch = jax.tree.map(lambda one: one.value, (params, hparams, batch))
+        return plain(*primals), primals
 
     def pull(kept: tuple, cotangents: tuple[Scalar, tuple[Params, HParams]]) -> tuple:
         params, hparams, batch = kept
         of_value, of_gradient = cotangents
         at = lambda w, h: plain(w, h, batch)[1]  # noqa: E731
-        gradient, change = jax.jvp(at, (params, hparams), of_gradient)
+        along = jax.tree.map(_instantiated, of_gradient, is_leaf=_is_zero)
+        gradient, change = jax.jvp(at, (params, hparams), along)
+        if _is_zero(of_value):
+            return (*change, None)
         added = lambda slope, moved: (of_value * slope + moved).astype(slope.dtype)  # noqa: E731
         return (*jax.tree.map(added, gradient, change), None)
 
-    value_and_gradient.defvjp(keep, pull)
+    value_and_gradient.defvjp(keep, pull, symbolic_zeros=True)
 
     @jax.custom_vjp
     def value(params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -49,3 +55,11 @@ def forward_over_reverse(loss: Loss) -> Loss:
 
     value.defvjp(first, scale)
     return value
+
+
+def _is_zero(cotangent: Any) -> bool:
+    return isinstance(cotangent, SymbolicZero)
+
+
+def _instantiated(cotangent: Any) -> jax.Array:
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if _is_zero(cotangent) else cotangent

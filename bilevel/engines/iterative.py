@@ -14,7 +14,7 @@ from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_po
 from bilevel.engines.forward_over_reverse import forward_over_reverse
 from bilevel.solvers import Instance, Outcome, Solver, State, iterate, unroll
 from bilevel.status import Code, Status
-from bilevel.typing import Counts, HParams, Params, Scalar
+from bilevel.typing import Counts, HParams, Scalar
 
 
 def refuse_unrolling(engine: Engine, solver: Solver) -> None:
@@ -227,7 +227,7 @@ def last_steps(
     warm = carry if bilevel.warm_start else None
     _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)(frozen)
 
-    def ending(hparams: HParams) -> tuple[Scalar, Counts]:
+    def ending(hparams: HParams) -> tuple[Scalar, tuple[Counts, jax.Array]]:
         instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
         solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
         instance = for_reverse_mode(instance, solver)
@@ -235,14 +235,15 @@ def last_steps(
         start = solver.refresh(instance, solved)
 
         @jax.checkpoint
-        def step(state: State, _: None) -> tuple[State, None]:
+        def step(state: State, _: None) -> tuple[State, jax.Array]:
             after = solver.step(instance, state)
-            return after._replace(counts=state.counts, code=state.code), None
+            again = after.counts.gradients - state.counts.gradients - after.spared
+            return after._replace(counts=state.counts, code=state.code, spared=state.spared), jnp.asarray(again)
 
-        params: Params = jax.lax.scan(step, start, length=steps)[0].params
-        return bilevel.outer(params, hparams, point.outer_batch), start.counts
+        end, again = jax.lax.scan(step, start, length=steps)
+        return bilevel.outer(end.params, hparams, point.outer_batch), (start.counts, jnp.sum(again))
 
-    (value, refreshed), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
-    forward = 1 + (steps if steps > 1 else 0)  # the gradient after the last of several steps is taken, and not used
-    counts = Counts(gradients=forward + steps, hessian_products=steps, jacobian_products=steps).add(refreshed)
+    (value, (refreshed, again)), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
+    forward = steps if steps > 1 else jnp.where(refreshed.gradients > 0, 0, 1)  # a single one may start with its own
+    counts = Counts(gradients=1 + forward + again, hessian_products=steps, jacobian_products=steps).add(refreshed)
     return value, grad, reported(engine.accuracy, bilevel, point, outcome, grad, Code.truncated, counts)

@@ -26,6 +26,7 @@ class State(NamedTuple):
     counts: Counts
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
+    spared: jax.Array | int = 0  # gradients of the last step that its own derivative does not need
 
 
 class Solver(abc.ABC):

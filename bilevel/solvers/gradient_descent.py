@@ -54,10 +54,12 @@ class GradientDescent(Solver):
         if self.step_size != BACKTRACKING:
             params = move(step_size)
             after = instance.gradient(params)
-            return State(params, trees.norm(after), state.counts.plus(gradients=1), Memory(after, step_size))
+            counts = state.counts.plus(gradients=1)
+            return State(params, trees.norm(after), counts, Memory(after, step_size), spared=1)
         trial = backtrack(move, state.params, gradient, GROWTH * step_size, instance)
         counts = state.counts.plus(gradients=trial.trials)
-        return State(trial.params, trees.norm(trial.gradient), counts, Memory(trial.gradient, trial.step_size))
+        memory = Memory(trial.gradient, trial.step_size)
+        return State(trial.params, trees.norm(trial.gradient), counts, memory, spared=1)
 
     def refresh(self, instance: Instance, state: State) -> State:
         step_size, products = steady(self.step_size, state.memory.step_size, instance, state.params)

@@ -57,7 +57,8 @@ class Instance:
         return self.mapping.natural_residual(params, self.hparams, self.batch)
 
     def residual_norm(self, params: Params) -> jax.Array:
-        return trees.norm(self.residual(params))
+        """The norm of `residual`: read by the stopping rule, never differentiated."""
+        return jax.lax.stop_gradient(trees.norm(self.residual(params)))
 
     def residual_given(self, params: Params, gradient: PyTree) -> jax.Array:
         """`residual_norm` where the gradient of the smooth part at ``params`` is known already: the mappings that need
@@ -65,7 +66,7 @@ class Instance:
         if not isinstance(self.mapping, OF_THE_GRADIENT):
             return self.residual_norm(params)
         mapping = replace(self.mapping, loss=lambda w, *_: trees.dot(gradient, w))
-        return trees.norm(mapping.natural_residual(params, self.hparams, self.batch))
+        return jax.lax.stop_gradient(trees.norm(mapping.natural_residual(params, self.hparams, self.batch)))
 
     def system(self, params: Params) -> System:
         """The linear system of the optimality condition at ``params``."""

@@ -107,7 +107,8 @@ class LBFGS(Solver):
         counts = state.counts.plus(gradients=found.trials)
         code = jnp.where(found.accepted | ~empty, Code.converged, Code.stalled)
         code = jnp.where(jnp.isfinite(value), code, Code.nonfinite)
-        return State(after.params, trees.norm(after.gradient), counts, Memory(after.value, after.gradient, pairs), code)
+        memory = Memory(jax.lax.stop_gradient(after.value), after.gradient, pairs)
+        return State(after.params, trees.norm(after.gradient), counts, memory, code)
 
     def refresh(self, instance: Instance, state: State) -> State:
         value, gradient = instance.value_and_gradient(state.params)

@@ -78,7 +78,7 @@ class LBFGSB(Solver):
         residual = instance.residual_given(params, gradient)
         counts = state.counts.plus(gradients=found.trials, proxes=found.trials + 1)
         code = jnp.where(found.accepted | ~empty, Code.converged, Code.stalled)
-        return State(params, residual, counts, Memory(value, gradient, pairs), code)
+        return State(params, residual, counts, Memory(jax.lax.stop_gradient(value), gradient, pairs), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
         value, gradient = instance.value_and_gradient(state.params)
@@ -145,4 +145,4 @@ def _search(instance: Instance, state: State, direction: PyTree, first: jax.Arra
     )
     if not instance.differentiable:
         return found
-    return at(found.step, found.trials, state.params, direction)._replace(accepted=found.accepted)
+    return at(found.step, found.trials + 1, state.params, direction)._replace(accepted=found.accepted)

@@ -83,5 +83,5 @@ def line_search(instance: Instance, origin: Point, direction: PyTree, first: jax
     too_long, _ = judge(search.point)
     accepted = ~too_long & (slope < 0)
     if instance.differentiable:
-        search = search._replace(point=at(search.point.step, origin, direction))
+        search = search._replace(point=at(search.point.step, origin, direction), trials=search.trials + 1)
     return Found(trees.select(accepted, search.point, origin), search.trials, accepted)

@@ -1,4 +1,4 @@
-"""The one loop: it runs (lax.while_loop) or unrolls (checkpointed scan) the steps of any solver."""
+"""The one loop: it runs the steps of any solver, by `lax.while_loop` or by one that reverse mode goes back over."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bilevel import trees
 from bilevel.solvers.base import Solver, State
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.unrolled import differentiable_while, segment_length
 from bilevel.status import Code, Status
 from bilevel.typing import Counts, Params
 
@@ -24,6 +25,8 @@ class Progress(NamedTuple):
     steps: jax.Array
     best: jax.Array  # the smallest residual so far
     since_best: jax.Array  # steps since it fell by at least a tenth
+    again: Counts  # what a reverse pass takes once more
+    last: Counts  # what the last step took
 
 
 class Outcome(NamedTuple):
@@ -54,47 +57,50 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
     of a step nothing but the state it starts from."""
     solver.refuse(instance)
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
-    length = max(1, math.isqrt(solver.max_steps - 1) + 1) if solver.max_steps else 1
 
-    @jax.checkpoint
-    def advance(progress: Progress) -> Progress:
-        return _advance(solver, instance, progress)
-
-    def guarded(progress: Progress, _: None) -> tuple[Progress, None]:
-        going = _going(solver, progress, reference, start)
-        return jax.lax.cond(going, advance, lambda progress: progress, progress), None
-
-    @jax.checkpoint
-    def segment(progress: Progress) -> Progress:
-        return jax.lax.scan(guarded, progress, length=length)[0]
-
-    def guarded_segment(progress: Progress, _: None) -> tuple[Progress, None]:
-        going = _going(solver, progress, reference, start)
-        return jax.lax.cond(going, segment, lambda progress: progress, progress), None
+    def advance(progress: Progress) -> tuple[Progress, jax.Array]:
+        after = _advance(solver, instance, progress)
+        return after, _going(solver, after, reference, start)
 
     begin = _begin(solver, instance, start)
-    progress, _ = jax.lax.scan(guarded_segment, begin, length=-(-solver.max_steps // length))
-    counts = jax.tree.map(lambda end, first: end + 2 * (end - first), progress.state.counts, begin.state.counts)
-    progress = progress._replace(state=progress.state._replace(counts=counts))  # reverse mode takes the steps thrice
+    going = _going(solver, begin, reference, start)
+    progress = differentiable_while(advance, begin, going, solver.max_steps)
+    counts = progress.state.counts.add(progress.again)
+    progress = progress._replace(state=progress.state._replace(counts=counts))
     return _conclude(solver, instance, progress, reference, start)
 
 
 def _begin(solver: Solver, instance: Instance, start: Params) -> Progress:
     state = _settled(solver.init(instance, start))
-    return Progress(state, jnp.int32(0), jax.lax.stop_gradient(state.residual), jnp.int32(0))
+    none = Counts().as_arrays()
+    return Progress(state, jnp.int32(0), state.residual, jnp.int32(0), none, none)
 
 
 def _settled(state: State) -> State:
-    """The state with its bookkeeping in fixed types, as a loop needs it."""
-    return state._replace(counts=state.counts.as_arrays(), code=jnp.asarray(state.code, jnp.int32))
+    """The state with its bookkeeping in fixed types, as a loop needs it; nothing is differentiated of the residual."""
+    return state._replace(
+        residual=jax.lax.stop_gradient(state.residual),
+        counts=state.counts.as_arrays(),
+        code=jnp.asarray(state.code, jnp.int32),
+        spared=jnp.asarray(state.spared, jnp.int32),
+    )
 
 
 def _advance(solver: Solver, instance: Instance, progress: Progress) -> Progress:
     state = _settled(solver.step(instance, progress.state))
-    residual = jax.lax.stop_gradient(state.residual)
-    fell = residual < 0.9 * progress.best
-    best = jnp.where(fell, residual, progress.best)
-    return Progress(state, progress.steps + 1, best, jnp.where(fell, 0, progress.since_best + 1))
+    fell = state.residual < 0.9 * progress.best
+    best = jax.lax.stop_gradient(jnp.where(fell, state.residual, progress.best))
+    last, again = _reversed(solver, progress, state)
+    return Progress(state, progress.steps + 1, best, jnp.where(fell, 0, progress.since_best + 1), again, last)
+
+
+def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts, Counts]:
+    """What this step took, and what reverse mode takes again of all steps so far: each for its derivative, and those
+    that another follows in the same segment once more, for the state they lead to."""
+    last = jax.tree.map(jnp.subtract, state.counts, progress.state.counts)
+    recomputed = progress.steps % segment_length(solver.max_steps) != 0
+    again = jax.tree.map(lambda all, before: all + jnp.where(recomputed, before, 0), progress.again, progress.last)
+    return last, again.add(last).plus(gradients=-state.spared)
 
 
 def _target(solver: Solver, reference: jax.Array, start: Params) -> jax.Array:

@@ -87,7 +87,8 @@ class MirrorDescent(Solver):
             found = _backtrack(instance, move, origin, GROWTH * step_size)
         counts = state.counts.plus(gradients=found.trials, proxes=1)
         residual = instance.residual_given(found.params, found.gradient)
-        return State(found.params, residual, counts, Memory(found.gradient, found.step_size, steps + 1))
+        memory = Memory(found.gradient, found.step_size, steps + 1)
+        return State(found.params, residual, counts, memory, spared=1)
 
     def refresh(self, instance: Instance, state: State) -> State:
         memory = state.memory._replace(gradient=instance.gradient(state.params))

@@ -38,7 +38,8 @@ class Optax(Solver):
         updates, inside = self.transformation.update(gradient, inside, state.params)
         params: PyTree = optax.apply_updates(state.params, updates)
         gradient = instance.gradient(params)
-        return State(params, trees.norm(gradient), state.counts.plus(gradients=1), (gradient, inside))
+        counts = state.counts.plus(gradients=1)
+        return State(params, trees.norm(gradient), counts, (gradient, inside), spared=1)
 
     def refresh(self, instance: Instance, state: State) -> State:
         memory = (instance.gradient(state.params), state.memory[1])

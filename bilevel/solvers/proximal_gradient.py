@@ -69,6 +69,7 @@ class ProximalGradient(Solver):
                     move, memory.extrapolated, gradient, GROWTH * memory.step_size, instance
                 )
                 proxes = trials
+                trials = trials - (instance.differentiable or not instance.searches)  # the last gradient is not used
             counts = state.counts.plus(gradients=trials + 2, proxes=proxes + 1)
             return params, step, instance.residual_norm(params), counts.as_arrays()
 
@@ -79,7 +80,8 @@ class ProximalGradient(Solver):
         due = (memory.steps < ALWAYS_CHECKED) | (memory.steps % CHECK_EVERY == 0)
         params, step, residual, counts = jax.lax.cond(due, checked, unchecked)
         momentum, extrapolated = self._extrapolate(params, state.params, memory)
-        return State(params, residual, counts, Memory(extrapolated, momentum, step, memory.steps + 1))
+        memory = Memory(extrapolated, momentum, step, memory.steps + 1)
+        return State(params, residual, counts, memory, spared=jnp.where(due, 1, 0))
 
     def refresh(self, instance: Instance, state: State) -> State:
         step_size, products = steady(self.step_size, state.memory.step_size, instance, state.params)

@@ -19,8 +19,13 @@ def penalised(params, hparams, batch):
     return error(params, hparams, batch) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
 
 
-FIXED = bl.GradientDescent(max_steps=60, tol=1e-5, step_size=0.4)
+def squares(params, hparams, batch):
+    return 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
+
+
+FIXED = bl.GradientDescent(max_steps=60, tol=1e-2, step_size=0.4)
 SEARCHING = bl.GradientDescent(max_steps=60, tol=1e-6)
+ACCELERATED = bl.ProximalGradient(max_steps=100, tol=1e-6)
 CASES = [
     ("residual-dense", bl.Implicit(accuracy="residual", linear_solve=bl.Dense()), FIXED, None),
     ("residual-cg", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), SEARCHING, None),
@@ -44,7 +49,21 @@ CASES = [
     ("estimate-neumann", bl.Implicit(linear_solve=bl.Neumann(terms=7)), FIXED, None),
     ("refined", bl.Implicit(linear_solve=bl.CG(), refine=True), FIXED, None),
     ("refined-residual", bl.Implicit(linear_solve=bl.CG(), refine=True, accuracy="residual"), FIXED, None),
-    ("closed-form", bl.ClosedForm(), FIXED, None),
+    ("unrolled-lbfgs", bl.Unrolled(), bl.LBFGS(tol=1e-6), None),
+    ("unrolled-lasso", bl.Unrolled(), ACCELERATED, "lasso"),
+    ("unrolled-lasso-fixed", bl.Unrolled(), bl.ProximalGradient(step_size=0.4, tol=1e-6), "lasso"),
+    ("unrolled-box", bl.Unrolled(), ACCELERATED, "box"),
+    ("unrolled-mirror", bl.Unrolled(), bl.MirrorDescent(max_steps=200, tol=1e-4), "fixed simplex"),
+    ("unrolled-optax", bl.Unrolled(), bl.Optax(optax.adam(0.1), max_steps=300, tol=1e-3), None),
+    ("forward-lbfgs", bl.Forward(), bl.LBFGS(tol=1e-6), None),
+    ("forward-lasso", bl.Forward(), ACCELERATED, "lasso"),
+    ("forward-optax", bl.Forward(), bl.Optax(optax.adam(0.1), max_steps=300, tol=1e-3), None),
+    ("truncated-lbfgs", bl.Truncated(steps=5), bl.LBFGS(tol=1e-6), None),
+    ("truncated-lasso", bl.Truncated(steps=5), ACCELERATED, "lasso"),
+    ("truncated-mirror", bl.Truncated(steps=5), bl.MirrorDescent(max_steps=200, tol=1e-4), "fixed simplex"),
+    ("one-step-lbfgs", bl.OneStep(), bl.LBFGS(tol=1e-6), None),
+    ("one-step-optax", bl.OneStep(), bl.Optax(optax.adam(0.1), max_steps=300, tol=1e-3), None),
+    ("closed-form", bl.ClosedForm(), FIXED, "squares"),
     ("normal", bl.Implicit(accuracy="residual", linear_solve=bl.Normal()), FIXED, None),
     ("newton", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.Newton(), None),
     ("lbfgs", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGS(), None),
@@ -61,8 +80,10 @@ CASES = [
 ]
 FAST = ("estimate-cg",)
 NONSMOOTH = {
+    "squares": {},
     "lasso": {"penalty": bl.L1(weight=lambda h: 0.1 * jnp.exp(h))},
     "simplex": {"constraint": bl.Simplex(scale=lambda h: 4.0 * jnp.exp(h[0] + 2.0))},
+    "fixed simplex": {"constraint": bl.Simplex(scale=4.0)},
     "box": {"constraint": bl.Box(lower=-1.0, upper=lambda h: 2.0 * jnp.exp(h + 2.0))},
 }
 
@@ -74,9 +95,9 @@ NONSMOOTH = {
 def test_counters_are_exact(counted, engine, solver, penalty):
     x, xv = jax.random.normal(KEYS[0], (12, FEATURES)), jax.random.normal(KEYS[1], (12, FEATURES))
     y, yv = x @ jnp.arange(5.0), xv @ jnp.arange(5.0)
-    inner_loss, outer_loss = counted(error if penalty == "lasso" else penalised), counted(error)
+    inner_loss, outer_loss = counted({"lasso": error, "squares": squares}.get(penalty, penalised)), counted(error)
     extra = NONSMOOTH[penalty] if penalty else {}
-    start = 0.8 if penalty == "simplex" else 0.0
+    start = 0.8 if penalty and penalty.endswith("simplex") else 0.0
     inner = bl.InnerProblem(loss=inner_loss, init=lambda key, h: jnp.full(FEATURES, start), solver=solver, **extra)
     task = bl.Task(
         inner=inner,
