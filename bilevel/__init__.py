@@ -33,7 +33,7 @@ _HOME = {
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
         "FIRE", "LBFGSB", "MirrorDescent",
-        "WorkingSet", "Host", "Optimistix", "SciPy", "ScikitLearn",
+        "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),
     "bilevel.layers": ("quadratic_program", "cone_program"),

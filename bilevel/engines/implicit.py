@@ -31,6 +31,7 @@ from bilevel.engines.linearization import (
     localized,
     prepared_system,
 )
+from bilevel.engines.support import has_support, on_support
 from bilevel.linear_solve import GMRES, AutoLinear, Damped, Dense, LinearSolver
 from bilevel.solvers import Outcome
 from bilevel.typing import HParams, PyTree, Scalar
@@ -95,7 +96,15 @@ class Implicit(Engine):
     def at_solution(
         self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree = None
     ) -> tuple[Scalar, HParams, Report]:
-        """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start``."""
+        """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start``; of a sparse
+        solution in the rows that it uses."""
+        if not has_support(bilevel, point, outcome.params):
+            return self._at_solution(bilevel, point, outcome, start)
+        return on_support(self._at_solution, bilevel, point, outcome, start)
+
+    def _at_solution(
+        self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree
+    ) -> tuple[Scalar, HParams, Report]:
         corrects = self.accuracy == "estimate" or self.refine
         mapping, counts = localized(bilevel, point, outcome.params)
         at = linearize(bilevel, point, outcome.params, mapping)

@@ -14,6 +14,8 @@ from bilevel.linear_solve.gmres import GMRES
 from bilevel.linear_solve.minres import MINRES
 from bilevel.typing import LinearMap, PyTree
 
+BUILT = 2048  # unknowns up to which a matrix that is there already is factored
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class AutoLinear(LinearSolver):
     def choose(self, operator: Operator | LinearMap, example: PyTree) -> LinearSolver:
         """The solver for this operator; ``example`` has the shapes of x."""
         operator = as_operator(operator)
-        if tree.size(tree.as_vector(example)) <= self.dense:
+        if tree.size(tree.as_vector(example)) <= (self.dense if operator.matrix is None else BUILT):
             return Dense(tol=self.tol)
         if operator.symmetric and operator.definite:
             return CG(self.tol, self.max_steps)

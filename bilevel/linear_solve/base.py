@@ -32,6 +32,7 @@ class Operator:
     sign: int = 1
     singular: bool = False
     owner: str = "the system"
+    matrix: jax.Array | None = None  # of A on one flat array, where its owner has built it already
 
     def __call__(self, x: PyTree) -> PyTree:
         return self.matvec(x)

@@ -65,7 +65,9 @@ class Dense(LinearSolver):
         return forward, self._prepared(operator.transpose(example), matrix.T, example)._replace(products=0)
 
     def _matrix(self, operator: Operator, example: PyTree) -> jax.Array:
-        matrix, _ = materialize(lambda x: tree.apply(operator, x, operator.owner), tree.as_vector(example))
+        matrix = operator.matrix
+        if matrix is None:
+            matrix, _ = materialize(lambda x: tree.apply(operator, x, operator.owner), tree.as_vector(example))
         return matrix + operator.sign * self.damping * jnp.eye(len(matrix), dtype=matrix.dtype)
 
     def _prepared(self, operator: Operator, matrix: jax.Array, example: PyTree) -> Prepared:
@@ -83,7 +85,7 @@ class Dense(LinearSolver):
             code = damped_code(judge(solved, target, scale, Code.singular, rhs), self.damping)
             return scaled_back(value, scales, tree.norm(residual), 1, code, rescues)
 
-        return Prepared(solve, len(matrix), 1)
+        return Prepared(solve, len(matrix) if operator.matrix is None else 0, 1)
 
 
 class Factored(NamedTuple):

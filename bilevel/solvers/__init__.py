@@ -22,6 +22,7 @@ from bilevel.solvers.operator_splitting import OperatorSplitting
 from bilevel.solvers.optax import Optax
 from bilevel.solvers.optimistix import Optimistix
 from bilevel.solvers.proximal_gradient import ProximalGradient
+from bilevel.solvers.proximal_newton import ProximalNewton
 from bilevel.solvers.scikit_learn import ScikitLearn
 from bilevel.solvers.scipy import SciPy
 from bilevel.solvers.working_set import WorkingSet
@@ -48,6 +49,7 @@ __all__ = [
     "Optimistix",
     "Outcome",
     "ProximalGradient",
+    "ProximalNewton",
     "SciPy",
     "ScikitLearn",
     "Solver",

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from bilevel.constraints import Constraint
 from bilevel.implicit.mapping import FixedPoint
@@ -20,11 +19,13 @@ from bilevel.solvers.clarabel import Clarabel, installed
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.interior_point import InteriorPoint
 from bilevel.solvers.lbfgs import LBFGS
+from bilevel.solvers.model import is_quadratic
 from bilevel.solvers.newton import Newton
 from bilevel.solvers.operator_splitting import OperatorSplitting
 from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native
 from bilevel.solvers.proximal_gradient import ProximalGradient
-from bilevel.solvers.rows import has_rows
+from bilevel.solvers.proximal_newton import ProximalNewton, takes
+from bilevel.solvers.rows import has_rows, sizes_for
 from bilevel.solvers.working_set import WorkingSet
 from bilevel.typing import Params
 
@@ -96,24 +97,16 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
         return ProximalGradient(), f"{name} is known by its prox: accelerated proximal gradient, whose steps unroll"
     sparse = not isinstance(instance.penalty, Constraint) and isinstance(instance.loss, Linear)
     if sparse and has_rows(instance, params) and params.shape[0] > _many_rows(instance, params):
-        reason = "coordinate descent on working sets, whose columns are gathered"
-        return WorkingSet(BlockCoordinateDescent()), f"{name} on {params.shape[0]} rows of a bl.Linear loss: {reason}"
+        inside, how = BlockCoordinateDescent(), "coordinate descent"
+        if takes(instance, params):
+            inside, how = ProximalNewton(), "proximal Newton steps"
+        reason = f"{how} on working sets, whose columns are gathered"
+        where = f"{name} on {params.shape[0]} rows of a bl.Linear loss"
+        sizes = sizes_for(instance.loss.design(instance.batch).shape[0], more=1)
+        return WorkingSet(inside, sizes=sizes, whole=BlockCoordinateDescent()), f"{where}: {reason}"
     reason = "Newton's method on the active face after accelerated proximal gradient steps"
     return ActiveSetNewton(), f"{name} is known by its prox, {size} unknowns: {reason}"
 
 
 def _many_rows(instance: Instance, params: Params) -> int:
     return MANY_ROWS if is_quadratic(instance, params) else MANY_ROWS_CURVED
-
-
-def is_quadratic(instance: Instance, params: Params) -> bool:
-    """Whether the program of the Hessian's products does not read the point, so that it is the same everywhere."""
-    leaves, structure = jax.tree.flatten(params)
-
-    def product(point: list, direction: list) -> Params:
-        unflatten = structure.unflatten
-        return jax.jvp(instance.gradient, (unflatten(point),), (unflatten(direction),))[1]
-
-    jaxpr = jax.make_jaxpr(product)(leaves, leaves).jaxpr
-    _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return not any(used[: len(leaves)])

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import JAXSparse
 
 from bilevel import trees
 from bilevel.linear import Linear
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.model import Memory, curvature, dense, evaluate, search
 from bilevel.solvers.rows import by_rows, needs_rows
 from bilevel.status import Code
-from bilevel.typing import Counts, Params, Scalar
+from bilevel.typing import Counts, Params
 
-SUFFICIENT = 1e-4
-MAX_HALVINGS = 30
 CHUNK = 64  # rows whose curvature is computed at a time
-
-
-class Memory(NamedTuple):
-    value: Scalar  # of loss and penalty together
-    gradient: jax.Array
-
-
-class Trial(NamedTuple):
-    step: jax.Array
-    params: jax.Array
-    value: Scalar
-    gradient: jax.Array
-    residual: jax.Array
-    accepted: jax.Array
-    trials: jax.Array
 
 
 @settings
@@ -66,18 +49,18 @@ class BlockCoordinateDescent(Solver):
     def init(self, instance: Instance, params: Params) -> State:
         needs_rows(self, instance, params)
         params = instance.prox(params, 0.0)
-        trial = _evaluate(instance, params)
+        trial = evaluate(instance, params)
         return State(params, trial.residual, Counts(gradients=1, proxes=1), Memory(trial.value, trial.gradient))
 
     def step(self, instance: Instance, state: State) -> State:
         target = self._model_minimum(instance, state)
-        found = _search(instance, state, target)
+        found = search(instance, state, target)
         counts = state.counts.plus(gradients=found.trials + 1, hessian_products=self.epochs, proxes=self.epochs)
         code = jnp.where(found.accepted, Code.converged, Code.stalled)
         return State(found.params, found.residual, counts, Memory(found.value, found.gradient), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
-        trial = _evaluate(instance, state.params)
+        trial = evaluate(instance, state.params)
         memory = Memory(trial.value, trial.gradient)
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
@@ -91,12 +74,10 @@ class BlockCoordinateDescent(Solver):
     def _model_minimum(self, instance: Instance, state: State) -> jax.Array:
         """The rows after the passes over the quadratic model at ``state.params``."""
         params, gradient = state.params, state.memory.gradient
-        loss, hparams, batch = instance.loss, instance.hparams, instance.batch
+        loss, hparams = instance.loss, instance.hparams
         assert isinstance(loss, Linear)
-        columns = _dense(loss.design(batch)).T
-        gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)  # noqa: E731
-        _, curve = jax.linearize(gradients, columns.T @ params, params)
-        direct = _depends(lambda w: loss.loss(jax.lax.stop_gradient(columns.T @ params), w, hparams, batch), params)
+        columns = dense(loss.design(instance.batch)).T
+        curve, direct = curvature(instance, params, columns.T @ params)
         lipschitz = _block_curvature(columns, curve, params, direct)
         rows = by_rows(instance.penalty, hparams, params)
         numbers = jnp.arange(params.shape[0])
@@ -122,16 +103,6 @@ class BlockCoordinateDescent(Solver):
         return after
 
 
-def _dense(design: Any) -> jax.Array:
-    return design.todense() if isinstance(design, JAXSparse) else jnp.asarray(design)
-
-
-def _depends(function: Any, params: jax.Array) -> bool:
-    """Whether the function uses its argument at all."""
-    jaxpr = jax.make_jaxpr(function)(params).jaxpr
-    return any(variable is jaxpr.invars[0] for equation in jaxpr.eqns for variable in equation.invars)
-
-
 def _block_curvature(columns: jax.Array, curve: Any, params: jax.Array, direct: bool) -> jax.Array:
     """A bound of each diagonal block of the Hessian of the model: its largest absolute row sum."""
     basis = jnp.eye(params[0].size, dtype=params.dtype).reshape(params[0].size, *params.shape[1:])
@@ -149,40 +120,3 @@ def _block_curvature(columns: jax.Array, curve: Any, params: jax.Array, direct: 
     bounds = jax.lax.stop_gradient(jax.lax.map(bound, (columns, jnp.arange(len(columns))), batch_size=CHUNK))
     largest = jnp.max(bounds)
     return jnp.maximum(bounds, trees.epsilon(params) * jnp.where(largest > 0, largest, 1))
-
-
-def _evaluate(instance: Instance, params: jax.Array) -> Trial:
-    value, gradient = instance.value_and_gradient(params)
-    value = value + instance.penalty.value(params, instance.hparams)
-    residual = instance.residual_given(params, gradient)
-    return Trial(jnp.ones_like(residual), params, value, gradient, residual, jnp.bool_(True), jnp.int32(1))
-
-
-def _search(instance: Instance, state: State, target: jax.Array) -> Trial:
-    """Halves the way to ``target`` until the objective decreases enough, or the residual does not grow."""
-    frozen = jax.lax.stop_gradient
-    origin, memory, end = frozen((state.params, state.memory, target))
-    linear = trees.dot(memory.gradient, end - origin)
-    predicted = (
-        linear + instance.penalty.value(end, instance.hparams) - instance.penalty.value(origin, instance.hparams)
-    )
-    rounding = 10 * trees.epsilon(origin) * jnp.abs(memory.value)
-
-    def at(step: jax.Array, trials: jax.Array) -> Trial:
-        trial = _evaluate(instance, origin + step * (end - origin))
-        decreased = trial.value <= memory.value + SUFFICIENT * step * jnp.minimum(predicted, 0) + rounding
-        accepted = decreased | (trial.residual <= state.residual)
-        return trial._replace(step=step, accepted=accepted, trials=trials)
-
-    if not instance.searches:
-        return _evaluate(instance, target)
-    found = jax.lax.while_loop(
-        lambda trial: ~trial.accepted & (trial.trials < MAX_HALVINGS),
-        lambda trial: at(0.5 * trial.step, trial.trials + 1),
-        at(jnp.ones_like(state.residual), jnp.int32(1)),
-    )
-    found = frozen(found)
-    if not instance.differentiable:
-        return found
-    after = _evaluate(instance, state.params + found.step * (target - state.params))
-    return after._replace(accepted=found.accepted, trials=found.trials)

@@ -9,16 +9,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import JAXSparse
+from jax.experimental.sparse import BCOO, JAXSparse
 
 from bilevel.constraints import Simplex
 from bilevel.linear import Linear
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import GroupLasso, Penalty, resolve
 from bilevel.solvers.instance import Instance
-from bilevel.typing import HParams, Loss, Params
+from bilevel.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 
+SIZES = (64, 256, 512, 1024, 2048)  # into which sparse supports are gathered
 ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
+
+
+def sizes_for(samples: int, more: int = 0) -> tuple[int, ...]:
+    """The sizes that a support in general position fits in: it has no more rows than there are samples; and ``more``
+    sizes beyond."""
+    return (*(size for size in SIZES if size < samples), *[size for size in SIZES if size >= samples][: 1 + more])
 
 
 class Rows(NamedTuple):
@@ -75,30 +82,84 @@ def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
     return Rows([*varying.values(), *nested], rebuild)
 
 
-def restricted(instance: Instance, params: jax.Array, indices: jax.Array) -> Instance:
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnRows(Penalty):
+    """A penalty or set on some of its rows, still a function of the hyperparameters."""
+
+    whole: Penalty
+    like: jax.Array  # of the shape of all rows
+    indices: jax.Array
+
+    @property
+    def separable(self) -> bool:  # type: ignore[override]
+        return self.whole.separable
+
+    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
+        return self._at(hparams).prox(point, step_size, hparams)
+
+    def value(self, params: Params, hparams: HParams) -> Scalar:
+        return self._at(hparams).value(params, hparams)
+
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        return self._at(hparams).kinks(point, step_size, hparams)
+
+    def _at(self, hparams: HParams) -> Penalty:
+        return by_rows(self.whole, hparams, self.like).at(self.indices)
+
+
+class Restriction(NamedTuple):
+    """The problem in some rows, and what of the others it needs."""
+
+    instance: Instance
+    columns: jax.Array | None  # those of the design, where the loss is `bl.Linear`
+    offset: jax.Array | None  # what the other rows contribute to the image
+
+
+def restricted(instance: Instance, params: jax.Array, indices: jax.Array) -> Restriction:
     """The problem in the rows ``indices`` alone, the others fixed at their values in ``params``."""
     penalty = by_rows(instance.penalty, instance.hparams, params).at(indices)
-    loss = _restricted_loss(instance, params, indices)
+    loss, columns, offset = restricted_loss(instance.loss, instance.batch, params, indices)
     mapping = ProximalGradient(loss, lambda point, step, hparams, batch: penalty.prox(point, step, hparams))
-    return dataclasses.replace(instance, loss=loss, penalty=penalty, mapping=mapping)
+    return Restriction(dataclasses.replace(instance, loss=loss, penalty=penalty, mapping=mapping), columns, offset)
 
 
-def _restricted_loss(instance: Instance, params: jax.Array, indices: jax.Array) -> Loss:
-    whole = instance.loss
+def restricted_loss(
+    whole: Loss, batch: Batch, params: jax.Array, indices: jax.Array
+) -> tuple[Loss, jax.Array | None, jax.Array | None]:
+    """A loss of params as one of some of their rows; of a `bl.Linear` one the columns are gathered, and the product
+    with the others is made only if one of them is not zero."""
     if not isinstance(whole, Linear):
-        return lambda rows, hparams, batch: whole(params.at[indices].set(rows), hparams, batch)
-    design = whole.design(instance.batch)
+        return lambda rows, hparams, batch: whole(params.at[indices].set(rows), hparams, batch), None, None
+    design = whole.design(batch)
     columns = gathered(design, indices, params.dtype)
-    offset = design @ params - columns @ params[indices]
-    return Linear(
+    others = params.at[indices].set(0)
+    shape = jax.eval_shape(lambda others: design @ others, others)
+    offset = jax.lax.cond(jnp.any(others != 0), lambda: design @ others, lambda: jnp.zeros(shape.shape, shape.dtype))
+    loss = Linear(
         design=lambda batch: columns,
         loss=lambda z, rows, hparams, batch: whole.loss(offset + z, params.at[indices].set(rows), hparams, batch),
     )
+    return loss, columns, offset
+
+
+def gradient_of_linear(instance: Instance, params: jax.Array, predictions: jax.Array) -> jax.Array:
+    """The gradient of a `bl.Linear` loss at ``params`` whose image is known already: one product with X'."""
+    whole = instance.loss
+    assert isinstance(whole, Linear)
+    of = lambda z, w: whole.loss(z, w, instance.hparams, instance.batch)  # noqa: E731
+    slopes, direct = jax.grad(of, argnums=(0, 1))(predictions, params)
+    (pulled,) = jax.linear_transpose(lambda w: whole.design(instance.batch) @ w, params)(slopes)
+    return pulled + direct
 
 
 def gathered(design: Any, indices: jax.Array, dtype: Any) -> jax.Array:
-    """Some columns of a matrix, dense; of a sparse one by a product with unit vectors."""
+    """Some columns of a matrix, dense; of a sparse one from its entries."""
     if not isinstance(design, JAXSparse):
         return jnp.take(design, indices, axis=1)
-    chosen = jnp.zeros((design.shape[1], indices.size), dtype).at[indices, jnp.arange(indices.size)].set(1)
-    return design @ chosen
+    if not isinstance(design, BCOO) or design.n_batch or design.n_dense:
+        chosen = jnp.zeros((design.shape[1], indices.size), dtype).at[indices, jnp.arange(indices.size)].set(1)
+        return design @ chosen
+    place = jnp.full(design.shape[1], indices.size).at[indices].set(jnp.arange(indices.size))
+    rows, columns = design.indices[:, 0], design.indices[:, 1]
+    empty = jnp.zeros((design.shape[0], indices.size), dtype)
+    return empty.at[rows, place.at[columns].get(mode="fill", fill_value=indices.size)].add(design.data, mode="drop")

@@ -8,22 +8,35 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.penalties import Parameter
+from bilevel import trees
 from bilevel.solvers.active_set_newton import ActiveSetNewton
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import iterate
-from bilevel.solvers.rows import needs_rows, restricted
-from bilevel.solvers.step_size import BACKTRACKING, first_step_size
+from bilevel.solvers.model import is_quadratic
+from bilevel.solvers.proximal_newton import ProximalNewton, model_minimum
+from bilevel.solvers.rows import gradient_of_linear, needs_rows, restricted
 from bilevel.typing import Counts, Params
 
 INNER_TOL = 1e-3  # how far a subproblem is solved, relative to its residual at the start
 INNER_STEPS = 100
+ROOM = 8  # rows that a working set has beside the active ones, at least,
+SHARE = 16  # and at least this part of their number
+NEARBY = 1e-2  # the step of the prox that ranks rows, relative to the sizes of params and gradient
 
 
 class Memory(NamedTuple):
     gradient: jax.Array
     members: jax.Array  # the rows that the last subproblem had, a mask
+
+
+class Solved(NamedTuple):
+    """A subproblem, solved."""
+
+    params: jax.Array
+    gradient: jax.Array  # of the whole loss
+    members: jax.Array
+    counts: Counts
 
 
 @settings
@@ -33,11 +46,11 @@ class WorkingSet(Solver):
 
         repeat: S = active rows and those of largest ||prox(w - grad) - w||,   w_S = argmin over the rows S alone
 
-    For sparse solutions: a step costs one gradient of the whole loss and a solve in |S| rows, whose columns are
-    gathered if the loss is `bl.Linear`. |S| is the first of ``sizes`` that is at least twice the number of active rows,
-    and all rows where none is (shapes are fixed under jit). Active is a row in S that the prox lets move. Raises
-    ValueError where the penalty is no sum over rows. Source: Johnson and Guestrin, 2015; Massias, Gramfort and Salmon,
-    2018.
+    For sparse solutions: a step costs a solve in |S| rows and one gradient of the whole loss. If that is `bl.Linear`,
+    columns are gathered, and the one product with the whole design is X' times a vector. |S| is the first of ``sizes``
+    with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed
+    under jit). Active is a row in S that the prox lets move. Raises ValueError where the penalty is no sum over rows.
+    Source: Johnson and Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> loss = bl.Linear(design=lambda batch: batch, loss=lambda z, w, h, batch: jnp.sum((z - h) ** 2))
@@ -50,9 +63,11 @@ class WorkingSet(Solver):
     solver: Solver = ActiveSetNewton()
     max_steps: int = 100
     tol: float = 1e-10
-    sizes: tuple[int, ...] = (256, 2048)
+    sizes: tuple[int, ...] = (64, 256, 512, 1024)
+    whole: Solver = ActiveSetNewton()
     patience = 10
     unrolls = False
+    structured = True
 
     def init(self, instance: Instance, params: Params) -> State:
         needs_rows(self, instance, params)
@@ -63,32 +78,50 @@ class WorkingSet(Solver):
     def step(self, instance: Instance, state: State) -> State:
         gradient, members = state.memory
         active, priority = _ranked(instance, state.params, gradient, members)
-        needed = 2 * jnp.sum(active)
+        number = jnp.sum(active)
+        needed = number + jnp.maximum(ROOM, number // SHARE)
         sizes = [size for size in self.sizes if 2 * size <= state.params.shape[0]]
-        branches = [lambda size=size: self._on(instance, state.params, priority, size) for size in sizes]
-        everything = lambda: self._on(instance, state.params, priority, state.params.shape[0])  # noqa: E731
-        number = jnp.sum(jnp.array(sizes, jnp.int32) < needed)
-        params, members, counts = jax.lax.switch(number, [*branches, everything])
-        gradient = instance.gradient(params)
-        residual = instance.residual_given(params, gradient)
-        return State(params, residual, state.counts.plus(gradients=1).add(counts), Memory(gradient, members))
+        branches = [lambda size=size: self._on(instance, state, priority, size) for size in sizes]
+        chosen = jnp.sum(jnp.array(sizes, jnp.int32) < needed)
+        solved = jax.lax.switch(chosen, [*branches, lambda: self._on_all(instance, state.params)])
+        residual = instance.residual_given(solved.params, solved.gradient)
+        counts = state.counts.plus(gradients=1).add(solved.counts)
+        return State(solved.params, residual, counts, Memory(solved.gradient, solved.members))
 
     def refresh(self, instance: Instance, state: State) -> State:
         memory = state.memory._replace(gradient=instance.gradient(state.params))
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
-    def _on(
-        self, instance: Instance, params: jax.Array, priority: jax.Array, size: int
-    ) -> tuple[jax.Array, jax.Array, Counts]:
-        """The params, the mask of the rows and the cost after a solve in the ``size`` rows of highest priority."""
-        solver = replace(self.solver, max_steps=INNER_STEPS, tol=INNER_TOL)  # type: ignore[type-var]
-        if size == params.shape[0]:
-            outcome = iterate(solver, instance, params, params)
-            return outcome.params, jnp.ones(size, bool), outcome.counts
+    def _on(self, instance: Instance, state: State, priority: jax.Array, size: int) -> Solved:
+        """A solve in the ``size`` rows of highest priority."""
         _, indices = jax.lax.top_k(priority, size)
-        outcome = iterate(solver, restricted(instance, params, indices), params[indices], params[indices])
+        params = state.params
+        part = restricted(instance, params, indices)
+        rows, counts = self._part(part.instance, params[indices], state.memory.gradient[indices])
         members = jnp.zeros(params.shape[0], bool).at[indices].set(True)
-        return params.at[indices].set(outcome.params), members, outcome.counts
+        after = params.at[indices].set(rows)
+        if part.columns is None or part.offset is None:
+            return Solved(after, instance.gradient(after), members, counts)
+        gradient = gradient_of_linear(instance, after, part.offset + part.columns @ rows)
+        return Solved(after, gradient, members, counts)
+
+    def _part(self, part: Instance, rows: jax.Array, gradient: jax.Array) -> tuple[jax.Array, Counts]:
+        """The solution of a subproblem; of a quadratic one the minimum of its model."""
+        if isinstance(self.solver, ProximalNewton) and is_quadratic(part, rows):
+            rows, counts = model_minimum(part, rows, gradient, INNER_TOL)
+        else:
+            outcome = iterate(_roughly(self.solver), part, rows, rows)
+            rows, counts = outcome.params, outcome.counts
+        return rows, counts.as_arrays()
+
+    def _on_all(self, instance: Instance, params: jax.Array) -> Solved:
+        outcome = iterate(_roughly(self.whole), instance, params, params)
+        everything = jnp.ones(params.shape[0], bool)
+        return Solved(outcome.params, instance.gradient(outcome.params), everything, outcome.counts.as_arrays())
+
+
+def _roughly(solver: Solver) -> Solver:
+    return replace(solver, max_steps=INNER_STEPS, tol=INNER_TOL)  # type: ignore[type-var]
 
 
 def _any(mask: jax.Array) -> jax.Array:
@@ -100,10 +133,12 @@ def _ranked(
     instance: Instance, params: jax.Array, gradient: jax.Array, members: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Which rows are active, and the priority of all rows: active ones first, then by violation."""
-    step: Parameter = first_step_size(BACKTRACKING, instance, params, gradient)
+    size, slope = trees.norm(params), trees.norm(gradient)
+    known = (size > 0) & (slope > 0)
+    step = jnp.where(known, NEARBY * size / jnp.where(known, slope, 1), 1)
     tangent = jax.random.normal(jax.random.key(0), params.shape, params.dtype)
     prox = lambda point: instance.prox(point, step)  # noqa: E731
     moved, derivative = jax.jvp(prox, (params - step * gradient,), (tangent,))
     violation = jnp.sum(((moved - params) / step).reshape(params.shape[0], -1) ** 2, axis=-1)
-    active = members & (_any(derivative != 0) | _any(moved != params))
+    active = (members & (_any(derivative != 0) | _any(moved != params))) | _any(params != 0)
     return active, jnp.where(active, jnp.inf, violation)

@@ -43,7 +43,7 @@ def test_the_restricted_problem_has_the_gradient_of_the_whole(sparse):
     )
     instance = bl.InnerProblem(loss, lambda key, h: jnp.zeros(5), penalty=bl.L1(1.0)).at(0.2, design)
     params, indices = jnp.asarray(RNG.normal(size=5)), jnp.asarray(INDICES)
-    part = restricted(instance, params, indices)
+    part = restricted(instance, params, indices).instance
     assert_allclose(part.value(params[indices]), instance.value(params), rtol=1e-13)
     moved = params.at[indices].add(0.3)
     assert_allclose(part.gradient(moved[indices]), instance.gradient(moved)[indices], rtol=1e-12)
