@@ -46,6 +46,8 @@ class Evaluation(NamedTuple):
     grad_norm: jax.Array
     report: Report
     measured: dict[str, Any]
+    zeros: jax.Array  # unknowns that are exactly zero: the size of the face, for sparse solutions
+    zeros_changed: jax.Array  # those that were zero and no longer are since the step before, or the other way about
 
 
 def point_of(task: Task, key: Key, step: jax.Array, hparams: HParams) -> Point:
@@ -86,6 +88,7 @@ def outer_step(
     moved = task.feasible(optax.apply_updates(state.hparams, updates))
     usable = (report.status.ok | (engine.on_failure == "warn")) & jnp.isfinite(trees.norm(grad))
     report = replace(report, skipped=(~usable).astype(jnp.int32))
+    zeros = trees.zeros(report.params), trees.zeros_changed(task.inner.primal(state.carry.params), report.params)
 
     judged = jnp.asarray(measured.get("stop/loss", value), state.best.loss.dtype)
     better = usable & (judged < state.best.loss)
@@ -99,7 +102,7 @@ def outer_step(
         best=trees.select(better, here, state.best),
         skipped=state.skipped + ~usable,
     )
-    return state, Evaluation(value, trees.norm(grad), report, measured)
+    return state, Evaluation(value, trees.norm(grad), report, measured, *zeros)
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
@@ -112,6 +115,8 @@ def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
         "inner/steps": report.inner_steps,
         "inner/tol": report.inner_tol,
         "inner/status": report.inner_status.name,
+        "inner/zeros": evaluation.zeros,
+        "inner/zeros_changed": evaluation.zeros_changed,
         "adjoint/residual": report.adjoint_residual,
         "adjoint/steps": report.adjoint_steps,
         "adjoint/tol": report.adjoint_tol,

@@ -44,6 +44,17 @@ def strong(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), tree)
 
 
+def zeros(tree: PyTree) -> jax.Array:
+    """How many entries are exactly zero."""
+    return sum((jnp.sum(leaf == 0, dtype=jnp.int32) for leaf in jax.tree.leaves(tree)), jnp.int32(0))
+
+
+def zeros_changed(x: PyTree, y: PyTree) -> jax.Array:
+    """How many entries are exactly zero in one of two pytrees of one structure, and not in the other."""
+    changed = jax.tree.map(lambda a, b: jnp.sum((a == 0) != (b == 0), dtype=jnp.int32), x, y)
+    return sum(jax.tree.leaves(changed), jnp.int32(0))
+
+
 def epsilon(tree: PyTree) -> float:
     """The machine epsilon of the coarsest floating-point leaf (that of float64 where there is none)."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]

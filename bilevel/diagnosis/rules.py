@@ -78,11 +78,11 @@ def coarse_precision(record: Record) -> Finding | None:
 
 
 def changing_face(record: Record) -> Finding | None:
-    """Coordinates that the error of the solution may move across a kink, again and again."""
+    """Coordinates that the error of the solution may move across a kink, again and again, or that cross it."""
     known = [line for line in record.lines[-LAST:] if solved(line) and line.get("engine/weakly_active", -1) >= 0]
     hits = [line for line in known if line["engine/weakly_active"] > 0]
     if not hits or 2 * len(hits) < len(known):
-        return None
+        return _alternating(record)
     worst = max(line["engine/weakly_active"] for line in hits)
     evidence = (
         f"in {len(hits)} of the last {len(known)} outer steps up to {worst} coordinates are closer to the next face "
@@ -91,6 +91,25 @@ def changing_face(record: Record) -> Finding | None:
     if max(line.get("inner/residual", 0.0) for line in hits) > 1e-9:
         cure = "Solve the inner problem until the face is identified"
         return Finding("face that keeps changing", evidence, cure, ("solver=auto", "solver.tol=1e-12"))
+    cure = "The outer loss has a kink there: take smaller outer steps"
+    return Finding("face that keeps changing", evidence, cure, smaller_steps(record))
+
+
+def _alternating(record: Record) -> Finding | None:
+    """Coordinates that become zero and cease to be in most of the last steps, while the outer loss gets no better: a
+    support that changes while it does is one that is being learned."""
+    last = [line for line in record.lines[-LAST:] if solved(line) and "outer/loss" in line]
+    hits = [line for line in last if line.get("inner/zeros_changed", 0) > 0]
+    if len(last) < TAIL or 2 * len(hits) < len(last):
+        return None
+    half = len(last) // 2
+    if min(line["outer/loss"] for line in last[half:]) < min(line["outer/loss"] for line in last[:half]):
+        return None
+    most = max(line["inner/zeros_changed"] for line in hits)
+    evidence = (
+        f"in {len(hits)} of the last {len(last)} outer steps up to {most} coordinates became zero or ceased to be, and "
+        "the outer loss fell no further"
+    )
     cure = "The outer loss has a kink there: take smaller outer steps"
     return Finding("face that keeps changing", evidence, cure, smaller_steps(record))
 

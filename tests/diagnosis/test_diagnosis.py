@@ -126,6 +126,16 @@ def test_a_face_that_changes():
     assert causes(run(*at_a_kink[:1], *[{}] * 9)) == []
 
 
+def test_a_support_that_alternates():
+    crossing = [{"inner/zeros_changed": 2, "outer/loss": 1.0 - 0.1 * (step % 2)} for step in range(8)]
+    assert causes(run(*crossing)) == ["face that keeps changing"]
+    assert "up to 2 coordinates became zero" in diagnose(run(*crossing))[0].evidence
+    assert diagnose(run(*crossing))[0].overrides == ("optimizer.learning_rate=0.01",)
+    learned = [{"inner/zeros_changed": 2, "outer/loss": 1.0 - 0.1 * step} for step in range(8)]
+    assert causes(run(*learned)) == []
+    assert causes(run(*({**line, "inner/zeros_changed": 0} for line in crossing))) == []
+
+
 def test_tolerances_that_are_met_and_too_loose():
     config = {**CONFIG, "solver": {"tol": 1e-3}}
     finding = diagnose(run({"error_estimate": 0.3}, config=config))[0]
