@@ -26,7 +26,7 @@ _HOME = {
         "SecondOrderCone", "PSDCone", "ExponentialCone", "L1Sphere", "L2Sphere", "SparseSimplex",
         "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
         "Constraint", "Free", "Box", "Simplex", "Functional"),
-    "bilevel.linear": ("Linear",),
+    "bilevel.linear": ("Linear", "quadratic_form"),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",

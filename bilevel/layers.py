@@ -12,20 +12,19 @@ from bilevel.cones import Cone, NonNegative, Product, Zero
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
 from bilevel.kernels.matrices import as_matrix, cast, is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.kernels.program_derivative import moving
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.optimality.conic import Conic
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
 from bilevel.solvers import Auto
-from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver
+from bilevel.solvers.programs import PRECISE, Answer, ConeProgram, ProgramSolver, program_residual
 from bilevel.status import Code, Status
-from bilevel.trees import norm
 from bilevel.typing import Counts, Params, Scalar
 
 POLISHES = 3
 DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
-PRECISE = 1e-11  # relative residual below which no Newton step is tried (scaled to the precision in float32)
 
 
 def quadratic_program(
@@ -78,16 +77,16 @@ def quadratic_program(
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
 
-    def read(at: PrimalDual) -> Answer:
-        y = jnp.concatenate([at.equality_dual, at.inequality_dual])
-        return answer._replace(x=at.primal, y=y, s=program.b - program.A @ at.primal)
-
     unknown, residual = _polished(
-        QP, unknown, (*frozen, jnp.ones((), q.dtype)), lambda at: _residual(program, read(at))
+        QP, unknown, (*frozen, jnp.ones((), q.dtype)), lambda at: program_residual(program, *_flat(at))
     )
     status, usable = _verdict(answer.code, residual)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    unknown = attach(QP, linear_solve, unknown, (Q, q, A, b, G, h, usable))
+    arguments = (Q, q, A, b, G, h, usable)
+    if linear_solve == AutoLinear() and not program.sparse and q.size + program.b.size <= DENSE:
+        unknown = PrimalDual(*moving(tuple(unknown), arguments))
+    else:
+        unknown = attach(QP, linear_solve, unknown, arguments)
     return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer))
 
 
@@ -112,7 +111,7 @@ def cone_program(
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda b: bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), bl.cones.NonNegative(2))
     >>> solution = solve(jnp.array([-3.0, 1.0]))
-    >>> solution.params.round(6).tolist(), solution.dual.round(6).tolist(), solution.status.name
+    >>> solution.params.round(5).tolist(), solution.dual.round(5).tolist(), solution.status.name
     ([3.0, -1.0], [1.0, 2.0], 'converged')
     """
     A, b, c = _floats(A, b, c)
@@ -131,7 +130,8 @@ def cone_program(
     unknown = mapping.pack(answer.x, answer.y, answer.s)
 
     def measure(z: jax.Array) -> jax.Array:
-        return _residual(program, answer._replace(**mapping.unpack(z)._asdict()))
+        at = mapping.unpack(z)
+        return program_residual(program, at.x, at.y)
 
     unknown, residual = _polished(mapping, unknown, frozen, measure)
     status, usable = _verdict(answer.code, residual)
@@ -155,6 +155,10 @@ def _qp_inequality(x, Q, q, A, b, G, h, usable) -> jax.Array:
 QP = KKT(_qp_loss, _qp_equality, _qp_inequality)
 
 
+def _flat(at: PrimalDual) -> tuple[jax.Array, jax.Array]:
+    return at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual])
+
+
 def _polished(mapping: Mapping, unknown: Params, args: tuple, measure) -> tuple[Params, jax.Array]:
     """Newton steps on the optimality condition, as long as they lower the residual; taken where it is not small yet."""
     first = measure(unknown)
@@ -176,20 +180,6 @@ def _polished(mapping: Mapping, unknown: Params, args: tuple, measure) -> tuple[
     usable = jnp.isfinite(first)
     unknown, residual, _, _ = jax.lax.while_loop(proceed, body, (unknown, first, usable, jnp.int32(0)))
     return unknown, residual
-
-
-def _residual(program: ConeProgram, at: Answer) -> jax.Array:
-    """The largest of stationarity and s - proj(s - y), each relative to 1 + the size of its terms."""
-    P, q, A, b, cone = program
-    curved, forces, pushed = P @ at.x, A.T @ at.y, A @ at.x
-    slack = b - pushed
-    stationarity = _relative(curved + q + forces, curved, q, forces)
-    feasibility = _relative(slack - cone.project(slack - at.y), pushed, b)
-    return jnp.maximum(stationarity, feasibility)
-
-
-def _relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
-    return norm(residual) / (1 + jnp.max(jnp.stack([norm(term) for term in terms])))
 
 
 def _verdict(code: jax.Array, residual: jax.Array) -> tuple[Status, jax.Array]:

@@ -2,35 +2,92 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bilevel.kernels.rescue import rescued
+from bilevel.kernels.triangular import inverse_lower
 
-def solve_saddle(hessian: jax.Array, rows: jax.Array, top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
+
+def solve_saddle(
+    hessian: jax.Array, rows: jax.Array, top: jax.Array, bottom: jax.Array, strict: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """(x, y) with Q x + C' y = top and C x = bottom, for Q (n, n) symmetric and C (k, n).
 
-    By the null space of C, whose rank is decided on C alone (rows scaled to norm 1), not on the whole matrix, in which
-    a nearly dependent row appears squared. Zero rows (constraints that are switched off) and dependent rows are
-    allowed: x and y of least norm. Differentiable in all arguments to any order.
+    Zero rows (constraints that are switched off) and dependent rows are allowed: x and y of least norm. By Cholesky
+    factors of Q and of its Schur complement on the rows that are not zero; where these lose digits, by the null space
+    of C, whose rank is decided on C alone (rows scaled to norm 1), not on the whole matrix, in which a nearly dependent
+    row appears squared. Where Q is singular on that null space and there is no solution, x and y are those of least
+    squares, or NaN with ``strict``. Differentiable in all arguments to any order.
 
     >>> x, y = solve_saddle(jnp.eye(2), jnp.array([[1.0, 1.0]]), jnp.zeros(2), jnp.array([2.0]))
     >>> x.round(6).tolist(), y.round(6).tolist()
     ([1.0, 1.0], [-1.0])
     """
     n = hessian.shape[0]
-    factors = _factor(*jax.lax.stop_gradient((hessian, rows)))
+    frozen = jax.lax.stop_gradient((hessian, rows))
+    regular = _regular(*frozen)
 
     def matvec(flat: jax.Array) -> jax.Array:
         x, y = flat[:n], flat[n:]
         return jnp.concatenate([hessian @ x + rows.T @ y, rows @ x])
 
     def solve(_, flat: jax.Array) -> jax.Array:
-        return _apply(factors, flat[:n], flat[n:])
+        found = _by_schur(regular, flat)
+        return rescued(regular.lost, partial(_by_null_space, strict), (*frozen, flat), found)
 
     flat = jax.lax.custom_linear_solve(matvec, jnp.concatenate([top, bottom]), solve, symmetric=True)
     return flat[:n], flat[n:]
+
+
+class _Regular(NamedTuple):
+    inverse: jax.Array  # of the Cholesky factor of Q
+    half: jax.Array  # inverse C', of rows scaled to norm 1
+    schur: jax.Array  # of C Q^{-1} C', by Cholesky, with 1 on the diagonal for zero rows
+    size: jax.Array  # of the rows
+    lost: jax.Array  # whether a pivot has lost more than a quarter of its digits
+
+
+def _regular(hessian: jax.Array, rows: jax.Array) -> _Regular:
+    size = jnp.linalg.norm(rows, axis=1)
+    off = size == 0
+    size = jnp.where(off, 1, size)
+    factor = jnp.linalg.cholesky(hessian)
+    inverse = inverse_lower(factor)
+    half = inverse @ (rows / size[:, None]).T
+    matrix = half.T @ half
+    schur = jnp.linalg.cholesky(matrix + jnp.diag(off.astype(matrix.dtype)))
+    least = jnp.finfo(matrix.dtype).eps ** 0.25
+    lost = ~(_weakest(factor, hessian) > least) | ~(_weakest(schur, jnp.where(jnp.diag(off), 1, matrix)) > least)
+    return _Regular(inverse, half, schur, size, lost)
+
+
+def _weakest(factor: jax.Array, matrix: jax.Array) -> jax.Array:
+    """The smallest share of a diagonal entry that is left when its pivot is reached; NaN if the factor has none."""
+    diagonal = jnp.diagonal(matrix)
+    return jnp.min(jnp.diagonal(factor) ** 2 / jnp.where(diagonal > 0, diagonal, 1), initial=1)
+
+
+def _by_schur(by: _Regular, flat: jax.Array) -> jax.Array:
+    n = by.inverse.shape[0]
+    top = by.inverse @ flat[:n]
+    y = jax.scipy.linalg.cho_solve((by.schur, True), by.half.T @ top - flat[n:] / by.size)
+    x = (top - by.half @ y) @ by.inverse
+    return jnp.concatenate([x, y / by.size])
+
+
+def _by_null_space(strict: bool, hessian: jax.Array, rows: jax.Array, flat: jax.Array) -> jax.Array:
+    n = len(hessian)
+    found = _apply(_factor(hessian, rows), flat[:n], flat[n:])
+    if not strict:
+        return found
+    curved, forces = hessian @ found[:n], rows.T @ found[n:]
+    off = jnp.linalg.norm(curved + forces - flat[:n])
+    size = jnp.linalg.norm(flat) + jnp.linalg.norm(curved) + jnp.linalg.norm(forces)
+    return jnp.where(off <= jnp.finfo(size.dtype).eps ** 0.5 * size, found, jnp.nan)
 
 
 class _Factors(NamedTuple):

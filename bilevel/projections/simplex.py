@@ -8,6 +8,8 @@ from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, valid
 
+FEW = 32  # entries of a row up to which all pairs are compared
+
 
 def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     """The nearest point of {p : p >= 0, sum p = total}: max(x - tau, 0), with tau set by the sum.
@@ -63,7 +65,16 @@ def simplex_kl(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
 
 
 def threshold(x: jax.Array, total: ArrayLike) -> jax.Array:
-    """tau with sum max(x - tau, 0) = total along the last axis, by sorting; both arguments keep that axis."""
+    """tau with sum max(x - tau, 0) = total along the last axis, which both arguments keep.
+
+    By sorting; rows of a few entries by comparing all pairs, since a sort costs the most there: x_i is above tau where
+    sum_j max(x_j - x_i, 0) < total.
+    """
+    if x.shape[-1] <= FEW:
+        above = sum(jnp.maximum(x[..., j : j + 1] - x, 0) for j in range(x.shape[-1])) <= total
+        size = jnp.maximum(jnp.sum(above, axis=-1, keepdims=True), 1)
+        tau = (jnp.sum(jnp.where(above, x, 0), axis=-1, keepdims=True) - total) / size
+        return tau + 0 * jnp.max(x, axis=-1, keepdims=True)  # NaN stays NaN
     descending = -jnp.sort(-x, axis=-1)
     excess = (jnp.cumsum(descending, axis=-1) - total) / jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
     last = jnp.sum(descending > excess, axis=-1, keepdims=True) - 1

@@ -22,7 +22,7 @@ from bilevel.solvers.lbfgs import LBFGS
 from bilevel.solvers.model import is_quadratic
 from bilevel.solvers.newton import Newton
 from bilevel.solvers.operator_splitting import OperatorSplitting
-from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native
+from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native, is_pivotable, pivoting_program
 from bilevel.solvers.proximal_gradient import ProximalGradient
 from bilevel.solvers.proximal_newton import ProximalNewton, takes
 from bilevel.solvers.rows import has_rows, sizes_for
@@ -61,7 +61,8 @@ class Auto(Solver, ProgramSolver):
         if program.sparse or program.q.size > LARGE_PROGRAM:
             return OperatorSplitting().solve_program(program, start)
         if is_native(program.cone):
-            return InteriorPoint().solve_program(program)
+            inner = InteriorPoint()
+            return pivoting_program(program, inner) if is_pivotable(program) else inner.solve_program(program)
         return Clarabel().solve_program(program) if installed() else OperatorSplitting().solve_program(program, start)
 
     def init(self, instance: Instance, params: Params) -> State:

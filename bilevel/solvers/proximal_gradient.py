@@ -63,15 +63,14 @@ class ProximalGradient(Solver):
 
         def checked() -> tuple:
             if self.step_size != BACKTRACKING:
-                params, step, trials, proxes = move(memory.step_size), memory.step_size, 0, 1
-            else:
-                params, _, step, trials = backtrack(
-                    move, memory.extrapolated, gradient, GROWTH * memory.step_size, instance
-                )
-                proxes = trials
-                trials = trials - (instance.differentiable or not instance.searches)  # the last gradient is not used
-            counts = state.counts.plus(gradients=trials + 2, proxes=proxes + 1)
-            return params, step, instance.residual_norm(params), counts.as_arrays()
+                params, step = move(memory.step_size), memory.step_size
+                counts = state.counts.plus(gradients=2, proxes=2)
+                return params, step, instance.residual_norm(params), counts.as_arrays()
+            params, after, step, trials = backtrack(
+                move, memory.extrapolated, gradient, GROWTH * memory.step_size, instance
+            )
+            counts = state.counts.plus(gradients=trials + 1, proxes=trials + 1)
+            return params, step, instance.residual_given(params, after), counts.as_arrays()
 
         def unchecked() -> tuple:
             counts = state.counts.plus(gradients=1, proxes=1)

@@ -1,0 +1,31 @@
+"""The outer loop of the peers that have none: SciPy's L-BFGS-B, as ours runs it, with a trace of what it asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from scipy.optimize import minimize
+
+
+def descend(evaluate: Callable[[np.ndarray], tuple[float, np.ndarray, int, int]], arrays: dict) -> dict:
+    """``evaluate(h)`` is (value, gradient, inner gradients, Hessian products); a count of -1 is not known."""
+    trace: list[tuple] = []
+    began = time.perf_counter()
+
+    def oracle(h: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient, gradients, products = evaluate(h)
+        trace.append((time.perf_counter() - began, gradients, products, h.copy()))
+        return float(value), np.asarray(gradient, float)
+
+    bounds = [(float(arrays["low"]), float(arrays["high"]))] * arrays["start"].size
+    options = {"maxiter": int(arrays["steps"]), "maxfun": int(arrays["steps"]), "ftol": 0.0, "gtol": 1e-9}
+    minimize(oracle, arrays["start"], method="L-BFGS-B", jac=True, bounds=bounds, options=options)
+    seconds, gradients, products, hparams = zip(*trace, strict=True)
+    return {
+        "seconds": seconds,
+        "gradients": np.cumsum(gradients),
+        "products": np.cumsum(products),
+        "hparams": np.stack(hparams),
+    }
