@@ -99,10 +99,10 @@ def rows_of(settings: Any) -> list[dict[str, Any]]:
     exact = reference(arrays, first)
     print(f"central differences agree with the reference to {differences(arrays, exact):.1e}")
     steps = first["steps"]
-    print(f"interior-point steps of the lanes: {np.min(steps)} to {np.max(steps)}, {np.mean(steps):.1f} on average")
+    print(f"factorisations of the lanes: {np.min(steps)} to {np.max(steps)}, {np.mean(steps):.1f} on average")
     with common.served("qp", settings.peers, arrays) as theirs:
         arms = [common.own("bilevel: quadratic_program", layer(arrays)), *theirs]
-        found = common.in_turn(arms, 2 if settings.smoke else 15, patience=8.0)
+        found = common.in_turn(arms, 2 if settings.smoke else 11, patience=3.0)
     truth = np.concatenate([exact["q"], exact["h"]], axis=1)
 
     def error(result: dict[str, np.ndarray]) -> float:

@@ -16,7 +16,6 @@ from protocol import Run, serve
 jax.config.update("jax_enable_x64", True)
 SETTINGS: dict[str, dict[str, Any]] = {
     "diffcp": {"solver": "DIFFCP", "solver_args": {"eps": 1e-8}},
-    "diffcp, tight": {"solver": "DIFFCP", "solver_args": {"eps": 1e-12}},
     "diffcp by Clarabel": {"solver": "DIFFCP", "solver_args": {"solve_method": "Clarabel"}},
 }
 

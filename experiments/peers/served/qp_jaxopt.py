@@ -16,7 +16,7 @@ jax.config.update("jax_enable_x64", True)
 
 def prepare(arrays: dict, tol: float, inner: str) -> Run:
     Q, q, G, h, towards = (jnp.asarray(arrays[name]) for name in ("Q", "q", "G", "h", "towards"))
-    solver = jaxopt.OSQP(tol=tol, maxiter=10_000, eq_qp_solve=inner)
+    solver = jaxopt.OSQP(tol=tol, maxiter=4000, eq_qp_solve=inner)
 
     def loss(Q: Any, q: Any, G: Any, h: Any) -> Any:
         found = jax.vmap(
@@ -35,9 +35,7 @@ def prepare(arrays: dict, tol: float, inner: str) -> Run:
 
 def arms() -> dict[str, Callable[[dict], Run]]:
     return {
-        f"OSQP ({inner}), tol {tol:.0e}": partial(prepare, tol=tol, inner=inner)
-        for inner in ("lu", "cg")
-        for tol in (1e-3, 1e-5)
+        f"OSQP ({inner}), tol {tol:.0e}": partial(prepare, tol=tol, inner=inner) for inner in ("lu",) for tol in (1e-3,)
     }
 
 
