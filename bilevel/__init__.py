@@ -36,6 +36,7 @@ _HOME = {
         "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),
+    "bilevel.batched": ("solve_batch",),
     "bilevel.layers": ("quadratic_program", "cone_program"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",

@@ -20,7 +20,7 @@ LAYERS = (
     ("linear",),
     ("optimality",),
     ("solvers",),
-    ("problem", "layers"),
+    ("problem", "batched", "layers"),
     ("batches",),
     ("engines",),
     ("task",),

@@ -47,8 +47,8 @@ def minimise(
         (G_AA + diag((1 - d) / (d s))) y_A = r_A / (d s) - G_AI r_I,    y_I = r_I,    A = {d > 0}, I the others.
 
     Of some points on its way the one of least value is taken, if that decreases: so convergence is that of coordinate
-    descent from anywhere, and finite for polyhedral terms. Ends where ||r / s|| fell by ``tol``, or to rounding. ``matrix`` (k, k) is
-    symmetric and positive semidefinite. Source: Tseng, 2001; Qi and Sun, 1993.
+    descent from anywhere, and finite for polyhedral terms. Ends where ||r / s|| fell by ``tol``, or to rounding.
+    ``matrix`` (k, k) is symmetric and positive semidefinite. Source: Tseng, 2001; Qi and Sun, 1993.
     """
     largest = jnp.max(jnp.diagonal(matrix), initial=0)
     floor = jnp.finfo(matrix.dtype).eps * jnp.where(largest > 0, largest, 1)

@@ -45,11 +45,11 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
     solver.refuse(instance)
     reference = instance.residual_norm(cold_start)
     progress = jax.lax.while_loop(
-        lambda progress: _going(solver, progress, reference, start),
-        lambda progress: _advance(solver, instance, progress),
-        _begin(solver, instance, start),
+        lambda progress: goes_on(solver, progress, reference, start),
+        lambda progress: take_step(solver, instance, progress),
+        enter(solver, instance, start),
     )
-    return _conclude(solver, instance, progress, reference, start)
+    return conclude(solver, instance, progress, reference, start)
 
 
 def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
@@ -59,18 +59,18 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
 
     def advance(progress: Progress) -> tuple[Progress, jax.Array]:
-        after = _advance(solver, instance, progress)
-        return after, _going(solver, after, reference, start)
+        after = take_step(solver, instance, progress)
+        return after, goes_on(solver, after, reference, start)
 
-    begin = _begin(solver, instance, start)
-    going = _going(solver, begin, reference, start)
+    begin = enter(solver, instance, start)
+    going = goes_on(solver, begin, reference, start)
     progress = differentiable_while(advance, begin, going, solver.max_steps)
     counts = progress.state.counts.add(progress.again)
     progress = progress._replace(state=progress.state._replace(counts=counts))
-    return _conclude(solver, instance, progress, reference, start)
+    return conclude(solver, instance, progress, reference, start)
 
 
-def _begin(solver: Solver, instance: Instance, start: Params) -> Progress:
+def enter(solver: Solver, instance: Instance, start: Params) -> Progress:
     state = _settled(solver.init(instance, start))
     none = Counts().as_arrays()
     return Progress(state, jnp.int32(0), state.residual, jnp.int32(0), none, none)
@@ -86,7 +86,7 @@ def _settled(state: State) -> State:
     )
 
 
-def _advance(solver: Solver, instance: Instance, progress: Progress) -> Progress:
+def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progress:
     state = _settled(solver.step(instance, progress.state))
     fell = state.residual < 0.9 * progress.best
     best = jax.lax.stop_gradient(jnp.where(fell, state.residual, progress.best))
@@ -112,7 +112,7 @@ def _stalled(solver: Solver, progress: Progress, reference: jax.Array, start: Pa
     return (progress.since_best >= solver.patience) & (progress.best <= floor)
 
 
-def _going(solver: Solver, progress: Progress, reference: jax.Array, start: Params) -> jax.Array:
+def goes_on(solver: Solver, progress: Progress, reference: jax.Array, start: Params) -> jax.Array:
     residual = progress.state.residual
     return (
         (progress.steps < solver.max_steps)
@@ -124,7 +124,7 @@ def _going(solver: Solver, progress: Progress, reference: jax.Array, start: Para
     )
 
 
-def _conclude(solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, start: Params) -> Outcome:
+def conclude(solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, start: Params) -> Outcome:
     """The outcome, its status taken from the residual recomputed at the final iterate."""
     state = progress.state
     residual = jax.lax.stop_gradient(instance.residual_norm(state.params))
