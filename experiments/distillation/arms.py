@@ -14,6 +14,7 @@ import optax
 import bilevel as bl
 
 TOL, LONGEST = 1e-5, 2000  # of the inner gradient descent: hypergradients to about 1e-3
+TIGHT, LONGER = 1e-7, 20_000  # the same with hypergradients to about 1e-5
 PLAIN = (500, 4000)  # steps of the plain unrolled loops; 500 is the most that the author's notebooks allow
 LEARNING_RATE = 0.01
 
@@ -73,6 +74,7 @@ def interleaved(data: str, shares: dict, penalty: float, steps: int) -> tuple[di
     kernel = bl.tasks.distillation(data=data, **shares, penalty=penalty, form="kernel")
     primal = bl.tasks.distillation(data=data, **shares, penalty=penalty)
     primal = replace(primal, inner=primal.inner.with_solver(bl.GradientDescent(max_steps=LONGEST, tol=TOL)))
+    tight = replace(primal, inner=primal.inner.with_solver(bl.GradientDescent(max_steps=LONGER, tol=TIGHT)))
     implicit = bl.Implicit(accuracy="residual")
     start = jnp.asarray(primal.init_hparams(jax.random.key(0)))
     arms = {
@@ -80,6 +82,8 @@ def interleaved(data: str, shares: dict, penalty: float, steps: int) -> tuple[di
         "implicit, gradient descent": Arm(by_engine(primal, implicit, warm=True), start),
         "implicit, same, no warm start": Arm(by_engine(primal, implicit, warm=False), start),
         "unrolled, gradient descent": Arm(by_engine(primal, bl.Unrolled(), warm=False), start),
+        "implicit, the same to 1e-7": Arm(by_engine(tight, implicit, warm=True), start),
+        "unrolled, the same to 1e-7": Arm(by_engine(tight, bl.Unrolled(), warm=False), start),
     }
     for length in PLAIN:
         arms[f"unrolled, plain scan of {length}"] = Arm(by_plain_scan(primal, penalty, length), start)
