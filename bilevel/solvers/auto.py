@@ -103,7 +103,7 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
             inside, how = ProximalNewton(), "proximal Newton steps"
         reason = f"{how} on working sets, whose columns are gathered"
         where = f"{name} on {params.shape[0]} rows of a bl.Linear loss"
-        sizes = sizes_for(instance.loss.design(instance.batch).shape[0], more=1)
+        sizes = sizes_for(instance.loss.design(instance.batch).shape[0])
         return WorkingSet(inside, sizes=sizes, whole=BlockCoordinateDescent()), f"{where}: {reason}"
     reason = "Newton's method on the active face after accelerated proximal gradient steps"
     return ActiveSetNewton(), f"{name} is known by its prox, {size} unknowns: {reason}"

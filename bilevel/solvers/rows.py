@@ -22,10 +22,9 @@ SIZES = (64, 256, 512, 1024, 2048)  # into which sparse supports are gathered
 ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
 
 
-def sizes_for(samples: int, more: int = 0) -> tuple[int, ...]:
-    """The sizes that a support in general position fits in: it has no more rows than there are samples; and ``more``
-    sizes beyond."""
-    return (*(size for size in SIZES if size < samples), *[size for size in SIZES if size >= samples][: 1 + more])
+def sizes_for(samples: int) -> tuple[int, ...]:
+    """The sizes that a support in general position fits in: it has no more rows than there are samples."""
+    return (*(size for size in SIZES if size < samples), *[size for size in SIZES if size >= samples][:1])
 
 
 class Rows(NamedTuple):
