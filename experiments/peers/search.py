@@ -2,8 +2,8 @@
 
     python -m experiments.peers.search [--smoke] [--peers optuna=PYTHON]        # about 3 minutes
 
-Elastic net (2 penalties, 200 x 400 made-up data), softmax regression on 300 digits with a penalty for each class (10) and
-each feature (128, half of them noise), all on log scale within [-7, 2], from -3. The target: the best loss found by 60
+Elastic net (2 penalties, 200 x 400 made-up data), softmax regression on 300 digits with a penalty for each class (10),
+and each feature (128, half noise), all on log scale within [-7, 2], from -3. The target: the best loss found by 60
 steps of ours plus 1 % of what they gained. All arms use one compiled solver of the inner problem, tolerance 1e-6,
 each from the last solution; ours evaluates the gradient too, and descends by SciPy's L-BFGS-B. Counted: evaluations and
 seconds (compilation apart) until the loss is first at the target, at most 150 evaluations (two seeds, the median).
