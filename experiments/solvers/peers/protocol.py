@@ -24,6 +24,7 @@ TOLERANCES = 10.0 ** -np.arange(1, 15)
 REPEATS = 3
 PATIENCE = 1.0  # seconds for one solve, beyond which a solver is not asked for more accuracy
 LONG = 0.2  # and beyond which it is not repeated
+SETTLED = 0.05  # seconds to wait before the first reading, in which compilation or another solve is still booked
 ENOUGH = 0.02  # seconds that one reading of the clock spans at least: the kernel books a thread's time every few ms
 
 Run = Callable[[float], dict]
@@ -76,6 +77,7 @@ def timed(run: Run, tol: float) -> tuple[float, dict]:
 def processor_seconds(run: Callable[[], Any], repeats: int, long: float) -> tuple[float, Any]:
     """The least processor time (all threads) of one run, short ones being averaged over many; and its result."""
     least, number, result = float("inf"), 1, None
+    time.sleep(SETTLED)
     for _ in range(repeats + 1):  # the first reading only says how many runs make one
         began = time.process_time()
         for _ in range(number):
