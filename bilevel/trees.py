@@ -46,13 +46,13 @@ def strong(tree: PyTree) -> PyTree:
 
 def zeros(tree: PyTree) -> jax.Array:
     """How many entries are exactly zero."""
-    return sum((jnp.sum(leaf == 0, dtype=jnp.int32) for leaf in jax.tree.leaves(tree)), jnp.int32(0))
+    return zeros_changed(tree, jax.tree.map(jnp.ones_like, tree))
 
 
 def zeros_changed(x: PyTree, y: PyTree) -> jax.Array:
     """How many entries are exactly zero in one of two pytrees of one structure, and not in the other."""
     changed = jax.tree.map(lambda a, b: jnp.sum((a == 0) != (b == 0), dtype=jnp.int32), x, y)
-    return sum(jax.tree.leaves(changed), jnp.int32(0))
+    return sum(jax.tree.leaves(changed), jnp.zeros((), jnp.int32))
 
 
 def epsilon(tree: PyTree) -> float:

@@ -40,7 +40,9 @@ def moving(solution: tuple[jax.Array, ...], arguments: tuple) -> tuple[jax.Array
 def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     at = x, y, z = moving(*primals)
     Q, _, A, b, G, h, usable = Arguments(*primals[1])
-    moved = Arguments(*(jnp.zeros(t.shape, t.dtype) if isinstance(t, SymbolicZero) else t for t in tangents[1]))
+    moved = Arguments(
+        *(jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t for p, t in zip(primals[1], tangents[1], strict=True))
+    )
     mask = jax.lax.stop_gradient((z > h - G @ x) & (z > 0)).astype(x.dtype)
     mask = jnp.where(jnp.isnan(usable), jnp.nan, mask)  # XLA makes a choice of a product with 0 or 1, which hides NaN
     top = -(0.5 * (moved.Q + moved.Q.T) @ x + moved.q + moved.A.T @ y + moved.G.T @ z)

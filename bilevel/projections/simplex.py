@@ -71,7 +71,8 @@ def threshold(x: jax.Array, total: ArrayLike) -> jax.Array:
     sum_j max(x_j - x_i, 0) < total.
     """
     if x.shape[-1] <= FEW:
-        above = sum(jnp.maximum(x[..., j : j + 1] - x, 0) for j in range(x.shape[-1])) <= total
+        excesses = [jnp.maximum(x[..., j : j + 1] - x, 0) for j in range(x.shape[-1])]
+        above = sum(excesses, jnp.zeros_like(x)) <= jnp.asarray(total)
         size = jnp.maximum(jnp.sum(above, axis=-1, keepdims=True), 1)
         tau = (jnp.sum(jnp.where(above, x, 0), axis=-1, keepdims=True) - total) / size
         return tau + 0 * jnp.max(x, axis=-1, keepdims=True)  # NaN stays NaN

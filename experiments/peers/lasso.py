@@ -101,7 +101,7 @@ def problem_rows(
 ) -> Iterator[dict[str, Any]]:
     samples, features = arrays["x"].shape
     alpha = float(np.max(np.abs(arrays["x"].T @ arrays["y"])) / samples / fraction)
-    arrays = arrays | {"alpha": np.float64(alpha)}
+    arrays = arrays | {"alpha": np.asarray(alpha)}
     sharp = hypergradient(tasks[TOLERANCES[-1]], alpha, "residual")()
     exact = closed_form(arrays, np.asarray(sharp["params"]))
     ours = [
