@@ -13,7 +13,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,13 +60,29 @@ def agreement(features: int) -> Iterator[tuple]:
             yield "agreement", features, solver, mapping, "implicit", "relative error", abs(found / truth - 1)
 
 
-def plain_scan(task: bl.Task) -> jax.stages.Compiled:
-    """The hypergradient through a plain checkpointed `lax.scan` of projected gradient steps, compiled."""
-    inner, outer = task.batches(jax.random.key(0), 0)
-    slope = jax.grad(task.inner.loss)
-    size = float(np.linalg.norm(inner[0], 2) ** 2)
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled function of the hyperparameter, its data being an argument: as constants they would be copied."""
 
-    def value(hparams: jax.Array) -> jax.Array:
+    program: jax.stages.Compiled
+    batch: Any
+
+    @classmethod
+    def of(cls, function: Callable, task: bl.Task) -> Compiled:
+        batch = task.batches(jax.random.key(0), 0)
+        return cls(jax.jit(function).lower(jnp.asarray(AT), batch).compile(), batch)
+
+    def __call__(self, at: jax.Array) -> jax.Array:
+        return self.program(at, self.batch)
+
+
+def plain_scan(task: bl.Task) -> Compiled:
+    """The hypergradient through a plain checkpointed `lax.scan` of projected gradient steps, compiled."""
+    slope = jax.grad(task.inner.loss)
+    size = float(np.linalg.norm(task.batches(jax.random.key(0), 0)[0][0], 2) ** 2)
+
+    def value(hparams: jax.Array, batch: tuple) -> jax.Array:
+        inner, outer = batch
         step_size = jnp.exp(hparams) / size
 
         @jax.checkpoint
@@ -74,20 +92,20 @@ def plain_scan(task: bl.Task) -> jax.stages.Compiled:
         x, _ = jax.lax.scan(step, task.inner.init(jax.random.key(0), hparams), length=SCANNED)
         return task.outer_loss(x, hparams, outer)
 
-    return jax.jit(jax.grad(value)).lower(jnp.asarray(AT)).compile()
+    return Compiled.of(jax.grad(value), task)
 
 
-def by_engine(engine: bl.Engine, **settings: object) -> Callable[[int], jax.stages.Compiled]:
+def by_engine(engine: bl.Engine, **settings: object) -> Callable[[int], Compiled]:
     """features -> the compiled hypergradient."""
 
-    def compiled(features: int) -> jax.stages.Compiled:
+    def compiled(features: int) -> Compiled:
         task = bl.tasks.svm(features=features, tol=TOL, **settings)  # type: ignore[arg-type]
-        return jax.jit(lambda h: bl.hypergradient(task, h, engine)[1]).lower(jnp.asarray(AT)).compile()
+        return Compiled.of(lambda h, batch: bl.hypergradient(task, h, engine, batch=batch)[1], task)
 
     return compiled
 
 
-def arms() -> dict[tuple[str, str, str], Callable[[int], jax.stages.Compiled]]:
+def arms() -> dict[tuple[str, str, str], Callable[[int], Compiled]]:
     """(solver, condition, way) -> features -> the compiled hypergradient."""
     found = {}
     for solver in SOLVERS:
@@ -122,7 +140,7 @@ def times(sizes: tuple[int, ...], repeats: int, limit: float, done: set) -> Iter
                 jax.block_until_ready(program(at))
                 seconds[arm].append(time.process_time() - began)
         for arm, program in compiled.items():
-            memory: object = program.memory_analysis()
+            memory: object = program.program.memory_analysis()
             own = seconds[arm][1:]
             taken[arm] = statistics.mean(own)
             yield "time", features, *arm, "cpu seconds", taken[arm]
