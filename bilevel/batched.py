@@ -36,7 +36,7 @@ def solve_batch(
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * h * w**2,
     ...                         init=lambda key, h: jnp.zeros(()), solver=bl.Newton(tol=1e-5))
-    >>> bl.solve_batch(inner, jnp.array([0.0, 1.0, 3.0]), 4.0, in_axes=(0, None), lanes=2).params.tolist()
+    >>> bl.solve_batch(inner, jnp.array([0.0, 1.0, 3.0]), 4.0, in_axes=(0, None), lanes=2).params.round(4).tolist()
     [4.0, 2.0, 1.0]
     """
     number = _length((hparams, batch), in_axes)

@@ -10,7 +10,8 @@ from bilevel.outer_step import first_state, outer_step
 
 ENGINES = (
     bl.Implicit(), bl.Implicit(linear_solve=bl.CG(), refine=True), bl.Adaptive(), bl.ClosedForm(), bl.Unrolled(),
-    bl.Forward(), bl.Truncated(steps=2), bl.OneStep(), bl.SOBA(), bl.SABA(), bl.SRBA(), bl.AmIGO(), bl.StocBiO(), bl.F2SA(),
+    bl.Forward(), bl.Truncated(steps=2), bl.OneStep(), bl.SOBA(), bl.SABA(), bl.SRBA(), bl.AmIGO(),
+    bl.StocBiO(), bl.F2SA(),
 )  # fmt: skip
 
 
