@@ -170,9 +170,12 @@ def test_nearly_dependent_rows_give_a_right_derivative_or_say_so():
     for angle in 10.0 ** -np.arange(3, 11):
         status, (primal, dual) = run(angle)
         inverse = np.array([[1, 0], [-1 / angle, 1 / angle]])
-        if bool(status.ok) and bool(jnp.all(jnp.isfinite(primal))):
-            assert_allclose(primal[:2], inverse, rtol=1e-4, atol=1e-6)
-            assert_allclose(dual, -inverse.T @ inverse, rtol=1e-4)
+        known = bool(status.ok) & np.all(np.isfinite(primal)) & np.all(np.isfinite(dual))
+        if status.ok:  # an entry is right or NaN; above 1e-7 the rows are independent to the digits of float64
+            truths = (np.vstack([inverse, [0, 0]]), primal), (-inverse.T @ inverse, dual)
+            for truth, found in truths:
+                assert_allclose(np.where(np.isnan(found), truth, found), truth, rtol=1e-4, atol=1e-6)
+        assert known or angle < 1e-7 * 1.01
 
 
 @pytest.mark.slow

@@ -30,6 +30,11 @@ class Parts(NamedTuple):
     weights: jax.Array  # (m,), any positive numbers
     rows: jax.Array  # (p, n)
 
+    def scaled(self, scale: jax.Array) -> Parts:
+        """The same in the unknowns x / scale."""
+        hessian = scale[:, None] * self.hessian * scale
+        return Parts(hessian, self.bounds * scale, self.weights, self.rows * scale)
+
 
 def condensed(parts: Parts) -> Condensed:
     """The system by Cholesky factors of M and of its Schur complement, with iterative refinement.
@@ -37,10 +42,12 @@ def condensed(parts: Parts) -> Condensed:
     The weights may span any range: rounding in the formed M is then far larger than the Hessian, and the refinement,
     which applies M by its parts, removes it. M may be singular: a multiple of E'E is added, which changes no solution,
     and a shift of the size of rounding, which is refined away. If that is not positive definite (a nonconvex problem),
-    multiples of the identity are added until it is. Differentiable in the parts and in the right-hand sides; the
-    factors themselves carry no derivative.
+    multiples of the identity are added until it is. All of it in unknowns that are scaled to one size, so that neither
+    shift drowns those of small coefficients. Differentiable in the parts and in the right-hand sides; the factors
+    themselves carry no derivative.
     """
-    hessian, bounds, weights, rows = parts
+    scale = jax.lax.stop_gradient(_unit(parts))
+    parts = hessian, bounds, weights, rows = parts.scaled(scale)
     n = hessian.shape[0]
     factors = _factor(jax.lax.stop_gradient(parts))
 
@@ -56,8 +63,9 @@ def condensed(parts: Parts) -> Condensed:
         return value
 
     def solve(top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
-        flat = jax.lax.custom_linear_solve(matvec, jnp.concatenate([top, bottom]), refined, symmetric=True)
-        return flat[:n], flat[n:]
+        rhs = jnp.concatenate([scale * top, bottom])
+        flat = jax.lax.custom_linear_solve(matvec, rhs, refined, symmetric=True)
+        return scale * flat[:n], flat[n:]
 
     return Condensed(solve, factors.shift, factors.number)
 
@@ -123,6 +131,19 @@ def _factors(factor: jax.Array, rows: jax.Array, weight: jax.Array, shift: jax.A
         schur = half.T @ half
         schur = jnp.linalg.cholesky(schur + jnp.diag(_roundoff(schur) * jnp.diagonal(schur)))
     return _Factors(factor, schur, rows, weight, shift, number)
+
+
+def _unit(parts: Parts) -> jax.Array:
+    """A size for each unknown, by the largest of its coefficients: a power of two, so that scaling rounds nothing."""
+
+    def share(sizes: jax.Array) -> jax.Array:
+        largest = jnp.max(sizes, initial=0)
+        return sizes / jnp.where(largest > 0, largest, 1)
+
+    curvature = share(jnp.sqrt(jnp.abs(jnp.diagonal(parts.hessian))))
+    columns = (share(jnp.max(jnp.abs(part), axis=0, initial=0)) for part in (parts.bounds, parts.rows))
+    size = jnp.maximum(curvature, jnp.maximum(*columns))
+    return jnp.exp2(-jnp.round(jnp.log2(jnp.where((size > 0) & jnp.isfinite(size), size, 1))))
 
 
 def _roundoff(matrix: jax.Array) -> float:
