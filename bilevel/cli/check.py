@@ -63,9 +63,10 @@ def check(config: DictConfig) -> None:
     """Prints a line for each engine; raises `DisagreementError` if one is wrong, or claims less error than it has.
 
     The instance is the task with the settings of ``reduced`` (those given as task.NAME=VALUE win); ``~reduced`` takes
-    the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "UNDER" (an estimate that is
-    claimed, or of an engine that is biased by design, below the error), "biased" (by design, and it says so), "failed"
-    (a solve failed, and it says so). Engines that refuse the task say why.
+    the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "UNDER" (an estimate that
+    is claimed, or of an engine that is biased by design, below the error), "biased" (by design, and it says so),
+    "loose" (within the tolerances that a schedule begins with), "failed" (a solve failed, and it says so). Engines
+    that refuse the task say why.
     """
     use_compilation_cache(config.compilation_cache)
     task, _ = build(reduced(config))
@@ -147,7 +148,8 @@ def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, 
     """The row of one engine, with its verdict."""
     doubt, estimate = 10 * oracle.uncertainty, float(report.error_estimate)
     if exact:
-        verdict = "right" if error <= ALLOWED[task.precision] * oracle.scale + doubt else "WRONG"
+        beyond = "loose" if engine.adapts else "WRONG"
+        verdict = "right" if error <= ALLOWED[task.precision] * oracle.scale + doubt else beyond
     else:
         verdict = "biased" if bool(report.status.ok) else "failed"
     claims = report.error_grade != "residual" or verdict == "biased"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class Adaptive(Engine):
     schedule: Schedule = traced(ErrorDriven())
     rounds: int = 8
     on_failure: str = "raise"
+    adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)

@@ -106,6 +106,7 @@ class Engine(abc.ABC):
     on_failure: str
     stochastic: ClassVar[bool] = False  # whether it approaches the hypergradient over outer steps, by its carry
     biased: ClassVar[bool] = False  # whether a stochastic engine misses it even at the solution, by design
+    adapts: ClassVar[bool] = False  # whether its tolerances follow the outer progress: a first gradient may be loose
     chooses: ClassVar[bool] = False  # whether `choose` has to be asked which engine does the work
     remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
 
