@@ -1,4 +1,4 @@
-"""HOAG in NumPy and SciPy, after its paper as recalled (the author's code was not compared), on logistic regression with one penalty for each feature.
+"""HOAG in NumPy and SciPy, after its paper as recalled, on logistic regression with one penalty for each feature.
 
 Each outer step solves the inner problem by L-BFGS and the linear system by conjugate gradients, both warm and both to
 eps_k = 0.1 / k^2 or 0.1 * 0.9^k relative to the first gradient; the step size is 1/L, with L lowered by 5 % after a
