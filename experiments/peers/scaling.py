@@ -70,7 +70,7 @@ def logistic(unknowns: int, hyperparameters: int) -> bl.Task:
             solver=bl.Auto(tol=1e-6),
         ),
         outer_loss=lambda w, h, batch: error(w, batch),
-        init_hparams=lambda key: jnp.full(hyperparameters, -5.0),
+        init_hparams=lambda key: jnp.asarray(np.full(hyperparameters, -5.0)),
         batches=bl.full_batch(*parts),
     )
 
