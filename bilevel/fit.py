@@ -82,8 +82,15 @@ class Fit:
 
     def _step(self) -> None:
         began, step = time.perf_counter(), int(self.state.step)
+        compiled = sum(self.advance.seconds)
         state, evaluation = self._attempt()
-        metrics = plain({**metrics_of(evaluation), "seconds": time.perf_counter() - began})
+        metrics = plain(
+            {
+                **metrics_of(evaluation),
+                "seconds": time.perf_counter() - began,
+                "seconds_compiling": sum(self.advance.seconds) - compiled,
+            }
+        )
         self.metrics.append({"step": step, **metrics})
         for logger in self.loggers:
             logger.log(step, metrics)
@@ -164,7 +171,10 @@ class Fit:
             **summarize(self.metrics, plain(metrics_of(evaluation)), int(best.step)),
             **own(self.task.baselines(), ""),
             "seconds_total": time.perf_counter() - self.began,
-            "seconds_compiling": self.begin.compile_seconds + self.advance.compile_seconds,
+            **{
+                f"seconds_{part}": spent
+                for part, spent in self.begin.seconds.add(self.advance.seconds)._asdict().items()
+            },
             "steps_skipped": int(self.state.skipped),
         }
         return Result(best.hparams, best.params, last_hparams, evaluation.report.params, self.metrics, plain(summary))

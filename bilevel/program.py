@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +29,28 @@ def compiler_options(backend: str) -> dict[str, Any]:
     return options
 
 
+SHARED = 32  # compiled programs kept for other tasks
+_COMPILED: OrderedDict[Hashable, Callable] = OrderedDict()
+
+
+def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -> tuple[Callable, bool]:
+    """The compiled program, and whether it had to be compiled: programs of the same text, as tasks of the same shapes
+    have them, are compiled once. Those with calls to the host are not shared: their text does not say what is called.
+    """
+    options, text = compiler_options(jax.default_backend()), lowered.as_text()
+    if "callback" in text:
+        return lowered.compile(options), True
+    places = jax.tree.map(lambda leaf: leaf.sharding, arguments)
+    key = (hashlib.sha256(text.encode()).digest(), *map(tuple, places))
+    compiles = key not in _COMPILED
+    if compiles:
+        _COMPILED[key] = lowered.compile(options)
+    _COMPILED.move_to_end(key)
+    if len(_COMPILED) > SHARED:
+        _COMPILED.popitem(last=False)
+    return _COMPILED[key], compiles
+
+
 class Executable(NamedTuple):
     """A compiled program with the constants it takes as arguments and the structure of what it returns."""
 
@@ -35,18 +59,29 @@ class Executable(NamedTuple):
     structure: Any
 
 
+class Seconds(NamedTuple):
+    """What a compilation took: Python tracing the function, its translation for the compiler, and the compiler."""
+
+    tracing: float = 0.0
+    lowering: float = 0.0
+    compiling: float = 0.0
+
+    def add(self, other: Seconds) -> Seconds:
+        return Seconds(*(one + more for one, more in zip(self, other, strict=True)))
+
+
 class Program:
     """A function of pytrees of arrays, compiled on first use and again only when structure, shapes or dtypes change.
 
     Arrays that the function closes over become arguments of the compiled program: as constants they would be folded
-    and copied by the compiler. ``traces`` counts how often the function was traced; ``compile_seconds`` adds up the
-    time of tracing and compiling.
+    and copied by the compiler. ``traces`` counts how often the function was traced, ``compilations`` how often it
+    had to be compiled, no other program having the same text; ``seconds`` adds up what all of this took.
     """
 
     def __init__(self, function: Callable):
         self.function = function
-        self.traces = 0
-        self.compile_seconds = 0.0
+        self.traces = self.compilations = 0
+        self.seconds = Seconds()
         self._executables: dict[Any, Executable] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -64,11 +99,16 @@ class Program:
         closed, shapes = jax.make_jaxpr(
             lambda leaves: self.function(*jax.tree.unflatten(structure, leaves)), return_shape=True
         )(leaves)
+        traced = time.perf_counter()
         constants = [jnp.asarray(constant) for constant in closed.consts]
 
         def run(constants: list, leaves: list) -> list:
             return eval_jaxpr(closed.jaxpr, constants, *leaves)
 
-        compiled = jax.jit(run).lower(constants, leaves).compile(compiler_options(jax.default_backend()))
-        self.compile_seconds += time.perf_counter() - began
+        lowered = jax.jit(run, keep_unused=True).lower(constants, leaves)
+        translated = time.perf_counter()
+        compiled, compiles = compile_or_find(lowered, (constants, leaves))
+        self.compilations += compiles
+        ended = time.perf_counter()
+        self.seconds = self.seconds.add(Seconds(traced - began, translated - traced, ended - translated))
         return Executable(compiled, constants, jax.tree.structure(shapes))

@@ -1,11 +1,14 @@
 """The outer step: its state keeps its types, so that it is compiled once, whatever numbers the user starts from."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import bilevel as bl
+from bilevel import hypergradients
 from bilevel.outer_step import first_state, outer_step
 
 ENGINES = (
@@ -15,9 +18,9 @@ ENGINES = (
 )  # fmt: skip
 
 
-def ridge(precision: str, stochastic: bool) -> bl.Task:
+def ridge(precision: str, stochastic: bool, seed: int = 0) -> bl.Task:
     """Starts from a Python number and from what ``jnp.full`` makes of one, which have no dtype of their own."""
-    x = jax.random.normal(jax.random.key(0), (8, 3), precision)
+    x = jax.random.normal(jax.random.key(seed), (8, 3), precision)
 
     def error(w, h, batch):
         return 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)
@@ -47,3 +50,16 @@ def test_the_state_after_a_step_is_of_the_types_before_it(engine, precision):
     for (name, first), second in zip(named, jax.tree.leaves(after), strict=True):
         told = (name, first.shape, first.dtype, first.weak_type)
         assert told == (name, second.shape, second.dtype, second.weak_type)
+
+
+def test_tasks_of_the_same_shapes_and_other_tolerances_compile_nothing_again():
+    tasks = [ridge("float64", False, seed) for seed in (0, 1)]
+    solvers = [bl.LBFGS(tol=tol) for tol in (1e-10, 1e-6)]
+    tasks = [replace(one, inner=one.inner.with_solver(solver)) for one, solver in zip(tasks, solvers, strict=True)]
+    compiled = []
+    for one in tasks:
+        for tol in (1e-10, 1e-4):
+            bl.hypergradient(one, 0.0, bl.Implicit(linear_solve=bl.CG(tol=tol), accuracy="residual"))
+        program = hypergradients._PROGRAMS[one]
+        compiled.append((program.traces, program.compilations))
+    assert compiled == [(1, 1), (1, 0)]

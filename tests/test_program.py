@@ -21,7 +21,7 @@ def test_a_second_call_traces_nothing():
     assert len(calls) == program.traces == 1
     program(jnp.arange(4.0), {"shift": 1.0})
     assert program.traces == 2
-    assert program.compile_seconds > 0
+    assert min(program.seconds) > 0
 
 
 def test_another_precision_is_another_program():
@@ -42,6 +42,18 @@ def test_closed_over_data_are_arguments_of_the_program():
     assert [constant.shape for constant in executable.constants] == [(300, 300)]
     assert executable.compiled.memory_analysis().generated_code_size_in_bytes < data.nbytes / 4
     assert executable.compiled.memory_analysis().argument_size_in_bytes >= data.nbytes
+
+
+def test_programs_of_the_same_text_are_compiled_once():
+    def of(data, host=False):
+        value = lambda x: jax.pure_callback(lambda x: x * data.sum(), x, x) if host else jnp.tanh(x) * jnp.sum(data)  # noqa: E731
+        program = Program(value)
+        return float(program(1.0)), program.compilations
+
+    first, second = np.arange(5.0), np.arange(5.0) + 1
+    np.testing.assert_allclose([of(first)[0], of(second)[0]], np.tanh(1.0) * np.array([10.0, 15.0]), rtol=1e-12)
+    assert of(first)[1] == of(second)[1] == 0
+    assert [of(first, host=True), of(second, host=True)] == [(10.0, 1), (15.0, 1)]  # what is called is not in the text
 
 
 def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):

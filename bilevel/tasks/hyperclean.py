@@ -68,11 +68,16 @@ def hyperclean(
         return {**softmax.held_out(params, test, stopping), **detection(hparams < 0, corrupted)}
 
     def baselines() -> dict[str, float]:
-        right = (noisy[0][~corrupted], noisy[1][~corrupted])
+        both: Any = tuple(np.concatenate(parts) for parts in zip(noisy, clean, strict=True))
+        given = np.arange(train + validation) < train
+        fitted = {
+            "corrupted": (PENALTIES, given),
+            "uncorrupted": (PENALTIES, given & ~np.pad(corrupted, (0, validation))),
+            "validation": ((penalty,), ~given),
+        }
         fits = {
-            "corrupted": softmax.best_of_grid(noisy, clean, found.classes, PENALTIES, softmax.error_rate),
-            "uncorrupted": softmax.best_of_grid(right, clean, found.classes, PENALTIES, softmax.error_rate),
-            "validation": softmax.best_of_grid(clean, clean, found.classes, (penalty,)),
+            name: softmax.best_of_grid(both, clean, found.classes, penalties, softmax.error_rate, weights)
+            for name, (penalties, weights) in fitted.items()
         }
         return {f"baseline/{name}_accuracy": float(softmax.accuracy(fit.params, test)) for name, fit in fits.items()}
 
