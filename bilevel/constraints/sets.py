@@ -58,6 +58,7 @@ class Simplex(Constraint):
     """
 
     scale: Parameter = 1.0
+    zero_rows: ClassVar[bool] = False
 
     def project(self, point: Params, hparams: HParams) -> Params:
         return on_leaves(projections.simplex, point, resolve(self.scale, hparams))

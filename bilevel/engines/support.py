@@ -37,9 +37,9 @@ def sizes_of(bilevel: Bilevel, point: Point, params: jax.Array) -> list[int]:
 
 
 def has_support(bilevel: Bilevel, point: Point, params: Params) -> bool:
-    """Whether columns can be gathered: a `bl.Linear` loss, a penalty or set by rows, and many of them."""
-    inner = bilevel.inner
-    if not isinstance(inner.loss, Linear) or inner.optimality is not None or inner.nonsmooth.smooth:
+    """Whether columns can be gathered: a `bl.Linear` loss, a penalty or set by rows that may vanish, and many."""
+    inner, part = bilevel.inner, bilevel.inner.nonsmooth
+    if not isinstance(inner.loss, Linear) or inner.optimality is not None or part.smooth or not part.zero_rows:
         return False
     return (
         has_rows(inner.at(point.hparams, point.inner_batch), params)

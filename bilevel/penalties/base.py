@@ -37,6 +37,7 @@ class Penalty(abc.ABC):
 
     separable: ClassVar[bool] = False  # a sum of terms in single coordinates: then a box may be combined with it
     smooth: ClassVar[bool] = False  # the prox is the identity
+    zero_rows: ClassVar[bool] = True  # whole rows of a solution may be zero
 
     @abc.abstractmethod
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:

@@ -3,6 +3,7 @@ optimality condition."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from bilevel.batches import full_batch
 from bilevel.constraints import Simplex
+from bilevel.data import DataSet
 from bilevel.data.embedded import made
 from bilevel.linear import Linear
 from bilevel.optimality import Entropy, MirrorDescent
@@ -62,12 +64,11 @@ def svm(
     Source: Crammer and Singer, 2001; Blondel et al., 2021, section 4.1.
     """
     check(solver, mapping, form)
-    found = made(train + validation + test, features, classes, max(math.ceil(math.log2(classes)), features // 10), seed)
-    inputs = found.inputs / np.sqrt(features)
-    parts = np.split(inputs, np.cumsum([train, validation]))
+    found = made_up(train + validation + test, features, classes, seed)
+    inputs = np.split(found.inputs / np.sqrt(features), np.cumsum([train, validation]))
     labels = np.split(found.targets, np.cumsum([train, validation]))
     answers = [np.eye(classes)[part] for part in labels]
-    design, towards = factor(parts[0], parts[1:], form)
+    design, towards = factor(inputs[0], inputs[1:], form)
 
     def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
         design, answers = batch
@@ -103,6 +104,12 @@ def svm(
     )
 
 
+@functools.lru_cache(maxsize=1)
+def made_up(samples: int, features: int, classes: int, seed: int) -> DataSet:
+    """The data; kept, so that comparing solvers on one problem makes it once."""
+    return made(samples, features, classes, max(math.ceil(math.log2(classes)), features // 10), seed)
+
+
 def check(solver: str, mapping: str, form: str) -> None:
     for name, value, choices in (("solver", solver, SOLVERS), ("mapping", mapping, MAPPINGS), ("form", form, FORMS)):
         if value not in choices:
@@ -110,7 +117,7 @@ def check(solver: str, mapping: str, form: str) -> None:
 
 
 def factor(inputs: np.ndarray, others: list[np.ndarray], form: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """R with R'R = X X', and for each of ``others`` the matrix T with T R = other X'.
+    """R with R'R = X X', and for each of ``others`` the matrix T with T R = other X'; by X' = Q R.
 
     >>> x = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
     >>> design, (towards,) = factor(x, [x], "gram")
@@ -119,5 +126,5 @@ def factor(inputs: np.ndarray, others: list[np.ndarray], form: str) -> tuple[np.
     """
     if form == "features":
         return inputs.T, others
-    left, values, right = np.linalg.svd(inputs, full_matrices=False)
-    return values[:, None] * left.T, [other @ right.T for other in others]
+    orthogonal, design = np.linalg.qr(inputs.T)
+    return design, [other @ orthogonal for other in others]

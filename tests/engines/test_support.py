@@ -84,6 +84,20 @@ def test_the_estimate_sees_all_faces():
 FEW = np.where(np.arange(FEATURES) < 3, 0.1, 0.0)
 
 
+def test_rows_of_a_simplex_are_never_zero_so_that_none_is_left_out():
+    """Gathering would compile the hypergradient once a size, for nothing."""
+
+    def gathers(part, term):
+        inner = bl.InnerProblem(loss, lambda key, h: jnp.full((FEATURES, 2), 0.5), **{part: term})
+        task = bl.Task(inner, loss, lambda key: jnp.zeros(()), bl.full_batch(*data()))
+        point = Point(jnp.zeros(()), *data(), jax.random.key(0))
+        return support.has_support(task.levels, point, jnp.full((FEATURES, 2), 0.5))
+
+    loss = bl.Linear(lambda batch: batch[0], lambda z, w, h, batch: 0.5 * jnp.sum(z**2))
+    assert gathers("penalty", bl.GroupLasso(jnp.exp))
+    assert not gathers("constraint", bl.Simplex())
+
+
 def test_rows_that_move_are_used():
     def used(name, hparams):
         point = Point(hparams, *data(), jax.random.key(0))
