@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 CYCLES = 60
-TRIALS = 4  # points on the way of a Newton step: all of it, half, ...
-EPOCHS = (4, 32)  # passes over the coordinates between Newton steps: at least, at most
-PER_EPOCH = 32  # coordinates for each of which a factorisation costs about one more pass
-SMALL = 32  # unknowns below which nothing is worth a smaller system
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # of a Newton step, that are tried
+EPOCHS = (4, 64)  # passes over the coordinates between Newton steps: at least, at most
+PER_EPOCH = 16  # coordinates for each of which a factorisation costs about one more pass
+BLOCK = 8  # coordinates updated between two updates of the whole slope: XLA makes one function of so small a loop
 ROUNDING = 10.0  # units of roundoff, relative to the slope, below which a residual is none
 RIDGE = 10.0  # units of roundoff, relative to the diagonal
 
@@ -82,16 +83,30 @@ def _move(term: Separable, point: jax.Array, slope: jax.Array, diagonal: jax.Arr
 
 
 def _passes(matrix: jax.Array, diagonal: jax.Array, term: Separable, state: State, epochs: int) -> jax.Array:
-    """Coordinate descent, the slope kept up to date by a row of the matrix an update."""
+    """Coordinate descent, the slope kept up to date: that of a block of coordinates at each update of one of them, the
+    others by the rows of the block."""
+    size = math.gcd(len(diagonal), BLOCK)
 
-    def update(j: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def block(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * size, size)  # noqa: E731
         point, slope = carry
-        step = 1 / diagonal[j]
-        after = term.prox(point[j] - slope[j] * step, step, jax.tree.map(lambda leaf: leaf[j], term.parameters))
-        return point.at[j].set(after), slope + (after - point[j]) * matrix[j]
+        rows, steps, parameters = cut(matrix), 1 / cut(diagonal), jax.tree.map(cut, term.parameters)
+        near = jax.lax.dynamic_slice_in_dim(rows, number * size, size, axis=1)
+
+        def update(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            point, slope = carry
+            after = term.prox(point[i] - slope[i] * steps[i], steps[i], jax.tree.map(lambda leaf: leaf[i], parameters))
+            return point.at[i].set(after), slope + (after - point[i]) * near[i]
+
+        before = cut(point)
+        after, _ = jax.lax.fori_loop(0, size, update, (before, cut(slope)))
+        point = jax.lax.dynamic_update_slice_in_dim(point, after, number * size, 0)
+        for i in range(size):
+            slope = slope + (after - before)[i] * rows[i]
+        return point, slope
 
     def epoch(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.fori_loop(0, len(diagonal), update, carry)
+        return jax.lax.fori_loop(0, len(diagonal) // size, block, carry)
 
     return jax.lax.fori_loop(0, epochs, epoch, (state.point, state.slope))[0]
 
@@ -107,25 +122,15 @@ def _newton(matrix: jax.Array, diagonal: jax.Array, term: Separable, point: jax.
     fixed = jnp.where(active, 0, residual)
     rhs = scale * residual - matrix @ fixed
 
-    def on_face(size: int) -> jax.Array:
-        """The step with the active coordinates gathered into a system of ``size``."""
-        (indices,) = jnp.nonzero(active, size=size, fill_value=0)
-        used = jnp.arange(size) < jnp.sum(active)
-        system = jnp.where(used[:, None] & used[None, :], matrix[indices[:, None], indices[None, :]], 0)
-        system = system + jnp.diag(jnp.where(used, extra[indices], 1))
-        factor = jax.scipy.linalg.cho_factor(system, lower=True)
-        found = jax.scipy.linalg.cho_solve(factor, jnp.where(used, rhs[indices], 0))
-        return fixed.at[jnp.where(used, indices, active.size)].set(found, mode="drop")
-
-    half = active.size // 2
-    if half < SMALL:
-        return on_face(active.size)
-    return jax.lax.cond(jnp.sum(active) <= half, lambda: on_face(half), lambda: on_face(active.size))
+    both = active[:, None] & active[None, :]
+    system = jnp.where(both, matrix, 0) + jnp.diag(jnp.where(active, extra, 1))
+    factor = jax.scipy.linalg.cho_factor(system, lower=True)
+    return fixed + jax.scipy.linalg.cho_solve(factor, jnp.where(active, rhs, 0))
 
 
 def _least(matrix: jax.Array, term: Separable, point: jax.Array, slope: jax.Array, step: jax.Array) -> jax.Array:
     """Of the points on the way of a step the one of least value; the beginning where that is none of them."""
-    shares = 0.5 ** jnp.arange(TRIALS)
+    shares = jnp.array(SHARES, point.dtype)
     nowhere = jnp.zeros_like(point)
     ends = jax.vmap(lambda share: term.proxes(point + share * step, nowhere))(shares)  # into the set, where it is one
     ways = ends - point

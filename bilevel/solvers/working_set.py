@@ -18,7 +18,7 @@ from bilevel.solvers.proximal_newton import ProximalNewton, model_minimum
 from bilevel.solvers.rows import gradient_of_linear, needs_rows, restricted
 from bilevel.typing import Counts, Params
 
-INNER_TOL = 1e-3  # how far a subproblem is solved, relative to its residual at the start
+INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change
 INNER_STEPS = 100
 ROOM = 8  # rows that a working set has beside the active ones, at least,
 SHARE = 16  # and at least this part of their number
