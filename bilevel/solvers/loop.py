@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -58,13 +60,15 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
     solver.refuse(instance)
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
 
-    def advance(progress: Progress) -> tuple[Progress, jax.Array]:
+    def advance(instance: Instance, progress: Progress) -> tuple[Progress, jax.Array]:
         after = take_step(solver, instance, progress)
         return after, goes_on(solver, after, reference, start)
 
     begin = enter(solver, instance, start)
     going = goes_on(solver, begin, reference, start)
-    progress = differentiable_while(advance, begin, going, solver.max_steps)
+    step = partial(advance, instance)
+    walk = None if instance.stated is None else partial(advance, replace(instance, loss=instance.stated, stated=None))
+    progress = differentiable_while(step, begin, going, solver.max_steps, walk)
     counts = progress.state.counts.add(progress.again)
     progress = progress._replace(state=progress.state._replace(counts=counts))
     return conclude(solver, instance, progress, reference, start)

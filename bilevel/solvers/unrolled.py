@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
+from bilevel.solvers.forward_only import forward_only
 from bilevel.typing import PyTree
+
+TWICE = (
+    "The gradient through the steps of a solver (bl.Unrolled) is taken by reverse mode, which cannot go back over it "
+    "once more. Differentiate the gradient in forward mode: jax.jacfwd or jax.jvp in place of jax.jacrev, jax.vjp or "
+    "jax.grad."
+)
 
 Leaves = list[Any]  # the leaves of a state; the last one says whether the loop goes on
 
@@ -43,7 +50,11 @@ def segment_length(max_steps: int) -> int:
 
 
 def differentiable_while(
-    advance: Callable[[PyTree], PyTree], begin: PyTree, going: jax.Array, max_steps: int
+    advance: Callable[[PyTree], PyTree],
+    begin: PyTree,
+    going: jax.Array,
+    max_steps: int,
+    walk: Callable[[PyTree], PyTree] | None = None,
 ) -> PyTree:
     """The state after ``state, going = advance(state)`` for as long as ``going``, at most ``max_steps`` times.
 
@@ -51,22 +62,31 @@ def differentiable_while(
     segments that were used, takes the steps of each once more and applies the vector-Jacobian product of one step at a
     time. Only steps that were taken are differentiated. Cotangents of what ``advance`` closes over are summed on the
     way, and only those of what is differentiated; the data are read in place. Forward mode over reverse mode works;
-    reverse mode twice does not. Source: Griewank and Walther, 2008, chapter 12 (checkpointing).
+    reverse mode twice raises TypeError. ``walk`` is the same step for where it is only taken, in a form that forward
+    mode takes, if ``advance`` has none. Source: Griewank and Walther, 2008, chapter 12 (checkpointing).
     """
     leaves, structure = jax.tree.flatten((begin, going))
     leaves = [jnp.asarray(leaf) for leaf in leaves]
 
-    def flat(leaves: Leaves) -> Leaves:
-        return jax.tree.leaves(advance(jax.tree.unflatten(structure, leaves)[0]))
+    def program(function: Callable[[PyTree], PyTree]) -> Any:  # what it closes over is in its constants
+        flat = lambda leaves: jax.tree.leaves(function(jax.tree.unflatten(structure, leaves)[0]))  # noqa: E731
+        return jax.make_jaxpr(flat)(leaves)
 
-    step = jax.make_jaxpr(flat)(leaves)  # what it closes over is in its constants, traced values included
-    loop = _Loop(step.jaxpr, segment_length(max_steps), max_steps)
-    return jax.tree.unflatten(structure, loop.run(list(step.consts), leaves))[0]
+    step = program(advance)
+    walked = step if walk is None else program(walk)
+    constants = list({id(one): one for one in (*step.consts, *walked.consts)}.values())
+    number = {id(one): place for place, one in enumerate(constants)}
+    of_step, of_walked = (tuple(number[id(one)] for one in closed.consts) for closed in (step, walked))
+    loop = _Loop(step.jaxpr, walked.jaxpr, of_step, of_walked, segment_length(max_steps), max_steps)
+    return jax.tree.unflatten(structure, loop.run(constants, leaves))[0]
 
 
 @dataclass(frozen=True, eq=False)
 class _Loop:
-    step: Any  # a jaxpr: constants, leaves -> leaves
+    step: Any  # a jaxpr: constants, leaves -> leaves, to be differentiated
+    walked: Any  # the same, to be taken
+    of_step: tuple[int, ...]  # which constants they read
+    of_walked: tuple[int, ...]
     length: int
     max_steps: int
 
@@ -76,7 +96,10 @@ class _Loop:
         return function(constants, leaves)
 
     def advance(self, constants: Leaves, leaves: Leaves) -> Leaves:
-        return eval_jaxpr(self.step, constants, *leaves)
+        return eval_jaxpr(self.walked, [constants[place] for place in self.of_walked], *leaves)
+
+    def differentiable(self, constants: Leaves, leaves: Leaves) -> Leaves:
+        return eval_jaxpr(self.step, [constants[place] for place in self.of_step], *leaves)
 
     def plain(self, constants: Leaves, leaves: Leaves) -> Leaves:
         def body(carry: tuple) -> tuple:
@@ -90,7 +113,7 @@ class _Loop:
         perturbed = tuple(
             number
             for number, one in enumerate(constants)
-            if one.perturbed and jnp.issubdtype(jnp.result_type(one.value), jnp.inexact)
+            if number in self.of_step and one.perturbed and jnp.issubdtype(jnp.result_type(one.value), jnp.inexact)
         )
         constants, leaves = [one.value for one in constants], [one.value for one in leaves]
 
@@ -107,7 +130,7 @@ class _Loop:
 
         begin = Walk(leaves, _room(leaves, max(1, -(-self.max_steps // self.length))), jnp.int32(0))
         walk = jax.lax.while_loop(lambda walk: walk.leaves[-1] & (walk.steps < self.max_steps), segment, begin)
-        return walk.leaves, Kept(constants, walk.starts, walk.steps, perturbed)
+        return forward_only(walk.leaves, TWICE), Kept(constants, walk.starts, walk.steps, perturbed)
 
     def pull(self, avals: list, kept: Kept, cotangents: Leaves) -> tuple[Leaves, Leaves]:
         """The cotangents of constants and first state, None where there is no derivative."""
@@ -118,7 +141,7 @@ class _Loop:
         def back(leaves: Leaves, state: Leaves, total: Leaves) -> tuple[Leaves, Leaves]:
             def moved(some: Leaves, chosen: Leaves) -> Leaves:
                 constants = _put(kept.constants, kept.perturbed, chosen)
-                after = self.advance(constants, _put(leaves, moving, some))
+                after = self.differentiable(constants, _put(leaves, moving, some))
                 return [after[number] for number in moving]
 
             chosen = [kept.constants[number] for number in kept.perturbed]
@@ -138,6 +161,7 @@ class _Loop:
 
         segments = (kept.steps + self.length - 1) // self.length
         _, state, total = jax.lax.while_loop(lambda carry: carry[0] >= 0, segment, (segments - 1, state, total))
+        state, total = forward_only((state, total), TWICE)
         nothing: Leaves = [None] * len(kept.constants), [None] * len(avals)  # type: ignore[assignment]
         return _put(nothing[0], kept.perturbed, total), _put(nothing[1], moving, state)
 

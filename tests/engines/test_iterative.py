@@ -123,3 +123,30 @@ def test_a_learned_step_size(kind):
 def test_truncation_needs_a_step():
     with pytest.raises(ValueError, match="at least one step"):
         bl.Truncated(steps=0)
+
+
+def quartic_task():
+    """One unknown, whose solution is h: w + w**3 = h + h**3."""
+
+    def loss(w, h, batch):
+        return 0.5 * (w - h) ** 2 * (1 + 0.5 * (w + h) ** 2)
+
+    return bl.Task(
+        inner=bl.InnerProblem(
+            loss=loss,
+            init=lambda key, h: jnp.zeros(()),
+            solver=bl.GradientDescent(max_steps=200, tol=1e-13, step_size=0.2),
+        ),
+        outer_loss=lambda w, h, batch: w**3,
+        init_hparams=lambda key: jnp.ones(()),
+        batches=bl.full_batch(None, None),
+    )
+
+
+def test_the_unrolled_gradient_has_derivatives_in_forward_mode_only():
+    task, h = quartic_task(), jnp.array(0.8)
+    gradient = lambda h: bl.hypergradient(task, h, bl.Unrolled())[1]  # noqa: E731
+    slope, curvature = jax.jit(lambda h: jax.jvp(gradient, (h,), (1.0,)))(h)
+    np.testing.assert_allclose([slope, curvature], [3 * h**2, 6 * h], rtol=1e-9)
+    with pytest.raises(TypeError, match=r"bl\.Unrolled.*jax\.jacfwd"):
+        jax.eval_shape(jax.grad(gradient), h)

@@ -129,3 +129,27 @@ def test_group_lasso_by_blocks_has_a_derivative():
     _, grad, _ = bl.hypergradient(task, jnp.array(-1.0), bl.Unrolled())
     weight = np.exp(-1.0)  # w = 1 - weight / sqrt(2), four times
     np.testing.assert_allclose(grad, 4 * 2 * (1 - weight / np.sqrt(2)) * -weight / np.sqrt(2), rtol=1e-10)
+
+
+def test_reverse_mode_twice_is_refused_with_the_remedy():
+    ours = total(lambda h: looped(h, DATA, 9, 5)[0])
+    with pytest.raises(TypeError, match="forward mode: jax.jacfwd"):
+        jax.eval_shape(jax.jacrev(jax.grad(ours)), AT)
+
+
+def test_what_is_only_walked_takes_the_form_that_forward_mode_takes():
+    @jax.custom_vjp
+    def cubed(x):
+        return x**3
+
+    cubed.defvjp(lambda x: (x**3, x), lambda x, slope: (3 * x**2 * slope,))
+
+    def value(h, step, walk):
+        going = lambda step: lambda x: (h * jnp.sin(step(x)), x > 1e-6)  # noqa: E731
+        return differentiable_while(going(step), jnp.sin(h), jnp.bool_(True), 3, walk and going(walk))
+
+    curvature = lambda h, *steps: jax.jvp(lambda h: jax.grad(value)(h, *steps), (h,), (1.0,))[1]  # noqa: E731
+    plainly = lambda x: x**3  # noqa: E731
+    np.testing.assert_allclose(curvature(0.9, cubed, plainly), curvature(0.9, plainly, None), rtol=1e-12)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        curvature(0.9, cubed, None)
