@@ -8,10 +8,8 @@ split) and auc.png, prints a table, and asserts the claim on the planted set.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import os
-import tempfile
+import sys
 from pathlib import Path
 
 import jax
@@ -19,6 +17,9 @@ import numpy as np
 from figure import WAYS, draw
 
 import bilevel as bl
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from common import folder, parser, write
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("data", "split", *WAYS, "zero")
@@ -43,12 +44,8 @@ def report(data: str, rows: list[dict]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="two splits of the planted set, to a temporary folder")
-    parser.add_argument("--out", type=Path, help="the folder to write to; by default this one")
-    settings = parser.parse_args()
-    out = settings.out or (Path(tempfile.mkdtemp()) if settings.smoke else HERE)
-    out.mkdir(parents=True, exist_ok=True)
+    settings = parser(__doc__, "two splits of the planted set").parse_args()
+    out = folder(settings, HERE)
     real = ["allaml", "colon"] if os.environ.get("BILEVEL_DATA") and not settings.smoke else []
     sizes = {"splits": 2, "genes": 300, "steps": 30} if settings.smoke else {}
     lines, gains = [], {}
@@ -56,13 +53,8 @@ def main() -> None:
         for data in ("planted", *real):
             rows = bl.tasks.dictionary_splits(data, **sizes)
             gains[data] = report(data, rows)
-            lines += [
-                {"data": data, "split": split} | {k: f"{v:.4f}" for k, v in r.items()} for split, r in enumerate(rows)
-            ]
-    with (out / "results.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+            lines += [(data, split, *(f"{row[name]:.4f}" for name in COLUMNS[2:])) for split, row in enumerate(rows)]
+    write(out / "results.csv", COLUMNS, lines)
     draw(out / "results.csv", out / "auc.png")
     print(f"written to {out}")
     mean, width = gains["planted"]

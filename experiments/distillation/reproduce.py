@@ -8,9 +8,7 @@ results.csv, curves.png and images.png, prints tables, and asserts the claims.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import tempfile
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +22,9 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import minimize
 
 import bilevel as bl
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from common import folder, parser, write
 
 HERE = Path(__file__).resolve().parent
 PENALTIES = {"1e-3": 2e-3, "0.05": 0.1, "0.1": 0.2}  # epsilon of epsilon ||w||^2, as penalty / 2
@@ -80,12 +81,8 @@ def linear(data: str, iterations: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="digits, few steps, written to a temporary folder")
-    parser.add_argument("--out", type=Path, help="the folder to write to; by default this one")
-    settings = parser.parse_args()
-    out = settings.out or (Path(tempfile.mkdtemp()) if settings.smoke else HERE)
-    out.mkdir(parents=True, exist_ok=True)
+    settings = parser(__doc__, "digits, few steps").parse_args()
+    out = folder(settings, HERE)
     data, steps, timed = ("digits", 120, 5) if settings.smoke else ("mnist", 300, 20)
     with jax.enable_x64(True):
         found, apart = interleaved(data, SHARES, PENALTIES["1e-3"], timed)
@@ -95,10 +92,7 @@ def main() -> None:
         rows, results = curves(data, steps)
     rows += [(arm, timed, quantity, value) for arm, numbers in found.items() for quantity, value in numbers.items()]
     rows.append(("linear", 0, "full/distance", distance))
-    with (out / "results.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((run, step, name, f"{value:.5g}") for run, step, name, value in rows)
+    write(out / "results.csv", COLUMNS, [(*row[:-1], f"{row[-1]:.5g}") for row in rows])
     draw(out / "results.csv", out / "curves.png")
     side = 8 if data == "digits" else 28
     learned = {e: np.asarray(result.hparams).reshape(-1, side, side) for e, result in results.items()}

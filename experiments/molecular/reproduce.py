@@ -8,9 +8,7 @@ counts, and asserts the claims.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import tempfile
+import sys
 from pathlib import Path
 
 import jax
@@ -19,28 +17,26 @@ from figure import draw
 
 import bilevel as bl
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from common import folder, parser, write
+
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("seed", "steps", "force", "unrolled", "implicit", "reference")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="3 seeds of 32 spheres, written to a temporary folder")
-    parser.add_argument("--out", type=Path, help="the folder to write to; by default this one")
-    settings = parser.parse_args()
-    out = settings.out or (Path(tempfile.mkdtemp()) if settings.smoke else HERE)
-    out.mkdir(parents=True, exist_ok=True)
+    settings = parser(__doc__, "3 seeds of 32 spheres").parse_args()
+    out = folder(settings, HERE)
     sizes = {"particles": 32, "seeds": 3, "steps": 2400} if settings.smoke else {}
     with jax.enable_x64(True):
         found = bl.tasks.molecular_sensitivities(**sizes)
-    with (out / "results.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for seed, reference in enumerate(found.reference):
-            for time, steps in enumerate(found.paths.steps):
-                numbers = (found.paths.force, found.paths.unrolled, found.paths.implicit)
-                at = [f"{float(array[time, seed]):.6g}" for array in numbers]
-                writer.writerow([seed, steps, *at, f"{reference:.6g}"])
+    arrays = (found.paths.force, found.paths.unrolled, found.paths.implicit)
+    rows = [
+        (seed, steps, *(f"{float(array[time, seed]):.6g}" for array in arrays), f"{reference:.6g}")
+        for seed, reference in enumerate(found.reference)
+        for time, steps in enumerate(found.paths.steps)
+    ]
+    write(out / "results.csv", COLUMNS, rows)
     draw(out / "results.csv", out / "sensitivity.png")
     bl.tasks.sensitivity_arrows(found).savefig(out / "arrows.png", dpi=120)
     numbers = found.figures()

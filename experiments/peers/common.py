@@ -10,7 +10,6 @@ reported beside it.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -27,6 +26,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from experiments.common import parser
+from experiments.common import write as write_table
 
 FOLDER = Path(__file__).resolve().parent
 Result = dict[str, np.ndarray]
@@ -174,14 +176,12 @@ def device_name() -> str:
 
 def arguments(doc: str | None, *peers: str) -> argparse.Namespace:
     """The command line of a benchmark; ``settings.peers`` maps names to interpreters, and who is left out is said."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="a small problem, a few rounds, to a temporary folder")
-    parser.add_argument("--out", type=Path, help="the folder for NAME.csv and NAME.png; by default those of this one")
-    parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON", help=f"among {', '.join(peers)}")
-    settings = parser.parse_args()
+    command = parser(doc, "a small problem, a few rounds")
+    command.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON", help=f"among {', '.join(peers)}")
+    settings = command.parse_args()
     settings.peers = dict(pair.split("=", 1) for pair in settings.peers)
     if unknown := sorted(set(settings.peers) - set(peers)):
-        parser.error(f"--peers {' '.join(unknown)}: this benchmark knows {', '.join(peers)}.")
+        command.error(f"--peers {' '.join(unknown)}: this benchmark knows {', '.join(peers)}.")
     if missing := [peer for peer in peers if peer not in settings.peers]:
         print(f"Left out, since --peers names no interpreter for them: {', '.join(missing)}.")
     if settings.smoke and settings.out is None:
@@ -200,10 +200,8 @@ def paths(name: str, out: Path | None) -> tuple[Path, Path]:
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as CSV, numbers with four digits, the device beside each; all have the keys of the first."""
     device = device_name()
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*rows[0], "device"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**{key: shown(value) for key, value in row.items()}, "device": device} for row in rows)
+    lines = [[*(shown(value) for value in row.values()), device] for row in rows]
+    write_table(path, [*rows[0], "device"], lines)
     print(f"written to {path}")
 
 

@@ -7,9 +7,7 @@ Writes results.csv (errors at each iterate) and precision.png, prints a table, a
 
 from __future__ import annotations
 
-import argparse
-import csv
-import tempfile
+import sys
 from pathlib import Path
 
 import jax
@@ -18,6 +16,9 @@ from figure import draw
 
 import bilevel as bl
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from common import folder, parser, write
+
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("problem", "penalty", "iteration", "iterate", "implicit", "refined", "unrolled", "bound")
 FULL = (("ridge", 1.0, 300), ("ridge", 0.1, 1500), ("ridge", 0.01, 7000), ("logistic", 1.0, 100), ("l1", 1.0, 300))
@@ -25,15 +26,12 @@ SMOKE = (("ridge", 1.0, 150), ("logistic", 1.0, 40))
 RECORDED = 120  # iterates of each run that results.csv has
 
 
-def rows(problem: str, penalty: float, curves) -> list[dict]:
+def rows(problem: str, penalty: float, curves) -> list[tuple]:
     """Lines of results.csv, evenly spread over the iterations until the iterate is exact up to rounding."""
     above = np.flatnonzero(np.asarray(curves.iterate) > 1e-13 * float(curves.size))
     chosen = np.unique(np.linspace(0, above[-1], RECORDED).astype(int))
-    errors = {name: np.asarray(getattr(curves, name)) for name in COLUMNS[3:]}
-    return [
-        {"problem": problem, "penalty": penalty, "iteration": int(t), **{k: f"{v[t]:.4e}" for k, v in errors.items()}}
-        for t in chosen
-    ]
+    errors = [np.asarray(getattr(curves, name)) for name in COLUMNS[3:]]
+    return [(problem, penalty, int(t), *(f"{error[t]:.4e}" for error in errors)) for t in chosen]
 
 
 def claims(problem: str, penalty: float, curves) -> None:
@@ -55,12 +53,8 @@ def claims(problem: str, penalty: float, curves) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="two short runs, written to a temporary folder")
-    parser.add_argument("--out", type=Path, help="the folder to write to; by default this one")
-    settings = parser.parse_args()
-    out = settings.out or (Path(tempfile.mkdtemp()) if settings.smoke else HERE)
-    out.mkdir(parents=True, exist_ok=True)
+    settings = parser(__doc__, "two short runs").parse_args()
+    out = folder(settings, HERE)
     lines = []
     print("  problem penalty  implicit  refined refined error  violations unrolled/implicit")
     with jax.enable_x64(True):
@@ -68,10 +62,7 @@ def main() -> None:
             curves = bl.tasks.precision_curves(problem, penalty=penalty, iterations=iterations)
             lines += rows(problem, penalty, curves)
             claims(problem, penalty, curves)
-    with (out / "results.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write(out / "results.csv", COLUMNS, lines)
     draw(out / "results.csv", out / "precision.png")
     print(f"written to {out}")
 

@@ -19,9 +19,10 @@ from timing import AT, IMPLICIT, MAPPINGS, SOLVERS, UNROLLED, times
 
 import bilevel as bl
 
-HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 from common import append, folder, parser, read, write
+
+HERE = Path(__file__).resolve().parent
 
 COLUMNS = ("part", "features", "solver", "mapping", "engine", "quantity", "value")
 SIZES = (200, 750, 1000, 2000, 3000, 4000, 5000, 7500, 10_000)
@@ -70,9 +71,7 @@ def main() -> None:
     command = parser(__doc__, "the agreement alone")
     command.add_argument("--part", choices=PARTS, help="one part alone; the others of results.csv stay")
     command.add_argument("--resume", action="store_true", help="keep the rows of results.csv, run what is missing")
-    command.add_argument(
-        "--limit", type=float, default=LIMIT, help="processor seconds a hypergradient may take; or inf"
-    )
+    command.add_argument("--limit", type=float, default=LIMIT, help="processor seconds of one hypergradient; or inf")
     settings = command.parse_args()
     out = folder(settings, HERE)
     chosen = ["agreement"] if settings.smoke else [settings.part] if settings.part else list(PARTS)

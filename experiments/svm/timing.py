@@ -110,8 +110,7 @@ def compiled_arms(chosen: Iterable[Key], features: int) -> dict[Key, Compiled]:
 
 
 def in_turn(programs: dict[Key, Compiled]) -> Iterator[tuple[Key, list[float]]]:
-    """The processor seconds of each arm at a few outer steps, taken in turn, so that noise is shared; each arm as soon as
-    it is done."""
+    """The processor seconds of each arm at a few outer steps, in turn, so that noise is shared; as each is done."""
     seconds: dict[Key, list[float]] = {arm: [] for arm in programs}
     for number in range(RUNS + 1):
         for arm in list(seconds):
