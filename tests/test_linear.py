@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
+from jax.experimental.sparse import BCOO
 from numpy.testing import assert_allclose
 
 import bilevel as bl
@@ -35,3 +37,17 @@ def test_a_gradient_and_a_hessian_product_cost_half_of_the_operations(order):
         return analysis["flops"]
 
     assert operations(bl.quadratic_form) < 0.6 * operations(plain)
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_matrix, scipy.sparse.coo_matrix, scipy.sparse.csc_array])
+def test_a_host_design_is_converted_once_and_stays_sparse(kind):
+    dense = np.random.default_rng(2).standard_normal((6, 9)) * (np.arange(54).reshape(6, 9) % 3 == 0)
+    host = kind(dense)
+    loss = bl.Linear(lambda batch: host, lambda z, params, hparams, batch: jnp.sum(jnp.cosh(z - batch)))
+    params = jnp.linspace(-1.0, 1.0, 9)
+    slope = jax.jit(jax.grad(loss))(params, None, jnp.ones(6))
+    assert_allclose(slope, dense.T @ np.sinh(dense @ params - 1), rtol=1e-13)
+    design = loss.design(None)
+    assert isinstance(design, BCOO) and design.nse == 18 and design is loss.design(None)
+    with jax.enable_x64(False):
+        assert loss.design(None).dtype == jnp.float32

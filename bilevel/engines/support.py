@@ -19,11 +19,10 @@ from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.proximal_newton import hessian_matrix
-from bilevel.solvers.rows import OnRows, gradient_of_linear, has_rows, restricted_loss, sizes_for
+from bilevel.solvers.rows import OnRows, foremost, gradient_of_linear, has_rows, restricted_loss, sizes_for
 from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
 
 LEAST = 512  # rows below which nothing is worth gathering
-MANY = 2  # times as many rows as are gathered
 ROOM = 8  # rows more than the support has, those nearest to it among them
 NEARBY = 1e-2  # the step of the prox that finds the support, relative to the sizes of params and gradient
 
@@ -33,7 +32,7 @@ Result = tuple[Scalar, HParams, Report]
 def sizes_of(bilevel: Bilevel, point: Point, params: jax.Array) -> list[int]:
     """The sizes of the systems that the support may be gathered into."""
     samples = bilevel.inner.loss.design(point.inner_batch).shape[0]  # type: ignore[attr-defined]
-    return [size for size in sizes_for(samples) if MANY * size <= params.shape[0]]
+    return sizes_for(samples, params.shape[0])
 
 
 def has_support(bilevel: Bilevel, point: Point, params: Params) -> bool:
@@ -62,7 +61,7 @@ def on_support(
     sizes = sizes_of(bilevel, point, params)
 
     def on(size: int) -> Result:
-        _, indices = jax.lax.top_k(priority, size)
+        indices = foremost(priority, size)
         part = _restricted(bilevel, point, params, indices)
         begin = None if start is None else start[indices]
         value, grad, report = solve(part, point, outcome._replace(params=params[indices]), begin)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
+from jax.experimental.sparse import JAXSparse
 
 from bilevel.constraints import Constraint
 from bilevel.implicit.mapping import FixedPoint
@@ -103,8 +104,10 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
             inside, how = ProximalNewton(), "proximal Newton steps"
         reason = f"{how} on working sets, whose columns are gathered"
         where = f"{name} on {params.shape[0]} rows of a bl.Linear loss"
-        sizes = sizes_for(instance.loss.design(instance.batch).shape[0])
-        return WorkingSet(inside, sizes=sizes, whole=BlockCoordinateDescent()), f"{where}: {reason}"
+        design = instance.loss.design(instance.batch)
+        whole = ActiveSetNewton() if isinstance(design, JAXSparse) else BlockCoordinateDescent()  # which needs it dense
+        sizes = tuple(sizes_for(design.shape[0], params.shape[0]))
+        return WorkingSet(inside, sizes=sizes, whole=whole), f"{where}: {reason}"
     reason = "Newton's method on the active face after accelerated proximal gradient steps"
     return ActiveSetNewton(), f"{name} is known by its prox, {size} unknowns: {reason}"
 

@@ -4,6 +4,7 @@ to some of the rows. For separable penalties on a vector the rows are the coordi
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,13 +19,27 @@ from bilevel.penalties import GroupLasso, Penalty, resolve
 from bilevel.solvers.instance import Instance
 from bilevel.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 
-SIZES = (64, 256, 512, 1024, 2048)  # into which sparse supports are gathered
+SIZES = (64, 128, 256, 512, 1024, 2048)  # into which sparse supports are gathered
+RATIO = 4  # of one size to the next: each is compiled, and finer ones save little
+LEAST = 128  # below which a size costs about what the products with the design do
 ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
 
 
-def sizes_for(samples: int) -> tuple[int, ...]:
-    """The sizes that a support in general position fits in: it has no more rows than there are samples."""
-    return (*(size for size in SIZES if size < samples), *[size for size in SIZES if size >= samples][:1])
+def sizes_for(samples: int, rows: int) -> list[int]:
+    """The sizes that a support in general position fits in: it has no more rows than there are samples. None is above
+    half of the ``rows``, beyond which nothing is saved."""
+    fitting = [size for size in SIZES if 2 * size <= rows]
+    largest = next((size for size in fitting if size >= samples), max(fitting, default=0))
+    smaller = [size for size in fitting if LEAST <= size < largest and math.log(largest / size, RATIO).is_integer()]
+    return [*smaller, largest] if fitting else []
+
+
+def foremost(priority: jax.Array, number: int) -> jax.Array:
+    """The indices of the ``number`` rows of highest priority, ranked in float32, since XLA sorts all of a float64 array
+    for it on a CPU: 40 ms for 100,000 rows instead of 0.4."""
+    largest = jnp.max(jnp.where(jnp.isfinite(priority), jnp.abs(priority), 0), initial=0)
+    scaled = priority / jnp.where(largest > 0, largest, 1)
+    return jax.lax.top_k(scaled.astype(jnp.float32), number)[1]
 
 
 class Rows(NamedTuple):

@@ -15,7 +15,7 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import iterate
 from bilevel.solvers.model import is_quadratic
 from bilevel.solvers.proximal_newton import ProximalNewton, model_minimum
-from bilevel.solvers.rows import gradient_of_linear, needs_rows, restricted
+from bilevel.solvers.rows import foremost, gradient_of_linear, needs_rows, restricted
 from bilevel.typing import Counts, Params
 
 INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change
@@ -78,11 +78,9 @@ class WorkingSet(Solver):
     def step(self, instance: Instance, state: State) -> State:
         gradient, members = state.memory
         active, priority = _ranked(instance, state.params, gradient, members)
-        number = jnp.sum(active)
-        needed = number + jnp.maximum(ROOM, number // SHARE)
         sizes = [size for size in self.sizes if 2 * size <= state.params.shape[0]]
         branches = [lambda size=size: self._on(instance, state, priority, size) for size in sizes]
-        chosen = jnp.sum(jnp.array(sizes, jnp.int32) < needed)
+        chosen = _first_with_room(sizes, jnp.sum(active))
         solved = jax.lax.switch(chosen, [*branches, lambda: self._on_all(instance, state.params)])
         residual = instance.residual_given(solved.params, solved.gradient)
         counts = state.counts.plus(gradients=1).add(solved.counts)
@@ -94,7 +92,7 @@ class WorkingSet(Solver):
 
     def _on(self, instance: Instance, state: State, priority: jax.Array, size: int) -> Solved:
         """A solve in the ``size`` rows of highest priority."""
-        _, indices = jax.lax.top_k(priority, size)
+        indices = foremost(priority, size)
         params = state.params
         part = restricted(instance, params, indices)
         rows, counts = self._part(part.instance, params[indices], state.memory.gradient[indices])
@@ -118,6 +116,13 @@ class WorkingSet(Solver):
         outcome = iterate(_roughly(self.whole), instance, params, params)
         everything = jnp.ones(params.shape[0], bool)
         return Solved(outcome.params, instance.gradient(outcome.params), everything, outcome.counts.as_arrays())
+
+
+def _first_with_room(sizes: list[int], number: jax.Array) -> jax.Array:
+    """The index of the first size that holds ``number`` rows with some more; of the largest a few more are enough."""
+    holds = jnp.array(sizes, jnp.int32) >= number + jnp.maximum(ROOM, number // SHARE)
+    holds = holds.at[-1:].set(jnp.array(sizes[-1:], jnp.int32) >= number + ROOM)
+    return jnp.where(jnp.any(holds), jnp.argmax(holds), len(sizes)) if sizes else jnp.int32(0)
 
 
 def _roughly(solver: Solver) -> Solver:

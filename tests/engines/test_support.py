@@ -145,3 +145,43 @@ def test_float32():
         grad = bl.hypergradient(task, jnp.float32(-2.0), engine, batch=single)[1]
     assert grad.dtype == jnp.float32
     np.testing.assert_allclose(grad, exact, rtol=1e-3)
+
+
+@functools.cache
+def large(samples=2000, features=100_000, density=1e-3):
+    """A sparse problem whose dense design would take 1.6 GB."""
+    rng = np.random.default_rng(0)
+
+    def half():
+        entries = round(samples * features * density)
+        places = np.stack([rng.integers(samples, size=entries), rng.integers(features, size=entries)], axis=1)
+        design = BCOO((jnp.asarray(rng.standard_normal(entries)), jnp.asarray(places)), shape=(samples, features))
+        target = design @ jnp.asarray(np.where(np.arange(features) < 20, 3.0, 0.0))
+        return design, target + 0.1 * jnp.asarray(rng.standard_normal(samples))
+
+    return half(), half()
+
+
+@pytest.mark.slow
+def test_a_sparse_design_of_100_000_columns():
+    (x, y), (v, t) = large()
+    samples = x.shape[0]
+    loss = bl.Linear(lambda batch: batch[0], squares)
+    inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(x.shape[1]), penalty=bl.L1(weight=jnp.exp))
+    task = bl.Task(inner, outer_loss=loss, init_hparams=lambda key: jnp.zeros(()), batches=bl.full_batch(*large()))
+    at = jnp.log(0.3 * jnp.max(jnp.abs(y @ x)) / samples)
+    engine = bl.Implicit(accuracy="residual")
+    program = jax.jit(lambda h: bl.hypergradient(task, h, engine)).lower(at).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 0.25 * 8 * x.shape[0] * x.shape[1]
+    _, grad, report = program(at)
+    params = np.asarray(report.params)
+    slope = np.asarray((x @ params - y) @ x) / samples
+    support = np.flatnonzero(params)
+    assert report.status.name == "converged" and 10 <= support.size <= 500
+    np.testing.assert_allclose(slope[support], -np.exp(at) * np.sign(params[support]), rtol=1e-8)
+    assert np.max(np.abs(slope)) <= np.exp(at) * (1 + 1e-8)
+    unit = jnp.zeros((x.shape[1], support.size)).at[support, jnp.arange(support.size)].set(1)
+    columns, held_out = np.asarray(x @ unit), np.asarray(v @ unit)
+    rest = held_out.T @ (held_out @ params[support] - t) / samples
+    adjoint = np.linalg.solve(columns.T @ columns / samples, rest)
+    np.testing.assert_allclose(grad, -np.exp(at) * np.sign(params[support]) @ adjoint, rtol=1e-7)

@@ -8,7 +8,7 @@ from jax.experimental.sparse import BCOO
 from numpy.testing import assert_allclose
 
 import bilevel as bl
-from bilevel.solvers.rows import by_rows, gathered, restricted
+from bilevel.solvers.rows import by_rows, foremost, gathered, restricted, sizes_for
 
 RNG = np.random.default_rng(0)
 INDICES = np.array([3, 0])
@@ -76,3 +76,19 @@ def test_sparse_designs_are_solved():
             results.append(solution.params)
     for other in results[1:]:
         assert_allclose(other, results[0], atol=1e-8)
+
+
+def test_rows_are_ranked_whatever_their_scale():
+    priority = jnp.array([1e-60, 3e-60, jnp.inf, 2e-60, 0.0])
+    assert foremost(priority, 3).tolist() == [2, 1, 3]
+    assert foremost(jnp.zeros(4), 2).shape == (2,)
+    assert foremost(jnp.array([-1.0, -jnp.inf, -2.0, jnp.inf]), 3).tolist() == [3, 0, 2]
+
+
+@pytest.mark.parametrize("samples", [1, 36, 100, 500, 1000, 1025, 10**6])
+@pytest.mark.parametrize("rows", [100, 600, 7129, 10**6])
+def test_sizes_hold_a_support_and_are_few(samples, rows):
+    sizes = sizes_for(samples, rows)
+    assert sizes == sorted(set(sizes)) and len(sizes) <= 3
+    assert all(2 * size <= rows for size in sizes)
+    assert not sizes or sizes[-1] >= min(samples, rows // 4, 2048)
