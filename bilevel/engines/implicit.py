@@ -43,7 +43,9 @@ class Implicit(Engine):
     """grad = dg/dh - B' u with A' u = dg/dw, A = dF/dw and B = dF/dh at the inner solution.
 
     ``linear_solve`` solves the adjoint system, in the reduced symmetric form of the mapping where there is one.
-    ``warm_start`` begins it from the last adjoint. ``accuracy`` is the grade of the error estimate asked for:
+    ``warm_start`` begins it from the last adjoint. ``reuse`` takes over what the inner solver knows of A: the factor of
+    Newton's last step, or the pairs of L-BFGS, by CG with it. For losses whose products are dear: docs/speed.md.
+    ``accuracy`` is the grade of the error estimate asked for:
     "residual" (free), "estimate" (a Newton correction, about one more linear solve) or "bound" (a theorem, with the
     ``constants`` that it needs).
     ``refine`` returns the corrected gradient, whose error is quadratic in that of the inner solution, for about one
@@ -63,6 +65,7 @@ class Implicit(Engine):
 
     linear_solve: LinearSolver = traced(AutoLinear())
     warm_start: bool = True
+    reuse: bool = False
     on_failure: str = "raise"
     refine: bool = False
     accuracy: str = "estimate"
@@ -82,9 +85,9 @@ class Implicit(Engine):
         return Carry(cold, jax.tree.map(jnp.zeros_like, jax.eval_shape(reduced, cold)))
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
-        yield "the adjoint damped", replace(self, linear_solve=Damped(self.linear_solve))
-        yield "the adjoint by bl.GMRES", replace(self, linear_solve=GMRES())
-        yield "the adjoint by bl.Dense", replace(self, linear_solve=Dense())
+        yield "the adjoint damped", replace(self, reuse=False, linear_solve=Damped(self.linear_solve))
+        yield "the adjoint by bl.GMRES", replace(self, reuse=False, linear_solve=GMRES())
+        yield "the adjoint by bl.Dense", replace(self, reuse=False, linear_solve=Dense())
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         if self.accuracy == "bound":
@@ -99,8 +102,17 @@ class Implicit(Engine):
         """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start``; of a sparse
         solution in the rows that it uses."""
         if not has_support(bilevel, point, outcome.params):
-            return self._at_solution(bilevel, point, outcome, start)
+            return self._informed(bilevel, point, outcome)._at_solution(bilevel, point, outcome, start)
         return on_support(self._at_solution, bilevel, point, outcome, start)
+
+    def _informed(self, bilevel: Bilevel, point: Point, outcome: Outcome) -> Implicit:
+        """The engine with what the inner solver knows of the system in its linear solver."""
+        if not self.reuse:
+            return self
+        instance = bilevel.inner.at(point.hparams, point.inner_batch)
+        solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+        inverse = solver.approximate_inverse(instance, outcome.state)
+        return self if inverse is None else replace(self, linear_solve=self.linear_solve.reusing(inverse))
 
     def _at_solution(
         self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree

@@ -11,7 +11,15 @@ from bilevel.linear_solve.minres import MINRES
 from bilevel.linear_solve.neumann import Neumann
 from bilevel.linear_solve.normal import Normal
 from bilevel.linear_solve.nystrom import Nystrom
-from bilevel.linear_solve.preconditioners import Identity, Jacobi, LBFGSPairs, Preconditioner, RandomizedNystrom
+from bilevel.linear_solve.preconditioners import (
+    CholeskyFactor,
+    Identity,
+    Jacobi,
+    LBFGSPairs,
+    Preconditioner,
+    RandomizedNystrom,
+)
+from bilevel.linear_solve.refactored import Refactored
 from bilevel.linear_solve.symmetry import check_symmetric
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "MINRES",
     "AutoLinear",
     "BiCGStab",
+    "CholeskyFactor",
     "Damped",
     "Dense",
     "Identity",
@@ -34,6 +43,7 @@ __all__ = [
     "Preconditioner",
     "Prepared",
     "RandomizedNystrom",
+    "Refactored",
     "as_operator",
     "check_symmetric",
     "materialize",

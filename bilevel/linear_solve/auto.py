@@ -12,6 +12,8 @@ from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.dense import Dense
 from bilevel.linear_solve.gmres import GMRES
 from bilevel.linear_solve.minres import MINRES
+from bilevel.linear_solve.preconditioners import Identity, Preconditioner
+from bilevel.linear_solve.refactored import Refactored
 from bilevel.typing import LinearMap, PyTree
 
 BUILT = 2048  # unknowns up to which a matrix that is there already is factored
@@ -32,7 +34,8 @@ class AutoLinear(LinearSolver):
     The default bound is a compromise between speed and robustness. On Hessians of logistic regressions (2 busy cores,
     float64, 20 to 430 products of CG) well-conditioned systems were faster by `CG` at every size from 128; the others
     by `Dense` up to 256, and about equal at 512.
-    `explain` says what it chose, and why.
+    ``preconditioner`` is that of the iterative methods; where it is a factor of an A nearby, it takes the place of
+    `Dense` (`Refactored`). `explain` says what it chose, and why.
 
     >>> import jax.numpy as jnp
     >>> print(AutoLinear().explain(Operator(lambda x: 2.0 * x, symmetric=True, definite=True), jnp.ones(1000)))
@@ -43,6 +46,7 @@ class AutoLinear(LinearSolver):
     tol: float = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     dense: int = field(default=256, metadata={"static": True})
+    preconditioner: Preconditioner = Identity()
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
@@ -62,10 +66,14 @@ class AutoLinear(LinearSolver):
         """The solver for this operator; ``example`` has the shapes of x."""
         operator = as_operator(operator)
         if tree.size(tree.as_vector(example)) <= (self.dense if operator.matrix is None else BUILT):
+            if self.preconditioner.exact and operator.factorable and operator.matrix is None:
+                return Refactored(self.preconditioner, self.tol, self.max_steps)
             return Dense(tol=self.tol)
         if operator.symmetric and operator.definite:
-            return CG(self.tol, self.max_steps)
-        return MINRES(self.tol, self.max_steps) if operator.symmetric else GMRES(self.tol, self.max_steps)
+            return CG(self.tol, self.max_steps, self.preconditioner)
+        if operator.symmetric:
+            return MINRES(self.tol, self.max_steps, self.preconditioner)
+        return GMRES(self.tol, self.max_steps, preconditioner=self.preconditioner)
 
     def explain(self, operator: Operator | LinearMap, example: PyTree) -> str:
         """What was chosen for this operator, and why, in a sentence."""

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.status import Status
 from bilevel.typing import LinearMap, PyTree
+
+if TYPE_CHECKING:
+    from bilevel.linear_solve.preconditioners import Preconditioner
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,11 @@ class Operator:
 
     def __call__(self, x: PyTree) -> PyTree:
         return self.matvec(x)
+
+    @property
+    def factorable(self) -> bool:
+        """Whether Cholesky's factorisation is allowed."""
+        return bool(self.symmetric and self.definite and not self.singular)
 
     def transpose(self, example: PyTree) -> Operator:
         """The operator x -> A' x; ``example`` has the shapes of x."""
@@ -61,6 +69,7 @@ class Prepared(NamedTuple):
     solve: Callable[..., LinearSolution]  # (rhs, init=None, tol=None) -> solution; its own products and factorisations
     products: jax.Array | int = 0
     factorizations: jax.Array | int = 0
+    inverse: Preconditioner | None = None  # what was found of the inverse of A, where it can be handed on
 
 
 class LinearSolver(abc.ABC):
@@ -95,6 +104,13 @@ class LinearSolver(abc.ABC):
         """The same solver with another tolerance; itself where it has none (direct and truncated methods)."""
         has_tolerance = any(field.name == "tol" for field in dataclasses.fields(self))  # type: ignore[arg-type]
         return dataclasses.replace(self, tol=tol) if has_tolerance else self  # type: ignore[type-var]
+
+    def reusing(self, inverse: Preconditioner) -> LinearSolver:
+        """The same solver with an approximate inverse of A that somebody has already; itself where it has no use for
+        one, or a preconditioner of its own."""
+        takes = any(field.name == "preconditioner" for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        own = takes and not self.preconditioner.trivial  # type: ignore[attr-defined]
+        return dataclasses.replace(self, preconditioner=inverse) if takes and not own else self  # type: ignore[type-var]
 
     def refuse(self, operator: Operator) -> None:
         """Raises ValueError where the owner of the operator declared what this solver cannot do without."""

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.linear_solve import tree
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator, materialize
+from bilevel.linear_solve.preconditioners import CholeskyFactor
 from bilevel.linear_solve.refine import attainable, damped_code, judge, scaled_back, true_residual
 from bilevel.status import Code
 from bilevel.typing import LinearMap, PyTree, Scalar
@@ -54,23 +55,25 @@ class Dense(LinearSolver):
 
     def prepare(self, operator: Operator, example: PyTree) -> Prepared:
         """A and its factor, made once: further right-hand sides cost a product each, for the residual."""
-        return self._prepared(operator, self._matrix(operator, example), example)
+        return self.factored(operator, self.matrix(operator, example), example)
 
     def prepare_both(self, operator: Operator, example: PyTree) -> tuple[Prepared, Prepared]:
         """A and A' prepared from one matrix, one factor each."""
-        matrix = self._matrix(operator, example)
-        forward = self._prepared(operator, matrix, example)
+        matrix = self.matrix(operator, example)
+        forward = self.factored(operator, matrix, example)
         if operator.symmetric:
             return forward, forward
-        return forward, self._prepared(operator.transpose(example), matrix.T, example)._replace(products=0)
+        return forward, self.factored(operator.transpose(example), matrix.T, example)._replace(products=0)
 
-    def _matrix(self, operator: Operator, example: PyTree) -> jax.Array:
+    def matrix(self, operator: Operator, example: PyTree) -> jax.Array:
+        """A, with the damping."""
         matrix = operator.matrix
         if matrix is None:
             matrix, _ = materialize(lambda x: tree.apply(operator, x, operator.owner), tree.as_vector(example))
         return matrix + operator.sign * self.damping * jnp.eye(len(matrix), dtype=matrix.dtype)
 
-    def _prepared(self, operator: Operator, matrix: jax.Array, example: PyTree) -> Prepared:
+    def factored(self, operator: Operator, matrix: jax.Array, example: PyTree) -> Prepared:
+        """Solves with A by a factor of ``matrix``."""
         factored = factorize(matrix, operator)
 
         def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
@@ -85,7 +88,8 @@ class Dense(LinearSolver):
             code = damped_code(judge(solved, target, scale, Code.singular, rhs), self.damping)
             return scaled_back(value, scales, tree.norm(residual), 1, code, rescues)
 
-        return Prepared(solve, len(matrix) if operator.matrix is None else 0, 1)
+        inverse = None if factored.lower is None else CholeskyFactor(factored.lower, ~factored.lost)
+        return Prepared(solve, len(matrix) if operator.matrix is None else 0, 1, inverse)
 
 
 class Factored(NamedTuple):
@@ -93,23 +97,24 @@ class Factored(NamedTuple):
 
     solve: Callable[[jax.Array], jax.Array]
     lost: jax.Array
+    lower: jax.Array | None = None  # Cholesky's factor, where it is one
 
 
 def factorize(matrix: jax.Array, operator: Operator) -> Factored:
     """The cheapest factorisation that the facts allow; for a declared singular matrix the pseudo-inverse."""
-    symmetric = bool(operator.symmetric)
+    symmetric, lower = bool(operator.symmetric), None
     if operator.singular:
         return Factored(pseudo_inverse(matrix, symmetric), jnp.zeros((), bool))
     if symmetric and operator.definite:
-        factor = jnp.linalg.cholesky(operator.sign * matrix)
-        pivots = jnp.diagonal(factor) ** 2
-        solve = functools.partial(_signed_cholesky_solve, operator.sign, factor)
+        lower = jnp.linalg.cholesky(operator.sign * matrix)
+        pivots = jnp.diagonal(lower) ** 2
+        solve = functools.partial(_signed_cholesky_solve, operator.sign, lower)
     else:
         factors = jax.scipy.linalg.lu_factor(matrix)
         pivots = jnp.abs(jnp.diagonal(factors[0]))
         solve = functools.partial(jax.scipy.linalg.lu_solve, factors)
     smallest = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(pivots, initial=0)
-    return Factored(solve, ~(jnp.min(pivots, initial=jnp.inf) > smallest))
+    return Factored(solve, ~(jnp.min(pivots, initial=jnp.inf) > smallest), lower)
 
 
 def _signed_cholesky_solve(sign: int, factor: jax.Array, rhs: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ from bilevel.typing import LinearMap, PyTree, Scalar
 
 class Preconditioner(abc.ABC):
     """A way to approximate the inverse of A. Abstract; the subclasses are frozen dataclasses, registered as pytrees."""
+
+    trivial: ClassVar[bool] = False  # whether it does nothing
+    exact: ClassVar[bool] = False  # whether it is a factor: the inverse of A itself, or of an A nearby
 
     @abc.abstractmethod
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
@@ -46,6 +50,8 @@ def preconditioned(solver: LinearSolver, strategy: Preconditioner, operator: Ope
 @dataclass(frozen=True)
 class Identity(Preconditioner):
     """No preconditioner."""
+
+    trivial: ClassVar[bool] = True
 
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
         return lambda residual: residual, 0
@@ -155,6 +161,34 @@ class LBFGSPairs(Preconditioner):
         scale = jnp.where(newest < 0, 1, scales[newest]) * operator.sign
         pairs = (self.steps, images, inverses)
         return functools.partial(_two_loops, pairs, scale), 0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class CholeskyFactor(Preconditioner):
+    """The inverse of A = L L' (of -A for sign -1), or of an A nearby: a factor that somebody has already, no products.
+
+    ``lower`` is L; where ``usable`` is False there is none, and nothing is done.
+
+    >>> import jax.numpy as jnp
+    >>> factor = CholeskyFactor(jnp.diag(jnp.array([2.0, 3.0])), jnp.bool_(True))
+    >>> precondition, products = factor.prepare(Operator(lambda x: jnp.array([4.0, 9.0]) * x), jnp.ones(2))
+    >>> precondition(jnp.array([4.0, 18.0])).tolist(), products
+    ([1.0, 2.0], 0)
+    """
+
+    lower: jax.Array
+    usable: jax.Array
+
+    exact: ClassVar[bool] = True
+
+    def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
+        def precondition(residual: PyTree) -> PyTree:
+            flat, unravel = ravel_pytree(residual)
+            solved = operator.sign * jax.scipy.linalg.cho_solve((self.lower, True), flat)
+            return unravel(jnp.where(self.usable, solved, flat))
+
+        return precondition, 0
 
 
 def _two_loops(pairs: tuple[PyTree, PyTree, jax.Array], scale: Scalar, residual: PyTree) -> PyTree:

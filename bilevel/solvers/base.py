@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import jax
 
 from bilevel.implicit.mapping import FixedPoint
+from bilevel.linear_solve import Preconditioner
 from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient
 from bilevel.optimality import Newton as NewtonMapping
 from bilevel.solvers.instance import Instance
@@ -51,6 +52,10 @@ class Solver(abc.ABC):
     def refresh(self, instance: Instance, state: State) -> State:
         """The state at ``state.params`` with gradients taken anew and step sizes and curvature kept, so that one more
         step depends on the instance as the solver's map does."""
+
+    def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
+        """What the state knows of the inverse of the system at ``state.params``; None where it knows nothing."""
+        return None
 
     def refuse(self, instance: Instance) -> None:  # noqa: B027
         """Raises ValueError where the solver cannot do the problem; called once, before any work."""

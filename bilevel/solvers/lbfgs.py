@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import trees
+from bilevel.linear_solve import LBFGSPairs, Preconditioner
+from bilevel.optimality import Stationary
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.line_search import Point, line_search
@@ -114,6 +116,13 @@ class LBFGS(Solver):
         value, gradient = instance.value_and_gradient(state.params)
         memory = Memory(value, gradient, state.memory.pairs)
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
+
+    def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
+        """The pairs."""
+        if not isinstance(instance.mapping, Stationary):
+            return None
+        pairs = state.memory.pairs
+        return LBFGSPairs(pairs.steps, pairs.changes)
 
     def refuse(self, instance: Instance) -> None:
         needs_smooth(self, instance)

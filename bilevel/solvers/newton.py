@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.implicit.attach import solve_system_counted
-from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.implicit.prepare import asserted
+from bilevel.linear_solve import AutoLinear, LinearSolver, Preconditioner
 from bilevel.optimality import Stationary
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
@@ -22,6 +23,7 @@ MAX_HALVINGS = 30
 
 class Memory(NamedTuple):
     residual: PyTree
+    inverse: Preconditioner | None  # the factor of the last step, where there is one and no derivative is taken
 
 
 class Trial(NamedTuple):
@@ -54,12 +56,13 @@ class Newton(Solver):
 
     def init(self, instance: Instance, params: Params) -> State:
         residual = instance.residual(params)
-        return State(params, trees.norm(residual), Counts(gradients=1), Memory(residual))
+        like = jax.eval_shape(lambda: self._solve(instance, params, residual)[2])
+        inverse = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        return State(params, trees.norm(residual), Counts(gradients=1), Memory(residual, inverse))
 
     def step(self, instance: Instance, state: State) -> State:
         residual = state.memory.residual
-        system = instance.system(state.params)
-        solution, cost = solve_system_counted(system, self.linear_solve, residual)
+        solution, cost, inverse = self._solve(instance, state.params, residual)
         direction = jax.tree.map(jnp.negative, solution)
         if isinstance(instance.mapping, Stationary):
             descends = trees.dot(direction, residual) < 0
@@ -80,7 +83,7 @@ class Newton(Solver):
         first = at(jnp.ones_like(state.residual))
         if not instance.searches:
             counts = state.counts.add(cost).plus(gradients=1)
-            return State(first.params, first.norm, counts, Memory(first.residual))
+            return State(first.params, first.norm, counts, Memory(first.residual, inverse))
         trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
         failed = trials >= MAX_HALVINGS
         if instance.differentiable:
@@ -89,7 +92,26 @@ class Newton(Solver):
         code = jnp.where(failed, Code.stalled, Code.converged)
         params = trees.select(failed, state.params, trial.params)
         after = trees.select(failed, residual, trial.residual)
-        return State(params, jnp.where(failed, state.residual, trial.norm), counts, Memory(after), code)
+        return State(params, jnp.where(failed, state.residual, trial.norm), counts, Memory(after, inverse), code)
+
+    def _solve(self, instance: Instance, params: Params, rhs: PyTree) -> tuple[PyTree, Counts, Preconditioner | None]:
+        """A^{-1} rhs (NaN where the solve failed), what it cost, and what it found of A^{-1}."""
+        system = instance.system(params)
+        if instance.differentiable:
+            return *solve_system_counted(system, self.linear_solve, rhs), None
+        reduced = system.restrict(rhs)
+        prepared = self.linear_solve.prepare(asserted(system.operator, self.linear_solve, rhs), reduced)
+        found = prepared.solve(reduced)
+        cost = Counts(
+            hessian_products=prepared.products + found.products + system.products,
+            factorizations=prepared.factorizations + found.factorizations,
+        )
+        value = jax.tree.map(lambda leaf: jnp.where(found.status.ok, leaf, jnp.nan), found.value)
+        return system.extend(rhs, value), cost, prepared.inverse
+
+    def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
+        """The factor of the last step; not usable where there was none, or it was singular."""
+        return state.memory.inverse if isinstance(instance.mapping, Stationary) else None
 
     def refresh(self, instance: Instance, state: State) -> State:
         return self.init(instance, state.params)

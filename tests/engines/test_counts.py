@@ -66,6 +66,8 @@ CASES = [
     ("closed-form", bl.ClosedForm(), FIXED, "squares"),
     ("normal", bl.Implicit(accuracy="residual", linear_solve=bl.Normal()), FIXED, None),
     ("newton", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.Newton(), None),
+    ("newton-reused", bl.Implicit(reuse=True), bl.Newton(), None),
+    ("lbfgs-reused", bl.Implicit(linear_solve=bl.CG(), reuse=True), bl.LBFGS(), None),
     ("lbfgs", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGS(), None),
     (
         "optax",
