@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from bilevel.cones import Cone, NonNegative, Product, Zero
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
 from bilevel.kernels.matrices import as_matrix, cast, is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.optimality.conic import Conic
@@ -77,13 +79,18 @@ def quadratic_program(
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
 
-    unknown, residual = _polished(
-        QP, unknown, (*frozen, jnp.ones((), q.dtype)), lambda at: program_residual(program, *_flat(at))
-    )
+    dense = not program.sparse and q.size + program.b.size <= DENSE
+
+    def correction(at: PrimalDual) -> PrimalDual:
+        if dense:
+            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
+        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
+
+    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
     status, usable = _verdict(answer.code, residual)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
     arguments = (Q, q, A, b, G, h, usable)
-    if linear_solve == AutoLinear() and not program.sparse and q.size + program.b.size <= DENSE:
+    if dense and linear_solve == AutoLinear():
         unknown = PrimalDual(*moving(tuple(unknown), arguments))
     else:
         unknown = attach(QP, linear_solve, unknown, arguments)
@@ -133,7 +140,7 @@ def cone_program(
         at = mapping.unpack(z)
         return program_residual(program, at.x, at.y)
 
-    unknown, residual = _polished(mapping, unknown, frozen, measure)
+    unknown, residual = _polished(lambda at: _root_step(mapping, at, frozen), unknown, measure)
     status, usable = _verdict(answer.code, residual)
     unknown = attach(mapping, linear_solve, usable * unknown, (times(usable, A), usable * b, usable * c))
     point = mapping.unpack(unknown)
@@ -159,15 +166,18 @@ def _flat(at: PrimalDual) -> tuple[jax.Array, jax.Array]:
     return at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual])
 
 
-def _polished(mapping: Mapping, unknown: Params, args: tuple, measure) -> tuple[Params, jax.Array]:
+def _root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
+    return solve_system(mapping.system(at, *args), AutoLinear(dense=DENSE), mapping(at, *args))
+
+
+def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
     """Newton steps on the optimality condition, as long as they lower the residual; taken where it is not small yet."""
     first = measure(unknown)
     precise = max(PRECISE, 100 * float(jnp.finfo(first.dtype).eps))
 
     def body(state: tuple) -> tuple:
         unknown, residual, _, tries = state
-        step = solve_system(mapping.system(unknown, *args), AutoLinear(dense=DENSE), mapping(unknown, *args))
-        moved = jax.tree.map(jnp.subtract, unknown, step)
+        moved = jax.tree.map(jnp.subtract, unknown, correction(unknown))
         after = measure(moved)
         better = after < residual
         unknown = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, unknown)

@@ -17,7 +17,8 @@ def norm(tree: PyTree) -> jax.Array:
         return jnp.zeros(())
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
     tiny = jnp.finfo(jnp.result_type(largest, float)).tiny
-    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, tiny, 0.25 / tiny), 1.0)
+    usable = (largest > 0) & jnp.isfinite(largest)  # of constant zeros XLA makes 0 * (1 / scale)^2, which is NaN
+    scale = jnp.where(usable, jnp.clip(largest, tiny, 0.25 / tiny), 1.0)
     inverse = 1 / scale  # neither it nor the scale is subnormal; a multiplication is five times faster than a division
     return scale * jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf * inverse))) for leaf in leaves))
 

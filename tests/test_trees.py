@@ -32,3 +32,9 @@ def test_strong_arrays_are_passed_on_and_weak_ones_converted():
     array, (converted, number) = jnp.ones(3), trees.strong([jnp.full(3, 1.0), 1.0])
     assert trees.strong(array) is array
     assert not converted.aval.weak_type and not number.aval.weak_type
+
+
+def test_constant_zeros_have_norm_zero():
+    """The compiler knows the entries then, and moves the scale out of the sum."""
+    assert float(jax.jit(lambda c: trees.norm((jnp.zeros(3), c * jnp.zeros(2))))(1.0)) == 0.0
+    assert float(jax.jit(lambda c: c * trees.norm(jnp.zeros(3)))(1.0)) == 0.0

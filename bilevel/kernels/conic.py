@@ -127,10 +127,15 @@ def _newton(data: Data, scaled: jax.Array, weigh: Callable[[jax.Array], jax.Arra
 
     def refined(r_x: jax.Array, r_y: jax.Array, r_z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         known = weigh(r_z)
-        x, y = solve(r_x + scaled.T @ known, r_y)
-        rest = r_x - P @ x - E.T @ y - scaled.T @ (scaled @ x - known)
-        more = solve(rest, r_y - E @ x)
-        x, y = x + more[0], y + more[1]
+
+        def again(_: int, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            x, y = found
+            rest = r_x - P @ x - E.T @ y - scaled.T @ (scaled @ x - known)
+            more = solve(rest, r_y - E @ x)
+            return x + more[0], y + more[1]
+
+        start = jnp.zeros_like(r_x), jnp.zeros_like(r_y)
+        x, y = jax.lax.fori_loop(0, 2, again, start)  # a loop is compiled once
         return x, y, weigh(scaled @ x - known)
 
     return refined
@@ -157,9 +162,16 @@ def _step(data: Data, cones: SecondOrders, at: Iterate) -> Iterate:
     gap = (at.s @ at.z + at.t * at.k) / degree
     second = solve(-data.q, data.e, data.h)
 
-    def direction(share: jax.Array, products: jax.Array, last: jax.Array) -> Iterate:
-        """Removes the given share of the residuals, ``products`` from W^{-1}s o Wz and ``last`` from t k."""
-        r_x, r_y, r_z, r_t = (share * residual for residual in residuals)
+    squares = cones.product(root, root)
+
+    def direction(_: int, affine: Iterate) -> Iterate:
+        """The predictor from ``affine`` = 0, and the corrector from the predictor: removes a share of the residuals and
+        ``products`` from W^{-1}s o Wz, ``last`` from t k."""
+        centering = (1 - jnp.minimum(1.0, _longest(cones, at, affine))) ** 3
+        bent = cones.product(W.inverse(cones, affine.s), W.forward(cones, affine.z))
+        products = squares + bent - centering * gap * cones.identity(gap.dtype)
+        last = at.t * at.k + affine.t * affine.k - centering * gap
+        r_x, r_y, r_z, r_t = ((1 - centering) * residual for residual in residuals)
         pull = W.forward(cones, cones.quotient(root, products))
         x1, y1, z1 = solve(-r_x, -r_y, pull - r_z)
         center = at.x / at.t
@@ -172,14 +184,7 @@ def _step(data: Data, cones: SecondOrders, at: Iterate) -> Iterate:
         s = -pull - W.forward(cones, W.forward(cones, z))
         return Iterate(x1 + t * x2, y1 + t * y2, z, s, t, -(last + at.k * t) / at.t)
 
-    squares = cones.product(root, root)
-    affine = direction(jnp.ones_like(gap), squares, at.t * at.k)
-    length = jnp.minimum(1.0, _longest(cones, at, affine))
-    centering = (1 - length) ** 3
-    bent = cones.product(W.inverse(cones, affine.s), W.forward(cones, affine.z))
-    products = squares + bent - centering * gap * cones.identity(gap.dtype)
-    last = at.t * at.k + affine.t * affine.k - centering * gap
-    step = direction(1 - centering, products, last)
+    step = jax.lax.fori_loop(0, 2, direction, jax.tree.map(jnp.zeros_like, at))  # a loop is compiled once
     moved = at.plus(jnp.minimum(1.0, TO_THE_BOUNDARY * _longest(cones, at, step)), step)
     size = jnp.maximum(moved.t, moved.k)  # the embedding is homogeneous: keep its scale
     return Iterate(*(part / size for part in moved))

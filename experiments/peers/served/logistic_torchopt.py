@@ -1,5 +1,8 @@
 """TorchOpt's implicit differentiation with conjugate gradients on logistic regression with one penalty for each
-feature: the inner problem by torch's L-BFGS, warm-started, since TorchOpt has no second-order solver of its own."""
+feature: the inner problem by torch's L-BFGS, warm-started, since TorchOpt has no second-order solver of its own.
+
+A gradient is counted at each evaluation of the inner loss with its derivative; TorchOpt's products, at each call of its
+solver's operator."""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ torch.set_default_dtype(torch.float64)
 def prepare(arrays: dict, tol: float) -> Run:
     X, y, X_val, y_val = (torch.from_numpy(arrays[name]) for name in ("X", "y", "X_val", "y_val"))
 
+    counts = {"gradients": 0, "products": 0}
+    solver = torchopt.linear_solve.solve_cg(rtol=tol, maxiter=1000)
+
     def inner(w: Any, h: Any) -> Any:
         return torch.nn.functional.softplus(-y * (X @ w)).mean() + 0.5 * (torch.exp(h) * w**2).sum()
 
@@ -31,6 +37,7 @@ def prepare(arrays: dict, tol: float) -> Run:
         )
 
         def closure() -> Any:
+            counts["gradients"] += 1
             optimizer.zero_grad()
             loss = inner(at, h.detach())
             loss.backward()
@@ -39,19 +46,26 @@ def prepare(arrays: dict, tol: float) -> Run:
         optimizer.step(closure)
         return (at.detach(),)
 
-    adjoint = torchopt.linear_solve.solve_cg(rtol=tol, maxiter=1000)
+    def adjoint(matvec: Any, b: Any) -> Any:
+        def counted(v: Any) -> Any:
+            counts["products"] += 1
+            return matvec(v)
+
+        return solver(counted, b)
+
     solution = torchopt.diff.implicit.custom_root(stationary, argnums=1, solve=adjoint)(solve)
 
     def run() -> dict:
         state = {"w": (torch.zeros(X.shape[1]),)}
 
         def evaluate(h: np.ndarray) -> tuple:
+            before = dict(counts)
             at = torch.from_numpy(h.copy()).requires_grad_()
             found = solution(state["w"], at)
             value = torch.nn.functional.softplus(-y_val * (X_val @ found[0])).mean()
             (gradient,) = torch.autograd.grad(value, at)
             state["w"] = (found[0].detach(),)
-            return value.item(), gradient.numpy(), -1, -1
+            return value.item(), gradient.numpy(), *(counts[name] - before[name] for name in counts)
 
         return descend(evaluate, arrays)
 

@@ -1,4 +1,6 @@
-"""The outer loop of the peers that have none: SciPy's L-BFGS-B, as ours runs it, with a trace of what it asked for."""
+"""The outer loop of the peers that have none: SciPy's L-BFGS-B, as ours runs it, with a trace of what it asked for.
+
+Its line search ends where inexact values contradict inexact slopes: it is then restarted from there."""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize
+
+GAIN = 1e-9  # of a restart, for another one to follow
 
 
 def descend(evaluate: Callable[[np.ndarray], tuple[float, np.ndarray, int, int]], arrays: dict) -> dict:
@@ -20,8 +24,13 @@ def descend(evaluate: Callable[[np.ndarray], tuple[float, np.ndarray, int, int]]
         return float(value), np.asarray(gradient, float)
 
     bounds = [(float(arrays["low"]), float(arrays["high"]))] * arrays["start"].size
-    options = {"maxiter": int(arrays["steps"]), "maxfun": int(arrays["steps"]), "ftol": 0.0, "gtol": 1e-9}
-    minimize(oracle, arrays["start"], method="L-BFGS-B", jac=True, bounds=bounds, options=options)
+    most, at, best = int(arrays["steps"]), arrays["start"], np.inf
+    while len(trace) < most:
+        options = {"maxiter": most, "maxfun": most - len(trace), "ftol": 0.0, "gtol": 1e-9}
+        found = minimize(oracle, at, method="L-BFGS-B", jac=True, bounds=bounds, options=options)
+        if not found.fun < best - GAIN:
+            break
+        at, best = found.x, found.fun
     seconds, gradients, products, hparams = zip(*trace, strict=True)
     return {
         "seconds": seconds,

@@ -1,0 +1,40 @@
+"""Newton steps on the conditions of a quadratic program, also where these depend on each other."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel.kernels.polish import newton_step
+
+
+def program(case):
+    rng = np.random.default_rng(0)
+    root, A, G = rng.normal(size=(4, 4)), rng.normal(size=(2, 4)), rng.normal(size=(3, 4))
+    Q, x, y, z = root @ root.T, rng.normal(size=4), rng.normal(size=2), np.array([1.0, 0.5, 0.0])
+    if case == "dependent rows":
+        A[1] = A[0]
+    if case == "flat":
+        Q = np.diag([1.0, 0, 0, 0])
+    if case == "sizes apart":
+        A, G, Q = A * 1e6, G * 1e-6, Q * 1e3
+    q = -(Q @ x + A.T @ y + G.T @ z)
+    slack = np.array([0.0, 0.0, 1.0])
+    return tuple(map(jnp.asarray, (Q, q, A, A @ x, G, G @ x + slack))), (x, y, z)
+
+
+@pytest.mark.parametrize("case", ["regular", "dependent rows", "flat", "sizes apart"])
+def test_a_point_nearby_is_moved_onto_the_solution_set(case):
+    arrays, solution = program(case)
+    Q, q, A, b, G, h = arrays
+    x, y, z = (jnp.asarray(part) * (1 + 1e-6) for part in solution)
+
+    def residuals(x, y, z):
+        parts = (Q @ x + q + A.T @ y + G.T @ z, A @ x - b, jnp.minimum(z, h - G @ x))
+        sizes = (jnp.linalg.norm(q), jnp.linalg.norm(b), jnp.linalg.norm(h))
+        return [float(jnp.linalg.norm(part) / size) for part, size in zip(parts, sizes, strict=True)]
+
+    assert max(residuals(x, y, z)) > 1e-7
+    for _ in range(3):
+        x, y, z = (part - step for part, step in zip((x, y, z), newton_step(arrays, (x, y, z)), strict=True))
+    assert max(residuals(x, y, z)) < 1e-13
+    np.testing.assert_allclose(x, solution[0], rtol=0, atol=1e-5)
