@@ -131,13 +131,8 @@ def solve_factored(
     failed = factored.lost | ~jnp.all(jnp.isfinite(value))
     failed &= jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(rhs))
     rescue = _rescue(bool(operator.symmetric))
-    value = rescue(failed[None], matrix[None], rhs[None], value[None], target[None])[0]
+    value = rescue(failed[None, None], matrix[None], rhs[None, None], value[None, None], target[None, None])[0, 0]
     return value, failed.astype(jnp.int32)
-
-
-def least_norm(matrix: jax.Array, rhs: jax.Array, symmetric: bool) -> jax.Array:
-    """The solution of least norm of min || matrix x - rhs ||."""
-    return pseudo_inverse(matrix, symmetric)(rhs)
 
 
 def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> Callable[[jax.Array], jax.Array]:
@@ -159,28 +154,38 @@ def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> Callable[[jax.Array], 
 
 @functools.cache
 def _rescue(symmetric: bool):
-    """The least-norm solution for the systems of a batch whose factorisation failed, computed only if there are any.
+    """The least-norm solutions for the systems of a batch whose factorisation failed, computed only if there are any:
+    (failed, matrices, right-hand sides, values, targets) -> values, of shapes (m, r), (m, n, n), (m, r, n), (m, r, n)
+    and (m, r), with r right-hand sides to a matrix.
 
-    Under vmap a plain `lax.cond` would decompose every matrix, at ten times the cost of its factorisation.
+    Under vmap a plain `lax.cond` would decompose every matrix, at ten times the cost of its factorisation. Where only
+    the right-hand sides are batched, there remains one matrix.
     """
 
-    def choose(matrix: jax.Array, rhs: jax.Array, value: jax.Array, target: Scalar) -> jax.Array:
-        small = least_norm(matrix, rhs, symmetric)
-        residual, other = jnp.linalg.norm(matrix @ small - rhs), jnp.linalg.norm(matrix @ value - rhs)
-        return jnp.where((residual > target) & (other < residual), value, small)  # badly scaled, but regular
+    def choose(matrix: jax.Array, rhs: jax.Array, value: jax.Array, target: jax.Array) -> jax.Array:
+        small = jax.vmap(pseudo_inverse(matrix, symmetric))(rhs)
+        residual, other = (jnp.linalg.norm(x @ matrix.T - rhs, axis=1) for x in (small, value))
+        kept = (residual > target) & (other < residual)  # badly scaled, but regular
+        return jnp.where(kept[:, None], value, small)
 
     @jax.custom_batching.custom_vmap
     def rescue(failed, matrices, rhs, values, targets):
         chosen = lax.cond(jnp.any(failed), jax.vmap(choose), lambda *args: args[2], matrices, rhs, values, targets)
-        return jnp.where(failed[:, None], chosen, values)
+        return jnp.where(failed[..., None], chosen, values)
 
     @rescue.def_vmap
-    def batched(axis_size, in_batched, *args):
-        spread = [
-            jnp.broadcast_to(arg if batch else arg[None], (axis_size, *arg.shape[int(batch) :]))
-            for arg, batch in zip(args, in_batched, strict=True)
-        ]
-        joined = [arg.reshape(-1, *arg.shape[2:]) for arg in spread]
-        return rescue(*joined).reshape(spread[3].shape), True
+    def batched(axis_size, in_batched, failed, matrices, rhs, values, targets):
+        place = 0 if in_batched[1] else 1  # of the batch: beside the matrices, or beside the right-hand sides of each
+
+        def joined(arg: jax.Array, is_batched: bool) -> jax.Array:
+            arg = arg if is_batched else jnp.broadcast_to(arg, (axis_size, *arg.shape))
+            arg = jnp.moveaxis(arg, 0, place)
+            return arg.reshape(*arg.shape[:place], -1, *arg.shape[place + 2 :])
+
+        of_rhs = (joined(arg, in_batched[i]) for i, arg in ((0, failed), (2, rhs), (3, values), (4, targets)))
+        failed, rhs, values, targets = of_rhs
+        found = rescue(failed, joined(matrices, True) if in_batched[1] else matrices, rhs, values, targets)
+        shape = (*found.shape[:place], axis_size, -1, *found.shape[place + 1 :])
+        return jnp.moveaxis(found.reshape(shape), place, 0), True
 
     return rescue
