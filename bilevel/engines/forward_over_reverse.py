@@ -33,9 +33,17 @@ def forward_over_reverse(loss: Loss) -> Loss:
     def pull(kept: tuple, cotangents: tuple[Scalar, tuple[Params, HParams]]) -> tuple:
         params, hparams, batch = kept
         of_value, of_gradient = cotangents
-        at = lambda w, h: plain(w, h, batch)[1]  # noqa: E731
-        along = jax.tree.map(_instantiated, of_gradient, is_leaf=_is_zero)
-        gradient, change = jax.jvp(at, (params, hparams), along)
+        # Where the hyperparameters' part is not used, as in a step of a solver, nothing but the params is perturbed.
+        moving = tuple(number for number, one in enumerate(of_gradient) if not _all_zero(one))
+
+        def at(*some: Any) -> tuple[Params, HParams]:
+            point = [params, hparams]
+            for number, one in zip(moving, some, strict=True):
+                point[number] = one
+            return plain(point[0], point[1], batch)[1]
+
+        along = tuple(jax.tree.map(_instantiated, of_gradient[number], is_leaf=_is_zero) for number in moving)
+        gradient, change = jax.jvp(at, tuple((params, hparams)[number] for number in moving), along)
         if _is_zero(of_value):
             return (*change, None)
         added = lambda slope, moved: (of_value * slope + moved).astype(slope.dtype)  # noqa: E731
@@ -59,6 +67,10 @@ def forward_over_reverse(loss: Loss) -> Loss:
 
 def _is_zero(cotangent: Any) -> bool:
     return isinstance(cotangent, SymbolicZero)
+
+
+def _all_zero(cotangents: Any) -> bool:
+    return all(_is_zero(one) for one in jax.tree.leaves(cotangents, is_leaf=_is_zero))
 
 
 def _instantiated(cotangent: Any) -> jax.Array:

@@ -13,8 +13,9 @@ from bilevel.engines.audit import audited, check_accuracy
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.forward_over_reverse import forward_over_reverse
 from bilevel.solvers import Instance, Outcome, Solver, State, iterate, unroll
+from bilevel.solvers.model import depends
 from bilevel.status import Code, Status
-from bilevel.typing import Counts, HParams, Scalar
+from bilevel.typing import Counts, HParams, Params, Scalar
 
 
 def refuse_unrolling(engine: Engine, solver: Solver) -> None:
@@ -52,6 +53,12 @@ def through_steps(
     none, through which the hyperparameters could be seen.
     """
 
+    def first(hparams: HParams) -> Params:
+        """The point that the solver begins from, whose gradient has a product with the Hessian if it moves."""
+        instance = bilevel.inner.at(hparams, point.inner_batch)
+        start = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
+        return bilevel.inner.solver.choose(instance, start)[0].init(instance, start).params
+
     def outer(hparams: HParams) -> tuple[Scalar, Outcome]:
         cold = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
         start = cold if carry is None else carry.params
@@ -59,6 +66,8 @@ def through_steps(
         solver, _ = bilevel.inner.solver.choose(instance, start)
         refuse_unrolling(engine, solver)
         outcome = loop(solver, form(instance, solver), start, cold)
+        if carry is None and solver.keeps_gradient and depends(first, hparams):
+            outcome = outcome._replace(derivative=outcome.derivative.plus(hessian_products=1))
         return bilevel.outer(outcome.params, hparams, point.outer_batch), outcome
 
     return outer
@@ -130,7 +139,7 @@ class Unrolled(Engine):
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outer = through_steps(unroll, self, bilevel, point, form=for_reverse_mode)
         (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
-        counts = Counts(gradients=1, hessian_products=outcome.steps, jacobian_products=outcome.steps)
+        counts = outcome.derivative.plus(gradients=1)
         return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, Code.converged, counts)
 
 
@@ -162,9 +171,7 @@ class Forward(Engine):
         value, slopes, outcome = jax.vmap(along)(jnp.eye(flat.size, dtype=flat.dtype))
         value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
         grad = unravel(slopes)
-        products = outcome.steps * flat.size
-        # The cold start depends on the hyperparameters as well: its gradient has a derivative too.
-        counts = Counts(gradients=1, hessian_products=products, jacobian_products=products + flat.size)
+        counts = Counts(*(flat.size * number for number in outcome.derivative))._replace(gradients=1)
         return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, Code.converged, counts)
 
 
@@ -227,23 +234,40 @@ def last_steps(
     warm = carry if bilevel.warm_start else None
     _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)(frozen)
 
-    def ending(hparams: HParams) -> tuple[Scalar, tuple[Counts, jax.Array]]:
+    def ending(hparams: HParams) -> tuple[Scalar, Counts]:
         instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
         solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
         instance = for_reverse_mode(instance, solver)
         solved = jax.lax.stop_gradient(outcome.state)._replace(counts=Counts().as_arrays())
         start = solver.refresh(instance, solved)
+        end, counts = _one_step(solver, instance, start) if steps == 1 else _several(solver, instance, start, steps)
+        return bilevel.outer(end, hparams, point.outer_batch), start.counts.add(counts)
 
-        @jax.checkpoint
-        def step(state: State, _: None) -> tuple[State, jax.Array]:
-            after = solver.step(instance, state)
-            again = after.counts.gradients - state.counts.gradients - after.spared
-            return after._replace(counts=state.counts, code=state.code, spared=state.spared), jnp.asarray(again)
-
-        end, again = jax.lax.scan(step, start, length=steps)
-        return bilevel.outer(end.params, hparams, point.outer_batch), (start.counts, jnp.sum(again))
-
-    (value, (refreshed, again)), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
-    forward = steps if steps > 1 else jnp.where(refreshed.gradients > 0, 0, 1)  # a single one may start with its own
-    counts = Counts(gradients=1 + forward + again, hessian_products=steps, jacobian_products=steps).add(refreshed)
+    (value, counts), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
+    counts = counts.plus(gradients=1)
     return value, grad, reported(engine.accuracy, bilevel, point, outcome, grad, Code.truncated, counts)
+
+
+def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tuple[Params, Counts]:
+    """The params after some steps, and what those take with a reverse pass that takes each of them again."""
+
+    @jax.checkpoint
+    def step(state: State, _: None) -> tuple[State, Counts]:
+        after = solver.step(instance, state)
+        taken = jax.tree.map(jnp.subtract, after.counts, state.counts)
+        again = taken.add(after.derivative)
+        return after._replace(counts=state.counts, code=state.code, derivative=state.derivative), taken.add(again)
+
+    end, counts = jax.lax.scan(step, start, length=steps)
+    counts = jax.tree.map(jnp.sum, counts)
+    return end.params, counts.plus(jacobian_products=int(solver.keeps_gradient))
+
+
+def _one_step(solver: Solver, instance: Instance, start: State) -> tuple[Params, Counts]:
+    """The params after one step from a fixed point, and what it takes with a reverse pass: neither the gradient that it
+    ends with nor how the start moves is asked for."""
+    end = solver.step(instance, start)
+    taken = jax.tree.map(jnp.subtract, end.counts, start.counts)
+    gradients = taken.gradients - int(solver.keeps_gradient)
+    counts = taken.add(end.derivative).plus(hessian_products=-1)
+    return end.params, counts._replace(gradients=gradients, jacobian_products=1)

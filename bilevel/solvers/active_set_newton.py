@@ -39,7 +39,7 @@ class Point(NamedTuple):
     gradient: PyTree
     residual: jax.Array
     step_size: jax.Array
-    gradients: jax.Array  # evaluated on the way
+    counts: Counts  # what the way there took
 
 
 @settings
@@ -81,19 +81,19 @@ class ActiveSetNewton(Solver):
         known = state.memory.step_size > 0
         memory = jax.lax.cond(known, lambda: state.memory, lambda: _prepared(instance, state))
         inner = scaled(instance, memory.scale)
-        nothing = (state.params, jnp.full_like(state.residual, jnp.inf), state.memory.gradient, jnp.int32(0))
+        far = jnp.full_like(state.residual, jnp.inf)
+        nothing = Point(state.params, state.memory.gradient, far, memory.step_size, Counts().as_arrays())
         near = known | (_moves(inner, state, memory) <= NEAR)
         newton = jax.lax.cond(near, lambda: self._newton(instance, inner, state, memory), lambda: nothing)
-        point, residual, gradient, products = newton
         point = jax.lax.cond(
-            residual <= SHRINKAGE * memory.best,
-            lambda: Point(point, gradient, residual, memory.step_size, jnp.int32(0)),
-            lambda: _burst(instance, inner, state, memory, self.tol),
+            newton.residual <= SHRINKAGE * memory.best,
+            lambda: newton,
+            lambda: _burst(instance, inner, state, memory, self.tol, newton.counts),
         )
-        tried = jnp.where(known, 3, 0)  # the residual, the system, and the gradient after the Newton step
-        gradients = point.gradients + tried
-        scaling = jnp.where(known | (not scales(instance, state.params)), 0, ROUNDS * PROBES)
-        counts = state.counts.plus(gradients=gradients, hessian_products=products + scaling, proxes=gradients)
+        scaling = ROUNDS * PROBES if scales(instance, state.params) else 0
+        first = Counts(gradients=1, hessian_products=scaling)  # the scale and the step size
+        prepared = jax.tree.map(lambda number: jnp.where(known, 0, number), first)
+        counts = state.counts.add(point.counts).add(prepared).plus(proxes=1)
         best = jnp.minimum(memory.best, point.residual)
         memory = memory._replace(gradient=point.gradient, step_size=point.step_size, best=best)
         return State(point.params, point.residual, counts, memory)
@@ -102,8 +102,8 @@ class ActiveSetNewton(Solver):
         memory = state.memory._replace(gradient=instance.gradient(state.params))
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
-    def _newton(self, instance: Instance, inner: Instance, state: State, memory: Memory) -> tuple:
-        """The point after a Newton step, its residual and gradient, and the products that the linear solve took."""
+    def _newton(self, instance: Instance, inner: Instance, state: State, memory: Memory) -> Point:
+        """The point after a Newton step."""
         params = times(state.params, memory.scale, inverse=True)
         mapping = replace(inner.mapping, step_size=memory.step_size)  # type: ignore[call-arg]
         residual = mapping(params, inner.hparams, inner.batch)
@@ -119,7 +119,9 @@ class ActiveSetNewton(Solver):
         newton = times(trees.axpy(1.0, system.extend(rhs, solution.value), params), memory.scale)
         gradient = instance.gradient(newton)
         after = instance.residual_given(newton, gradient)
-        return newton, after, gradient, jnp.asarray(solution.products, jnp.int32)
+        products = system.products + solution.products
+        counts = Counts(3, products, proxes=2, factorizations=solution.factorizations).as_arrays()
+        return Point(newton, gradient, after, memory.step_size, counts)
 
 
 def _prepared(instance: Instance, state: State) -> Memory:
@@ -138,7 +140,9 @@ def _moves(inner: Instance, state: State, memory: Memory) -> jax.Array:
     return move / jnp.maximum(trees.norm(params), jnp.finfo(move.dtype).tiny)
 
 
-def _burst(instance: Instance, inner: Instance, state: State, memory: Memory, tol: float | jax.Array) -> Point:
+def _burst(
+    instance: Instance, inner: Instance, state: State, memory: Memory, tol: float | jax.Array, before: Counts
+) -> Point:
     """The point after accelerated proximal gradient steps in the scaled coordinates: to the end if they are fast."""
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     left = 0.5 * tol * memory.start / jnp.where(state.residual > 0, state.residual, 1)
@@ -149,6 +153,6 @@ def _burst(instance: Instance, inner: Instance, state: State, memory: Memory, to
     after = times(outcome.params, memory.scale)
     gradient = instance.gradient(after)
     residual = instance.residual_given(after, gradient)
-    # One more for the step size, one for ``gradient``, and none for the verdict of `iterate`, which is not read.
-    gradients = jnp.asarray(outcome.counts.gradients + 1, jnp.int32)
-    return Point(after, gradient, residual, outcome.state.memory.step_size, gradients)
+    # Of the verdict of `iterate` nothing is read but the reference, so that nothing more of it is evaluated.
+    counts = before.add(outcome.counts.as_arrays()).plus(proxes=-inner.mapping.prox_calls + 1)
+    return Point(after, gradient, residual, outcome.state.memory.step_size, counts)

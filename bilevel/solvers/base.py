@@ -17,6 +17,9 @@ from bilevel.status import Code
 from bilevel.typing import Counts, Params
 
 FIXED_POINTS = (FixedPoint, ProximalGradient, ProjectedGradient, BlockProximalGradient, MirrorDescent, NewtonMapping)
+# What the derivative of a step takes in one direction, where the step takes one gradient, and where it ends with one.
+ONE = Counts(hessian_products=1, jacobian_products=1)
+SPARING = ONE.plus(gradients=-1)
 
 
 class State(NamedTuple):
@@ -27,7 +30,7 @@ class State(NamedTuple):
     counts: Counts
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
-    spared: jax.Array | int = 0  # gradients of the last step that its own derivative does not need
+    derivative: Counts = ONE  # of the last step; gradients are negative: those of the step that it does not need
 
 
 class Solver(abc.ABC):
@@ -39,6 +42,7 @@ class Solver(abc.ABC):
     takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
     structured: ClassVar[bool] = False  # whether it takes a loss apart (`bl.Linear`), which must then not be wrapped
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
+    keeps_gradient: ClassVar[bool] = True  # whether a step ends with the gradient that the next begins with
 
     @abc.abstractmethod
     def init(self, instance: Instance, params: Params) -> State:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.linear import Linear
-from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.base import SPARING, Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.model import Memory, curvature, dense, evaluate, search
 from bilevel.solvers.rows import by_rows, needs_rows
@@ -50,14 +50,18 @@ class BlockCoordinateDescent(Solver):
         needs_rows(self, instance, params)
         params = instance.prox(params, 0.0)
         trial = evaluate(instance, params)
-        return State(params, trial.residual, Counts(gradients=1, proxes=1), Memory(trial.value, trial.gradient))
+        return State(params, trial.residual, Counts(gradients=1, proxes=2), Memory(trial.value, trial.gradient))
 
     def step(self, instance: Instance, state: State) -> State:
         target = self._model_minimum(instance, state)
         found = search(instance, state, target)
-        counts = state.counts.plus(gradients=found.trials + 1, hessian_products=self.epochs, proxes=self.epochs)
+        trials = found.trials + (1 if instance.differentiable and instance.searches else 0)
+        checked = 1 if instance.searches else 0  # the residual, which no derivative needs, nor a step without a search
+        proxes = self.epochs + trials - 1 + checked
+        counts = state.counts.plus(gradients=trials, hessian_products=self.epochs, proxes=proxes)
         code = jnp.where(found.accepted, Code.converged, Code.stalled)
-        return State(found.params, found.residual, counts, Memory(found.value, found.gradient), code)
+        derivative = SPARING.plus(hessian_products=self.epochs, proxes=-checked)
+        return State(found.params, found.residual, counts, Memory(found.value, found.gradient), code, derivative)
 
     def refresh(self, instance: Instance, state: State) -> State:
         trial = evaluate(instance, state.params)

@@ -79,7 +79,8 @@ class FIRE(Solver):
         return State(params, trees.norm(after), state.counts.plus(gradients=1), memory)
 
     def refresh(self, instance: Instance, state: State) -> State:
-        return state._replace(memory=state.memory._replace(gradient=instance.gradient(state.params)))
+        memory = state.memory._replace(gradient=instance.gradient(state.params))
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
         needs_smooth(self, instance)

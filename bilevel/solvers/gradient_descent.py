@@ -9,7 +9,7 @@ import jax
 
 from bilevel import trees
 from bilevel.penalties import Parameter
-from bilevel.solvers.base import Solver, State, needs_smooth, settings
+from bilevel.solvers.base import SPARING, Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size, steady
 from bilevel.typing import Counts, Params, PyTree
@@ -55,11 +55,11 @@ class GradientDescent(Solver):
             params = move(step_size)
             after = instance.gradient(params)
             counts = state.counts.plus(gradients=1)
-            return State(params, trees.norm(after), counts, Memory(after, step_size), spared=1)
+            return State(params, trees.norm(after), counts, Memory(after, step_size), derivative=SPARING)
         trial = backtrack(move, state.params, gradient, GROWTH * step_size, instance)
         counts = state.counts.plus(gradients=trial.trials)
         memory = Memory(trial.gradient, trial.step_size)
-        return State(trial.params, trees.norm(trial.gradient), counts, memory, spared=1)
+        return State(trial.params, trees.norm(trial.gradient), counts, memory, derivative=SPARING)
 
     def refresh(self, instance: Instance, state: State) -> State:
         step_size, products = steady(self.step_size, state.memory.step_size, instance, state.params)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.constraints import Constraint
-from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.lbfgs import Pairs, empty_pairs, inverse_product, remember
 from bilevel.status import Code
@@ -25,6 +25,7 @@ class Memory(NamedTuple):
     value: Scalar
     gradient: PyTree
     pairs: Pairs
+    bounds: tuple[PyTree, PyTree]  # the lower and the upper ones
 
 
 class Trial(NamedTuple):
@@ -61,13 +62,14 @@ class LBFGSB(Solver):
     def init(self, instance: Instance, params: Params) -> State:
         params = instance.prox(params, 1.0)
         value, gradient = instance.value_and_gradient(params)
-        memory = Memory(value, gradient, empty_pairs(params, self.memory))
-        return State(params, instance.residual_given(params, gradient), Counts(gradients=1, proxes=1), memory)
+        pairs = empty_pairs(params, self.memory)
+        memory = Memory(jax.lax.stop_gradient(value), gradient, pairs, bounds(instance, params))
+        return State(params, instance.residual_given(params, gradient), Counts(gradients=1, proxes=4), memory)
 
     def step(self, instance: Instance, state: State) -> State:
-        value, gradient, pairs = state.memory
+        value, gradient, pairs, ends = state.memory
         empty = pairs.rho[-1] == 0
-        direction = _direction(instance, state.params, gradient, pairs)
+        direction = _direction(state, ends)
         size = trees.norm(gradient)
         first = jnp.where(empty, jnp.minimum(1.0, 1 / jnp.where(size > 0, size, 1.0)), 1.0)
         found = _search(instance, state, direction, first)
@@ -78,11 +80,12 @@ class LBFGSB(Solver):
         residual = instance.residual_given(params, gradient)
         counts = state.counts.plus(gradients=found.trials, proxes=found.trials + 1)
         code = jnp.where(found.accepted | ~empty, Code.converged, Code.stalled)
-        return State(params, residual, counts, Memory(jax.lax.stop_gradient(value), gradient, pairs), code)
+        memory = Memory(jax.lax.stop_gradient(value), gradient, pairs, ends)
+        return State(params, residual, counts, memory, code, ONE.plus(proxes=-1))
 
     def refresh(self, instance: Instance, state: State) -> State:
         value, gradient = instance.value_and_gradient(state.params)
-        memory = Memory(value, gradient, state.memory.pairs)
+        memory = state.memory._replace(value=jax.lax.stop_gradient(value), gradient=gradient)
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
@@ -98,18 +101,18 @@ def bounds(instance: Instance, params: Params) -> tuple[PyTree, PyTree]:
     lowest, highest = (
         jax.tree.map(lambda leaf, far=far: jnp.full_like(leaf, far), params) for far in (-jnp.inf, jnp.inf)
     )
-    return instance.prox(lowest, 1.0), instance.prox(highest, 1.0)
+    return jax.lax.stop_gradient((instance.prox(lowest, 1.0), instance.prox(highest, 1.0)))
 
 
-def _direction(instance: Instance, params: Params, gradient: PyTree, pairs: Pairs) -> PyTree:
-    lower, upper = bounds(instance, params)
-    near = jnp.minimum(NEAR, jax.lax.stop_gradient(instance.residual_given(params, gradient)))
+def _direction(state: State, ends: tuple[PyTree, PyTree]) -> PyTree:
+    _, gradient, pairs, _ = state.memory
+    near = jnp.minimum(NEAR, state.residual)
 
     def free(w: jax.Array, g: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
         bound = ((w <= low + near) & (g > 0)) | ((w >= high - near) & (g < 0)) | (low == high)
         return jnp.where(bound, 0, 1).astype(w.dtype)
 
-    mask = jax.tree.map(free, params, gradient, lower, upper)
+    mask = jax.tree.map(free, state.params, gradient, *ends)
     masked = lambda tree: jax.tree.map(jnp.multiply, mask, tree)  # noqa: E731
     steps, changes = masked(pairs.steps), masked(pairs.changes)
     curvature = sum(
@@ -123,7 +126,7 @@ def _direction(instance: Instance, params: Params, gradient: PyTree, pairs: Pair
 
 def _search(instance: Instance, state: State, direction: PyTree, first: jax.Array) -> Trial:
     frozen = jax.lax.stop_gradient
-    value, gradient, _ = frozen(state.memory)
+    value, gradient, *_ = frozen(state.memory)
     rounding = 10 * trees.epsilon(state.params) * jnp.abs(value)
 
     def at(step: jax.Array, trials: jax.Array, origin: Params, direction: PyTree) -> Trial:

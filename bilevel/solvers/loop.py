@@ -27,6 +27,7 @@ class Progress(NamedTuple):
     steps: jax.Array
     best: jax.Array  # the smallest residual so far
     since_best: jax.Array  # steps since it fell by at least a tenth
+    derivative: Counts  # what the derivatives of start and steps take in one direction
     again: Counts  # what a reverse pass takes once more
     last: Counts  # what the last step took
 
@@ -40,6 +41,7 @@ class Outcome(NamedTuple):
     status: Status
     counts: Counts
     state: State
+    derivative: Counts  # what the derivatives of start and steps take in one direction
 
 
 def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
@@ -77,7 +79,8 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
 def enter(solver: Solver, instance: Instance, start: Params) -> Progress:
     state = _settled(solver.init(instance, start))
     none = Counts().as_arrays()
-    return Progress(state, jnp.int32(0), state.residual, jnp.int32(0), none, none)
+    start_alone = none.plus(jacobian_products=1) if solver.keeps_gradient else none
+    return Progress(state, jnp.int32(0), state.residual, jnp.int32(0), start_alone, none, none)
 
 
 def _settled(state: State) -> State:
@@ -86,7 +89,7 @@ def _settled(state: State) -> State:
         residual=jax.lax.stop_gradient(state.residual),
         counts=state.counts.as_arrays(),
         code=jnp.asarray(state.code, jnp.int32),
-        spared=jnp.asarray(state.spared, jnp.int32),
+        derivative=state.derivative.as_arrays(),
     )
 
 
@@ -95,7 +98,9 @@ def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progres
     fell = state.residual < 0.9 * progress.best
     best = jax.lax.stop_gradient(jnp.where(fell, state.residual, progress.best))
     last, again = _reversed(solver, progress, state)
-    return Progress(state, progress.steps + 1, best, jnp.where(fell, 0, progress.since_best + 1), again, last)
+    derivative = progress.derivative.add(state.derivative)
+    since_best = jnp.where(fell, 0, progress.since_best + 1)
+    return Progress(state, progress.steps + 1, best, since_best, derivative, again, last)
 
 
 def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts, Counts]:
@@ -104,7 +109,7 @@ def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts,
     last = jax.tree.map(jnp.subtract, state.counts, progress.state.counts)
     recomputed = progress.steps % segment_length(solver.max_steps) != 0
     again = jax.tree.map(lambda all, before: all + jnp.where(recomputed, before, 0), progress.again, progress.last)
-    return last, again.add(last).plus(gradients=-state.spared)
+    return last, again.add(last)
 
 
 def _target(solver: Solver, reference: jax.Array, start: Params) -> jax.Array:
@@ -146,4 +151,4 @@ def conclude(solver: Solver, instance: Instance, progress: Progress, reference: 
     )
     relative = jnp.where(reference > 0, residual / jnp.where(reference > 0, reference, 1.0), residual)
     counts = state.counts.plus(gradients=2, proxes=2 * instance.mapping.prox_calls)
-    return Outcome(state.params, relative, progress.steps, Status.of(code), counts, state)
+    return Outcome(state.params, relative, progress.steps, Status.of(code), counts, state, progress.derivative)

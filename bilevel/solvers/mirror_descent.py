@@ -13,7 +13,7 @@ from bilevel import trees
 from bilevel.constraints import Simplex
 from bilevel.optimality import Entropy
 from bilevel.penalties import Parameter, on_leaves, resolve
-from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.base import SPARING, Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size
 from bilevel.typing import Counts, Params, PyTree
@@ -88,7 +88,7 @@ class MirrorDescent(Solver):
         counts = state.counts.plus(gradients=found.trials, proxes=1)
         residual = instance.residual_given(found.params, found.gradient)
         memory = Memory(found.gradient, found.step_size, steps + 1)
-        return State(found.params, residual, counts, memory, spared=1)
+        return State(found.params, residual, counts, memory, derivative=SPARING)
 
     def refresh(self, instance: Instance, state: State) -> State:
         memory = state.memory._replace(gradient=instance.gradient(state.params))

@@ -14,7 +14,7 @@ from bilevel import trees
 from bilevel.linear import Linear
 from bilevel.solvers.base import State
 from bilevel.solvers.instance import Instance
-from bilevel.typing import Params, Scalar
+from bilevel.typing import Params, PyTree, Scalar
 
 SUFFICIENT = 1e-4
 MAX_HALVINGS = 30
@@ -91,14 +91,14 @@ def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> 
     assert isinstance(loss, Linear)
     gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)  # noqa: E731
     _, product = jax.linearize(gradients, predictions, params)
-    direct = _depends(lambda w: loss.loss(jax.lax.stop_gradient(predictions), w, hparams, batch), params)
+    direct = depends(lambda w: loss.loss(jax.lax.stop_gradient(predictions), w, hparams, batch), params)
     return Curvature(product, direct)
 
 
-def _depends(function: Any, params: jax.Array) -> bool:
-    """Whether the function uses its argument at all."""
-    jaxpr = jax.make_jaxpr(function)(params).jaxpr
-    return any(variable is jaxpr.invars[0] for equation in jaxpr.eqns for variable in equation.invars)
+def depends(function: Callable[[PyTree], PyTree], argument: PyTree) -> bool:
+    """Whether what the function returns uses its argument at all."""
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
+    return any(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
 
 
 def is_quadratic(instance: Instance, params: Params) -> bool:

@@ -13,7 +13,7 @@ from bilevel.implicit.attach import solve_system_counted
 from bilevel.implicit.prepare import asserted
 from bilevel.linear_solve import AutoLinear, LinearSolver, Preconditioner
 from bilevel.optimality import Stationary
-from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.base import SPARING, Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.status import Code
 from bilevel.typing import Counts, Params, PyTree
@@ -63,6 +63,7 @@ class Newton(Solver):
     def step(self, instance: Instance, state: State) -> State:
         residual = state.memory.residual
         solution, cost, inverse = self._solve(instance, state.params, residual)
+        transposed = cost.add(SPARING).plus(hessian_products=1)  # another solve, and the derivative of A
         direction = jax.tree.map(jnp.negative, solution)
         if isinstance(instance.mapping, Stationary):
             descends = trees.dot(direction, residual) < 0
@@ -83,7 +84,7 @@ class Newton(Solver):
         first = at(jnp.ones_like(state.residual))
         if not instance.searches:
             counts = state.counts.add(cost).plus(gradients=1)
-            return State(first.params, first.norm, counts, Memory(first.residual, inverse))
+            return State(first.params, first.norm, counts, Memory(first.residual, inverse), derivative=transposed)
         trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
         failed = trials >= MAX_HALVINGS
         if instance.differentiable:
@@ -92,7 +93,8 @@ class Newton(Solver):
         code = jnp.where(failed, Code.stalled, Code.converged)
         params = trees.select(failed, state.params, trial.params)
         after = trees.select(failed, residual, trial.residual)
-        return State(params, jnp.where(failed, state.residual, trial.norm), counts, Memory(after, inverse), code)
+        norm = jnp.where(failed, state.residual, trial.norm)
+        return State(params, norm, counts, Memory(after, inverse), code, transposed)
 
     def _solve(self, instance: Instance, params: Params, rhs: PyTree) -> tuple[PyTree, Counts, Preconditioner | None]:
         """A^{-1} rhs (NaN where the solve failed), what it cost, and what it found of A^{-1}."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import optax
 
 from bilevel import trees
-from bilevel.solvers.base import Solver, State, needs_smooth, settings
+from bilevel.solvers.base import SPARING, Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
 from bilevel.typing import Counts, Params, PyTree
 
@@ -39,7 +39,7 @@ class Optax(Solver):
         params: PyTree = optax.apply_updates(state.params, updates)
         gradient = instance.gradient(params)
         counts = state.counts.plus(gradients=1)
-        return State(params, trees.norm(gradient), counts, (gradient, inside), spared=1)
+        return State(params, trees.norm(gradient), counts, (gradient, inside), derivative=SPARING)
 
     def refresh(self, instance: Instance, state: State) -> State:
         memory = (instance.gradient(state.params), state.memory[1])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.penalties import Parameter
-from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size, steady
 from bilevel.typing import Counts, Params
@@ -46,6 +46,7 @@ class ProximalGradient(Solver):
     tol: float = 1e-8
     step_size: Parameter = BACKTRACKING
     acceleration: bool = True
+    keeps_gradient = False
 
     def init(self, instance: Instance, params: Params) -> State:
         gradient = instance.gradient(params)
@@ -77,10 +78,11 @@ class ProximalGradient(Solver):
             return move(memory.step_size), memory.step_size, state.residual, counts.as_arrays()
 
         due = (memory.steps < ALWAYS_CHECKED) | (memory.steps % CHECK_EVERY == 0)
-        params, step, residual, counts = jax.lax.cond(due, checked, unchecked)
+        params, step, residual, counts = jax.lax.cond(due, checked, unchecked) if instance.searches else unchecked()
         momentum, extrapolated = self._extrapolate(params, state.params, memory)
         memory = Memory(extrapolated, momentum, step, memory.steps + 1)
-        return State(params, residual, counts, memory, spared=jnp.where(due, 1, 0))
+        spared = jnp.where(due, 1, 0) if instance.searches else 0
+        return State(params, residual, counts, memory, derivative=ONE.plus(gradients=-spared, proxes=-spared))
 
     def refresh(self, instance: Instance, state: State) -> State:
         step_size, products = steady(self.step_size, state.memory.step_size, instance, state.params)

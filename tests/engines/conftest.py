@@ -61,6 +61,8 @@ class Counted:
         REGISTER[self.owner] = self
         self._gradient = jax.custom_jvp(self._plain_gradient)
         self._gradient.defjvp(self._gradient_rule, symbolic_zeros=True)
+        self._direct = jax.custom_jvp(jax.grad(loss, argnums=1))
+        self._direct.defjvp(self._direct_rule, symbolic_zeros=True)
         self._value = jax.custom_jvp(loss)
         self._value.defjvp(self._value_rule, symbolic_zeros=True)
 
@@ -83,10 +85,22 @@ class Counted:
         if moved[0]:
             out = out + _dot(self._gradient(*primals), tangents[0])
         if moved[1]:
-            direct = jax.grad(self.loss, argnums=1)(params, hparams, batch)
+            direct = self._direct(params, hparams, batch)
             direct = direct if moved[0] else self._tick(direct, params, "gradients")  # else one pass gives both
             out = out + _dot(direct, tangents[1])
         return self.loss(*primals), out
+
+    def _direct_rule(self, primals, tangents):
+        params, hparams, batch = primals
+        direct = jax.grad(self.loss, argnums=1)
+        out = jax.tree.map(jnp.zeros_like, hparams)
+        if not _is_zero(tangents[0]):  # the transposed Jacobian product, as forward over reverse takes it
+            moved = self._tick(tangents[0], params, "jacobian_products")
+            out = jax.tree.map(jnp.add, out, jax.jvp(lambda w: direct(w, hparams, batch), (params,), (moved,))[1])
+        if not _is_zero(tangents[1]):
+            change = jax.jvp(lambda h: direct(params, h, batch), (hparams,), (tangents[1],))[1]
+            out = jax.tree.map(jnp.add, out, change)
+        return direct(*primals), out
 
     def _gradient_rule(self, primals, tangents):
         params, hparams, batch = primals

@@ -1,7 +1,11 @@
 """The counters of the report against counts taken in the running program."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -79,10 +83,26 @@ CASES = [
     ("active-set", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ActiveSetNewton(), "lasso"),
     ("mirror", bl.Implicit(accuracy="residual", linear_solve=bl.GMRES()), bl.MirrorDescent(tol=1e-6), "simplex"),
     ("box", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGSB(tol=1e-6), "box"),
+    ("unrolled-newton", bl.Unrolled(), bl.Newton(linear_solve=bl.Dense()), None),
+    ("unrolled-newton-cg", bl.Unrolled(), bl.Newton(linear_solve=bl.CG()), None),
+    ("one-step-newton", bl.OneStep(), bl.Newton(linear_solve=bl.Dense()), None),
+    ("truncated-newton", bl.Truncated(steps=3), bl.Newton(linear_solve=bl.Dense()), None),
+    ("one-step-lasso", bl.OneStep(), ACCELERATED, "lasso"),
+    ("one-step-lasso-fixed", bl.OneStep(), bl.ProximalGradient(step_size=0.4, tol=1e-6), "lasso"),
+    ("one-step-mirror", bl.OneStep(), bl.MirrorDescent(max_steps=200, tol=1e-4), "fixed simplex"),
+    ("one-step-box", bl.OneStep(), ACCELERATED, "box"),
+    ("truncated-box", bl.Truncated(steps=5), ACCELERATED, "box"),
+    ("unrolled-moving-simplex", bl.Unrolled(), bl.MirrorDescent(max_steps=200, tol=1e-4), "simplex"),
+    ("unrolled-moving-start", bl.Unrolled(), FIXED, "moving start"),
+    ("forward-moving-start", bl.Forward(), FIXED, "moving start"),
+    ("unrolled-moving-start-box", bl.Unrolled(), ACCELERATED, "moving start"),
+    ("unrolled-fire", bl.Unrolled(), bl.FIRE(max_steps=200, tol=1e-2), None),
+    ("unrolled-lbfgsb", bl.Unrolled(), bl.LBFGSB(tol=1e-6), "box"),
 ]
 FAST = ("estimate-cg",)
 NONSMOOTH = {
     "squares": {},
+    "moving start": {},
     "lasso": {"penalty": bl.L1(weight=lambda h: 0.1 * jnp.exp(h))},
     "simplex": {"constraint": bl.Simplex(scale=lambda h: 4.0 * jnp.exp(h[0] + 2.0))},
     "fixed simplex": {"constraint": bl.Simplex(scale=4.0)},
@@ -100,7 +120,11 @@ def test_counters_are_exact(counted, engine, solver, penalty):
     inner_loss, outer_loss = counted({"lasso": error, "squares": squares}.get(penalty, penalised)), counted(error)
     extra = NONSMOOTH[penalty] if penalty else {}
     start = 0.8 if penalty and penalty.endswith("simplex") else 0.0
-    inner = bl.InnerProblem(loss=inner_loss, init=lambda key, h: jnp.full(FEATURES, start), solver=solver, **extra)
+
+    def init(key, hparams):
+        return start + (hparams if penalty == "moving start" else jnp.zeros(FEATURES))
+
+    inner = bl.InnerProblem(loss=inner_loss, init=init, solver=solver, **extra)
     task = bl.Task(
         inner=inner,
         outer_loss=outer_loss,
@@ -116,33 +140,60 @@ def test_counters_are_exact(counted, engine, solver, penalty):
         assert int(counts.jacobian_products) == seen["jacobian_products"]
 
 
-@pytest.mark.parametrize("solver", [bl.ProximalGradient(tol=1e-6), bl.ProximalGradient(tol=1e-6, step_size=0.5)])
-def test_proxes_are_counted(solver):
-    calls = []
+@dataclasses.dataclass(frozen=True)
+class CountedBox(bl.Constraint):
+    """[-1, h] that counts the unknowns it projects, whether one by one or all at once."""
 
-    class Counting(bl.Constraint):
-        def project(self, point, hparams):
-            def called(value):
-                calls.append(1)
-                return value
+    separable = True
+    seen: ClassVar[list[int]] = []
 
-            kept = jax.pure_callback(
-                called, jax.ShapeDtypeStruct(point.shape, point.dtype), jax.lax.stop_gradient(point)
-            )
-            return jnp.clip(point, -1.0, hparams) + (kept - jax.lax.stop_gradient(point))
+    def project(self, point, hparams):
+        def called(value):
+            self.seen.append(value.size)
+            return np.zeros(value.shape, np.float32)
 
+        zeros = jax.ShapeDtypeStruct(point.shape, np.float32)
+        told = jax.pure_callback(called, zeros, jax.lax.stop_gradient(point), vmap_method="expand_dims")
+        return jnp.clip(point, -1.0, hparams) + told.astype(point.dtype)
+
+
+PROXES = [
+    ("gradient", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ProximalGradient(tol=1e-6)),
+    ("fixed", bl.Implicit(linear_solve=bl.CG()), bl.ProximalGradient(tol=1e-6, step_size=0.1)),
+    ("lbfgsb", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGSB(tol=1e-6)),
+    ("blocks", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.BlockCoordinateDescent()),
+    ("active-set", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ActiveSetNewton()),
+    *[
+        (f"{name}-{type(engine).__name__}", engine, solver)
+        for engine in (bl.Unrolled(), bl.OneStep(), bl.Truncated(steps=3))
+        for name, solver in (
+            ("gradient", bl.ProximalGradient(tol=1e-6)),
+            ("lbfgsb", bl.LBFGSB(tol=1e-6)),
+            ("blocks", bl.BlockCoordinateDescent()),
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("engine", "solver"),
+    [pytest.param(*case[1:], id=case[0], marks=[pytest.mark.slow] * (case[0] != "gradient")) for case in PROXES],
+)
+def test_proxes_are_counted(counted, engine, solver):
+    x = jax.random.normal(KEYS[0], (12, 6))
+    loss, outer_loss = (
+        counted(lambda z, h, batch: 0.5 * jnp.mean(jnp.logaddexp(z - batch[1], batch[1] - z) + 0.1 * h * z**2)),
+        counted(lambda w, h, batch: jnp.sum(w**2) + h**2),
+    )
     inner = bl.InnerProblem(
-        loss=lambda w, h, batch: 0.5 * jnp.sum(batch * (w - 2.0) ** 2),
-        init=lambda key, h: jnp.zeros(3),
-        constraint=Counting(),
+        loss=bl.Linear(design=lambda batch: batch[0], loss=lambda z, w, h, batch: loss(z, h, batch)),
+        init=lambda key, h: jnp.zeros(6),
+        constraint=CountedBox(),
         solver=solver,
     )
-    task = bl.Task(
-        inner=inner,
-        outer_loss=lambda w, h, batch: jnp.sum(w),
-        init_hparams=lambda key: jnp.ones(()),
-        batches=bl.full_batch(jnp.array([1.0, 0.5, 1.7]), None),
-    )
-    _, grad, report = bl.hypergradient(task, jnp.ones(()), bl.Implicit(accuracy="residual", linear_solve=bl.CG()))
+    task = bl.Task(inner, outer_loss, lambda key: jnp.ones(()), bl.full_batch((x, 0.5 * x @ jnp.arange(6.0)), None))
+    CountedBox.seen.clear()
+    _, grad, report = bl.hypergradient(task, jnp.ones(()), engine)
     jax.block_until_ready(grad)
-    assert int(report.counts.proxes) == len(calls)
+    assert int(report.counts.proxes) == sum(CountedBox.seen) / 6
+    assert int(report.counts.gradients) == loss.seen["gradients"] + outer_loss.seen["gradients"]
