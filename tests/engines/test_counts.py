@@ -141,10 +141,9 @@ def test_counters_are_exact(counted, engine, solver, penalty):
 
 
 @dataclasses.dataclass(frozen=True)
-class CountedBox(bl.Constraint):
-    """[-1, h] that counts the unknowns it projects, whether one by one or all at once."""
+class CountedBox(bl.Box):
+    """A box that counts the unknowns it projects, whether one by one or all at once."""
 
-    separable = True
     seen: ClassVar[list[int]] = []
 
     def project(self, point, hparams):
@@ -154,7 +153,7 @@ class CountedBox(bl.Constraint):
 
         zeros = jax.ShapeDtypeStruct(point.shape, np.float32)
         told = jax.pure_callback(called, zeros, jax.lax.stop_gradient(point), vmap_method="expand_dims")
-        return jnp.clip(point, -1.0, hparams) + told.astype(point.dtype)
+        return super().project(point, hparams) + told.astype(point.dtype)
 
 
 PROXES = [
@@ -188,7 +187,7 @@ def test_proxes_are_counted(counted, engine, solver):
     inner = bl.InnerProblem(
         loss=bl.Linear(design=lambda batch: batch[0], loss=lambda z, w, h, batch: loss(z, h, batch)),
         init=lambda key, h: jnp.zeros(6),
-        constraint=CountedBox(),
+        constraint=CountedBox(lower=-1.0, upper=lambda h: h),
         solver=solver,
     )
     task = bl.Task(inner, outer_loss, lambda key: jnp.ones(()), bl.full_batch((x, 0.5 * x @ jnp.arange(6.0)), None))
