@@ -64,15 +64,13 @@ class Timed:
 
 def own(name: str, run: Callable[[], Mapping[str, Any]]) -> Arm:
     """An arm of this process. Its results are fetched inside the time, as the peers' are."""
-    ready: list[bool] = []
+    compiled: list[float] = []
 
     def call(repeats: int) -> dict:
-        compile_seconds = 0.0
-        if not ready:
+        if not compiled:
             began = time.perf_counter()
             jax.block_until_ready(run())
-            compile_seconds = time.perf_counter() - began
-            ready.append(True)
+            compiled.append(time.perf_counter() - began)
         seconds, processor, result = [], [], {}
         for _ in range(repeats):
             began = time.perf_counter(), time.process_time()
@@ -82,7 +80,7 @@ def own(name: str, run: Callable[[], Mapping[str, Any]]) -> Arm:
         return {
             "seconds": seconds,
             "cpu_seconds": processor,
-            "compile_seconds": compile_seconds,
+            "compile_seconds": compiled[0],
             "values": result,
         }
 
@@ -130,8 +128,14 @@ def _arms_of(process: subprocess.Popen, peer: str, only: Sequence[str]) -> list[
     return [Arm(f"{peer}: {label}", lambda n, label=label: ask({"arm": label, "repeats": n})) for label in labels]
 
 
-def in_turn(arms: Sequence[Arm], rounds: int, patience: float = 60.0) -> dict[str, Timed]:
-    """All arms, ``rounds`` times in turn; one that has used ``patience`` seconds in its rounds is not asked again."""
+def in_turn(
+    arms: Sequence[Arm],
+    rounds: int,
+    patience: float = 60.0,
+    after: Callable[[dict[str, Timed]], object] = lambda found: None,
+) -> dict[str, Timed]:
+    """All arms, ``rounds`` times in turn; one that has used ``patience`` seconds in its rounds is not asked again.
+    ``after`` each round is told what was found so far, so that a run that is cut off leaves that."""
     found = {arm.name: Timed(arm.name) for arm in arms}
     for number in range(rounds):
         for arm in arms:
@@ -139,6 +143,7 @@ def in_turn(arms: Sequence[Arm], rounds: int, patience: float = 60.0) -> dict[st
             if timed.failed or sum(timed.seconds) > patience:
                 continue
             _note(timed, arm.call(1), first=number == 0)
+        after(found)
     return found
 
 
@@ -194,15 +199,17 @@ def paths(name: str, out: Path | None) -> tuple[Path, Path]:
     results, figures = (FOLDER / "results", FOLDER / "figures") if out is None else (out, out)
     results.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
-    return results / f"{name}.csv", figures / f"{name}.png"
+    found = results / f"{name}.csv", figures / f"{name}.png"
+    print(f"Results go to {found[0]}, the figure to {found[1]}.", flush=True)
+    return found
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows as CSV, numbers with four digits, the device beside each; all have the keys of the first."""
+    """The rows as CSV, numbers with four digits, the device beside each; all have the keys of the first. Written whole
+    each time, so that a benchmark keeps what it has."""
     device = device_name()
     lines = [[*(shown(value) for value in row.values()), device] for row in rows]
     write_table(path, [*rows[0], "device"], lines)
-    print(f"written to {path}")
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

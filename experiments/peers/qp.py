@@ -43,19 +43,20 @@ def data(batch: int, unknowns: int, rows: int, seed: int = 0) -> dict[str, np.nd
     }
 
 
+@jax.jit
+def slope(Q: jax.Array, q: jax.Array, G: jax.Array, h: jax.Array, towards: jax.Array) -> tuple:
+    def loss(Q: jax.Array, q: jax.Array, G: jax.Array, h: jax.Array) -> tuple:
+        solution = jax.vmap(lambda Q, q, G, h: bl.quadratic_program(Q, q, G=G, h=h))(Q, q, G, h)
+        return jnp.sum(solution.params * towards), solution
+
+    return jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(Q, q, G, h)
+
+
 def layer(arrays: dict[str, np.ndarray]) -> Callable[[], dict[str, Any]]:
-    Q, q, G, h, towards = (jnp.asarray(arrays[name]) for name in ("Q", "q", "G", "h", "towards"))
-
-    @jax.jit
-    def slope(Q: jax.Array, q: jax.Array, G: jax.Array, h: jax.Array) -> tuple:
-        def loss(Q: jax.Array, q: jax.Array, G: jax.Array, h: jax.Array) -> tuple:
-            solution = jax.vmap(lambda Q, q, G, h: bl.quadratic_program(Q, q, G=G, h=h))(Q, q, G, h)
-            return jnp.sum(solution.params * towards), solution
-
-        return jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(Q, q, G, h)
+    on_device = [jnp.asarray(arrays[name]) for name in ("Q", "q", "G", "h", "towards")]
 
     def run() -> dict[str, Any]:
-        gradients, solution = slope(Q, q, G, h)
+        gradients, solution = slope(*on_device)
         extra = {"x": solution.params, "steps": solution.steps, "dual": solution.dual.inequality_dual}
         return extra | dict(zip("QqGh", gradients, strict=True))
 
@@ -92,19 +93,28 @@ def differences(arrays: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> 
     return float(np.median(np.abs(found - expected)) / np.median(np.abs(expected)))
 
 
-def rows_of(settings: Any) -> list[dict[str, Any]]:
+def measured(settings: Any, results: Path, picture: Path) -> list[dict[str, Any]]:
+    """The rows, which are written and drawn after each round."""
     arrays = data(*((4, 6, 6) if settings.smoke else SHAPE))
-    run = layer(arrays)
-    first = {name: np.asarray(value) for name, value in run().items()}
+    own = common.own("bilevel: quadratic_program", layer(arrays))
+    first = own.call(1)["values"]
     exact = reference(arrays, first)
     print(f"central differences agree with the reference to {differences(arrays, exact):.1e}")
     steps = first["steps"]
     print(f"factorisations of the lanes: {np.min(steps)} to {np.max(steps)}, {np.mean(steps):.1f} on average")
-    with common.served("qp", settings.peers, arrays) as theirs:
-        arms = [common.own("bilevel: quadratic_program", layer(arrays)), *theirs]
-        found = common.in_turn(arms, 2 if settings.smoke else 11, patience=3.0)
     truth = np.concatenate([exact["q"], exact["h"]], axis=1)
 
+    def keep(found: dict[str, common.Timed]) -> None:
+        rows = rows_of(found, truth, first["x"])
+        common.write(results, rows)
+        draw(rows, picture)
+
+    with common.served("qp", settings.peers, arrays) as theirs:
+        found = common.in_turn([own, *theirs], 2 if settings.smoke else 11, patience=3.0, after=keep)
+    return rows_of(found, truth, first["x"])
+
+
+def rows_of(found: dict[str, common.Timed], truth: np.ndarray, solutions: np.ndarray) -> list[dict[str, Any]]:
     def error(result: dict[str, np.ndarray]) -> float:
         if "q" not in result:
             return float("nan")
@@ -117,7 +127,7 @@ def rows_of(settings: Any) -> list[dict[str, Any]]:
             "cpu_seconds": timed.cpu_median,
             "compile_seconds": timed.compile_seconds,
             "error": error(timed.result),
-            "solution_error": common.relative_error(timed.result.get("x", np.nan), first["x"]),
+            "solution_error": common.relative_error(timed.result.get("x", np.nan), solutions),
         }
         for timed in found.values()
     ]
@@ -149,11 +159,9 @@ def verdict(rows: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     settings = common.arguments(__doc__, *PEERS)
     jax.config.update("jax_enable_x64", True)
-    rows = rows_of(settings)
     results, picture = common.paths("qp", settings.out)
+    rows = measured(settings, results, picture)
     common.show(rows)
-    common.write(results, rows)
-    draw(rows, picture)
     print(*verdict(rows), sep="\n")
 
 

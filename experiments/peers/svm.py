@@ -173,16 +173,16 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
 def main() -> None:
     settings = common.arguments(__doc__, *PEERS)
     jax.config.update("jax_enable_x64", True)
-    sizes = [(60, 20)] if settings.smoke else SIZES
-    rows: list[dict[str, Any]] = []
-    for samples, features in sizes:
-        rows += size_rows(samples, features, settings)
     results, picture = common.paths("svm", settings.out)
-    common.show(rows)
-    print()
+    rows: list[dict[str, Any]] = []
+    for samples, features in [(60, 20)] if settings.smoke else SIZES:
+        more = list(size_rows(samples, features, settings))
+        rows += more
+        common.show(more)
+        common.show(summary(more))
+        common.write(results, rows)
+        draw(rows, picture)
     common.show(summary(rows))
-    common.write(results, rows)
-    draw(rows, picture)
     for form, least in (("opaque", 1.5), ("Gram", 3.0)):
         ratios = [line[f"{form}, times faster"] for line in summary(rows)]
         if settings.peers:

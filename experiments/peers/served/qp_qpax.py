@@ -6,31 +6,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from protocol import Run, serve
+from quadratic import gradients  # before qpax: it sets the precision
 
-jax.config.update("jax_enable_x64", True)
-
-import qpax  # noqa: E402
+import qpax  # isort: skip
 
 
 def prepare(arrays: dict, backend: str, tol: float, kappa: float) -> Run:
-    Q, q, G, h, towards = (jnp.asarray(arrays[name]) for name in ("Q", "q", "G", "h", "towards"))
-    A, b = jnp.zeros((0, q.shape[-1])), jnp.zeros(0)
+    A, b = jnp.zeros((0, arrays["q"].shape[-1])), jnp.zeros(0)
+    solver = partial(qpax.solve_qp_primal, backend=backend, solver_tol=tol, target_kappa=kappa)
 
-    def loss(Q: Any, q: Any, G: Any, h: Any) -> Any:
-        solve = partial(qpax.solve_qp_primal, backend=backend, solver_tol=tol, target_kappa=kappa)
-        found = jax.vmap(lambda Q, q, G, h: solve(Q, q, A, b, G, h))(Q, q, G, h)
-        return jnp.sum(found * towards), found
+    def solve(Q: Any, q: Any, G: Any, h: Any) -> Any:
+        return solver(Q, q, A, b, G, h)
 
-    slope = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
-
-    def run() -> dict:
-        (_, found), gradients = jax.block_until_ready(slope(Q, q, G, h))
-        return {"x": found} | dict(zip("QqGh", gradients, strict=True))
-
-    return run
+    return gradients(arrays, solve)
 
 
 def arms() -> dict[str, Callable[[dict], Run]]:
