@@ -69,6 +69,16 @@ class _State(NamedTuple):
     code: jax.Array
 
 
+class _Column(NamedTuple):
+    """One more vector of Arnoldi's method, and its column of the Hessenberg matrix."""
+
+    vector: jax.Array
+    entries: jax.Array
+    size: Scalar  # the norm of the product
+    norm: Scalar
+    spent: jax.Array  # nothing is left of it off the space so far
+
+
 def minimal_residual_cycle(
     operator: Operator, precondition: LinearMap, restart: int, rhs: PyTree, target: Scalar, max_steps: jax.Array
 ) -> Advance:
@@ -83,36 +93,8 @@ def minimal_residual_cycle(
     def step(state: _State) -> _State:
         direction = precondition(unravel(state.basis[state.steps]))
         image = ravel_pytree(tree.apply(operator, direction, operator.owner))[0]
-        length, unit = jnp.linalg.norm(image), tree.norm(direction)
-        norm = jnp.maximum(state.norm, length / jnp.where(unit == 0, 1, unit))
-        first = state.basis @ image
-        image = image - first @ state.basis
-        second = state.basis @ image  # once more: the first pass leaves errors of the size of rounding
-        image = image - second @ state.basis
-        height = jnp.linalg.norm(image)
-        spent = height <= roundoff * length
-        vector = jnp.where(spent, 0, image / jnp.where(spent, 1, height))
-        column = (first + second).at[state.steps + 1].add(jnp.where(spent, 0, height))
-        return rotated(state, column, length, norm, spent, vector)
-
-    def rotated(state: _State, column, size, norm, spent, vector) -> _State:
-        k = state.steps
-        column = state.rotation @ column
-        pivot = jnp.hypot(column[k], column[k + 1])
-        largest = jnp.maximum(size, jnp.max(jnp.abs(state.triangle)))
-        lost = pivot <= roundoff * largest  # the column adds nothing: A is singular on the space
-        divisor = jnp.where(lost, 1, pivot)
-        cosine, sine = jnp.where(lost, 1, column[k] / divisor), jnp.where(lost, 0, column[k + 1] / divisor)
-        upper, lower = state.rotation[k], state.rotation[k + 1]
-        rotation = state.rotation.at[k].set(cosine * upper + sine * lower)
-        rotation = rotation.at[k + 1].set(cosine * lower - sine * upper)
-        length = jnp.abs(jnp.where(lost, rotation[k, 0], rotation[k + 1, 0]))
-        code = jnp.where(spent | lost, Code.singular, Code.max_steps)
-        code = jnp.where(length <= target, Code.converged, code)
-        code = jnp.where(jnp.isfinite(length) & jnp.isfinite(pivot), code, Code.nonfinite).astype(jnp.int32)
-        triangle = state.triangle.at[:, k].set(jnp.where(jnp.arange(restart + 1) <= k, column, 0).at[k].set(pivot))
-        basis = state.basis.at[k + 1].set(vector)
-        return _State(basis, triangle, rotation, norm, k + jnp.where(lost, 0, 1), k + 1, code)
+        column = _orthogonalized(state, image, tree.norm(direction), roundoff)
+        return _rotated(state, column, target, roundoff)
 
     count, zeros = jnp.zeros((), jnp.int32), jnp.zeros((restart + 1, restart), flat.dtype)
     basis = jnp.zeros((restart + 1, flat.size), flat.dtype).at[0].set(flat)
@@ -123,6 +105,42 @@ def minimal_residual_cycle(
     weights = _least_squares(end, restart)
     value = precondition(unravel(weights @ end.basis[:restart]))
     return Advance(value, end.steps, end.steps, end.code, end.norm)
+
+
+def _orthogonalized(state: _State, image: jax.Array, unit: Scalar, roundoff: float) -> _Column:
+    """The part of ``image`` off the basis; ``unit`` is the norm of what it is the image of."""
+    length = jnp.linalg.norm(image)
+    norm = jnp.maximum(state.norm, length / jnp.where(unit == 0, 1, unit))
+    first = state.basis @ image
+    image = image - first @ state.basis
+    second = state.basis @ image  # once more: the first pass leaves errors of the size of rounding
+    image = image - second @ state.basis
+    height = jnp.linalg.norm(image)
+    spent = height <= roundoff * length
+    vector = jnp.where(spent, 0, image / jnp.where(spent, 1, height))
+    entries = (first + second).at[state.steps + 1].add(jnp.where(spent, 0, height))
+    return _Column(vector, entries, length, norm, spent)
+
+
+def _rotated(state: _State, new: _Column, target: Scalar, roundoff: float) -> _State:
+    """The state with the new column in its triangle."""
+    k, restart = state.steps, state.triangle.shape[1]
+    column = state.rotation @ new.entries
+    pivot = jnp.hypot(column[k], column[k + 1])
+    largest = jnp.maximum(new.size, jnp.max(jnp.abs(state.triangle)))
+    lost = pivot <= roundoff * largest  # the column adds nothing: A is singular on the space
+    divisor = jnp.where(lost, 1, pivot)
+    cosine, sine = jnp.where(lost, 1, column[k] / divisor), jnp.where(lost, 0, column[k + 1] / divisor)
+    upper, lower = state.rotation[k], state.rotation[k + 1]
+    rotation = state.rotation.at[k].set(cosine * upper + sine * lower)
+    rotation = rotation.at[k + 1].set(cosine * lower - sine * upper)
+    length = jnp.abs(jnp.where(lost, rotation[k, 0], rotation[k + 1, 0]))
+    code = jnp.where(new.spent | lost, Code.singular, Code.max_steps)
+    code = jnp.where(length <= target, Code.converged, code)
+    code = jnp.where(jnp.isfinite(length) & jnp.isfinite(pivot), code, Code.nonfinite).astype(jnp.int32)
+    triangle = state.triangle.at[:, k].set(jnp.where(jnp.arange(restart + 1) <= k, column, 0).at[k].set(pivot))
+    basis = state.basis.at[k + 1].set(new.vector)
+    return _State(basis, triangle, rotation, new.norm, k + jnp.where(lost, 0, 1), k + 1, code)
 
 
 def _least_squares(state: _State, restart: int) -> jax.Array:

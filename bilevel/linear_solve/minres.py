@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -76,12 +77,38 @@ class _State(NamedTuple):
     code: jax.Array
 
 
+class _Lanczos(NamedTuple):
+    """One more Lanczos vector, and its column of the tridiagonal matrix."""
+
+    vector: PyTree  # v_k, of norm 1 (in the norm of M)
+    lanczos: PyTree  # r_{k+1}
+    image: PyTree  # M r_{k+1}
+    alpha: Scalar  # v_k' A v_k
+    beta_squared: Scalar  # r_{k+1}' M r_{k+1}
+    beta: Scalar
+    column: Scalar
+    norm: Scalar
+
+
+class _Rotation(NamedTuple):
+    """The plane rotation that takes the entry below the diagonal away, and what it makes of the right-hand side."""
+
+    delta: Scalar  # entry above the diagonal, after the rotation before
+    dbar: Scalar
+    divisor: Scalar  # the diagonal entry
+    cosine: Scalar
+    sine: Scalar
+    rate: Scalar  # how far to go along the search direction
+    length: Scalar
+    optimal: jax.Array  # || A r || / || r || is rounding: no smaller residual exists
+    lost: jax.Array  # the diagonal entry is rounding
+
+
 def minimal_residuals(
     operator: Operator, precondition: LinearMap, rhs: PyTree, target: Scalar, max_steps: jax.Array
 ) -> Advance:
     """One run from zero, until the residual of the recurrence is ``target`` times that of the start."""
     roundoff = 10 * tree.epsilon(rhs)
-    most = tree.epsilon(rhs) ** (-2 / 3)
     sign = jnp.where(tree.dot(rhs, precondition(rhs)) < 0, -1, 1)  # the inverse of -A serves as well
 
     def inverse(residual: PyTree) -> tuple[PyTree, Scalar]:
@@ -92,58 +119,77 @@ def minimal_residuals(
         return (state.code == Code.max_steps) & (state.steps < max_steps)
 
     def step(state: _State) -> _State:
-        vector = tree.scaled(1 / state.beta, state.image)
-        image = tree.apply(operator, vector, operator.owner)
-        alpha, square = tree.dot(vector, image), tree.dot(vector, vector)
-        image = tree.plus(image, -state.beta / state.beta_before, state.before)
-        lanczos = tree.plus(image, -alpha / state.beta, state.lanczos)
-        image, beta_squared = inverse(lanczos)
-        beta = jnp.sqrt(jnp.maximum(beta_squared, 0) + 0 * beta_squared)  # keeps NaN
-        column = jnp.maximum(state.column, jnp.sqrt(alpha**2 + beta**2))
+        new = _lanczos(operator, inverse, state)
+        return _advanced(state, new, _rotation(state, new, roundoff), target * start.length, roundoff)
 
-        delta = state.cosine * state.dbar + state.sine * alpha
-        gbar = state.sine * state.dbar - state.cosine * alpha
-        dbar = -state.cosine * beta
-        optimal = jnp.hypot(gbar, dbar) <= roundoff * column  # || A r || / || r ||: no smaller residual exists
-        gamma = jnp.hypot(gbar, beta)
-        lost = gamma <= roundoff * column
-        divisor = jnp.where(lost, 1, gamma)
-        cosine, sine = jnp.where(lost, 1, gbar / divisor), jnp.where(lost, 0, beta / divisor)
-        rate = jnp.where(lost, 0, cosine * state.length)
-        length = jnp.where(lost, state.length, sine * state.length)
-        search = tree.plus(tree.plus(vector, -state.epsilon, state.search_before), -delta, state.search)
-        search = tree.scaled(1 / divisor, search)
+    start = _start(inverse, rhs)
+    end = lax.while_loop(running, step, start)
+    return Advance(end.value, end.steps, end.steps, end.code, end.norm)
 
-        value = tree.plus(state.value, rate, search)
-        runaway = column * tree.norm(value) > most  # along the null space, to no effect on the residual
-        code = jnp.where(optimal | lost | runaway | (beta <= roundoff * column), Code.singular, Code.max_steps)
-        code = jnp.where(beta_squared < -roundoff * column**2, Code.indefinite, code)
-        code = jnp.where(length <= target * start.length, Code.converged, code)
-        code = jnp.where(jnp.isfinite(length) & jnp.isfinite(beta), code, Code.nonfinite).astype(jnp.int32)
-        return _State(
-            tree.where(runaway, state.value, value),
-            lanczos,
-            state.lanczos,
-            image,
-            search,
-            state.search,
-            beta,
-            state.beta,
-            cosine,
-            sine,
-            dbar,
-            state.sine * beta,
-            length,
-            jnp.maximum(state.norm, jnp.abs(alpha) / square),
-            column,
-            state.steps + 1,
-            code,
-        )
 
+def _lanczos(operator: Operator, inverse: Callable[[PyTree], tuple[PyTree, Scalar]], state: _State) -> _Lanczos:
+    vector = tree.scaled(1 / state.beta, state.image)
+    image = tree.apply(operator, vector, operator.owner)
+    alpha, square = tree.dot(vector, image), tree.dot(vector, vector)
+    image = tree.plus(image, -state.beta / state.beta_before, state.before)
+    lanczos = tree.plus(image, -alpha / state.beta, state.lanczos)
+    image, beta_squared = inverse(lanczos)
+    beta = jnp.sqrt(jnp.maximum(beta_squared, 0) + 0 * beta_squared)  # keeps NaN
+    column = jnp.maximum(state.column, jnp.sqrt(alpha**2 + beta**2))
+    norm = jnp.maximum(state.norm, jnp.abs(alpha) / square)
+    return _Lanczos(vector, lanczos, image, alpha, beta_squared, beta, column, norm)
+
+
+def _rotation(state: _State, new: _Lanczos, roundoff: float) -> _Rotation:
+    delta = state.cosine * state.dbar + state.sine * new.alpha
+    gbar = state.sine * state.dbar - state.cosine * new.alpha
+    dbar = -state.cosine * new.beta
+    gamma = jnp.hypot(gbar, new.beta)
+    optimal, lost = jnp.hypot(gbar, dbar) <= roundoff * new.column, gamma <= roundoff * new.column
+    divisor = jnp.where(lost, 1, gamma)
+    cosine, sine = jnp.where(lost, 1, gbar / divisor), jnp.where(lost, 0, new.beta / divisor)
+    rate = jnp.where(lost, 0, cosine * state.length)
+    length = jnp.where(lost, state.length, sine * state.length)
+    return _Rotation(delta, dbar, divisor, cosine, sine, rate, length, optimal, lost)
+
+
+def _advanced(state: _State, new: _Lanczos, turn: _Rotation, target: Scalar, roundoff: float) -> _State:
+    search = tree.plus(tree.plus(new.vector, -state.epsilon, state.search_before), -turn.delta, state.search)
+    search = tree.scaled(1 / turn.divisor, search)
+    value = tree.plus(state.value, turn.rate, search)
+    most = tree.epsilon(value) ** (-2 / 3)
+    runaway = new.column * tree.norm(value) > most  # along the null space, to no effect on the residual
+    ended = turn.optimal | turn.lost | runaway | (new.beta <= roundoff * new.column)
+    code = jnp.where(ended, Code.singular, Code.max_steps)
+    code = jnp.where(new.beta_squared < -roundoff * new.column**2, Code.indefinite, code)
+    code = jnp.where(turn.length <= target, Code.converged, code)
+    code = jnp.where(jnp.isfinite(turn.length) & jnp.isfinite(new.beta), code, Code.nonfinite)
+    return _State(
+        value=tree.where(runaway, state.value, value),
+        lanczos=new.lanczos,
+        before=state.lanczos,
+        image=new.image,
+        search=search,
+        search_before=state.search,
+        beta=new.beta,
+        beta_before=state.beta,
+        cosine=turn.cosine,
+        sine=turn.sine,
+        dbar=turn.dbar,
+        epsilon=state.sine * new.beta,
+        length=turn.length,
+        norm=new.norm,
+        column=new.column,
+        steps=state.steps + 1,
+        code=code.astype(jnp.int32),
+    )
+
+
+def _start(inverse: Callable[[PyTree], tuple[PyTree, Scalar]], rhs: PyTree) -> _State:
     image, square = inverse(rhs)
     zeros, zero, steps = tree.zeros_like(rhs), jnp.zeros_like(square), jnp.zeros((), jnp.int32)
     one, beta = zero + 1, jnp.sqrt(square)
-    start = _State(
+    return _State(
         value=zeros,
         lanczos=rhs,
         before=zeros,
@@ -162,5 +208,3 @@ def minimal_residuals(
         steps=steps,
         code=steps + Code.max_steps,
     )
-    end = lax.while_loop(running, step, start)
-    return Advance(end.value, end.steps, end.steps, end.code, end.norm)
