@@ -30,7 +30,8 @@ FRACTIONS = (10, 50)
 TOLERANCES = (1e-6, 1e-8)
 ERROR = 1e-6
 LARGE = 10_000  # features from which on JAXopt, minutes a run, is left out
-PATIENCE = 4.0  # seconds of one arm at one problem
+LEAST = 1e-16  # the error that is drawn where there is none
+PATIENCE = 3.0  # seconds of one arm at one problem
 
 
 def data(name: str, samples: int, features: int) -> dict[str, np.ndarray]:
@@ -102,8 +103,6 @@ def problem_rows(
     samples, features = arrays["x"].shape
     alpha = float(np.max(np.abs(arrays["x"].T @ arrays["y"])) / samples / fraction)
     arrays = arrays | {"alpha": np.asarray(alpha)}
-    sharp = hypergradient(tasks[TOLERANCES[-1]], alpha, "residual")()
-    exact = closed_form(arrays, np.asarray(sharp["params"]))
     ours = [
         common.own(f"bilevel: {tol:.0e}", hypergradient(problem, alpha, "residual")) for tol, problem in tasks.items()
     ]
@@ -112,11 +111,13 @@ def problem_rows(
     peers = {name: python for name, python in settings.peers.items() if name != "jaxopt" or features < LARGE}
     with common.served("lasso", peers, arrays) as theirs:
         found = common.in_turn([*ours, *theirs], 2 if settings.smoke else 5, patience=PATIENCE)
+    params = found[f"bilevel: {TOLERANCES[-1]:.0e}"].result["params"]
+    exact = closed_form(arrays, params)
     for timed in found.values():
         yield {
             "problem": f"{name} {samples} x {features}",
             "fraction": fraction,
-            "support": int(np.count_nonzero(np.asarray(sharp["params"]))),
+            "support": int(np.count_nonzero(params)),
             "arm": timed.name,
             "seconds": timed.median,
             "cpu_seconds": timed.cpu_median,
@@ -140,24 +141,30 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], picture: Any) -> None:
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    """Error against seconds, an axes for each problem, all with the same limits and one legend."""
     places = list(dict.fromkeys((row["problem"], row["fraction"]) for row in rows))
-    columns = -(-len(places) // 2)
-    for axes, place in zip(np.ravel(figure.subplots(min(2, len(places)), columns)), places, strict=False):
-        for package, style in zip(("bilevel", *PEERS), "osv^", strict=True):
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    grid = figure.subplots(2, -(-len(places) // 2), sharex=True, sharey=True, squeeze=False)
+    for axes, place in zip(grid.T.flat, places, strict=False):
+        for package, marker in zip(("bilevel", *PEERS), "osv^", strict=True):
             here = [row for row in rows if (row["problem"], row["fraction"]) == place]
             here = [row for row in here if row["arm"].startswith(package) and "estimate" not in row["arm"]]
-            axes.loglog(
-                [row["seconds"] for row in here], [max(row["error"], 1e-16) for row in here], style, label=package
-            )
-        axes.set(title=f"{place[0]}, 1/{place[1]}", xlabel="seconds", ylabel="error of the derivative")
-        axes.legend(frameon=False, fontsize=7)
+            errors = [max(row["error"], LEAST) for row in here]
+            axes.loglog([row["seconds"] for row in here], errors, marker, label=package, alpha=0.7, linestyle="none")
+        axes.axhline(ERROR, color="gray", linewidth=0.8, linestyle=":")
+        axes.set_title(f"{place[0]}, largest penalty / {place[1]}", fontsize=9)
+    for axes in grid.flat[len(places) :]:
+        axes.remove()
+    figure.supxlabel("seconds, value and derivative")
+    figure.supylabel("relative error of the derivative")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(picture, dpi=120)
 
 
 def main() -> None:
     settings = common.arguments(__doc__, *PEERS)
     jax.config.update("jax_enable_x64", True)
+    results, picture = common.paths("lasso", settings.out)
     rows: list[dict[str, Any]] = []
     for name, samples, features in (("planted", 60, 1200),) if settings.smoke else PROBLEMS:
         arrays = data(name, samples, features)
@@ -165,16 +172,17 @@ def main() -> None:
         for fraction in FRACTIONS:
             rows += problem_rows(name, arrays, tasks, fraction, settings)
             common.show(summary(rows)[-1:])
-    results, picture = common.paths("lasso", settings.out)
+            common.write(results, rows)  # after each problem: what there is stays, if the run is cut off
+            draw(rows, picture)
     common.show(rows)
     print()
     common.show(summary(rows))
-    common.write(results, rows)
-    draw(rows, picture)
     if "celer" in settings.peers:
-        ratios = [line["celer / bilevel"] for line in summary(rows)]
-        claim = f"at least half as fast as celer and the closed form; {min(ratios):.3g} times at least"
-        print(common.verdict(claim, min(ratios) >= 0.5))
+        ratios = np.array([line["celer / bilevel"] for line in summary(rows)])
+        known = ratios[np.isfinite(ratios)]  # celer alone may miss the accuracy: there is then nothing to compare with
+        claim = "at least half as fast as celer and the closed form where both are accurate"
+        slowest = min(known, default=np.nan)
+        print(common.verdict(f"{claim}, {len(known)} of {len(ratios)}; {slowest:.3g} times at least", slowest >= 0.5))
 
 
 if __name__ == "__main__":

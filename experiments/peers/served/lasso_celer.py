@@ -13,8 +13,8 @@ from celer import Lasso
 from protocol import Run, serve
 from scipy.linalg import cho_factor, cho_solve
 
-TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10)
-SETTINGS = {"": {}, "p0 = 100, ": {"p0": 100}}
+TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
+LARGER = (1e-6, 1e-10)  # tolerances with a larger first working set
 
 
 def prepare(arrays: dict, tol: float, **settings: object) -> Run:
@@ -36,11 +36,8 @@ def prepare(arrays: dict, tol: float, **settings: object) -> Run:
 
 
 def arms() -> dict[str, Callable[[dict], Run]]:
-    return {
-        f"{name}{tol:.0e}": partial(prepare, tol=tol, **settings)
-        for name, settings in SETTINGS.items()
-        for tol in TOLERANCES
-    }
+    plain = {f"{tol:.0e}": partial(prepare, tol=tol) for tol in TOLERANCES}
+    return plain | {f"p0 = 100, {tol:.0e}": partial(prepare, tol=tol, p0=100) for tol in LARGER}
 
 
 if __name__ == "__main__":

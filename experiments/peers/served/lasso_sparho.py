@@ -10,7 +10,7 @@ from protocol import Run, serve
 from sparho import L1, HeldOutMSE, Problem, SquaredLoss, implicit_forward
 from sparho.adapters import CelerLasso
 
-TOLERANCES = (1e-6, 1e-8, 1e-10, 1e-12)
+TOLERANCES = (1e-8, 1e-10, 1e-12)
 
 
 def prepare(arrays: dict, tol: float) -> Run:
