@@ -3,6 +3,8 @@ see have weight zero, so that every split and every fit shares one compiled prog
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,18 +55,26 @@ def classifier(features: int, sparse: bool) -> InnerProblem:
     return InnerProblem(loss=loss, init=init, penalty=penalty, solver=solver)
 
 
-def chosen_auc(problem: InnerProblem, inputs: jax.Array, labels: jax.Array, masks: dict, grid: jax.Array) -> jax.Array:
-    """Test AUC of the classifier whose C of the grid is best by AUC on the validation samples, fitted anew on training
-    and validation samples together."""
+class Chosen(NamedTuple):
+    """AUC on the validation samples, by which something was chosen, and on the test samples, after a new fit."""
+
+    validation: jax.Array
+    test: jax.Array
+
+
+def chosen_auc(problem: InnerProblem, inputs: jax.Array, labels: jax.Array, masks: dict, grid: jax.Array) -> Chosen:
+    """The AUC of the classifier whose C of the grid is best on the validation samples; for the test it is fitted anew
+    on training and validation samples together."""
 
     def score(strength: jax.Array) -> jax.Array:
         params = problem.solve(strength / jnp.sum(masks["train"]), (inputs, labels, masks["train"])).params
         return auc(logits_of(params, inputs), labels, masks["validation"])
 
     both = masks["train"] + masks["validation"]
-    best = grid[jnp.argmax(jax.lax.map(score, 1 / grid))]
+    scores = jax.lax.map(score, 1 / grid)
+    best = grid[jnp.argmax(scores)]
     params = problem.solve(1 / (best * jnp.sum(both)), (inputs, labels, both)).params
-    return auc(logits_of(params, inputs), labels, masks["test"])
+    return Chosen(jnp.max(scores), auc(logits_of(params, inputs), labels, masks["test"]))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -37,7 +37,9 @@ def unit(dictionary: jax.Array) -> jax.Array:
     return dictionary / jnp.linalg.norm(dictionary, axis=1, keepdims=True)
 
 
-def unsupervised(inner: InnerProblem, inputs: jax.Array, weight: jax.Array, atoms: int, share: float) -> HParams:
+def unsupervised(
+    inner: InnerProblem, inputs: jax.Array, weight: jax.Array, atoms: int, share: float | jax.Array
+) -> HParams:
     """Atoms for reconstruction, by turns of codes and least squares from the leading singular vectors, and the l1 that
     makes about ``share`` of the codes in these zero."""
     seen = jnp.sqrt(weight)[:, None] * inputs

@@ -83,6 +83,7 @@ def main() -> None:
                 print(*row[:-1], f"{row[-1]:.3g}", flush=True)
                 append(path, (*row[:-1], f"{row[-1]:.5g}"))
     draw(path, out / "svm.png")
+    table(read(path))
     print(f"written to {out}")
     claims(read(path))
 
@@ -97,6 +98,21 @@ def begin(path: Path, part: str, resume: bool) -> Lines:
     kept = [line for line in lines if line["part"] != part] + own
     write(path, COLUMNS, [[line[name] for name in COLUMNS] for line in kept])
     return own
+
+
+def table(lines: Lines) -> None:
+    """Prints processor seconds by arm and size as the table of README.md."""
+    cells: dict[tuple, dict[str, dict[str, float]]] = {}
+    for line in lines:
+        if line["part"] == "time":
+            own = cells.setdefault((line["solver"], line["mapping"], line["engine"]), {})
+            own.setdefault(line["features"], {})[line["quantity"]] = float(line["value"])
+    sizes = sorted({size for own in cells.values() for size in own}, key=int)
+    print("| solver / condition | way |", *(f"p = {size} |" for size in sizes))
+    for (solver, mapping, way), own in cells.items():
+        shown = [f"{own.get(size, {}).get('cpu seconds', float('nan')):.2g}" for size in sizes]
+        half = [f"{own.get(size, {}).get('ci90', float('nan')):.1g}" for size in sizes]
+        print(f"| {solver} / {mapping} | {way} |", *(f"{a} +- {b} |" for a, b in zip(shown, half, strict=True)))
 
 
 def claims(lines: Lines) -> None:
