@@ -13,8 +13,7 @@ COMMANDS = {
     "data": "bilevel.cli.data:data",
     "doctor": "bilevel.cli.doctor:doctor",
 }
-
-
+GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")  # folders of configs/
 QUIET = (  # what the settings of this package say of Hydra, for settings that are read from elsewhere
     *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
     *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
@@ -73,6 +72,12 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
     recorded = settings_of(directory, "resume")
     if {"-m", "--multirun"} & set(flags):
         raise SettingsError("resume=DIR goes on with one run: leave out --multirun.")
+    for override in overrides:
+        if (name := override.partition("=")[0]) in GROUPS:
+            raise SettingsError(
+                f"{override}: a run that goes on keeps its {name}; leave it out (single settings, {name}.NAME=VALUE, may "
+                "change), or start a new run."
+            )
     place = quoted(directory.absolute())
     return [
         *(*flags, *recorded),

@@ -1,9 +1,11 @@
 """The command line's own words become Hydra's."""
 
+import pathlib
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from bilevel.cli.arguments import quoted, translate
+from bilevel.cli.arguments import GROUPS, quoted, translate
 from bilevel.cli.sentences import SettingsError
 
 
@@ -69,3 +71,17 @@ def test_a_sweep_is_not_resumed(tmp_path):
     (tmp_path / ".hydra" / "config.yaml").write_text("a: 1\n")
     with pytest.raises(SettingsError, match="leave out --multirun"):
         translate([f"resume={tmp_path}", "-m"])
+
+
+@pytest.mark.parametrize("override", ["task=ridge", "engine=unrolled"])
+def test_a_run_that_goes_on_keeps_its_groups(tmp_path, override):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("a: 1\n")
+    name = override.partition("=")[0]
+    with pytest.raises(SettingsError, match=f"{override}: a run that goes on keeps its {name}; leave it out"):
+        translate([f"resume={tmp_path}", override])
+
+
+def test_the_groups_are_the_folders_of_settings():
+    configs = pathlib.Path(__file__).parents[2] / "configs"
+    assert sorted(folder.name for folder in configs.iterdir() if folder.is_dir()) == sorted((*GROUPS, "hydra"))
