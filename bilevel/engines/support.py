@@ -19,7 +19,15 @@ from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.proximal_newton import hessian_matrix
-from bilevel.solvers.rows import OnRows, foremost, gradient_of_linear, has_rows, restricted_loss, sizes_for
+from bilevel.solvers.rows import (
+    OnRows,
+    first_with_room,
+    foremost,
+    gradient_of_linear,
+    has_rows,
+    restricted_loss,
+    sizes_for,
+)
 from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
 
 LEAST = 512  # rows below which nothing is worth gathering
@@ -72,8 +80,8 @@ def on_support(
         value, grad, report = solve(bilevel, point, outcome, start)
         return value, grad, _uniform(report)
 
-    number = jnp.sum(jnp.array(sizes) < jnp.sum(used) + ROOM)
-    return jax.lax.switch(number, [*(lambda size=size: on(size) for size in sizes), on_all])
+    chosen = first_with_room(sizes, jnp.sum(used), ROOM, last=0)
+    return jax.lax.switch(chosen, [*(lambda size=size: on(size) for size in sizes), on_all])
 
 
 def _uniform(report: Report) -> Report:

@@ -15,7 +15,7 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import iterate
 from bilevel.solvers.model import is_quadratic
 from bilevel.solvers.proximal_newton import ProximalNewton, model_minimum
-from bilevel.solvers.rows import foremost, gradient_of_linear, needs_rows, restricted
+from bilevel.solvers.rows import first_with_room, foremost, gradient_of_linear, needs_rows, restricted
 from bilevel.typing import Counts, Params
 
 INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change
@@ -80,7 +80,8 @@ class WorkingSet(Solver):
         active, priority = _ranked(instance, state.params, gradient, members)
         sizes = [size for size in self.sizes if 2 * size <= state.params.shape[0]]
         branches = [lambda size=size: self._on(instance, state, priority, size) for size in sizes]
-        chosen = _first_with_room(sizes, jnp.sum(active))
+        number = jnp.sum(active)
+        chosen = first_with_room(sizes, number, jnp.maximum(ROOM, number // SHARE), last=1)
         solved = jax.lax.switch(chosen, [*branches, lambda: self._on_all(instance, state.params)])
         residual = instance.residual_given(solved.params, solved.gradient)
         counts = state.counts.plus(gradients=1).add(solved.counts)
@@ -116,13 +117,6 @@ class WorkingSet(Solver):
         outcome = iterate(_roughly(self.whole), instance, params, params)
         everything = jnp.ones(params.shape[0], bool)
         return Solved(outcome.params, instance.gradient(outcome.params), everything, outcome.counts.as_arrays())
-
-
-def _first_with_room(sizes: list[int], number: jax.Array) -> jax.Array:
-    """The index of the first size that holds ``number`` rows with some more; of the largest a few more are enough."""
-    holds = jnp.array(sizes, jnp.int32) >= number + jnp.maximum(ROOM, number // SHARE)
-    holds = holds.at[-1:].set(jnp.array(sizes[-1:], jnp.int32) >= number + ROOM)
-    return jnp.where(jnp.any(holds), jnp.argmax(holds), len(sizes)) if sizes else jnp.int32(0)
 
 
 def _roughly(solver: Solver) -> Solver:

@@ -8,7 +8,7 @@ from jax.experimental.sparse import BCOO
 from numpy.testing import assert_allclose
 
 import bilevel as bl
-from bilevel.solvers.rows import by_rows, foremost, gathered, restricted, sizes_for
+from bilevel.solvers.rows import by_rows, first_with_room, foremost, gathered, restricted, sizes_for
 
 RNG = np.random.default_rng(0)
 INDICES = np.array([3, 0])
@@ -92,3 +92,9 @@ def test_sizes_hold_a_support_and_are_few(samples, rows):
     assert sizes == sorted(set(sizes)) and len(sizes) <= 3
     assert all(2 * size <= rows for size in sizes)
     assert not sizes or sizes[-1] >= min(samples, rows // 4, 2048)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, 0), (56, 0), (57, 1), (255, 1), (256, 2), (300, 2)])
+def test_the_largest_size_is_used_up_to_its_last_row(number, expected):
+    assert first_with_room([64, 256], jnp.int32(number), 8, last=1) == expected
+    assert first_with_room([], jnp.int32(number), 8, last=1) == 0
