@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 
 COLUMNS = ("part", "features", "solver", "mapping", "engine", "quantity", "value")
 SIZES = (200, 750, 1000, 2000, 3000, 4000, 5000, 7500, 10_000)
-LIMIT = 20.0
+LIMIT = 12.0
 Lines = list[dict[str, str]]
 
 
