@@ -29,7 +29,7 @@ from experiments.peers.served.outer import descend
 
 PEERS = ("jaxopt", "torchopt")
 SUBOPTIMALITY = 1e-6
-LOW, HIGH, START, STEPS = -12.0, 3.0, -4.0, 200
+LOW, HIGH, START, STEPS = -12.0, 3.0, -4.0, 100
 OURS: dict[str, tuple[float, bl.Schedule | None]] = {  # the finest tolerance of both solves, and how it is reached
     "1e-04": (1e-4, None),
     "1e-06": (1e-6, None),
@@ -112,7 +112,7 @@ def rows_of(name: str, given: Any) -> tuple[list[dict[str, Any]], dict[str, tupl
     ours = [common.own(f"bilevel: {arm}", descent(arrays, *settings)) for arm, settings in OURS.items()]
     peers = {"hoag": sys.executable} | given.peers
     with common.served("logistic", peers, arrays) as theirs:
-        found = common.in_turn([*ours, *theirs], 1 if given.smoke else 3, patience=20.0)
+        found = common.in_turn([*ours, *theirs], 1 if given.smoke else 3, patience=5.0)
     values, curves = exact(arrays), {}
     for timed in found.values():
         if not timed.failed:

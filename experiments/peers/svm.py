@@ -160,7 +160,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, samples in zip(figure.subplots(1, 2, sharey=True), (500, 700), strict=True):
+    sizes = sorted({row["samples"] for row in rows})
+    for axes, samples in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
         table = [line for line in summary(rows) if line["samples"] == samples]
         for name, style in (("jaxopt", "-s"), ("opaque", "-o"), ("Gram", "-^")):
             label = f"JAXopt, best of its solvers (error {PEER_ERROR:.1e})" if name == "jaxopt" else f"bilevel, {name}"

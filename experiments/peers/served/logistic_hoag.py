@@ -4,7 +4,7 @@ Each outer step solves the inner problem by L-BFGS until ||gradient|| < eps_k ||
 by conjugate gradients, both warm; eps_k = eps_0 / k^2 or eps_0 0.9^k. The hyperparameters then move by 1/L along the
 approximate gradient, projected; L starts at its norm times their number, falls by 5 % where the validation loss fell
 enough, and doubles where it rose. Rules and constants are those of the author's implementation, which was read for
-this (github.com/fabianp/hoag), written anew; its eps_0 is 0.01, and 0.1 is an arm of ours. Source: Pedregosa, 2016.
+this (github.com/fabianp/hoag), written anew, eps_0 = 0.01. Source: Pedregosa, 2016.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 from scipy.special import expit
 
-SCHEDULES: dict[str, Callable[[float, int], float]] = {
-    "quadratic": lambda first, k: first / (k + 1) ** 2,
-    "exponential": lambda first, k: first * 0.9**k,
+FIRST = 0.01
+SCHEDULES: dict[str, Callable[[int], float]] = {
+    "quadratic": lambda k: FIRST / (k + 1) ** 2,
+    "exponential": lambda k: FIRST * 0.9**k,
 }
 FLOOR = 1e-12
 
@@ -75,7 +76,7 @@ class Problem:
         return float(np.mean(np.logaddexp(0, -margin))), slope
 
 
-def prepare(arrays: dict, schedule: Callable[[float, int], float], first: float) -> Run:
+def prepare(arrays: dict, schedule: Callable[[int], float]) -> Run:
     low, high, steps = float(arrays["low"]), float(arrays["high"]), int(arrays["steps"])
 
     def run() -> dict:
@@ -83,10 +84,10 @@ def prepare(arrays: dict, schedule: Callable[[float, int], float], first: float)
         w = np.zeros(h.size)
         scale = np.linalg.norm(problem.inner(w, np.exp(h))[1])
         trace: list[tuple] = []
-        before, old_eps, L, u = np.inf, first, 0.0, None
+        before, old_eps, L, u = np.inf, FIRST, 0.0, None
         began = time.perf_counter()
         for k in range(steps):
-            eps, weight = max(schedule(first, k), FLOOR), np.exp(h)
+            eps, weight = max(schedule(k), FLOOR), np.exp(h)
             w = problem.solve(w, weight, eps * scale)
             value, slope = problem.outer(w)
             trace.append((time.perf_counter() - began, problem.gradients, problem.products, h.copy()))
@@ -107,10 +108,4 @@ def prepare(arrays: dict, schedule: Callable[[float, int], float], first: float)
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            f"{name}, from {first:g}": partial(prepare, schedule=schedule, first=first)
-            for name, schedule in SCHEDULES.items()
-            for first in (0.1, 0.01)
-        }
-    )
+    serve({name: partial(prepare, schedule=schedule) for name, schedule in SCHEDULES.items()})
