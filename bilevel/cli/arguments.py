@@ -75,8 +75,8 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
     for override in overrides:
         if (name := override.partition("=")[0]) in GROUPS:
             raise SettingsError(
-                f"{override}: a run that goes on keeps its {name}; leave it out (single settings, {name}.NAME=VALUE, may "
-                "change), or start a new run."
+                f"{override}: a run that goes on keeps its {name}; leave it out (single settings, {name}.NAME=VALUE, "
+                "may change), or start a new run."
             )
     place = quoted(directory.absolute())
     return [

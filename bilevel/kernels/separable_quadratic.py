@@ -54,8 +54,7 @@ def minimise(
     largest = jnp.max(jnp.diagonal(matrix), initial=0)
     floor = jnp.finfo(matrix.dtype).eps * jnp.where(largest > 0, largest, 1)
     diagonal = jnp.maximum(jnp.diagonal(matrix), floor)
-    size = matrix.shape[0]
-    epochs = min(max(EPOCHS[0], size // PER_EPOCH), EPOCHS[1])
+    epochs = passes(matrix.shape[0])
     at = lambda point: slope + matrix @ (point - start)  # noqa: E731
     measure = lambda point, slope: jnp.linalg.norm(diagonal * _move(term, point, slope, diagonal))  # noqa: E731
     first = measure(start, slope)
@@ -76,6 +75,16 @@ def minimise(
         State(start, slope, first, jnp.int32(0)),
     )
     return end.point, end.cycles
+
+
+def passes(size: int) -> int:
+    """Passes of coordinate descent in a cycle over ``size`` coordinates."""
+    return min(max(EPOCHS[0], size // PER_EPOCH), EPOCHS[1])
+
+
+def proxes_in(cycles: jax.Array, size: int) -> jax.Array:
+    """Proximal operators of all coordinates that `minimise` takes: passes, Newton step, points on its way, residual."""
+    return 1 + cycles * (passes(size) + 2 + len(SHARES))
 
 
 def _move(term: Separable, point: jax.Array, slope: jax.Array, diagonal: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.separable_quadratic import Separable, minimise
+from bilevel.kernels.separable_quadratic import Separable, minimise, proxes_in
 from bilevel.linear import Linear
 from bilevel.linear_solve import materialize
 from bilevel.solvers.base import Solver, State, settings
@@ -60,7 +60,7 @@ class ProximalNewton(Solver):
             )
         params = instance.prox(params, 0.0)
         trial = evaluate(instance, params)
-        return State(params, trial.residual, Counts(gradients=1, proxes=1), Memory(trial.value, trial.gradient))
+        return State(params, trial.residual, Counts(gradients=1, proxes=2), Memory(trial.value, trial.gradient))
 
     def step(self, instance: Instance, state: State) -> State:
         target, cost = model_minimum(instance, state.params, state.memory.gradient, MODEL_TOL)
@@ -85,8 +85,9 @@ def model_minimum(
         lambda params: instance.penalty.value(params, instance.hparams),
     )
     matrix = hessian_matrix(instance, params)
-    target, factorizations = minimise(matrix, gradient, params, term, tol)
-    return target, Counts(hessian_products=len(matrix), factorizations=factorizations)
+    target, cycles = minimise(matrix, gradient, params, term, tol)
+    proxes = proxes_in(cycles, len(matrix))
+    return target, Counts(hessian_products=len(matrix), proxes=proxes, factorizations=cycles)
 
 
 def hessian_matrix(instance: Instance, params: jax.Array) -> jax.Array:

@@ -73,7 +73,8 @@ class WorkingSet(Solver):
         needs_rows(self, instance, params)
         gradient = instance.gradient(params)
         members = _any(params != 0)
-        return State(params, instance.residual_given(params, gradient), Counts(gradients=1), Memory(gradient, members))
+        residual = instance.residual_given(params, gradient)
+        return State(params, residual, Counts(gradients=1, proxes=1), Memory(gradient, members))
 
     def step(self, instance: Instance, state: State) -> State:
         gradient, members = state.memory
@@ -84,7 +85,7 @@ class WorkingSet(Solver):
         chosen = first_with_room(sizes, number, jnp.maximum(ROOM, number // SHARE), last=1)
         solved = jax.lax.switch(chosen, [*branches, lambda: self._on_all(instance, state.params)])
         residual = instance.residual_given(solved.params, solved.gradient)
-        counts = state.counts.plus(gradients=1).add(solved.counts)
+        counts = state.counts.plus(gradients=1, proxes=2).add(solved.counts)
         return State(solved.params, residual, counts, Memory(solved.gradient, solved.members))
 
     def refresh(self, instance: Instance, state: State) -> State:
@@ -109,18 +110,20 @@ class WorkingSet(Solver):
         if isinstance(self.solver, ProximalNewton) and is_quadratic(part, rows):
             rows, counts = model_minimum(part, rows, gradient, INNER_TOL)
         else:
-            outcome = iterate(_roughly(self.solver), part, rows, rows)
-            rows, counts = outcome.params, outcome.counts
+            rows, counts = _end(self.solver, part, rows)
         return rows, counts.as_arrays()
 
     def _on_all(self, instance: Instance, params: jax.Array) -> Solved:
-        outcome = iterate(_roughly(self.whole), instance, params, params)
+        params, counts = _end(self.whole, instance, params)
         everything = jnp.ones(params.shape[0], bool)
-        return Solved(outcome.params, instance.gradient(outcome.params), everything, outcome.counts.as_arrays())
+        return Solved(params, instance.gradient(params), everything, counts.as_arrays())
 
 
-def _roughly(solver: Solver) -> Solver:
-    return replace(solver, max_steps=INNER_STEPS, tol=INNER_TOL)  # type: ignore[type-var]
+def _end(solver: Solver, instance: Instance, params: Params) -> tuple[Params, Counts]:
+    """Where a rough solve ends, and what it took; its verdict is not read, so that the residual there is not taken."""
+    roughly = replace(solver, max_steps=INNER_STEPS, tol=INNER_TOL)  # type: ignore[type-var]
+    outcome = iterate(roughly, instance, params, params)
+    return outcome.params, outcome.counts.plus(gradients=-1, proxes=-instance.mapping.prox_calls)
 
 
 def _any(mask: jax.Array) -> jax.Array:

@@ -162,6 +162,7 @@ PROXES = [
     ("lbfgsb", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGSB(tol=1e-6)),
     ("blocks", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.BlockCoordinateDescent()),
     ("active-set", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ActiveSetNewton()),
+    ("newton", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ProximalNewton()),
     *[
         (f"{name}-{type(engine).__name__}", engine, solver)
         for engine in (bl.Unrolled(), bl.OneStep(), bl.Truncated(steps=3))
