@@ -13,10 +13,16 @@ from bilevel import trees
 from bilevel.engines import Carry, Engine, Implicit, Point, Report
 from bilevel.failure import LOG, act, escalations, failed
 from bilevel.program import Program
+from bilevel.refusals import constant
 from bilevel.solvers import Solver
 from bilevel.task import Task
 from bilevel.typing import Batch, HParams, Key, Scalar
 
+CONSTANT = (
+    "The derivative of a bl.hypergradient by bl.{engine} would be wrong: to JAX the solution in it is a constant. For "
+    "second derivatives differentiate the outer loss at bl.InnerProblem.solve(...).params twice, as in "
+    "jax.jacfwd(jax.grad(loss)), or use engine=bl.Forward()."
+)
 _CHOICES: weakref.WeakKeyDictionary[Task, dict] = weakref.WeakKeyDictionary()
 _PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
@@ -54,6 +60,8 @@ def hypergradient(
     point = Point(hparams, inner_batch, outer_batch, key)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, point, carry)))
     if traced:
+        if not engine.differentiable:
+            point = constant(point, CONSTANT.format(engine=type(engine).__name__))
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
     program = _PROGRAMS.setdefault(task, _program(task))
     engine = _chosen(task, engine, point)

@@ -105,3 +105,29 @@ def test_inside_a_trace_it_is_the_same_function():
     points = np.stack([H, H + 0.5])
     _, grads, _ = jax.jit(jax.vmap(lambda h: bl.hypergradient(task, h)))(points)
     np.testing.assert_allclose(grads, jax.vmap(jax.grad(closed_form))(points), rtol=1e-8)
+
+
+@pytest.mark.parametrize("transform", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("engine", [bl.Implicit(), bl.ClosedForm(), bl.OneStep()], ids=lambda e: type(e).__name__)
+def test_second_derivatives_that_would_be_wrong_are_refused(engine, transform):
+    task = make_task(bl.Newton(max_steps=20))
+    with pytest.raises(TypeError, match=f"by bl.{type(engine).__name__} would be wrong.*InnerProblem.solve"):
+        transform(lambda h: bl.hypergradient(task, h, engine)[1])(H)
+
+
+@pytest.mark.slow
+def test_second_derivatives_where_the_refusal_points():
+    task = make_task(bl.Newton(max_steps=20))
+
+    def loss(h):
+        return error(task.inner.solve(h, (X[:20], Y[:20])).params, h, (X[20:], Y[20:]))
+
+    forward = jax.jacfwd(lambda h: bl.hypergradient(task, h, bl.Forward())[1])(H)
+    np.testing.assert_allclose(jax.jacfwd(jax.grad(loss))(H), jax.hessian(closed_form)(H), rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(forward, jax.hessian(closed_form)(H), rtol=1e-7, atol=1e-10)
+
+
+def test_reverse_mode_over_forward_is_refused():
+    task = make_task(bl.Newton(max_steps=20))
+    with pytest.raises(TypeError, match="bl.Forward takes the gradient in forward mode.*jax.jacfwd"):
+        jax.jacrev(lambda h: bl.hypergradient(task, h, bl.Forward())[1])(H)

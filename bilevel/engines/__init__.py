@@ -7,10 +7,11 @@ from bilevel.engines.bound import Constants
 from bilevel.engines.closed_form import ClosedForm
 from bilevel.engines.double_loop import F2SA, AmIGO, StocBiO
 from bilevel.engines.implicit import Implicit
-from bilevel.engines.iterative import Forward, OneStep, Truncated, Unrolled
+from bilevel.engines.iterative import Forward, Unrolled
 from bilevel.engines.recursive import SRBA
 from bilevel.engines.single_loop import SABA, SOBA
 from bilevel.engines.tolerances import ErrorDriven, Schedule, Summable
+from bilevel.engines.truncated import OneStep, Truncated
 
 __all__ = [
     "F2SA",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
-from bilevel.solvers.forward_only import forward_only
+from bilevel.refusals import forward_only
 from bilevel.typing import PyTree
 
 TWICE = (
