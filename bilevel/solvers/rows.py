@@ -21,6 +21,7 @@ from bilevel.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 
 SIZES = (64, 128, 256, 512, 1024, 2048)  # into which sparse supports are gathered
 RATIO = 4  # of one size to the next: each is compiled, and finer ones save little
+COSTLY, BETWEEN = 512, 0.625  # a largest size that has one more below it, for supports of half as many rows
 LEAST = 128  # below which a size costs about what the products with the design do
 ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
 
@@ -31,6 +32,8 @@ def sizes_for(samples: int, rows: int) -> list[int]:
     fitting = [size for size in SIZES if 2 * size <= rows]
     largest = next((size for size in fitting if size >= samples), max(fitting, default=0))
     smaller = [size for size in fitting if LEAST <= size < largest and math.log(largest / size, RATIO).is_integer()]
+    if largest >= COSTLY:
+        smaller = [*smaller[-1:], int(BETWEEN * largest)]
     return [*smaller, largest] if fitting else []
 
 
