@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.common import parser
 from experiments.common import write as write_table
@@ -218,6 +219,14 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def plain_ticks(*axes: Any) -> None:
+    """Logarithmic axes of a decade or two with labels at 1, 2 and 5, which do not run into each other."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def shown(value: Any) -> str:

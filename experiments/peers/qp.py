@@ -141,6 +141,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
         chosen = [row for row in rows if row["arm"].startswith(peer) and np.isfinite(row["error"])]
         axes.loglog([row["seconds"] for row in chosen], [row["error"] for row in chosen], "o", label=peer)
     axes.axhline(ERROR, color="black", linestyle="--", linewidth=0.8)
+    common.plain_ticks(axes.xaxis)
     axes.set(xlabel="seconds, 64 solutions and the gradient", ylabel="relative error of the gradient")
     axes.legend(frameon=False)
     figure.savefig(picture, dpi=120)

@@ -118,6 +118,10 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
         for arm in dict.fromkeys(row["arm"] for row in here):
             line = [row for row in here if row["arm"] == arm]
             axes.loglog([row["size"] for row in line], [max(row["value"], 1e-9) for row in line], "-o", label=arm)
+        if label == "seconds":
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, high / 10), high)  # at least a decade, or noise looks like growth
+            common.plain_ticks(axes.yaxis)
         axes.set(xlabel="inner steps" if part == "memory" else part, ylabel=label)
         axes.legend(frameon=False)
     figure.savefig(picture, dpi=120)
