@@ -1,7 +1,7 @@
 """The lasso: the hypergradient of its penalty, against celer with the closed form by hand, sparho and JAXopt.
 
     BILEVEL_DATA=DIR python -m experiments.peers.lasso [--smoke] \
-        [--peers celer=ENV/bin/python sparho=ENV/bin/python jaxopt=ENV/bin/python]        # about 8 minutes
+        [--peers celer=ENV/bin/python sparho=ENV/bin/python jaxopt=ENV/bin/python]        # about 5 minutes
 
 ALLAML (36 x 7,129 for training, as many samples held out) and planted problems of 500 x 5,000 and 1,000 x 20,000, at a
 tenth and a fiftieth of the largest penalty, float64. Timed: the value of the held-out squared loss and its derivative
