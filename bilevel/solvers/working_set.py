@@ -18,7 +18,8 @@ from bilevel.solvers.proximal_newton import ProximalNewton, model_minimum
 from bilevel.solvers.rows import first_with_room, foremost, gradient_of_linear, needs_rows, restricted
 from bilevel.typing import Counts, Params
 
-INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change
+INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change;
+WHOLE_TOL = 1e-3  # and how far the problem in all rows is, in which nothing changes but the point
 INNER_STEPS = 100
 ROOM = 8  # rows that a working set has beside the active ones, at least,
 SHARE = 16  # and at least this part of their number
@@ -110,18 +111,18 @@ class WorkingSet(Solver):
         if isinstance(self.solver, ProximalNewton) and is_quadratic(part, rows):
             rows, counts = model_minimum(part, rows, gradient, INNER_TOL)
         else:
-            rows, counts = _end(self.solver, part, rows)
+            rows, counts = _end(self.solver, part, rows, INNER_TOL)
         return rows, counts.as_arrays()
 
     def _on_all(self, instance: Instance, params: jax.Array) -> Solved:
-        params, counts = _end(self.whole, instance, params)
+        params, counts = _end(self.whole, instance, params, WHOLE_TOL)
         everything = jnp.ones(params.shape[0], bool)
         return Solved(params, instance.gradient(params), everything, counts.as_arrays())
 
 
-def _end(solver: Solver, instance: Instance, params: Params) -> tuple[Params, Counts]:
+def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tuple[Params, Counts]:
     """Where a rough solve ends, and what it took; its verdict is not read, so that the residual there is not taken."""
-    roughly = replace(solver, max_steps=INNER_STEPS, tol=INNER_TOL)  # type: ignore[type-var]
+    roughly = replace(solver, max_steps=INNER_STEPS, tol=tol)  # type: ignore[type-var]
     outcome = iterate(roughly, instance, params, params)
     return outcome.params, outcome.counts.plus(gradients=-1, proxes=-instance.mapping.prox_calls)
 
