@@ -1,6 +1,6 @@
 """Logistic regression with one penalty for each feature: time and products to the optimum of the validation loss.
 
-    python -m experiments.peers.logistic [--smoke] [--peers jaxopt=PYTHON torchopt=PYTHON]        # over 10 minutes, ijcnn1 4 of them
+    python -m experiments.peers.logistic [--smoke] [--peers jaxopt=PYTHON torchopt=PYTHON]   # over 10 minutes
 
 ijcnn1 (22 features) and a9a (123), half of the training file for training and half for validation; the penalty of
 feature j is exp(h_j), h within [-12, 3], started at -4. All arms see the same arrays. The outer loop is SciPy's

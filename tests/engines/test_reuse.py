@@ -11,7 +11,7 @@ import bilevel as bl
 SAMPLES, FEATURES = 40, 6
 KEYS = jax.random.split(jax.random.key(0), 4)
 X, XV = (jax.random.normal(key, (SAMPLES, FEATURES)) * jnp.logspace(0, -1.5, FEATURES) for key in KEYS[:2])
-Y, YV = (jnp.sign(jax.random.normal(key, SAMPLES)) for key in KEYS[2:])
+Y, YV = (jnp.sign(jax.random.normal(key, (SAMPLES,))) for key in KEYS[2:])
 AT = jnp.full(FEATURES, -4.0)
 
 

@@ -117,8 +117,8 @@ def test_a_warm_start_never_takes_more_steps(family):
     assert totals[0] < totals[1]
 
 
-# Known to lose, 57 products against 31: the warm start has a support that fills the working set of 4, so that all 8 rows
-# are solved (49 products as long as not all were counted), and the cold one, 88 before, got cheaper than that.
+# Known to lose, 57 products against 31: the support of the warm start fills the working set of 4, so that all rows are
+# solved (49 products as long as not all were counted), and the cold start, 88 before, got cheaper than that.
 LOSES = ("WorkingSet", "lasso", "small steps")
 
 
