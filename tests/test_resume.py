@@ -144,7 +144,7 @@ def short_run(tmp_path_factory):
     ("arguments", "sentence"),
     [
         (("task.precision=float32",), "was written by another task"),
-        (("engine=unrolled",), "engine=unrolled: engine is a group of settings"),
+        (("engine=unrolled",), "engine=unrolled: a run that goes on keeps its engine"),
         (("trainer.nope=1",), "There is no setting trainer.nope"),
     ],
 )
