@@ -113,14 +113,22 @@ def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, status: Status,
     )
 
 
-def first_carry(bilevel: Bilevel, point: Point) -> Carry:
-    cold = cold_start(bilevel, point)
-    return Carry(cold, jnp.zeros((), jnp.result_type(float)))
+class StepEngine(Engine):
+    """What the engines that differentiate steps have in common. Abstract."""
+
+    accuracy: str
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+        check_accuracy(self.accuracy)
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        return Carry(cold_start(bilevel, point), jnp.zeros((), jnp.result_type(float)))
 
 
 @settings
 @dataclass(frozen=True)
-class Unrolled(Engine):
+class Unrolled(StepEngine):
     """The gradient of the loss after the solver's steps, by reverse mode through them.
 
     The states of about sqrt(max_steps) steps are kept and the others recomputed; of a step nothing else is stored, and
@@ -136,13 +144,6 @@ class Unrolled(Engine):
     accuracy: str = "residual"
     differentiable = True
 
-    def __post_init__(self) -> None:
-        check_policy(self.on_failure)
-        check_accuracy(self.accuracy)
-
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        return first_carry(bilevel, point)
-
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outer = through_steps(unroll, self, bilevel, point, form=for_reverse_mode)
         (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
@@ -152,7 +153,7 @@ class Unrolled(Engine):
 
 @settings
 @dataclass(frozen=True)
-class Forward(Engine):
+class Forward(StepEngine):
     """The gradient through the solver's steps by forward mode: one tangent for each hyperparameter, memory free of the
     number of steps. For few hyperparameters. ``accuracy`` and starts as for `Unrolled`.
     Source: Franceschi et al., 2017."""
@@ -160,13 +161,6 @@ class Forward(Engine):
     on_failure: str = "raise"
     accuracy: str = "residual"
     differentiable = True
-
-    def __post_init__(self) -> None:
-        check_policy(self.on_failure)
-        check_accuracy(self.accuracy)
-
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outer = through_steps(iterate, self, bilevel, point)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.audit import check_accuracy
-from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, settings
-from bilevel.engines.iterative import first_carry, for_reverse_mode, reported, through_steps
+from bilevel.engines.base import Bilevel, Carry, Point, Report, settings
+from bilevel.engines.iterative import StepEngine, for_reverse_mode, reported, through_steps
 from bilevel.solvers import Instance, Solver, State, iterate
 from bilevel.status import Code
 from bilevel.typing import Counts, HParams, Params, Scalar
@@ -17,7 +16,7 @@ from bilevel.typing import Counts, HParams, Params, Scalar
 
 @settings
 @dataclass(frozen=True)
-class Truncated(Engine):
+class Truncated(StepEngine):
     """The gradient through the last ``steps`` steps of the solver, by reverse mode; those before count as constant.
 
     Biased by (contraction factor)^steps for a solution that the solver has reached; memory of ``steps`` states. The
@@ -31,13 +30,9 @@ class Truncated(Engine):
     accuracy: str = "residual"
 
     def __post_init__(self) -> None:
-        check_policy(self.on_failure)
-        check_accuracy(self.accuracy)
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"Truncated(steps={self.steps}): at least one step must be differentiated.")
-
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         return last_steps(self, bilevel, point, carry, self.steps)
@@ -45,7 +40,7 @@ class Truncated(Engine):
 
 @settings
 @dataclass(frozen=True)
-class OneStep(Engine):
+class OneStep(StepEngine):
     """The gradient through the last step of the solver only; biased by its contraction factor, exact for Newton.
 
     The bias is not known (an infinite ``error_estimate``), unless ``accuracy="estimate"`` pays two adjoint solves to
@@ -54,13 +49,6 @@ class OneStep(Engine):
 
     on_failure: str = "raise"
     accuracy: str = "residual"
-
-    def __post_init__(self) -> None:
-        check_policy(self.on_failure)
-        check_accuracy(self.accuracy)
-
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        return first_carry(bilevel, point)
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         return last_steps(self, bilevel, point, carry, 1)
