@@ -19,7 +19,7 @@ from bilevel.failure import LOG, describe, escalations, failed
 from bilevel.figures import figures
 from bilevel.loggers import JsonLines, Run, read_json_lines
 from bilevel.loggers.base import plain
-from bilevel.outer_step import Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
+from bilevel.outer_step import Best, Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
 from bilevel.program import Program
 from bilevel.result import Result, own, summarize
 from bilevel.status import ConvergenceError
@@ -103,14 +103,14 @@ class Fit:
                 for logger in self.loggers:
                     logger.figure(name, figure)
 
-    def _attempt(self) -> tuple[TrainState, Evaluation]:
+    def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
         """The step, with the engine's policy where a solve failed; "skip" leaves the hyperparameters as they were."""
-        engine, solver = self.engine, self.task.inner.solver
-        state, evaluation = self.advance(engine, solver, self.state)
+        engine, solver, start = self.engine, self.task.inner.solver, start or self.state
+        state, evaluation = self.advance(engine, solver, start)
         if failed(evaluation.report) and engine.on_failure == "retry":
             spent = evaluation.report.counts
             for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
-                state, evaluation = self.advance(harder, longer, self.state)
+                state, evaluation = self.advance(harder, longer, start)
                 spent = spent.add(evaluation.report.counts)
                 report = replace(evaluation.report, retries=jnp.int32(number), counts=spent)
                 evaluation = evaluation._replace(report=report)
@@ -158,17 +158,36 @@ class Fit:
             kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
             self.checkpoints.save(step, self.state, {"loggers": kept})
 
+    def _closely(self) -> tuple[Best, list[Evaluation]] | None:
+        """The best and the last iterate at the finest tolerances, and the better of them; None where that fails. The
+        losses of the steps are of solutions more or less loose, and do not say which is best."""
+        best, finest = self.state.best, self.engine.finest
+        unknown = best._replace(loss=jnp.full_like(best.loss, jnp.inf))
+        again = self.state._replace(hparams=best.hparams, step=best.step, best=unknown)
+        try:
+            state, first = self._attempt(again._replace(carry=finest(self.state.carry)))
+            state, last = self._attempt(self.state._replace(carry=finest(state.carry), best=state.best))
+        except ConvergenceError as error:
+            LOG.warning(
+                "The solves at the end, at the finest tolerances, failed: %s Result and summary are loose.", error
+            )
+            return None
+        return None if failed(first.report) or failed(last.report) else (state.best, [first, last])
+
     def _conclude(self) -> Result:
-        """Looks at the last hyperparameters once more, without moving them."""
+        """Looks at the last hyperparameters once more, without moving them; where tolerances follow the progress, as
+        closely as they allow, and at the best ones too."""
         stopped_early = int(self.state.step) < self.trainer.steps
-        last_hparams = self.state.hparams
-        state, evaluation = self._attempt()
-        best = state.best
+        closely = self._closely() if self.engine.adapts and int(self.state.best.step) >= 0 else None
+        if closely is None:
+            state, evaluation = self._attempt()
+            closely = state.best, [evaluation]
+        best, looks = closely
         summary = {
             **self._sizes(),
             **({"engine_chosen_because": self.reason} if self.reason else {}),
             "status": "stopped_early" if stopped_early else "completed",
-            **summarize(self.metrics, plain(metrics_of(evaluation)), int(best.step)),
+            **summarize(self.metrics, [plain(metrics_of(look)) for look in looks], int(best.step)),
             **own(self.task.baselines(), ""),
             "seconds_total": time.perf_counter() - self.began,
             **{
@@ -177,4 +196,6 @@ class Fit:
             },
             "steps_skipped": int(self.state.skipped),
         }
-        return Result(best.hparams, best.params, last_hparams, evaluation.report.params, self.metrics, plain(summary))
+        return Result(
+            best.hparams, best.params, self.state.hparams, looks[-1].report.params, self.metrics, plain(summary)
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +40,18 @@ class Result:
         }
 
 
-def summarize(metrics: list[dict[str, Any]], final: Mapping[str, Any], best_step: int) -> dict[str, Any]:
-    """The figures of a whole run: ``metrics`` a dict a step, ``final`` the last hyperparameters' own.
+def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:
+    """The figures of a whole run: ``metrics`` a dict a step, ``looks`` what was found at the end: of the last
+    hyperparameters, and before that of the best step where it had to be solved again, at finer tolerances.
 
     The task's metrics appear three times: at the best iterate (``test_accuracy``), at the start
     (``initial_test_accuracy``) and at the last (``last_test_accuracy``).
     """
-    lines = [*metrics, final]
-    chosen = lines[best_step] if 0 <= best_step < len(lines) else final
-    losses = [line["outer/loss"] for line in lines if np.isfinite(line["outer/loss"])]
+    lines, final = [*metrics, *looks], looks[-1]
+    again = len(looks) > 1
+    chosen = lines[best_step] if 0 <= best_step < len(metrics) else final
+    chosen = looks[0] if again and chosen is not final else chosen
+    losses = [line["outer/loss"] for line in (looks if again else lines) if np.isfinite(line["outer/loss"])]
     seconds = [line["seconds"] for line in metrics]
     return {
         "steps": len(metrics),

@@ -68,6 +68,10 @@ class Adaptive(Engine):
             assert isinstance(engine, Implicit)
             yield name, replace(self, engine=engine)
 
+    def finest(self, carry: Carry) -> Carry:
+        zero = jnp.zeros_like(carry.memory.inner)
+        return carry._replace(memory=carry.memory._replace(inner=zero, adjoint=zero, steps=jnp.int32(0)))
+
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         cold = cold_start(bilevel, point)
         warm = bilevel.warm_start

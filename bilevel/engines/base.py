@@ -127,6 +127,11 @@ class Engine(abc.ABC):
         """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""
         yield from ()
 
+    def finest(self, carry: Carry) -> Carry:
+        """The carry after which both solves are as accurate as the engine makes them: of one that ``adapts``, at its
+        finest tolerances."""
+        return carry
+
 
 def check_policy(on_failure: str) -> None:
     if on_failure not in POLICIES:

@@ -90,8 +90,6 @@ class Implicit(Engine):
         yield "the adjoint by bl.Dense", replace(self, reuse=False, linear_solve=Dense())
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        if self.accuracy == "bound":
-            refuse_bound(bilevel, self.constants, self.refine)
         outcome = inner_solution(bilevel, point, carry)
         start = carry.adjoint if self.warm_start and bilevel.warm_start else None
         return self.at_solution(bilevel, point, outcome, start)
@@ -101,6 +99,8 @@ class Implicit(Engine):
     ) -> tuple[Scalar, HParams, Report]:
         """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start``; of a sparse
         solution in the rows that it uses."""
+        if self.accuracy == "bound":
+            refuse_bound(bilevel, self.constants, self.refine)
         if not has_support(bilevel, point, outcome.params):
             return self._informed(bilevel, point, outcome)._at_solution(bilevel, point, outcome, start)
         return on_support(self._at_solution, bilevel, point, outcome, start)

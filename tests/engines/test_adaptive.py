@@ -1,5 +1,6 @@
 """Tolerances that follow the outer progress: the same optimum, less work, nothing compiled again."""
 
+import dataclasses
 import functools
 
 import jax
@@ -103,6 +104,32 @@ def test_the_finest_tolerance_ends_the_rounds():
     one = jnp.array(1.0)
     done, after = schedule.judge(begin, finest, Evidence(one, one, one, one, jnp.bool_(True), one))
     assert done and after.inner == 1e-3
+
+
+def test_a_fit_ends_with_figures_at_the_finest_tolerances():
+    """Loosely solved, another step looked best, and at a loss that no exact solution has."""
+    result = bl.Trainer(optimizer=optax.adam(0.3), engine=ENGINES["summable"], steps=8).fit(task())
+    for hparams, params in ((result.hparams, result.params), (result.last_hparams, result.last_params)):
+        value, _, exact = bl.hypergradient(task(), hparams, FIXED)
+        np.testing.assert_allclose(params, exact.params, atol=1e-8)
+        name = "best_outer_loss" if hparams is result.hparams else "final_outer_loss"
+        np.testing.assert_allclose(result.summary[name], value, rtol=1e-8)
+    loose = result.metrics[-1]
+    assert loose["inner/tol"] > 1e-3 and loose["inner/residual"] > 1e-4
+    assert result.summary["best_outer_loss"] <= result.summary["final_outer_loss"]
+
+
+def test_where_the_finest_tolerances_cannot_be_had_a_fit_ends_with_the_loose_figures(caplog):
+    short = task().inner.with_solver(bl.GradientDescent(max_steps=12, tol=1e-10))
+    engine = bl.Adaptive(FIXED, bl.Summable(first=0.1, rate=1.0, power=0.01))
+    result = bl.Trainer(optimizer=optax.sgd(0.01), engine=engine, steps=2).fit(dataclasses.replace(task(), inner=short))
+    assert result.summary["status"] == "completed" and "Result and summary are loose" in caplog.text
+    assert np.isfinite(result.summary["best_outer_loss"])
+
+
+def test_a_bound_without_its_constants_is_refused():
+    with pytest.raises(ValueError, match="needs monotonicity"):
+        bl.hypergradient(task(), jnp.ones(4), bl.Adaptive(bl.Implicit(accuracy="bound")))
 
 
 def test_in_a_trainer_with_a_solver_that_has_no_tolerance():
