@@ -25,6 +25,7 @@ CONSTANT = (
 )
 _CHOICES: weakref.WeakKeyDictionary[Task, dict] = weakref.WeakKeyDictionary()
 _PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
+_STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
 def hypergradient(
@@ -63,11 +64,11 @@ def hypergradient(
         if not engine.differentiable:
             point = constant(point, CONSTANT.format(engine=type(engine).__name__))
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
-    program = _PROGRAMS.setdefault(task, _program(task))
+    program = _program(task)
     engine = _chosen(task, engine, point)
-    result = program(engine, task.inner.solver, point, carry)
+    result = program(engine, task.inner.solver, point, _first_carry(task, engine, point) if carry is None else carry)
     if engine.on_failure == "retry" and failed(result[2]):
-        result = _retry(program, engine, task.inner.solver, point, result)
+        result = _retry(task, engine, point, result)
     act(engine, result[2])
     return _skipped(*result) if engine.on_failure == "skip" and failed(result[2]) else result
 
@@ -87,12 +88,23 @@ def _chosen(task: Task, engine: Engine, point: Point) -> Engine:
 def _program(task: Task) -> Program:
     owner = weakref.ref(task)  # the program must not keep alive the task that it is cached under
 
-    def compute(engine: Engine, solver: Solver, point: Point, carry: Carry | None) -> tuple[Scalar, HParams, Report]:
-        task = owner()
-        assert task is not None, "the program of a task outlived it"
-        return _compute(task, engine, solver, point, carry)
+    def compute(engine: Engine, solver: Solver, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return _compute(_alive(owner), engine, solver, point, carry)
 
-    return Program(compute)
+    return _PROGRAMS.setdefault(task, Program(compute))
+
+
+def _first_carry(task: Task, engine: Engine, point: Point) -> Carry:
+    """The carry of a cold start, by a small program of its own: the large one then serves cold and warm starts."""
+    owner = weakref.ref(task)
+    first = Program(lambda engine, point: engine.first_carry(_alive(owner).levels, point))
+    return _STARTS.setdefault(task, first)(engine, point)
+
+
+def _alive(owner: weakref.ref[Task]) -> Task:
+    task = owner()
+    assert task is not None, "the program of a task outlived it"
+    return task
 
 
 def _compute(
@@ -103,11 +115,12 @@ def _compute(
     return engine.hypergradient(levels, point, engine.first_carry(levels, point) if carry is None else carry)
 
 
-def _retry(program: Program, engine: Engine, solver: Solver, point: Point, result: tuple) -> tuple:
+def _retry(task: Task, engine: Engine, point: Point, result: tuple) -> tuple:
     """The first result that can be used, else the last; the report counts the retries and all their work."""
+    program = _program(task)
     spent = result[2].counts
-    for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
-        value, grad, report = program(harder, longer, point, None)
+    for number, (name, harder, longer) in enumerate(escalations(engine, task.inner.solver), start=1):
+        value, grad, report = program(harder, longer, point, _first_carry(task, harder, point))
         spent = spent.add(report.counts)
         result = value, grad, replace(report, retries=jnp.int32(number), counts=spent)
         LOG.warning("Retry %d (%s): status %s", number, name, report.status.name)

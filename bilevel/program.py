@@ -51,6 +51,11 @@ def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -
     return _COMPILED[key], compiles
 
 
+def _number(leaf: Any) -> Any:
+    """NumPy's float64 is a Python float too; as one it is as weakly typed, and no other program."""
+    return float(leaf) if isinstance(leaf, float) else leaf
+
+
 class Executable(NamedTuple):
     """A compiled program with the constants it takes as arguments and the structure of what it returns."""
 
@@ -86,7 +91,7 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
-        leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
+        leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(_number(leaf)) for leaf in leaves]
         signature = (structure, bool(jax.config.read("jax_enable_x64")), *(leaf.aval for leaf in leaves))
         if signature not in self._executables:
             self._executables[signature] = self._compile(leaves, structure)
