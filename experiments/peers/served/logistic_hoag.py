@@ -101,6 +101,8 @@ def prepare(arrays: dict, schedule: Callable[[int], float]) -> Run:
             elif value > before:
                 L *= 2
             before, old_eps, h = value, eps, moved
+            if trace[-1][0] > float(arrays["patience"]):
+                break
         seconds, gradients, products, hparams = zip(*trace, strict=True)
         return {"seconds": seconds, "gradients": gradients, "products": products, "hparams": np.stack(hparams)}
 

@@ -78,7 +78,12 @@ def prepare(arrays: dict, tol: float) -> Run:
         if not cumulative:  # in the first run, which is not timed
             counted = path(step(tol, numbers), numbers)
             cumulative.update({name: counted[name] for name in numbers})
-        return path(slope, {name: 0 for name in numbers}) | cumulative
+        found = path(slope, {name: 0 for name in numbers})
+        steps = len(found["seconds"])  # the counted path, which is slower, may have been given less of them
+        known = {name: count[:steps] for name, count in cumulative.items()}
+        return found | {
+            name: np.pad(count, (0, steps - len(count)), constant_values=-1) for name, count in known.items()
+        }
 
     return run
 
