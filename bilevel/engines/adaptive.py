@@ -13,6 +13,7 @@ from bilevel import trees
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings, traced
 from bilevel.engines.implicit import Implicit, as_float, tolerance_of
 from bilevel.engines.tolerances import ErrorDriven, Evidence, Schedule, Tolerances
+from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
 from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
 
@@ -22,6 +23,7 @@ class Round(NamedTuple):
 
     start: Params  # of the next inner solve
     adjoint: PyTree  # the start of the next adjoint solve
+    inverse: Preconditioner | None  # what is known of its system
     tolerances: Tolerances
     result: tuple[Scalar, HParams, Report]
     number: jax.Array
@@ -85,6 +87,7 @@ class Adaptive(Engine):
         begin = Round(
             carry.params if warm else cold,
             adjoint,
+            carry.inverse if warm else jax.tree.map(jnp.zeros_like, carry.inverse),
             carry.memory,
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing),
             jnp.int32(0),
@@ -92,7 +95,7 @@ class Adaptive(Engine):
         )
         end = jax.lax.while_loop(lambda last: ~last.done & (last.number < self.rounds), advance, begin)
         value, grad, report = end.result
-        return value, grad, replace(report, carry=Carry(end.start, end.adjoint, end.tolerances))
+        return value, grad, replace(report, carry=Carry(end.start, end.adjoint, end.tolerances, end.inverse))
 
     def _finest(self, bilevel: Bilevel) -> Tolerances:
         """The tolerances as the user set them."""
@@ -116,6 +119,7 @@ class Adaptive(Engine):
         return Round(
             report.carry.params,
             report.carry.adjoint,
+            report.carry.inverse,
             tolerances,
             (value, grad, report),
             last.number + 1,
@@ -135,12 +139,12 @@ class Adaptive(Engine):
         engine = replace(self.engine, linear_solve=self.engine.linear_solve.with_tol(adjoint_tol))
         outcome = bilevel.inner.run(point.hparams, point.inner_batch, last.start, cold)
 
-        def by(engine: Implicit, outcome: Outcome, adjoint: PyTree) -> tuple[Scalar, HParams, Report]:
-            value, grad, report = engine.at_solution(bilevel, point, outcome, adjoint)
+        def by(engine: Implicit, outcome: Outcome, *start: PyTree) -> tuple[Scalar, HParams, Report]:
+            value, grad, report = engine.at_solution(bilevel, point, outcome, *start)
             return value, grad, _uniform(report)
 
         if self.engine.accuracy != "estimate":
-            return by(engine, outcome, last.adjoint), jnp.bool_(True)
+            return by(engine, outcome, last.adjoint, last.inverse), jnp.bool_(True)
         due = self.schedule.due(last.tolerances) & (last.number == 0)
         plain = replace(engine, accuracy="residual")
         result = jax.lax.cond(
@@ -149,12 +153,13 @@ class Adaptive(Engine):
             lambda *args: by(plain, *args),
             outcome,
             last.adjoint,
+            last.inverse,
         )
         return result, due
 
 
 def _start(carry: Carry) -> Round:
-    return Round(carry.params, carry.adjoint, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]
+    return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]
 
 
 def _uniform(report: Report) -> Report:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
+from bilevel.linear_solve import Preconditioner
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
 from bilevel.status import Status
@@ -30,6 +31,7 @@ class Carry(NamedTuple):
     params: Params
     adjoint: PyTree
     memory: PyTree = ()  # an engine's own: tables, counters, further iterates
+    inverse: Preconditioner | None = None  # what is known of the inverse of the system, where that is handed on
 
 
 @dataclass(frozen=True, eq=False)

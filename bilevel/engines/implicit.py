@@ -24,6 +24,7 @@ from bilevel.engines.base import (
     traced,
 )
 from bilevel.engines.bound import Constants, error_bound, refuse_bound
+from bilevel.engines.inverse import joined, nothing_known, of_inner_solver, recycling
 from bilevel.engines.linearization import (
     adjoint_gradient,
     evaluation_counts,
@@ -32,7 +33,7 @@ from bilevel.engines.linearization import (
     prepared_system,
 )
 from bilevel.engines.support import has_support, on_support
-from bilevel.linear_solve import GMRES, AutoLinear, Damped, Dense, LinearSolver
+from bilevel.linear_solve import GMRES, AutoLinear, Damped, Dense, LBFGSPairs, LinearSolver, Preconditioner
 from bilevel.solvers import Outcome
 from bilevel.typing import HParams, PyTree, Scalar
 
@@ -44,7 +45,9 @@ class Implicit(Engine):
 
     ``linear_solve`` solves the adjoint system, in the reduced symmetric form of the mapping where there is one.
     ``warm_start`` begins it from the last adjoint. ``reuse`` takes over what the inner solver knows of A: the factor of
-    Newton's last step, or the pairs of L-BFGS, by CG with it. For losses whose products are dear: docs/speed.md.
+    Newton's last step, the pairs of L-BFGS, or the directions of its `CG` (``memory``), by CG with it; a warm-started
+    solve that takes no step hands on what the last one knew. ``recycle`` keeps so many directions of the adjoint's own
+    CG, as a preconditioner of the next. Both for losses whose products are dear: docs/speed.md.
     ``accuracy`` is the grade of the error estimate asked for:
     "residual" (free), "estimate" (a Newton correction, about one more linear solve) or "bound" (a theorem, with the
     ``constants`` that it needs).
@@ -66,6 +69,7 @@ class Implicit(Engine):
     linear_solve: LinearSolver = traced(AutoLinear())
     warm_start: bool = True
     reuse: bool = False
+    recycle: int = 0
     on_failure: str = "raise"
     refine: bool = False
     accuracy: str = "estimate"
@@ -75,6 +79,11 @@ class Implicit(Engine):
         check_policy(self.on_failure)
         if self.accuracy not in GRADES:
             raise ValueError(f"accuracy={self.accuracy!r} is not one of {', '.join(GRADES)}.")
+        if self.recycle < 0 or (self.recycle and self.reuse):
+            raise ValueError(
+                f"bl.Implicit(recycle={self.recycle}, reuse={self.reuse}): keep 1, 2, ... directions of the adjoint "
+                "solve (0: none), or take over what the inner solver knows, not both: there is one preconditioner."
+            )
 
     def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
         cold = cold_start(bilevel, point)
@@ -82,37 +91,45 @@ class Implicit(Engine):
         def reduced(w: HParams) -> HParams:
             return bilevel.inner.at(point.hparams, point.inner_batch).system(w).restrict(w)
 
-        return Carry(cold, jax.tree.map(jnp.zeros_like, jax.eval_shape(reduced, cold)))
+        adjoint = jax.tree.map(jnp.zeros_like, jax.eval_shape(reduced, cold))
+        if self.recycle:
+            return Carry(cold, adjoint, (), LBFGSPairs.empty(adjoint, self.recycle))
+        return Carry(cold, adjoint, (), nothing_known(bilevel, point, cold) if self.reuse else None)
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
-        yield "the adjoint damped", replace(self, reuse=False, linear_solve=Damped(self.linear_solve))
-        yield "the adjoint by bl.GMRES", replace(self, reuse=False, linear_solve=GMRES())
-        yield "the adjoint by bl.Dense", replace(self, reuse=False, linear_solve=Dense())
+        yield "the adjoint damped", replace(self, reuse=False, recycle=0, linear_solve=Damped(self.linear_solve))
+        yield "the adjoint by bl.GMRES", replace(self, reuse=False, recycle=0, linear_solve=GMRES())
+        yield "the adjoint by bl.Dense", replace(self, reuse=False, recycle=0, linear_solve=Dense())
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outcome = inner_solution(bilevel, point, carry)
         start = carry.adjoint if self.warm_start and bilevel.warm_start else None
-        return self.at_solution(bilevel, point, outcome, start)
+        known = carry.inverse if bilevel.warm_start else jax.tree.map(jnp.zeros_like, carry.inverse)
+        return self.at_solution(bilevel, point, outcome, start, known)
 
     def at_solution(
-        self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree = None
+        self,
+        bilevel: Bilevel,
+        point: Point,
+        outcome: Outcome,
+        start: PyTree = None,
+        known: Preconditioner | None = None,
     ) -> tuple[Scalar, HParams, Report]:
-        """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start``; of a sparse
-        solution in the rows that it uses."""
+        """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start`` with what is
+        ``known`` of the inverse of the system; of a sparse solution in the rows that it uses, with neither."""
         if self.accuracy == "bound":
             refuse_bound(bilevel, self.constants, self.refine)
-        if not has_support(bilevel, point, outcome.params):
-            return self._informed(bilevel, point, outcome)._at_solution(bilevel, point, outcome, start)
-        return on_support(self._at_solution, bilevel, point, outcome, start)
-
-    def _informed(self, bilevel: Bilevel, point: Point, outcome: Outcome) -> Implicit:
-        """The engine with what the inner solver knows of the system in its linear solver."""
-        if not self.reuse:
-            return self
-        instance = bilevel.inner.at(point.hparams, point.inner_batch)
-        solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
-        inverse = solver.approximate_inverse(instance, outcome.state)
-        return self if inverse is None else replace(self, linear_solve=self.linear_solve.reusing(inverse))
+        if has_support(bilevel, point, outcome.params):
+            value, grad, report = on_support(self._at_solution, bilevel, point, outcome, start)
+            return value, grad, replace(report, carry=report.carry._replace(inverse=known))
+        solver = self.linear_solve
+        if self.reuse:
+            known = of_inner_solver(bilevel, point, outcome, known)
+            solver = solver if known is None else solver.reusing(known)
+        solver = recycling(solver, known, self.recycle) if self.recycle else solver
+        value, grad, report = replace(self, linear_solve=solver)._at_solution(bilevel, point, outcome, start)
+        known = joined(known, report.carry.inverse) if self.recycle else known
+        return value, grad, replace(report, carry=report.carry._replace(inverse=known))
 
     def _at_solution(
         self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree
@@ -142,7 +159,7 @@ class Implicit(Engine):
             inner_tol=as_float(bilevel.inner.solver.tol),
             adjoint_tol=as_float(tolerance_of(self.linear_solve)),
             params=bilevel.inner.primal(outcome.params),
-            carry=Carry(outcome.params, adjoint.reduced),
+            carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
         if self.accuracy == "bound":
             more = evaluation_counts(mapping).plus(hessian_products=1)

@@ -47,6 +47,7 @@ class AutoLinear(LinearSolver):
     max_steps: int = field(default=1000, metadata={"static": True})
     dense: int = field(default=256, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
+    memory: int = field(default=0, metadata={"static": True})  # that of `CG`
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
@@ -70,7 +71,7 @@ class AutoLinear(LinearSolver):
                 return Refactored(self.preconditioner, self.tol, self.max_steps)
             return Dense(tol=self.tol)
         if operator.symmetric and operator.definite:
-            return CG(self.tol, self.max_steps, self.preconditioner)
+            return CG(self.tol, self.max_steps, self.preconditioner, self.memory)
         if operator.symmetric:
             return MINRES(self.tol, self.max_steps, self.preconditioner)
         return GMRES(self.tol, self.max_steps, preconditioner=self.preconditioner)

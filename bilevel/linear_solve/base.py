@@ -61,6 +61,7 @@ class LinearSolution(NamedTuple):
     products: jax.Array  # how often A (or its transpose) was applied, the recomputed residual included
     status: Status
     factorizations: jax.Array | int = 0
+    inverse: Preconditioner | None = None  # what was learnt of the inverse of A, where that was asked for
 
 
 class Prepared(NamedTuple):
@@ -111,6 +112,12 @@ class LinearSolver(abc.ABC):
         takes = any(field.name == "preconditioner" for field in dataclasses.fields(self))  # type: ignore[arg-type]
         own = takes and not self.preconditioner.trivial  # type: ignore[attr-defined]
         return dataclasses.replace(self, preconditioner=inverse) if takes and not own else self  # type: ignore[type-var]
+
+    def remembering(self, directions: int) -> LinearSolver:
+        """The same solver, which returns the last directions it took (`LinearSolution.inverse`); itself where it takes
+        none."""
+        takes = any(field.name == "memory" for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        return dataclasses.replace(self, memory=directions) if takes else self  # type: ignore[type-var]
 
     def refuse(self, operator: Operator) -> None:
         """Raises ValueError where the owner of the operator declared what this solver cannot do without."""

@@ -12,7 +12,7 @@ from jax import lax
 
 from bilevel.linear_solve import tree
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
-from bilevel.linear_solve.preconditioners import Identity, Preconditioner, preconditioned, prepared
+from bilevel.linear_solve.preconditioners import Identity, LBFGSPairs, Preconditioner, preconditioned, prepared
 from bilevel.linear_solve.refine import Advance, refine
 from bilevel.status import Code
 from bilevel.typing import LinearMap, PyTree, Scalar
@@ -29,7 +29,9 @@ class CG(LinearSolver):
     with status ``indefinite``, a p'Ap of the size of rounding with ``singular``. Singular but consistent systems are
     solved. ``tol`` is relative to the right-hand side (|| b - A x || <= tol || b ||, never below 10 eps: 2e-15 in
     float64, 1.2e-6 in float32). ``preconditioner`` is a strategy (`Jacobi`, `RandomizedNystrom`, `LBFGSPairs`), set
-    up at each call; one given to the call goes before it. Raises ValueError for a system declared not symmetric.
+    up at each call; one given to the call goes before it. With ``memory``, so many of the directions p and their images
+    A p, spread over the solve, are returned as `LinearSolution.inverse`: a preconditioner for systems nearby (Morales
+    and Nocedal, 2000). Raises ValueError for a system declared not symmetric.
     Reference: Hestenes and Stiefel, 1952.
 
     >>> import jax.numpy as jnp
@@ -41,6 +43,7 @@ class CG(LinearSolver):
     tol: float = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
+    memory: int = field(default=0, metadata={"static": True})
 
     needs_symmetric: ClassVar[bool] = True
 
@@ -51,8 +54,9 @@ class CG(LinearSolver):
         self.refuse(operator)
         precondition, products = prepared(self.preconditioner, preconditioner, operator, rhs)
         sign = operator.sign if operator.definite else 0
-        advance = functools.partial(conjugate_gradients, operator, precondition, sign)
-        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps)
+        learned = LBFGSPairs.empty(tree.as_vector(rhs), self.memory) if self.memory else None
+        advance = functools.partial(conjugate_gradients, operator, precondition, sign, memory=self.memory)
+        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps, learned=learned)
         return solution._replace(products=solution.products + products)
 
     def prepare(self, operator: Operator, example: PyTree) -> Prepared:
@@ -69,10 +73,48 @@ class _State(NamedTuple):
     norm: Scalar  # the largest |p'Ap| / p'p
     steps: jax.Array
     code: jax.Array
+    taken: Taken | None
+
+
+class Taken(NamedTuple):
+    """Directions of length 1 with their images, spread evenly over the steps."""
+
+    pairs: LBFGSPairs
+    numbers: jax.Array  # of the steps that they are of, -1 in an empty slot
+
+    @classmethod
+    def none(cls, example: PyTree, memory: int) -> Taken | None:
+        return cls(LBFGSPairs.empty(example, memory), jnp.full(memory, -1, jnp.int32)) if memory else None
+
+    def noted(self, step: jax.Array, direction: PyTree, image: PyTree, length: Scalar, sound: jax.Array) -> Taken:
+        """With another. Where all slots are full every second one is given up, and from then on every second step."""
+        size = self.numbers.size
+        stride = 2 ** jnp.ceil(jnp.log2(jnp.maximum((step + 1) / size, 1.0))).astype(jnp.int32)
+        free = (self.numbers < 0) | (self.numbers % stride != 0)
+        slot = jnp.argmax(free)
+        noted = sound & (step % stride == 0) & free[slot]
+        scale = 1 / jnp.where(noted, length, 1)
+
+        def put(stack: jax.Array, new: jax.Array) -> jax.Array:
+            return stack.at[slot].set(jnp.where(noted, scale.astype(new.dtype) * new, stack[slot]))
+
+        pairs = jax.tree.map(put, self.pairs, LBFGSPairs(direction, image))
+        return Taken(pairs, self.numbers.at[slot].set(jnp.where(noted, step, self.numbers[slot])))
+
+    def in_order(self) -> LBFGSPairs:
+        """Empty slots first, then from the first step to the last."""
+        order = jnp.argsort(self.numbers)
+        return jax.tree.map(lambda stack: stack[order], self.pairs)
 
 
 def conjugate_gradients(
-    operator: Operator, precondition: LinearMap, sign: int, rhs: PyTree, target: Scalar, max_steps: jax.Array
+    operator: Operator,
+    precondition: LinearMap,
+    sign: int,
+    rhs: PyTree,
+    target: Scalar,
+    max_steps: jax.Array,
+    memory: int = 0,
 ) -> Advance:
     """One run from zero until the residual of the recurrence is below ``target``; ``sign`` 0 means unknown."""
     roundoff = 10 * tree.epsilon(rhs)
@@ -95,6 +137,7 @@ def conjugate_gradients(
         code = jnp.where(broken, jnp.where(flat, Code.singular, Code.indefinite), Code.max_steps)
         code = jnp.where(length <= target, Code.converged, code)
         code = jnp.where(jnp.isfinite(length), code, Code.nonfinite)
+        sound = ~broken & jnp.isfinite(square)
         return _State(
             tree.plus(state.value, rate, state.direction),
             residual,
@@ -104,13 +147,13 @@ def conjugate_gradients(
             norm,
             state.steps + 1,
             code.astype(jnp.int32),
+            state.taken and state.taken.noted(state.steps, state.direction, image, jnp.sqrt(square), sound),
         )
 
     scalar, steps = tree.dtype(rhs), jnp.zeros((), jnp.int32)
     direction = precondition(rhs)
     decrease, norm = tree.dot(rhs, direction), jnp.zeros((), scalar)
-    start = _State(
-        tree.zeros_like(rhs), rhs, direction, decrease, jnp.asarray(sign, scalar), norm, steps, steps + Code.max_steps
-    )
+    code, taken = steps + Code.max_steps, Taken.none(rhs, memory)
+    start = _State(tree.zeros_like(rhs), rhs, direction, decrease, jnp.asarray(sign, scalar), norm, steps, code, taken)
     end = lax.while_loop(running, step, start)
-    return Advance(end.value, end.steps, end.steps, end.code, end.norm)
+    return Advance(end.value, end.steps, end.steps, end.code, end.norm, end.taken and end.taken.in_order())

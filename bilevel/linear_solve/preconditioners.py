@@ -151,6 +151,23 @@ class LBFGSPairs(Preconditioner):
     steps: PyTree
     images: PyTree
 
+    @classmethod
+    def empty(cls, example: PyTree, number: int) -> LBFGSPairs:
+        """``number`` empty slots for unknowns of the shapes of ``example``."""
+        stacked = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), example)
+        return cls(stacked, stacked)
+
+    def followed_by(self, newer: LBFGSPairs) -> LBFGSPairs:
+        """The newest of both, as many as there are slots in either; empty slots come first."""
+        filled = jax.vmap(tree.dot)(newer.steps, newer.steps) > 0
+        taken = jnp.sum(filled)
+
+        def merge(old: jax.Array, new: jax.Array) -> jax.Array:
+            kept = jnp.roll(old, -taken, axis=0)
+            return jnp.where(filled.reshape(-1, *(1,) * (old.ndim - 1)), new, kept)
+
+        return jax.tree.map(merge, self, newer)
+
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
         images = tree.scaled(jnp.asarray(operator.sign), self.images)
         curvatures, squares = jax.vmap(tree.dot)(self.steps, images), jax.vmap(tree.dot)(images, images)

@@ -9,7 +9,7 @@ the restart).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from bilevel.linear_solve.base import LinearSolution, Operator
 from bilevel.status import Code, Status
 from bilevel.typing import PyTree, Scalar
 
+if TYPE_CHECKING:
+    from bilevel.linear_solve.preconditioners import LBFGSPairs
+
 
 class Advance(NamedTuple):
     """What one run of an iterative method gives."""
@@ -29,6 +32,7 @@ class Advance(NamedTuple):
     products: jax.Array
     code: jax.Array  # how the run believes it ended; Code.max_steps as long as it is not at its end
     norm: Scalar  # a lower estimate of || A ||
+    learned: LBFGSPairs | None = None  # directions taken and their images
 
 
 class _State(NamedTuple):
@@ -40,6 +44,7 @@ class _State(NamedTuple):
     products: jax.Array
     code: jax.Array
     norm: Scalar
+    learned: LBFGSPairs | None
 
 
 Method = Callable[[PyTree, Scalar, jax.Array], Advance]
@@ -59,12 +64,13 @@ def refine(
     max_steps: int,
     gain: float = 0.5,
     otherwise: Code = Code.indefinite,
+    learned: LBFGSPairs | None = None,
 ) -> LinearSolution:
     """Solves A x = rhs to || rhs - A x || <= tol || rhs || by runs of ``advance``.
 
     A run is followed by another while the true residual misses the tolerance, the last run reduced it by the factor
     ``gain``, and steps are left. ``otherwise`` is the code of a solve whose runs believed that they had converged
-    although the true residual says that they had not.
+    although the true residual says that they had not. ``learned`` are empty pairs for a method that returns some.
     """
     rhs, scales = tree.normalized(tree.as_vector(rhs))
     target = attainable(tol, rhs)
@@ -88,12 +94,13 @@ def refine(
             state.products + run.products + 1,
             run.code,
             jnp.maximum(state.norm, run.norm),
+            state.learned and run.learned and state.learned.followed_by(run.learned),
         )
 
-    state = lax.while_loop(running, body, _start(operator, rhs, init, scales))
+    state = lax.while_loop(running, body, _start(operator, rhs, init, scales)._replace(learned=learned))
     code = jnp.where(state.code == Code.converged, otherwise, state.code)
     code = judge(state.length, target, state.norm * tree.norm(state.value), code, rhs)
-    return scaled_back(state.value, scales, state.length, state.products, code)
+    return scaled_back(state.value, scales, state.length, state.products, code)._replace(inverse=state.learned)
 
 
 def _start(operator: Operator, rhs: PyTree, init: PyTree, scales: tuple[Scalar, Scalar]) -> _State:
@@ -101,7 +108,7 @@ def _start(operator: Operator, rhs: PyTree, init: PyTree, scales: tuple[Scalar, 
     length = tree.norm(rhs)  # 1, or 0, or NaN
     infinity, zero = jnp.asarray(jnp.inf, scalar), jnp.zeros((), scalar)
     count = jnp.zeros((), jnp.int32)
-    state = _State(tree.zeros_like(rhs), rhs, length, infinity, count, count, count + Code.max_steps, zero)
+    state = _State(tree.zeros_like(rhs), rhs, length, infinity, count, count, count + Code.max_steps, zero, None)
     if init is None:
         return state
     value = unscaled(init, scales, rhs)

@@ -23,7 +23,9 @@ MAX_HALVINGS = 30
 
 class Memory(NamedTuple):
     residual: PyTree
-    inverse: Preconditioner | None  # the factor of the last step, where there is one and no derivative is taken
+    inverse: (
+        Preconditioner | None
+    )  # the factor of the last step, or directions of its CG; none where a derivative is taken
 
 
 class Trial(NamedTuple):
@@ -109,10 +111,10 @@ class Newton(Solver):
             factorizations=prepared.factorizations + found.factorizations,
         )
         value = jax.tree.map(lambda leaf: jnp.where(found.status.ok, leaf, jnp.nan), found.value)
-        return system.extend(rhs, value), cost, prepared.inverse
+        return system.extend(rhs, value), cost, prepared.inverse or found.inverse
 
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
-        """The factor of the last step; not usable where there was none, or it was singular."""
+        """The last step's factor (not usable where there was none, or it was singular), or the directions of its CG."""
         return state.memory.inverse if isinstance(instance.mapping, Stationary) else None
 
     def refresh(self, instance: Instance, state: State) -> State:

@@ -1,10 +1,12 @@
 """What the inner solver knows of the system, in the adjoint solve: the same gradients for fewer products."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import bilevel as bl
 
@@ -60,13 +62,17 @@ def test_of_a_quadratic_loss_the_factor_is_that_of_the_system():
     assert report.error_grade == "estimate"
 
 
-def test_an_inner_solve_of_no_steps_has_no_factor_to_hand_on():
+def test_an_inner_solve_of_no_steps_hands_on_the_factor_of_the_last():
     _, exact, first = bl.hypergradient(NEWTON, AT, REUSING)
-
-    _, grad, report = bl.hypergradient(NEWTON, AT, REUSING, carry=first.carry)
-    assert int(report.inner_steps) == 0
+    for _ in range(2):
+        _, grad, report = bl.hypergradient(NEWTON, AT, REUSING, carry=first.carry)
+        first = report
+        assert int(report.inner_steps) == 0
+        np.testing.assert_allclose(grad, exact, rtol=1e-8)
+        assert work(report)[1] == 0 and int(report.adjoint_steps) <= 4
+    alone = dataclasses.replace(NEWTON, warm_start=False)  # another problem in each step: nothing is known of it
+    _, grad, report = bl.hypergradient(alone, AT, REUSING, carry=first.carry._replace(params=jnp.zeros(FEATURES)))
     np.testing.assert_allclose(grad, exact, rtol=1e-8)
-    assert work(report) == (FEATURES + 1, 1)  # built and factored, as without reuse
 
 
 def test_lanes_have_factors_of_their_own():
@@ -98,9 +104,70 @@ def test_pairs_precondition_the_adjoint():
     assert int(before.counts.gradients) == int(after.counts.gradients)
     assert int(after.adjoint_steps) < int(before.adjoint_steps)
     assert int(after.counts.hessian_products) == int(after.adjoint_steps)
-    again = bl.hypergradient(task, AT, reusing, carry=after.carry)  # no steps, no pairs
+    again = bl.hypergradient(task, AT, reusing, carry=after.carry._replace(adjoint=jnp.zeros(FEATURES)))
     np.testing.assert_allclose(again[1], exact, rtol=1e-6)
-    assert int(again[2].inner_steps) == 0
+    assert int(again[2].inner_steps) == 0  # and the pairs of the last solve
+    assert int(again[2].adjoint_steps) == int(after.adjoint_steps)
+
+
+def test_directions_of_newtons_own_gradients_precondition_the_adjoint():
+    plain, informed = (
+        make(logistic, bl.Newton(tol=1e-9, linear_solve=bl.CG(tol=1e-9, memory=memory))) for memory in (0, 8)
+    )
+    engine = bl.Implicit(linear_solve=bl.CG(tol=1e-9), accuracy="residual", reuse=True)
+    _, exact, before = bl.hypergradient(plain, AT, engine)
+    _, grad, after = bl.hypergradient(informed, AT, engine)
+    np.testing.assert_allclose(grad, exact, rtol=1e-7)
+    assert int(after.adjoint_steps) < int(before.adjoint_steps)
+
+
+@functools.cache
+def recycled(engine):
+    """Five gradients along a line, each from the last: what the adjoint solves took, and the largest error."""
+    curvature, size = jnp.logspace(0, 4, 40), 40
+    task = bl.Task(
+        inner=bl.InnerProblem(
+            loss=lambda w, h, batch: 0.5 * jnp.sum((curvature + jnp.exp(h)) * w**2) - jnp.sum(w),
+            init=lambda key, h: jnp.zeros(size),
+            solver=bl.Newton(),
+        ),
+        outer_loss=lambda w, h, batch: jnp.sum(jnp.sin(100 * w)),
+        init_hparams=lambda key: jnp.zeros(size),
+        batches=bl.full_batch(None, None),
+    )
+    direction, carry, products, errors = jnp.sin(jnp.arange(40.0)), None, [], []
+    for number in range(5):
+        at = 0.05 * number * direction
+        _, grad, report = bl.hypergradient(task, at, engine, carry=carry)
+        exact = bl.hypergradient(task, at, PLAIN)[1]
+        carry = report.carry
+        errors.append(float(jnp.max(jnp.abs(grad - exact)) / jnp.max(jnp.abs(exact))))
+        products.append(int(report.adjoint_steps))
+        assert report.status.name == "converged"
+    return products, max(errors)
+
+
+def test_directions_of_the_last_adjoint_solve_precondition_the_next():
+    plain, before = recycled(bl.Implicit(linear_solve=bl.CG(tol=1e-9), accuracy="residual"))
+    found, after = recycled(bl.Implicit(linear_solve=bl.CG(tol=1e-9), accuracy="residual", recycle=40))
+    assert found[0] == plain[0] and sum(found[1:]) < 0.6 * sum(plain[1:])
+    assert max(before, after) < 1e-7
+
+
+def test_recycling_in_a_trainer_with_adaptive_tolerances_and_retries():
+    engine = bl.Implicit(linear_solve=bl.CG(), accuracy="residual", recycle=4, on_failure="retry")
+    result = bl.Trainer(engine=bl.Adaptive(engine, bl.Summable()), steps=3).fit(make(logistic, bl.LBFGS()))
+    assert result.summary["status"] == "completed"
+    lazy = make(logistic, bl.LBFGS(max_steps=3))
+    assert bl.Trainer(engine=engine, steps=1).fit(lazy).summary["retries"] > 0
+
+
+def test_recycling_is_refused_where_nothing_is_recycled():
+    for solver in (bl.GMRES(), bl.Dense(), bl.CG(preconditioner=bl.linear_solve.Jacobi())):
+        with pytest.raises(ValueError, match="Use bl.CG"):
+            bl.hypergradient(NEWTON, AT, bl.Implicit(linear_solve=solver, recycle=4))
+    with pytest.raises(ValueError, match="not both"):
+        bl.Implicit(recycle=4, reuse=True)
 
 
 def test_a_preconditioner_of_ones_own_is_kept():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.linear_solve import CG, Operator
+from bilevel.linear_solve import CG, LBFGSPairs, Operator
 
 
 def _matrix(eigenvalues, seed=0):
@@ -72,3 +72,26 @@ def test_the_loop_holds_no_ravelled_vector():
 
     jaxpr = str(jax.make_jaxpr(solve)({"a": jnp.ones((2, 3)), "b": jnp.ones(5)}))
     assert "concatenate" not in jaxpr and "reshape" not in jaxpr and "[11]" not in jaxpr
+
+
+@pytest.mark.parametrize("memory", [8, 40])
+def test_directions_of_a_solve_precondition_the_next(memory):
+    """Spread over the solve, of length one, with their images; all of them leave little to do."""
+    diagonal = jnp.logspace(0, 3, 30)
+    operator = Operator(lambda x: diagonal * x, symmetric=True, definite=True)
+    first = CG(tol=1e-10, memory=memory)(operator, jnp.ones(30))
+    pairs, plain = first.inverse, CG(tol=1e-10)(operator, jnp.arange(1.0, 31.0))
+    np.testing.assert_allclose(pairs.images, diagonal * pairs.steps, atol=1e-11)
+    np.testing.assert_allclose(jnp.linalg.norm(pairs.steps, axis=1), 1.0, rtol=1e-12)
+    second = CG(tol=1e-10, preconditioner=pairs)(operator, jnp.arange(1.0, 31.0))
+    np.testing.assert_allclose(second.value, jnp.arange(1.0, 31.0) / diagonal, rtol=1e-7)
+    assert int(second.products) < {8: 0.9, 40: 0.3}[memory] * int(plain.products)
+
+
+def test_a_short_solve_pushes_out_as_many_directions_as_it_took():
+    old, new = LBFGSPairs(jnp.eye(3), 2 * jnp.eye(3)), LBFGSPairs.empty(jnp.ones(3), 3)
+    new = LBFGSPairs(new.steps.at[2, 0].set(5.0), new.images.at[2, 0].set(7.0))
+    joined = old.followed_by(new)
+    np.testing.assert_array_equal(joined.steps, [[0, 1, 0], [0, 0, 1], [5, 0, 0]])
+    np.testing.assert_array_equal(joined.images, [[0, 2, 0], [0, 0, 2], [7, 0, 0]])
+    assert jnp.all(old.followed_by(LBFGSPairs.empty(jnp.ones(3), 3)).steps == old.steps)
