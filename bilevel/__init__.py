@@ -26,6 +26,7 @@ _HOME = {
         "SecondOrderCone", "PSDCone", "ExponentialCone", "L1Sphere", "L2Sphere", "SparseSimplex",
         "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
         "Constraint", "Free", "Box", "Simplex", "Functional"),
+    "bilevel.host_matrix": ("HostMatrix",),
     "bilevel.linear": ("Linear", "quadratic_form"),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (

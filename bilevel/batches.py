@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.host_matrix import HostMatrix
 from bilevel.typing import Batch, Key
 
 Batches: TypeAlias = Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
@@ -141,6 +142,11 @@ def _mixed(bits: jax.Array) -> jax.Array:
 
 
 def _size(data: Batch) -> int:
+    nodes = jax.tree.leaves(data, is_leaf=lambda node: isinstance(node, HostMatrix))
+    if any(isinstance(node, HostMatrix) for node in nodes):
+        raise ValueError(
+            "A bl.HostMatrix cannot be cut into minibatches: use bl.full_batch, or give the samples as an array."
+        )
     lengths = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(data)}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.experimental.sparse import BCOO
+from jax.experimental.sparse import BCOO, JAXSparse
 from scipy.sparse import issparse
 
+from bilevel.host_matrix import HostMatrix, View
 from bilevel.typing import Batch, HParams, Params, Scalar
 
 
@@ -20,8 +21,9 @@ from bilevel.typing import Batch, HParams, Params, Scalar
 class Linear:
     """loss(w, h, batch) = loss(z, w, h, batch) with z = design(batch) @ w.
 
-    ``design`` returns a matrix of shape (samples, features): an array or a ``jax.experimental.sparse.BCOO``. ``params``
-    is one array whose first axis counts the features. ``loss(z, params, hparams, batch)`` is the smooth part.
+    ``design`` returns a matrix of shape (samples, features): an array, a ``jax.experimental.sparse.BCOO`` or, to stay
+    on the host, a `bl.HostMatrix`. ``params`` is one array whose first axis counts the features.
+    ``loss(z, params, hparams, batch)`` is the smooth part.
     An instance is itself a loss, to be used wherever one is asked for.
 
     A SciPy sparse matrix that ``design`` closes over becomes a BCOO, once: 16 bytes an entry in float64, beside SciPy's
@@ -42,6 +44,11 @@ class Linear:
 
     def __call__(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
         return self.loss(self.design(batch) @ params, params, hparams, batch)
+
+
+def is_sparse(design: Any) -> bool:
+    """Whether a design is known by products, and would grow if it were made an array."""
+    return isinstance(design, JAXSparse | HostMatrix | View)
 
 
 def _converting(design: Callable[[Batch], Any]) -> Callable[[Batch], Any]:

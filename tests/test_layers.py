@@ -11,12 +11,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bilevel"
 
 # From the bottom to the top: a module imports from its own line and from the lines above it here.
 LAYERS = (
-    ("typing", "status", "trees", "refusals"),
+    ("typing", "status", "trees", "refusals", "callbacks"),
     ("linear_solve",),
     ("implicit",),
     ("kernels",),
     ("projections", "prox"),
     ("cones", "constraints", "penalties"),
+    ("host_matrix",),
     ("linear",),
     ("optimality",),
     ("solvers",),

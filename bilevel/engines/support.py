@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from bilevel import trees
 from bilevel.engines.base import Bilevel, Carry, Point, Report
 from bilevel.implicit import System
-from bilevel.linear import Linear
+from bilevel.linear import Linear, is_sparse
 from bilevel.linear_solve import Operator
 from bilevel.optimality import ProximalGradient
 from bilevel.problem import InnerProblem
@@ -20,6 +20,7 @@ from bilevel.solvers import Outcome
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.proximal_newton import hessian_matrix
 from bilevel.solvers.rows import (
+    Held,
     OnRows,
     first_with_room,
     foremost,
@@ -27,6 +28,8 @@ from bilevel.solvers.rows import (
     has_rows,
     restricted_loss,
     sizes_for,
+    sizes_on_host,
+    stays_on_host,
 )
 from bilevel.typing import Counts, HParams, Params, PyTree, Scalar
 
@@ -39,6 +42,8 @@ Result = tuple[Scalar, HParams, Report]
 
 def sizes_of(bilevel: Bilevel, point: Point, params: jax.Array) -> list[int]:
     """The sizes of the systems that the support may be gathered into."""
+    if stays_on_host(bilevel.inner.loss, point.inner_batch):
+        return [*sizes_on_host(params.shape[0]), params.shape[0]]
     samples = bilevel.inner.loss.design(point.inner_batch).shape[0]  # type: ignore[attr-defined]
     return sizes_for(samples, params.shape[0])
 
@@ -63,14 +68,15 @@ def on_support(
     start: PyTree,
 ) -> Result:
     """``solve`` on the rows that the solution uses, gathered into the first of some sizes that holds them; on all rows
-    where none does. Exact: a row is left out only if it is zero and the prox there moves with nothing."""
+    where none does. A design on the host multiplies with the columns of these rows, whatever their number. Exact: a row
+    is left out only if it is zero and the prox there moves with nothing."""
     params = outcome.params
     used, priority = _used(bilevel, point, params)
-    sizes = sizes_of(bilevel, point, params)
+    sizes, number = sizes_of(bilevel, point, params), jnp.sum(used)
 
     def on(size: int) -> Result:
         indices = foremost(priority, size)
-        part = _restricted(bilevel, point, params, indices)
+        part = _restricted(bilevel, point, params, indices, number)
         begin = None if start is None else start[indices]
         value, grad, report = solve(part, point, outcome._replace(params=params[indices]), begin)
         adjoint = jnp.zeros_like(params).at[indices].set(report.carry.adjoint)
@@ -80,7 +86,7 @@ def on_support(
         value, grad, report = solve(bilevel, point, outcome, start)
         return value, grad, _uniform(report)
 
-    chosen = first_with_room(sizes, jnp.sum(used), ROOM, last=0)
+    chosen = first_with_room(sizes, number, ROOM, last=0)
     return jax.lax.switch(chosen, [*(lambda size=size: on(size) for size in sizes), on_all])
 
 
@@ -112,12 +118,12 @@ def _used(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Array,
     return used, jnp.where(used, jnp.inf, -jnp.where(jnp.isnan(nearest), jnp.inf, nearest))
 
 
-def _restricted(bilevel: Bilevel, point: Point, params: jax.Array, indices: jax.Array) -> Bilevel:
-    """Both levels as functions of the rows ``indices``, the others zero."""
+def _restricted(bilevel: Bilevel, point: Point, params: jax.Array, indices: jax.Array, number: jax.Array) -> Bilevel:
+    """Both levels as functions of the rows ``indices``, of which ``number`` are used; the others zero."""
     inner = bilevel.inner
-    loss, columns, offset = restricted_loss(inner.loss, point.inner_batch, params, indices)
-    outer, *_ = restricted_loss(bilevel.outer_loss, point.outer_batch, params, indices)
-    penalty = OnRows(inner.nonsmooth, params, indices)
+    loss, columns, offset = restricted_loss(inner.loss, point.inner_batch, params, indices, number)
+    outer, *_ = restricted_loss(bilevel.outer_loss, point.outer_batch, params, indices, number)
+    penalty = Held(OnRows(inner.nonsmooth, params, indices), number)
     whole = inner.at(point.hparams, point.inner_batch)
 
     def everywhere(rows: jax.Array, step: jax.Array) -> PyTree:
@@ -153,9 +159,9 @@ class Gathered(ProximalGradient):
         return self.everywhere(params, self.step_size)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
-        if not self.penalty.separable or params.ndim > 1:
-            return super().system(params, *args, **kwargs)
         hparams, batch = args
+        if not self.penalty.separable or params.ndim > 1 or is_sparse(self.loss.design(batch)):  # type: ignore[attr-defined]
+            return super().system(params, *args, **kwargs)
         hessian = hessian_matrix(Instance(self.loss, self.penalty, self, hparams, batch), params)
         point = params - self.step_size * jax.grad(self.loss)(params, *args)
         prox = lambda at: self.prox(at, self.step_size, *args)  # noqa: E731

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
-from jax.experimental.sparse import JAXSparse
 
 from bilevel.constraints import Constraint
 from bilevel.implicit.mapping import FixedPoint
-from bilevel.linear import Linear
+from bilevel.linear import Linear, is_sparse
 from bilevel.optimality import KKT, Stationary
 from bilevel.solvers.active_set_newton import ActiveSetNewton
 from bilevel.solvers.anderson import Anderson
@@ -26,7 +25,7 @@ from bilevel.solvers.operator_splitting import OperatorSplitting
 from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native, is_pivotable, pivoting_program
 from bilevel.solvers.proximal_gradient import ProximalGradient
 from bilevel.solvers.proximal_newton import ProximalNewton, takes
-from bilevel.solvers.rows import has_rows, sizes_for
+from bilevel.solvers.rows import has_rows, sizes_for, sizes_on_host, stays_on_host
 from bilevel.solvers.working_set import WorkingSet
 from bilevel.typing import Params
 
@@ -99,17 +98,23 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
         return ProximalGradient(), f"{name} is known by its prox: accelerated proximal gradient, whose steps unroll"
     sparse = not isinstance(instance.penalty, Constraint) and isinstance(instance.loss, Linear)
     if sparse and has_rows(instance, params) and params.shape[0] > _many_rows(instance, params):
-        inside, how = BlockCoordinateDescent(), "coordinate descent"
-        if takes(instance, params):
-            inside, how = ProximalNewton(), "proximal Newton steps"
-        reason = f"{how} on working sets, whose columns are gathered"
-        where = f"{name} on {params.shape[0]} rows of a bl.Linear loss"
-        design = instance.loss.design(instance.batch)
-        whole = ActiveSetNewton() if isinstance(design, JAXSparse) else BlockCoordinateDescent()  # which needs it dense
-        sizes = tuple(sizes_for(design.shape[0], params.shape[0]))
-        return WorkingSet(inside, sizes=sizes, whole=whole), f"{where}: {reason}"
+        return _on_working_sets(instance, params, f"{name} on {params.shape[0]} rows of a bl.Linear loss")
     reason = "Newton's method on the active face after accelerated proximal gradient steps"
     return ActiveSetNewton(), f"{name} is known by its prox, {size} unknowns: {reason}"
+
+
+def _on_working_sets(instance: Instance, params: Params, where: str) -> tuple[Solver, str]:
+    if stays_on_host(instance.loss, instance.batch):
+        reason = "Newton's method on working sets of any size, whose columns are multiplied on the host"
+        return WorkingSet(ActiveSetNewton(), sizes=tuple(sizes_on_host(params.shape[0]))), f"{where}: {reason}"
+    inside, how = BlockCoordinateDescent(), "coordinate descent"
+    if takes(instance, params):
+        inside, how = ProximalNewton(), "proximal Newton steps"
+    design = instance.loss.design(instance.batch)  # type: ignore[attr-defined]
+    whole = ActiveSetNewton() if is_sparse(design) else BlockCoordinateDescent()  # which needs it dense
+    sizes = tuple(sizes_for(design.shape[0], params.shape[0]))
+    reason = f"{how} on working sets, whose columns are gathered"
+    return WorkingSet(inside, sizes=sizes, whole=whole), f"{where}: {reason}"
 
 
 def _many_rows(instance: Instance, params: Params) -> int:

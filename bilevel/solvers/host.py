@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from bilevel.callbacks import on_host
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.typing import Counts, Params, PyTree
@@ -54,45 +53,7 @@ class Host(Solver):
 
 
 def call_host(function: Callable[..., Params], params: Params, *args: PyTree) -> Params:
-    """function(params, *args) on the host, on NumPy arrays, with a result of the shapes and dtypes of ``params``.
-
-    JAX runs callbacks in a thread of its own, where ``jax.enable_x64`` as a context does not reach and 64-bit values
-    would be rounded to 32 bits: they travel as pairs of words, and the setting is restored around the call.
-    """
-    double = bool(jax.config.read("jax_enable_x64"))
-    leaves, structure = jax.tree.flatten((params, *args))
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
-    kinds = [leaf.dtype for leaf in leaves]
-    rebuild = jax.tree.structure(params)
-    like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves[: rebuild.num_leaves]]
-
-    def on_host(*words: Any) -> list[np.ndarray]:
-        arrays = [_joined(np.asarray(word), kind) for word, kind in zip(words, kinds, strict=True)]
-        with jax.enable_x64(double):
-            result = jax.tree.leaves(function(*jax.tree.unflatten(structure, arrays)))
-            return [_fitting(leaf, expected, function) for leaf, expected in zip(result, like, strict=True)]
-
-    shapes = [jax.eval_shape(_split, leaf) for leaf in like]
-    words = jax.pure_callback(on_host, shapes, *map(_split, leaves), vmap_method="sequential")
-    results = [jax.lax.bitcast_convert_type(word, leaf.dtype) for word, leaf in zip(words, like, strict=True)]
-    return jax.tree.unflatten(rebuild, results)
-
-
-def _is_wide(kind: np.dtype) -> bool:
-    return kind.itemsize == 8 and kind.kind in "fiu"
-
-
-def _split(leaf: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(leaf, jnp.uint32) if _is_wide(leaf.dtype) else leaf
-
-
-def _joined(words: np.ndarray, kind: np.dtype) -> np.ndarray:
-    return np.ascontiguousarray(words).view(kind)[..., 0] if _is_wide(kind) else words
-
-
-def _fitting(leaf: Any, like: jax.ShapeDtypeStruct, function: Callable) -> np.ndarray:
-    array = np.asarray(leaf, like.dtype)
-    if array.shape != like.shape:
-        name = getattr(function, "__name__", "the host function")
-        raise ValueError(f"{name} returned shape {array.shape} where params have {like.shape}: return new params.")
-    return array.reshape(*like.shape, 1).view(np.uint32) if _is_wide(like.dtype) else array
+    """function(params, *args) on the host, with a result like ``params``."""
+    params = jax.tree.map(jnp.asarray, params)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    return on_host(function, like, params, *args)

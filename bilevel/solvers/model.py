@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import JAXSparse
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from bilevel import trees
-from bilevel.linear import Linear
+from bilevel.linear import Linear, is_sparse
 from bilevel.solvers.base import State
 from bilevel.solvers.instance import Instance
 from bilevel.typing import Params, PyTree, Scalar
@@ -75,7 +74,7 @@ def search(instance: Instance, state: State, target: jax.Array) -> Trial:
 
 def dense(design: Any) -> jax.Array:
     """A matrix as an array."""
-    return design.todense() if isinstance(design, JAXSparse) else jnp.asarray(design)
+    return design.todense() if is_sparse(design) else jnp.asarray(design)
 
 
 class Curvature(NamedTuple):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO, JAXSparse
 
 from bilevel.constraints import Simplex
+from bilevel.host_matrix import HostMatrix
 from bilevel.linear import Linear
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import GroupLasso, Penalty, resolve
@@ -22,6 +23,7 @@ from bilevel.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 SIZES = (64, 128, 256, 512, 1024, 2048)  # into which sparse supports are gathered
 RATIO = 4  # of one size to the next: each is compiled, and finer ones save little
 COSTLY, BETWEEN = 512, 0.625  # a largest size that has one more below it, for supports of half as many rows
+ON_HOST = 8192  # rows for which a call to the host costs about what it does for one
 LEAST = 128  # below which a size costs about what the products with the design do
 ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
 
@@ -35,6 +37,11 @@ def sizes_for(samples: int, rows: int) -> list[int]:
     if largest >= COSTLY:
         smaller = [*smaller[-1:], int(BETWEEN * largest)]
     return [*smaller, largest] if fitting else []
+
+
+def sizes_on_host(rows: int) -> list[int]:
+    """The sizes of vectors for supports of any number of rows of a `bl.HostMatrix`, whose columns are not gathered."""
+    return [ON_HOST] if 2 * ON_HOST <= rows else []
 
 
 def first_with_room(sizes: list[int], number: jax.Array, room: int | jax.Array, last: int) -> jax.Array:
@@ -110,6 +117,31 @@ def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Held(Penalty):
+    """A penalty on the first ``number`` of its rows, the others held at zero."""
+
+    whole: Penalty
+    number: int | jax.Array
+
+    @property
+    def separable(self) -> bool:  # type: ignore[override]
+        return self.whole.separable
+
+    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
+        return self._held(self.whole.prox(point, step_size, hparams), 0)
+
+    def value(self, params: Params, hparams: HParams) -> Scalar:
+        return self.whole.value(params, hparams)
+
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        return self._held(self.whole.kinks(point, step_size, hparams), jnp.inf)
+
+    def _held(self, rows: jax.Array, value: float) -> jax.Array:
+        free = jnp.arange(rows.shape[0]) < self.number
+        return jnp.where(free.reshape(-1, *(1,) * (rows.ndim - 1)), rows, value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class OnRows(Penalty):
     """A penalty or set on some of its rows, still a function of the hyperparameters."""
 
@@ -138,27 +170,35 @@ class Restriction(NamedTuple):
     """The problem in some rows, and what of the others it needs."""
 
     instance: Instance
-    columns: jax.Array | None  # those of the design, where the loss is `bl.Linear`
+    columns: Any  # those of the design, where the loss is `bl.Linear`
     offset: jax.Array | None  # what the other rows contribute to the image
 
 
-def restricted(instance: Instance, params: jax.Array, indices: jax.Array) -> Restriction:
-    """The problem in the rows ``indices`` alone, the others fixed at their values in ``params``."""
+def restricted(
+    instance: Instance, params: jax.Array, indices: jax.Array, number: jax.Array | None = None
+) -> Restriction:
+    """The problem in the rows ``indices`` alone, the others fixed at their values in ``params``. With a ``number`` the
+    rest of the indices, zero in ``params``, are fixed too."""
     penalty = by_rows(instance.penalty, instance.hparams, params).at(indices)
-    loss, columns, offset = restricted_loss(instance.loss, instance.batch, params, indices)
+    penalty = penalty if number is None else Held(penalty, number)
+    loss, columns, offset = restricted_loss(instance.loss, instance.batch, params, indices, number)
     mapping = ProximalGradient(loss, lambda point, step, hparams, batch: penalty.prox(point, step, hparams))
     return Restriction(dataclasses.replace(instance, loss=loss, penalty=penalty, mapping=mapping), columns, offset)
 
 
 def restricted_loss(
-    whole: Loss, batch: Batch, params: jax.Array, indices: jax.Array
-) -> tuple[Loss, jax.Array | None, jax.Array | None]:
+    whole: Loss, batch: Batch, params: jax.Array, indices: jax.Array, number: jax.Array | None = None
+) -> tuple[Loss, Any, jax.Array | None]:
     """A loss of params as one of some of their rows; of a `bl.Linear` one the columns are gathered, and the product
-    with the others is made only if one of them is not zero."""
+    with the others is made only if one of them is not zero. A `bl.HostMatrix` keeps them, and uses the ``number`` that
+    counts."""
     if not isinstance(whole, Linear):
         return lambda rows, hparams, batch: whole(params.at[indices].set(rows), hparams, batch), None, None
     design = whole.design(batch)
-    columns = gathered(design, indices, params.dtype)
+    if isinstance(design, HostMatrix):
+        columns = design.using(indices, indices.size if number is None else number)
+    else:
+        columns = gathered(design, indices, params.dtype)
     others = params.at[indices].set(0)
     shape = jax.eval_shape(lambda others: design @ others, others)
     offset = jax.lax.cond(jnp.any(others != 0), lambda: design @ others, lambda: jnp.zeros(shape.shape, shape.dtype))
@@ -177,6 +217,11 @@ def gradient_of_linear(instance: Instance, params: jax.Array, predictions: jax.A
     slopes, direct = jax.grad(of, argnums=(0, 1))(predictions, params)
     (pulled,) = jax.linear_transpose(lambda w: whole.design(instance.batch) @ w, params)(slopes)
     return pulled + direct
+
+
+def stays_on_host(loss: Loss, batch: Batch) -> bool:
+    """Whether this is a `bl.Linear` loss with a `bl.HostMatrix` as its design."""
+    return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
 
 
 def gathered(design: Any, indices: jax.Array, dtype: Any) -> jax.Array:

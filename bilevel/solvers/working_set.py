@@ -15,7 +15,7 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import iterate
 from bilevel.solvers.model import is_quadratic
 from bilevel.solvers.proximal_newton import ProximalNewton, model_minimum
-from bilevel.solvers.rows import first_with_room, foremost, gradient_of_linear, needs_rows, restricted
+from bilevel.solvers.rows import first_with_room, foremost, gradient_of_linear, needs_rows, restricted, stays_on_host
 from bilevel.typing import Counts, Params
 
 INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change;
@@ -23,6 +23,7 @@ WHOLE_TOL = 1e-3  # and how far the problem in all rows is, in which nothing cha
 INNER_STEPS = 100
 ROOM = 8  # rows that a working set has beside the active ones, at least,
 SHARE = 16  # and at least this part of their number
+FIRST = 64  # rows that a working set on the host takes beside the active ones, or as many as these are
 NEARBY = 1e-2  # the step of the prox that ranks rows, relative to the sizes of params and gradient
 
 
@@ -49,8 +50,10 @@ class WorkingSet(Solver):
 
     For sparse solutions: a step costs a solve in |S| rows and one gradient of the whole loss. If that is `bl.Linear`,
     columns are gathered, and the one product with the whole design is X' times a vector. |S| is the first of ``sizes``
-    with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed
-    under jit). Active is a row in S that the prox lets move. Raises ValueError where the penalty is no sum over rows.
+    with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed under jit).
+    With a `bl.HostMatrix` as design ``sizes`` are those of vectors only: products are made with the active columns and
+    about as many more, whatever their number. Active is a row in S that the prox lets move. Raises ValueError where the
+    penalty is no sum over rows.
     Source: Johnson and Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -81,10 +84,14 @@ class WorkingSet(Solver):
         gradient, members = state.memory
         active, priority = _ranked(instance, state.params, gradient, members)
         sizes = [size for size in self.sizes if 2 * size <= state.params.shape[0]]
-        branches = [lambda size=size: self._on(instance, state, priority, size) for size in sizes]
-        number = jnp.sum(active)
+        number, taken = jnp.sum(active), None
+        everything = lambda: self._on_all(instance, state.params)  # noqa: E731
+        if stays_on_host(instance.loss, instance.batch):
+            taken = number + jnp.maximum(FIRST, number)
+            everything = lambda: self._on(instance, state, priority, active.size, taken)  # noqa: E731
+        branches = [lambda size=size: self._on(instance, state, priority, size, taken) for size in sizes]
         chosen = first_with_room(sizes, number, jnp.maximum(ROOM, number // SHARE), last=1)
-        solved = jax.lax.switch(chosen, [*branches, lambda: self._on_all(instance, state.params)])
+        solved = jax.lax.switch(chosen, [*branches, everything])
         residual = instance.residual_given(solved.params, solved.gradient)
         counts = state.counts.plus(gradients=1, proxes=2).add(solved.counts)
         return State(solved.params, residual, counts, Memory(solved.gradient, solved.members))
@@ -93,13 +100,13 @@ class WorkingSet(Solver):
         memory = state.memory._replace(gradient=instance.gradient(state.params))
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
-    def _on(self, instance: Instance, state: State, priority: jax.Array, size: int) -> Solved:
-        """A solve in the ``size`` rows of highest priority."""
+    def _on(self, instance: Instance, state: State, priority: jax.Array, size: int, taken: jax.Array | None) -> Solved:
+        """A solve in the ``size`` rows of highest priority, or in the first that are ``taken`` of them."""
         indices = foremost(priority, size)
         params = state.params
-        part = restricted(instance, params, indices)
+        part = restricted(instance, params, indices, taken)
         rows, counts = self._part(part.instance, params[indices], state.memory.gradient[indices])
-        members = jnp.zeros(params.shape[0], bool).at[indices].set(True)
+        members = jnp.zeros(params.shape[0], bool).at[indices].set(True if taken is None else jnp.arange(size) < taken)
         after = params.at[indices].set(rows)
         if part.columns is None or part.offset is None:
             return Solved(after, instance.gradient(after), members, counts)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from jax.experimental.sparse import BCOO
 
 import bilevel as bl
@@ -162,13 +163,20 @@ def large(samples=2000, features=100_000, density=1e-3):
     return half(), half()
 
 
+def on_host(design):
+    entries = (np.asarray(design.data), np.asarray(design.indices).T)
+    return bl.HostMatrix(scipy.sparse.coo_array(entries, shape=design.shape))
+
+
 @pytest.mark.slow
-def test_a_sparse_design_of_100_000_columns():
+@pytest.mark.parametrize("kept", [lambda design: design, on_host])
+def test_a_sparse_design_of_100_000_columns(kept):
     (x, y), (v, t) = large()
     samples = x.shape[0]
     loss = bl.Linear(lambda batch: batch[0], squares)
     inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(x.shape[1]), penalty=bl.L1(weight=jnp.exp))
-    task = bl.Task(inner, outer_loss=loss, init_hparams=lambda key: jnp.zeros(()), batches=bl.full_batch(*large()))
+    halves = [(kept(design), target) for design, target in large()]
+    task = bl.Task(inner, outer_loss=loss, init_hparams=lambda key: jnp.zeros(()), batches=bl.full_batch(*halves))
     at = jnp.log(0.3 * jnp.max(jnp.abs(y @ x)) / samples)
     engine = bl.Implicit(accuracy="residual")
     program = jax.jit(lambda h: bl.hypergradient(task, h, engine)).lower(at).compile()

@@ -52,5 +52,5 @@ def test_a_wrong_shape_is_a_sentence():
     inner = bl.InnerProblem(
         lambda w, h, batch: jnp.sum(w**2), lambda key, h: jnp.ones(2), solver=bl.Host(lambda w, h, batch: np.zeros(3))
     )
-    with pytest.raises(Exception, match=r"returned shape \(3,\) where params have \(2,\)"):
+    with pytest.raises(Exception, match=r"returned shape \(3,\) where \(2,\) is asked for"):
         jax.block_until_ready(inner.solve(1.0, 0.0).params)
