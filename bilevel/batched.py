@@ -31,7 +31,8 @@ def solve_batch(
     problems are solved at a time; a lane whose problem is done takes the next one, in one compiled loop. Under vmap all
     problems step until the slowest is done: this is faster by about the ratio of the largest to the mean number of
     steps, where the steps of a lane cost what they cost alone. Cold starts from a fixed key; differentiable in hparams
-    and batch as ``inner.solve`` is. Raises ValueError where no axis is batched or the lengths differ.
+    and batch as ``inner.solve`` is. Raises ValueError where no axis is batched, the lengths differ, or there is no
+    problem or no lane.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * h * w**2,
@@ -40,6 +41,8 @@ def solve_batch(
     [4.0, 2.0, 1.0]
     """
     number = _length((hparams, batch), in_axes)
+    if lanes < 1 or number < 1:
+        raise ValueError(f"bl.solve_batch: {number} problems in {lanes} lanes; at least one of each is needed.")
     pick = _picker((hparams, batch), in_axes)
 
     def start_of(index: jax.Array) -> Params:

@@ -11,6 +11,7 @@ import bilevel as bl
 from bilevel.solvers.queue import iterate_many
 
 TARGETS = np.random.default_rng(0).normal(size=(11, 3))
+TARGETS[7] = 0.0  # solved by the start
 CONDITIONS = np.array([1.0, 2.0, 80.0, 1.5, 1.0, 3.0, 2.0, 1.2, 60.0, 1.0, 2.0])
 
 
@@ -37,6 +38,7 @@ def test_equals_vmap_in_values_steps_and_derivatives():
     (found, slope), (plain, expected) = by(CONDITIONS, TARGETS)
     np.testing.assert_allclose(found.params, plain.params, atol=1e-14)
     np.testing.assert_array_equal(found.steps, plain.steps)
+    assert found.steps[7] == 0
     np.testing.assert_array_equal(found.status.code, plain.status.code)
     np.testing.assert_array_equal(found.counts.gradients, plain.counts.gradients)
     np.testing.assert_allclose(slope, expected, atol=1e-12)
@@ -51,6 +53,13 @@ def test_short_problems_do_not_wait_for_long_ones():
     waits = 11 * int(jnp.max(steps))  # steps that vmap takes, in lanes
     assert 2 * int(sweeps) < 0.4 * waits
     assert int(sweeps) <= int(jnp.sum(steps)) / 2 + int(jnp.max(steps)) + 11
+
+
+def test_no_lane_and_no_problem_are_refused():
+    """Nothing was solved before, and everything had converged."""
+    for lanes, number in ((0, 3), (-1, 3), (4, 0)):
+        with pytest.raises(ValueError, match="at least one of each"):
+            bl.solve_batch(problem(), jnp.asarray(CONDITIONS[:number]), TARGETS[:number], lanes=lanes)
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ def iterate_many(
 
     def step(lane: Lane) -> Lane:
         after = take_step(solver, instance_of(lane.owner), lane.progress)
-        return lane._replace(progress=trees.select(lane.busy, after, lane.progress))
+        going = lane.busy & goes(lane)  # one that has just come in may be solved already
+        return lane._replace(progress=trees.select(going, after, lane.progress))
 
     def exchange(queue: Queue, done: jax.Array) -> Queue:
         """Writes what is done away and lets the next problems in."""

@@ -80,6 +80,7 @@ def test_directions_of_a_solve_precondition_the_next(memory):
     diagonal = jnp.logspace(0, 3, 30)
     operator = Operator(lambda x: diagonal * x, symmetric=True, definite=True)
     first = CG(tol=1e-10, memory=memory)(operator, jnp.ones(30))
+    assert isinstance(first.inverse, LBFGSPairs)
     pairs, plain = first.inverse, CG(tol=1e-10)(operator, jnp.arange(1.0, 31.0))
     np.testing.assert_allclose(pairs.images, diagonal * pairs.steps, atol=1e-11)
     np.testing.assert_allclose(jnp.linalg.norm(pairs.steps, axis=1), 1.0, rtol=1e-12)
