@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "bilevel.implicit": ("custom_root", "custom_fixed_point", "root_jvp", "root_vjp", "Mapping"),
     "bilevel.linear_solve": (
-        "CG", "MINRES", "GMRES", "BiCGStab", "Dense", "Normal", "Neumann", "Nystrom", "AutoLinear",
+        "CG", "BlockCG", "MINRES", "GMRES", "BiCGStab", "Dense", "Normal", "Neumann", "Nystrom", "AutoLinear",
         "LinearSolver", "LinearSolution", "Operator", "Damped", "Jacobi", "RandomizedNystrom", "LBFGSPairs",
     ),
     "bilevel.status": ("Status", "Code", "ConvergenceError"),

@@ -3,6 +3,7 @@
 from bilevel.linear_solve.auto import AutoLinear
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator, materialize
 from bilevel.linear_solve.bicgstab import BiCGStab
+from bilevel.linear_solve.block_cg import BlockCG
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.damped import Damped
 from bilevel.linear_solve.dense import Dense
@@ -28,6 +29,7 @@ __all__ = [
     "MINRES",
     "AutoLinear",
     "BiCGStab",
+    "BlockCG",
     "CholeskyFactor",
     "Damped",
     "Dense",

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
 from jax.flatten_util import ravel_pytree
 
+from bilevel.closures import hoisted
 from bilevel.constraints import Constraint
 from bilevel.implicit.mapping import FixedPoint, Residual
 from bilevel.solvers.base import Solver, State, settings
@@ -59,7 +59,8 @@ class SciPy(Solver):
         box = () if instance.penalty.smooth else bounds(instance, state.params)
 
         def run(start: Params, box: PyTree, constants: list) -> Params:
-            return self._run(lambda params: program(constants, params), start, box)
+            compiled = jax.jit(program)
+            return self._run(lambda params: compiled(constants, params), start, box)
 
         params = call_host(run, state.params, box, constants)
         return State(params, instance.residual_norm(params), state.counts.plus(gradients=1), ())
@@ -107,17 +108,3 @@ class SciPy(Solver):
                 value_and_gradient, vector(start), jac=gradient, bounds=limits, tol=TOL, **settings
             )
         return unravel(jnp.asarray(found.x, flat.dtype))
-
-
-def hoisted(function: Callable, params: Params) -> tuple[Callable, list]:
-    """``function`` as a compiled program (constants, params) -> result, and the values that it closes over: traced ones
-    too, so that they can go to the host as arguments."""
-    leaves, structure = jax.tree.flatten(params)
-    closed, shapes = jax.make_jaxpr(lambda *leaves: function(structure.unflatten(leaves)), return_shape=True)(*leaves)
-
-    @jax.jit
-    def run(constants: list, params: Params) -> Any:
-        results = eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(params))
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
-
-    return run, closed.consts

@@ -97,13 +97,14 @@ SOLVERS = [
     bl.CG(),
     bl.CG(preconditioner=bl.Jacobi()),
     bl.CG(preconditioner=bl.RandomizedNystrom(rank=4)),
+    bl.BlockCG(),
     bl.MINRES(),
     bl.GMRES(),
     bl.BiCGStab(),
     bl.Normal(),
     bl.AutoLinear(),
 ]
-NEED_SYMMETRY = (bl.CG, bl.MINRES)
+NEED_SYMMETRY = (bl.CG, bl.BlockCG, bl.MINRES)
 
 
 def named(value):

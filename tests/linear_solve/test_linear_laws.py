@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.linear_solve import CG, GMRES, MINRES, AutoLinear, BiCGStab, Dense, Jacobi, Normal, Operator
+from bilevel.linear_solve import CG, GMRES, MINRES, AutoLinear, BiCGStab, BlockCG, Dense, Jacobi, Normal, Operator
 from bilevel.status import Code
 
 SIZE = 6
 SOLVERS = {
     "cg": CG(),
     "cg_jacobi": CG(preconditioner=Jacobi()),
+    "block_cg": BlockCG(),
     "minres": MINRES(),
     "gmres": GMRES(),
     "gmres_restarted": GMRES(restart=4),
@@ -23,8 +24,8 @@ SOLVERS = {
     "auto": AutoLinear(),
     "auto_iterative": AutoLinear(dense=0),
 }
-SYMMETRIC_ONLY = ("cg", "cg_jacobi", "minres")
-DEFINITE_ONLY = ("cg", "cg_jacobi")
+SYMMETRIC_ONLY = ("cg", "cg_jacobi", "block_cg", "minres")
+DEFINITE_ONLY = ("cg", "cg_jacobi", "block_cg")
 
 
 def _systems() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -140,7 +141,7 @@ def test_solves_or_says_why_not_eagerly(solver, system):
     _check(solver, system, _solve(solver, matrix, rhs), "float64")
 
 
-@pytest.mark.parametrize("solver", ["cg", "cg_jacobi", "minres", "normal", "dense", "auto_iterative"])
+@pytest.mark.parametrize("solver", ["cg", "cg_jacobi", "block_cg", "minres", "normal", "dense", "auto_iterative"])
 def test_declared_facts_do_not_change_the_solution(solver):
     for sign in (1, -1):
         matrix, rhs = sign * SYSTEMS["positive"][0], SYSTEMS["positive"][1]
@@ -152,7 +153,7 @@ def test_declared_facts_do_not_change_the_solution(solver):
 
 @pytest.mark.parametrize("symmetric", [True, None])
 @pytest.mark.parametrize("singular", [True, False])
-@pytest.mark.parametrize("solver", ["dense", "cg"])
+@pytest.mark.parametrize("solver", ["dense", "cg", "block_cg"])
 def test_singular_consistent_systems_get_the_solution_of_least_norm(solver, singular, symmetric):
     matrix, rhs = SYSTEMS["singular_consistent"]
     operator = Operator(lambda x: matrix @ x, symmetric=symmetric, definite=symmetric, singular=singular)
@@ -194,7 +195,7 @@ def test_pytrees_keep_their_structure(solver):
 
 
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("solver", ["cg", "minres", "gmres", "bicgstab", "dense"])
+@pytest.mark.parametrize("solver", ["cg", "block_cg", "minres", "gmres", "bicgstab", "dense"])
 def test_badly_conditioned_in_float32_stalls_at_a_small_error(solver):
     rng = np.random.default_rng(1)
     basis = np.linalg.qr(rng.normal(size=(20, 20)))[0]
@@ -208,7 +209,7 @@ def test_badly_conditioned_in_float32_stalls_at_a_small_error(solver):
     assert np.linalg.norm(solution.value - expected) < 1e-4 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("solver", ["cg", "cg_jacobi", "minres", "gmres", "bicgstab", "normal"])
+@pytest.mark.parametrize("solver", ["cg", "cg_jacobi", "block_cg", "minres", "gmres", "bicgstab", "normal"])
 def test_a_start_at_the_solution_takes_no_steps(solver):
     matrix, rhs = SYSTEMS["positive"]
     solution = SOLVERS[solver](lambda x: matrix @ x, jnp.asarray(rhs), init=jnp.asarray(np.linalg.solve(matrix, rhs)))
@@ -216,7 +217,7 @@ def test_a_start_at_the_solution_takes_no_steps(solver):
     assert solution.status.name == "converged" and int(solution.products) == setup + 1
 
 
-@pytest.mark.parametrize("solver", ["cg", "gmres", "normal"])
+@pytest.mark.parametrize("solver", ["cg", "block_cg", "gmres", "normal"])
 def test_a_useless_start_does_no_harm(solver):
     matrix, rhs = SYSTEMS["positive"]
     solve = jax.jit(lambda init: SOLVERS[solver](lambda x: matrix @ x, jnp.asarray(rhs), init=init))
@@ -226,7 +227,7 @@ def test_a_useless_start_does_no_harm(solver):
         np.testing.assert_allclose(solution.value, np.linalg.solve(matrix, rhs), rtol=1e-8)
 
 
-@pytest.mark.parametrize("solver", ["cg", "minres", "gmres", "bicgstab"])
+@pytest.mark.parametrize("solver", ["cg", "block_cg", "minres", "gmres", "bicgstab"])
 def test_out_of_steps(solver):
     solver = type(SOLVERS[solver])(max_steps=2)
     matrix, rhs = SYSTEMS["positive"]
