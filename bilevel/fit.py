@@ -82,13 +82,13 @@ class Fit:
 
     def _step(self) -> None:
         began, step = time.perf_counter(), int(self.state.step)
-        compiled = sum(self.advance.seconds)
+        compiled = self.advance.seconds
         state, evaluation = self._attempt()
         metrics = plain(
             {
                 **metrics_of(evaluation),
                 "seconds": time.perf_counter() - began,
-                "seconds_compiling": sum(self.advance.seconds) - compiled,
+                **self.advance.seconds.since(compiled).named(),
             }
         )
         self.metrics.append({"step": step, **metrics})
@@ -190,10 +190,7 @@ class Fit:
             **summarize(self.metrics, [plain(metrics_of(look)) for look in looks], int(best.step)),
             **own(self.task.baselines(), ""),
             "seconds_total": time.perf_counter() - self.began,
-            **{
-                f"seconds_{part}": spent
-                for part, spent in self.begin.seconds.add(self.advance.seconds)._asdict().items()
-            },
+            **self.begin.seconds.add(self.advance.seconds).named(),
             "steps_skipped": int(self.state.skipped),
         }
         return Result(

@@ -74,6 +74,13 @@ class Seconds(NamedTuple):
     def add(self, other: Seconds) -> Seconds:
         return Seconds(*(one + more for one, more in zip(self, other, strict=True)))
 
+    def since(self, before: Seconds) -> Seconds:
+        return Seconds(*(now - then for now, then in zip(self, before, strict=True)))
+
+    def named(self) -> dict[str, float]:
+        """As in the record and the summary of a run."""
+        return {f"seconds_{part}": spent for part, spent in self._asdict().items()}
+
 
 class Program:
     """A function of pytrees of arrays, compiled on first use and again only when structure, shapes or dtypes change.

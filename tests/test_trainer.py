@@ -57,6 +57,14 @@ def test_the_record_has_one_line_a_step(tmp_path):
     assert set(wanted.split()) <= set(lines[0])
 
 
+def test_the_record_says_what_compiling_took():
+    """The parts of the first line and what the first state took make up the summary; later steps compile nothing."""
+    result = trainer(steps=3).fit(quadratic(), key=jax.random.key(0))
+    for part in ("seconds_tracing", "seconds_lowering", "seconds_compiling"):
+        first, *later = (line[part] for line in result.metrics)
+        assert 0 < first <= result.summary[part] and later == [0, 0]
+
+
 def test_resuming_gives_the_record_of_an_uninterrupted_run(tmp_path):
     whole = trainer(steps=12).fit(quadratic(), key=jax.random.key(0), directory=tmp_path / "whole")
     trainer(steps=5).fit(quadratic(), key=jax.random.key(0), directory=tmp_path / "parts")
