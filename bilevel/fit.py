@@ -129,9 +129,12 @@ class Fit:
     def _sizes(self) -> dict[str, Any]:
         """What was run, for the summary of any end."""
         count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))  # noqa: E731
+        batch, _ = self.task.batches(self.state.key, 0)
+        solver, _ = self.task.inner.choose(self.state.hparams, batch)
         return {
             "task": self.task.name,
             "engine": type(self.engine).__name__,
+            "solver": type(solver).__name__,
             "hyperparameters": count(self.state.hparams),
             "unknowns": count(self.state.carry.params),
         }

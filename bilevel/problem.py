@@ -194,9 +194,13 @@ class InnerProblem:
 
     def explain(self, hparams: HParams, batch: Batch) -> str:
         """Which solver does the work at these shapes, and why."""
-        cold = jax.eval_shape(lambda: self.cold_start(jax.random.key(0), hparams, batch))
-        solver, reason = self.solver.choose(self.at(hparams, batch), cold)
+        solver, reason = self.choose(hparams, batch)
         return f"bl.{type(solver).__name__}: {reason}."
+
+    def choose(self, hparams: HParams, batch: Batch) -> tuple[Solver, str]:
+        """The solver that does the work, and the reason in a sentence."""
+        cold = jax.eval_shape(lambda: self.cold_start(jax.random.key(0), hparams, batch))
+        return self.solver.choose(self.at(hparams, batch), cold)
 
     def with_solver(self, solver: Solver) -> InnerProblem:
         """The same problem under another solver."""

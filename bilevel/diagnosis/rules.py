@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ HARMLESS = (Code.converged, Code.truncated, Code.stalled)
 COARSE = 1e-2  # relative error of the hypergradient beyond which its precision, or that of the solves, is too low
 WORSE = 0.01  # relative rise of a held-out loss above its lowest value that counts as overfitting
 TAIL = 5  # outer steps after the lowest value before which nothing is said
+MANY = 2  # steps of L-BFGS for each unknown beyond which Newton's method is faster,
+FACTORED = 512  # up to so many unknowns (a9a in docs/benchmarks.md)
 LAST = 10  # outer steps that show how a run ends
 
 
@@ -131,6 +134,20 @@ def coarse_solution(record: Record) -> Finding | None:
     return Finding("tolerances too loose", evidence, "Solve both problems further", tighter(record))
 
 
+def slow_inner(record: Record) -> Finding | None:
+    """L-BFGS that takes more steps than Newton's method would take products."""
+    steps, unknowns = record.series("inner/steps"), record.summary.get("unknowns", 0)
+    if record.summary.get("solver") != "LBFGS" or not steps or not 0 < unknowns <= FACTORED:
+        return None
+    typical = statistics.median(steps)
+    if typical <= MANY * unknowns:
+        return None
+    evidence = f"L-BFGS took {typical:.0f} steps in the median outer step, for {unknowns} unknowns"
+    cure = "Use Newton's method: a few steps at any condition, and its last factor solves the adjoint system"
+    reuse = () if record.setting("engine.reuse") is None else ("engine.reuse=true",)
+    return Finding("badly conditioned inner problem", evidence, cure, ("solver=newton", *reuse))
+
+
 def unknown_bias(record: Record) -> Finding | None:
     """An engine that stops by design, of whose bias nothing is known."""
     unknown = [line for line in record.lines if line.get("error_estimate") == math.inf]
@@ -182,4 +199,4 @@ def relative_error(line: Mapping[str, Any]) -> float:
     return estimate / size if size > 0 and estimate >= 0 else 0.0
 
 
-RULES = (coarse_precision, changing_face, coarse_solution, unknown_bias, overfitted, rising)
+RULES = (coarse_precision, changing_face, coarse_solution, slow_inner, unknown_bias, overfitted, rising)

@@ -57,6 +57,18 @@ def test_a_healthy_run_has_no_findings():
     ]
 
 
+def test_an_inner_problem_that_l_bfgs_finds_hard():
+    summary = {"status": "completed", "unknowns": 123, "solver": "LBFGS"}
+    hard = run(*[{"inner/steps": steps} for steps in (10, 600, 700)], summary=summary)
+    (finding,) = diagnose(hard)
+    assert finding.cause == "badly conditioned inner problem" and finding.overrides == ("solver=newton",)
+    assert "took 600 steps in the median outer step, for 123 unknowns" in finding.evidence
+    implicit = run({"inner/steps": 600}, config={**CONFIG, "engine": {"reuse": False}}, summary=summary)
+    assert diagnose(implicit)[0].overrides == ("solver=newton", "engine.reuse=true")
+    for change in ({"solver": "Newton"}, {"unknowns": 5000}, {"unknowns": 400}):
+        assert not causes(run({"inner/steps": 600}, summary=summary | change))
+
+
 @pytest.mark.parametrize("solve", SOLVES)
 @pytest.mark.parametrize("code", Code)
 def test_every_status_has_a_line_with_its_cure(solve, code):
