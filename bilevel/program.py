@@ -63,6 +63,14 @@ class Executable(NamedTuple):
     constants: list
     structure: Any
 
+    def takes(self, leaves: list) -> bool:
+        """Whether the arguments lie where the program was compiled for; those that lie nowhere for good are moved."""
+        places = self.compiled.input_shardings[0][1]  # type: ignore[attr-defined]
+        return all(
+            leaf.sharding.is_equivalent_to(place, leaf.ndim) or not leaf.committed
+            for leaf, place in zip(leaves, places, strict=True)
+        )
+
 
 class Seconds(NamedTuple):
     """What a compilation took: Python tracing the function, its translation for the compiler, and the compiler."""
@@ -83,7 +91,8 @@ class Seconds(NamedTuple):
 
 
 class Program:
-    """A function of pytrees of arrays, compiled on first use and again only when structure, shapes or dtypes change.
+    """A function of pytrees of arrays, compiled on first use and again only when structure, shapes or dtypes change, or
+    the devices that the arrays are spread over.
 
     Arrays that the function closes over become arguments of the compiled program: as constants they would be folded
     and copied by the compiler. ``traces`` counts how often the function was traced, ``compilations`` how often it
@@ -94,16 +103,27 @@ class Program:
         self.function = function
         self.traces = self.compilations = 0
         self.seconds = Seconds()
-        self._executables: dict[Any, Executable] = {}
+        self._executables: dict[Any, list[Executable]] = {}  # by structure, shapes and dtypes
+        self._found: dict[Any, Executable] = {}  # and by where the arguments lie
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(_number(leaf)) for leaf in leaves]
         signature = (structure, bool(jax.config.read("jax_enable_x64")), *(leaf.aval for leaf in leaves))
-        if signature not in self._executables:
-            self._executables[signature] = self._compile(leaves, structure)
-        executable = self._executables[signature]
+        placed = (*signature, *(leaf.sharding for leaf in leaves))
+        executable = self._found.get(placed)
+        if executable is None:
+            executable = self._found[placed] = self._find(signature, leaves, structure)
         return jax.tree.unflatten(executable.structure, executable.compiled(executable.constants, leaves))
+
+    def _find(self, signature: tuple, leaves: list, structure: Any) -> Executable:
+        """A program for these shapes that takes arguments where they lie, compiled if there is none."""
+        known = self._executables.setdefault(signature, [])
+        for executable in known:
+            if executable.takes(leaves):
+                return executable
+        known.append(self._compile(leaves, structure))
+        return known[-1]
 
     def _compile(self, leaves: list, structure: Any) -> Executable:
         began = time.perf_counter()

@@ -1,8 +1,13 @@
 """Compilation: once for a structure, and free of the data that functions close over."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bilevel import program as programs
 from bilevel.program import Program
@@ -38,10 +43,36 @@ def test_closed_over_data_are_arguments_of_the_program():
     program = Program(lambda x: data @ x)
     x = jnp.ones(300)
     np.testing.assert_allclose(program(x), data @ np.ones(300), rtol=1e-12)
-    (executable,) = program._executables.values()
+    ((executable,),) = program._executables.values()
     assert [constant.shape for constant in executable.constants] == [(300, 300)]
     assert executable.compiled.memory_analysis().generated_code_size_in_bytes < data.nbytes / 4
     assert executable.compiled.memory_analysis().argument_size_in_bytes >= data.nbytes
+
+
+def test_arguments_put_on_their_device_compile_nothing_again():
+    program = Program(lambda x: x * 2)
+    for x in (jnp.ones(4), np.ones(4), jax.device_put(jnp.ones(4), jax.devices()[0])):
+        assert program(x).tolist() == [2.0] * 4
+    assert program.traces == 1
+
+
+SPREAD = """
+import jax, jax.numpy as jnp
+from bilevel.program import Program
+program, mesh = Program(lambda x: jnp.sum(x)), jax.sharding.Mesh(jax.devices(), ("x",))
+spread = jax.device_put(jnp.ones(4), jax.NamedSharding(mesh, jax.P("x")))
+other = jax.device_put(jnp.ones(4), jax.devices()[1])
+found = [float(program(x)) for x in (jnp.ones(4), spread, other, jnp.ones(4), spread, other)]
+print(found, program.traces)
+"""
+
+
+@pytest.mark.slow
+def test_arguments_on_other_devices_are_another_program():
+    """The compiled program refused them before."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", SPREAD], env=environment, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == f"{[4.0] * 6} 3", run.stderr
 
 
 def test_programs_of_the_same_text_are_compiled_once():
