@@ -33,7 +33,7 @@ _HOME = {
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
-        "FIRE", "LBFGSB", "MirrorDescent",
+        "FIRE", "LBFGSB", "MirrorDescent", "SpectralProximalGradient",
         "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),

@@ -25,6 +25,7 @@ from bilevel.solvers.proximal_gradient import ProximalGradient
 from bilevel.solvers.proximal_newton import ProximalNewton
 from bilevel.solvers.scikit_learn import ScikitLearn
 from bilevel.solvers.scipy import SciPy
+from bilevel.solvers.spectral_proximal_gradient import SpectralProximalGradient
 from bilevel.solvers.working_set import WorkingSet
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "SciPy",
     "ScikitLearn",
     "Solver",
+    "SpectralProximalGradient",
     "State",
     "WorkingSet",
     "iterate",

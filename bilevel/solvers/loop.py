@@ -48,12 +48,17 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
     """Steps from ``start`` until ||F(w)|| <= tol * ||F(cold_start)||, max_steps, or a failure; jit- and vmap-safe."""
     solver.refuse(instance)
     reference = instance.residual_norm(cold_start)
-    progress = jax.lax.while_loop(
-        lambda progress: goes_on(solver, progress, reference, start),
-        lambda progress: take_step(solver, instance, progress),
-        enter(solver, instance, start),
-    )
+    progress = advance(solver, instance, solver.init(instance, start), reference)
     return conclude(solver, instance, progress, reference, start)
+
+
+def advance(solver: Solver, instance: Instance, state: State, reference: jax.Array) -> Progress:
+    """Steps from ``state`` until ||F(w)|| <= tol * reference, max_steps, or a failure."""
+    return jax.lax.while_loop(
+        lambda progress: goes_on(solver, progress, reference, state.params),
+        lambda progress: take_step(solver, instance, progress),
+        enter(solver, state),
+    )
 
 
 def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
@@ -62,22 +67,22 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
     solver.refuse(instance)
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
 
-    def advance(instance: Instance, progress: Progress) -> tuple[Progress, jax.Array]:
+    def one_step(instance: Instance, progress: Progress) -> tuple[Progress, jax.Array]:
         after = take_step(solver, instance, progress)
         return after, goes_on(solver, after, reference, start)
 
-    begin = enter(solver, instance, start)
+    begin = enter(solver, solver.init(instance, start))
     going = goes_on(solver, begin, reference, start)
-    step = partial(advance, instance)
-    walk = None if instance.stated is None else partial(advance, replace(instance, loss=instance.stated, stated=None))
+    step = partial(one_step, instance)
+    walk = None if instance.stated is None else partial(one_step, replace(instance, loss=instance.stated, stated=None))
     progress = differentiable_while(step, begin, going, solver.max_steps, walk)
     counts = progress.state.counts.add(progress.again)
     progress = progress._replace(state=progress.state._replace(counts=counts))
     return conclude(solver, instance, progress, reference, start)
 
 
-def enter(solver: Solver, instance: Instance, start: Params) -> Progress:
-    state = _settled(solver.init(instance, start))
+def enter(solver: Solver, state: State) -> Progress:
+    state = _settled(state)
     none = Counts().as_arrays()
     start_alone = none.plus(jacobian_products=1) if solver.keeps_gradient else none
     return Progress(state, jnp.int32(0), state.residual, jnp.int32(0), start_alone, none, none)

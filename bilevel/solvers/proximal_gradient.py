@@ -13,7 +13,7 @@ from bilevel.penalties import Parameter
 from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size, steady
-from bilevel.typing import Counts, Params
+from bilevel.typing import Counts, Params, PyTree
 
 ALWAYS_CHECKED = 10  # the first steps look at the residual and the step size each time
 CHECK_EVERY = 8
@@ -24,6 +24,8 @@ class Memory(NamedTuple):
     momentum: jax.Array  # t of Nesterov's sequence
     step_size: jax.Array
     steps: jax.Array
+    before: Params  # the y of the last step, and its gradient
+    slope: PyTree
 
 
 @settings
@@ -51,9 +53,13 @@ class ProximalGradient(Solver):
     def init(self, instance: Instance, params: Params) -> State:
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
-        memory = Memory(params, jnp.ones_like(step_size), step_size, jnp.int32(0))
         counts = Counts(gradients=3 if self.step_size == BACKTRACKING else 1, proxes=1)
-        return State(params, instance.residual_norm(params), counts, memory)
+        return self.begin(params, instance.residual_norm(params), step_size, counts)
+
+    def begin(self, params: Params, residual: jax.Array, step_size: jax.Array, counts: Counts) -> State:
+        """The state at a start where residual and a step size are known already."""
+        memory = _memory(params, jnp.ones_like(step_size), step_size)
+        return State(params, residual, counts, memory)
 
     def step(self, instance: Instance, state: State) -> State:
         memory = state.memory
@@ -68,7 +74,7 @@ class ProximalGradient(Solver):
                 counts = state.counts.plus(gradients=2, proxes=2)
                 return params, step, instance.residual_norm(params), counts.as_arrays()
             params, after, step, trials = backtrack(
-                move, memory.extrapolated, gradient, GROWTH * memory.step_size, instance
+                move, memory.extrapolated, gradient, jnp.where(steep, 1, GROWTH) * memory.step_size, instance
             )
             counts = state.counts.plus(gradients=trials + 1, proxes=trials + 1)
             return params, step, instance.residual_given(params, after), counts.as_arrays()
@@ -77,16 +83,17 @@ class ProximalGradient(Solver):
             counts = state.counts.plus(gradients=1, proxes=1)
             return move(memory.step_size), memory.step_size, state.residual, counts.as_arrays()
 
-        due = (memory.steps < ALWAYS_CHECKED) | (memory.steps % CHECK_EVERY == 0)
+        steep = _steep(memory, gradient)
+        due = steep | (memory.steps < ALWAYS_CHECKED) | (memory.steps % CHECK_EVERY == 0)
         params, step, residual, counts = jax.lax.cond(due, checked, unchecked) if instance.searches else unchecked()
         momentum, extrapolated = self._extrapolate(params, state.params, memory)
-        memory = Memory(extrapolated, momentum, step, memory.steps + 1)
+        memory = Memory(extrapolated, momentum, step, memory.steps + 1, memory.extrapolated, gradient)
         spared = jnp.where(due, 1, 0) if instance.searches else 0
         return State(params, residual, counts, memory, derivative=ONE.plus(gradients=-spared, proxes=-spared))
 
     def refresh(self, instance: Instance, state: State) -> State:
         step_size, products = steady(self.step_size, state.memory.step_size, instance, state.params)
-        memory = Memory(state.params, state.memory.momentum, step_size, jnp.int32(0))
+        memory = _memory(state.params, state.memory.momentum, step_size)
         return state._replace(memory=memory, counts=state.counts.plus(hessian_products=products))
 
     def _extrapolate(self, params: Params, before: Params, memory: Memory) -> tuple[jax.Array, Params]:
@@ -98,3 +105,17 @@ class ProximalGradient(Solver):
         weight = jnp.where(uphill, 0.0, (memory.momentum - 1) / momentum)
         momentum = jax.lax.stop_gradient(jnp.where(uphill, 1.0, momentum))
         return momentum, trees.axpy(jax.lax.stop_gradient(weight), progress, params)
+
+
+def _memory(params: Params, momentum: jax.Array, step_size: jax.Array) -> Memory:
+    """That of a start, which has no step behind it."""
+    return Memory(params, momentum, step_size, jnp.int32(0), params, jax.tree.map(jnp.zeros_like, params))
+
+
+def _steep(memory: Memory, gradient: PyTree) -> jax.Array:
+    """Whether the gradient changed more from one y to the next than the step size allows: ||dg|| > ||dy|| / step."""
+    change, gradient = jax.lax.stop_gradient((trees.subtract(gradient, memory.slope), gradient))
+    moved = jax.lax.stop_gradient(trees.subtract(memory.extrapolated, memory.before))
+    rounding = (8 * trees.epsilon(gradient)) ** 2 * trees.dot(gradient, gradient)
+    square = trees.dot(moved, moved)
+    return (square > 0) & (trees.dot(change, change) > square / memory.step_size**2 + rounding)

@@ -47,7 +47,7 @@ def iterate_many(
 
     def admit(owner: jax.Array) -> Lane:
         instance, start = instance_of(owner), start_of(owner)
-        return Lane(owner, jnp.bool_(True), instance.residual_norm(start), enter(solver, instance, start))
+        return Lane(owner, jnp.bool_(True), instance.residual_norm(start), enter(solver, solver.init(instance, start)))
 
     def goes(lane: Lane) -> jax.Array:
         return goes_on(solver, lane.progress, lane.reference, lane.progress.state.params)

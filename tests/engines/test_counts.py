@@ -81,6 +81,7 @@ CASES = [
     ),
     ("broyden", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.Broyden(), None),
     ("active-set", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ActiveSetNewton(), "lasso"),
+    ("spectral", bl.Implicit(accuracy="residual"), bl.SpectralProximalGradient(), "box"),
     ("mirror", bl.Implicit(accuracy="residual", linear_solve=bl.GMRES()), bl.MirrorDescent(tol=1e-6), "simplex"),
     ("box", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGSB(tol=1e-6), "box"),
     ("unrolled-newton", bl.Unrolled(), bl.Newton(linear_solve=bl.Dense()), None),
@@ -162,6 +163,7 @@ PROXES = [
     ("lbfgsb", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.LBFGSB(tol=1e-6)),
     ("blocks", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.BlockCoordinateDescent()),
     ("active-set", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ActiveSetNewton()),
+    ("spectral", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.SpectralProximalGradient()),
     ("newton", bl.Implicit(accuracy="residual", linear_solve=bl.CG()), bl.ProximalNewton()),
     *[
         (f"{name}-{type(engine).__name__}", engine, solver)

@@ -141,6 +141,7 @@ SOLVERS: dict[str, bl.Solver] = {
     "Newton": bl.Newton(tol=TOL),
     "Broyden": bl.Broyden(tol=TOL),
     "ProximalGradient": bl.ProximalGradient(tol=TOL),
+    "SpectralProximalGradient": bl.SpectralProximalGradient(tol=TOL),
     "ActiveSetNewton": bl.ActiveSetNewton(tol=TOL),
     "BlockCoordinateDescent": bl.BlockCoordinateDescent(tol=TOL),
     "WorkingSet": bl.WorkingSet(bl.BlockCoordinateDescent(), sizes=(3,), tol=TOL),
@@ -157,7 +158,10 @@ SOLVERS: dict[str, bl.Solver] = {
     "Optimistix": bl.Optimistix(optimistix.BFGS(rtol=1e-10, atol=1e-10), tol=1e-7),
     "Auto": bl.Auto(),
 }
-COMPOSITE = ("ProximalGradient", "ActiveSetNewton", "BlockCoordinateDescent", "WorkingSet", "WorkingSet-Newton", "Auto")
+COMPOSITE = (
+    "ProximalGradient", "SpectralProximalGradient", "ActiveSetNewton", "BlockCoordinateDescent", "WorkingSet",
+    "WorkingSet-Newton", "Auto",
+)  # fmt: skip
 CAN = {
     "ridge": (
         "GradientDescent", "LBFGS", "Newton", "Broyden", "ActiveSetNewton", "SciPy-BFGS", "Optimistix", "Host", "Auto",

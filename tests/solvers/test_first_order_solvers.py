@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 import bilevel as bl
 from bilevel.optimality import MirrorDescent, ProximalGradient
+from bilevel.typing import Counts
 
 RNG = np.random.default_rng(0)
 
@@ -59,7 +60,7 @@ def test_the_papers_showcase():
         return matrix.T @ (labels - x) * jnp.exp(-h)
 
     showcase = problem(bl.BlockCoordinateDescent(tol=1e-10), optimality=MirrorDescent(loss, bl.Entropy()))
-    witness = problem(bl.ActiveSetNewton())
+    witness = problem(bl.ActiveSetNewton(tol=1e-13))
     zeros = jnp.sum(showcase.solve(1.0, (matrix, labels)).params == 0)
     assert int(zeros) > 5
     slope = jax.jacrev(lambda h: primal(h, showcase))(1.0)
@@ -103,6 +104,40 @@ def test_broyden_restarts_when_its_memory_is_full():
     found = inner.solve(jnp.ones(12), None)
     assert found.status.name == "converged"
     assert_allclose(matrix @ found.params + 0.1 * found.params**3, 1.0, atol=1e-8)
+
+
+def test_a_step_size_that_is_too_long_is_taken_back_between_two_checks():
+    """Of a step size of 5/L each unchecked step would multiply the error along the steepest direction by 4."""
+    curvature = jnp.logspace(-3, 0, 40)
+    solver = bl.ProximalGradient()
+    inner = bl.InnerProblem(
+        lambda w, h, batch: 0.5 * jnp.sum(curvature * w**2), lambda key, h: jnp.ones(40), bl.L1(1e-9), solver=solver
+    )
+    instance = inner.at(0.0, None)
+    start = jnp.ones(40)
+    state = solver.begin(start, instance.residual_norm(start), jnp.asarray(5.0), Counts().as_arrays())
+    state = state._replace(memory=state.memory._replace(steps=jnp.int32(9 + 8)))
+    step = jax.jit(lambda state: solver.step(instance, state))
+    for _ in range(7):
+        state = step(state)
+    assert float(state.memory.step_size) < 2.0
+    assert float(instance.residual_norm(state.params)) < float(instance.residual_norm(start))
+
+
+def test_spectral_steps_halve_the_gradients_at_a_moderate_condition():
+    curvature, target = jnp.logspace(-1.5, 0, 40), jnp.asarray(np.random.default_rng(1).normal(size=40))
+
+    def solve(solver, start):
+        loss = lambda w, h, batch: 0.5 * jnp.sum(curvature * (w - 2 * target) ** 2)  # noqa: E731
+        inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(40), constraint=bl.Box(-1.0, 1.0), solver=solver)
+        found = inner.solve(0.0, None, init=start)
+        assert found.status.name == "converged"
+        assert_allclose(found.params, jnp.clip(2 * target, -1, 1), atol=1e-7)
+        return int(found.counts.gradients)
+
+    infeasible = 2 * target  # the minimum of the loss, lower than any value in the box
+    spectral = [solve(bl.SpectralProximalGradient(tol=1e-9), start) for start in (jnp.zeros(40), infeasible)]
+    assert 2 * spectral[0] <= solve(bl.ProximalGradient(tol=1e-9), jnp.zeros(40))
 
 
 def test_refusals():
