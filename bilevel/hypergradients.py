@@ -56,7 +56,7 @@ def hypergradient(
     (0.5, -1.0, 'converged')
     """
     key = jax.random.key(0) if key is None else key
-    hparams = trees.strong(hparams)
+    hparams = trees.differentiable(hparams, "hparams")
     inner_batch, outer_batch = task.batches(key, 0) if batch is None else batch
     point = Point(hparams, inner_batch, outer_batch, key)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, point, carry)))

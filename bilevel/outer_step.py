@@ -61,14 +61,14 @@ def point_of(task: Task, key: Key, step: jax.Array, hparams: HParams) -> Point:
 def first_point(task: Task, key: Key) -> Point:
     """Where the first step of a run with this key asks for its hypergradient."""
     for_hparams, key = jax.random.split(key)
-    hparams = task.feasible(trees.strong(task.init_hparams(for_hparams)))
+    hparams = task.feasible(trees.differentiable(task.init_hparams(for_hparams), "init_hparams(key)"))
     return point_of(task, key, jnp.int32(0), hparams)
 
 
 def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Engine, key: Key) -> TrainState:
     """The state before the first step; a pure function of the key."""
     for_hparams, key = jax.random.split(key)
-    hparams = task.feasible(trees.strong(task.init_hparams(for_hparams)))
+    hparams = task.feasible(trees.differentiable(task.init_hparams(for_hparams), "init_hparams(key)"))
     carry = engine.first_carry(task.levels, point_of(task, key, jnp.int32(0), hparams))
     infinity = jnp.full((), jnp.inf, jnp.result_type(float))
     best = Best(hparams, task.inner.primal(carry.params), infinity, jnp.int32(-1))

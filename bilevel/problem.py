@@ -183,7 +183,7 @@ class InnerProblem:
 
     def cold_start(self, key: Key, hparams: HParams, batch: Batch) -> Params:
         """The unknown that a solve without a warm start begins from."""
-        return self.unknown(trees.strong(self.init(key, hparams)), hparams, batch)
+        return self.unknown(trees.differentiable(self.init(key, hparams), "init(key, hparams)"), hparams, batch)
 
     def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
         """The solver's outcome without derivatives."""

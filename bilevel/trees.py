@@ -55,6 +55,18 @@ def strong(tree: PyTree) -> PyTree:
     return jax.tree.map(own, tree)
 
 
+def differentiable(tree: PyTree, name: str) -> PyTree:
+    """`strong`, refusing integers: ValueError in a sentence that calls the tree ``name``."""
+    tree = strong(tree)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is of type {leaf.dtype}, in which nothing has a derivative: "
+                "give floating-point numbers, as in jnp.array(1.0)."
+            )
+    return tree
+
+
 def zeros(tree: PyTree) -> jax.Array:
     """How many entries are exactly zero."""
     return zeros_changed(tree, jax.tree.map(jnp.ones_like, tree))

@@ -28,6 +28,11 @@ def test_the_norm_of_nothing_and_of_what_is_not_a_number():
     np.testing.assert_allclose(jax.grad(trees.norm)(jnp.array([3.0, 4.0])), [0.6, 0.8], rtol=1e-14)
 
 
+def test_integers_are_refused_by_their_place():
+    with pytest.raises(ValueError, match=r"hparams\['a'\]\[1\] is of type int\d\d, in which nothing has a derivative"):
+        trees.differentiable({"a": [1.0, jnp.arange(2)]}, "hparams")
+
+
 def test_strong_arrays_are_passed_on_and_weak_ones_converted():
     array, (converted, number) = jnp.ones(3), trees.strong([jnp.full(3, 1.0), 1.0])
     assert trees.strong(array) is array
