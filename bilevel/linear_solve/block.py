@@ -110,20 +110,24 @@ def orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def factorized(matrix: jax.Array, squares: jax.Array, floor: Scalar | float) -> tuple[tuple, jax.Array]:
-    """Cholesky's factor of a k x k matrix in which zero ``squares`` mark rows that are not in use, and whether all
-    pivots, of the matrix scaled by ``squares``, are above ``floor``."""
+    """A k x k matrix, in which zero ``squares`` mark rows that are not in use, prepared for `solve`, and whether its
+    eigenvalues, when it is scaled by ``squares``, are above ``floor``.
+
+    By eigenvalues and not by Cholesky's factor: triangular solves of this size wait for threads on busy CPUs, up to
+    a hundred times as long as they take.
+    """
     used = squares > 0
     scales = jnp.where(used, 1 / jnp.sqrt(jnp.where(used, squares, 1)), 0)
-    scaled = symmetrized(scales[:, None] * matrix * scales)
-    lower = jnp.linalg.cholesky(scaled + jnp.diag(jnp.where(used, 0, 1).astype(matrix.dtype)))
-    pivots = jnp.where(used, jnp.diagonal(lower) ** 2, jnp.inf)
-    return (lower, scales), jnp.min(pivots, initial=jnp.inf) > floor  # False for NaN
+    scaled = scales[:, None] * matrix * scales
+    scaled += jnp.diag(jnp.where(used, 0, jnp.max(jnp.diagonal(scaled), initial=0, where=used)))
+    values, vectors = jnp.linalg.eigh(symmetrized(scaled))
+    return (vectors, values, scales), values[0] > floor  # False for NaN
 
 
 def solve(factor: tuple, rhs: jax.Array) -> jax.Array:
     """The solution by `factorized`, zero in rows that are not in use."""
-    lower, scales = factor
-    return scales[:, None] * jax.scipy.linalg.cho_solve((lower, True), scales[:, None] * rhs)
+    vectors, values, scales = factor
+    return scales[:, None] * (vectors @ ((vectors.T @ (scales[:, None] * rhs)) / values[:, None]))
 
 
 def symmetrized(matrix: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ def test_equal_and_zero_rows():
 
 
 @pytest.mark.parametrize(("smallest", "good"), [(1.0, True), (1e-9, True), (1e-17, False), (-1.0, False)])
-def test_pivots_tell_what_is_definite_among_the_rows_in_use(smallest, good):
+def test_eigenvalues_tell_what_is_definite_among_the_rows_in_use(smallest, good):
     matrix = np.diag([1e8, 0.0, 1e-8 * smallest])  # badly scaled; the second row is not in use
     squares = jnp.array([1e8, 0.0, 1e-8])
     factor, definite = factorized(jnp.asarray(matrix), squares, 1e-14)
