@@ -15,6 +15,7 @@ from bilevel.implicit import System
 from bilevel.linear import Linear, is_sparse
 from bilevel.linear_solve import Operator
 from bilevel.optimality import ProximalGradient
+from bilevel.penalties import Penalty
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
 from bilevel.solvers.instance import Instance
@@ -26,6 +27,7 @@ from bilevel.solvers.rows import (
     foremost,
     gradient_of_linear,
     has_rows,
+    multiplies_on_host,
     restricted_loss,
     sizes_for,
     sizes_on_host,
@@ -42,10 +44,11 @@ Result = tuple[Scalar, HParams, Report]
 
 def sizes_of(bilevel: Bilevel, point: Point, params: jax.Array) -> list[int]:
     """The sizes of the systems that the support may be gathered into."""
-    if stays_on_host(bilevel.inner.loss, point.inner_batch):
-        return [*sizes_on_host(params.shape[0]), params.shape[0]]
+    loss, batch, rows = bilevel.inner.loss, point.inner_batch, params.shape[0]
+    if multiplies_on_host(loss, batch):
+        return [*sizes_on_host(rows), rows]
     samples = bilevel.inner.loss.design(point.inner_batch).shape[0]  # type: ignore[attr-defined]
-    return sizes_for(samples, params.shape[0])
+    return sizes_for(samples, rows) + ([rows] if stays_on_host(loss, batch) else [])
 
 
 def has_support(bilevel: Bilevel, point: Point, params: Params) -> bool:
@@ -68,15 +71,18 @@ def on_support(
     start: PyTree,
 ) -> Result:
     """``solve`` on the rows that the solution uses, gathered into the first of some sizes that holds them; on all rows
-    where none does. A design on the host multiplies with the columns of these rows, whatever their number. Exact: a row
-    is left out only if it is zero and the prox there moves with nothing."""
+    where none does. A design on the host that has many samples, or a support that fits no size, multiplies with the
+    columns of these rows, whatever their number. Exact: a row is left out only if it is zero and the prox there moves
+    with nothing."""
     params = outcome.params
     used, priority = _used(bilevel, point, params)
     sizes, number = sizes_of(bilevel, point, params), jnp.sum(used)
+    multiplies = multiplies_on_host(bilevel.inner.loss, point.inner_batch)
 
     def on(size: int) -> Result:
         indices = foremost(priority, size)
-        part = _restricted(bilevel, point, params, indices, number)
+        gathers = size < params.shape[0] and not multiplies
+        part = _restricted(bilevel, point, params, indices, None if gathers else number)
         begin = None if start is None else start[indices]
         value, grad, report = solve(part, point, outcome._replace(params=params[indices]), begin)
         adjoint = jnp.zeros_like(params).at[indices].set(report.carry.adjoint)
@@ -87,7 +93,8 @@ def on_support(
         return value, grad, _uniform(report)
 
     chosen = first_with_room(sizes, number, ROOM, last=0)
-    return jax.lax.switch(chosen, [*(lambda size=size: on(size) for size in sizes), on_all])
+    branches = [lambda size=size: on(size) for size in sizes]
+    return jax.lax.switch(chosen, branches if sizes[-1] == params.shape[0] else [*branches, on_all])
 
 
 def _uniform(report: Report) -> Report:
@@ -118,12 +125,15 @@ def _used(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Array,
     return used, jnp.where(used, jnp.inf, -jnp.where(jnp.isnan(nearest), jnp.inf, nearest))
 
 
-def _restricted(bilevel: Bilevel, point: Point, params: jax.Array, indices: jax.Array, number: jax.Array) -> Bilevel:
-    """Both levels as functions of the rows ``indices``, of which ``number`` are used; the others zero."""
+def _restricted(
+    bilevel: Bilevel, point: Point, params: jax.Array, indices: jax.Array, number: jax.Array | None
+) -> Bilevel:
+    """Both levels as functions of the rows ``indices``, or of the first ``number`` of them; the others zero."""
     inner = bilevel.inner
     loss, columns, offset = restricted_loss(inner.loss, point.inner_batch, params, indices, number)
     outer, *_ = restricted_loss(bilevel.outer_loss, point.outer_batch, params, indices, number)
-    penalty = Held(OnRows(inner.nonsmooth, params, indices), number)
+    penalty: Penalty = OnRows(inner.nonsmooth, params, indices)
+    penalty = penalty if number is None else Held(penalty, number)
     whole = inner.at(point.hparams, point.inner_batch)
 
     def everywhere(rows: jax.Array, step: jax.Array) -> PyTree:

@@ -25,7 +25,7 @@ from bilevel.solvers.operator_splitting import OperatorSplitting
 from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native, is_pivotable, pivoting_program
 from bilevel.solvers.proximal_gradient import ProximalGradient
 from bilevel.solvers.proximal_newton import ProximalNewton, takes
-from bilevel.solvers.rows import has_rows, sizes_for, sizes_on_host, stays_on_host
+from bilevel.solvers.rows import has_rows, multiplies_on_host, sizes_for, sizes_on_host
 from bilevel.solvers.working_set import WorkingSet
 from bilevel.typing import Params
 
@@ -104,7 +104,7 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
 
 
 def _on_working_sets(instance: Instance, params: Params, where: str) -> tuple[Solver, str]:
-    if stays_on_host(instance.loss, instance.batch):
+    if multiplies_on_host(instance.loss, instance.batch):
         reason = "Newton's method on working sets of any size, whose columns are multiplied on the host"
         return WorkingSet(ActiveSetNewton(), sizes=tuple(sizes_on_host(params.shape[0]))), f"{where}: {reason}"
     inside, how = BlockCoordinateDescent(), "coordinate descent"

@@ -24,6 +24,7 @@ SIZES = (64, 128, 256, 512, 1024, 2048)  # into which sparse supports are gather
 RATIO = 4  # of one size to the next: each is compiled, and finer ones save little
 COSTLY, BETWEEN = 512, 0.625  # a largest size that has one more below it, for supports of half as many rows
 ON_HOST = 8192  # rows for which a call to the host costs about what it does for one
+GATHERED = 4096  # samples up to which columns on the host are gathered, as dense ones cost less than calls
 LEAST = 128  # below which a size costs about what the products with the design do
 ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
 
@@ -190,13 +191,13 @@ def restricted_loss(
     whole: Loss, batch: Batch, params: jax.Array, indices: jax.Array, number: jax.Array | None = None
 ) -> tuple[Loss, Any, jax.Array | None]:
     """A loss of params as one of some of their rows; of a `bl.Linear` one the columns are gathered, and the product
-    with the others is made only if one of them is not zero. A `bl.HostMatrix` keeps them, and uses the ``number`` that
-    counts."""
+    with the others is made only if one of them is not zero. A `bl.HostMatrix` keeps them if it is told the ``number``
+    that counts, and multiplies with these."""
     if not isinstance(whole, Linear):
         return lambda rows, hparams, batch: whole(params.at[indices].set(rows), hparams, batch), None, None
     design = whole.design(batch)
-    if isinstance(design, HostMatrix):
-        columns = design.using(indices, indices.size if number is None else number)
+    if isinstance(design, HostMatrix) and number is not None:
+        columns = design.using(indices, number)
     else:
         columns = gathered(design, indices, params.dtype)
     others = params.at[indices].set(0)
@@ -224,8 +225,15 @@ def stays_on_host(loss: Loss, batch: Batch) -> bool:
     return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
 
 
+def multiplies_on_host(loss: Loss, batch: Batch) -> bool:
+    """Whether such a design multiplies also with few columns, since it has too many samples to gather them."""
+    return stays_on_host(loss, batch) and loss.design(batch).shape[0] > GATHERED  # type: ignore[attr-defined]
+
+
 def gathered(design: Any, indices: jax.Array, dtype: Any) -> jax.Array:
     """Some columns of a matrix, dense; of a sparse one from its entries."""
+    if isinstance(design, HostMatrix):
+        return design.using(indices, indices.size).todense().astype(dtype)
     if not isinstance(design, JAXSparse):
         return jnp.take(design, indices, axis=1)
     if not isinstance(design, BCOO) or design.n_batch or design.n_dense:

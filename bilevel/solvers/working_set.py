@@ -15,7 +15,15 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import iterate
 from bilevel.solvers.model import is_quadratic
 from bilevel.solvers.proximal_newton import ProximalNewton, model_minimum
-from bilevel.solvers.rows import first_with_room, foremost, gradient_of_linear, needs_rows, restricted, stays_on_host
+from bilevel.solvers.rows import (
+    first_with_room,
+    foremost,
+    gradient_of_linear,
+    multiplies_on_host,
+    needs_rows,
+    restricted,
+    stays_on_host,
+)
 from bilevel.typing import Counts, Params
 
 INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change;
@@ -51,9 +59,9 @@ class WorkingSet(Solver):
     For sparse solutions: a step costs a solve in |S| rows and one gradient of the whole loss. If that is `bl.Linear`,
     columns are gathered, and the one product with the whole design is X' times a vector. |S| is the first of ``sizes``
     with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed under jit).
-    With a `bl.HostMatrix` as design ``sizes`` are those of vectors only: products are made with the active columns and
-    about as many more, whatever their number. Active is a row in S that the prox lets move. Raises ValueError where the
-    penalty is no sum over rows.
+    With a `bl.HostMatrix` of many samples ``sizes`` are those of vectors only: products are made with the active
+    columns and about as many more, whatever their number; of few samples, only where ``whole`` would take all rows.
+    Active is a row in S that the prox lets move. Raises ValueError where the penalty is no sum over rows.
     Source: Johnson and Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -84,11 +92,13 @@ class WorkingSet(Solver):
         gradient, members = state.memory
         active, priority = _ranked(instance, state.params, gradient, members)
         sizes = [size for size in self.sizes if 2 * size <= state.params.shape[0]]
-        number, taken = jnp.sum(active), None
+        number, loss, batch = jnp.sum(active), instance.loss, instance.batch
+        more = number + jnp.maximum(FIRST, number)
+        taken = more if multiplies_on_host(loss, batch) else None
         everything = lambda: self._on_all(instance, state.params)  # noqa: E731
-        if stays_on_host(instance.loss, instance.batch):
-            taken = number + jnp.maximum(FIRST, number)
-            everything = lambda: self._on(instance, state, priority, active.size, taken)  # noqa: E731
+        if stays_on_host(loss, batch):
+            whole = replace(self, solver=self.whole)
+            everything = lambda: whole._on(instance, state, priority, active.size, more)  # noqa: E731
         branches = [lambda size=size: self._on(instance, state, priority, size, taken) for size in sizes]
         chosen = first_with_room(sizes, number, jnp.maximum(ROOM, number // SHARE), last=1)
         solved = jax.lax.switch(chosen, [*branches, everything])

@@ -55,8 +55,9 @@ def problem(name, on_host, tol=1e-12):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_dense_design(name, monkeypatch):
-    """With vectors of all rows, and of 64 rows where these hold the support."""
+    """By products with vectors of all rows, and of 64 rows where these hold the support; by gathered columns."""
     monkeypatch.setattr(rows, "ON_HOST", 64 if name in ("one weight", "groups") else 8192)
+    monkeypatch.setattr(rows, "GATHERED", 4096 if name == "a weight each" else 0)
     engine = bl.Implicit(linear_solve=bl.AutoLinear(tol=1e-12))
     (task, h), (plain, _) = problem(name, True), problem(name, False)
     value, grad, report = bl.hypergradient(task, h, engine)
@@ -74,6 +75,7 @@ def test_equals_the_dense_design(name, monkeypatch):
 
 
 def test_products_touch_the_columns_in_use(monkeypatch):
+    monkeypatch.setattr(rows, "GATHERED", 0)
     task, h = problem("one weight", True, tol=1e-8)
     touched = []
     plain = bl.HostMatrix.product
@@ -110,7 +112,8 @@ def test_solutions_differentiate_and_batch():
 
 
 @pytest.mark.slow
-def test_float32():
+def test_float32(monkeypatch):
+    monkeypatch.setattr(rows, "GATHERED", 0)
     task, h = problem("one weight", True)
     exact = bl.hypergradient(task, h, bl.Implicit())[1]
     with jax.enable_x64(False):
@@ -120,7 +123,21 @@ def test_float32():
     np.testing.assert_allclose(grad, exact, rtol=2e-3)
 
 
-def test_auto_says_so():
+def test_auto_says_so(monkeypatch):
     task, h = problem("one weight", True)
-    said = task.inner.explain(h, task.batches(jax.random.key(0), 0)[0])
-    assert "multiplied on the host" in said and "WorkingSet" in said
+    batch, _ = task.batches(jax.random.key(0), 0)
+    assert "proximal Newton steps on working sets, whose columns are gathered" in task.inner.explain(h, batch)
+    monkeypatch.setattr(rows, "GATHERED", SAMPLES - 1)
+    assert "working sets of any size, whose columns are multiplied on the host" in task.inner.explain(h, batch)
+
+
+@pytest.mark.slow
+def test_a_support_that_fits_no_size(monkeypatch):
+    """Columns are gathered where they fit; these do not, and the rest of the work is done by products."""
+    monkeypatch.setattr(rows, "SIZES", (16,))
+    (task, h), (plain, _) = problem("elastic net", True), problem("elastic net", False)
+    engine = bl.Implicit(accuracy="residual", linear_solve=bl.AutoLinear(tol=1e-12))
+    _, grad, report = bl.hypergradient(task, h, engine)
+    assert np.count_nonzero(np.asarray(report.params)) > 16 and report.status.name == "converged"
+    monkeypatch.undo()
+    np.testing.assert_allclose(grad, bl.hypergradient(plain, h, engine)[1], rtol=1e-7)
