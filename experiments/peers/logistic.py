@@ -188,7 +188,8 @@ def draw(curves: dict[str, dict[str, tuple]], picture: Path) -> None:
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     for axes, (name, arms) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for arm, (seconds, gap) in arms.items():
-            axes.loglog(seconds, np.maximum(np.minimum.accumulate(gap), 1e-9), label=arm)
+            style = "-" if arm.startswith("bilevel") else "--"
+            axes.loglog(seconds, np.maximum(np.minimum.accumulate(gap), 1e-9), style, label=arm)
         axes.axhline(SUBOPTIMALITY, color="black", linestyle="--", linewidth=0.8)
         axes.set(xlabel="seconds", ylabel="suboptimality of the validation loss", title=name)
         axes.legend(frameon=False, fontsize=7)
