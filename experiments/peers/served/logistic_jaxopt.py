@@ -1,5 +1,5 @@
-"""JAXopt's LBFGS with implicit differentiation on logistic regression with one penalty for each feature, warm-started;
-at two tolerances, with conjugate gradients for the adjoint system.
+"""JAXopt's LBFGS and BFGS with implicit differentiation on logistic regression with one penalty for each feature,
+warm-started, with conjugate gradients for the adjoint system.
 
 Counted on an untimed repetition of the path, by callbacks: evaluations of the gradient of the inner loss and products
 with its Hessian.
@@ -31,7 +31,7 @@ def told(tally: Callable[[], None], value: Any) -> Any:
     return value
 
 
-def step(tol: float, counts: dict[str, int] | None) -> Callable:
+def step(method: str, tol: float, counts: dict[str, int] | None) -> Callable:
     """(h, w, data, held_out) -> ((validation loss, solution), gradient), compiled; counts what it does, if told to."""
 
     def tally(name: str) -> None:
@@ -46,7 +46,7 @@ def step(tol: float, counts: dict[str, int] | None) -> Callable:
         found = jax.value_and_grad(inner)(w, h, data)
         return found if counts is None else (found[0], told(partial(tally, "gradients"), found[1]))
 
-    solver = jaxopt.LBFGS(
+    solver = getattr(jaxopt, method)(
         value_and_slope, value_and_grad=True, tol=tol, maxiter=10_000, implicit_diff_solve=adjoint, jit=True
     )
 
@@ -57,9 +57,9 @@ def step(tol: float, counts: dict[str, int] | None) -> Callable:
     return jax.jit(jax.value_and_grad(outer, has_aux=True))
 
 
-def prepare(arrays: dict, tol: float) -> Run:
+def prepare(arrays: dict, method: str, tol: float) -> Run:
     X, y, X_val, y_val = (jnp.asarray(arrays[name]) for name in ("X", "y", "X_val", "y_val"))
-    slope, numbers = step(tol, None), {"gradients": 0, "products": 0}
+    slope, numbers = step(method, tol, None), {"gradients": 0, "products": 0}
     cumulative: dict[str, np.ndarray] = {}
 
     def path(slope: Callable, counts: dict[str, int]) -> dict:
@@ -76,7 +76,7 @@ def prepare(arrays: dict, tol: float) -> Run:
 
     def run() -> dict:
         if not cumulative:  # in the first run, which is not timed
-            counted = path(step(tol, numbers), numbers)
+            counted = path(step(method, tol, numbers), numbers)
             cumulative.update({name: counted[name] for name in numbers})
         found = path(slope, {name: 0 for name in numbers})
         steps = len(found["seconds"])  # the counted path, which is slower, may have been given less of them
@@ -89,4 +89,5 @@ def prepare(arrays: dict, tol: float) -> Run:
 
 
 if __name__ == "__main__":
-    serve({f"LBFGS {tol:.0e}": partial(prepare, tol=tol) for tol in (1e-6, 1e-8)})
+    ways = (("LBFGS", 1e-6), ("LBFGS", 1e-8), ("BFGS", 1e-6), ("BFGS", 1e-8))
+    serve({f"{method} {tol:.0e}": partial(prepare, method=method, tol=tol) for method, tol in ways})
