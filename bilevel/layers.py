@@ -12,6 +12,7 @@ from jax.experimental.sparse import BCOO
 from bilevel.cones import Cone, NonNegative, Product, Zero
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
+from bilevel.kernels.activity import read_program
 from bilevel.kernels.matrices import as_matrix, cast, is_sparse, rows_kept, stacked, symmetric_part, times
 from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
@@ -22,7 +23,7 @@ from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
 from bilevel.solvers import Auto
 from bilevel.solvers.programs import PRECISE, Answer, ConeProgram, ProgramSolver, program_residual
-from bilevel.status import Code, Status
+from bilevel.status import GRADES, Code, Status
 from bilevel.typing import Counts, Params, Scalar
 
 POLISHES = 3
@@ -90,11 +91,14 @@ def quadratic_program(
     status, usable = _verdict(answer.code, residual)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
     arguments = (Q, q, A, b, G, h, usable)
+    grade = jnp.int32(GRADES.index("residual"))
     if dense and linear_solve == AutoLinear():
-        unknown = PrimalDual(*moving(tuple(unknown), arguments))
+        reading = jax.lax.stop_gradient(read_program((program.P, *frozen[1:]), tuple(unknown)))
+        grade = jnp.where(reading.regular & status.ok, GRADES.index("estimate"), grade).astype(jnp.int32)
+        unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
     else:
         unknown = attach(QP, linear_solve, unknown, arguments)
-    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer))
+    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), grade)
 
 
 def cone_program(

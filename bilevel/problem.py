@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel import trees
 from bilevel.constraints import Constraint, Free
@@ -19,12 +20,17 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
-from bilevel.status import Status
+from bilevel.status import GRADES, Status
 from bilevel.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 
 
 class Solution(NamedTuple):
-    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none."""
+    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none.
+
+    ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
+    solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
+    "residual" where it is one of several or nobody looked (`InnerProblem.solve` does not: `bl.hypergradient` does).
+    """
 
     params: Params
     dual: PyTree
@@ -32,6 +38,12 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
+    grade: Any = np.int32(0)
+
+    @property
+    def error_grade(self) -> str:
+        """The grade in words; of a batch, the weakest."""
+        return GRADES[int(np.min(np.asarray(self.grade)))]
 
 
 @dataclass(frozen=True, eq=False)

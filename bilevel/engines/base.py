@@ -13,13 +13,10 @@ import numpy as np
 from bilevel.linear_solve import Preconditioner
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
-from bilevel.status import Status
+from bilevel.status import GRADES, Status
 from bilevel.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 
 POLICIES = ("raise", "warn", "retry", "skip")
-GRADES = ("residual", "estimate", "bound")
-
-
 NAN: Any = np.float32(np.nan)
 UNKNOWN: Any = np.int32(-1)
 ZERO: Any = np.int32(0)

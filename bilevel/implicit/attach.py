@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.implicit.prepare import asserted
+from bilevel.implicit.silence import silent
 from bilevel.linear_solve import LinearSolver
 from bilevel.typing import Counts, Params, PyTree
 
@@ -45,7 +46,8 @@ def attach(
     """``params`` unchanged in value, with the derivative of the solution of mapping(params, *args, **kwargs) = 0.
 
     With A = dF/dw and B = dF/dh at the solution, dw = -A^{-1} B dh; reverse mode transposes the one linear solve, so
-    it serves all arguments. Values that the mapping closes over are arguments too. A solve that fails gives NaN.
+    it serves all arguments. Values that the mapping closes over are arguments too. A solve that fails gives NaN, except
+    to a cotangent that is exactly zero, which gives zero.
     """
     moving = split_arguments(args, kwargs or {})
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
@@ -98,9 +100,12 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
                 current[i] = value
             return residual(params, *current)
 
-        _, change = jax.jvp(at, tuple(values[i] for i in moved), tuple(tangents[1][i] for i in moved))
-        rhs = jax.tree.map(jnp.negative, change)
-        return params, solve(params, values[:number_of_arguments], rhs, *hidden)
+        def linear(moving: tuple) -> Params:
+            _, change = jax.jvp(at, tuple(values[i] for i in moved), moving)
+            rhs = jax.tree.map(jnp.negative, change)
+            return solve(params, values[:number_of_arguments], rhs, *hidden)
+
+        return params, silent(linear, tuple(tangents[1][i] for i in moved))
 
     solution.defjvp(rule, symbolic_zeros=True)
     return solution
