@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,6 @@ class Status:
 class ConvergenceError(RuntimeError):
     """A solve failed and the engine's ``on_failure`` is ``"raise"``. Carries the report of the solve."""
 
-    def __init__(self, message: str, report: object = None):
+    def __init__(self, message: str, report: Any = None):
         super().__init__(message)
         self.report = report

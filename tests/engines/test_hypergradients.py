@@ -17,7 +17,7 @@ def error(params, hparams, batch):
     return 0.5 * jnp.mean((x @ params - y) ** 2)
 
 
-def make_task(solver=bl.Auto(), **more):
+def make_task(solver: bl.Solver = bl.Auto(), **more):
     train, validation = (X[:20], Y[:20]), (X[20:], Y[20:])
     return bl.Task(
         inner=bl.InnerProblem(

@@ -199,7 +199,7 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_linear_program():
     """min c'x over a box: the vertex and the multipliers."""
     A, b, c = jnp.concatenate([jnp.eye(2), -jnp.eye(2)]), jnp.array([1.0, 2, 3, 4]), jnp.array([1.0, -2.0])
-    solution = jax.jit(lambda *data: bl.cone_program(*data, cones.NonNegative(4)))(A, b, c)
+    solution = jax.jit(lambda A, b, c: bl.cone_program(A, b, c, cones.NonNegative(4)))(A, b, c)
     assert_allclose(solution.params, [-3, 2], atol=1e-9)
     assert_allclose(solution.dual, [0, 2, 1, 0], atol=1e-9)
     jacobian = jax.jit(jax.jacrev(lambda b: bl.cone_program(A, b, c, cones.NonNegative(4)).params))(b)

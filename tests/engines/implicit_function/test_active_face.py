@@ -62,6 +62,7 @@ def test_the_face_is_read_with_a_step_that_suits_the_loss():
 
     largest = float(jnp.linalg.eigvalsh(train[0].T @ train[0] / samples)[-1])
     local = mapping.localize(iterate, hparams, train)
+    assert isinstance(local, bl.optimality.ProximalGradient)
     assert 0.9 < float(local.step_size) * largest < 2.0
     np.testing.assert_array_equal(face(local), support)
     assert not np.array_equal(face(mapping), support)

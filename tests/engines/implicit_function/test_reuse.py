@@ -174,5 +174,6 @@ def test_a_preconditioner_of_ones_own_is_kept():
     engine = bl.Implicit(linear_solve=bl.CG(preconditioner=bl.linear_solve.Jacobi()))
     inverse = bl.linear_solve.CholeskyFactor(jnp.eye(2), jnp.bool_(True))
     assert engine.linear_solve.reusing(inverse) is engine.linear_solve
-    assert bl.CG().reusing(inverse).preconditioner is inverse
+    reusing = bl.CG().reusing(inverse)
+    assert isinstance(reusing, bl.CG) and reusing.preconditioner is inverse
     assert bl.Dense().reusing(inverse) == bl.Dense()

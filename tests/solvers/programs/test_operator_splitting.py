@@ -123,7 +123,7 @@ def test_an_exponential_program():
         A[1 + 3 * i, 3 + i], A[2 + 3 * i, i], b[3 + 3 * i] = -1, -1, 1
     cone, p = cones.Product(cones.Zero(1), *[cones.Exponential()] * 3), jnp.array([0.1, 0.5, -0.3])
     data = (jnp.asarray(A), jnp.asarray(b), jnp.concatenate([p, -jnp.ones(3)]))
-    found = jax.jit(lambda *data: bl.cone_program(*data, cone, solver=bl.OperatorSplitting()))(*data)
+    found = jax.jit(lambda A, b, c: bl.cone_program(A, b, c, cone, solver=bl.OperatorSplitting()))(*data)
     assert found.status.name == "converged"
     assert_allclose(found.params[:3], jax.nn.softmax(-p), atol=1e-9)
 
