@@ -87,7 +87,7 @@ class LinearSolver(abc.ABC):
 
     needs_symmetric: ClassVar[bool] = False
     needs_definite: ClassVar[bool] = False
-    truncates: ClassVar[bool] = False  # whether it stops after a fixed number of terms, by design
+    truncates: ClassVar[bool] = False  # whether it leaves something out by design, and cannot measure what
 
     @abc.abstractmethod
     def __call__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
@@ -31,6 +32,8 @@ class Damped(LinearSolver):
 
     inner: LinearSolver = CG()
     damping: float = 1e-6
+
+    truncates: ClassVar[bool] = True  # by the damping: it cannot measure what that left out
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None

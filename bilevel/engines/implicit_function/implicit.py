@@ -33,8 +33,18 @@ from bilevel.engines.implicit_function.linearization import (
 from bilevel.engines.implicit_function.reused_preconditioner import joined, nothing_known, of_inner_solver, recycling
 from bilevel.engines.implicit_function.support import has_support, on_support
 from bilevel.foundation import trees
+from bilevel.foundation.status import Code
 from bilevel.foundation.typing import HParams, PyTree, Scalar
-from bilevel.linear_solve import GMRES, AutoLinear, Damped, Dense, LBFGSPairs, LinearSolver, Preconditioner
+from bilevel.linear_solve import (
+    GMRES,
+    AutoLinear,
+    Damped,
+    Dense,
+    LBFGSPairs,
+    LinearSolution,
+    LinearSolver,
+    Preconditioner,
+)
 from bilevel.solvers import Outcome
 
 
@@ -150,7 +160,7 @@ class Implicit(Engine):
             adjoint_residual=adjoint.solution.residual,
             adjoint_steps=adjoint.solution.products,
             adjoint_status=adjoint.solution.status,
-            **_no_claim(grad, outcome.residual, adjoint.solution.residual),
+            **_no_claim(grad, outcome.residual, adjoint.solution),
             counts=counts.plus(
                 hessian_products=adjoint.solution.products,
                 jacobian_products=1,
@@ -188,7 +198,7 @@ class Implicit(Engine):
             solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
         if self.accuracy == "residual":
             left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
-            estimate = left * report.error_estimate
+            estimate = left * (report.inner_residual + report.adjoint_residual) * trees.norm(before.grad)
             return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
         measured = correction(bilevel, point, solved)
         counts = counts.add(measured.counts).add(measured.inspection)
@@ -205,13 +215,15 @@ def tolerance_of(linear_solve: LinearSolver) -> float | jax.Array:
     return getattr(linear_solve, "tol", jnp.nan)
 
 
-def _no_claim(grad: HParams, inner: jax.Array, adjoint: jax.Array) -> dict:
-    """The free figures: the relative residuals times the size of the gradient."""
+def _no_claim(grad: HParams, inner: jax.Array, adjoint: LinearSolution) -> dict:
+    """The free figures: the relative residuals times the size of the gradient. Of an adjoint that was truncated by
+    design the error is not known: its residual is small where eigenvalues are, and those were left out."""
     size = trees.norm(grad)
+    error_adjoint = jnp.where(adjoint.status.code == Code.truncated, jnp.inf, adjoint.residual * size)
     return {
-        "error_estimate": (inner + adjoint) * size,
+        "error_estimate": inner * size + error_adjoint,
         "error_inner": inner * size,
-        "error_adjoint": adjoint * size,
+        "error_adjoint": error_adjoint,
         "grade": jnp.int32(GRADES.index("residual")),
     }
 

@@ -1,5 +1,6 @@
 """Engines that are biased by design: what they say of their error, and that a warm start does not add to it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -54,6 +55,24 @@ def true_error(name, grad):
     return float(jnp.linalg.norm(grad - truth(name)))
 
 
+TRUNCATED = [
+    bl.Implicit(linear_solve=linear_solve, accuracy="residual")
+    for linear_solve in (bl.Nystrom(rank=2), bl.Neumann(terms=5, alpha=0.1), bl.Damped(damping=0.1))
+]
+
+
+@pytest.mark.parametrize("engine", TRUNCATED, ids=["nystrom", "neumann", "damped"])
+def test_an_adjoint_that_is_truncated_is_measured_or_not_known(engine):
+    task, hparams = problem("ridge", exact=True)
+    _, grad, report = bl.hypergradient(task, hparams, engine)
+    assert true_error("ridge", grad) > 1e-3 * float(jnp.linalg.norm(grad))
+    assert report.status.name == "truncated" and report.error_grade == "residual"
+    assert float(report.error_estimate) == np.inf
+    _, grad, report = bl.hypergradient(task, hparams, dataclasses.replace(engine, refine=True))
+    assert true_error("ridge", grad) < 1e-9
+    assert float(report.error_estimate) < 1
+
+
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", [bl.OneStep(), bl.Truncated(steps=2), bl.SOBA()], ids=lambda one: type(one).__name__)
 def test_a_bias_that_is_not_measured_is_infinite(engine):
@@ -72,6 +91,7 @@ MEASURED = [
     pytest.param("lasso", bl.OneStep(accuracy="estimate"), id="one-step-lasso", marks=SLOW),
     pytest.param("ridge", bl.Implicit(linear_solve=bl.Neumann(terms=5, alpha=0.1)), id="neumann", marks=SLOW),
     pytest.param("ridge", bl.Implicit(linear_solve=bl.Nystrom(rank=2, rho=0.1)), id="nystrom", marks=SLOW),
+    pytest.param("ridge", bl.Implicit(linear_solve=bl.Damped(damping=0.02)), id="damped"),
     pytest.param("lasso", bl.Implicit(linear_solve=bl.Neumann(terms=3, alpha=0.5)), id="neumann-lasso", marks=SLOW),
 ]
 
