@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from bilevel.foundation.settings import settings as settings, traced as traced
+from bilevel.foundation.status import GRADES, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
-from bilevel.foundation.status import GRADES, Status
 from bilevel.task import Bilevel
 
 POLICIES = ("raise", "warn", "retry", "skip")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from bilevel.cones import Cone, NonNegative, Product, Zero
+from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
@@ -23,7 +24,6 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
 from bilevel.solvers import Auto
-from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.solvers.programs.stated_by_arrays import PRECISE, Answer, ConeProgram, ProgramSolver, program_residual
 
 POLISHES = 3

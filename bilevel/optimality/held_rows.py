@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.kernels.activity import Units, activity, sizes_of, units_of
 from bilevel.optimality.primal_dual import PrimalDual, size
-from bilevel.typing import LinearMap, PyTree
 
 PROBES = 8  # random signs that measure the rows and columns of a Jacobian known by products: to a third
 PASSES = 3  # between rows and columns
