@@ -109,16 +109,14 @@ def read_program(program: tuple[jax.Array, ...], at: tuple[jax.Array, jax.Array,
     misses = (_size(violated), _size(unused), _size(slack[: y.size]) / sizes.point)
     residual = jnp.max(jnp.stack([_size(columns * jnp.sum(parts, axis=0)) / sizes.forces, *misses]))
     doubt = DIGITS * (jnp.finfo(x.dtype).eps + residual)
-    mask = jnp.concatenate([jnp.ones(y.size, bool), active])
-    return Reading(
-        active, units, jnp.all(strength > doubt) & _invertible(scaled_Q, jnp.where(mask[:, None], scaled_C, 0), mask)
-    )
+    mask = jnp.concatenate([jnp.ones_like(y), active.astype(y.dtype)])
+    regular = invertible(scaled_Q, mask[:, None] * scaled_C, jnp.diag(1 - mask))
+    return Reading(active, units, jnp.all(strength > doubt) & regular)
 
 
-def _invertible(curvature: jax.Array, rows: jax.Array, active: jax.Array) -> jax.Array:
-    """Whether no pivot of [[Q, C'], [C, -(I - active)]] is rounding."""
-    matrix = jnp.block([[curvature, rows.T], [rows, -jnp.diag(1 - active.astype(rows.dtype))]])
-    pivots = jnp.abs(jnp.diagonal(jax.scipy.linalg.lu_factor(matrix)[0]))
+def invertible(curvature: jax.Array, rows: jax.Array, corner: jax.Array) -> jax.Array:
+    """Whether no pivot of [[Q, C'], [C, -corner]] is rounding."""
+    pivots = jnp.abs(jnp.diagonal(jax.scipy.linalg.lu_factor(jnp.block([[curvature, rows.T], [rows, -corner]]))[0]))
     return jnp.min(pivots, initial=jnp.inf) > jnp.finfo(rows.dtype).eps ** 0.625 * jnp.max(pivots, initial=0)
 
 

@@ -18,8 +18,9 @@ from bilevel.kernels.activity import read_program
 from bilevel.kernels.matrices import as_matrix, cast, is_sparse, rows_kept, stacked, symmetric_part, times
 from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
+from bilevel.layers.conic_units import conic_units, is_regular
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.optimality.conic import Conic
+from bilevel.optimality.conic import Conic, ConicPoint
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
@@ -91,10 +92,10 @@ def quadratic_program(
     status, usable = _verdict(answer.code, residual)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
     arguments = (Q, q, A, b, G, h, usable)
-    grade = jnp.int32(GRADES.index("residual"))
+    grade = _grade(status, jnp.zeros((), bool))
     if dense and linear_solve == AutoLinear():
         reading = jax.lax.stop_gradient(read_program((program.P, *frozen[1:]), tuple(unknown)))
-        grade = jnp.where(reading.regular & status.ok, GRADES.index("estimate"), grade).astype(jnp.int32)
+        grade = _grade(status, reading.regular)
         unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
     else:
         unknown = attach(QP, linear_solve, unknown, arguments)
@@ -138,17 +139,20 @@ def cone_program(
     start = None if init is None else _start(program, init.params, init.dual)
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
     mapping = Conic(cone)
-    unknown = mapping.pack(answer.x, answer.y, answer.s)
+    units = conic_units(frozen[0], frozen[2], cone, ConicPoint(answer.x, answer.y, answer.s))
+    scaled = units.data(*frozen)
+    unknown = mapping.pack(*units.inward(answer.x, answer.y, answer.s))
 
     def measure(z: jax.Array) -> jax.Array:
-        at = mapping.unpack(z)
+        at = units.outward(mapping.unpack(z))
         return program_residual(program, at.x, at.y)
 
-    unknown, residual = _polished(lambda at: _root_step(mapping, at, frozen), unknown, measure)
+    unknown, residual = _polished(lambda at: _root_step(mapping, at, scaled), unknown, measure)
     status, usable = _verdict(answer.code, residual)
-    unknown = attach(mapping, linear_solve, usable * unknown, (times(usable, A), usable * b, usable * c))
-    point = mapping.unpack(unknown)
-    return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer))
+    grade = _grade(status, is_regular(mapping, unknown, *scaled))
+    arguments = units.data(times(usable, A), usable * b, usable * c)
+    point = units.outward(mapping.unpack(attach(mapping, linear_solve, usable * unknown, arguments)))
+    return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer), grade)
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
@@ -205,6 +209,10 @@ def _verdict(code: jax.Array, residual: jax.Array) -> tuple[Status, jax.Array]:
     judged = jnp.where(jnp.isfinite(residual), judged, Code.nonfinite)
     code = jnp.where(proved, code, judged)
     return Status.of(code), jnp.where(code <= Code.stalled, 1, jnp.nan).astype(residual.dtype)
+
+
+def _grade(status: Status, regular: jax.Array) -> jax.Array:
+    return jnp.where(status.ok & regular, GRADES.index("estimate"), GRADES.index("residual")).astype(jnp.int32)
 
 
 def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
