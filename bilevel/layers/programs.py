@@ -15,9 +15,10 @@ from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
 from bilevel.kernels.activity import read_program
-from bilevel.kernels.matrices import as_matrix, cast, is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part, times
 from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
+from bilevel.layers.arguments import conic_arguments, quadratic_arguments
 from bilevel.layers.conic_units import conic_units, is_regular
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.optimality.conic import Conic, ConicPoint
@@ -45,17 +46,20 @@ def quadratic_program(
 ) -> Solution:
     """min 1/2 x'Qx + q'x subject to A x = b and G x <= h, for a symmetric positive semidefinite Q.
 
-    Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); the pair A, b or G, h may be left out, and entries of
-    h may be infinite (no constraint). The matrices may be dense, or sparse (`BCOO`, for which only products with them
-    are taken; derivatives are those of their data). ``init`` is the solution of a program nearby, from which a
-    `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
-    (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
-    argument, in both modes. Of Q the symmetric part counts.
+    Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); one row may be given as (n,) with a number, the pair
+    A, b or G, h may be left out, and entries of h may be infinite (no constraint). The matrices may be dense, or sparse
+    (`BCOO`, for which only products with them are taken; derivatives are those of their data). ``init`` is the solution
+    of a program nearby, from which a `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose
+    ``params`` (x) and ``dual`` (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h))
+    have derivatives in every argument, in both modes. Of Q the symmetric part counts.
 
     ``residual`` is that of the KKT conditions, each relative to the size of its terms. Where there is no solution the
-    status says `infeasible` or `unbounded`, lane by lane, and params, dual and derivatives are NaN. At a degenerate
-    solution the derivative is the one of least norm on the rows with dual > slack. Raises ValueError for shapes that
-    do not fit.
+    status says `infeasible` or `unbounded`, lane by lane, and params, dual and derivatives are NaN (a cotangent that is
+    exactly zero gives zero). Multiplying rows, unknowns or the objective multiplies the derivatives by just that.
+    ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active ones do not
+    depend on each other. Else, and for sparse and large programs, where nobody looks, it is "residual": the derivative
+    is then one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for
+    shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
@@ -65,7 +69,7 @@ def quadratic_program(
     >>> jax.jacobian(lambda h: solve(h).params)(jnp.ones(1)).round(6).tolist()
     [[0.5], [0.5]]
     """
-    Q, q, A, b, G, h = _checked(Q, q, A, b, G, h)
+    Q, q, A, b, G, h = quadratic_arguments(Q, q, A, b, G, h)
     bounded = h < jnp.inf
     G, h = rows_kept(G, bounded), jnp.where(bounded, h, 1)
     frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
@@ -117,8 +121,9 @@ def cone_program(
     Shapes: A (m, n), b (m,), c (n,). Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
     (y in the dual cone, L = c'x + y'(A x + s - b)) have derivatives in A, b and c, in both modes; the slack is b - A x.
     ``solver``: by default `bl.InteriorPoint` for linear and second-order cones, `bl.Clarabel` on the host for others,
-    `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init`` and statuses as for `quadratic_program`.
-    Raises ValueError for shapes that do not fit.
+    `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init``, statuses and grades as for
+    `quadratic_program` (of sparse programs the rows should be of one size). Raises ValueError for shapes that do not
+    fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda b: bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), bl.cones.NonNegative(2))
@@ -126,13 +131,8 @@ def cone_program(
     >>> solution.params.round(5).tolist(), solution.dual.round(5).tolist(), solution.status.name
     ([3.0, -1.0], [1.0, 2.0], 'converged')
     """
-    A, b, c = _floats(A, b, c)
+    A, b, c = conic_arguments(A, b, c, cone)
     n = c.size
-    if A.ndim != 2 or b.shape != A.shape[:1] or c.shape != A.shape[1:] or cone.dim != b.size:
-        raise ValueError(
-            f"bl.cone_program needs A (m, n), b (m,), c (n,) and a cone of dimension m; it got A {A.shape}, "
-            f"b {b.shape}, c {c.shape} and {cone} of dimension {cone.dim}. For a batch use jax.vmap."
-        )
     frozen = jax.lax.stop_gradient((A, b, c))
     curvature = BCOO.fromdense(jnp.zeros((n, n), c.dtype), nse=0) if is_sparse(A) else jnp.zeros((n, n), c.dtype)
     program = ConeProgram(curvature, frozen[2], frozen[0], frozen[1], cone)
@@ -225,30 +225,3 @@ def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
 
 def _counts(answer: Answer) -> Counts:
     return Counts(factorizations=answer.steps).as_arrays()
-
-
-def _floats(*arrays: Any) -> list[Any]:
-    found = [as_matrix(array) for array in arrays]
-    kinds = [array.dtype for array in found]
-    dtype = jnp.result_type(*kinds) if any(jnp.issubdtype(kind, jnp.inexact) for kind in kinds) else float
-    return [cast(array, jnp.result_type(dtype)) for array in found]
-
-
-def _checked(Q: Any, q: Any, A: Any, b: Any, G: Any, h: Any) -> list[Any]:
-    for matrix, vector, names in ((A, b, "A and b"), (G, h, "G and h")):
-        if (matrix is None) != (vector is None):
-            raise ValueError(f"bl.quadratic_program needs both of {names}, or neither.")
-    Q, q = _floats(Q, q)
-    none = (jnp.zeros((0, q.size), q.dtype), jnp.zeros(0, q.dtype))
-    A, b = none if A is None else (A, b)
-    G, h = none if G is None else (G, h)
-    arrays = _floats(Q, q, A, b, G, h)
-    n = q.size
-    shapes = [array.shape for array in arrays]
-    expected = [(n, n), (n,), (*shapes[3], n), shapes[3][:1], (*shapes[5], n), shapes[5][:1]]
-    if shapes != expected:
-        raise ValueError(
-            "bl.quadratic_program needs Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); it got "
-            f"{', '.join(map(str, shapes))}. For a batch use jax.vmap."
-        )
-    return arrays

@@ -96,6 +96,6 @@ def _(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple:
         arg if batched else jnp.broadcast_to(arg[None], (axis_size, *arg.shape))
         for arg, batched in zip(args, in_batched, strict=True)
     ]
-    flat = [arg.reshape(-1, *arg.shape[2:]) for arg in spread]
+    flat = [arg.reshape(axis_size * arg.shape[1], *arg.shape[2:]) for arg in spread]
     transform, kept = _separate(*flat)
     return (transform.reshape(spread[2].shape), kept.reshape(spread[3].shape)), (True, True)
