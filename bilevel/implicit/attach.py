@@ -105,7 +105,8 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
             rhs = jax.tree.map(jnp.negative, change)
             return solve(params, values[:number_of_arguments], rhs, *hidden)
 
-        return params, silent(linear, tuple(tangents[1][i] for i in moved))
+        lost = jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(params)]))
+        return params, silent(linear, tuple(tangents[1][i] for i in moved), lost)
 
     solution.defjvp(rule, symbolic_zeros=True)
     return solution

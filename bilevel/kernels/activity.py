@@ -89,29 +89,33 @@ class Reading(NamedTuple):
 
     active: jax.Array
     units: Units
-    regular: jax.Array  # whether the derivative exists and `active` is certain
+    certain: jax.Array  # whether every multiplier or slack exceeds what rounding and the residual leave in doubt
 
 
 def read_program(program: tuple[jax.Array, ...], at: tuple[jax.Array, jax.Array, jax.Array]) -> Reading:
-    """Of the solution (x, y, z) of (Q, q, A, b, G, h); regular where every multiplier or slack exceeds what rounding
-    and the residual leave in doubt, the active rows are independent and the curvature between them is positive."""
+    """Of the solution (x, y, z) of (Q, q, A, b, G, h)."""
     Q, q, A, b, G, h = program
     x, y, z = at
-    C, known, duals = jnp.concatenate([A, G]), jnp.concatenate([b, h]), jnp.concatenate([y, z])
+    C, known = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     columns, rows = units = units_of(Q, C)
-    scaled_Q, scaled_C = columns[:, None] * Q * columns, rows[:, None] * C * columns
-    parts = jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
+    parts = columns * jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
     slack = rows * (known - C @ x)
-    sizes = sizes_of(_size(columns * parts), _size(x / columns), slack[y.size :], _size(scaled_Q))
-    active, strength = activity(duals[y.size :] / rows[y.size :], slack[y.size :], sizes)
-    violated = jnp.maximum(0, jnp.where(active, jnp.abs(slack[y.size :]), -slack[y.size :])) / sizes.point
-    unused = jnp.where(active, 0, jnp.abs(duals[y.size :] / rows[y.size :])) / sizes.forces
-    misses = (_size(violated), _size(unused), _size(slack[: y.size]) / sizes.point)
-    residual = jnp.max(jnp.stack([_size(columns * jnp.sum(parts, axis=0)) / sizes.forces, *misses]))
-    doubt = DIGITS * (jnp.finfo(x.dtype).eps + residual)
-    mask = jnp.concatenate([jnp.ones_like(y), active.astype(y.dtype)])
-    regular = invertible(scaled_Q, mask[:, None] * scaled_C, jnp.diag(1 - mask))
-    return Reading(active, units, jnp.all(strength > doubt) & regular)
+    gap, dual = slack[y.size :], z / rows[y.size :]
+    sizes = sizes_of(_size(parts), _size(x / columns), gap, _size(columns[:, None] * Q * columns))
+    active, strength = activity(dual, gap, sizes)
+    unmet = (_size(jnp.where(active, gap, jnp.minimum(gap, 0))), _size(slack[: y.size]))
+    unbalanced = (_size(jnp.where(active, 0, dual)), _size(jnp.sum(parts, axis=0)))
+    residual = jnp.maximum(jnp.maximum(*unmet) / sizes.point, jnp.maximum(*unbalanced) / sizes.forces)
+    return Reading(active, units, jnp.all(strength > DIGITS * (jnp.finfo(x.dtype).eps + residual)))
+
+
+def is_regular(program: tuple[jax.Array, ...], reading: Reading) -> jax.Array:
+    """Whether the derivative exists for certain: the active rows too are independent, with curvature between them."""
+    Q, _, A, b, G, _ = program
+    columns, rows = reading.units
+    mask = jnp.concatenate([jnp.ones_like(b), reading.active.astype(b.dtype)])
+    scaled = (mask * rows)[:, None] * jnp.concatenate([A, G]) * columns
+    return reading.certain & invertible(columns[:, None] * Q * columns, scaled, jnp.diag(1 - mask))
 
 
 def invertible(curvature: jax.Array, rows: jax.Array, corner: jax.Array) -> jax.Array:

@@ -44,8 +44,7 @@ def moving(solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading) 
 def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     at = x, y, z = moving(*primals)
     given, (columns, scales) = Arguments(*primals[1]), primals[2].units
-    active = jnp.where(jnp.isnan(given.usable), jnp.nan, primals[2].active.astype(x.dtype))  # a choice would hide NaN
-    mask = jnp.concatenate([jnp.ones_like(y), active])
+    mask = jnp.concatenate([jnp.ones_like(y), primals[2].active.astype(x.dtype)])
     rows = (mask * scales)[:, None] * jnp.concatenate([given.A, given.G]) * columns
     curvature = columns[:, None] * (0.5 * (given.Q + given.Q.T)) * columns
 
@@ -54,11 +53,11 @@ def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         top = -(0.5 * (moved.Q + moved.Q.T) @ x + moved.q + moved.A.T @ y + moved.G.T @ z)
         bottom = jnp.concatenate([moved.b - moved.A @ x, moved.h - moved.G @ x])
         change, duals = solve_saddle(curvature, rows, columns * top, mask * scales * bottom, strict=True)
-        change, duals = given.usable * columns * change, given.usable * scales * duals
+        change, duals = columns * change, scales * duals
         return change, duals[: y.size], duals[y.size :]
 
     moved = (jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t for p, t in zip(given, tangents[1], strict=True))
-    return at, silent(linear, tuple(moved))
+    return at, silent(linear, tuple(moved), jnp.isnan(given.usable))
 
 
 moving.defjvp(_rule, symbolic_zeros=True)

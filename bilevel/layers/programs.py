@@ -14,6 +14,7 @@ from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
+from bilevel.kernels import activity
 from bilevel.kernels.activity import read_program
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part, times
 from bilevel.kernels.polish import newton_step
@@ -98,8 +99,9 @@ def quadratic_program(
     arguments = (Q, q, A, b, G, h, usable)
     grade = _grade(status, jnp.zeros((), bool))
     if dense and linear_solve == AutoLinear():
-        reading = jax.lax.stop_gradient(read_program((program.P, *frozen[1:]), tuple(unknown)))
-        grade = _grade(status, reading.regular)
+        arrays = (program.P, *frozen[1:])
+        reading = jax.lax.stop_gradient(read_program(arrays, tuple(unknown)))
+        grade = _grade(status, activity.is_regular(arrays, reading))
         unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
     else:
         unknown = attach(QP, linear_solve, unknown, arguments)

@@ -12,7 +12,7 @@ from bilevel.implicit.silence import silent
 
 @jax.custom_jvp
 def sine(x, y):
-    """y sin x, with a derivative in x that is lost beyond 2."""
+    """y sin x, whose derivatives are lost beyond x = 2."""
     return {"value": y * jnp.sin(x)}
 
 
@@ -21,10 +21,9 @@ def _(primals, tangents):
     x, y = primals
 
     def linear(moved):
-        slope = jnp.where(x > 2, jnp.nan, jnp.cos(x))
-        return {"value": y * slope * moved[0] + jnp.sin(x) * moved[1]}
+        return {"value": y * jnp.cos(x) * moved[0] + jnp.sin(x) * moved[1]}
 
-    return sine(x, y), silent(linear, tangents)
+    return sine(x, y), silent(linear, tangents, x > 2)
 
 
 def test_a_silent_map_is_the_map():
@@ -42,7 +41,7 @@ def masked(layer, lost):
 
     def total(shared, mask):
         values = jax.vmap(layer, (None, 0))(shared, lost)
-        return jnp.sum(jnp.where(mask & jnp.isnan(values), 0, values))
+        return jnp.sum(jnp.where(mask & (lost > 0), 0, values))
 
     return (jax.jit(jax.grad(total))(1.0, mask) for mask in (True, False))
 
@@ -65,7 +64,7 @@ def root(init, theta, lost):
 
 
 INNER = bl.InnerProblem(
-    loss=lambda w, h, lost: jnp.where(lost > 0, jnp.log(w[0] - 2), 0.5 * jnp.sum((w - h) ** 2)),
+    loss=lambda w, h, lost: jnp.where(lost > 0, w[0] * h, 0.5 * jnp.sum((w - h) ** 2)),  # unbounded where lost
     init=lambda key, h: jnp.zeros(1),
 )
 
