@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bilevel"
 
 # From the bottom to the top: a module imports from its own line and from the lines above it here.
 LAYERS = (
-    ("typing", "status", "trees", "refusals", "callbacks", "closures"),
+    ("typing", "status", "trees", "refusals", "callbacks", "closures", "eager"),
     ("linear_solve",),
     ("implicit",),
     ("kernels",),
