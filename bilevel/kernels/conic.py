@@ -20,10 +20,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.status import Code
 from bilevel.kernels.certificate import no_minimum, no_point
 from bilevel.kernels.condensed import Parts, factored
 from bilevel.kernels.second_orders import SecondOrders, scaling
-from bilevel.status import Code
 
 RUNNING = -1
 TO_THE_BOUNDARY = 0.99

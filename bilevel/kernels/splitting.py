@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 import jax.scipy.sparse.linalg
 
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import LinearMap
 from bilevel.kernels.certificate import no_minimum, no_point
 from bilevel.linear_solve import AutoLinear
 from bilevel.linear_solve.base import Operator
-from bilevel.status import Code
-from bilevel.typing import LinearMap
 
 RELAXATION = 1.6
 SIGMA = 1e-6
