@@ -53,10 +53,12 @@ def quadratic_program(
     (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
     argument, in both modes. Of Q the symmetric part counts.
 
-    ``residual`` is that of the KKT conditions, each relative to the size of its terms. Where there is no solution the
-    status says `infeasible` or `unbounded`, lane by lane, and params, dual and derivatives are NaN. At a degenerate
-    solution the derivative is the one of least norm on the rows with dual > slack. Raises ValueError for shapes that
-    do not fit.
+    ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
+    there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
+    with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
+    lane, and params, dual and derivatives are NaN. Compiles once for shapes and settings, in eager calls too. At a
+    degenerate solution the derivative is the one of least norm on the rows with dual > slack. Raises ValueError for
+    shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
