@@ -10,16 +10,15 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from bilevel.cones import Cone, NonNegative, Product, Zero
+from bilevel.foundation.eager import Setting, compiles_once
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
 from bilevel.kernels import activity
-from bilevel.kernels.activity import read_program
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part, times
 from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
-from bilevel.layers.arguments import conic_arguments, quadratic_arguments
 from bilevel.layers.conic_units import conic_units, is_regular
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.optimality.conic import Conic, ConicPoint
@@ -27,7 +26,9 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
 from bilevel.solvers import Auto
-from bilevel.solvers.programs.stated_by_arrays import PRECISE, Answer, ConeProgram, ProgramSolver, program_residual
+from bilevel.solvers.programs.arguments import cone_arguments, quadratic_arguments, start_arguments
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
+from bilevel.solvers.programs.verdict import verdict
 
 POLISHES = 3
 DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
@@ -47,20 +48,22 @@ def quadratic_program(
 ) -> Solution:
     """min 1/2 x'Qx + q'x subject to A x = b and G x <= h, for a symmetric positive semidefinite Q.
 
-    Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); one row may be given as (n,) with a number, the pair
-    A, b or G, h may be left out, and entries of h may be infinite (no constraint). The matrices may be dense, or sparse
-    (`BCOO`, for which only products with them are taken; derivatives are those of their data). ``init`` is the solution
-    of a program nearby, from which a `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose
-    ``params`` (x) and ``dual`` (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h))
-    have derivatives in every argument, in both modes. Of Q the symmetric part counts.
+    Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); the pair A, b or G, h may be left out, and entries of
+    h may be infinite (no constraint). The matrices may be dense, or sparse (`BCOO`, for which only products with them
+    are taken; derivatives are those of their data). ``init`` is the solution of a program nearby, from which a
+    `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
+    (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
+    argument, in both modes. Of Q the symmetric part counts.
 
-    ``residual`` is that of the KKT conditions, each relative to the size of its terms. Where there is no solution the
-    status says `infeasible` or `unbounded`, lane by lane, and params, dual and derivatives are NaN (a cotangent that is
-    exactly zero gives zero). Multiplying rows, unknowns or the objective multiplies the derivatives by just that.
-    ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active ones do not
-    depend on each other. Else, and for sparse and large programs, where nobody looks, it is "residual": the derivative
-    is then one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for
-    shapes that do not fit.
+    ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
+    there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
+    with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
+    lane, and params, dual and derivatives are NaN (to a cotangent that is exactly zero, zero). Compiles once for shapes
+    and settings, in eager calls too. Multiplying rows, unknowns or the objective multiplies the derivatives by just
+    that. ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active ones do not
+    depend on each other. Else, and where nobody looks (sparse and large programs), it is "residual": the derivative may
+    be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for shapes
+    that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
@@ -70,42 +73,10 @@ def quadratic_program(
     >>> jax.jacobian(lambda h: solve(h).params)(jnp.ones(1)).round(6).tolist()
     [[0.5], [0.5]]
     """
-    Q, q, A, b, G, h = quadratic_arguments(Q, q, A, b, G, h)
-    bounded = h < jnp.inf
-    G, h = rows_kept(G, bounded), jnp.where(bounded, h, 1)
-    frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
-    cone = Product(Zero(b.size), NonNegative(h.size))
-    program = ConeProgram(
-        symmetric_part(frozen[0]),
-        frozen[1],
-        stacked(frozen[2], frozen[4]),
-        jnp.concatenate([frozen[3], frozen[5]]),
-        cone,
-    )
-    start = None if init is None else _start(program, init.params, jnp.concatenate(init.dual))
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
-    unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
-
-    dense = not program.sparse and q.size + program.b.size <= DENSE
-
-    def correction(at: PrimalDual) -> PrimalDual:
-        if dense:
-            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
-        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
-
-    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
-    status, usable = _verdict(answer.code, residual)
-    unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    arguments = (Q, q, A, b, G, h, usable)
-    grade = _grade(status, jnp.zeros((), bool))
-    if dense and linear_solve == AutoLinear():
-        arrays = (program.P, *frozen[1:])
-        reading = jax.lax.stop_gradient(read_program(arrays, tuple(unknown)))
-        grade = _grade(status, activity.is_regular(arrays, reading))
-        unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
-    else:
-        unknown = attach(QP, linear_solve, unknown, arguments)
-    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), grade)
+    data = quadratic_arguments(Q, q, A, b, G, h)
+    sizes = (data[1].size, data[3].size, data[5].size)
+    start = None if init is None else start_arguments("quadratic_program", (init.params, *init.dual), sizes)
+    return _quadratic_program(data, start, solver, Setting(linear_solve))
 
 
 def cone_program(
@@ -124,8 +95,7 @@ def cone_program(
     (y in the dual cone, L = c'x + y'(A x + s - b)) have derivatives in A, b and c, in both modes; the slack is b - A x.
     ``solver``: by default `bl.InteriorPoint` for linear and second-order cones, `bl.Clarabel` on the host for others,
     `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init``, statuses and grades as for
-    `quadratic_program` (of sparse programs the rows should be of one size). Raises ValueError for shapes that do not
-    fit.
+    `quadratic_program` (the rows of a sparse A should be of one size). Raises ValueError for shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda b: bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), bl.cones.NonNegative(2))
@@ -133,13 +103,63 @@ def cone_program(
     >>> solution.params.round(5).tolist(), solution.dual.round(5).tolist(), solution.status.name
     ([3.0, -1.0], [1.0, 2.0], 'converged')
     """
-    A, b, c = conic_arguments(A, b, c, cone)
+    data = cone_arguments(A, b, c, cone)
+    sizes = (data[2].size, data[1].size)
+    start = None if init is None else start_arguments("cone_program", (init.params, init.dual), sizes)
+    return _cone_program(data, cone, start, solver, Setting(linear_solve))
+
+
+@compiles_once
+def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
+    Q, q, A, b, G, h = data
+    impossible = jnp.any(h == -jnp.inf)
+    G, h = rows_kept(G, h != jnp.inf), jnp.where(jnp.isinf(h), 1, h)
+    frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
+    cone = Product(Zero(b.size), NonNegative(h.size))
+    program = ConeProgram(
+        symmetric_part(frozen[0]),
+        frozen[1],
+        stacked(frozen[2], frozen[4]),
+        jnp.concatenate([frozen[3], frozen[5]]),
+        cone,
+    )
+    begin = None if start is None else _start(program, start[0], jnp.concatenate(start[1:]))
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
+    unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
+
+    dense = not program.sparse and q.size + program.b.size <= DENSE
+
+    def correction(at: PrimalDual) -> PrimalDual:
+        if dense:
+            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
+        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
+
+    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
+    status, usable = verdict(program, answer, residual, solver.tol)
+    status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
+    usable = jnp.where(impossible, jnp.nan, usable)
+    unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
+    arguments = (Q, q, A, b, G, h, usable)
+    grade = _grade(status, jnp.bool_(False))
+    if dense and solve.value == AutoLinear():
+        arrays = (program.P, *frozen[1:])
+        reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
+        grade = _grade(status, activity.is_regular(arrays, reading))
+        unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
+    else:
+        unknown = attach(QP, solve.value, unknown, arguments)
+    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), grade)
+
+
+@compiles_once
+def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
+    A, b, c = data
     n = c.size
     frozen = jax.lax.stop_gradient((A, b, c))
     curvature = BCOO.fromdense(jnp.zeros((n, n), c.dtype), nse=0) if is_sparse(A) else jnp.zeros((n, n), c.dtype)
     program = ConeProgram(curvature, frozen[2], frozen[0], frozen[1], cone)
-    start = None if init is None else _start(program, init.params, init.dual)
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
+    begin = None if start is None else _start(program, *start)
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     mapping = Conic(cone)
     units = conic_units(frozen[0], frozen[2], cone, ConicPoint(answer.x, answer.y, answer.s))
     scaled = units.data(*frozen)
@@ -150,10 +170,10 @@ def cone_program(
         return program_residual(program, at.x, at.y)
 
     unknown, residual = _polished(lambda at: _root_step(mapping, at, scaled), unknown, measure)
-    status, usable = _verdict(answer.code, residual)
+    status, usable = verdict(program, answer, residual, solver.tol)
     grade = _grade(status, is_regular(mapping, unknown, *scaled))
     arguments = units.data(times(usable, A), usable * b, usable * c)
-    point = units.outward(mapping.unpack(attach(mapping, linear_solve, usable * unknown, arguments)))
+    point = units.outward(mapping.unpack(attach(mapping, solve.value, usable * unknown, arguments)))
     return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer), grade)
 
 
@@ -183,7 +203,7 @@ def _root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
 def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
     """Newton steps on the optimality condition, as long as they lower the residual; taken where it is not small yet."""
     first = measure(unknown)
-    precise = max(PRECISE, 100 * float(jnp.finfo(first.dtype).eps))
+    precise = 100 * float(jnp.finfo(first.dtype).eps)
 
     def body(state: tuple) -> tuple:
         unknown, residual, _, tries = state
@@ -200,17 +220,6 @@ def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple
     usable = jnp.isfinite(first)
     unknown, residual, _, _ = jax.lax.while_loop(proceed, body, (unknown, first, usable, jnp.int32(0)))
     return unknown, residual
-
-
-def _verdict(code: jax.Array, residual: jax.Array) -> tuple[Status, jax.Array]:
-    """The status, taken from the residual unless infeasibility or unboundedness is proved, and 1 or NaN."""
-    tol = float(jnp.finfo(residual.dtype).eps) ** 0.625  # 2e-10 in float64, 5e-5 in float32
-    proved = (code == Code.infeasible) | (code == Code.unbounded)
-    near = jnp.where(residual <= tol**0.6, Code.stalled, Code.max_steps)
-    judged = jnp.where(residual <= tol, Code.converged, near)
-    judged = jnp.where(jnp.isfinite(residual), judged, Code.nonfinite)
-    code = jnp.where(proved, code, judged)
-    return Status.of(code), jnp.where(code <= Code.stalled, 1, jnp.nan).astype(residual.dtype)
 
 
 def _grade(status: Status, regular: jax.Array) -> jax.Array:
