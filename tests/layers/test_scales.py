@@ -127,3 +127,29 @@ def test_problems_stated_by_functions(number):
         assert report.error_grade == "residual" or error <= 3 * report.error_estimate + 1e-9 * jnp.linalg.norm(found)
         errors.append(jnp.max(jnp.abs(found * rows - gradient)) / jnp.max(jnp.abs(gradient)))
     assert np.mean(np.array(errors) < 1e-5) > 0.5
+
+
+def test_degenerate_programs_claim_nothing():
+    """Three lines through a point, a weakly active row, and a program of the same shape that is regular."""
+    G = jnp.array([[1.0, 0], [0, 1], [1, 1]])
+    h = jnp.array([[1.0, 1, 2], [1.0, 3, 9], [1.0, 1, 3]])
+    q = -jnp.array([[3.0, 3], [2.0, 3], [3.0, 3]])
+    solution = jax.jit(jax.vmap(lambda q, h: bl.quadratic_program(jnp.eye(2), q, G=G, h=h)))(q, h)
+    assert solution.grade.tolist() == [0, 0, 1]
+    assert jax.tree.map(lambda leaf: leaf[2], solution).error_grade == "estimate"
+    assert solution.error_grade == "residual"
+
+
+def test_rows_of_a_cone_program_by_1e12():
+    A, b, c, _ = conic(3)[0]
+    layer = jax.jit(lambda factor, b: bl.cone_program(factor * A, factor * b, c, CONE).params)
+    plain, large = (jax.jacobian(layer, 1)(factor, jnp.asarray(b)) for factor in (1.0, 1e12))
+    np.testing.assert_allclose(large, plain, rtol=1e-7, atol=1e-9)
+
+
+def test_second_derivatives_of_a_program_without_rows():
+    """min 1/2 x'Qx + q'x has x = -Q^-1 q, and none where q is not in the range of Q."""
+    Q, q = jnp.diag(jnp.array([1.0, 2.0])), jnp.array([1.0, -3.0])
+    found = jax.hessian(lambda q: jnp.sum(bl.quadratic_program(Q, q).params ** 2))(q)
+    np.testing.assert_allclose(found, 2 * np.diag([1, 0.25]), atol=1e-9)
+    assert bool(jnp.all(jnp.isnan(jax.hessian(lambda q: jnp.sum(bl.quadratic_program(0 * Q, q).params))(q))))
