@@ -16,7 +16,7 @@ from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
 from bilevel.kernels import activity
-from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
 from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
 from bilevel.layers.conic_units import conic_units, is_regular
@@ -172,9 +172,13 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
     unknown, residual = _polished(lambda at: _root_step(mapping, at, scaled), unknown, measure)
     status, usable = verdict(program, answer, residual, solver.tol)
     grade = _grade(status, is_regular(mapping, unknown, *scaled))
-    arguments = units.data(times(usable, A), usable * b, usable * c)
-    point = units.outward(mapping.unpack(attach(mapping, solve.value, usable * unknown, arguments)))
-    return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer), grade)
+    lost = jnp.isnan(usable)
+    unknown = jnp.where(
+        lost, mapping.pack(*map(jnp.zeros_like, (c, b, b))), unknown
+    )  # of which a cotangent of zero stays zero
+    point = units.outward(mapping.unpack(attach(mapping, solve.value, unknown, units.data(A, b, c), lost=lost)))
+    x, y = (part + (usable - 1) for part in (point.x, point.y))  # NaN where lost, with the derivative of `attach`
+    return Solution(x, y, residual, answer.steps, status, _counts(answer), grade)
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
