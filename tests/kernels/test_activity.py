@@ -11,6 +11,15 @@ from bilevel.kernels.activity import is_regular, read_program, units_of
 RNG = np.random.default_rng(0)
 
 
+def read(program: tuple, at: tuple):
+    """The reading, whatever kind of arrays the program has."""
+    return read_program(*jax.tree.map(jnp.asarray, (program, at)))
+
+
+def regular(program: tuple, at: tuple) -> bool:
+    return bool(is_regular(jax.tree.map(jnp.asarray, program), read(program, at)))
+
+
 def known(slack, dual, rows=None):
     """A program with a known solution; the rows that are active hold with slack 0."""
     n, m = 4, len(slack)
@@ -43,21 +52,22 @@ def test_units_are_shared_by_the_rows_of_a_cone():
 @pytest.mark.parametrize("exponent", [0, 3, 6])
 def test_the_reading_is_that_of_the_program_unscaled(exponent):
     program, at = known([0.0, 0, 0.5, 1e-3], [0.3, 1e-4, 0, 0])
-    read = jax.jit(lambda *both: (lambda found: (found.active, is_regular(both[0], found)))(read_program(*both)))
+    reader = jax.jit(read_program)
     for _ in range(10):
         scales = (10.0 ** RNG.integers(-exponent, exponent + 1, size) for size in (4, 4, ()))
-        active, regular = read(*rescaled(program, at, *scales))
-        assert active.tolist() == [True, True, False, False]
-        assert bool(regular)
+        scaled = jax.tree.map(jnp.asarray, rescaled(program, at, *scales))
+        found = reader(*scaled)
+        assert found.active.tolist() == [True, True, False, False]
+        assert bool(is_regular(scaled[0], found))
 
 
 def test_a_weakly_active_and_a_dependent_row_are_not_regular():
     rows = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
     for slack, dual in (([0.0, 0, 1], [0.3, 0, 0]), ([0.0, 0, 0], [0.3, 0.2, 0.1])):
         program, at = known(slack, dual, rows)
-        assert not bool(is_regular(program, read_program(program, at)))
+        assert not regular(program, at)
     program, at = known([0.0, 0, 1], [0.3, 0.2, 0], rows)
-    assert bool(is_regular(program, read_program(program, at)))
+    assert regular(program, at)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e-17])
@@ -66,5 +76,5 @@ def test_a_solution_at_zero_and_an_interior_one_are_read_right(shift):
     Q, A, b, G = np.eye(2), np.zeros((0, 2)), np.zeros(0), -np.eye(2)
     at_zero = (Q, np.array([1.0, 2.0]), A, b, G, np.zeros(2)), (shift * np.ones(2), b, np.array([1.0, 2.0]))
     interior = (Q, -np.ones(2), A, b, G, np.zeros(2)), (np.ones(2), b, shift * np.ones(2))
-    assert read_program(*at_zero).active.tolist() == [True, True]
-    assert read_program(*interior).active.tolist() == [False, False]
+    assert read(*at_zero).active.tolist() == [True, True]
+    assert read(*interior).active.tolist() == [False, False]
