@@ -22,6 +22,7 @@ def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array
     >>> jax.vjp(gone, 1.0)[1](0.0)[0].tolist(), jax.vjp(gone, 1.0)[1](1.0)[0].tolist()
     (0.0, nan)
     """
+    tangents = jax.tree.map(jnp.asarray, tangents)  # a tangent may be a Python float
     anchor = sum(jnp.sum(jnp.real(leaf)) for leaf in jax.tree.leaves(tangents))
 
     def tied(leaf: jax.Array) -> jax.Array:

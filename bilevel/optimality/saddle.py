@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,30 +41,44 @@ def _hessian(saddle: Saddle, at: PrimalDual) -> LinearMap:
 
 
 def _free_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
-    """K itself on pytrees: products only."""
+    """K on pytrees, by products only, in the units of unknowns and rows: symmetrically scaled, but for the -(I - m)."""
     hessian = _hessian(saddle, at)
     (_, values), push = jax.linearize(saddle.rows, at.primal)
     pull = jax.linear_transpose(push, at.primal)
     held = held_rows(hessian, at, values, measured_by_products(push, pull, at))
     _, split = ravel_pytree(at.inequality_dual)
     active, off, divisor = split(held.active), split(1 - held.active), split(held.divisor)
+    scale = _scale(held, at)
 
     def matvec(x: PrimalDual) -> PrimalDual:
-        (forces,) = pull((x.equality_dual, _times(active, x.inequality_dual)))
-        equality, inequality = push(x.primal)
-        rows = trees.subtract(_times(active, inequality), _times(off, x.inequality_dual))
-        return PrimalDual(jax.tree.map(jnp.add, hessian(x.primal), forces), equality, rows)
+        step, *duals = _times(scale, x)
+        (forces,) = pull((duals[0], _times(active, duals[1])))
+        equality, inequality = push(step)
+        bent = jax.tree.map(jnp.add, hessian(step), forces)
+        moved = _times(scale, PrimalDual(bent, equality, _times(active, inequality)))
+        return moved._replace(inequality_dual=trees.subtract(moved.inequality_dual, _times(off, x.inequality_dual)))
 
     def restrict(rhs: PrimalDual) -> PrimalDual:
-        known = _times(off, _over(rhs.inequality_dual, divisor))
+        rows = _over(rhs.inequality_dual, divisor)
+        known = _times(off, rows)
         (forces,) = pull((jax.tree.map(jnp.zeros_like, rhs.equality_dual), known))
-        rows = trees.subtract(_times(active, _over(rhs.inequality_dual, divisor)), known)
-        return PrimalDual(trees.subtract(rhs.primal, forces), rhs.equality_dual, rows)
+        scaled = _times(scale, PrimalDual(trees.subtract(rhs.primal, forces), rhs.equality_dual, _times(active, rows)))
+        given = _over(known, scale.inequality_dual)
+        return scaled._replace(inequality_dual=trees.subtract(scaled.inequality_dual, given))
 
-    return System(Operator(matvec, symmetric=True, definite=False, owner=owner), restrict, lambda _, x: x)
+    operator = Operator(matvec, symmetric=True, definite=False, owner=owner)
+    return System(operator, restrict, lambda _, x: _times(scale, x))
 
 
-def _times(left: PyTree, right: PyTree) -> PyTree:
+def _scale(held: Held, at: PrimalDual) -> PrimalDual:
+    """What the unknowns of the matrix-free system are multiplied by."""
+    _, unravel = ravel_pytree(at.primal)
+    _, split = ravel_pytree((at.equality_dual, at.inequality_dual))
+    cost = jnp.sqrt(jnp.where(held.curvature > 0, held.curvature, 1))
+    return jax.lax.stop_gradient(PrimalDual(unravel(held.units.columns / cost), *split(held.units.rows * cost)))
+
+
+def _times(left: Any, right: Any) -> Any:
     return jax.tree.map(jnp.multiply, left, right)
 
 
