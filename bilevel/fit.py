@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.attempt import attempted
 from bilevel.checkpoint import Checkpoints
-from bilevel.failure import LOG, describe, escalations, failed
+from bilevel.conclusion import concluded
+from bilevel.failure import LOG, act, describe, failed
 from bilevel.figures import figures
 from bilevel.loggers import JsonLines, Run, read_json_lines
 from bilevel.loggers.base import plain
-from bilevel.outer_step import Best, Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
+from bilevel.outer_step import Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
 from bilevel.program import Program
-from bilevel.result import Result, own, summarize
+from bilevel.result import Result
 from bilevel.status import ConvergenceError
 from bilevel.task import Task
 from bilevel.typing import Key
@@ -104,26 +104,18 @@ class Fit:
                     logger.figure(name, figure)
 
     def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
-        """The step, with the engine's policy where a solve failed; "skip" leaves the hyperparameters as they were."""
-        engine, solver, start = self.engine, self.task.inner.solver, start or self.state
-        state, evaluation = self.advance(engine, solver, start)
-        if failed(evaluation.report) and engine.on_failure == "retry":
-            spent = evaluation.report.counts
-            for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
-                state, evaluation = self.advance(harder, longer, start)
-                spent = spent.add(evaluation.report.counts)
-                report = replace(evaluation.report, retries=jnp.int32(number), counts=spent)
-                evaluation = evaluation._replace(report=report)
-                LOG.warning("Outer step %d, retry %d (%s): %s", int(self.state.step), number, name, report.status.name)
-                if not failed(report):
-                    break
-        if failed(evaluation.report):
-            message = f"Outer step {int(self.state.step)}: {describe(evaluation.report, engine)}"
-            if engine.on_failure in ("raise", "retry"):
-                self.failure = plain({"step": int(self.state.step), **metrics_of(evaluation)})
-                raise ConvergenceError(message, evaluation.report)
-            if engine.on_failure == "warn":
-                warnings.warn(message, stacklevel=2)
+        """The step, and what the engine's policy makes of a failure; "skip" leaves the hyperparameters as they were."""
+        start = start or self.state
+        state, evaluation = attempted(self.advance, self.engine, self.task, start)
+        report, number = evaluation.report, int(start.step)
+        if failed(report) and self.engine.on_failure in ("raise", "retry"):
+            self.failure = plain({"step": number, **metrics_of(evaluation)})
+        shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
+        act(
+            self.engine,
+            report,
+            lambda: f"Outer step {number}: {describe(report, self.engine, self.task, start.hparams)}{shorter}",
+        )
         return state, evaluation
 
     def _sizes(self) -> dict[str, Any]:
@@ -161,41 +153,43 @@ class Fit:
             kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
             self.checkpoints.save(step, self.state, {"loggers": kept})
 
-    def _closely(self) -> tuple[Best, list[Evaluation]] | None:
-        """The best and the last iterate at the finest tolerances, and the better of them; None where that fails. The
-        losses of the steps are of solutions more or less loose, and do not say which is best."""
-        best, finest = self.state.best, self.engine.finest
-        unknown = best._replace(loss=jnp.full_like(best.loss, jnp.inf))
-        again = self.state._replace(hparams=best.hparams, step=best.step, best=unknown)
+    def _closely(self) -> tuple[TrainState, list[Evaluation]] | None:
+        """The best iterate, where one was chosen, and the last one at the finest tolerances, and the better of them;
+        None where that fails. The losses of the steps are of solutions more or less loose, and do not say which is
+        best."""
+        best, finest, looks = self.state.best, self.engine.finest, []
+        state = self.state
         try:
-            state, first = self._attempt(again._replace(carry=finest(self.state.carry)))
-            state, last = self._attempt(self.state._replace(carry=finest(state.carry), best=state.best))
+            if int(best.step) >= 0:
+                unknown = best._replace(loss=jnp.full_like(best.loss, jnp.inf))
+                again = state._replace(hparams=best.hparams, previous=best.hparams, step=best.step, best=unknown)
+                again, first = self._attempt(again._replace(carry=finest(state.carry)))
+                state, looks = state._replace(carry=again.carry, best=again.best), [first]
+            state, last = self._attempt(state._replace(carry=finest(state.carry)))
         except ConvergenceError as error:
             LOG.warning(
                 "The solves at the end, at the finest tolerances, failed: %s Result and summary are loose.", error
             )
             return None
-        return None if failed(first.report) or failed(last.report) else (state.best, [first, last])
+        looks.append(last)
+        return None if any(failed(look.report) for look in looks) else (state, looks)
 
     def _conclude(self) -> Result:
         """Looks at the last hyperparameters once more, without moving them; where tolerances follow the progress, as
         closely as they allow, and at the best ones too."""
-        stopped_early = int(self.state.step) < self.trainer.steps
-        closely = self._closely() if self.engine.adapts and int(self.state.best.step) >= 0 else None
+        closely = self._closely() if self.engine.adapts else None
         if closely is None:
             state, evaluation = self._attempt()
-            closely = state.best, [evaluation]
-        best, looks = closely
-        summary = {
+            closely = state, [evaluation]
+        return concluded(self.task, self.engine, self.metrics, closely, self._told())
+
+    def _told(self) -> dict[str, Any]:
+        """What the summary says of the run itself."""
+        return {
             **self._sizes(),
             **({"engine_chosen_because": self.reason} if self.reason else {}),
-            "status": "stopped_early" if stopped_early else "completed",
-            **summarize(self.metrics, [plain(metrics_of(look)) for look in looks], int(best.step)),
-            **own(self.task.baselines(), ""),
+            "status": "stopped_early" if int(self.state.step) < self.trainer.steps else "completed",
+            "steps_skipped": int(self.state.skipped),
             "seconds_total": time.perf_counter() - self.began,
             **self.begin.seconds.add(self.advance.seconds).named(),
-            "steps_skipped": int(self.state.skipped),
         }
-        return Result(
-            best.hparams, best.params, self.state.hparams, looks[-1].report.params, self.metrics, plain(summary)
-        )

@@ -16,7 +16,8 @@ from bilevel.typing import Counts, HParams, Params
 @dataclass(frozen=True, eq=False)
 class Result:
     """``hparams`` and ``params`` are those of the best iterate: lowest ``stop/loss`` where the task has a second
-    hold-out, else lowest outer loss. ``metrics`` has a dict a step, ``summary`` the figures of the whole run."""
+    hold-out, lowest outer loss where the outer batch is the same at every step, else of the last one; the summary says
+    which (``chosen_by``). ``metrics`` has a dict a step, ``summary`` the figures of the whole run."""
 
     hparams: HParams
     params: Params

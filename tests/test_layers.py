@@ -26,7 +26,7 @@ LAYERS = (
     ("engines",),
     ("task",),
     ("program", "failure", "diagnosis", "hypergradients", "result", "loggers", "checkpoint", "data", "figures"),
-    ("oracle", "scrutiny", "outer_step", "fit", "trainer"),
+    ("oracle", "scrutiny", "judgement", "outer_step", "attempt", "conclusion", "fit", "trainer"),
     ("tasks",),
     ("cli",),
     ("__main__",),

@@ -16,11 +16,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.sentences import SettingsError
+from bilevel.conclusion import FAILED
 from bilevel.engines import Engine
 from bilevel.fit import Interrupted
 from bilevel.loggers import Console
 from bilevel.loggers.json_lines import write_whole
 from bilevel.result import Result
+from bilevel.status import ConvergenceError
 from bilevel.task import PRECISIONS, Task
 from bilevel.trainer import Trainer
 
@@ -42,6 +44,8 @@ def train(config: DictConfig) -> float:
         raise Interrupted(f"{interrupt}; `bilevel resume={short(directory)}` goes on.") from interrupt
     save_arrays(directory / "result.npz", result)
     print(short(directory))
+    if result.summary["status"] == FAILED:
+        raise ConvergenceError(str(result.summary["failed_because"]))
     return float(result.summary["best_outer_loss"])
 
 

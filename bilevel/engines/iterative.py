@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.closures import depends
 from bilevel.engines.audit import audited, check_accuracy
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.forward_over_reverse import forward_over_reverse
 from bilevel.refusals import forward_only
 from bilevel.solvers import Instance, Outcome, Solver, iterate, unroll
-from bilevel.solvers.model import depends
 from bilevel.status import Code, Status
 from bilevel.typing import Counts, HParams, Params, Scalar
 
