@@ -20,6 +20,7 @@ from bilevel.task import Task
 
 Advance: TypeAlias = Callable[[Engine, Solver, TrainState], tuple[TrainState, Evaluation]]
 MOST_HALVINGS = 10  # a thousandth of the step: what fails there fails where the step began, too
+BORDER = 1e-3  # of the hyperparameters' size (at least 1): a step so short that still leads out has located the border
 
 
 def attempted(advance: Advance, engine: Engine, task: Task, start: TrainState) -> tuple[TrainState, Evaluation]:
@@ -69,6 +70,15 @@ def _nearer(
             return state, evaluation._replace(report=report, halvings=jnp.int32(number))
     report = replace(failed[1].report, counts=counts)
     return state, failed[1]._replace(report=report, halvings=jnp.int32(MOST_HALVINGS))
+
+
+def at_border(start: TrainState, evaluation: Evaluation) -> bool:
+    """Whether the run has come so close to the border of the region in which the problem can be solved that it can go
+    no further: every step that was tried leads out of it, and the longest was short."""
+    if not (int(evaluation.report.skipped) and int(evaluation.halvings)):
+        return False
+    length = float(trees.norm(trees.subtract(start.hparams, start.previous)))
+    return length <= BORDER * max(float(trees.norm(start.previous)), 1.0)
 
 
 def _halved(task: Task, start: TrainState) -> TrainState:

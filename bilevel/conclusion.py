@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from bilevel import trees
 from bilevel.engines import Engine
 from bilevel.failure import LOG, describe, leaves_where
 from bilevel.judgement import judge_of, mean_outer_loss, projected_gradient_norm
 from bilevel.loggers.base import plain
 from bilevel.outer_step import Evaluation, TrainState, metrics_of
 from bilevel.result import Result, own, summarize
-from bilevel.task import Task
+from bilevel.task import Task, anywhere
 
 LAST = "last step"
 TAIL = 10  # steps whose mean outer loss stands for that of the last iterate, where each step draws new tasks
 FAILED = "failed"
+STANDSTILL = 3  # last steps that show whether a run still moves,
+UNMOVED = 1e-5  # which is further than this, relative to the hyperparameters (at least 1)
+STEEP = 1e-2  # of the largest gradient of the run: a projected gradient beyond is not that of a stationary point
 
 
 def concluded(
@@ -39,6 +43,7 @@ def concluded(
     chosen = int(state.best.step) >= 0
     best = state.best if chosen else state.best._replace(hparams=taken, params=last.report.params)
     lines = [plain(metrics_of(look)) for look in looks]
+    projected = projected_gradient_norm(task, taken, last.grad)
     summary = {
         **told,
         "chosen_by": judge if chosen else LAST,
@@ -46,7 +51,8 @@ def concluded(
         **({} if judge else {"best_outer_loss": _mean_loss(task, state, metrics, last, taken)}),
         **own(task.baselines(), ""),
         "final_grad_norm": lines[-1]["outer/grad_norm"],
-        "projected_grad_norm": projected_gradient_norm(task, taken, last.grad),
+        "projected_grad_norm": projected,
+        "blocked": blocked(task, metrics, projected, float(trees.norm(taken))),
         "steps_shortened": sum(int(line["outer/halvings"] > 0) for line in metrics),
         "without_gradient": leaves_where(_never(state)) if int(state.skipped) < int(state.step) else [],
     }
@@ -63,6 +69,17 @@ def _mean_loss(task: Task, state: TrainState, metrics: list[dict[str, Any]], las
     return float(np.mean([line["outer/loss"] for line in metrics[-TAIL:]])) if mean is None else mean
 
 
+def blocked(task: Task, metrics: Sequence[Mapping[str, Any]], projected: float, size: float) -> bool:
+    """Whether the steps ended at a point of the border of ``task.feasible`` that is not stationary, because the
+    projection takes the optimiser back to where it was: that of a step along the gradient does not, those of scaled
+    steps (Adam, RMSProp) may."""
+    if task.feasible is anywhere or len(metrics) < STANDSTILL:
+        return False
+    still = all(line["outer/step_norm"] <= UNMOVED * max(size, 1.0) for line in metrics[-STANDSTILL:])
+    largest = max(line["outer/grad_norm"] for line in metrics)
+    return still and not any(line["engine/skipped"] for line in metrics[-STANDSTILL:]) and projected > STEEP * largest
+
+
 def _never(state: TrainState) -> Any:
     """A flag for each leaf whose hypergradient was exactly zero at every step."""
     return jax.tree.map(lambda sensed: ~np.asarray(sensed), state.sensed)
@@ -73,6 +90,14 @@ def _tell(summary: Mapping[str, Any], judge: str) -> None:
     if summary["status"] == FAILED:
         LOG.error("%s", summary["failed_because"])
         return
+    if "stopped_because" in summary:
+        LOG.warning("The run ends at the border of where the problem can be solved. %s", summary["stopped_because"])
+    if summary["blocked"]:
+        LOG.warning(
+            "The projection on task.feasible undoes the optimiser's steps at a point that is not stationary: the "
+            "projected gradient has the norm %.2e. Use an optimiser whose step is along the gradient, as optax.sgd.",
+            summary["projected_grad_norm"],
+        )
     if judge == "stop/loss" and summary["chosen_by"] == LAST:
         LOG.warning("stop/loss was not a finite number at any step: the last step is the result.")
     if summary["without_gradient"]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.attempt import attempted
+from bilevel.attempt import at_border, attempted
 from bilevel.checkpoint import Checkpoints
 from bilevel.conclusion import concluded
 from bilevel.failure import LOG, act, describe, failed
@@ -48,6 +48,7 @@ class Fit:
         self.state: TrainState = self.begin(self.engine, key)
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
+        self.border = ""  # why the run can go no further
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
 
@@ -56,7 +57,7 @@ class Fit:
         self._open(resume, config)
         summary: dict[str, Any] = {}
         try:
-            while int(self.state.step) < self.trainer.steps and not self._out_of_patience():
+            while not self._done():
                 self._step()
             result = self._conclude()
             self._draw(result)
@@ -75,7 +76,7 @@ class Fit:
         if resume and self.checkpoints and self.directory and self.checkpoints.latest() is not None:
             self.state, meta = self.checkpoints.restore(self.state)
             self.metrics = read_json_lines(self.directory / JsonLines.filename)[: int(self.state.step)]
-            kept = meta["loggers"]
+            kept, self.border = meta["loggers"], meta.get("border", "")
         run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
         for number, logger in enumerate(self.loggers):
             logger.start(run, int(self.state.step), kept.get(str(number), {}))
@@ -104,18 +105,22 @@ class Fit:
                     logger.figure(name, figure)
 
     def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
-        """The step, and what the engine's policy makes of a failure; "skip" leaves the hyperparameters as they were."""
+        """The step, and what the engine's policy makes of a failure; "skip" leaves the hyperparameters as they were.
+        A run that has located the border of the solvable region has not failed: it ends there, and says so."""
         start = start or self.state
         state, evaluation = attempted(self.advance, self.engine, self.task, start)
         report, number = evaluation.report, int(start.step)
+        shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
+
+        def sentence() -> str:
+            return f"Outer step {number}: {describe(report, self.engine, self.task, start.hparams)}{shorter}"
+
+        if self.border or at_border(start, evaluation):
+            self.border = self.border or sentence()
+            return state._replace(hparams=state.previous), evaluation
         if failed(report) and self.engine.on_failure in ("raise", "retry"):
             self.failure = plain({"step": number, **metrics_of(evaluation)})
-        shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
-        act(
-            self.engine,
-            report,
-            lambda: f"Outer step {number}: {describe(report, self.engine, self.task, start.hparams)}{shorter}",
-        )
+        act(self.engine, report, sentence)
         return state, evaluation
 
     def _sizes(self) -> dict[str, Any]:
@@ -142,16 +147,17 @@ class Fit:
             self.state, _ = self._attempt()
         return self.state
 
-    def _out_of_patience(self) -> bool:
+    def _done(self) -> bool:
         waited = int(self.state.step) - 1 - int(self.state.best.step)
-        return 0 < self.trainer.patience <= waited
+        out_of_patience = 0 < self.trainer.patience <= waited
+        return int(self.state.step) >= self.trainer.steps or out_of_patience or bool(self.border)
 
     def _save(self, force: bool = False) -> None:
         step = int(self.state.step)
-        due = force or step % self.trainer.checkpoint_every == 0 or step == self.trainer.steps
+        due = force or self.border or step % self.trainer.checkpoint_every == 0 or step == self.trainer.steps
         if self.checkpoints and due and step not in self.checkpoints.steps():
             kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
-            self.checkpoints.save(step, self.state, {"loggers": kept})
+            self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border})
 
     def _closely(self) -> tuple[TrainState, list[Evaluation]] | None:
         """The best iterate, where one was chosen, and the last one at the finest tolerances, and the better of them;
@@ -183,12 +189,18 @@ class Fit:
             closely = state, [evaluation]
         return concluded(self.task, self.engine, self.metrics, closely, self._told())
 
+    def _status(self) -> str:
+        if self.border:
+            return "stopped_at_border"
+        return "stopped_early" if int(self.state.step) < self.trainer.steps else "completed"
+
     def _told(self) -> dict[str, Any]:
         """What the summary says of the run itself."""
         return {
             **self._sizes(),
             **({"engine_chosen_because": self.reason} if self.reason else {}),
-            "status": "stopped_early" if int(self.state.step) < self.trainer.steps else "completed",
+            "status": self._status(),
+            **({"stopped_because": self.border} if self.border else {}),
             "steps_skipped": int(self.state.skipped),
             "seconds_total": time.perf_counter() - self.began,
             **self.begin.seconds.add(self.advance.seconds).named(),

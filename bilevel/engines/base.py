@@ -129,6 +129,7 @@ class Engine(abc.ABC):
     biased: ClassVar[bool] = False  # whether a stochastic engine misses it even at the solution, by design
     adapts: ClassVar[bool] = False  # whether its tolerances follow the outer progress: a first gradient may be loose
     chooses: ClassVar[bool] = False  # whether `choose` has to be asked which engine does the work
+    through_steps: ClassVar[bool] = False  # whether it differentiates the steps of the solver, from its start on
     differentiable: ClassVar[bool] = False  # whether a derivative of its result is one of the hypergradient
     remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
 

@@ -143,6 +143,7 @@ class Unrolled(StepEngine):
     on_failure: str = "raise"
     accuracy: str = "residual"
     differentiable = True
+    through_steps = True
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outer = through_steps(unroll, self, bilevel, point, form=for_reverse_mode)
@@ -161,6 +162,7 @@ class Forward(StepEngine):
     on_failure: str = "raise"
     accuracy: str = "residual"
     differentiable = True
+    through_steps = True
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outer = through_steps(iterate, self, bilevel, point)
