@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from bilevel.closures import depends
-from bilevel.host_matrix import HostMatrix
-from bilevel.typing import Batch, Key
+from bilevel.foundation.closures import depends
+from bilevel.foundation.typing import Batch, Key
+from bilevel.losses.host_matrix import HostMatrix
 
 Batches: TypeAlias = Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
 

@@ -16,15 +16,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.sentences import SettingsError
-from bilevel.conclusion import FAILED
 from bilevel.engines import Engine
-from bilevel.fit import Interrupted
+from bilevel.foundation.status import ConvergenceError
 from bilevel.loggers import Console
 from bilevel.loggers.json_lines import write_whole
-from bilevel.result import Result
-from bilevel.status import ConvergenceError
 from bilevel.task import PRECISIONS, Task
-from bilevel.trainer import Trainer
+from bilevel.training.conclusion import FAILED
+from bilevel.training.fit import Interrupted
+from bilevel.training.result import Result
+from bilevel.training.trainer import Trainer
 
 
 def train(config: DictConfig) -> float:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from bilevel import trees
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, Undefined
-from bilevel.status import Code, Status
-from bilevel.typing import HParams, PyTree, Scalar
+from bilevel.foundation import trees
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import HParams, PyTree, Scalar
 
 
 def examined(engine: Engine, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:

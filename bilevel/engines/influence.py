@@ -1,4 +1,4 @@
-"""Which hyperparameters can move the outer loss at all, read from the programs of both levels before anything is run."""
+"""Which hyperparameters can move the outer loss at all, read from the programs of both levels before a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal
 
 from bilevel.engines.base import Bilevel, Engine, Point, cold_start
-from bilevel.typing import HParams, PyTree
+from bilevel.foundation.typing import HParams, PyTree
 
 # Equations that give zeros where all of their inputs are zeros, and where one of them is.
 LINEAR = {

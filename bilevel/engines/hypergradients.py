@@ -1,0 +1,174 @@
+"""The hypergradient of a task at one point: compiled once, reported on, never silently wrong."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from bilevel.engines import Carry, Engine, Implicit, Point, Report
+from bilevel.engines.examination import examined
+from bilevel.engines.failure import act, describe, failed, with_retries
+from bilevel.foundation import trees
+from bilevel.foundation.compilation import Program
+from bilevel.foundation.refusals import constant
+from bilevel.foundation.typing import Batch, HParams, Key, Scalar
+from bilevel.solvers import Solver
+from bilevel.task import PRECISIONS, Task
+
+CONSTANT = (
+    "The derivative of a bl.hypergradient by bl.{engine} would be wrong: to JAX the solution in it is a constant. For "
+    "second derivatives differentiate the outer loss at bl.InnerProblem.solve(...).params twice, as in "
+    "jax.jacfwd(jax.grad(loss)), or use engine=bl.Forward()."
+)
+_CHOICES: weakref.WeakKeyDictionary[Task, dict] = weakref.WeakKeyDictionary()
+_PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
+_STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
+
+
+def hypergradient(
+    task: Task,
+    hparams: HParams,
+    engine: Engine = Implicit(),
+    *,
+    batch: tuple[Batch, Batch] | None = None,
+    key: Key | None = None,
+    carry: Carry | None = None,
+) -> tuple[Scalar, HParams, Report]:
+    """(value, grad, report) of g(w*(h), h) + prior(h) at ``hparams``.
+
+    ``batch`` is a pair (inner batch, outer batch), by default that of step 0; ``key`` goes to the problem's init;
+    ``carry`` is the last report's, for a warm start. A second call with the same task, shapes and engine settings
+    traces nothing. A failed solve follows the engine's ``on_failure``: "raise" (`ConvergenceError`), "warn", "retry"
+    (counted in ``report.retries``; raises when nothing helps) or "skip" (NaN, and ``report.skipped`` is 1).
+    A value, a gradient or an inner loss that is not finite is such a failure too, however well the solves ended.
+    Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
+
+    All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace the
+    precision is that of the trace, with a warning where it is lower.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> task = bl.Task(
+    ...     inner=bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * jnp.exp(h) * w**2,
+    ...                           init=lambda key, h: jnp.zeros(())),
+    ...     outer_loss=lambda w, h, batch: 0.5 * (w - batch) ** 2, init_hparams=lambda key: jnp.zeros(()),
+    ...     batches=bl.full_batch(4.0, 1.0))
+    >>> value, grad, report = bl.hypergradient(task, jnp.array(0.0))
+    >>> round(float(value), 4), round(float(grad), 4), report.status.name
+    (0.5, -1.0, 'converged')
+    """
+    key = jax.random.key(0) if key is None else key
+    hparams = trees.differentiable(hparams, "hparams")
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, batch, key, carry)))
+    double = PRECISIONS[task.precision]
+    if traced:
+        _warn_of_precision(task, double)
+        point = _point(task, hparams, batch, key)
+        if not engine.differentiable:
+            point = constant(point, CONSTANT.format(engine=type(engine).__name__))
+        return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
+    if double == _is_double():
+        return _concrete(task, engine, _point(task, hparams, batch, key), carry)
+    with jax.enable_x64(double):
+        point = _point(task, jax.tree.map(_as_double if double else _as_single, hparams), batch, key)
+        value, grad, report = _concrete(task, engine, point, carry)
+        grad = jax.tree.map(lambda leaf, given: leaf.astype(given.dtype), grad, hparams)
+        return value.astype(jax.tree.leaves(grad)[0].dtype), grad, report
+
+
+def _is_double() -> bool:
+    return bool(jax.config.read("jax_enable_x64"))
+
+
+def _as_double(leaf: jax.Array) -> jax.Array:
+    """float32 is the widest type where 64 bits are switched off; a narrower one was asked for by name."""
+    return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
+
+
+def _as_single(leaf: jax.Array) -> jax.Array:
+    return jnp.asarray(leaf, jnp.float32) if leaf.dtype == jnp.float64 else leaf
+
+
+def _warn_of_precision(task: Task, double: bool) -> None:
+    if double and not _is_double():
+        warnings.warn(
+            "bl.hypergradient inside another trace computes in float32, though the task has "
+            f'precision="{task.precision}": call jax.config.update("jax_enable_x64", True) first, or state '
+            'bl.Task(precision="float32").',
+            stacklevel=3,
+        )
+
+
+def _point(task: Task, hparams: HParams, batch: tuple[Batch, Batch] | None, key: Key) -> Point:
+    return Point(hparams, *(task.batches(key, 0) if batch is None else batch), key)
+
+
+def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> tuple[Scalar, HParams, Report]:
+    """The compiled hypergradient, and what the policy of the engine makes of a failure."""
+    engine = _chosen(task, engine, point)
+    start = _first_carry(task, engine, point) if carry is None else carry
+
+    def attempt(tried: Engine, solver: Solver) -> tuple[Report, tuple[Scalar, HParams]]:
+        begin = start if tried is engine else _first_carry(task, tried, point)
+        value, grad, report = _program(task)(tried, solver, point, begin)
+        return report, (value, grad)
+
+    report, (value, grad) = with_retries(engine, task.inner.solver, attempt)
+    act(engine, report, lambda: describe(report, engine, task, point.hparams))
+    return _skipped(value, grad, report) if engine.on_failure == "skip" and failed(report) else (value, grad, report)
+
+
+def _chosen(task: Task, engine: Engine, point: Point) -> Engine:
+    """The engine that does the work; an engine that chooses is asked once for a task and shapes."""
+    if not engine.chooses:
+        return engine
+    chosen = _CHOICES.setdefault(task, {})
+    shapes = jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), jax.tree.leaves(point))
+    asked = (engine, str(shapes))
+    if asked not in chosen:
+        chosen[asked] = engine.choose(task.levels, point)[0]
+    return chosen[asked]
+
+
+def _program(task: Task) -> Program:
+    owner = weakref.ref(task)  # the program must not keep alive the task that it is cached under
+
+    def compute(engine: Engine, solver: Solver, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return _compute(_alive(owner), engine, solver, point, carry)
+
+    return _PROGRAMS.setdefault(task, Program(compute))
+
+
+def _first_carry(task: Task, engine: Engine, point: Point) -> Carry:
+    """The carry of a cold start, by a small program of its own: the large one then serves cold and warm starts."""
+    owner = weakref.ref(task)
+    first = Program(lambda engine, point: engine.first_carry(_alive(owner).levels, point))
+    return _STARTS.setdefault(task, first)(engine, point)
+
+
+def _alive(owner: weakref.ref[Task]) -> Task:
+    task = owner()
+    assert task is not None, "the program of a task outlived it"
+    return task
+
+
+def _compute(
+    task: Task, engine: Engine, solver: Solver, point: Point, carry: Carry | None
+) -> tuple[Scalar, HParams, Report]:
+    levels = task.levels
+    levels = replace(levels, inner=levels.inner.with_solver(solver))
+    return examined(engine, levels, point, engine.first_carry(levels, point) if carry is None else carry)
+
+
+def _skipped(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:
+    """NaN for a gradient that must not be used, and a report that says so."""
+    return value, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), grad), replace(report, skipped=jnp.int32(1))
+
+
+def _poisoned(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:
+    ok = report.status.ok
+    return value, jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), grad), report
