@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from bilevel.engines import Carry, Engine, Implicit, Point, Report
 from bilevel.engines.examination import examined
 from bilevel.engines.failure import act, describe, failed, with_retries
+from bilevel.engines.influence import influence
 from bilevel.foundation import trees
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.refusals import constant
@@ -27,6 +29,7 @@ CONSTANT = (
 )
 _CHOICES: weakref.WeakKeyDictionary[Task, dict] = weakref.WeakKeyDictionary()
 _PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
+_LOOKED: weakref.WeakKeyDictionary[Task, set[type[Engine]]] = weakref.WeakKeyDictionary()
 _STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
@@ -118,8 +121,21 @@ def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> 
         return report, (value, grad)
 
     report, (value, grad) = with_retries(engine, task.inner.solver, attempt)
+    _warn_of_idle(task, engine, point, grad)
     act(engine, report, lambda: describe(report, engine, task, point.hparams))
     return _skipped(value, grad, report) if engine.on_failure == "skip" and failed(report) else (value, grad, report)
+
+
+def _warn_of_idle(task: Task, engine: Engine, point: Point, grad: HParams) -> None:
+    """Once for a task and kind of engine: says which gradients are zero by construction, where one is zero."""
+    looked = _LOOKED.setdefault(task, set())
+    if type(engine) in looked:
+        return
+    looked.add(type(engine))
+    if any(not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grad)):
+        found = influence(engine, task.levels, point)
+        if found.without_path:
+            warnings.warn(found.sentence(), stacklevel=4)
 
 
 def _chosen(task: Task, engine: Engine, point: Point) -> Engine:

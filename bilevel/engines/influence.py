@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import Jaxpr, Literal
 
 from bilevel.engines.base import Bilevel, Engine, Point, cold_start
+from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import HParams, PyTree
 
 # Equations that give zeros where all of their inputs are zeros, and where one of them is.
@@ -27,6 +30,7 @@ class Influence(NamedTuple):
 
     reached: dict[str, bool]
     through_params: bool  # whether the outer loss has a derivative in the params
+    start_depends: bool  # whether the start of the inner solver depends on the hyperparameters
 
     @property
     def without_path(self) -> list[str]:
@@ -41,6 +45,11 @@ class Influence(NamedTuple):
                 "outer_loss has no derivative with respect to the params (a count, an accuracy or a rounded number has "
                 "none): use a differentiable loss, and measure the other in task.evaluate"
             )
+        elif self.start_depends:
+            why = (
+                "the solution does not depend on it. What only the start of the inner solver depends on is seen by "
+                "engines that differentiate its steps: bl.Unrolled() or bl.Forward()"
+            )
         else:
             why = "neither outer_loss, prior nor the inner problem uses it: look for a misspelt name, or leave it out"
         return f"{names} cannot reach the outer loss, so that the hypergradient there is 0 by construction: {why}."
@@ -51,22 +60,29 @@ def influence(engine: Engine, bilevel: Bilevel, point: Point) -> Influence:
 
     A leaf has a path where the derivative of the outer loss or of the prior with respect to it is not identically zero,
     or where that with respect to the params is not, and the optimality condition depends on the leaf. An engine that
-    differentiates the solver's steps (``through_steps``) also sees the start, and the settings of the solver.
+    differentiates the solver's steps (``through_steps``) also sees the start, and settings of the solver that are
+    functions of the hyperparameters: where there are such, every leaf may have a path.
     """
     cold = cold_start(bilevel, point)
     outer = jax.grad(bilevel.outer, argnums=(0, 1))
     by_params, direct = _zeros(lambda w, h: outer(w, h, point.outer_batch), cold, point.hparams)
     through_params = not all(jax.tree.leaves(by_params))
-    seen = _zeros(lambda w, h: _pulled(bilevel, point, w, h), cold, point.hparams)
-    paths = [direct, *([seen] if through_params else [])]
-    if through_params and engine.through_steps:
-        paths.append(_zeros(lambda h: _start_pulled(bilevel, point, h), point.hparams))
+    learned = engine.through_steps and _has_functions(bilevel.inner.solver)
+    paths = [direct]
+    if through_params:
+        paths.append(_zeros(lambda w, h: _pulled(bilevel, point, w, h), cold, point.hparams))
+        if engine.through_steps:
+            paths.append(_zeros(lambda h: _start_pulled(bilevel, point, h), point.hparams))
     named = jax.tree_util.tree_leaves_with_path(direct)
     zero = [all(flags) for flags in zip(*(jax.tree.leaves(path) for path in paths), strict=True)]
-    return Influence(
-        {f"hparams{jax.tree_util.keystr(path)}": not flag for (path, _), flag in zip(named, zero, strict=True)},
-        through_params,
-    )
+    reached = {
+        f"hparams{jax.tree_util.keystr(path)}": learned or not flag for (path, _), flag in zip(named, zero, strict=True)
+    }
+    return Influence(reached, through_params, depends(lambda h: bilevel.inner.init(point.key, h), point.hparams))
+
+
+def _has_functions(solver: Any) -> bool:
+    return any(callable(getattr(solver, field.name)) for field in fields(solver))
 
 
 def _pulled(bilevel: Bilevel, point: Point, params: PyTree, hparams: HParams) -> HParams:
@@ -127,4 +143,5 @@ def _program_of(equation: Any) -> Jaxpr | None:
 
 
 def _is_zero(value: Any) -> bool:
-    return not isinstance(value, jax.core.Tracer) and np.size(value) > 0 and not np.any(np.asarray(value))
+    """Of single numbers alone: zeros that JAX makes are broadcast, and data is not to be brought to the host."""
+    return not isinstance(value, Tracer) and np.size(value) == 1 and not np.any(np.asarray(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import optax
 
 from bilevel.engines import Engine
 from bilevel.engines.failure import LOG, act, describe, failed
+from bilevel.engines.influence import Influence, influence
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key
@@ -25,12 +27,43 @@ from bilevel.training.attempt import at_border, attempted
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded
 from bilevel.training.figures import figures
+from bilevel.training.judgement import judge_of
 from bilevel.training.outer_step import Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
 from bilevel.training.result import Result
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a fit, after the state was saved."""
+
+
+def heed_influence(engine: Engine, task: Task, key: Key) -> None:
+    """Says which hyperparameters cannot reach the outer loss, before anything is compiled: ValueError where none can,
+    because such a run would end where it began, else a warning."""
+    found: list[Influence] = []
+
+    def look(key: Key) -> None:
+        found.append(influence(engine, task.levels, first_point(task, key)))
+
+    jax.eval_shape(look, key)
+    if not any(found[0].reached.values()):
+        raise ValueError(found[0].sentence())
+    if found[0].without_path:
+        warnings.warn(found[0].sentence(), stacklevel=4)
+
+
+def refuse_patience(trainer: Settings, task: Task, key: Key) -> None:
+    """Patience counts steps without a better loss, and of different batches none is better than another."""
+
+    def measured(key: Key) -> dict[str, Any]:
+        point = first_point(task, key)
+        params = task.inner.primal(task.inner.cold_start(point.key, point.hparams, point.inner_batch))
+        return task.evaluate(params, point.hparams)
+
+    if trainer.patience and not judge_of(task, key, jax.eval_shape(measured, key)):
+        raise ValueError(
+            f"trainer.patience={trainer.patience} cannot tell a better step, because each step has an outer batch of "
+            "its own: measure stop/loss on a second hold-out in task.evaluate, or set patience=0."
+        )
 
 
 class Settings(Protocol):
@@ -61,6 +94,8 @@ class Fit:
         self.engine, self.reason = trainer.engine, ""
         if trainer.engine.chooses:
             self.engine, self.reason = trainer.engine.choose(task.levels, first_point(task, key))
+        heed_influence(self.engine, task, key)
+        refuse_patience(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run

@@ -117,6 +117,7 @@ class StepEngine(Engine):
     """What the engines that differentiate steps have in common. Abstract."""
 
     accuracy: str
+    through_steps = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
@@ -143,7 +144,6 @@ class Unrolled(StepEngine):
     on_failure: str = "raise"
     accuracy: str = "residual"
     differentiable = True
-    through_steps = True
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outer = through_steps(unroll, self, bilevel, point, form=for_reverse_mode)
@@ -162,7 +162,6 @@ class Forward(StepEngine):
     on_failure: str = "raise"
     accuracy: str = "residual"
     differentiable = True
-    through_steps = True
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outer = through_steps(iterate, self, bilevel, point)
