@@ -11,11 +11,13 @@ import jax.numpy as jnp
 
 from bilevel.constraints import Constraint, Free
 from bilevel.foundation import trees
-from bilevel.foundation.status import Status
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.losses.host_matrix import HostMatrix
+from bilevel.losses.linear import Linear
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
@@ -186,11 +188,25 @@ class InnerProblem:
         return self.unknown(trees.differentiable(self.init(key, hparams), "init(key, hparams)"), hparams, batch)
 
     def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
-        """The solver's outcome without derivatives."""
+        """The solver's outcome without derivatives; nonfinite where the loss is not `defined` there."""
         hparams, batch, start, cold = jax.lax.stop_gradient((hparams, batch, start, cold))
         instance = self.at(hparams, batch)
         solver, _ = self.solver.choose(instance, start)
-        return iterate(solver, instance, start, cold)
+        outcome = iterate(solver, instance, start, cold)
+        defined = self.defined(self.primal(outcome.params), hparams, batch)
+        code = jnp.where(defined, Code.converged, Code.nonfinite)
+        return outcome._replace(status=outcome.status.worse(Status.of(code)))
+
+    def defined(self, params: Params, hparams: HParams, batch: Batch) -> jax.Array:
+        """Whether the loss is a finite number at ``params``: the gradient of a mean over no samples is 0, and a solver
+        that looks at gradients alone is content with it. True where there is no loss to ask.
+
+        A `HostMatrix` is not multiplied for this, because each of its products is a call to the host.
+        """
+        host = isinstance(self.loss, Linear) and isinstance(self.loss.design(batch), HostMatrix)
+        if host or self.loss is no_loss:
+            return jnp.bool_(True)
+        return jnp.isfinite(self.loss(params, hparams, batch))
 
     def explain(self, hparams: HParams, batch: Batch) -> str:
         """Which solver does the work at these shapes, and why."""

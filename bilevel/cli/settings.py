@@ -50,9 +50,9 @@ def check_unchanged(config: DictConfig, recorded: DictConfig) -> None:
         for name in sorted(before | now):
             if before.get(name) != now.get(name) and not name.endswith(".root"):  # the same data may lie elsewhere
                 raise SettingsError(
-                    f"{name}={now.get(name)}: the run was started with {before.get(name)}, and what defines the problem "
-                    "cannot change while it goes on (steps, patience and loggers can): start a new run from its "
-                    "hyperparameters by fork=DIR."
+                    f"{name}={now.get(name)}: the run was started with {before.get(name)}, and what defines the "
+                    "problem cannot change while it goes on (steps, patience and loggers can): start a new run from "
+                    "its hyperparameters by fork=DIR."
                 )
 
 

@@ -24,10 +24,12 @@ from bilevel.cli.arguments import plain_yaml
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.sentences import SettingsError
 from bilevel.engines import Engine
+from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
 from bilevel.loggers import Console, Logger, Run
 from bilevel.loggers.json_lines import write_whole
 from bilevel.task import PRECISIONS, Task
+from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
 from bilevel.training.run_folder import RunFolder, free_folder
 from bilevel.training.trainer import Trainer
@@ -49,6 +51,8 @@ def train(config: DictConfig) -> float:
         except Interrupted as interrupt:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
     print(short(folder.path))
+    if result.summary["status"] == FAILED:
+        raise ConvergenceError(str(result.summary["failed_because"]))
     return float(result.summary["best_outer_loss"])
 
 

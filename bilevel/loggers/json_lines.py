@@ -89,7 +89,8 @@ def keep_whole_lines(path: Path) -> int:
     lost = content[length:]
     if more := lost.count(b"\n"):
         warnings.warn(
-            f"{path}: line {len(lines) + 1} is not that of step {len(lines)}; {more} lines from there on are written anew.",
+            f"{path}: line {len(lines) + 1} is not that of step {len(lines)}, so that it and all after it ({more} in "
+            "all) are written anew.",
             stacklevel=3,
         )
     if lost:

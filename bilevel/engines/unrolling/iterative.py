@@ -12,11 +12,11 @@ from jax.flatten_util import ravel_pytree
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
+from bilevel.foundation.closures import depends
 from bilevel.foundation.refusals import forward_only
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
 from bilevel.solvers import Instance, Outcome, Solver, iterate, unroll
-from bilevel.solvers.second_order.quadratic_model import depends
 
 TWICE = (
     "bl.Forward takes the gradient in forward mode, through a loop that reverse mode cannot go back over. "
@@ -117,6 +117,7 @@ class StepEngine(Engine):
     """What the engines that differentiate steps have in common. Abstract."""
 
     accuracy: str
+    through_steps = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
