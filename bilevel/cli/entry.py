@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -58,9 +59,20 @@ def job(config: DictConfig) -> Any:
         if config.debug:
             raise
         tell(sentence(error))
+        take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
         raise SystemExit(WRONG_SETTINGS if isinstance(error, SettingsError) else FAILURE) from None
+
+
+def take_away_empty(folder: Path) -> None:
+    """Removes what Hydra made for a run that was refused, up to where the user is."""
+    while folder != Path.cwd() and folder.is_relative_to(Path.cwd()):
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something
+            return
+        folder = folder.parent
 
 
 def tell(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -44,7 +45,6 @@ class RunFolder:
                 f"{self.path}: checkpoints cannot be stored in a folder whose path has {' '.join(wrong)} in it; "
                 "choose another one."
             )
-        _make(self.path)
         self._lock = self._locked()
         try:
             self._refuse_run(resume)
@@ -53,6 +53,7 @@ class RunFolder:
             raise
 
     def _locked(self) -> int:
+        _make(self.path)
         descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if fcntl is not None:
@@ -61,9 +62,18 @@ class RunFolder:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
             raise FolderTaken(f"{self.path}: {holder} is writing a run there; wait for its end.") from None
+        if not self._is_there(descriptor):  # a run that wrote nothing took its folder away in between
+            os.close(descriptor)
+            return self._locked()
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return descriptor
+
+    def _is_there(self, descriptor: int) -> bool:
+        try:
+            return os.fstat(descriptor).st_ino == (self.path / LOCK).stat().st_ino
+        except FileNotFoundError:
+            return False
 
     def _refuse_run(self, resume: bool) -> None:
         record, checkpoints = self.path / RECORD, self.path / CHECKPOINTS
@@ -72,8 +82,12 @@ class RunFolder:
             raise FolderTaken(f"{self.path} holds a run already: resume that one, or choose another folder.")
 
     def release(self) -> None:
-        """Lets the folder go; the file of the lock stays, since another process may hold it open."""
+        """Lets the folder go, and takes it away where nothing was written there."""
         if self._lock >= 0:
+            if [entry.name for entry in os.scandir(self.path)] == [LOCK]:
+                (self.path / LOCK).unlink()
+                with contextlib.suppress(OSError):  # somebody wrote there just now
+                    self.path.rmdir()
             os.close(self._lock)
             self._lock = -1
 
