@@ -13,6 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
@@ -38,6 +39,9 @@ def run() -> None:
     except Exception as error:
         if "debug=true" in sys.argv:
             raise
+        of_hydra = [word for word in sys.argv[1:] if word.startswith("hydra.")]
+        if isinstance(error, AssertionError) and not str(error) and of_hydra:  # Hydra asserts the kinds of its own
+            error = SettingsError(f"{', '.join(of_hydra)}: Hydra does not take such a value there.")
         print(f"bilevel: {sentence(error)}", file=sys.stderr)
         sys.exit(WRONG_SETTINGS)
 
@@ -62,7 +66,8 @@ def job(config: DictConfig) -> Any:
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
-        raise SystemExit(WRONG_SETTINGS if isinstance(error, SettingsError) else FAILURE) from None
+        wrong = isinstance(error, SettingsError | OmegaConfBaseException)
+        raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
 
 
 def take_away_empty(folder: Path) -> None:

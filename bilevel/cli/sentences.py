@@ -98,13 +98,20 @@ def missing_value(error: BaseException) -> str:
     return f"{key}=VALUE is needed: it has no default."
 
 
+def unresolved(error: BaseException) -> str:
+    """A value that refers to what is not there, ``${...}``, with the setting that it stands in."""
+    key, reason = getattr(error, "full_key", None), str(error).splitlines()[0]
+    reason = re.sub(r"^\w+ raised while resolving interpolation: \"?(.*?)\"?$", r"\1", reason)
+    return f"{key}: {reason.rstrip('.')}." if key else reason
+
+
 PHRASES = {
     MissingConfigException: missing_choice,
     OverrideParseException: unreadable,
     ConfigCompositionException: bad_override,
     InstantiationException: failed_call,
     MissingMandatoryValue: missing_value,
-    OmegaConfBaseException: str,
+    OmegaConfBaseException: unresolved,
 }
 
 

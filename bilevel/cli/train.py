@@ -61,9 +61,12 @@ def claimed(resumed: bool) -> RunFolder:
     hydra = HydraConfig.get()
     wanted = Path(hydra.runtime.output_dir)
     asked = any(one.startswith(("hydra.run.dir=", "hydra.sweep.")) for one in hydra.overrides.hydra)
-    if resumed or asked or hydra.mode == RunMode.MULTIRUN:
-        return RunFolder(wanted, resume=resumed)
-    return free_folder(wanted)
+    try:
+        if resumed or asked or hydra.mode == RunMode.MULTIRUN:
+            return RunFolder(wanted, resume=resumed)
+        return free_folder(wanted)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:
