@@ -80,9 +80,8 @@ def check_kind(key: str, value: Any, default: Any) -> None:
     bilevel.cli.sentences.SettingsError: trainer.steps=many: a whole number is needed, as in trainer.steps=100.
     """
     if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
-        raise SettingsError(
-            f"{key}={'' if value is None else value}: {key} is a group of settings; set one of {', '.join(map(str, default))}."
-        )
+        names, given = ", ".join(map(str, default)), "" if value is None else value
+        raise SettingsError(f"{key}={given}: {key} is a group of settings; set one of {names}.")
     if isinstance(default, ListConfig) and not isinstance(value, ListConfig):
         raise SettingsError(f"{key}={value}: a list is needed, as in {key}=[a,b].")
     kind = type(default)

@@ -69,7 +69,7 @@ def test_a_fork_starts_from_the_hyperparameters_found(bilevel, run, folder):
         start = float(found["hparams"])
     lines = read_json_lines(folder / "forked/metrics.jsonl")
     assert len(lines) == 2
-    at_best = read_json_lines(run / "metrics.jsonl") + [json.loads((run / "summary.json").read_text())]
+    at_best = [*read_json_lines(run / "metrics.jsonl"), json.loads((run / "summary.json").read_text())]
     losses = [line.get("outer/loss", line.get("final_outer_loss")) for line in at_best]
     assert np.isfinite(start)
     assert min(abs(loss - lines[0]["outer/loss"]) for loss in losses) < 1e-8
@@ -109,7 +109,7 @@ def test_two_starts_in_the_same_second_get_two_folders(bilevel, folder):
 WRONG = {
     "trainer=[]": "trainer",
     "hydra.verbose=-inf": "hydra.verbose",
-    "seed=${oc.env:NOPE}": "seed: Environment variable 'NOPE' not found",
+    "seed=${oc.env:NOPE}": "Environment variable 'NOPE' not found",
     "solver.tol=-1 solver=newton": "solver.tol",
     "hydra.run.dir='run[1]'": "run[1]",
 }
