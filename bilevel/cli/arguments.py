@@ -62,9 +62,9 @@ def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def value_of(arguments: list[str], name: str) -> str | None:
-    """The value of the last ``name=value``; None where there is none."""
+    """The value of the last ``name=value``, without the quotes that Hydra needs; None where there is none."""
     values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
-    return values[-1] if values else None
+    return re.sub(r"^(['\"])(.*)\1$", r"\2", values[-1]) if values else None
 
 
 def own_task(arguments: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ def with_schedule(rate):
 
 @pytest.fixture
 def run(bilevel, folder):
-    done = bilevel(*MINE, "trainer.steps=3", "hydra.run.dir='lr=0.1'")  # a name that looks like a setting
+    done = bilevel(*MINE, "task.features=4", "trainer.steps=3", "hydra.run.dir='lr=0.1'")  # a name that looks like a setting
     assert done.returncode == 0, done.stderr
     return folder / "lr=0.1"
 
