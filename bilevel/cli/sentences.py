@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterable
 
@@ -76,6 +77,8 @@ def failed_call(error: BaseException) -> str:
     if cause is None or isinstance(cause, ImportError | AttributeError):
         target = re.search(r"Error (?:locating target|loading) '([^']+)'", str(error))
         if target:
+            if installed := without(target[1]):
+                return f"{where}{installed}"
             reason = f" ({type(origin(error)).__name__}: {origin(error)})" if cause else ""
             return (
                 f"{where}there is no function {target[1]} to be imported{reason}; a module of your own must lie in the "
@@ -86,6 +89,20 @@ def failed_call(error: BaseException) -> str:
     if isinstance(cause, ValueError | OSError):
         return sentence(cause)
     return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
+
+
+def without(target: str) -> str:
+    """What to say of a name that a module which is there does not have; nothing where there is no such module.
+
+    >>> without("math.sqroot")
+    'math has no sqroot (did you mean sqrt?).'
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        names = dir(importlib.import_module(module))
+    except (ImportError, ValueError):
+        return ""
+    return "" if name in names else f"{module} has no {name}{nearest(name, names)}."
 
 
 def origin(error: BaseException) -> BaseException:
