@@ -21,7 +21,8 @@ def with_schedule(rate):
 
 @pytest.fixture
 def run(bilevel, folder):
-    done = bilevel(*MINE, "task.features=4", "trainer.steps=3", "hydra.run.dir='lr=0.1'")  # a name that looks like a setting
+    """In a folder whose name looks like a setting."""
+    done = bilevel(*MINE, "task.features=4", "trainer.steps=3", "hydra.run.dir='lr=0.1'")
     assert done.returncode == 0, done.stderr
     return folder / "lr=0.1"
 
