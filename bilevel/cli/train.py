@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bilevel.cli.arguments import plain_yaml
@@ -101,9 +102,9 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
 def with_seed(config: DictConfig) -> DictConfig:
     """Hands the run's seed to a task that has an argument of this name and no setting for it: else the runs of a sweep
     over seeds would be the same."""
-    target = config.task.get("_target_")
+    module, _, name = str(config.task.get("_target_")).rpartition(".")
     try:
-        arguments = inspect.signature(get_object(target)).parameters
+        arguments = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     except Exception:  # `made` tells what is wrong with it
         return config
     if "seed" not in arguments or "seed" in config.task:
