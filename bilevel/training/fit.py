@@ -166,7 +166,7 @@ class Fit:
         def sentence() -> str:
             return f"Outer step {number}: {describe(report, self.engine, self.task, start.hparams)}{shorter}"
 
-        if self.border or at_border(start, evaluation):
+        if self.border or at_border(self.advance, self.engine, self.task, start, evaluation):
             self.border = self.border or sentence()
             return state._replace(hparams=state.previous), evaluation
         if failed(report) and self.engine.on_failure in ("raise", "retry"):

@@ -94,9 +94,8 @@ class TestALossWithoutSamples:
 
     @pytest.mark.parametrize("engine", [bl.Implicit(), bl.Unrolled(), bl.SOBA()])
     def test_has_no_hypergradient(self, engine):
-        empty = task(
-            inner=self.inner(), outer_loss=self.error, batches=bl.full_batch(self.batch, (np.ones((3, 2)), np.ones(3)))
-        )
+        batches = bl.full_batch(self.batch, (np.ones((3, 2)), np.ones(3)))
+        empty = task(inner=self.inner(), outer_loss=self.error, batches=batches, prior=lambda h: jnp.zeros(()))
         with pytest.raises(bl.ConvergenceError, match="inner loss is not a finite number.*batch without samples"):
             bl.hypergradient(empty, jnp.zeros(()), engine)
 
