@@ -122,7 +122,7 @@ def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> 
 
     report, (value, grad) = with_retries(engine, task.inner.solver, attempt)
     _warn_of_idle(task, engine, point, grad)
-    act(engine, report, lambda: describe(report, engine, task, point.hparams))
+    act(engine, report, lambda: describe(report, engine, task, point))
     return _skipped(value, grad, report) if engine.on_failure == "skip" and failed(report) else (value, grad, report)
 
 

@@ -36,7 +36,7 @@ def spread(h):
 @pytest.mark.parametrize("policy", ["raise", "retry"])
 def test_a_gradient_of_nan_is_a_failure_that_names_the_leaf_and_the_prior(policy):
     with pytest.raises(
-        bl.ConvergenceError, match=r"respect to hparams\['penalty'\] of the prior is not a finite"
+        bl.ConvergenceError, match=r"derivative of the prior with respect to hparams\['penalty'\] is not"
     ) as at:
         bl.hypergradient(task(prior=spread), START, bl.Implicit(on_failure=policy))
     report = at.value.report
@@ -45,7 +45,7 @@ def test_a_gradient_of_nan_is_a_failure_that_names_the_leaf_and_the_prior(policy
 
 
 def test_warn_and_skip_say_it():
-    with pytest.warns(UserWarning, match="prior is not a finite number"):
+    with pytest.warns(UserWarning, match="derivative of the prior .* is not a finite number"):
         _, grad, report = bl.hypergradient(task(prior=spread), START, bl.Implicit(on_failure="warn"))
     assert np.isnan(grad["penalty"]).all() and np.isfinite(grad["other"]).all()
     _, grad, report = bl.hypergradient(task(prior=spread), START, bl.Implicit(on_failure="skip"))
@@ -57,6 +57,15 @@ def test_a_value_of_nan_is_a_failure_of_every_engine(engine):
     broken = task(outer_loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + jnp.where(batch > 0, jnp.nan, 0.0))
     with pytest.raises(bl.ConvergenceError, match="The value of the outer loss is not a finite number"):
         bl.hypergradient(broken, START, engine)
+
+
+def test_a_cotangent_of_nan_is_the_fault_of_the_outer_loss_and_not_of_the_adjoint_solve():
+    """At w = 4 / (1 + 1) = 2 the distance from 2 has no derivative."""
+    kinked = task(outer_loss=lambda w, h, batch: jnp.sqrt((w - 2.0) ** 2))
+    with pytest.raises(
+        bl.ConvergenceError, match="derivative of the outer loss with respect to params is not a finite"
+    ):
+        bl.hypergradient(kinked, START)
 
 
 def test_inside_a_trace_such_a_gradient_is_poisoned_lane_by_lane():

@@ -146,7 +146,7 @@ def test_a_run_without_a_usable_step_has_failed_and_its_result_was_solved(policy
     result = bl.Trainer(steps=4, engine=bl.Implicit(on_failure=policy)).fit(vector)
     assert result.summary["status"] == "failed"
     assert result.summary["steps_skipped"] == 4
-    assert "prior is not a finite number" in result.summary["failed_because"]
+    assert "with respect to hparams is not a finite number" in result.summary["failed_because"]
     np.testing.assert_allclose(result.params, 2.0, rtol=1e-8)  # not the cold start
     np.testing.assert_array_equal(result.hparams, np.zeros(3))
 

@@ -68,7 +68,8 @@ def test_a_batch_that_stays_the_same_chooses_by_its_loss():
     full = bl.full_batch(whole_batch(TRAIN), whole_batch(VALIDATION))
     result = bl.Trainer(optimizer=optax.adam(0.3), steps=30).fit(ridge(full))
     assert result.summary["chosen_by"] == "outer/loss"
-    assert result.summary["best_outer_loss"] == min(line["outer/loss"] for line in result.metrics)
+    assert result.summary["best_outer_loss"] <= min(line["outer/loss"] for line in result.metrics)
+    assert whole(result.hparams) == pytest.approx(result.summary["best_outer_loss"], abs=1e-5)
 
 
 def test_whether_batches_stay_is_read_from_its_program():
@@ -98,7 +99,7 @@ def test_a_hold_out_that_is_never_a_number_leaves_the_last_step(caplog):
     task = ridge(full, evaluate=lambda w, h: {"stop/loss": jnp.nan * h})
     result = bl.Trainer(optimizer=optax.adam(0.1), steps=5).fit(task)
     assert result.summary["chosen_by"] == "last step"
-    assert float(result.hparams) == float(result.last_hparams) > -3.0
+    assert float(result.hparams) == float(result.last_hparams) != -3.0
     assert "stop/loss was not a finite number at any step" in caplog.text
 
 
