@@ -66,16 +66,14 @@ def hypergradient(
     """
     key = jax.random.key(0) if key is None else key
     hparams = trees.differentiable(hparams, "hparams")
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, batch, key, carry)))
-    double = PRECISIONS[task.precision]
-    if traced:
+    point, double = _point(task, hparams, batch, key), PRECISIONS[task.precision]
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((point, carry))):
         _warn_of_precision(task, double)
-        point = _point(task, hparams, batch, key)
         if not engine.differentiable:
             point = constant(point, CONSTANT.format(engine=type(engine).__name__))
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
     if double == _is_double():
-        return _concrete(task, engine, _point(task, hparams, batch, key), carry)
+        return _concrete(task, engine, point, carry)
     with jax.enable_x64(double):
         point = _point(task, jax.tree.map(_as_double if double else _as_single, hparams), batch, key)
         value, grad, report = _concrete(task, engine, point, carry)

@@ -109,6 +109,12 @@ class TestALossWithoutSamples:
             bl.hypergradient(empty, jnp.zeros(()), engine)
 
 
+def test_a_task_that_is_made_within_a_trace_is_in_the_trace():
+    """The data that its batches close over are then values of the trace, and nothing else need be."""
+    made = jax.jit(lambda target: bl.hypergradient(task(batches=bl.full_batch(target, 1.0)), START)[1])
+    np.testing.assert_allclose(made(4.0)["penalty"], bl.hypergradient(task(), START)[1]["penalty"], rtol=1e-9)
+
+
 class TestPrecision:
     def exact(self):
         with jax.enable_x64(True):

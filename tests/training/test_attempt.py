@@ -96,7 +96,7 @@ def test_a_run_that_was_shortened_is_resumed_to_the_same_end(tmp_path):
         )
     assert float(whole.last_hparams) == float(parts.last_hparams)
     lines = [[line["outer/loss"] for line in result.metrics] for result in (whole, parts)]
-    np.testing.assert_array_equal(*lines)
+    np.testing.assert_array_equal(lines[0], lines[1])
     assert whole.summary["status"] == parts.summary["status"]
 
 
