@@ -65,7 +65,7 @@ def hypergradient(
     (0.5, -1.0, 'converged')
     """
     key = jax.random.key(0) if key is None else key
-    hparams = trees.differentiable(hparams, "hparams")
+    given, hparams = hparams, trees.differentiable(hparams, "hparams")
     point, double = _point(task, hparams, batch, key), PRECISIONS[task.precision]
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((point, carry))):
         _warn_of_precision(task, double)
@@ -75,9 +75,9 @@ def hypergradient(
     if double == _is_double():
         return _concrete(task, engine, point, carry)
     with jax.enable_x64(double):
-        point = _point(task, jax.tree.map(_as_double if double else _as_single, hparams), batch, key)
-        value, grad, report = _concrete(task, engine, point, carry)
-        grad = jax.tree.map(lambda leaf, given: leaf.astype(given.dtype), grad, hparams)
+        exact = jax.tree.map(_as_double if double else _as_single, trees.differentiable(given, "hparams"))
+        value, grad, report = _concrete(task, engine, _point(task, exact, batch, key), carry)
+        grad = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), grad, hparams)
         return value.astype(jax.tree.leaves(grad)[0].dtype), grad, report
 
 

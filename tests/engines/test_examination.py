@@ -135,6 +135,13 @@ class TestPrecision:
         np.testing.assert_allclose(np.asarray(grad["penalty"]) * 3, self.exact()[1], rtol=1e-7)
         np.testing.assert_array_equal(again["penalty"], grad["penalty"])
 
+    def test_digits_of_numpy_survive_where_jax_is_in_float32(self):
+        task = self.stated()
+        fine = {"penalty": np.full(3, 0.1), "other": np.zeros(2)}  # 0.1 is rounded by 1.5e-9 in float32
+        with jax.enable_x64(False):
+            _, _, report = bl.hypergradient(task, fine)
+        np.testing.assert_allclose(report.params, 4 / (1 + np.exp(0.3)), rtol=1e-12)
+
     def test_float32_is_honoured_where_jax_is_in_float64(self):
         _, grad, report = bl.hypergradient(self.stated(precision="float32"), START)
         assert report.params.dtype == jnp.float32
