@@ -9,6 +9,7 @@ from bilevel.solvers.broyden import Broyden
 from bilevel.solvers.clarabel import Clarabel
 from bilevel.solvers.fire import FIRE
 from bilevel.solvers.fixed_point import FixedPointIteration
+from bilevel.solvers.fixed_steps import take_steps
 from bilevel.solvers.gradient_descent import GradientDescent
 from bilevel.solvers.host import Host
 from bilevel.solvers.instance import Instance
@@ -58,5 +59,6 @@ __all__ = [
     "State",
     "WorkingSet",
     "iterate",
+    "take_steps",
     "unroll",
 ]
