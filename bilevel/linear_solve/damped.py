@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import jax
 
-from bilevel.linear_solve import tree
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.status import Status
+from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.refine import damped_code, true_residual, unscaled
-from bilevel.status import Status
-from bilevel.typing import LinearMap, PyTree
 
 
 @jax.tree_util.register_dataclass
