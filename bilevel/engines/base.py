@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bilevel.foundation.settings import settings as settings, traced as traced
-from bilevel.foundation.status import Status
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.callbacks import on_host
-from bilevel.typing import Params, PyTree
+from bilevel.foundation.callbacks import on_host
+from bilevel.foundation.typing import Params, PyTree
 
 CONCRETE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 

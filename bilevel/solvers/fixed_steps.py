@@ -9,12 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import Counts, Params
 from bilevel.solvers.base import ONE, Solver, State
+from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import Outcome
-from bilevel.solvers.unrolled import differentiable_while, segment_length
-from bilevel.status import Code, Status
-from bilevel.typing import Counts, Params
 
 
 class Taken(NamedTuple):

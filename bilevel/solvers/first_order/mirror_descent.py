@@ -15,9 +15,8 @@ from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.optimality import Entropy
 from bilevel.penalties import Parameter, on_leaves, resolve
 from bilevel.solvers.base import SPARING, Solver, State, settings
-from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size
-from bilevel.solvers.instance import Instance
 from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size, followed
+from bilevel.solvers.instance import Instance
 
 GROWTH = 1.5  # how much larger than the last accepted step the next first trial is
 LEAST = 1e-10  # the share of a uniform row that a coordinate is lifted to before it can grow

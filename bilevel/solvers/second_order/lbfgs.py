@@ -14,8 +14,8 @@ from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.linear_solve import LBFGSPairs, Preconditioner
 from bilevel.optimality import Stationary
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
-from bilevel.solvers.instance import Instance
 from bilevel.solvers.first_order.step_size import smooth_norm
+from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.line_search import Point, line_search
 
 

@@ -13,8 +13,8 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.solvers.base import ONE, Solver, State, settings
-from bilevel.solvers.instance import Instance
 from bilevel.solvers.first_order.step_size import followed, smooth_norm
+from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_product, remember
 
 SUFFICIENT = 1e-4

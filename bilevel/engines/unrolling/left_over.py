@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel import trees
 from bilevel.engines.base import Bilevel, Point
-from bilevel.engines.linearization import localized
-from bilevel.typing import HParams, Params
+from bilevel.engines.implicit_function.linearization import localized
+from bilevel.foundation import trees
+from bilevel.foundation.typing import HParams, Params
 
 
 def left_over(ratio: jax.Array, size: jax.Array) -> jax.Array:
