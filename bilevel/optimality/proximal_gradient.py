@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
-from bilevel.trees import axpy, norm, subtract
+from bilevel.trees import axpy, epsilon, norm, subtract
 from bilevel.typing import Counts, LinearMap, Params, PyTree, Scalar
 
 POWERS = 3  # steps of the power iteration that finds a step size
@@ -37,6 +37,14 @@ def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
     start = jax.tree.unflatten(structure, drawn)
     _, size = jax.lax.fori_loop(0, POWERS, advance, (start, norm(start)))
     return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1)
+
+
+def visible(params: Params, step: PyTree) -> jax.Array:
+    """By how much a step has to be longer to change half the digits of ``params``; 1 where it does. Without, the
+    residual of a loss that falls without end would round to zero at large params."""
+    size, length = norm(params) * epsilon(params) ** 0.5, norm(step)
+    ratio = size / jnp.where(length > 0, length, 1)
+    return jax.lax.stop_gradient(jnp.where((length > 0) & jnp.isfinite(ratio), jnp.maximum(ratio, 1), 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,14 @@ class ProximalGradient(Mapping):
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
         return subtract(self.prox(forward, self.step_size, *args, **kwargs), params)
+
+    def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """The same, over a longer step where one of ``step_size`` would be lost in the digits of params."""
+        gradient = jax.grad(self.loss)(params, *args, **kwargs)
+        stretch = visible(params, axpy(self.step_size, gradient, jax.tree.map(jnp.zeros_like, params)))
+        step = stretch * self.step_size
+        change = subtract(self.prox(axpy(-step, gradient, params), step, *args, **kwargs), params)
+        return jax.tree.map(lambda leaf: (leaf / stretch).astype(leaf.dtype), change)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
@@ -151,6 +167,9 @@ class ProjectedGradient(Mapping):
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         return self.proximal(params, *args, **kwargs)
+
+    def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        return self.proximal.natural_residual(params, *args, **kwargs)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         return self.proximal.localize(params, *args, **kwargs)
