@@ -115,8 +115,19 @@ def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax
     kind = state.residual.dtype
     target = jnp.maximum(solver.tol, 4 * trees.epsilon(state.params)) * reference
     ceiling = GROWTH * jnp.maximum(reference, state.residual)
-    measures = [jnp.asarray(measure, kind) for measure in (target, level, ceiling)]
-    return Progress(state, no_steps, state.residual, no_steps, *measures, jnp.bool_(False), start_alone, none, none)
+    return Progress(
+        state=state,
+        steps=no_steps,
+        best=state.residual,
+        since_best=no_steps,
+        target=target.astype(kind),
+        level=jnp.asarray(level, kind),
+        ceiling=ceiling.astype(kind),
+        onward=jnp.bool_(False),
+        derivative=start_alone,
+        again=none,
+        last=none,
+    )
 
 
 def _settled(state: State) -> State:

@@ -48,9 +48,7 @@ def iterate_many(
     def admit(owner: jax.Array) -> Lane:
         instance, start = instance_of(owner), start_of(owner)
         reference = instance.residual_norm(start)
-        return Lane(
-            owner, jnp.bool_(True), reference, enter(solver, solver.init(instance, start), reference, jnp.inf)
-        )
+        return Lane(owner, jnp.bool_(True), reference, enter(solver, solver.init(instance, start), reference, jnp.inf))
 
     def goes(lane: Lane) -> jax.Array:
         return goes_on(solver, lane.progress)

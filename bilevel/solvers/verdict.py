@@ -53,11 +53,13 @@ class _Seen(NamedTuple):
     value: jax.Array  # of the loss
 
 
-def look(instance: Instance, params: Params, cold: Params, enough: Callable[[jax.Array, jax.Array], jax.Array]) -> Scales:
+def look(
+    instance: Instance, params: Params, cold: Params, enough: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Scales:
     """The scales at ``params``; the size of the terms only where ``enough(residual, local)`` is false.
 
-    A d is the difference of two residuals that are half the digits of d apart: exact for a quadratic, and for the others
-    as far as a scale needs. One copy of F is compiled for all points.
+    A d is the difference of two residuals that are half the digits of d apart: exact for a quadratic, and else as far
+    as a scale needs. One copy of F is compiled for all points.
     """
     params, cold, hparams, batch = jax.lax.stop_gradient((params, cold, instance.hparams, instance.batch))
     instance = instance.with_values(hparams, batch)
