@@ -8,8 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.typing import HParams, Params, Scalar
 from bilevel.penalties import Penalty
-from bilevel.typing import HParams, Params, Scalar
 
 
 class Constraint(Penalty):

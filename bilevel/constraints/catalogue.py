@@ -11,8 +11,8 @@ import jax
 
 from bilevel import projections
 from bilevel.constraints.base import Constraint
+from bilevel.foundation.typing import HParams, Params
 from bilevel.penalties import Parameter, on_leaves, parameters, resolve
-from bilevel.typing import HParams, Params
 
 
 class ParametricSet(Constraint):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from bilevel import projections
 from bilevel.constraints.base import Constraint
+from bilevel.foundation.typing import HParams, Params, PyTree
 from bilevel.penalties import Parameter, on_leaves, resolve
-from bilevel.typing import HParams, Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)

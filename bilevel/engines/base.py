@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
+from bilevel.foundation.settings import settings as settings, traced as traced
+from bilevel.foundation.status import Status
+from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
-from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
-from bilevel.status import Status
-from bilevel.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
+from bilevel.task import Bilevel
 
 POLICIES = ("raise", "warn", "retry", "skip")
 GRADES = ("residual", "estimate", "bound")
@@ -32,21 +33,6 @@ class Carry(NamedTuple):
     adjoint: PyTree
     memory: PyTree = ()  # an engine's own: tables, counters, further iterates
     inverse: Preconditioner | None = None  # what is known of the inverse of the system, where that is handed on
-
-
-@dataclass(frozen=True, eq=False)
-class Bilevel:
-    """The two levels as functions: the inner problem and the outer loss (its prior on hparams included)."""
-
-    inner: InnerProblem
-    outer_loss: Loss
-    prior: Callable[[HParams], Scalar]
-    warm_start: bool
-    batches: Callable[[Key, Any], tuple[Batch, Batch]]  # for engines that draw minibatches of their own
-
-    def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        """The outer loss at the inner unknown ``params`` (of which it sees the primal part, where there are duals)."""
-        return self.outer_loss(self.inner.primal(params), hparams, batch) + self.prior(hparams)
 
 
 class Point(NamedTuple):
@@ -149,15 +135,3 @@ def inner_solution(bilevel: Bilevel, point: Point, carry: Carry) -> Outcome:
     cold = cold_start(bilevel, point)
     start = carry.params if bilevel.warm_start else cold
     return bilevel.inner.run(point.hparams, point.inner_batch, start, cold)
-
-
-def settings(cls: Any) -> Any:
-    """Registers an engine as a pytree: fields marked ``traced()`` are leaves, which compile nothing again when they
-    change; all else is compared by value."""
-    leaves = [one.name for one in fields(cls) if one.metadata.get("traced")]
-    return jax.tree_util.register_dataclass(cls, leaves, [one.name for one in fields(cls) if one.name not in leaves])
-
-
-def traced(default: Any) -> Any:
-    """A field of settings whose value is a traced leaf of the engine."""
-    return field(default=default, metadata={"traced": True})

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree
 from bilevel.linear_solve.base import Operator
-from bilevel.typing import Counts, LinearMap, Params, PyTree
 
 
 class System(NamedTuple):

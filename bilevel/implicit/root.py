@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.custom_derivatives import linear_call
 
+from bilevel.foundation.typing import Params, PyTree
 from bilevel.implicit.attach import attach, split_arguments
 from bilevel.implicit.mapping import FixedPoint, Mapping, as_mapping
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.typing import Params, PyTree
 
 NOT_TRACEABLE = (jax.errors.JAXTypeError, TypeError)
 

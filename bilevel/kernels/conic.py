@@ -20,9 +20,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.status import Code
 from bilevel.kernels.condensed import Parts, factored
 from bilevel.kernels.second_orders import SecondOrders, scaling
-from bilevel.status import Code
 
 RUNNING = -1
 TO_THE_BOUNDARY = 0.99

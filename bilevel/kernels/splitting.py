@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 import jax.scipy.sparse.linalg
 
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import LinearMap
 from bilevel.linear_solve import AutoLinear
 from bilevel.linear_solve.base import Operator
-from bilevel.status import Code
-from bilevel.typing import LinearMap
 
 RELAXATION = 1.6
 SIGMA = 1e-6

@@ -12,15 +12,15 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel.closures import hoisted
-from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.closures import hoisted
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import LinearMap, PyTree, Scalar
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
 from bilevel.linear_solve.block import block_conjugate_gradients
 from bilevel.linear_solve.cg import conjugate_gradients
-from bilevel.linear_solve.preconditioners import Identity, Preconditioner, preconditioned, prepared
+from bilevel.linear_solve.preconditioners import Identity, preconditioned, prepared
 from bilevel.linear_solve.refine import Advance, Method, refine
-from bilevel.status import Code
-from bilevel.typing import LinearMap, PyTree, Scalar
 
 
 @jax.tree_util.register_dataclass

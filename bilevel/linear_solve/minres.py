@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
-from bilevel.linear_solve.preconditioners import Identity, Preconditioner, preconditioned, prepared
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import LinearMap, PyTree, Scalar
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
+from bilevel.linear_solve.preconditioners import Identity, preconditioned, prepared
 from bilevel.linear_solve.refine import Advance, refine
-from bilevel.status import Code
-from bilevel.typing import LinearMap, PyTree, Scalar
 
 
 @jax.tree_util.register_dataclass

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import jax
 
+from bilevel.foundation.trees import subtract
+from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.proximal_gradient import reduced_system
-from bilevel.trees import subtract
-from bilevel.typing import Params, PyTree, Scalar
 
 
 def children(tree: PyTree) -> tuple[list[Any], Any]:

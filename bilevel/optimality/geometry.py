@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import projections
+from bilevel.foundation.typing import Params, PyTree
 from bilevel.penalties import Parameter, on_leaves, resolve
-from bilevel.typing import Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)

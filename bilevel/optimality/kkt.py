@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.constraints.functional import no_rows
+from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.primal_dual import PrimalDual, size
 from bilevel.optimality.saddle import Saddle, margin, saddle_system
-from bilevel.typing import Params, PyTree, Scalar
 
 
 class Margin(NamedTuple):

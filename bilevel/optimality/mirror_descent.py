@@ -9,12 +9,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.trees import axpy, subtract
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
 from bilevel.optimality.geometry import Entropy
 from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system
-from bilevel.trees import axpy, subtract
-from bilevel.typing import Counts, LinearMap, Params, PyTree, Scalar
 
 
 def no_mirror_map(params: Params) -> PyTree:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import jax
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.typing import LinearMap, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System, as_mapping
 from bilevel.linear_solve.base import Operator, materialize
-from bilevel.typing import LinearMap, Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)

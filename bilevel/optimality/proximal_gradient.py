@@ -9,10 +9,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.trees import axpy, epsilon, norm, subtract
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
-from bilevel.trees import axpy, epsilon, norm, subtract
-from bilevel.typing import Counts, LinearMap, Params, PyTree, Scalar
 
 POWERS = 3  # steps of the power iteration that finds a step size
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import jax
 
+from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System, plain_system
-from bilevel.typing import Params, PyTree, Scalar
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import prox
-from bilevel.typing import HParams, Params, PyTree, Scalar
+from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 
 Parameter: TypeAlias = Any  # a number or array (or pytree), or a function hparams -> one of these
 

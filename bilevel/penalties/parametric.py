@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.typing import HParams, Params, Scalar
 from bilevel.penalties.base import Penalty, on_leaves, resolve
-from bilevel.typing import HParams, Params, Scalar
 
 
 def parameters(of: Any, hparams: HParams) -> list[Any]:

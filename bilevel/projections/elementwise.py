@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 from optax import projections as optax_projections
 
+from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, map_leaves, valid
-from bilevel.typing import PyTree
 
 
 def non_negative(point: PyTree) -> PyTree:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, like, map_leaves, norm
 from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
-from bilevel.typing import PyTree
 
 
 def group_lasso(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from bilevel import trees
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Batch, HParams, LinearMap, Loss, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient, Stationary
 from bilevel.penalties import Penalty
-from bilevel.typing import Batch, HParams, LinearMap, Loss, Params, PyTree, Scalar
 
 OF_THE_GRADIENT = (Stationary, ProximalGradient, ProjectedGradient, MirrorDescent, BlockProximalGradient)
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel import trees
+from bilevel.foundation import trees
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import Counts, Params
 from bilevel.solvers.base import Solver, State
+from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.unrolled import differentiable_while, segment_length
 from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, judge, limits, look, without_end
-from bilevel.status import Code, Status
-from bilevel.typing import Counts, Params
 
 
 class Progress(NamedTuple):
