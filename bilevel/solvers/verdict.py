@@ -17,12 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel import trees
+from bilevel.foundation import trees
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import Params, PyTree
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.solvers.base import FIXED_POINTS
 from bilevel.solvers.instance import OF_THE_GRADIENT, Instance
-from bilevel.status import Code
-from bilevel.typing import Params, PyTree
 
 LENIENT = 100.0  # how many times ``local`` the reference may be before the start counts as a bad one
 ROUNDING = 10.0  # units of roundoff of ``terms`` that count as zero
