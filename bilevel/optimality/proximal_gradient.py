@@ -113,11 +113,11 @@ class ProximalGradient(Mapping):
         return reduced_system(derivative, lambda x: axpy(-self.step_size, hessian(x), x), str(self))
 
     def __str__(self) -> str:
-    """The derivative D of a prox, exactly zero where all of it is rounding. At a vertex of a polytope D = I - n n'/n'n of
-    one free coordinate is 1 - 1 but for a unit of roundoff, and a system of that size looks singular."""
+        return f"ProximalGradient({getattr(self.loss, '__name__', 'loss')})"
+
 
 def without_rounding(derivative: LinearMap, like: Params) -> LinearMap:
-    """The derivative D of a prox, exactly zero where all of it is rounding. At a vertex of a polytope D = I - n n' / n'n
+    """The derivative D of a prox, exactly zero where all of it is rounding: at a vertex of a polytope D = I - n n'/n'n
     of one free coordinate is 1 - 1 but for a unit of roundoff, and a system of that size looks singular."""
     leaves, structure = jax.tree.flatten(like)
     spread = [jnp.sin(1 + 2.4 * jax.lax.iota(leaf.dtype, leaf.size)).reshape(leaf.shape) for leaf in leaves]
