@@ -48,6 +48,10 @@ class BlockProximalGradient(Mapping):
 
     prox_calls: ClassVar[int] = 1
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = subtract(params, self._scaled(jax.grad(self.loss)(params, *args, **kwargs)))
         return subtract(self._prox(forward, *args, **kwargs), params)

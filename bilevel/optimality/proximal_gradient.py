@@ -72,6 +72,10 @@ class ProximalGradient(Mapping):
     inspection: ClassVar[Counts] = Counts(gradients=1)
     preparation: ClassVar[Counts] = Counts(gradients=1)
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
         return subtract(self.prox(forward, self.step_size, *args, **kwargs), params)
@@ -148,6 +152,10 @@ class ProjectedGradient(Mapping):
             return self.projection(point, *args, **kwargs)
 
         return ProximalGradient(self.loss, project, self.step_size, self.kinks)
+
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         return self.proximal(params, *args, **kwargs)
