@@ -78,9 +78,9 @@ class Draw(NamedTuple):
 
 
 def tree_of(shapes: dict[str, tuple[int, ...]], vector: Any) -> Any:
-    """A flat vector as a tree: one leaf "" is the vector itself."""
+    """A flat vector as a tree; a leaf named "" is the whole tree."""
     if list(shapes) == [""]:
-        return vector
+        return jnp.reshape(vector, shapes[""])
     parts, at = {}, 0
     for name, shape in sorted(shapes.items()):
         count = int(np.prod(shape))
