@@ -29,6 +29,10 @@ class Instance:
     exact: bool = False  # what a search accepts is differentiated too: the steps are not to converge, but to be taken
     stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` is in another
 
+    def with_values(self, hparams: HParams, batch: Batch) -> Instance:
+        """The same problem at other hyperparameters and data."""
+        return replace(self, hparams=hparams, batch=batch)
+
     def value(self, params: Params) -> Scalar:
         """The smooth part of the objective."""
         return self.loss(params, self.hparams, self.batch)
