@@ -42,9 +42,13 @@ def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
         ("inner solve", report.inner_status, report.inner_residual, report.inner_steps),
         ("adjoint solve", report.adjoint_status, report.adjoint_residual, report.adjoint_steps),
     )
+
+    def remedy(code: Code) -> str:
+        return engine.remedy or engine.advice(code) or REMEDIES[code]
+
     return " ".join(
         f"The {name} ended with status {status.name} after {int(steps.max())} steps at a relative residual of "
-        f"{float(residual.max()):.2e}: {engine.remedy or REMEDIES[Code[status.name]]}."
+        f"{float(residual.max()):.2e}: {remedy(Code[status.name])}."
         for name, status, residual, steps in solves
         if not bool(status.ok.all())
     )
