@@ -111,8 +111,8 @@ def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | ja
 
 
 def same_at_every_step(batches: Batches, key: Key) -> bool:
-    """Whether the outer batch does not depend on the step, as far as the program that makes it says: only then are the
-    outer losses of two steps comparable.
+    """Whether neither batch depends on the step, as far as the program that makes them says: only then are the outer
+    losses of two steps comparable.
 
     >>> both = np.ones(4), np.zeros(4)
     >>> same_at_every_step(full_batch(*both), jax.random.key(0))
@@ -123,7 +123,7 @@ def same_at_every_step(batches: Batches, key: Key) -> bool:
 
     def traced_part(step: jax.Array) -> list:
         """What the step computes; data that is passed on as it is need not be an array of JAX."""
-        return [leaf for leaf in jax.tree.leaves(batches(key, step)[1]) if isinstance(leaf, Tracer)]
+        return [leaf for leaf in jax.tree.leaves(batches(key, step)) if isinstance(leaf, Tracer)]
 
     return not depends(traced_part, jnp.int32(0))
 

@@ -49,8 +49,8 @@ def checked(data: DataSet) -> DataSet:
             f"The targets have the shape {targets.shape}, and there are {data.inputs.shape[0]} samples: give one "
             "number a sample, as targets.ravel() does for a single column."
         )
-    wrong = np.flatnonzero(~np.isin(targets, np.arange(data.classes))) if data.classes else ()
-    if len(wrong):
+    wrong = np.flatnonzero(~np.isin(targets, np.arange(data.classes)))
+    if data.classes and len(wrong):
         raise DataError(
             f"The label {targets[wrong[0]]} of sample {wrong[0]} is not one of the classes 0 to {data.classes - 1}: "
             "number the classes from 0, as np.unique(labels, return_inverse=True)[1] does."

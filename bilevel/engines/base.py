@@ -59,13 +59,13 @@ class Undefined(NamedTuple):
 class Report:
     """What is known of a hypergradient beside its value.
 
-    Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint. ``status`` is
-    the worst of the two and of ``outer_status``, which is nonfinite where both solves ended well and the outer loss,
-    its gradient or the optimiser's update is not a finite number (``undefined`` says which). ``error_estimate``
-    estimates the norm of the error of the returned gradient, and ``error_grade`` says with which claim: "bound" (a
-    theorem), "estimate" (a Newton correction in its regime of validity), "residual" (an order of magnitude, no claim;
-    infinite where nothing is known, as of a bias by design).
-    What was not asked for, or does not apply, is NaN (or -1, of numbers that count).
+    Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint (through the
+    steps of a solver: what is left of v at their start). ``status`` is the worst of the two and of ``outer_status``,
+    which is nonfinite where both solves ended well and the outer loss, its gradient or the optimiser's update is not a
+    finite number (``undefined`` says which). ``error_estimate`` estimates the norm of the error of the returned
+    gradient, and ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its
+    regime of validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by
+    design). What was not asked for, or does not apply, is NaN (or -1, of numbers that count).
     """
 
     inner_residual: jax.Array
@@ -130,6 +130,10 @@ class Engine(abc.ABC):
     def choose(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
         """The engine that does the work, and why: itself, unless it is one that chooses. Values are concrete here."""
         return self, "chosen by hand"
+
+    def advice(self, code: Code) -> str:
+        """The remedy for an inner solve that ended with this code, where this engine has one of its own."""
+        return ""
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
         """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""

@@ -30,20 +30,22 @@ def examined(engine: Engine, bilevel: Bilevel, point: Point, carry: Carry) -> tu
     )
     inner = report.inner_status.worse(_nonfinite_if(undefined.loss))
     report = replace(report, inner_status=inner, undefined=undefined)
-    return value, grad, _judged(report, (undefined.value, undefined.gradient))
+    # The value does not need the adjoint solve, and a cotangent of NaN makes that fail.
+    report = _judged(report, undefined.value, report.inner_status)
+    return value, grad, _judged(report, undefined.gradient, report.solved)
 
 
 def updated(report: Report, moved: HParams) -> Report:
     """The report after the optimiser's step, which is looked at too."""
     assert report.undefined is not None, "only what was examined is updated"
     undefined = report.undefined._replace(update=trees.not_finite(moved))
-    return _judged(replace(report, undefined=undefined), undefined.update)
+    return _judged(replace(report, undefined=undefined), undefined.update, report.solved)
 
 
-def _judged(report: Report, flags: PyTree) -> Report:
-    """With the outer level nonfinite where a flag is set and both solves ended well: what follows from a failed solve
-    is no failure of its own."""
-    outer = Status(jnp.where(report.solved.ok, _nonfinite_if(flags).code, Code.converged))
+def _judged(report: Report, flags: PyTree, solved: Status) -> Report:
+    """With the outer level nonfinite where a flag is set and what it rests on was ``solved``: what follows from a
+    failed solve is no failure of its own."""
+    outer = Status(jnp.where(solved.ok, _nonfinite_if(flags).code, Code.converged))
     return replace(report, outer_status=report.outer_status.worse(outer))
 
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.engines import Engine, Report
+from bilevel.engines import Engine, Point, Report
+from bilevel.foundation import trees
 from bilevel.foundation.status import REMEDIES, Code, ConvergenceError
-from bilevel.foundation.typing import HParams, PyTree
+from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
 
@@ -28,24 +29,29 @@ def failed(report: Report) -> bool:
     return not bool(report.status.ok.all())
 
 
-def describe(report: Report, engine: Engine, task: Task, hparams: HParams) -> str:
-    """What is not finite and one sentence a failing solve, with residual and remedy (the engine's own, if it has one).
-
-    Only reads the outer loss and the prior where both solves ended well: after a failed one they follow from it.
-    """
+def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
+    """What is not finite, else one sentence a failing solve, with its residual and the remedy (the engine's own, where
+    it has one). Where the inner solve ended well the outer level is asked first: an adjoint solve for a cotangent of
+    NaN has failed through no fault of its own."""
+    outer = not_finite(report, task, point) if bool(report.inner_status.ok.all()) else ""
+    if outer:
+        return outer
+    if report.undefined is not None and bool(report.undefined.loss.any() & jnp.isfinite(report.inner_residual).all()):
+        return NO_LOSS
     solves = (
         ("inner solve", report.inner_status, report.inner_residual, report.inner_steps),
         ("adjoint solve", report.adjoint_status, report.adjoint_residual, report.adjoint_steps),
     )
-    told = [
+
+    def remedy(code: Code) -> str:
+        return engine.remedy or engine.advice(code) or REMEDIES[code]
+
+    return " ".join(
         f"The {name} ended with status {status.name} after {int(steps.max())} steps at a relative residual of "
-        f"{float(residual.max()):.2e}: {engine.remedy or REMEDIES[Code[status.name]]}."
+        f"{float(residual.max()):.2e}: {remedy(Code[status.name])}."
         for name, status, residual, steps in solves
         if not bool(status.ok.all())
-    ]
-    if report.undefined is not None and bool(report.undefined.loss.all() & jnp.isfinite(report.inner_residual).all()):
-        return NO_LOSS
-    return " ".join(told) or not_finite(report, task, hparams)
+    )
 
 
 NO_LOSS = (
@@ -58,26 +64,40 @@ ZERO_ROOT = (
 )
 
 
-def not_finite(report: Report, task: Task, hparams: HParams) -> str:
-    """Which number around the hypergradient is not finite although both solves ended well, and whose it is."""
-    undefined = report.undefined
-    assert undefined is not None, "a status of the outer level comes with what it was read from"
-    names = leaves_where(undefined.gradient)
-    if bool(undefined.value.any()) or names:
-        value, slope = jax.value_and_grad(task.prior)(hparams)
-        own = not np.isfinite(value) or not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
-        what = f"derivative with respect to {', '.join(names)}" if names else "value"
-        return f"The {what} of the {'prior' if own else 'outer loss'} is not a finite number: {ZERO_ROOT}."
+def not_finite(report: Report, task: Task, point: Point) -> str:
+    """Which number of the outer level is not finite, and whether it is the prior's or the outer loss's; "" if none is.
+
+    Evaluates both once more: this is where a run ends, or a step is skipped.
+    """
+    params, hparams, batch = report.params, point.hparams, point.outer_batch
+    own = _whose("prior", *jax.value_and_grad(task.prior)(hparams), "hparams")
+    value, (by_params, by_hparams) = jax.value_and_grad(task.outer_loss, argnums=(0, 1))(params, hparams, batch)
+    found = (
+        own or _whose("outer loss", value, by_hparams, "hparams") or _whose("outer loss", value, by_params, "params")
+    )
+    if found:
+        return f"The {found} is not a finite number: {ZERO_ROOT}."
+    update = leaves_where(report.undefined.update) if report.undefined is not None else []
+    if not update:
+        return ""
     return (
-        f"The optimiser's step made {', '.join(leaves_where(undefined.update))} NaN or infinite though the gradient is "
-        "finite: take smaller steps, or hyperparameters of a wider type (in float16 the epsilon of Adam is 0)."
+        f"The optimiser's step made {', '.join(update)} NaN or infinite though the gradient is finite: take smaller "
+        "steps, or hyperparameters of a wider type (in float16 the epsilon of Adam is 0)."
     )
 
 
-def leaves_where(flags: PyTree) -> list[str]:
+def _whose(function: str, value: Scalar, slope: PyTree, argument: str) -> str:
+    """ "derivative of the prior with respect to hparams['scale']", if that is not finite."""
+    names = leaves_where(trees.not_finite(slope), argument)
+    if not bool(jnp.isfinite(value)):
+        return f"value of the {function}"
+    return f"derivative of the {function} with respect to {', '.join(names)}" if names else ""
+
+
+def leaves_where(flags: PyTree, argument: str = "hparams") -> list[str]:
     """The names of the leaves whose flag is set: "hparams['scale']"."""
     return [
-        f"hparams{jax.tree_util.keystr(path)}"
+        f"{argument}{jax.tree_util.keystr(path)}"
         for path, flag in jax.tree_util.tree_leaves_with_path(flags)
         if bool(np.any(flag))
     ]

@@ -65,21 +65,19 @@ def hypergradient(
     (0.5, -1.0, 'converged')
     """
     key = jax.random.key(0) if key is None else key
-    hparams = trees.differentiable(hparams, "hparams")
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, batch, key, carry)))
-    double = PRECISIONS[task.precision]
-    if traced:
+    given, hparams = hparams, trees.differentiable(hparams, "hparams")
+    point, double = _point(task, hparams, batch, key), PRECISIONS[task.precision]
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((point, carry))):
         _warn_of_precision(task, double)
-        point = _point(task, hparams, batch, key)
         if not engine.differentiable:
             point = constant(point, CONSTANT.format(engine=type(engine).__name__))
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
     if double == _is_double():
-        return _concrete(task, engine, _point(task, hparams, batch, key), carry)
+        return _concrete(task, engine, point, carry)
     with jax.enable_x64(double):
-        point = _point(task, jax.tree.map(_as_double if double else _as_single, hparams), batch, key)
-        value, grad, report = _concrete(task, engine, point, carry)
-        grad = jax.tree.map(lambda leaf, given: leaf.astype(given.dtype), grad, hparams)
+        exact = jax.tree.map(_as_double if double else _as_single, trees.differentiable(given, "hparams"))
+        value, grad, report = _concrete(task, engine, _point(task, exact, batch, key), carry)
+        grad = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), grad, hparams)
         return value.astype(jax.tree.leaves(grad)[0].dtype), grad, report
 
 
@@ -122,7 +120,7 @@ def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> 
 
     report, (value, grad) = with_retries(engine, task.inner.solver, attempt)
     _warn_of_idle(task, engine, point, grad)
-    act(engine, report, lambda: describe(report, engine, task, point.hparams))
+    act(engine, report, lambda: describe(report, engine, task, point))
     return _skipped(value, grad, report) if engine.on_failure == "skip" and failed(report) else (value, grad, report)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.batches import same_at_every_step
 from bilevel.engines import Engine, Report
 from bilevel.engines.failure import LOG, with_retries
 from bilevel.foundation import trees
@@ -20,7 +21,7 @@ from bilevel.training.outer_step import Evaluation, TrainState
 
 Advance: TypeAlias = Callable[[Engine, Solver, TrainState], tuple[TrainState, Evaluation]]
 MOST_HALVINGS = 10  # a thousandth of the step: what fails there fails where the step began, too
-BORDER = 1e-3  # of the hyperparameters' size (at least 1): a step so short that still leads out has located the border
+BORDER = 1e-3  # of the hyperparameters' size (at least 1): so short a step that still leads out has located the border
 
 
 def attempted(advance: Advance, engine: Engine, task: Task, start: TrainState) -> tuple[TrainState, Evaluation]:
@@ -72,13 +73,19 @@ def _nearer(
     return state, failed[1]._replace(report=report, halvings=jnp.int32(MOST_HALVINGS))
 
 
-def at_border(start: TrainState, evaluation: Evaluation) -> bool:
-    """Whether the run has come so close to the border of the region in which the problem can be solved that it can go
-    no further: every step that was tried leads out of it, and the longest was short."""
+def at_border(advance: Advance, engine: Engine, task: Task, start: TrainState, evaluation: Evaluation) -> bool:
+    """Whether the run has located the border of the region in which the problem can be solved, and can go no further:
+    the shortest step still leads out of it, and the hyperparameters that it began from do not fail themselves, as they
+    might on the batch of this step."""
     if not (int(evaluation.report.skipped) and int(evaluation.halvings)):
         return False
-    length = float(trees.norm(trees.subtract(start.hparams, start.previous)))
-    return length <= BORDER * max(float(trees.norm(start.previous)), 1.0)
+    length = 0.5**MOST_HALVINGS * float(trees.norm(trees.subtract(start.hparams, start.previous)))
+    if length > BORDER * max(float(trees.norm(start.previous)), 1.0):
+        return False
+    if task.warm_start and same_at_every_step(task.batches, start.key):
+        return True  # nothing but the hyperparameters has changed since they were usable
+    _, again = advance(engine, task.inner.solver, start._replace(hparams=start.previous))
+    return not int(again.report.skipped)
 
 
 def _halved(task: Task, start: TrainState) -> TrainState:

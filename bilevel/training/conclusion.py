@@ -15,7 +15,7 @@ from bilevel.foundation import trees
 from bilevel.loggers.base import plain
 from bilevel.task import Task, anywhere
 from bilevel.training.judgement import judge_of, mean_outer_loss, projected_gradient_norm
-from bilevel.training.outer_step import Evaluation, TrainState, metrics_of
+from bilevel.training.outer_step import Evaluation, TrainState, metrics_of, point_of
 from bilevel.training.result import Result, own, summarize
 
 LAST = "last step"
@@ -57,7 +57,7 @@ def concluded(
         "without_gradient": leaves_where(_never(state)) if int(state.skipped) < int(state.step) else [],
     }
     if int(last.report.skipped) and all(line["engine/skipped"] for line in metrics):
-        why = describe(last.report, engine, task, taken)
+        why = describe(last.report, engine, task, point_of(task, state.key, state.step - 1, taken))
         summary |= {"status": FAILED, "failed_because": f"None of {len(metrics)} outer steps could be used. {why}"}
     _tell(summary, judge)
     return Result(best.hparams, best.params, taken, last.report.params, metrics, plain(summary))

@@ -29,7 +29,15 @@ from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
 from bilevel.training.figures import figures
 from bilevel.training.judgement import judge_of
-from bilevel.training.outer_step import Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
+from bilevel.training.outer_step import (
+    Evaluation,
+    TrainState,
+    first_point,
+    first_state,
+    metrics_of,
+    outer_step,
+    point_of,
+)
 from bilevel.training.result import Result
 
 
@@ -182,9 +190,10 @@ class Fit:
         shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
 
         def sentence() -> str:
-            return f"Outer step {number}: {describe(report, self.engine, self.task, start.hparams)}{shorter}"
+            point = point_of(self.task, start.key, start.step, start.hparams)
+            return f"Outer step {number}: {describe(report, self.engine, self.task, point)}{shorter}"
 
-        if self.border or at_border(start, evaluation):
+        if self.border or at_border(self.advance, self.engine, self.task, start, evaluation):
             self.border = self.border or sentence()
             return state._replace(hparams=state.previous), evaluation
         if failed(report) and self.engine.on_failure in ("raise", "retry"):

@@ -16,6 +16,7 @@ from bilevel.foundation.typing import HParams, Key, Params, PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
 from bilevel.training.judgement import judge_of
+from bilevel.training.optimizer import outer_value, update
 
 DIAGNOSTICS = ("theta", "margin", "weakly_active", "condition", "retries", "skipped")
 # A step that led out of the solvable region was halved. By 5/4 a step one such halving is undone in three steps, so
@@ -107,7 +108,8 @@ def outer_step(
     point = point_of(task, state.key, state.step, state.hparams)
     value, grad, report = examined(engine, levels, point, state.carry)
     measured = task.evaluate(report.params, state.hparams)
-    updates, after = optimizer.update(grad, state.optimizer, state.hparams)
+    value_fn = outer_value(engine, levels, point, report.carry)
+    updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
     updates = jax.tree.map(lambda leaf: (state.scale * leaf).astype(leaf.dtype), updates)
     moved = task.feasible(optax.apply_updates(state.hparams, updates))
     report = updated(report, moved)

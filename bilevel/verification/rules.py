@@ -165,7 +165,7 @@ def overfitted(record: Record) -> Finding | None:
     outer = record.series("outer/loss")
     for name in ("stop/loss", "test/loss"):
         held_out = record.series(name)
-        if not held_out or len(held_out) != len(outer):
+        if not held_out or len(held_out) != len(outer) or not all(map(math.isfinite, [*held_out, *outer])):
             continue
         best = min(range(len(held_out)), key=held_out.__getitem__)
         rise = held_out[-1] - held_out[best]

@@ -36,7 +36,7 @@ def spread(h):
 @pytest.mark.parametrize("policy", ["raise", "retry"])
 def test_a_gradient_of_nan_is_a_failure_that_names_the_leaf_and_the_prior(policy):
     with pytest.raises(
-        bl.ConvergenceError, match=r"respect to hparams\['penalty'\] of the prior is not a finite"
+        bl.ConvergenceError, match=r"derivative of the prior with respect to hparams\['penalty'\] is not"
     ) as at:
         bl.hypergradient(task(prior=spread), START, bl.Implicit(on_failure=policy))
     report = at.value.report
@@ -45,7 +45,7 @@ def test_a_gradient_of_nan_is_a_failure_that_names_the_leaf_and_the_prior(policy
 
 
 def test_warn_and_skip_say_it():
-    with pytest.warns(UserWarning, match="prior is not a finite number"):
+    with pytest.warns(UserWarning, match="derivative of the prior .* is not a finite number"):
         _, grad, report = bl.hypergradient(task(prior=spread), START, bl.Implicit(on_failure="warn"))
     assert np.isnan(grad["penalty"]).all() and np.isfinite(grad["other"]).all()
     _, grad, report = bl.hypergradient(task(prior=spread), START, bl.Implicit(on_failure="skip"))
@@ -57,6 +57,15 @@ def test_a_value_of_nan_is_a_failure_of_every_engine(engine):
     broken = task(outer_loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + jnp.where(batch > 0, jnp.nan, 0.0))
     with pytest.raises(bl.ConvergenceError, match="The value of the outer loss is not a finite number"):
         bl.hypergradient(broken, START, engine)
+
+
+def test_a_cotangent_of_nan_is_the_fault_of_the_outer_loss_and_not_of_the_adjoint_solve():
+    """The value is 0, and the derivative infinity times 0."""
+    kinked = task(outer_loss=lambda w, h, batch: jnp.sqrt(0.0 * w))
+    with pytest.raises(
+        bl.ConvergenceError, match="derivative of the outer loss with respect to params is not a finite"
+    ):
+        bl.hypergradient(kinked, START)
 
 
 def test_inside_a_trace_such_a_gradient_is_poisoned_lane_by_lane():
@@ -94,11 +103,16 @@ class TestALossWithoutSamples:
 
     @pytest.mark.parametrize("engine", [bl.Implicit(), bl.Unrolled(), bl.SOBA()])
     def test_has_no_hypergradient(self, engine):
-        empty = task(
-            inner=self.inner(), outer_loss=self.error, batches=bl.full_batch(self.batch, (np.ones((3, 2)), np.ones(3)))
-        )
+        batches = bl.full_batch(self.batch, (np.ones((3, 2)), np.ones(3)))
+        empty = task(inner=self.inner(), outer_loss=self.error, batches=batches, prior=lambda h: jnp.zeros(()))
         with pytest.raises(bl.ConvergenceError, match="inner loss is not a finite number.*batch without samples"):
             bl.hypergradient(empty, jnp.zeros(()), engine)
+
+
+def test_a_task_that_is_made_within_a_trace_is_in_the_trace():
+    """The data that its batches close over are then values of the trace, and nothing else need be."""
+    made = jax.jit(lambda target: bl.hypergradient(task(batches=bl.full_batch(target, 1.0)), START)[1])
+    np.testing.assert_allclose(made(4.0)["penalty"], bl.hypergradient(task(), START)[1]["penalty"], rtol=1e-9)
 
 
 class TestPrecision:
@@ -120,6 +134,13 @@ class TestPrecision:
             _, again, _ = bl.hypergradient(self.stated(), h, carry=report.carry)
         np.testing.assert_allclose(np.asarray(grad["penalty"]) * 3, self.exact()[1], rtol=1e-7)
         np.testing.assert_array_equal(again["penalty"], grad["penalty"])
+
+    def test_digits_of_numpy_survive_where_jax_is_in_float32(self):
+        task = self.stated()
+        fine = {"penalty": np.full(3, 0.1), "other": np.zeros(2)}  # 0.1 is rounded by 1.5e-9 in float32
+        with jax.enable_x64(False):
+            _, _, report = bl.hypergradient(task, fine)
+        np.testing.assert_allclose(report.params, 4 / (1 + np.exp(0.3)), rtol=1e-12)
 
     def test_float32_is_honoured_where_jax_is_in_float64(self):
         _, grad, report = bl.hypergradient(self.stated(precision="float32"), START)

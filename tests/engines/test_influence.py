@@ -38,9 +38,10 @@ def task(outer_loss=error, loss=ridge, init=lambda key, h: jnp.zeros(3), start=S
     )
 
 
-def reached(task, engine=bl.Implicit()):
+def reached(task, engine: bl.Engine = bl.Implicit()):
     key = jax.random.key(0)
-    found = influence(engine, task.levels, Point(task.init_hparams(key), *task.batches(key, 0), key))
+    inner_batch, outer_batch = task.batches(key, 0)
+    found = influence(engine, task.levels, Point(task.init_hparams(key), inner_batch, outer_batch, key))
     return [name for name, flag in found.reached.items() if flag]
 
 

@@ -67,6 +67,7 @@ def test_a_number_that_is_not_finite_shortens_the_step_too():
 
 def test_a_shortened_step_has_all_the_work_in_its_counts_and_the_next_ones_are_shorter():
     result = bl.Trainer(optimizer=optax.sgd(2.0), steps=4).fit(quadratic(prior=cliff))
+    assert result.summary["status"] == "stopped_at_border"  # at 0.5, exactly
     halved = [line for line in result.metrics if line["outer/halvings"]]
     plain = next(line for line in result.metrics if not line["outer/halvings"])
     assert halved[0]["counts/gradients"] > halved[0]["outer/halvings"] * plain["counts/gradients"] / 2
@@ -95,7 +96,7 @@ def test_a_run_that_was_shortened_is_resumed_to_the_same_end(tmp_path):
         )
     assert float(whole.last_hparams) == float(parts.last_hparams)
     lines = [[line["outer/loss"] for line in result.metrics] for result in (whole, parts)]
-    np.testing.assert_array_equal(*lines)
+    np.testing.assert_array_equal(lines[0], lines[1])
     assert whole.summary["status"] == parts.summary["status"]
 
 
@@ -145,6 +146,13 @@ def test_a_run_without_a_usable_step_has_failed_and_its_result_was_solved(policy
     result = bl.Trainer(steps=4, engine=bl.Implicit(on_failure=policy)).fit(vector)
     assert result.summary["status"] == "failed"
     assert result.summary["steps_skipped"] == 4
-    assert "prior is not a finite number" in result.summary["failed_because"]
+    assert "with respect to hparams is not a finite number" in result.summary["failed_because"]
     np.testing.assert_allclose(result.params, 2.0, rtol=1e-8)  # not the cold start
     np.testing.assert_array_equal(result.hparams, np.zeros(3))
+
+
+def test_a_batch_that_fails_by_itself_is_no_border():
+    """Where the hyperparameters of the last step fail too, on the batch of this one, the step is not to blame."""
+    batches = lambda key, step: (4.0, jnp.where(step == 2, jnp.nan, 1.0))  # noqa: E731
+    with pytest.raises(bl.ConvergenceError, match="Outer step 2: The value of the outer loss is not a finite number"):
+        bl.Trainer(optimizer=optax.sgd(0.1), steps=4).fit(quadratic(batches=batches))
