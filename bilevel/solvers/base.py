@@ -35,7 +35,7 @@ class State(NamedTuple):
     counts: Counts
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
-    derivative: Counts = ONE  # of the last step; gradients are negative: those of the step that it does not need
+    derivative: Counts = ONE  # of the last step; negative gradients are saved: the derivative ends where the next step begins
 
 
 class Solver(abc.ABC):
