@@ -35,7 +35,9 @@ class State(NamedTuple):
     counts: Counts
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
-    derivative: Counts = ONE  # of the last step; negative gradients are saved: the derivative ends where the next step begins
+    derivative: Counts = (
+        ONE  # of the last step; saved gradients count negative
+    )
 
 
 class Solver(abc.ABC):
