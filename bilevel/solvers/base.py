@@ -35,9 +35,7 @@ class State(NamedTuple):
     counts: Counts
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
-    derivative: Counts = (
-        ONE  # of the last step; saved gradients count negative
-    )
+    derivative: Counts = ONE  # of the last step; saved gradients count negative
 
 
 class Solver(abc.ABC):
