@@ -23,7 +23,7 @@ from bilevel.foundation.typing import Key
 from bilevel.loggers import JsonLines, Logger, Run
 from bilevel.loggers.base import finish_all, plain
 from bilevel.task import Task
-from bilevel.training.attempt import at_border, attempted
+from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
@@ -190,6 +190,8 @@ class Fit:
         shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
 
         def sentence() -> str:
+            if cause := leap(start):
+                return f"Outer step {number}: {cause}"
             point = point_of(self.task, start.key, start.step, start.hparams)
             return f"Outer step {number}: {describe(report, self.engine, self.task, point)}{shorter}"
 
