@@ -17,7 +17,7 @@ from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
-from bilevel.penalties import Penalty, Zero
+from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
 from bilevel.status import Status
 from bilevel.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
@@ -32,25 +32,6 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
-
-
-@dataclass(frozen=True, eq=False)
-class Both(Penalty):
-    """A separable penalty inside a box: for convex functions of one variable, clipping after the prox is exact."""
-
-    penalty: Penalty
-    constraint: Constraint
-
-    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
-        return self.constraint.project(self.penalty.prox(point, step_size, hparams), hparams)
-
-    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
-        inner = self.penalty.kinks(point, step_size, hparams)
-        outer = self.constraint.kinks(self.penalty.prox(point, step_size, hparams), step_size, hparams)
-        return jax.tree.map(jnp.minimum, inner, outer)
-
-    def value(self, params: Params, hparams: HParams) -> Scalar:
-        return self.penalty.value(params, hparams)
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:

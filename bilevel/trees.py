@@ -25,7 +25,12 @@ def norm(tree: PyTree) -> jax.Array:
 
 def dot(x: PyTree, y: PyTree) -> jax.Array:
     """The inner product of two pytrees of one structure."""
-    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y)), jnp.zeros(()))
+    return total(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y))
+
+
+def total(terms: PyTree) -> jax.Array:
+    """The sum of the scalars of a pytree, in their own dtype: a zero to start from would make float32 to float64."""
+    return jnp.asarray(sum(jax.tree.leaves(terms), 0.0))
 
 
 def axpy(scale: float | jax.Array, x: PyTree, y: PyTree) -> PyTree:

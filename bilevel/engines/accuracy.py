@@ -86,7 +86,7 @@ def correction(bilevel: Bilevel, point: Point, solved: Solved, tol: float | None
     theta = jnp.maximum(theta_inner, _shrinkage(left, wrong, noise.cotangent))
     face = compare_faces(mapping, point, at, moved)
     succeeded = step.solution.status.ok & jnp.all(parts.solved)
-    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active <= 0) & succeeded
+    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active == 0) & succeeded
     amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
         after=Solved(mapping, moved, system, adjoint_after, pulled_after, corrected),

@@ -10,6 +10,7 @@ import jax
 
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.proximal_gradient import reduced_system
+from bilevel.penalties.base import not_known
 from bilevel.trees import subtract
 from bilevel.typing import Params, PyTree, Scalar
 
@@ -58,6 +59,10 @@ class BlockProximalGradient(Mapping):
         _, derivative = jax.linearize(lambda z: self._prox(z, *args, **kwargs), point)
         forward = lambda x: subtract(x, self._scaled(hessian(x)))  # noqa: E731
         return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
+
+    def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """Not known: of the proxes only the values are."""
+        return not_known(params)
 
     def _scaled(self, tree: PyTree, inverse: bool = False) -> PyTree:
         """S x, or S^{-1} x."""
