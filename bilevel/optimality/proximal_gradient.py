@@ -47,7 +47,8 @@ class ProximalGradient(Mapping):
     ``prox(point, step_size, *args)`` is the proximal operator of the nonsmooth term. Any step size gives the same
     root; one near 1/L keeps the active face right at inexact solutions: an error e of w moves the input of the prox by
     up to (1 + step L) e. `localize` finds that step. ``kinks(point, step_size, *args)`` tells how far each coordinate
-    of that input is from where the derivative of the prox jumps (by default not known: then no error is claimed). Source: Blondel et al., 2021, equation (7).
+    of that input is from where the derivative of the prox jumps; without it no error is claimed of a hypergradient.
+    Source: Blondel et al., 2021, equation (7).
 
     With D the Jacobian of the prox (symmetric, positive semidefinite) and H the Hessian, A = D (I - step H) - I is not
     symmetric. It is solved through the symmetric positive semidefinite system on the range of D

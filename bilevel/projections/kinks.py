@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from bilevel.kernels.arrays import norm
 from bilevel.kernels.qp import solve_qp
-from bilevel.projections import box_section as sections
-from bilevel.projections import exponential
-from bilevel.projections import transport as plans
+from bilevel.projections.box_section import box_section_distance
+from bilevel.projections.exponential import exponential_cone_distance
 from bilevel.projections.monotone import isotonic as nearest_monotone
 from bilevel.projections.simplex import threshold
+from bilevel.projections.transport import transport_distance
 
 
 def box(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
@@ -47,7 +47,7 @@ def sparse_simplex(x: jax.Array, max_nonzeros: int, total: jax.Array) -> jax.Arr
 
 
 def box_section(x: jax.Array, lower: jax.Array, upper: jax.Array, weights: jax.Array, total: jax.Array) -> jax.Array:
-    return sections.box_section_distance(x, lower, upper, weights, total)
+    return box_section_distance(x, lower, upper, weights, total)
 
 
 def capped_simplex(x: jax.Array, upper: jax.Array, total: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: j
 
 
 def transport(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    return plans.transport_distance(x, rows, columns)
+    return transport_distance(x, rows, columns)
 
 
 def birkhoff(x: jax.Array) -> jax.Array:
@@ -128,4 +128,4 @@ def psd_cone(x: jax.Array) -> jax.Array:
 
 
 def exponential_cone(x: jax.Array) -> jax.Array:
-    return exponential.exponential_cone_distance(x)
+    return exponential_cone_distance(x)

@@ -26,11 +26,11 @@ def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     total = like(total, x)[..., None]
     largest = jnp.max(x, axis=-1, keepdims=True, initial=-jnp.inf)
     x = x - jax.lax.stop_gradient(largest)  # no cancellation; the projection is the same
-    x = jnp.where(total == 0, jax.lax.stop_gradient(x), x)
     support = jax.lax.stop_gradient((x > threshold(x, total)) | (x == 0))  # the largest entry is always in
     size = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
-    tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - total) / size
-    projected = jnp.where(support, _at_least_zero(x - tau), 0)
+    shifted = jnp.where(support & (total != 0), x, 0)  # without a total the support has x = 0, which nothing moves
+    tau = (jnp.sum(shifted, axis=-1, keepdims=True) - total) / size
+    projected = jnp.where(support, _at_least_zero(shifted - tau), 0)
     return valid((total >= 0) & known(x, rows=True), projected, x, total)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from bilevel.kernels.arrays import norm
 from bilevel.projections import kinks
 from bilevel.projections.monotone import isotonic
-from bilevel.prox import sequences
+from bilevel.prox.sequences import total_variation as shrink_jumps
 
 
 def l1(x: jax.Array, step: jax.Array, weight: jax.Array, *others: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ def total_variation(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Arr
     """One for each neighbouring pair: its jump, or how far its multiplier is from the weight."""
     if x.shape[-1] <= 1:
         return jnp.full_like(x, jnp.inf)
-    result = sequences.total_variation(x, step, weight)
+    result = shrink_jumps(x, step, weight)
     threshold = step[..., None] * weight
     multiplier = jnp.abs(jnp.cumsum(x - result, axis=-1)[..., :-1])
     distance = jnp.maximum(jnp.abs(jnp.diff(result, axis=-1)), threshold - multiplier)
