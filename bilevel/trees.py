@@ -61,13 +61,18 @@ def strong(tree: PyTree) -> PyTree:
 
 
 def differentiable(tree: PyTree, name: str) -> PyTree:
-    """`strong`, refusing integers: ValueError in a sentence that calls the tree ``name``."""
+    """`strong`, refusing integers and complex numbers: ValueError in a sentence that calls the tree ``name``."""
     tree = strong(tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} is of type {leaf.dtype}, in which nothing has a derivative: "
                 "give floating-point numbers, as in jnp.array(1.0)."
+            )
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is of type {leaf.dtype}, but minimisation and hypergradients are "
+                "those of real vectors: give the real and imaginary parts as two arrays."
             )
     return tree
 

@@ -71,8 +71,8 @@ TERMS = [
     same(bl.LInf(1.4)),
     Nonsmooth(bl.NuclearNorm(1.1), point=SQUARE),
     same(bl.TotalVariation(np.array([0.5, 0.4, 0.8, 0.0, 0.6]))),
-    same(bl.SortedL1(np.array([0.2, 1.1, 0.4, 0.3, 0.9, 0.0]))),
-    same(bl.Huber(0.8, 0.5)),
+    same(bl.SortedL1(np.array([0.15, 1.1, 0.4, 0.25, 0.9, 0.0]))),
+    same(bl.Huber(0.8, 0.6)),
     same(bl.LogBarrier(0.4), smooth=True),
 ]
 SETS = [
@@ -98,6 +98,6 @@ SETS = [
     same(bl.AffineSet(np.vander(np.arange(1.0, 3.0), N), np.array([0.3, -0.2])), smooth=True),
     same(bl.Polyhedron(np.ones((1, N)), np.ones(1), np.eye(N)[:4], 0.4 * np.ones(4))),
     Nonsmooth(bl.Transport(np.array([0.4, 0.6, 1.0]), np.array([0.7, 0.8, 0.5])), point=SQUARE),
-    Nonsmooth(bl.Birkhoff(), point=SQUARE),
+    Nonsmooth(bl.Birkhoff(), point=0.3 * SQUARE),
 ]
 NONSMOOTH = [*TERMS, *SETS]

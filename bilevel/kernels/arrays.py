@@ -90,8 +90,13 @@ def valid(condition: jax.Array, value: jax.Array, *inputs: jax.Array) -> jax.Arr
     """
     moved = jnp.zeros((), value.dtype)
     for array in inputs:
-        finite = jnp.where(jnp.isfinite(array), array, 0)
-        change = finite - jax.lax.stop_gradient(finite)  # zero in value
+        change = change_of(array)
         moved = moved + (jnp.sum(change, axis=-1, keepdims=True) if condition.ndim else jnp.sum(change))
     marker = jnp.where(condition, 1, jnp.nan).astype(value.dtype)
     return value * marker + (marker - 1) * moved
+
+
+def change_of(array: jax.Array) -> jax.Array:
+    """Zero, with the derivative of ``array`` where that is finite."""
+    finite = jnp.where(jnp.isfinite(array), array, 0)
+    return finite - jax.lax.stop_gradient(finite)

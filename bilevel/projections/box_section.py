@@ -23,6 +23,8 @@ def box_section(
     >>> box_section(jnp.array([0.5, 3.0]), 0.0, 1.0, jnp.array([1.0, 1.0]), 1.25).tolist()
     [0.25, 1.0]
     """
+    if jnp.shape(point)[-1] == 0:
+        return as_point(point)
     return _box_section(*_broadcast(point, lower, upper, weights, total))
 
 
