@@ -6,9 +6,192 @@ Names load on first use, so that the command line answers without importing jax.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py holds it and _HOME together
+    from bilevel import (
+        cones as cones,
+        constraints as constraints,
+        data as data,
+        engines as engines,
+        implicit as implicit,
+        layers as layers,
+        linear_solve as linear_solve,
+        loggers as loggers,
+        losses as losses,
+        optimality as optimality,
+        penalties as penalties,
+        projections as projections,
+        prox as prox,
+        solvers as solvers,
+        tasks as tasks,
+        training as training,
+        verification as verification,
+    )
+    from bilevel.batches import (
+        full_batch as full_batch,
+        minibatches as minibatches,
+    )
+    from bilevel.constraints import (
+        AffineSet as AffineSet,
+        Birkhoff as Birkhoff,
+        Box as Box,
+        BoxSection as BoxSection,
+        CappedSimplex as CappedSimplex,
+        Constraint as Constraint,
+        ExponentialCone as ExponentialCone,
+        Free as Free,
+        Functional as Functional,
+        HalfSpace as HalfSpace,
+        Hypercube as Hypercube,
+        Hyperplane as Hyperplane,
+        Isotonic as Isotonic,
+        L1Ball as L1Ball,
+        L1Sphere as L1Sphere,
+        L2Ball as L2Ball,
+        L2Sphere as L2Sphere,
+        LInfBall as LInfBall,
+        NonNegative as NonNegative,
+        Polyhedron as Polyhedron,
+        PSDCone as PSDCone,
+        SecondOrderCone as SecondOrderCone,
+        Simplex as Simplex,
+        SparseSimplex as SparseSimplex,
+        Transport as Transport,
+    )
+    from bilevel.engines import (
+        F2SA as F2SA,
+        SABA as SABA,
+        SOBA as SOBA,
+        SRBA as SRBA,
+        Adaptive as Adaptive,
+        AmIGO as AmIGO,
+        AutoEngine as AutoEngine,
+        Carry as Carry,
+        ClosedForm as ClosedForm,
+        Constants as Constants,
+        Engine as Engine,
+        ErrorDriven as ErrorDriven,
+        Forward as Forward,
+        Implicit as Implicit,
+        OneStep as OneStep,
+        Report as Report,
+        Schedule as Schedule,
+        StocBiO as StocBiO,
+        Summable as Summable,
+        Truncated as Truncated,
+        Unrolled as Unrolled,
+    )
+    from bilevel.engines.hypergradients import (
+        hypergradient as hypergradient,
+    )
+    from bilevel.foundation.status import (
+        Code as Code,
+        ConvergenceError as ConvergenceError,
+        Status as Status,
+    )
+    from bilevel.implicit import (
+        Mapping as Mapping,
+        custom_fixed_point as custom_fixed_point,
+        custom_root as custom_root,
+        root_jvp as root_jvp,
+        root_vjp as root_vjp,
+    )
+    from bilevel.layers import (
+        cone_program as cone_program,
+        quadratic_program as quadratic_program,
+    )
+    from bilevel.layers.solve_many import (
+        solve_batch as solve_batch,
+    )
+    from bilevel.linear_solve import (
+        CG as CG,
+        GMRES as GMRES,
+        MINRES as MINRES,
+        AutoLinear as AutoLinear,
+        BiCGStab as BiCGStab,
+        BlockCG as BlockCG,
+        Damped as Damped,
+        Dense as Dense,
+        Jacobi as Jacobi,
+        LBFGSPairs as LBFGSPairs,
+        LinearSolution as LinearSolution,
+        LinearSolver as LinearSolver,
+        Neumann as Neumann,
+        Normal as Normal,
+        Nystrom as Nystrom,
+        Operator as Operator,
+        RandomizedNystrom as RandomizedNystrom,
+    )
+    from bilevel.losses.host_matrix import (
+        HostMatrix as HostMatrix,
+    )
+    from bilevel.losses.linear import (
+        Linear as Linear,
+        quadratic_form as quadratic_form,
+    )
+    from bilevel.optimality import (
+        Dual as Dual,
+        Entropy as Entropy,
+        PrimalDual as PrimalDual,
+    )
+    from bilevel.penalties import (
+        L1 as L1,
+        ElasticNet as ElasticNet,
+        GroupLasso as GroupLasso,
+        Huber as Huber,
+        LInf as LInf,
+        LogBarrier as LogBarrier,
+        NonNegativeL1 as NonNegativeL1,
+        NonNegativeRidge as NonNegativeRidge,
+        NuclearNorm as NuclearNorm,
+        Parts as Parts,
+        Penalty as Penalty,
+        Ridge as Ridge,
+        SortedL1 as SortedL1,
+        TotalVariation as TotalVariation,
+        Zero as Zero,
+    )
+    from bilevel.problem import (
+        InnerProblem as InnerProblem,
+        Solution as Solution,
+    )
+    from bilevel.solvers import (
+        FIRE as FIRE,
+        LBFGS as LBFGS,
+        LBFGSB as LBFGSB,
+        ActiveSetNewton as ActiveSetNewton,
+        Anderson as Anderson,
+        Auto as Auto,
+        BlockCoordinateDescent as BlockCoordinateDescent,
+        Broyden as Broyden,
+        Clarabel as Clarabel,
+        FixedPointIteration as FixedPointIteration,
+        GradientDescent as GradientDescent,
+        Host as Host,
+        InteriorPoint as InteriorPoint,
+        MirrorDescent as MirrorDescent,
+        Newton as Newton,
+        OperatorSplitting as OperatorSplitting,
+        Optax as Optax,
+        Optimistix as Optimistix,
+        ProximalGradient as ProximalGradient,
+        ProximalNewton as ProximalNewton,
+        ScikitLearn as ScikitLearn,
+        SciPy as SciPy,
+        Solver as Solver,
+        SpectralProximalGradient as SpectralProximalGradient,
+        WorkingSet as WorkingSet,
+    )
+    from bilevel.task import (
+        Task as Task,
+    )
+    from bilevel.training.trainer import (
+        Result as Result,
+        Trainer as Trainer,
+    )
 
 _HOME = {
     "bilevel.implicit": ("custom_root", "custom_fixed_point", "root_jvp", "root_vjp", "Mapping"),
@@ -16,7 +199,7 @@ _HOME = {
         "CG", "BlockCG", "MINRES", "GMRES", "BiCGStab", "Dense", "Normal", "Neumann", "Nystrom", "AutoLinear",
         "LinearSolver", "LinearSolution", "Operator", "Damped", "Jacobi", "RandomizedNystrom", "LBFGSPairs",
     ),
-    "bilevel.status": ("Status", "Code", "ConvergenceError"),
+    "bilevel.foundation.status": ("Status", "Code", "ConvergenceError"),
     "bilevel.penalties": (
         "Penalty", "Zero", "L1", "ElasticNet", "NonNegativeL1", "Ridge", "NonNegativeRidge", "GroupLasso", "LInf",
         "NuclearNorm", "TotalVariation", "SortedL1", "Huber", "LogBarrier", "Parts",
@@ -26,8 +209,8 @@ _HOME = {
         "SecondOrderCone", "PSDCone", "ExponentialCone", "L1Sphere", "L2Sphere", "SparseSimplex",
         "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
         "Constraint", "Free", "Box", "Simplex", "Functional"),
-    "bilevel.host_matrix": ("HostMatrix",),
-    "bilevel.linear": ("Linear", "quadratic_form"),
+    "bilevel.losses.host_matrix": ("HostMatrix",),
+    "bilevel.losses.linear": ("Linear", "quadratic_form"),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
@@ -37,7 +220,7 @@ _HOME = {
         "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem", "Solution"),
-    "bilevel.batched": ("solve_batch",),
+    "bilevel.layers.solve_many": ("solve_batch",),
     "bilevel.layers": ("quadratic_program", "cone_program"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
@@ -46,25 +229,31 @@ _HOME = {
     ),
     "bilevel.batches": ("full_batch", "minibatches"),
     "bilevel.task": ("Task",),
-    "bilevel.hypergradients": ("hypergradient",),
-    "bilevel.trainer": ("Trainer", "Result"),
+    "bilevel.engines.hypergradients": ("hypergradient",),
+    "bilevel.training.trainer": ("Trainer", "Result"),
 }  # fmt: skip
 _MODULES = (
-    "optimality",
-    "projections",
-    "prox",
     "cones",
+    "constraints",
     "data",
-    "tasks",
-    "loggers",
-    "linear_solve",
-    "solvers",
     "engines",
     "implicit",
+    "layers",
+    "linear_solve",
+    "loggers",
+    "losses",
+    "optimality",
+    "penalties",
+    "projections",
+    "prox",
+    "solvers",
+    "tasks",
+    "training",
+    "verification",
 )
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted([*_OWNER, *_MODULES])
+__all__ = sorted([*_OWNER, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]  (checkers read the imports above)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.host_matrix import HostMatrix
-from bilevel.typing import Batch, Key
+from bilevel.foundation.typing import Batch, Key
+from bilevel.losses.host_matrix import HostMatrix
 
 Batches: TypeAlias = Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
 

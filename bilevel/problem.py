@@ -9,8 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel import trees
 from bilevel.constraints import Constraint, Free
+from bilevel.foundation import trees
+from bilevel.foundation.status import Status
+from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
@@ -19,8 +21,6 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
-from bilevel.status import Status
-from bilevel.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 
 
 class Solution(NamedTuple):

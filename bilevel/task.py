@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines import Bilevel
+from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, Scalar
 from bilevel.problem import InnerProblem
-from bilevel.typing import Batch, HParams, Key, Loss, Params, Scalar
 
 PRECISIONS = {"float32": False, "float64": True}
 
@@ -34,6 +33,21 @@ def no_metrics(params: Params, hparams: HParams) -> dict[str, Any]:
 def no_baselines() -> dict[str, Any]:
     """Nothing is compared with."""
     return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Bilevel:
+    """The two levels as functions: the inner problem and the outer loss (its prior on hparams included)."""
+
+    inner: InnerProblem
+    outer_loss: Loss
+    prior: Callable[[HParams], Scalar]
+    warm_start: bool
+    batches: Callable[[Key, Any], tuple[Batch, Batch]]  # for engines that draw minibatches of their own
+
+    def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        """The outer loss at the inner unknown ``params`` (of which it sees the primal part, where there are duals)."""
+        return self.outer_loss(self.inner.primal(params), hparams, batch) + self.prior(hparams)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ import numpy as np
 
 import bilevel as bl
 from bilevel.engines import Carry, Point
-from bilevel.engines.accuracy import SAFETY
+from bilevel.engines.implicit_function.accuracy import SAFETY
 
 SAMPLES, FEATURES = 60, 30
 TOLERANCES = (1e-1, 1e-2, 1e-4, 1e-10)

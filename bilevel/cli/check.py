@@ -18,11 +18,11 @@ from bilevel.batches import Minibatch
 from bilevel.cli.choices import options
 from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Carry, Engine, Point, Report
-from bilevel.hypergradients import hypergradient
-from bilevel.oracle import Oracle, oracle_of
-from bilevel.program import Program
+from bilevel.engines.hypergradients import hypergradient
+from bilevel.foundation.compilation import Program
+from bilevel.foundation.typing import Counts, HParams, Key
 from bilevel.task import PRECISIONS, Task
-from bilevel.typing import Counts, HParams, Key
+from bilevel.verification.oracle import Oracle, oracle_of
 
 ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # relative, of engines that claim to be exact
 MANY = 100  # forward mode costs a tangent for each hyperparameter

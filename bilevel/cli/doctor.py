@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.train import build, short, use_compilation_cache
-from bilevel.diagnosis import Record, diagnose, statuses
 from bilevel.loggers import JsonLines, read_json_lines
 from bilevel.task import PRECISIONS
+from bilevel.verification import Record, diagnose, statuses
 
 
 def doctor(config: DictConfig) -> None:
@@ -91,9 +91,9 @@ def name_of(override: str) -> str:
 
 def replayed(config: DictConfig, directory: Path, step: int) -> Iterator[str]:
     """Step ``step`` taken again from the nearest checkpoint, and what scrutiny shows there."""
-    from bilevel.fit import Fit
-    from bilevel.outer_step import point_of
-    from bilevel.scrutiny import scrutinize
+    from bilevel.training.fit import Fit
+    from bilevel.training.outer_step import point_of
+    from bilevel.verification.scrutiny import scrutinize
 
     steps = len(read_json_lines(directory / JsonLines.filename))
     if not 0 <= step <= steps:

@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.sentences import SettingsError
 from bilevel.engines import Engine
-from bilevel.fit import Interrupted
 from bilevel.loggers import Console
 from bilevel.loggers.json_lines import write_whole
-from bilevel.result import Result
 from bilevel.task import PRECISIONS, Task
-from bilevel.trainer import Trainer
+from bilevel.training.fit import Interrupted
+from bilevel.training.result import Result
+from bilevel.training.trainer import Trainer
 
 
 def train(config: DictConfig) -> float:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax
 
+from bilevel.foundation.typing import HParams, Params, Scalar
 from bilevel.penalties import Penalty
 from bilevel.penalties.base import nothing
 from bilevel.typing import HParams, Params, Scalar

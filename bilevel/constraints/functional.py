@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bilevel.constraints.base import Constraint
-from bilevel.typing import Batch, HParams, Params, PyTree
+from bilevel.foundation.typing import Batch, HParams, Params, PyTree
 
 
 def no_rows(params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:

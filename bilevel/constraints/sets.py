@@ -14,6 +14,7 @@ from bilevel.constraints.parametric import ParametricSet
 from bilevel.penalties import Parameter, Zero, extent
 from bilevel.projections import kinks
 from bilevel.typing import HParams, Params, PyTree
+from bilevel.foundation.typing import HParams, Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,15 +13,15 @@ import numpy as np
 from jax.extend.core import Literal
 from jax.flatten_util import ravel_pytree
 
-from bilevel import trees
 from bilevel.batches import Minibatch
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
-from bilevel.engines.implicit import Implicit
-from bilevel.engines.iterative import Forward, Unrolled
-from bilevel.engines.single_loop import SABA, SOBA
+from bilevel.engines.implicit_function.implicit import Implicit
+from bilevel.engines.stochastic.single_loop import SABA, SOBA
+from bilevel.engines.unrolling.iterative import Forward, Unrolled
+from bilevel.foundation import trees
+from bilevel.foundation.typing import HParams, LinearMap, PyTree, Scalar
 from bilevel.linear_solve import CG, GMRES, MINRES, Dense, RandomizedNystrom
 from bilevel.optimality import Stationary
-from bilevel.typing import HParams, LinearMap, PyTree, Scalar
 
 LANCZOS = 24  # products spent on the spectrum
 DENSE = 1024  # unknowns up to which building and factoring the system is preferred

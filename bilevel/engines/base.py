@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
+from bilevel.foundation.settings import settings as settings, traced as traced
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
-from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
-from bilevel.status import Status
-from bilevel.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
+from bilevel.task import Bilevel
 
 POLICIES = ("raise", "warn", "retry", "skip")
 GRADES = ("residual", "estimate", "bound")
@@ -34,21 +35,6 @@ class Carry(NamedTuple):
     inverse: Preconditioner | None = None  # what is known of the inverse of the system, where that is handed on
 
 
-@dataclass(frozen=True, eq=False)
-class Bilevel:
-    """The two levels as functions: the inner problem and the outer loss (its prior on hparams included)."""
-
-    inner: InnerProblem
-    outer_loss: Loss
-    prior: Callable[[HParams], Scalar]
-    warm_start: bool
-    batches: Callable[[Key, Any], tuple[Batch, Batch]]  # for engines that draw minibatches of their own
-
-    def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        """The outer loss at the inner unknown ``params`` (of which it sees the primal part, where there are duals)."""
-        return self.outer_loss(self.inner.primal(params), hparams, batch) + self.prior(hparams)
-
-
 class Point(NamedTuple):
     """Where a hypergradient is asked for."""
 
@@ -63,7 +49,8 @@ class Point(NamedTuple):
 class Report:
     """What is known of a hypergradient beside its value.
 
-    Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint. ``status`` is
+    Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint (through the
+    steps of a solver: what is left of v at their start). ``status`` is
     the worse of the two. ``error_estimate`` estimates the norm of the error of the returned gradient, and
     ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its regime of
     validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by design).
@@ -125,6 +112,10 @@ class Engine(abc.ABC):
         """The engine that does the work, and why: itself, unless it is one that chooses. Values are concrete here."""
         return self, "chosen by hand"
 
+    def advice(self, code: Code) -> str:
+        """The remedy for an inner solve that ended with this code, where this engine has one of its own."""
+        return ""
+
     def harder(self) -> Iterator[tuple[str, Engine]]:
         """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""
         yield from ()
@@ -149,15 +140,3 @@ def inner_solution(bilevel: Bilevel, point: Point, carry: Carry) -> Outcome:
     cold = cold_start(bilevel, point)
     start = carry.params if bilevel.warm_start else cold
     return bilevel.inner.run(point.hparams, point.inner_batch, start, cold)
-
-
-def settings(cls: Any) -> Any:
-    """Registers an engine as a pytree: fields marked ``traced()`` are leaves, which compile nothing again when they
-    change; all else is compared by value."""
-    leaves = [one.name for one in fields(cls) if one.metadata.get("traced")]
-    return jax.tree_util.register_dataclass(cls, leaves, [one.name for one in fields(cls) if one.name not in leaves])
-
-
-def traced(default: Any) -> Any:
-    """A field of settings whose value is a traced leaf of the engine."""
-    return field(default=default, metadata={"traced": True})

@@ -12,10 +12,10 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.implicit.prepare import asserted
 from bilevel.linear_solve import LinearSolver
-from bilevel.typing import Counts, Params, PyTree
 
 
 class Arguments(NamedTuple):

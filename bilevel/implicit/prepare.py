@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.trees import norm
+from bilevel.foundation.typing import PyTree
 from bilevel.implicit.mapping import System
 from bilevel.linear_solve import LinearSolution, LinearSolver, Operator, check_symmetric
-from bilevel.trees import norm
-from bilevel.typing import PyTree
 
 
 class Solve(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bilevel.typing import PyTree
+from bilevel.foundation.typing import PyTree
 
 
 def as_point(x) -> jax.Array:

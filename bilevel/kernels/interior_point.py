@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.status import Code
+from bilevel.foundation.status import Code
 
 MAX_STEPS = 100
 RUNNING = -1

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.status import Code, Status
 from bilevel.kernels.arrays import as_point, like
 from bilevel.kernels.interior_point import Program, interior_point
 from bilevel.kernels.saddle import solve_saddle
-from bilevel.status import Code, Status
 
 POLISHES = 12
 

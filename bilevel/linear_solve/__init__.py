@@ -1,13 +1,22 @@
 """Linear solves: one interface, pytrees throughout, and a status that comes from the recomputed residual."""
 
 from bilevel.linear_solve.auto import AutoLinear
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator, materialize
+from bilevel.linear_solve.base import (
+    LinearSolution,
+    LinearSolver,
+    Operator,
+    Preconditioner,
+    Prepared,
+    as_operator,
+    materialize,
+)
 from bilevel.linear_solve.bicgstab import BiCGStab
 from bilevel.linear_solve.block_cg import BlockCG
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.damped import Damped
 from bilevel.linear_solve.dense import Dense
 from bilevel.linear_solve.gmres import GMRES
+from bilevel.linear_solve.lbfgs_pairs import LBFGSPairs
 from bilevel.linear_solve.minres import MINRES
 from bilevel.linear_solve.neumann import Neumann
 from bilevel.linear_solve.normal import Normal
@@ -16,8 +25,6 @@ from bilevel.linear_solve.preconditioners import (
     CholeskyFactor,
     Identity,
     Jacobi,
-    LBFGSPairs,
-    Preconditioner,
     RandomizedNystrom,
 )
 from bilevel.linear_solve.refactored import Refactored

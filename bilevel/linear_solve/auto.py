@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 import jax
 
-from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.typing import LinearMap, PyTree
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.dense import Dense
 from bilevel.linear_solve.gmres import GMRES
 from bilevel.linear_solve.minres import MINRES
-from bilevel.linear_solve.preconditioners import Identity, Preconditioner
+from bilevel.linear_solve.preconditioners import Identity
 from bilevel.linear_solve.refactored import Refactored
-from bilevel.typing import LinearMap, PyTree
 
 BUILT = 2048  # unknowns up to which a matrix that is there already is factored
 

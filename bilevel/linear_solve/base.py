@@ -6,17 +6,14 @@ import abc
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel.status import Status
-from bilevel.typing import LinearMap, PyTree
-
-if TYPE_CHECKING:
-    from bilevel.linear_solve.preconditioners import Preconditioner
+from bilevel.foundation.status import Status
+from bilevel.foundation.typing import LinearMap, PyTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +50,17 @@ class Operator:
         return Operator(lambda x: transposed(x)[0], self.symmetric, self.definite, self.sign, self.singular, self.owner)
 
 
+class Preconditioner(abc.ABC):
+    """A way to approximate the inverse of A. Abstract; the subclasses are frozen dataclasses, registered as pytrees."""
+
+    trivial: ClassVar[bool] = False  # whether it does nothing
+    exact: ClassVar[bool] = False  # whether it is a factor: the inverse of A itself, or of an A nearby
+
+    @abc.abstractmethod
+    def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
+        """The map r -> M r with M close to the inverse of A, and the number of products with A that it cost."""
+
+
 class LinearSolution(NamedTuple):
     """What a linear solver returns."""
 
@@ -79,7 +87,7 @@ class LinearSolver(abc.ABC):
 
     needs_symmetric: ClassVar[bool] = False
     needs_definite: ClassVar[bool] = False
-    truncates: ClassVar[bool] = False  # whether it stops after a fixed number of terms, by design
+    truncates: ClassVar[bool] = False  # whether it leaves something out by design, and cannot measure what
 
     @abc.abstractmethod
     def __call__(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bilevel.typing import LinearMap, Scalar
+from bilevel.foundation.typing import LinearMap, Scalar
 
 
 class Block(NamedTuple):

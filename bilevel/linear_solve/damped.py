@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
-from bilevel.linear_solve import tree
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.status import Status
+from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.refine import damped_code, true_residual, unscaled
-from bilevel.status import Status
-from bilevel.typing import LinearMap, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +32,8 @@ class Damped(LinearSolver):
 
     inner: LinearSolver = CG()
     damping: float = 1e-6
+
+    truncates: ClassVar[bool] = True  # by the damping: it cannot measure what that left out
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None

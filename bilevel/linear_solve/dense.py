@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from bilevel.linear_solve import tree
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import LinearMap, PyTree, Scalar
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator, materialize
 from bilevel.linear_solve.preconditioners import CholeskyFactor
 from bilevel.linear_solve.refine import attainable, damped_code, judge, scaled_back, true_residual
-from bilevel.status import Code
-from bilevel.typing import LinearMap, PyTree, Scalar
 
 
 @jax.tree_util.register_dataclass

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bilevel.linear_solve import tree
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import LinearMap, PyTree, Scalar
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
 from bilevel.linear_solve.refine import scaled_back, unscaled
-from bilevel.status import Code
-from bilevel.typing import LinearMap, PyTree, Scalar
 
 
 @jax.tree_util.register_dataclass

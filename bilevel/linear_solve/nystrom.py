@@ -9,28 +9,32 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel.linear_solve import tree
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import LinearMap, PyTree, Scalar
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
 from bilevel.linear_solve.refine import scaled_back, true_residual
-from bilevel.status import Code
-from bilevel.typing import LinearMap, PyTree, Scalar
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Nystrom(LinearSolver):
-    """x = (A_k + rho I)^{-1} b with A_k the randomised Nystrom approximation of rank k: no iteration.
+    """The inverse of the randomised Nystrom approximation A_k of rank k: no iteration.
 
-        A_k = Y (S'Y)^+ Y' = U L U',   Y = A S,   x = U (L + rho)^{-1} U' b + (b - U U' b) / rho
+        A_k = Y (S'Y)^+ Y' = U L U',   Y = A S,   x = U L^{-1} U' b + (b - U U' b) / ((1 + rho) min L)
 
     with a Gaussian S of k = min(rank, n) columns drawn from ``seed``: k products, in one batch. For a symmetric
-    semidefinite A (of the sign that the operator declares) of low effective rank. The status is ``truncated``, and
-    the residual, of A itself, tells how good that was; an A of both signs is ``indefinite``, and x then NaN. ``init``
-    and ``preconditioner`` are accepted and not used. Raises ValueError for a system declared not symmetric.
-    References: Hataya and Yamada, 2023; Frangella, Tropp and Udell, 2023.
+    semidefinite A (of the sign that the operator declares) of low effective rank. What lies outside A_k is taken to be
+    (1 + rho) times the smallest eigenvalue seen (eigenvalues of rounding size are not seen): so ``rho`` has no units,
+    a large one leaves out what was not seen, and with k = n the inverse is exact, whatever ``rho``.
+
+    The status is ``truncated``, and the residual, of A itself, tells how good that was; an A of both signs is
+    ``indefinite``, and x then NaN; one that is zero on all that was seen is ``singular``. ``init`` and
+    ``preconditioner`` are accepted and not used. Raises ValueError for a system declared not symmetric.
+    References: Hataya and Yamada, 2023 (with an absolute rho); Frangella, Tropp and Udell, 2023.
 
     >>> import jax.numpy as jnp
-    >>> solution = Nystrom(rank=2, rho=1e-3)(lambda x: jnp.array([1.0, 4.0]) * x, jnp.array([1.001, 8.002]))
+    >>> solution = Nystrom(rank=2)(lambda x: jnp.array([1.0, 4.0]) * x, jnp.array([1.0, 8.0]))
     >>> solution.value.round(4).tolist(), solution.status.name, int(solution.products)
     ([1.0, 2.0], 'truncated', 3)
     """
@@ -54,15 +58,21 @@ class Nystrom(LinearSolver):
         self.refuse(operator)
         vectors, values, definite = approximate(operator, tree.as_vector(example), self.rank, self.seed)
         spoiled = jnp.all(jnp.isfinite(vectors)) & ~definite
+        # Below this the eigenvalues are rounding of the largest: 1/L would only amplify it.
+        seen = values > 10 * jnp.finfo(values.dtype).eps * vectors.shape[0] ** 0.5 * jnp.max(values)
+        smallest = jnp.min(jnp.where(seen, values, jnp.inf))
+        vectors, values = jnp.where(seen, vectors, 0), jnp.where(seen, values, 1)
+        nothing = jnp.all(jnp.isfinite(vectors)) & ~jnp.any(seen)
 
         def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
             rhs, scales = tree.normalized(tree.as_vector(rhs))
             flat, unravel = ravel_pytree(rhs)
-            solution = operator.sign * regularized_inverse(vectors, values, self.rho, self.rho, flat)
+            solution = operator.sign * regularized_inverse(vectors, values, 0, (1 + self.rho) * smallest, flat)
             value = unravel(jnp.where(definite, solution, jnp.nan))
             residual = tree.norm(true_residual(operator, rhs, value))
             failure = jnp.where(spoiled, Code.indefinite, Code.nonfinite)
             code = jnp.where(jnp.isfinite(residual), Code.truncated, failure)
+            code = jnp.where(nothing & (residual > 0), Code.singular, code)
             return scaled_back(value, scales, residual, 1, code)
 
         return Prepared(solve, vectors.shape[1], 1)

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import abc
-import functools
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.typing import LinearMap, PyTree
+from bilevel.linear_solve.base import Operator, Preconditioner
 from bilevel.linear_solve.nystrom import approximate, regularized_inverse
-from bilevel.typing import LinearMap, PyTree, Scalar
-
-
-class Preconditioner(abc.ABC):
-    """A way to approximate the inverse of A. Abstract; the subclasses are frozen dataclasses, registered as pytrees."""
-
-    trivial: ClassVar[bool] = False  # whether it does nothing
-    exact: ClassVar[bool] = False  # whether it is a factor: the inverse of A itself, or of an A nearby
-
-    @abc.abstractmethod
-    def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
-        """The map r -> M r with M close to the inverse of A, and the number of products with A that it cost."""
-
-
-def prepared(
-    strategy: Preconditioner, given: LinearMap | None, operator: Operator, rhs: PyTree
-) -> tuple[LinearMap, int]:
-    """The preconditioner of one solve: the one given to the call, else the one of the strategy."""
-    return (given, 0) if given is not None else strategy.prepare(operator, tree.as_vector(rhs))
-
-
-def preconditioned(solver: LinearSolver, strategy: Preconditioner, operator: Operator, example: PyTree) -> Prepared:
-    """A solver for several right-hand sides that share one preconditioner."""
-    precondition, products = strategy.prepare(operator, tree.as_vector(example))
-
-    def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
-        return (solver if tol is None else solver.with_tol(tol))(operator, rhs, init, precondition)
-
-    return Prepared(solve, products)
 
 
 @jax.tree_util.register_dataclass
@@ -134,54 +103,6 @@ class RandomizedNystrom(Preconditioner):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class LBFGSPairs(Preconditioner):
-    """The inverse that limited-memory BFGS builds from pairs y = A s, given as data: no products.
-
-    ``steps`` (s) and ``images`` (y) are pytrees like the unknown with a leading axis of pairs, oldest first: what an
-    inner L-BFGS solver has at hand. Pairs without curvature of the operator's sign (empty slots, for instance) are
-    left out, so M is definite. Reference: Nocedal, 1980.
-
-    >>> import jax.numpy as jnp
-    >>> pairs = LBFGSPairs(steps=jnp.eye(2), images=jnp.diag(jnp.array([2.0, 4.0])))
-    >>> precondition, products = pairs.prepare(Operator(lambda x: jnp.array([2.0, 4.0]) * x), jnp.ones(2))
-    >>> precondition(jnp.ones(2)).tolist(), products
-    ([0.5, 0.25], 0)
-    """
-
-    steps: PyTree
-    images: PyTree
-
-    @classmethod
-    def empty(cls, example: PyTree, number: int) -> LBFGSPairs:
-        """``number`` empty slots for unknowns of the shapes of ``example``."""
-        stacked = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), example)
-        return cls(stacked, stacked)
-
-    def followed_by(self, newer: LBFGSPairs) -> LBFGSPairs:
-        """The newest of both, as many as there are slots in either; empty slots come first."""
-        filled = jax.vmap(tree.dot)(newer.steps, newer.steps) > 0
-        taken = jnp.sum(filled)
-
-        def merge(old: jax.Array, new: jax.Array) -> jax.Array:
-            kept = jnp.roll(old, -taken, axis=0)
-            return jnp.where(filled.reshape(-1, *(1,) * (old.ndim - 1)), new, kept)
-
-        return jax.tree.map(merge, self, newer)
-
-    def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
-        images = tree.scaled(jnp.asarray(operator.sign), self.images)
-        curvatures, squares = jax.vmap(tree.dot)(self.steps, images), jax.vmap(tree.dot)(images, images)
-        used = curvatures > tree.epsilon(example) * jnp.sqrt(squares * jax.vmap(tree.dot)(self.steps, self.steps))
-        inverses = jnp.where(used, 1 / jnp.where(used, curvatures, 1), 0)
-        scales = jnp.where(used, curvatures / jnp.where(squares == 0, 1, squares), 0)
-        newest = jnp.max(jnp.where(used, jnp.arange(used.size), -1), initial=-1)
-        scale = jnp.where(newest < 0, 1, scales[newest]) * operator.sign
-        pairs = (self.steps, images, inverses)
-        return functools.partial(_two_loops, pairs, scale), 0
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
 class CholeskyFactor(Preconditioner):
     """The inverse of A = L L' (of -A for sign -1), or of an A nearby: a factor that somebody has already, no products.
 
@@ -206,19 +127,3 @@ class CholeskyFactor(Preconditioner):
             return unravel(jnp.where(self.usable, solved, flat))
 
         return precondition, 0
-
-
-def _two_loops(pairs: tuple[PyTree, PyTree, jax.Array], scale: Scalar, residual: PyTree) -> PyTree:
-    def backward(vector: PyTree, pair: tuple[PyTree, PyTree, Scalar]) -> tuple[PyTree, Scalar]:
-        step, image, inverse = pair
-        weight = inverse * tree.dot(step, vector)
-        return tree.plus(vector, -weight, image), weight
-
-    def forward(vector: PyTree, slot: tuple[tuple[PyTree, PyTree, Scalar], Scalar]) -> tuple[PyTree, None]:
-        (step, image, inverse), weight = slot
-        return tree.plus(vector, weight - inverse * tree.dot(image, vector), step), None
-
-    vector, weights = lax.scan(backward, residual, pairs, reverse=True)
-    sign = jnp.sign(scale)
-    vector = tree.scaled(jnp.abs(scale), vector)
-    return tree.scaled(sign, lax.scan(forward, vector, (pairs, weights))[0])

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bilevel.linear_solve import tree
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Prepared, as_operator
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.typing import LinearMap, PyTree
+from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
 from bilevel.linear_solve.cg import CG
 from bilevel.linear_solve.dense import Dense
-from bilevel.linear_solve.preconditioners import CholeskyFactor, Preconditioner
-from bilevel.typing import LinearMap, PyTree
+from bilevel.linear_solve.preconditioners import CholeskyFactor
 
 
 @jax.tree_util.register_dataclass

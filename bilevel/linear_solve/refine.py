@@ -9,19 +9,17 @@ the restart).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bilevel.linear_solve import tree
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.linear_solve.base import LinearSolution, Operator
-from bilevel.status import Code, Status
-from bilevel.typing import PyTree, Scalar
-
-if TYPE_CHECKING:
-    from bilevel.linear_solve.preconditioners import LBFGSPairs
+from bilevel.linear_solve.lbfgs_pairs import LBFGSPairs
 
 
 class Advance(NamedTuple):

@@ -7,9 +7,9 @@ import jax.core
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from bilevel.linear_solve import tree
+from bilevel.foundation import vectors as tree
+from bilevel.foundation.typing import Key, LinearMap, PyTree
 from bilevel.linear_solve.base import Operator, as_operator
-from bilevel.typing import Key, LinearMap, PyTree
 
 
 def check_symmetric(operator: Operator | LinearMap, example: PyTree, key: Key) -> None:

@@ -12,6 +12,7 @@ from bilevel.kernels.side_by_side import on_rows
 from bilevel.penalties import Parameter, resolve
 from bilevel.projections import kinks
 from bilevel.typing import Params, PyTree
+from bilevel.foundation.typing import Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)

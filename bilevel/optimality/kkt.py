@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.constraints.functional import no_rows
+from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.primal_dual import PrimalDual, size
 from bilevel.optimality.saddle import Saddle, margin, saddle_system
-from bilevel.typing import Params, PyTree, Scalar
 
 
 class Margin(NamedTuple):
@@ -61,6 +61,10 @@ class KKT(Mapping):
         for name in ("equality", "inequality"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, no_rows)
+
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
 
     def __call__(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> PrimalDual:
         stationarity, equality, inequality = self.terms(params, *args, **kwargs)

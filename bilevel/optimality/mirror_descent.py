@@ -9,6 +9,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.trees import axpy, subtract
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.kernels.side_by_side import on_rows
 from bilevel.linear_solve.base import Operator
@@ -64,6 +66,10 @@ class MirrorDescent(Mapping):
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = ProximalGradient.localization
     inspection: ClassVar[Counts] = ProximalGradient.inspection
+
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         gradient = jax.grad(self.loss)(params, *args, **kwargs)

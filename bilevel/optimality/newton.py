@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import jax
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.typing import LinearMap, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System, as_mapping
 from bilevel.linear_solve.base import Operator, materialize
-from bilevel.typing import LinearMap, Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,10 @@ class Newton(Mapping):
 
     residual: Mapping | Callable[..., PyTree]
     step_size: float | jax.Array = 1.0
+
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.residual
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         mapping = as_mapping(self.residual)

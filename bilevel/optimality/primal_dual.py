@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.typing import Params, PyTree
+from bilevel.foundation.typing import Params, PyTree
 
 
 class PrimalDual(NamedTuple):

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel import trees
+from bilevel.foundation import trees
+from bilevel.foundation.typing import LinearMap, Params, PyTree
 from bilevel.implicit.mapping import System
 from bilevel.linear_solve.base import Operator
 from bilevel.optimality.active_rows import orthonormal, singular_values
 from bilevel.optimality.primal_dual import PrimalDual, size
-from bilevel.typing import LinearMap, Params, PyTree
 
 DENSE = 2**22  # entries of the Jacobian of the constraints up to which it is built
 

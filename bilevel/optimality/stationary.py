@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import jax
 
+from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System, plain_system
-from bilevel.typing import Params, PyTree, Scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,10 @@ class Stationary(Mapping):
     """
 
     loss: Callable[..., Scalar]
+
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
 
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         return jax.grad(self.loss)(params, *args, **kwargs)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import jax
 
 from bilevel import trees
+from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 from bilevel.penalties.base import Penalty
-from bilevel.typing import HParams, Params, PyTree, Scalar
 
 
 def is_penalty(node: object) -> bool:

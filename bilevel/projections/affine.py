@@ -8,9 +8,10 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, known, like, map_leaves, valid
+from bilevel.foundation.typing import PyTree
+from bilevel.kernels.arrays import as_point, like, map_leaves, valid
 from bilevel.kernels.qp import solve_qp
 from bilevel.kernels.saddle import solve_saddle
-from bilevel.typing import PyTree
 
 
 def hyperplane(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:

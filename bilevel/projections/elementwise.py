@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from bilevel.kernels.arrays import as_point, change_of, map_leaves
 from bilevel.typing import PyTree
+from bilevel.foundation.typing import PyTree
+from bilevel.kernels.arrays import as_point, map_leaves, valid
 
 
 def non_negative(point: PyTree) -> PyTree:

@@ -8,8 +8,9 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, norm, unit, valid
+from bilevel.foundation.typing import PyTree
+from bilevel.kernels.arrays import as_point, like, norm, valid
 from bilevel.projections.simplex import simplex
-from bilevel.typing import PyTree
 
 
 def l1_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:

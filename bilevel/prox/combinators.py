@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from bilevel.typing import PyTree
+from bilevel.foundation.typing import PyTree
 
 
 def from_projection(projection: Callable[..., PyTree]) -> Callable[..., PyTree]:

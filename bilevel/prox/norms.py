@@ -9,9 +9,10 @@ from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, like, norm, unit
 from bilevel.kernels.side_by_side import side_by_side
+from bilevel.foundation.typing import PyTree
+from bilevel.kernels.arrays import as_point, like, map_leaves, norm
 from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
-from bilevel.typing import PyTree
 
 
 def group_lasso(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> PyTree:

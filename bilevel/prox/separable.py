@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, map_leaves
-from bilevel.typing import PyTree
 
 
 def zero(point: PyTree, step_size: PyTree = 1.0) -> PyTree:

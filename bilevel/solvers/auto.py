@@ -8,26 +8,33 @@ from typing import Any, ClassVar
 import jax
 
 from bilevel.constraints import Constraint
+from bilevel.foundation.typing import Params
 from bilevel.implicit.mapping import FixedPoint
-from bilevel.linear import Linear, is_sparse
+from bilevel.losses.linear import Linear, is_sparse
 from bilevel.optimality import KKT, Stationary
-from bilevel.solvers.active_set_newton import ActiveSetNewton
-from bilevel.solvers.anderson import Anderson
 from bilevel.solvers.base import Solver, State, settings
-from bilevel.solvers.block_coordinate_descent import BlockCoordinateDescent
-from bilevel.solvers.clarabel import Clarabel, installed
+from bilevel.solvers.first_order.anderson import Anderson
+from bilevel.solvers.first_order.block_coordinate_descent import BlockCoordinateDescent
+from bilevel.solvers.first_order.proximal_gradient import ProximalGradient
+from bilevel.solvers.first_order.rows import has_rows, multiplies_on_host, sizes_for, sizes_on_host
+from bilevel.solvers.first_order.working_set import WorkingSet
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.interior_point import InteriorPoint
-from bilevel.solvers.lbfgs import LBFGS
-from bilevel.solvers.model import is_quadratic
-from bilevel.solvers.newton import Newton
-from bilevel.solvers.operator_splitting import OperatorSplitting
-from bilevel.solvers.programs import Answer, ConeProgram, ProgramSolver, is_native, is_pivotable, pivoting_program
-from bilevel.solvers.proximal_gradient import ProximalGradient
-from bilevel.solvers.proximal_newton import ProximalNewton, takes
-from bilevel.solvers.rows import has_rows, multiplies_on_host, sizes_for, sizes_on_host
-from bilevel.solvers.working_set import WorkingSet
-from bilevel.typing import Params
+from bilevel.solvers.outside.clarabel import Clarabel, installed
+from bilevel.solvers.programs.interior_point import InteriorPoint
+from bilevel.solvers.programs.operator_splitting import OperatorSplitting
+from bilevel.solvers.programs.stated_by_arrays import (
+    Answer,
+    ConeProgram,
+    ProgramSolver,
+    is_native,
+    is_pivotable,
+    pivoting_program,
+)
+from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
+from bilevel.solvers.second_order.lbfgs import LBFGS
+from bilevel.solvers.second_order.newton import Newton
+from bilevel.solvers.second_order.proximal_newton import ProximalNewton, takes
+from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 SMALL = 64  # unknowns up to which Newton's method on a fixed point costs less than many evaluations
 MANY_ROWS = 512  # rows beyond which a sparse solution is worth a search for its support
@@ -59,11 +66,12 @@ class Auto(Solver, ProgramSolver):
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         if program.sparse or program.q.size > LARGE_PROGRAM:
-            return OperatorSplitting().solve_program(program, start)
+            return OperatorSplitting(tol=self.tol).solve_program(program, start)
         if is_native(program.cone):
-            inner = InteriorPoint()
+            inner = InteriorPoint(tol=self.tol)
             return pivoting_program(program, inner) if is_pivotable(program) else inner.solve_program(program)
-        return Clarabel().solve_program(program) if installed() else OperatorSplitting().solve_program(program, start)
+        host = Clarabel(tol=self.tol) if installed() else OperatorSplitting(tol=self.tol)
+        return host.solve_program(program, start)
 
     def init(self, instance: Instance, params: Params) -> State:
         return self.choose(instance, params)[0].init(instance, params)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+from bilevel.foundation.settings import settings as settings
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import Counts, Params
 from bilevel.implicit.mapping import FixedPoint
 from bilevel.linear_solve import Preconditioner
-from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient
-from bilevel.optimality import Newton as NewtonMapping
+from bilevel.optimality import (
+    BlockProximalGradient,
+    MirrorDescent,
+    Newton as NewtonMapping,
+    ProjectedGradient,
+    ProximalGradient,
+)
 from bilevel.solvers.instance import Instance
-from bilevel.status import Code
-from bilevel.typing import Counts, Params
 
 FIXED_POINTS = (FixedPoint, ProximalGradient, ProjectedGradient, BlockProximalGradient, MirrorDescent, NewtonMapping)
 # What the derivative of a step takes in one direction, where the step takes one gradient, and where it ends with one.
@@ -67,17 +72,6 @@ class Solver(abc.ABC):
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
         """The solver that does the work, and why: itself, unless it is one that chooses."""
         return self, "chosen by hand"
-
-
-Settings = TypeVar("Settings", bound=type)
-
-
-def settings(cls: Settings) -> Settings:
-    """Registers a dataclass of settings as a pytree whose one leaf is ``tol``: a traced value, so that changing it
-    compiles nothing again; all other fields are compared by value."""
-    names = [field.name for field in dataclasses.fields(cls)]
-    leaves = [name for name in names if name == "tol"]
-    return jax.tree_util.register_dataclass(cls, leaves, [name for name in names if name not in leaves])
 
 
 def needs_smooth(solver: Solver, instance: Instance) -> None:

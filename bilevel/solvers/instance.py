@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from bilevel import trees
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Batch, HParams, LinearMap, Loss, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient, Stationary
 from bilevel.penalties import Penalty
-from bilevel.typing import Batch, HParams, LinearMap, Loss, Params, PyTree, Scalar
 
 OF_THE_GRADIENT = (Stationary, ProximalGradient, ProjectedGradient, MirrorDescent, BlockProximalGradient)
 
@@ -26,7 +26,12 @@ class Instance:
     batch: Batch
     differentiable: bool = False  # derivatives pass through the steps: what a search accepts is evaluated once more
     searches: bool = True  # False: take the natural step without a search (at the solution, where none can succeed)
+    exact: bool = False  # what a search accepts is differentiated too: the steps are not to converge, but to be taken
     stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` is in another
+
+    def with_values(self, hparams: HParams, batch: Batch) -> Instance:
+        """The same problem at other hyperparameters and data."""
+        return replace(self, hparams=hparams, batch=batch)
 
     def value(self, params: Params) -> Scalar:
         """The smooth part of the objective."""

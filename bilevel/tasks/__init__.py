@@ -1,34 +1,49 @@
-"""The tasks that come with the library: functions with keyword arguments that return a `bilevel.task.Task`."""
+"""The tasks that come with the library: functions with keyword arguments that return a `bilevel.task.Task`.
+
+Those that belong to one paper stand in ``experiments/`` and load on first use.
+"""
+
+import importlib
+from typing import Any
 
 # All at once: were they loaded on demand, the name of a task would mean its module after the first import of that.
-from bilevel.tasks.dictionary import dictionary, dictionary_splits
 from bilevel.tasks.distillation import distillation
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
-from bilevel.tasks.jacobian_errors import precision_curves
 from bilevel.tasks.lasso import lasso
 from bilevel.tasks.linear_distillation import linear_distillation
 from bilevel.tasks.logistic import logistic
-from bilevel.tasks.molecular import arrows as sensitivity_arrows
-from bilevel.tasks.molecular import molecular, molecular_sensitivities
-from bilevel.tasks.precision import precision
 from bilevel.tasks.ridge import ridge
-from bilevel.tasks.svm import svm
 
-__all__ = [
-    "dictionary",
-    "dictionary_splits",
+_OF_PAPERS = {  # name: its module in bilevel.experiments, and its name there
+    "dictionary": ("dictionary.task", "dictionary"),
+    "dictionary_splits": ("dictionary.task", "dictionary_splits"),
+    "molecular": ("molecular.task", "molecular"),
+    "molecular_sensitivities": ("molecular.task", "molecular_sensitivities"),
+    "precision": ("precision.task", "precision"),
+    "precision_curves": ("precision.jacobian_errors", "precision_curves"),
+    "sensitivity_arrows": ("molecular.task", "arrows"),
+    "svm": ("svm.task", "svm"),
+}
+
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  (those of papers load on first use)
     "distillation",
     "few_shot_sinusoid",
     "hyperclean",
     "lasso",
     "linear_distillation",
     "logistic",
-    "molecular",
-    "molecular_sensitivities",
-    "precision",
-    "precision_curves",
     "ridge",
-    "sensitivity_arrows",
-    "svm",
+    *_OF_PAPERS,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_PAPERS:
+        module, own = _OF_PAPERS[name]
+        return getattr(importlib.import_module(f"bilevel.experiments.{module}"), own)
+    raise AttributeError(f"bilevel.tasks has no task {name!r}; it has {', '.join(sorted(__all__))}.")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,10 +11,10 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch, minibatches, whole_batch
+from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
 from bilevel.tasks import pictures, softmax
-from bilevel.typing import Batch, HParams, Key, Params, Scalar
 
 FORMS = ("primal", "kernel")
 PENALTIES = tuple(10.0 ** (0.5 * power) for power in range(-10, 1))  # the grid of the baseline

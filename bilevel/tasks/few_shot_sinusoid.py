@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scalar
 from bilevel.problem import InnerProblem
-from bilevel.result import Result
 from bilevel.solvers import LBFGS
 from bilevel.task import Task
-from bilevel.typing import Batch, HParams, Key, Params, PyTree, Scalar
+from bilevel.training.result import Result
 
 
 class Points(NamedTuple):

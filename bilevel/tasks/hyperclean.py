@@ -10,12 +10,12 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch, minibatches, whole_batch
-from bilevel.linear import Linear
+from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
-from bilevel.result import Result
 from bilevel.task import Task
 from bilevel.tasks import pictures, softmax
-from bilevel.typing import Batch, HParams, Params, Scalar
+from bilevel.training.result import Result
 
 PENALTIES = tuple(10.0 ** (0.25 * power) for power in range(-16, 1))  # the grid of the baselines
 WORST = 24  # images shown

@@ -10,13 +10,13 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch
-from bilevel.linear import Linear
+from bilevel.foundation.typing import HParams, Params
+from bilevel.losses.linear import Linear
 from bilevel.penalties import L1
 from bilevel.problem import InnerProblem
-from bilevel.result import Result
 from bilevel.task import Task
 from bilevel.tasks import pictures, regression
-from bilevel.typing import HParams, Params
+from bilevel.training.result import Result
 
 GRID = 31  # penalties of the baseline, from the largest that selects anything down to a thousandth of it
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch
+from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
 from bilevel.tasks import softmax
 from bilevel.tasks.distillation import count, gallery_of
-from bilevel.typing import Batch, HParams, Key, Params, Scalar
 
 
 def linear_distillation(

@@ -10,11 +10,11 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch
-from bilevel.linear import Linear
+from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
 from bilevel.tasks import pictures, softmax
-from bilevel.typing import Batch, HParams, Params, Scalar
 
 GRID = tuple(10.0 ** (0.25 * power) for power in range(-20, 1))  # the penalties of the baseline
 SHRINKAGES = ("mean", "start")

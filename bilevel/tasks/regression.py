@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.data import DataSet
-from bilevel.typing import Batch, Params, Scalar
+from bilevel.foundation.typing import Batch, Params, Scalar
 
 Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features) and targets (n,)
 

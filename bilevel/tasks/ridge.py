@@ -8,11 +8,11 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch
-from bilevel.linear import Linear
+from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
 from bilevel.tasks import pictures, regression
-from bilevel.typing import Batch, HParams, Params, Scalar
 
 
 def ridge(

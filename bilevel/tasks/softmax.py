@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.data import DataSet
-from bilevel.linear import Linear
+from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
-from bilevel.typing import Batch, HParams, Params, Scalar
 
 Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features + 1), the last column ones, and labels (n,)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from common import folder, parser, write
 HERE = Path(__file__).resolve().parent
 PENALTIES = {"1e-3": 2e-3, "0.05": 0.1, "0.1": 0.2}  # epsilon of epsilon ||w||^2, as penalty / 2
 COLUMNS = ("run", "step", "quantity", "value")
-SHARES = {"train": 0.76, "stop": 0.04}  # the rest, a fifth, is held out
+SHARES: dict[str, Any] = {"train": 0.76, "stop": 0.04}  # the rest, a fifth, is held out
 
 
 def curves(data: str, steps: int) -> tuple[list[tuple], dict]:

@@ -28,8 +28,7 @@ import jax
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.common import parser
-from experiments.common import write as write_table
+from experiments.common import parser, write as write_table
 
 FOLDER = Path(__file__).resolve().parent
 Result = dict[str, np.ndarray]

@@ -66,7 +66,8 @@ def descent(task: bl.Task, steps: int) -> Curve:
     start = np.asarray(task.init_hparams(jax.random.key(0)), float)
     _, _, report = bl.hypergradient(task, jnp.asarray(start), engine)
     bl.hypergradient(task, jnp.asarray(start), engine, carry=report.carry)  # both are compiled before the clock starts
-    values, carry = [], [None]
+    values: list[float] = []
+    carry: list[bl.Carry | None] = [None]
 
     def evaluate(h: np.ndarray) -> tuple:
         value, gradient, report = bl.hypergradient(task, jnp.asarray(h), engine, carry=carry[0])

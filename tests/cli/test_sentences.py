@@ -5,7 +5,7 @@ from hydra.errors import InstantiationException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue
 
 from bilevel.cli.sentences import nearest, sentence
-from bilevel.status import ConvergenceError
+from bilevel.foundation.status import ConvergenceError
 
 
 def caused(error, cause):

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel.foundation.status import Code
 from bilevel.kernels.interior_point import Program, interior_point
-from bilevel.status import Code
 
 SOLVE = jax.jit(interior_point)
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel.foundation.status import Code
 from bilevel.linear_solve import CG, GMRES, MINRES, AutoLinear, BiCGStab, BlockCG, Dense, Jacobi, Normal, Operator
-from bilevel.status import Code
 
 SIZE = 6
 SOLVERS = {

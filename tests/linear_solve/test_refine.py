@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel.foundation.status import Code
 from bilevel.linear_solve import CG, Dense, Operator
 from bilevel.linear_solve.refine import Advance, attainable, judge, refine
-from bilevel.status import Code
 
 MATRIX = np.array([[4.0, 1.0], [1.0, 3.0]])
 RHS = np.array([1.0, 2.0])

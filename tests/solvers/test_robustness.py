@@ -25,8 +25,8 @@ SOLVERS = {
 def lasso(weight, solver, constraint=None):
     """The weight may be one for each coordinate; the tolerance is that of the residual in these coordinates."""
     loss = bl.Linear(design=lambda batch: batch[0], loss=lambda z, w, h, batch: 0.5 * jnp.mean((z - batch[1]) ** 2))
-    parts = {"penalty": bl.L1(weight=weight)} if constraint is None else {"constraint": constraint}
-    return bl.InnerProblem(loss, lambda key, h: jnp.zeros(8), solver=solver, **parts)
+    penalty = bl.L1(weight=weight) if constraint is None else bl.Zero()
+    return bl.InnerProblem(loss, lambda key, h: jnp.zeros(8), penalty, constraint or bl.Free(), solver)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from numpy.testing import assert_allclose
 
-from bilevel.hypergradients import hypergradient
+from bilevel.engines.hypergradients import hypergradient
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 from bilevel.tasks import few_shot_sinusoid
 from bilevel.tasks.few_shot_sinusoid import drawn as draw_points
-from bilevel.trainer import Trainer
+from bilevel.training.trainer import Trainer
 
 SMALL: dict[str, Any] = {"sinusoids": 4, "held_out": 6, "width": 10}
 

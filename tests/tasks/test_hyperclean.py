@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from bilevel.data import DataError
 from bilevel.tasks import hyperclean
 from bilevel.tasks.hyperclean import detection
-from bilevel.trainer import Trainer
+from bilevel.training.trainer import Trainer
 
 SMALL: dict[str, Any] = {"train": 300, "validation": 100, "stop": 100}
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 from numpy.testing import assert_allclose
 
-from bilevel.hypergradients import hypergradient
+from bilevel.engines.hypergradients import hypergradient
 from bilevel.tasks import linear_distillation
-from bilevel.trainer import Trainer
+from bilevel.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

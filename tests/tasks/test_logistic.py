@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 from bilevel.tasks import logistic
 from bilevel.tasks.logistic import penalty_shape
-from bilevel.trainer import Trainer
+from bilevel.training.trainer import Trainer
 
 SMALL: dict[str, Any] = {"train": 200, "validation": 100, "stop": 100}
 SHAPES = {"single": (1, 1), "per_class": (1, 10), "per_feature": (65, 1)}

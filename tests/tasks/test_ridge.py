@@ -8,10 +8,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bilevel.data import DataError
-from bilevel.hypergradients import hypergradient
+from bilevel.engines.hypergradients import hypergradient
 from bilevel.tasks import ridge
 from bilevel.tasks.ridge import closed_form
-from bilevel.trainer import Trainer
+from bilevel.training.trainer import Trainer
 
 HPARAMS = np.linspace(-4.0, 1.0, 10)
 

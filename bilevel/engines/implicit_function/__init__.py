@@ -1,0 +1,1 @@
+"""Hypergradients by the implicit function theorem, with their error estimates."""

@@ -1,0 +1,238 @@
+"""How wrong an implicit hypergradient is: one Newton correction of the solution and one of the adjoint."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines.base import GRADES, Bilevel, Point
+from bilevel.engines.implicit_function.active_face import Face, compare_faces
+from bilevel.engines.implicit_function.linearization import (
+    Linearization,
+    adjoint_gradient,
+    evaluation_counts,
+    linearize,
+)
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Counts, HParams, Params, PyTree
+from bilevel.implicit import Mapping, PreparedSystem, Solve
+
+SAFETY = 1.25  # published with the measured rate of under-estimates: docs/accuracy.md
+NEWTON_REGIME = 0.1  # the correction must shrink the residual this much for its size to be an estimate
+LOOSE = 1e-2  # relative tolerance of solves whose result is only measured
+NEGLIGIBLE = 1e-3  # a part of the right-hand side this much smaller than the other is not solved for on its own
+POWERS = 3  # steps of the power iteration for the norm of the system
+ROUNDING = 10  # units of roundoff in a gradient, relative to the sizes of its terms
+
+
+class Solved(NamedTuple):
+    """Where the hypergradient was computed, with what."""
+
+    mapping: Mapping
+    at: Linearization
+    system: PreparedSystem
+    adjoint: Solve
+    pulled: tuple[PyTree, HParams]  # (A'u, B'u)
+    grad: HParams
+
+
+class Correction(NamedTuple):
+    """What the distance of the corrected gradient from the uncorrected one says, and where it was taken."""
+
+    after: Solved
+    error: jax.Array
+    error_inner: jax.Array
+    error_adjoint: jax.Array
+    theta: jax.Array
+    grade: jax.Array
+    face: Face
+    condition: jax.Array
+    solved: jax.Array  # whether all linear solves succeeded
+    counts: Counts  # of the corrected gradient
+    inspection: Counts  # of what is said about it
+
+
+def correction(bilevel: Bilevel, point: Point, solved: Solved, tol: float | None = LOOSE) -> Correction:
+    """One Newton step on both equations, and the gradient there.
+
+        w+ = w - A^{-1} F(w),      u+ = u + A^{-T} (v+ - A+'u),      g+ = dg/dh+ - B+'u+
+
+    ||g+ - g|| is an asymptotically exact estimate of the error of g, and g+ has an error quadratic in that of w. The
+    claim is made only in the Newton regime: theta <= 0.1, with theta = ||F(w+)|| / ||F(w)|| or the same of the adjoint,
+    whichever is larger; and no coordinate may change its face on the way. ``tol`` is that of the solves: loose, where
+    only the size of the correction is wanted. To be estimated itself, a corrected gradient is corrected once more.
+    Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
+    """
+    mapping, at, system, adjoint, pulled, grad = solved
+    step = system.solve(jax.tree.map(jnp.negative, at.residual), tol)
+    moved = linearize(bilevel, point, trees.axpy(1.0, step.value, at.params), mapping)
+    rest = trees.subtract(at.cotangent, pulled[0])  # what the adjoint solve left
+    wrong_params, wrong_hparams = moved.pull(adjoint.value)
+    shifted = trees.subtract(trees.subtract(moved.cotangent, wrong_params), rest)  # what the step changes
+    parts = _solve_parts(system, moved, shifted, rest, tol)
+    by_adjoint = jax.tree.map(lambda leaf: leaf[1], parts.hparams)
+    change, *explained = jax.tree.map(lambda leaf: leaf[0] + leaf[1], (parts.value, parts.params, parts.hparams))
+    pulled_after = (trees.axpy(1.0, wrong_params, explained[0]), trees.axpy(1.0, wrong_hparams, explained[1]))
+    corrected = adjoint_gradient(moved, pulled_after[1])
+    wrong = trees.axpy(1.0, rest, shifted)
+    left = trees.subtract(wrong, explained[0])
+    adjoint_after = adjoint._replace(value=trees.axpy(1.0, change, adjoint.value))
+
+    distance = trees.subtract(corrected, grad)
+    noise = _noise(bilevel, point, solved)
+    error_inner = (1 + noise.inner) * trees.norm(trees.axpy(1.0, by_adjoint, distance))
+    error_adjoint = (1 + noise.adjoint) * trees.norm(by_adjoint)
+    size = jnp.minimum(
+        trees.norm(distance) * (1 + jnp.maximum(noise.inner, noise.adjoint)), error_inner + error_adjoint
+    )
+    theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
+    theta = jnp.maximum(theta_inner, _shrinkage(left, wrong, noise.cotangent))
+    face = compare_faces(mapping, point, at, moved)
+    succeeded = step.solution.status.ok & jnp.all(parts.solved)
+    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active == 0) & succeeded
+    amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
+    return Correction(
+        after=Solved(mapping, moved, system, adjoint_after, pulled_after, corrected),
+        error=SAFETY * size + noise.gradient,
+        error_inner=error_inner,
+        error_adjoint=error_adjoint,
+        theta=theta,
+        grade=jnp.where(claimed, GRADES.index("estimate"), GRADES.index("residual")).astype(jnp.int32),
+        face=face,
+        condition=power_norm(system) * jnp.max(amplification),
+        solved=succeeded,
+        counts=_counts(mapping, step, parts),
+        inspection=_inspection(mapping),
+    )
+
+
+class Parts(NamedTuple):
+    """Two cotangents solved for, one after the other: x, its pulls A'x and B'x (stacked) and what that cost."""
+
+    value: PyTree
+    params: PyTree
+    hparams: HParams
+    amplification: jax.Array
+    solved: jax.Array
+    products: jax.Array
+    factorizations: jax.Array
+
+
+def _solve_parts(
+    system: PreparedSystem, moved: Linearization, shifted: PyTree, rest: PyTree, tol: float | None
+) -> Parts:
+    """A'x for either part of the right-hand side, 0 for one that is far below the other. A loop: it compiles once."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), shifted, rest)
+    threshold = NEGLIGIBLE * jnp.maximum(trees.norm(shifted), trees.norm(rest))
+
+    def solve(rhs: PyTree) -> Parts:
+        solved = system.solve_adjoint(rhs, None, tol)
+        pulled = moved.pull(solved.value)
+        cost = (solved.solution.products + 1, solved.solution.factorizations)
+        numbers = (jnp.asarray(number, jnp.int32) for number in cost)
+        return Parts(solved.value, *pulled, solved.amplification, solved.solution.status.ok, *numbers)
+
+    def one(rhs: PyTree) -> Parts:
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(solve, rhs))
+        nothing = nothing._replace(solved=jnp.bool_(True))
+        return jax.lax.cond(trees.norm(rhs) > threshold, solve, lambda _: nothing, rhs)
+
+    return jax.lax.map(one, stacked)
+
+
+class Noise(NamedTuple):
+    """What rounding contributes, as fractions of the parts of the error and in absolute terms."""
+
+    inner: jax.Array
+    adjoint: jax.Array
+    residual: jax.Array
+    cotangent: jax.Array
+    gradient: jax.Array
+
+
+def _noise(bilevel: Bilevel, point: Point, solved: Solved) -> Noise:
+    """Rounding of the residual from one more evaluation, the parameters moved by one unit of roundoff; of adjoint and
+    gradient from the sizes of the terms that were subtracted."""
+    at, epsilon = solved.at, trees.epsilon(solved.at.params)
+    again = solved.mapping(perturbed(at.params, epsilon), point.hparams, point.inner_batch)
+    residual = trees.norm(trees.subtract(again, at.residual))
+    rest = trees.norm(trees.subtract(at.cotangent, solved.pulled[0]))
+    cotangent = epsilon * (trees.norm(at.cotangent) + trees.norm(solved.pulled[0]))
+    gradient = ROUNDING * epsilon * (trees.norm(at.direct) + trees.norm(solved.pulled[1]))
+    gradient += rounding_of(at.direct, epsilon) + rounding_of(solved.pulled[1], epsilon)
+    return Noise(
+        _fraction(residual, trees.norm(at.residual)), _fraction(cotangent, rest), residual, cotangent, gradient
+    )
+
+
+def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
+    """One unit of roundoff of each leaf of a gradient whose type is coarser than that of the params, of which
+    ``epsilon`` is the unit: half of one for rounding the result, and about as much for the functions of hparams."""
+    units = jax.tree.map(lambda leaf: max(float(jnp.finfo(leaf.dtype).eps) - epsilon, 0.0), gradient)
+    scaled = jax.tree.map(
+        lambda leaf, unit: unit * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), gradient, units
+    )
+    return trees.norm(scaled)
+
+
+def perturbed(params: Params, epsilon: float) -> Params:
+    """Each entry multiplied by 1 + epsilon or 1 - epsilon, as if at random."""
+    leaves, structure = jax.tree.flatten(params)
+    moved = [leaf * (1 + epsilon * signs(leaf, number)) for number, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def signs(like: jax.Array, number: int) -> jax.Array:
+    """1 or -1 for each entry: a bit of a hash of its index and of ``number``, a tenth of a generator to compile.
+
+    Source: the finaliser of MurmurHash3 (Appleby).
+    """
+    bits = jax.lax.iota(jnp.uint32, like.size) + jnp.uint32((number + 1) * 0x9E3779B9 & 0xFFFFFFFF)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
+    return (1 - 2 * (bits >> 31).astype(jnp.int32)).astype(like.dtype).reshape(like.shape)
+
+
+def _fraction(part: jax.Array, whole: jax.Array) -> jax.Array:
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+
+
+def _shrinkage(after: PyTree, before: PyTree, noise: jax.Array) -> jax.Array:
+    """||after|| / ||before||, less what rounding leaves; 0 where ``before`` is rounding already."""
+    size = trees.norm(before)
+    ratio = _fraction(jnp.maximum(trees.norm(after) - ROUNDING * noise, 0), size)
+    return jnp.where(jnp.isfinite(size), ratio, jnp.nan)
+
+
+def power_norm(system: PreparedSystem) -> jax.Array:
+    """A lower estimate of || K ||, by a short power iteration from random signs."""
+
+    def advance(_: int, state: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
+        vector, size = state
+        vector = system.operator(vector)
+        length = trees.norm(vector)
+        scaled = jax.tree.map(lambda leaf: (leaf / jnp.where(length > 0, length, 1)).astype(leaf.dtype), vector)
+        return scaled, jnp.maximum(size, length)
+
+    signs = perturbed(jax.tree.map(jnp.ones_like, system.example), 1.0)
+    signs = trees.axpy(-1.0, jax.tree.map(jnp.ones_like, system.example), signs)
+    length = trees.norm(signs)
+    start = jax.tree.map(lambda leaf: (leaf / jnp.where(length > 0, length, 1)).astype(leaf.dtype), signs)
+    return jax.lax.fori_loop(0, POWERS, advance, (start, jnp.zeros_like(length)))[1]
+
+
+def _counts(mapping: Mapping, step: Solve, parts: Parts) -> Counts:
+    return evaluation_counts(mapping).plus(
+        gradients=1,  # of the outer loss at the corrected point
+        hessian_products=step.solution.products + jnp.sum(parts.products) + 1,
+        jacobian_products=1 + jnp.sum(parts.products > 0),
+        factorizations=step.solution.factorizations + jnp.sum(parts.factorizations),
+    )
+
+
+def _inspection(mapping: Mapping) -> Counts:
+    """The residual at the rounded parameters, two looks at the face, and the norm of the system."""
+    looks = mapping.inspection.add(mapping.inspection)
+    return evaluation_counts(mapping).add(looks).plus(hessian_products=POWERS)

@@ -1,0 +1,241 @@
+"""The implicit hypergradient: one adjoint solve at the inner solution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines.base import (
+    GRADES,
+    Bilevel,
+    Carry,
+    Engine,
+    Point,
+    Report,
+    check_policy,
+    cold_start,
+    inner_solution,
+    settings,
+    traced,
+)
+from bilevel.engines.implicit_function.accuracy import Correction, Solved, correction
+from bilevel.engines.implicit_function.bound import Constants, error_bound, refuse_bound
+from bilevel.engines.implicit_function.linearization import (
+    adjoint_gradient,
+    evaluation_counts,
+    linearize,
+    localized,
+    prepared_system,
+)
+from bilevel.engines.implicit_function.reused_preconditioner import joined, nothing_known, of_inner_solver, recycling
+from bilevel.engines.implicit_function.support import has_support, on_support
+from bilevel.foundation import trees
+from bilevel.foundation.status import Code
+from bilevel.foundation.typing import HParams, PyTree, Scalar
+from bilevel.linear_solve import (
+    GMRES,
+    AutoLinear,
+    Damped,
+    Dense,
+    LBFGSPairs,
+    LinearSolution,
+    LinearSolver,
+    Preconditioner,
+)
+from bilevel.solvers import Outcome
+
+
+@settings
+@dataclass(frozen=True)
+class Implicit(Engine):
+    """grad = dg/dh - B' u with A' u = dg/dw, A = dF/dw and B = dF/dh at the inner solution.
+
+    ``linear_solve`` solves the adjoint system, in the reduced symmetric form of the mapping where there is one.
+    ``warm_start`` begins it from the last adjoint. ``reuse`` takes over what the inner solver knows of A: the factor of
+    Newton's last step, the pairs of L-BFGS, or the directions of its `CG` (``memory``), by CG with it; a warm-started
+    solve that takes no step hands on what the last one knew. ``recycle`` keeps so many directions of the adjoint's own
+    CG, as a preconditioner of the next. Both for losses whose products are dear: docs/speed.md.
+    ``accuracy`` is the grade of the error estimate asked for:
+    "residual" (free), "estimate" (a Newton correction, about one more linear solve) or "bound" (a theorem, with the
+    ``constants`` that it needs).
+    ``refine`` returns the corrected gradient, whose error is quadratic in that of the inner solution, for about one
+    more linear solve; the estimate is of what is returned.
+    ``on_failure``: "raise", "warn", "retry" or "skip". Source: Blondel et al., 2021; Pedregosa, 2016.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> task = bl.Task(
+    ...     inner=bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * jnp.exp(h) * w**2,
+    ...                           init=lambda key, h: jnp.zeros(())),
+    ...     outer_loss=lambda w, h, batch: 0.5 * (w - batch) ** 2, init_hparams=lambda key: jnp.zeros(()),
+    ...     batches=bl.full_batch(4.0, 1.0))
+    >>> value, grad, report = bl.hypergradient(task, jnp.array(0.0), bl.Implicit(linear_solve=bl.CG()))
+    >>> round(float(grad), 4), report.error_grade
+    (-1.0, 'estimate')
+    """
+
+    linear_solve: LinearSolver = traced(AutoLinear())
+    warm_start: bool = True
+    reuse: bool = False
+    recycle: int = 0
+    on_failure: str = "raise"
+    refine: bool = False
+    accuracy: str = "estimate"
+    constants: Constants = Constants()
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+        if self.accuracy not in GRADES:
+            raise ValueError(f"accuracy={self.accuracy!r} is not one of {', '.join(GRADES)}.")
+        if self.recycle < 0 or (self.recycle and self.reuse):
+            raise ValueError(
+                f"bl.Implicit(recycle={self.recycle}, reuse={self.reuse}): keep 1, 2, ... directions of the adjoint "
+                "solve (0: none), or take over what the inner solver knows, not both: there is one preconditioner."
+            )
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        cold = cold_start(bilevel, point)
+
+        def reduced(w: HParams) -> HParams:
+            return bilevel.inner.at(point.hparams, point.inner_batch).system(w).restrict(w)
+
+        adjoint = jax.tree.map(jnp.zeros_like, jax.eval_shape(reduced, cold))
+        if self.recycle:
+            return Carry(cold, adjoint, (), LBFGSPairs.empty(adjoint, self.recycle))
+        return Carry(cold, adjoint, (), nothing_known(bilevel, point, cold) if self.reuse else None)
+
+    def harder(self) -> Iterator[tuple[str, Engine]]:
+        yield "the adjoint damped", replace(self, reuse=False, recycle=0, linear_solve=Damped(self.linear_solve))
+        yield "the adjoint by bl.GMRES", replace(self, reuse=False, recycle=0, linear_solve=GMRES())
+        yield "the adjoint by bl.Dense", replace(self, reuse=False, recycle=0, linear_solve=Dense())
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        outcome = inner_solution(bilevel, point, carry)
+        start = carry.adjoint if self.warm_start and bilevel.warm_start else None
+        known = carry.inverse if bilevel.warm_start else jax.tree.map(jnp.zeros_like, carry.inverse)
+        return self.at_solution(bilevel, point, outcome, start, known)
+
+    def at_solution(
+        self,
+        bilevel: Bilevel,
+        point: Point,
+        outcome: Outcome,
+        start: PyTree = None,
+        known: Preconditioner | None = None,
+    ) -> tuple[Scalar, HParams, Report]:
+        """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start`` with what is
+        ``known`` of the inverse of the system; of a sparse solution in the rows that it uses, with neither."""
+        if self.accuracy == "bound":
+            refuse_bound(bilevel, self.constants, self.refine)
+        if has_support(bilevel, point, outcome.params):
+            value, grad, report = on_support(self._at_solution, bilevel, point, outcome, start)
+            return value, grad, replace(report, carry=report.carry._replace(inverse=known))
+        solver = self.linear_solve
+        if self.reuse:
+            known = of_inner_solver(bilevel, point, outcome, known)
+            solver = solver if known is None else solver.reusing(known)
+        solver = recycling(solver, known, self.recycle) if self.recycle else solver
+        value, grad, report = replace(self, linear_solve=solver)._at_solution(bilevel, point, outcome, start)
+        known = joined(known, report.carry.inverse) if self.recycle else known
+        return value, grad, replace(report, carry=report.carry._replace(inverse=known))
+
+    def _at_solution(
+        self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree
+    ) -> tuple[Scalar, HParams, Report]:
+        corrects = self.accuracy == "estimate" or self.refine
+        mapping, counts = localized(bilevel, point, outcome.params)
+        at = linearize(bilevel, point, outcome.params, mapping)
+        system, preparation = prepared_system(point, outcome.params, mapping, self.linear_solve, corrects)
+        adjoint = system.solve_adjoint(at.cotangent, start)
+        pulled = at.pull(adjoint.value)
+        grad = adjoint_gradient(at, pulled[1])
+        counts = outcome.counts.add(counts).add(preparation).plus(gradients=1)
+        counts = counts if corrects else counts.add(mapping.preparation)
+        report = Report(
+            inner_residual=outcome.residual,
+            inner_steps=outcome.steps,
+            inner_status=outcome.status,
+            adjoint_residual=adjoint.solution.residual,
+            adjoint_steps=adjoint.solution.products,
+            adjoint_status=adjoint.solution.status,
+            **_no_claim(grad, outcome.residual, adjoint.solution),
+            counts=counts.plus(
+                hessian_products=adjoint.solution.products,
+                jacobian_products=1,
+                factorizations=adjoint.solution.factorizations,
+            ),
+            inner_tol=as_float(bilevel.inner.solver.tol),
+            adjoint_tol=as_float(tolerance_of(self.linear_solve)),
+            params=bilevel.inner.primal(outcome.params),
+            carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
+        )
+        if self.accuracy == "bound":
+            more = evaluation_counts(mapping).plus(hessian_products=1)
+            claim = error_bound(self.constants, point, at, adjoint.value, pulled)
+            report = replace(report, **claim, counts=report.counts.add(more))
+        if not corrects:
+            return at.value, grad, report
+        return self._corrected(bilevel, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
+
+    def _corrected(
+        self, bilevel: Bilevel, point: Point, solved: Solved, report: Report
+    ) -> tuple[Scalar, HParams, Report]:
+        """With the error estimate of what is returned: the gradient, or the refined one.
+
+        A linear solver that stops by design cannot measure what it left out: there a solver with a tolerance does.
+        """
+        counts = report.counts.add(evaluation_counts(solved.mapping)).plus(hessian_products=1)
+        sound, before = jnp.bool_(True), solved
+        if self.linear_solve.truncates:
+            judge, preparation = prepared_system(point, solved.at.params, solved.mapping, AutoLinear(), True)
+            solved, counts = solved._replace(system=judge), counts.add(preparation)
+        if self.refine:
+            refined = correction(bilevel, point, solved, tol=None)
+            # B'u of the first gradient, or A'du of the corrected adjoint, is then in nothing that is reported.
+            unread = {"jacobian_products" if self.accuracy == "estimate" else "hessian_products": -1}
+            solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
+        if self.accuracy == "residual":
+            left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
+            estimate = left * (report.inner_residual + report.adjoint_residual) * trees.norm(before.grad)
+            return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
+        measured = correction(bilevel, point, solved)
+        counts = counts.add(measured.counts).add(measured.inspection)
+        report = replace(report, **_claim(measured, sound), counts=counts)
+        return solved.at.value, solved.grad, report
+
+
+def as_float(number: float | jax.Array) -> jax.Array:
+    return jnp.asarray(number, jnp.result_type(float))
+
+
+def tolerance_of(linear_solve: LinearSolver) -> float | jax.Array:
+    """The tolerance of a linear solver; NaN where it has none."""
+    return getattr(linear_solve, "tol", jnp.nan)
+
+
+def _no_claim(grad: HParams, inner: jax.Array, adjoint: LinearSolution) -> dict:
+    """The free figures: the relative residuals times the size of the gradient. Of an adjoint that was truncated by
+    design the error is not known: its residual is small where eigenvalues are, and those were left out."""
+    size = trees.norm(grad)
+    error_adjoint = jnp.where(adjoint.status.code == Code.truncated, jnp.inf, adjoint.residual * size)
+    return {
+        "error_estimate": inner * size + error_adjoint,
+        "error_inner": inner * size,
+        "error_adjoint": error_adjoint,
+        "grade": jnp.int32(GRADES.index("residual")),
+    }
+
+
+def _claim(corrected: Correction, sound: jax.Array) -> dict:
+    return {
+        "error_estimate": corrected.error,
+        "error_inner": corrected.error_inner,
+        "error_adjoint": corrected.error_adjoint,
+        "grade": jnp.where(sound, corrected.grade, GRADES.index("residual")).astype(jnp.int32),
+        "theta": corrected.theta,
+        "margin": corrected.face.margin,
+        "weakly_active": corrected.face.weakly_active,
+        "condition": corrected.condition,
+    }

@@ -1,0 +1,59 @@
+"""Both levels, linearised at inner parameters: what every implicit engine works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from bilevel.engines.base import Bilevel, Point
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
+from bilevel.implicit import Mapping, PreparedSystem, prepare_system
+from bilevel.linear_solve import LinearSolver
+
+
+class Linearization(NamedTuple):
+    """Both levels at ``params``, with first derivatives."""
+
+    params: Params
+    value: Scalar  # g
+    cotangent: PyTree  # v = dg/dw
+    direct: HParams  # dg/dh
+    residual: PyTree  # F
+    pull: Callable[[PyTree], tuple[PyTree, HParams]]  # u -> (A'u, B'u), a product with each
+
+
+def linearize(bilevel: Bilevel, point: Point, params: Params, mapping: Mapping) -> Linearization:
+    """The outer loss and the optimality condition at ``params``, with their derivatives."""
+    hparams, inner_batch, outer_batch, _ = point
+    value, (cotangent, direct) = jax.value_and_grad(bilevel.outer, argnums=(0, 1))(params, hparams, outer_batch)
+    residual, pull = jax.vjp(lambda w, h: mapping(w, h, inner_batch), params, hparams)
+    return Linearization(params, value, cotangent, direct, residual, pull)
+
+
+def evaluation_counts(mapping: Mapping) -> Counts:
+    """What one evaluation of the optimality condition costs."""
+    return Counts(gradients=1, proxes=mapping.prox_calls)
+
+
+def localized(bilevel: Bilevel, point: Point, params: Params) -> tuple[Mapping, Counts]:
+    """The optimality condition in its best form near ``params``, and what finding it cost."""
+    mapping = bilevel.inner.mapping
+    return mapping.localize(params, point.hparams, point.inner_batch), mapping.localization
+
+
+def prepared_system(
+    point: Point, params: Params, mapping: Mapping, linear_solve: LinearSolver, both: bool
+) -> tuple[PreparedSystem, Counts]:
+    """The linear system at ``params`` with its solver, and what setting it up cost."""
+    system = mapping.system(params, point.hparams, point.inner_batch)
+    prepared = prepare_system(system, linear_solve, params, both)
+    shared = {"hessian_products": prepared.products, "factorizations": prepared.factorizations}
+    return prepared, mapping.preparation.plus(**shared)
+
+
+def adjoint_gradient(at: Linearization, pulled: HParams) -> HParams:
+    """dg/dh - B'u, with ``pulled`` = B'u."""
+    return trees.subtract(at.direct, pulled)

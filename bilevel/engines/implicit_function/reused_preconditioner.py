@@ -1,0 +1,49 @@
+"""What is known of the inverse of the linear system: by the inner solver, or by the last adjoint solve."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines.base import Bilevel, Point
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Params
+from bilevel.linear_solve import LBFGSPairs, LinearSolver, Preconditioner
+from bilevel.solvers import Outcome
+
+
+def nothing_known(bilevel: Bilevel, point: Point, cold: Params) -> Preconditioner | None:
+    """What an inner solver hands on that has taken no step; None where it never knows anything."""
+    instance = bilevel.inner.at(point.hparams, point.inner_batch)
+    solver, _ = bilevel.inner.solver.choose(instance, cold)
+    shapes = jax.eval_shape(lambda w: solver.approximate_inverse(instance, solver.init(instance, w)), cold)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def of_inner_solver(
+    bilevel: Bilevel, point: Point, outcome: Outcome, known: Preconditioner | None
+) -> Preconditioner | None:
+    """What the inner solver knows of the inverse; what was ``known`` before, where it took no step."""
+    instance = bilevel.inner.at(point.hparams, point.inner_batch)
+    solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+    inverse = solver.approximate_inverse(instance, outcome.state)
+    return inverse if inverse is None or known is None else trees.select(outcome.steps > 0, inverse, known)
+
+
+def recycling(linear_solve: LinearSolver, known: Preconditioner | None, directions: int) -> LinearSolver:
+    """The solver with what is known as its preconditioner, learning ``directions`` more; ValueError where it cannot."""
+    informed = linear_solve.reusing(LBFGSPairs.empty((), directions) if known is None else known)
+    remembering = informed.remembering(directions)
+    if informed is linear_solve or remembering is informed:
+        raise ValueError(
+            f"bl.Implicit(recycle={directions}) preconditions conjugate gradients by their last directions, and "
+            f"{linear_solve} takes none, or has a preconditioner of its own. Use bl.CG() or bl.AutoLinear()."
+        )
+    return remembering if known is not None else linear_solve.remembering(directions)
+
+
+def joined(known: Preconditioner | None, found: Preconditioner | None) -> Preconditioner | None:
+    """The newest directions of both."""
+    if isinstance(known, LBFGSPairs) and isinstance(found, LBFGSPairs):
+        return known.followed_by(found)
+    return known

@@ -1,0 +1,1 @@
+"""Hypergradients approached over minibatch steps, by what is carried along."""

@@ -1,0 +1,128 @@
+"""The minibatch directions of single-loop bilevel methods, and the variance reduction that may be put on them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.batches import Minibatch
+from bilevel.engines.base import Bilevel, Engine, Point
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Batch, HParams, Params, PyTree, Scalar
+from bilevel.optimality import Stationary
+
+
+class Iterate(NamedTuple):
+    """Where directions are taken: inner unknown, adjoint, hyperparameters."""
+
+    params: Params
+    adjoint: PyTree
+    hparams: HParams
+
+
+class Inner(NamedTuple):
+    """What an inner batch contributes (averages over its samples)."""
+
+    gradient: PyTree  # F, the gradient of the inner loss
+    product: PyTree  # H u
+    cross: HParams  # B'u
+
+
+class Outer(NamedTuple):
+    """What an outer batch contributes."""
+
+    value: Scalar
+    cotangent: PyTree  # dg/dw
+    direct: HParams  # dg/dh
+
+
+class Directions(NamedTuple):
+    """D_w = F, D_u = H u - dg/dw and the hypergradient D_h = dg/dh - B'u."""
+
+    params: PyTree
+    adjoint: PyTree
+    hparams: HParams
+
+
+def inner_part(bilevel: Bilevel, at: Iterate, batch: Batch) -> Inner:
+    """One gradient, one product with the Hessian and one with the cross derivative."""
+
+    def gradient(w: Params, h: HParams) -> PyTree:
+        return jax.grad(bilevel.inner.loss)(w, h, batch)
+
+    value, pull = jax.vjp(gradient, at.params, at.hparams)
+    return Inner(value, *pull(at.adjoint))
+
+
+def outer_part(bilevel: Bilevel, at: Iterate, batch: Batch) -> Outer:
+    """One gradient of the outer loss."""
+    value, slopes = jax.value_and_grad(bilevel.outer, argnums=(0, 1))(at.params, at.hparams, batch)
+    return Outer(value, *slopes)
+
+
+def combine(inner: Inner, outer: Outer) -> Directions:
+    """The three directions."""
+    return Directions(
+        inner.gradient,
+        trees.subtract(inner.product, outer.cotangent),
+        trees.subtract(outer.direct, inner.cross),
+    )
+
+
+def samples(batch: Batch) -> tuple[Batch, jax.Array]:
+    """The samples of a minibatch as minibatches of one, stacked, and their weights in its average."""
+    each = jax.tree.map(lambda leaf: leaf[:, None], batch.data)
+    ones = jnp.ones_like(batch.weight)[:, None]
+    return Minibatch(each, batch.index[:, None], ones), batch.weight
+
+
+def average(weights: jax.Array, stacked: PyTree) -> PyTree:
+    """mean(weight * value) over the samples of a minibatch."""
+    return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1) / weights.size, stacked)
+
+
+def refuse_problem(engine: Engine, bilevel: Bilevel) -> None:
+    """Raises ValueError for inner problems that are not the minimisation of a smooth loss, or not always the same."""
+    if not bilevel.warm_start:
+        raise ValueError(
+            f"bl.{type(engine).__name__} carries the inner unknown from one outer step to the next, and this task "
+            "draws a new inner problem at each (warm_start=False). Use bl.Implicit() or bl.Unrolled()."
+        )
+    refuse_nonsmooth(engine, bilevel)
+
+
+def refuse_nonsmooth(engine: Engine, bilevel: Bilevel) -> None:
+    """Raises ValueError for inner problems that are not the minimisation of a smooth loss."""
+    if not isinstance(bilevel.inner.mapping, Stationary):
+        raise ValueError(
+            f"bl.{type(engine).__name__} needs a smooth inner loss without constraints, and {bilevel.inner.mapping} is "
+            "not the condition of one. Use bl.Implicit()."
+        )
+
+
+def refuse_whole(engine: Engine, point: Point) -> None:
+    """Raises ValueError where the batches do not say which samples they hold."""
+    if not all(isinstance(batch, Minibatch) for batch in (point.inner_batch, point.outer_batch)):
+        raise ValueError(
+            f"bl.{type(engine).__name__} remembers samples, and these batches do not say which they hold: use "
+            "bl.minibatches(train, validation, batch_size), or bl.SOBA() on full batches."
+        )
+
+
+def over_epoch(bilevel: Bilevel, point: Point, inner: Any, outer: Any) -> tuple[PyTree, PyTree]:
+    """The averages of ``inner(batch)`` and ``outer(batch)`` over all inner and all outer samples."""
+
+    def total(which: int, function: Any, batch: Minibatch) -> PyTree:
+        blocks = -(-batch.samples // batch.index.shape[0])
+
+        def add(step: jax.Array, so_far: PyTree) -> PyTree:
+            value = function(bilevel.batches(jax.random.key(0), step)[which])
+            return jax.tree.map(lambda mean, one: mean + one / blocks, so_far, value)
+
+        shapes = jax.eval_shape(lambda: function(bilevel.batches(jax.random.key(0), jnp.int32(0))[which]))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.fori_loop(0, blocks, add, zeros)
+
+    return total(0, inner, point.inner_batch), total(1, outer, point.outer_batch)

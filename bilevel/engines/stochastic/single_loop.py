@@ -1,0 +1,212 @@
+"""Single-loop bilevel methods: one minibatch step of inner unknown and adjoint an outer step, carried along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines.base import (
+    NAN,
+    Bilevel,
+    Carry,
+    Engine,
+    Point,
+    Report,
+    check_policy,
+    cold_start,
+    settings,
+    traced,
+)
+from bilevel.engines.stochastic.directions import (
+    Directions,
+    Inner,
+    Iterate,
+    Outer,
+    average,
+    combine,
+    inner_part,
+    outer_part,
+    over_epoch,
+    refuse_problem,
+    refuse_whole,
+    samples,
+)
+from bilevel.foundation import trees
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import Counts, HParams, PyTree, Scalar
+
+DIVERGED = 1e8  # times the first direction
+
+
+def at_carry(point: Point, carry: Carry) -> Iterate:
+    return Iterate(carry.params, carry.adjoint, point.hparams)
+
+
+def moved(carry: Carry, directions: Directions, step: float, adjoint_step: float, memory: PyTree) -> Carry:
+    """The carry after a gradient step of inner unknown and adjoint."""
+    params = trees.axpy(-step, directions.params, carry.params)
+    return Carry(params, trees.axpy(-adjoint_step, directions.adjoint, carry.adjoint), memory)
+
+
+def stochastic_report(
+    bilevel: Bilevel, directions: Directions, cotangent: PyTree, reference: Scalar, carry: Carry, counts: Counts
+) -> Report:
+    """Truncated by design, unless the directions grew beyond reason; the residuals are those of the minibatch."""
+    size, rest = trees.norm(directions.params), trees.norm(directions.adjoint)
+    whole = trees.norm(cotangent)
+    relative = size / jnp.where(reference > 0, reference, 1)
+    left = rest / jnp.where(whole > 0, whole, 1)
+
+    def status(part: Scalar, all_of: PyTree) -> Status:
+        code = jnp.where(part > DIVERGED, Code.diverged, Code.truncated)
+        return Status.of(jnp.where(jnp.isfinite(trees.norm(all_of)), code, Code.nonfinite))
+
+    return Report(
+        inner_residual=relative,
+        inner_steps=jnp.int32(1),
+        inner_status=status(relative, directions.params),
+        adjoint_residual=left,
+        adjoint_steps=jnp.int32(1),
+        adjoint_status=status(left, (directions.adjoint, directions.hparams)),
+        error_estimate=jnp.full_like(relative, jnp.inf),  # of a random direction nothing is known
+        error_inner=jnp.full_like(relative, NAN),
+        error_adjoint=jnp.full_like(relative, NAN),
+        grade=jnp.int32(0),
+        counts=counts.as_arrays(),
+        params=bilevel.inner.primal(carry.params),
+        carry=carry,
+    )
+
+
+def start(bilevel: Bilevel, point: Point) -> tuple[Iterate, Scalar]:
+    """The cold start with a zero adjoint, and the size of the first direction."""
+    cold = cold_start(bilevel, point)
+    residual = jax.grad(bilevel.inner.loss)(cold, point.hparams, point.inner_batch)
+    return Iterate(cold, jax.tree.map(jnp.zeros_like, cold), point.hparams), trees.norm(residual)
+
+
+class Reference(NamedTuple):
+    reference: Scalar  # the norm of the first inner direction
+
+
+@settings
+@dataclass(frozen=True)
+class SOBA(Engine):
+    """w <- w - a D_w, u <- u - b D_u, grad = D_h: minibatch directions, all three at the same iterate.
+
+        D_w = F,      D_u = H u - dg/dw,      D_h = dg/dh - B'u
+
+    ``step_size`` a and ``adjoint_step`` b are below 1/L. The outer step is the optimiser's; its ratio to ``step_size``
+    matters. One gradient, one product with H and one with B an outer step. Source: Dagreou et al., 2022.
+    """
+
+    step_size: float = traced(0.1)
+    adjoint_step: float = traced(0.1)
+    on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        refuse_problem(self, bilevel)
+        at, reference = start(bilevel, point)
+        return Carry(at.params, at.adjoint, Reference(reference))
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        at = at_carry(point, carry)
+        inner, outer = inner_part(bilevel, at, point.inner_batch), outer_part(bilevel, at, point.outer_batch)
+        directions = combine(inner, outer)
+        after = moved(carry, directions, self.step_size, self.adjoint_step, carry.memory)
+        counts = Counts(gradients=2, hessian_products=1, jacobian_products=1)
+        report = stochastic_report(bilevel, directions, outer.cotangent, carry.memory.reference, after, counts)
+        return outer.value, directions.hparams, report
+
+
+class Tables(NamedTuple):
+    reference: Scalar
+    inner: Inner  # a row a sample
+    outer: Outer
+    inner_mean: Inner
+    outer_mean: Outer
+
+
+@settings
+@dataclass(frozen=True)
+class SABA(Engine):
+    """As `SOBA`, with SAGA on the three directions: what each sample contributed last is remembered.
+
+        D = mean over the batch of weight (new - remembered) + mean of all that is remembered
+
+    Needs minibatches that know their samples (`bl.minibatches`), and memory for n rows of 2 p + d numbers (n inner
+    samples, p unknowns, d hyperparameters) and m rows of p + d (m outer samples). The tables are filled by one pass at
+    the start. Converges at constant steps. Source: Dagreou et al., 2022; Defazio et al., 2014.
+    """
+
+    step_size: float = traced(0.1)
+    adjoint_step: float = traced(0.1)
+    on_failure: str = "raise"
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+
+    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+        refuse_problem(self, bilevel)
+        refuse_whole(self, point)
+        at, reference = start(bilevel, point)
+        means = over_epoch(
+            bilevel, point, lambda batch: inner_part(bilevel, at, batch), lambda batch: outer_part(bilevel, at, batch)
+        )
+        tables = [
+            _filled(bilevel, which, batch, lambda one, part=part: part(bilevel, at, one))
+            for which, batch, part in ((0, point.inner_batch, inner_part), (1, point.outer_batch, outer_part))
+        ]
+        return Carry(at.params, at.adjoint, Tables(reference, tables[0], tables[1], *means))
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        at, memory = at_carry(point, carry), carry.memory
+        inner, inner_table, inner_mean = _saga(
+            point.inner_batch, memory.inner, memory.inner_mean, lambda one: inner_part(bilevel, at, one)
+        )
+        outer, outer_table, outer_mean = _saga(
+            point.outer_batch, memory.outer, memory.outer_mean, lambda one: outer_part(bilevel, at, one)
+        )
+        directions = combine(inner, outer)
+        memory = Tables(memory.reference, inner_table, outer_table, inner_mean, outer_mean)
+        after = moved(carry, directions, self.step_size, self.adjoint_step, memory)
+        rows = point.inner_batch.index.shape[0], point.outer_batch.index.shape[0]
+        counts = Counts(gradients=sum(rows), hessian_products=rows[0], jacobian_products=rows[0])
+        report = stochastic_report(bilevel, directions, outer.cotangent, memory.reference, after, counts)
+        return outer.value, directions.hparams, report
+
+
+def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyTree]:
+    """The direction, the table with the rows of the batch replaced, and its new mean."""
+    each, weights = samples(batch)
+    fresh = jax.vmap(part)(each)
+    change = jax.tree.map(lambda new, rows: new - rows[batch.index], fresh, table)
+    direction = jax.tree.map(jnp.add, average(weights, change), mean)
+    present = weights > 0
+    places = jnp.where(present, batch.index, batch.samples)  # beyond the end: dropped
+    table = jax.tree.map(lambda rows, new: rows.at[places].set(new, mode="drop"), table, fresh)
+    share = present.astype(weights.dtype) * weights.size / batch.samples
+    return direction, table, jax.tree.map(jnp.add, mean, average(share, change))
+
+
+def _filled(bilevel: Bilevel, which: int, batch, part) -> PyTree:
+    """The table of what every sample contributes, by one pass over the data."""
+    blocks = -(-batch.samples // batch.index.shape[0])
+
+    def fill(step: jax.Array, table: PyTree) -> PyTree:
+        block = bilevel.batches(jax.random.key(0), step)[which]
+        each, weights = samples(block)
+        places = jnp.where(weights > 0, block.index, batch.samples)
+        return jax.tree.map(lambda rows, new: rows.at[places].set(new, mode="drop"), table, jax.vmap(part)(each))
+
+    shapes = jax.eval_shape(lambda: part(jax.tree.map(lambda leaf: leaf[0], samples(batch)[0])))
+    empty = jax.tree.map(lambda leaf: jnp.zeros((batch.samples, *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, blocks, fill, empty)

@@ -1,0 +1,1 @@
+"""Hypergradients by differentiating the solver's own steps."""

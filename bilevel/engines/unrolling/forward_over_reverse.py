@@ -1,0 +1,77 @@
+"""A loss whose gradient is differentiated forward over reverse: what reverse mode through solver steps needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from bilevel.foundation.typing import Batch, HParams, Loss, Params, Scalar
+
+
+def forward_over_reverse(loss: Loss) -> Loss:
+    """``loss`` with the same values and derivatives, whose second derivatives in reverse mode cost one tangent.
+
+    The vector-Jacobian product of the gradient map z -> grad loss(z), z = (params, hparams), is H u with the symmetric
+    Hessian H: the derivative of the gradient in the direction u. Nothing of the inner backward pass is stored for it,
+    where reverse over reverse stores all. For reverse mode only. Source: Kemaev et al., 2025 (MixFlow-MG).
+    """
+
+    def plain(params: Params, hparams: HParams, batch: Batch) -> tuple[Scalar, tuple[Params, HParams]]:
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, hparams, batch)
+
+    @jax.custom_vjp
+    def value_and_gradient(params: Params, hparams: HParams, batch: Batch) -> tuple[Scalar, tuple[Params, HParams]]:
+        return plain(params, hparams, batch)
+
+    def keep(params: Params, hparams: HParams, batch: Batch) -> tuple[Any, tuple]:
+        primals = params, hparams, batch = jax.tree.map(lambda one: one.value, (params, hparams, batch))
+        return plain(*primals), primals
+
+    def pull(kept: tuple, cotangents: tuple[Scalar, tuple[Params, HParams]]) -> tuple:
+        params, hparams, batch = kept
+        of_value, of_gradient = cotangents
+        # Where the hyperparameters' part is not used, as in a step of a solver, nothing but the params is perturbed.
+        moving = tuple(number for number, one in enumerate(of_gradient) if not _all_zero(one))
+
+        def at(*some: Any) -> tuple[Params, HParams]:
+            point = [params, hparams]
+            for number, one in zip(moving, some, strict=True):
+                point[number] = one
+            return plain(point[0], point[1], batch)[1]
+
+        along = tuple(jax.tree.map(_instantiated, of_gradient[number], is_leaf=_is_zero) for number in moving)
+        gradient, change = jax.jvp(at, tuple((params, hparams)[number] for number in moving), along)
+        if _is_zero(of_value):
+            return (*change, None)
+        added = lambda slope, moved: (of_value * slope + moved).astype(slope.dtype)  # noqa: E731
+        return (*jax.tree.map(added, gradient, change), None)
+
+    value_and_gradient.defvjp(keep, pull, symbolic_zeros=True)
+
+    @jax.custom_vjp
+    def value(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        return loss(params, hparams, batch)
+
+    def first(params: Params, hparams: HParams, batch: Batch) -> tuple[Scalar, tuple[Params, HParams]]:
+        return value_and_gradient(params, hparams, batch)
+
+    def scale(gradient: tuple[Params, HParams], cotangent: Scalar) -> tuple:
+        return (*jax.tree.map(lambda slope: (cotangent * slope).astype(slope.dtype), gradient), None)
+
+    value.defvjp(first, scale)
+    return value
+
+
+def _is_zero(cotangent: Any) -> bool:
+    return isinstance(cotangent, SymbolicZero)
+
+
+def _all_zero(cotangents: Any) -> bool:
+    return all(_is_zero(one) for one in jax.tree.leaves(cotangents, is_leaf=_is_zero))
+
+
+def _instantiated(cotangent: Any) -> jax.Array:
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if _is_zero(cotangent) else cotangent

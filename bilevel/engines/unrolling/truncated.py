@@ -1,0 +1,102 @@
+"""Engines that differentiate the last steps of the solver only: truncated, one-step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines.base import Bilevel, Carry, Point, Report, settings
+from bilevel.engines.unrolling.iterative import StepEngine, for_reverse_mode, no_nudge, reported, through_steps
+from bilevel.engines.unrolling.left_over import LEFT_OUT
+from bilevel.foundation.typing import Counts, HParams, Params, Scalar
+from bilevel.solvers import Instance, Solver, State, iterate
+
+
+@settings
+@dataclass(frozen=True)
+class Truncated(StepEngine):
+    """The gradient through the last ``steps`` steps of the solver, by reverse mode; those before count as constant.
+
+    Biased by (contraction factor)^steps for a solution that the solver has reached; memory of ``steps`` states. The
+    last steps are plain: with the step sizes and curvature that the solver arrived with, without a search. The bias is
+    not known (an infinite ``error_estimate``), unless ``accuracy="estimate"`` pays two adjoint solves to measure it.
+    Source: Shaban et al., 2019.
+    """
+
+    steps: int = 20
+    on_failure: str = "raise"
+    accuracy: str = "residual"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"Truncated(steps={self.steps}): at least one step must be differentiated.")
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return last_steps(self, bilevel, point, carry, self.steps)
+
+
+@settings
+@dataclass(frozen=True)
+class OneStep(StepEngine):
+    """The gradient through the last step of the solver only; biased by its contraction factor, exact for Newton.
+
+    The bias is not known (an infinite ``error_estimate``), unless ``accuracy="estimate"`` pays two adjoint solves to
+    measure it. Source: Bolte, Pauwels and Vaiter, 2023; Fung et al., 2022 (Jacobian-free backpropagation).
+    """
+
+    on_failure: str = "raise"
+    accuracy: str = "residual"
+
+    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return last_steps(self, bilevel, point, carry, 1)
+
+
+def last_steps(
+    engine: Truncated | OneStep, bilevel: Bilevel, point: Point, carry: Carry, steps: int
+) -> tuple[Scalar, HParams, Report]:
+    """Solves, takes ``steps`` further plain steps, and differentiates those in reverse mode."""
+    frozen = jax.lax.stop_gradient(point.hparams)
+    warm = carry if bilevel.warm_start else None
+    solve = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)
+    outcome = solve(frozen, no_nudge(bilevel, point))
+
+    def ending(hparams: HParams) -> tuple[Scalar, Counts]:
+        instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
+        solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+        instance = for_reverse_mode(instance, solver)
+        solved = jax.lax.stop_gradient(outcome.state)._replace(counts=Counts().as_arrays())
+        start = solver.refresh(instance, solved)
+        end, counts = _one_step(solver, instance, start) if steps == 1 else _several(solver, instance, start, steps)
+        return bilevel.outer(end, hparams, point.outer_batch), start.counts.add(counts)
+
+    (value, counts), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
+    outcome = outcome._replace(derivative=counts.plus(gradients=1))
+    return value, grad, reported(engine.accuracy, bilevel, point, outcome, grad, LEFT_OUT)
+
+
+def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tuple[Params, Counts]:
+    """The params after some steps, and what those take with a reverse pass that takes each of them again."""
+
+    @jax.checkpoint
+    def step(state: State, _: None) -> tuple[State, Counts]:
+        after = solver.step(instance, state)
+        taken = jax.tree.map(jnp.subtract, after.counts, state.counts)
+        again = taken.add(after.derivative)
+        return after._replace(counts=state.counts, code=state.code, derivative=state.derivative), taken.add(again)
+
+    end, counts = jax.lax.scan(step, start, length=steps)
+    counts = jax.tree.map(jnp.sum, counts)
+    return end.params, counts.plus(jacobian_products=int(solver.keeps_gradient))
+
+
+def _one_step(solver: Solver, instance: Instance, start: State) -> tuple[Params, Counts]:
+    """The params after one step from a fixed point, and what it takes with a reverse pass: neither the gradient that it
+    ends with nor how the start moves is asked for."""
+    end = solver.step(instance, start)
+    taken = jax.tree.map(jnp.subtract, end.counts, start.counts)
+    gradients = taken.gradients - int(solver.keeps_gradient)
+    counts = taken.add(end.derivative).plus(hessian_products=-1)
+    return end.params, counts._replace(gradients=gradients, jacobian_products=1)

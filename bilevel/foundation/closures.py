@@ -1,0 +1,31 @@
+"""Functions that close over values, and the values they close over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.core import eval_jaxpr
+
+from bilevel.foundation.typing import PyTree
+
+
+def hoisted(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Callable[[list, PyTree], PyTree], list]:
+    """``function`` as (constants, argument) -> result, and the values that it closes over: traced ones too, so that
+    they can be arguments of whatever cannot close over them. ``example`` has the structure and shapes of the argument.
+
+    >>> import jax.numpy as jnp
+    >>> scale = jnp.array([2.0, 3.0])
+    >>> run, constants = hoisted(lambda x: scale * x, jnp.ones(2))
+    >>> run([10.0 * constant for constant in constants], jnp.ones(2)).tolist()
+    [20.0, 30.0]
+    """
+    leaves, structure = jax.tree.flatten(example)
+    closed, shapes = jax.make_jaxpr(lambda *leaves: function(structure.unflatten(leaves)), return_shape=True)(*leaves)
+
+    def run(constants: list, argument: PyTree) -> Any:
+        results = eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(argument))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return run, list(closed.consts)

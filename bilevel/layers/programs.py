@@ -1,0 +1,222 @@
+"""Convex programs as differentiable functions of their data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
+
+from bilevel.cones import Cone, NonNegative, Product, Zero
+from bilevel.foundation.eager import Setting, compiles_once
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import Counts, Params, Scalar
+from bilevel.implicit.attach import attach, solve_system
+from bilevel.implicit.mapping import Mapping
+from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.kernels.polish import newton_step
+from bilevel.kernels.program_derivative import moving
+from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.optimality.conic import Conic
+from bilevel.optimality.kkt import KKT
+from bilevel.optimality.primal_dual import PrimalDual
+from bilevel.problem import Solution
+from bilevel.solvers import Auto
+from bilevel.solvers.programs.arguments import cone_arguments, quadratic_arguments, start_arguments
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
+from bilevel.solvers.programs.verdict import verdict
+
+POLISHES = 3
+DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
+
+
+def quadratic_program(
+    Q: Any,
+    q: Any,
+    A: Any = None,
+    b: Any = None,
+    G: Any = None,
+    h: Any = None,
+    *,
+    solver: ProgramSolver = Auto(),
+    linear_solve: LinearSolver = AutoLinear(),
+    init: Solution | None = None,
+) -> Solution:
+    """min 1/2 x'Qx + q'x subject to A x = b and G x <= h, for a symmetric positive semidefinite Q.
+
+    Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); the pair A, b or G, h may be left out, and entries of
+    h may be infinite (no constraint). The matrices may be dense, or sparse (`BCOO`, for which only products with them
+    are taken; derivatives are those of their data). ``init`` is the solution of a program nearby, from which a
+    `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
+    (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
+    argument, in both modes. Of Q the symmetric part counts.
+
+    ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
+    there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
+    with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
+    lane, and params, dual and derivatives are NaN. Compiles once for shapes and settings, in eager calls too. At a
+    degenerate solution the derivative is the one of least norm on the rows with dual > slack. Raises ValueError for
+    shapes that do not fit.
+
+    >>> import jax, jax.numpy as jnp, bilevel as bl
+    >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
+    >>> solution = solve(jnp.ones(1))
+    >>> solution.params.round(6).tolist(), solution.dual.inequality_dual.round(6).tolist(), solution.status.name
+    ([0.5, 0.5], [0.5], 'converged')
+    >>> jax.jacobian(lambda h: solve(h).params)(jnp.ones(1)).round(6).tolist()
+    [[0.5], [0.5]]
+    """
+    data = quadratic_arguments(Q, q, A, b, G, h)
+    sizes = (data[1].size, data[3].size, data[5].size)
+    start = None if init is None else start_arguments("quadratic_program", (init.params, *init.dual), sizes)
+    return _quadratic_program(data, start, solver, Setting(linear_solve))
+
+
+def cone_program(
+    A: Any,
+    b: Any,
+    c: Any,
+    cone: Cone,
+    *,
+    solver: ProgramSolver = Auto(),
+    linear_solve: LinearSolver = AutoLinear(),
+    init: Solution | None = None,
+) -> Solution:
+    """min c'x subject to A x + s = b, s in ``cone`` (of `bl.cones`, products included).
+
+    Shapes: A (m, n), b (m,), c (n,). Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
+    (y in the dual cone, L = c'x + y'(A x + s - b)) have derivatives in A, b and c, in both modes; the slack is b - A x.
+    ``solver``: by default `bl.InteriorPoint` for linear and second-order cones, `bl.Clarabel` on the host for others,
+    `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init`` and statuses as for `quadratic_program`.
+    Raises ValueError for shapes that do not fit.
+
+    >>> import jax, jax.numpy as jnp, bilevel as bl
+    >>> solve = lambda b: bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), bl.cones.NonNegative(2))
+    >>> solution = solve(jnp.array([-3.0, 1.0]))
+    >>> solution.params.round(5).tolist(), solution.dual.round(5).tolist(), solution.status.name
+    ([3.0, -1.0], [1.0, 2.0], 'converged')
+    """
+    data = cone_arguments(A, b, c, cone)
+    sizes = (data[2].size, data[1].size)
+    start = None if init is None else start_arguments("cone_program", (init.params, init.dual), sizes)
+    return _cone_program(data, cone, start, solver, Setting(linear_solve))
+
+
+@compiles_once
+def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
+    Q, q, A, b, G, h = data
+    impossible = jnp.any(h == -jnp.inf)
+    G, h = rows_kept(G, h != jnp.inf), jnp.where(jnp.isinf(h), 1, h)
+    frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
+    cone = Product(Zero(b.size), NonNegative(h.size))
+    program = ConeProgram(
+        symmetric_part(frozen[0]),
+        frozen[1],
+        stacked(frozen[2], frozen[4]),
+        jnp.concatenate([frozen[3], frozen[5]]),
+        cone,
+    )
+    begin = None if start is None else _start(program, start[0], jnp.concatenate(start[1:]))
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
+    unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
+
+    dense = not program.sparse and q.size + program.b.size <= DENSE
+
+    def correction(at: PrimalDual) -> PrimalDual:
+        if dense:
+            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
+        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
+
+    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
+    status, usable = verdict(program, answer, residual, solver.tol)
+    status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
+    usable = jnp.where(impossible, jnp.nan, usable)
+    unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
+    arguments = (Q, q, A, b, G, h, usable)
+    if dense and solve.value == AutoLinear():
+        unknown = PrimalDual(*moving(tuple(unknown), arguments))
+    else:
+        unknown = attach(QP, solve.value, unknown, arguments)
+    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer))
+
+
+@compiles_once
+def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
+    A, b, c = data
+    n = c.size
+    frozen = jax.lax.stop_gradient((A, b, c))
+    curvature = BCOO.fromdense(jnp.zeros((n, n), c.dtype), nse=0) if is_sparse(A) else jnp.zeros((n, n), c.dtype)
+    program = ConeProgram(curvature, frozen[2], frozen[0], frozen[1], cone)
+    begin = None if start is None else _start(program, *start)
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
+    mapping = Conic(cone)
+    unknown = mapping.pack(answer.x, answer.y, answer.s)
+
+    def measure(z: jax.Array) -> jax.Array:
+        at = mapping.unpack(z)
+        return program_residual(program, at.x, at.y)
+
+    unknown, residual = _polished(lambda at: _root_step(mapping, at, frozen), unknown, measure)
+    status, usable = verdict(program, answer, residual, solver.tol)
+    unknown = attach(mapping, solve.value, usable * unknown, (times(usable, A), usable * b, usable * c))
+    point = mapping.unpack(unknown)
+    return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer))
+
+
+def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
+    return usable * (0.5 * x @ (Q @ x) + q @ x)  # usable is 1, or NaN: then so are all derivatives
+
+
+def _qp_equality(x, Q, q, A, b, G, h, usable) -> jax.Array:
+    return A @ x - b
+
+
+def _qp_inequality(x, Q, q, A, b, G, h, usable) -> jax.Array:
+    return G @ x - h
+
+
+QP = KKT(_qp_loss, _qp_equality, _qp_inequality)
+
+
+def _flat(at: PrimalDual) -> tuple[jax.Array, jax.Array]:
+    return at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual])
+
+
+def _root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
+    return solve_system(mapping.system(at, *args), AutoLinear(dense=DENSE), mapping(at, *args))
+
+
+def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
+    """Newton steps on the optimality condition, as long as they lower the residual; taken where it is not small yet."""
+    first = measure(unknown)
+    precise = 100 * float(jnp.finfo(first.dtype).eps)
+
+    def body(state: tuple) -> tuple:
+        unknown, residual, _, tries = state
+        moved = jax.tree.map(jnp.subtract, unknown, correction(unknown))
+        after = measure(moved)
+        better = after < residual
+        unknown = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, unknown)
+        return unknown, jnp.where(better, after, residual), better, tries + 1
+
+    def proceed(state: tuple) -> jax.Array:
+        _, residual, better, tries = state
+        return better & (residual > precise) & (tries < POLISHES)
+
+    usable = jnp.isfinite(first)
+    unknown, residual, _, _ = jax.lax.while_loop(proceed, body, (unknown, first, usable, jnp.int32(0)))
+    return unknown, residual
+
+
+def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
+    """The solution of a program nearby; zeros where that had none."""
+    usable = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
+    x, y = jnp.where(usable, x, 0), jnp.where(usable, y, 0)
+    none = jnp.zeros((), jnp.int32)
+    return jax.lax.stop_gradient(Answer(x, y, program.b - program.A @ x, none, none))
+
+
+def _counts(answer: Answer) -> Counts:
+    return Counts(factorizations=answer.steps).as_arrays()

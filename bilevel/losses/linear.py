@@ -1,0 +1,109 @@
+"""Losses that are a function of a linear map: stating it lets solvers and engines exploit it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.experimental.sparse import BCOO, JAXSparse
+from scipy.sparse import issparse
+
+from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.losses.host_matrix import HostMatrix, View
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """loss(w, h, batch) = loss(z, w, h, batch) with z = design(batch) @ w.
+
+    ``design`` returns a matrix of shape (samples, features): an array, a ``jax.experimental.sparse.BCOO`` or, to stay
+    on the host, a `bl.HostMatrix`. ``params`` is one array whose first axis counts the features.
+    ``loss(z, params, hparams, batch)`` is the smooth part.
+    An instance is itself a loss, to be used wherever one is asked for.
+
+    A SciPy sparse matrix that ``design`` closes over becomes a BCOO, once: 16 bytes an entry in float64, beside SciPy's
+    12. In a batch it has to be a BCOO already (``BCOO.from_scipy_sparse``), since JAX takes no other object there.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> loss = bl.Linear(design=lambda batch: batch[0],
+    ...                  loss=lambda z, params, hparams, batch: 0.5 * jnp.mean((z - batch[1]) ** 2))
+    >>> float(loss(jnp.ones(2), None, (jnp.eye(2), jnp.zeros(2))))
+    0.5
+    """
+
+    design: Callable[[Batch], Any]
+    loss: Callable[[jax.Array, Params, HParams, Batch], Scalar]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "design", _converting(self.design))
+
+    def __call__(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        return self.loss(self.design(batch) @ params, params, hparams, batch)
+
+
+def is_sparse(design: Any) -> bool:
+    """Whether a design is known by products, and would grow if it were made an array."""
+    return isinstance(design, JAXSparse | HostMatrix | View)
+
+
+def _converting(design: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+    """``design`` with SciPy's sparse matrices as BCOO; the last one is kept, since many products ask for it."""
+    last: list[Any] = [None, None, None]
+
+    @functools.wraps(design)
+    def converted(batch: Batch) -> Any:
+        matrix = design(batch)
+        if not issparse(matrix):
+            return matrix
+        dtype = jax.dtypes.canonicalize_dtype(matrix.dtype)
+        if last[0] is not matrix or last[1] != dtype:
+            last[:] = matrix, dtype, _as_bcoo(matrix, dtype)
+        return last[2]
+
+    return converted
+
+
+def _as_bcoo(matrix: Any, dtype: Any) -> BCOO:
+    """The entries of a SciPy matrix in the order of its rows, also where this is called while JAX traces."""
+    entries = matrix.tocsr(copy=True)
+    entries.sum_duplicates()
+    places = entries.tocoo()
+    with jax.ensure_compile_time_eval():
+        indices = jnp.stack([jnp.asarray(places.row, jnp.int32), jnp.asarray(places.col, jnp.int32)], axis=1)
+        data = jnp.asarray(places.data, dtype)
+        return BCOO((data, indices), shape=matrix.shape, indices_sorted=True, unique_indices=True)
+
+
+@jax.custom_jvp
+def quadratic_form(matrix: Any, vectors: jax.Array) -> Scalar:
+    """1/2 sum_c v_c' K v_c of a symmetric ``matrix`` K (n, n) and the columns v_c of ``vectors``, (n,) or (n, c).
+
+    The same number as ``0.5 * jnp.vdot(v, K @ v)``, with the derivative rules d = <K v, dv> + 1/2 <v, dK v>: a gradient
+    and a Hessian product cost one product with K instead of two, one of them with the transpose, which is the slow one
+    on a CPU. For the Gram matrix of a dual problem. Not checked: for a K that is not symmetric the gradient is wrong.
+
+    >>> import jax, jax.numpy as jnp, bilevel as bl
+    >>> K, v = jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.array([1.0, 2.0])
+    >>> float(bl.quadratic_form(K, v)), jax.grad(bl.quadratic_form, 1)(K, v).tolist()
+    (9.0, [4.0, 7.0])
+    """
+    return 0.5 * jnp.vdot(vectors, matrix @ vectors)
+
+
+def _quadratic_form_jvp(primals: tuple, tangents: tuple) -> tuple[Scalar, Scalar]:
+    (matrix, vectors), (moved_matrix, moved_vectors) = primals, tangents
+    image = matrix @ vectors
+    change = jnp.zeros((), image.dtype)
+    if not isinstance(moved_vectors, SymbolicZero):
+        change += jnp.vdot(image, moved_vectors)
+    if not isinstance(moved_matrix, SymbolicZero):
+        change += 0.5 * jnp.vdot(vectors, moved_matrix @ vectors)
+    return 0.5 * jnp.vdot(vectors, image), change
+
+
+quadratic_form.defjvp(_quadratic_form_jvp, symbolic_zeros=True)

@@ -1,0 +1,245 @@
+"""Problems whose penalty is a sum over the rows of one array of params (whose set is a product), and their restriction
+to some of the rows. For separable penalties on a vector the rows are the coordinates."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import BCOO, JAXSparse
+
+from bilevel.constraints import Simplex
+from bilevel.foundation.typing import Batch, HParams, Loss, Params, PyTree, Scalar
+from bilevel.losses.host_matrix import HostMatrix
+from bilevel.losses.linear import Linear
+from bilevel.optimality import ProximalGradient
+from bilevel.penalties import GroupLasso, Penalty, resolve
+from bilevel.solvers.instance import Instance
+
+SIZES = (64, 128, 256, 512, 1024, 2048)  # into which sparse supports are gathered
+RATIO = 4  # of one size to the next: each is compiled, and finer ones save little
+COSTLY, BETWEEN = 512, 0.625  # a largest size that has one more below it, for supports of half as many rows
+ON_HOST = 8192  # rows for which a call to the host costs about what it does for one
+GATHERED = 4096  # samples up to which columns on the host are gathered, as dense ones cost less than calls
+LEAST = 128  # below which a size costs about what the products with the design do
+ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
+
+
+def sizes_for(samples: int, rows: int) -> list[int]:
+    """The sizes that a support in general position fits in: it has no more rows than there are samples. None is above
+    half of the ``rows``, beyond which nothing is saved."""
+    fitting = [size for size in SIZES if 2 * size <= rows]
+    largest = next((size for size in fitting if size >= samples), max(fitting, default=0))
+    smaller = [size for size in fitting if LEAST <= size < largest and math.log(largest / size, RATIO).is_integer()]
+    if largest >= COSTLY:
+        smaller = [*smaller[-1:], int(BETWEEN * largest)]
+    return [*smaller, largest] if fitting else []
+
+
+def sizes_on_host(rows: int) -> list[int]:
+    """The sizes of vectors for supports of any number of rows of a `bl.HostMatrix`, whose columns are not gathered."""
+    return [ON_HOST] if 2 * ON_HOST <= rows else []
+
+
+def first_with_room(sizes: list[int], number: jax.Array, room: int | jax.Array, last: int) -> jax.Array:
+    """The index of the first of ``sizes`` that holds ``number`` rows and ``room`` for more; in the largest ``last`` is
+    room enough. ``len(sizes)`` where there is none."""
+    if not sizes:
+        return jnp.int32(0)
+    limits = jnp.array(sizes, jnp.int32)
+    holds = (limits >= number + room).at[-1].set(limits[-1] >= number + last)
+    return jnp.where(jnp.any(holds), jnp.argmax(holds), len(sizes)).astype(jnp.int32)
+
+
+def foremost(priority: jax.Array, number: int) -> jax.Array:
+    """The indices of the ``number`` rows of highest priority, ranked in float32, since XLA sorts all of a float64 array
+    for it on a CPU: 40 ms for 100,000 rows instead of 0.4."""
+    largest = jnp.max(jnp.where(jnp.isfinite(priority), jnp.abs(priority), 0), initial=0)
+    scaled = priority / jnp.where(largest > 0, largest, 1)
+    return jax.lax.top_k(scaled.astype(jnp.float32), number)[1]
+
+
+class Rows(NamedTuple):
+    """A penalty taken apart: the parameters that differ from row to row, and how to put it together from others."""
+
+    varying: list[jax.Array]
+    rebuild: Callable[[list[Any]], Penalty]
+
+    def at(self, indices: jax.Array) -> Penalty:
+        """The penalty on some of the rows, or on one."""
+        return self.rebuild([parameter[indices] for parameter in self.varying])
+
+
+def has_rows(instance: Instance, params: Params) -> bool:
+    """Whether the nonsmooth part is a sum over the rows of a single array."""
+    rowwise = instance.penalty.separable or (isinstance(instance.penalty, ROWWISE) and jnp.ndim(params) == 2)
+    return isinstance(params, (jax.Array, jax.ShapeDtypeStruct)) and len(params.shape) in (1, 2) and rowwise
+
+
+def needs_rows(solver: Any, instance: Instance, params: Params) -> None:
+    if not has_rows(instance, params):
+        raise ValueError(
+            f"bl.{type(solver).__name__} needs params that are one array of one or two axes, and a penalty or set that "
+            f"acts on each of its rows alone, which {type(instance.penalty).__name__} on {jax.tree.structure(params)} "
+            "does not give. Use bl.ActiveSetNewton(), bl.ProximalGradient() or bl.Auto()."
+        )
+
+
+def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
+    """Takes a penalty on ``params`` (rows, ...) apart. Parameters of separable penalties broadcast against params from
+    the last axis on; those of row-wise ones have the axes of params but the last."""
+    axes = params.ndim if penalty.separable else params.ndim - 1
+    names = [field.name for field in dataclasses.fields(penalty)]  # type: ignore[arg-type]
+    fixed: dict[str, Any] = {}
+    parts: dict[str, Rows] = {}
+    varying: dict[str, jax.Array] = {}
+    for name in names:
+        value = getattr(penalty, name)
+        if isinstance(value, Penalty):
+            parts[name] = by_rows(value, hparams, params)
+            continue
+        fixed[name] = jnp.asarray(resolve(value, hparams))
+        if fixed[name].ndim == axes and axes and fixed[name].shape[0] == params.shape[0] > 1:
+            varying[name] = fixed[name]
+
+    def rebuild(values: list[Any]) -> Penalty:
+        given = iter(values)
+        changed = dict(fixed) | {name: next(given) for name in varying}
+        for name, part in parts.items():
+            changed[name] = part.rebuild([next(given) for _ in part.varying])
+        return dataclasses.replace(penalty, **changed)  # type: ignore[type-var]
+
+    nested = [parameter for part in parts.values() for parameter in part.varying]
+    return Rows([*varying.values(), *nested], rebuild)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Held(Penalty):
+    """A penalty on the first ``number`` of its rows, the others held at zero."""
+
+    whole: Penalty
+    number: int | jax.Array
+
+    @property
+    def separable(self) -> bool:  # type: ignore[override]
+        return self.whole.separable
+
+    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
+        return self._held(self.whole.prox(point, step_size, hparams), 0)
+
+    def value(self, params: Params, hparams: HParams) -> Scalar:
+        return self.whole.value(params, hparams)
+
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        return self._held(self.whole.kinks(point, step_size, hparams), jnp.inf)
+
+    def _held(self, rows: jax.Array, value: float) -> jax.Array:
+        free = jnp.arange(rows.shape[0]) < self.number
+        return jnp.where(free.reshape(-1, *(1,) * (rows.ndim - 1)), rows, value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnRows(Penalty):
+    """A penalty or set on some of its rows, still a function of the hyperparameters."""
+
+    whole: Penalty
+    like: jax.Array  # of the shape of all rows
+    indices: jax.Array
+
+    @property
+    def separable(self) -> bool:  # type: ignore[override]
+        return self.whole.separable
+
+    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
+        return self._at(hparams).prox(point, step_size, hparams)
+
+    def value(self, params: Params, hparams: HParams) -> Scalar:
+        return self._at(hparams).value(params, hparams)
+
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        return self._at(hparams).kinks(point, step_size, hparams)
+
+    def _at(self, hparams: HParams) -> Penalty:
+        return by_rows(self.whole, hparams, self.like).at(self.indices)
+
+
+class Restriction(NamedTuple):
+    """The problem in some rows, and what of the others it needs."""
+
+    instance: Instance
+    columns: Any  # those of the design, where the loss is `bl.Linear`
+    offset: jax.Array | None  # what the other rows contribute to the image
+
+
+def restricted(
+    instance: Instance, params: jax.Array, indices: jax.Array, number: jax.Array | None = None
+) -> Restriction:
+    """The problem in the rows ``indices`` alone, the others fixed at their values in ``params``. With a ``number`` the
+    rest of the indices, zero in ``params``, are fixed too."""
+    penalty = by_rows(instance.penalty, instance.hparams, params).at(indices)
+    penalty = penalty if number is None else Held(penalty, number)
+    loss, columns, offset = restricted_loss(instance.loss, instance.batch, params, indices, number)
+    mapping = ProximalGradient(loss, lambda point, step, hparams, batch: penalty.prox(point, step, hparams))
+    return Restriction(dataclasses.replace(instance, loss=loss, penalty=penalty, mapping=mapping), columns, offset)
+
+
+def restricted_loss(
+    whole: Loss, batch: Batch, params: jax.Array, indices: jax.Array, number: jax.Array | None = None
+) -> tuple[Loss, Any, jax.Array | None]:
+    """A loss of params as one of some of their rows; of a `bl.Linear` one the columns are gathered, and the product
+    with the others is made only if one of them is not zero. A `bl.HostMatrix` keeps them if it is told the ``number``
+    that counts, and multiplies with these."""
+    if not isinstance(whole, Linear):
+        return lambda rows, hparams, batch: whole(params.at[indices].set(rows), hparams, batch), None, None
+    design = whole.design(batch)
+    if isinstance(design, HostMatrix) and number is not None:
+        columns = design.using(indices, number)
+    else:
+        columns = gathered(design, indices, params.dtype)
+    others = params.at[indices].set(0)
+    shape = jax.eval_shape(lambda others: design @ others, others)
+    offset = jax.lax.cond(jnp.any(others != 0), lambda: design @ others, lambda: jnp.zeros(shape.shape, shape.dtype))
+    loss = Linear(
+        design=lambda batch: columns,
+        loss=lambda z, rows, hparams, batch: whole.loss(offset + z, params.at[indices].set(rows), hparams, batch),
+    )
+    return loss, columns, offset
+
+
+def gradient_of_linear(instance: Instance, params: jax.Array, predictions: jax.Array) -> jax.Array:
+    """The gradient of a `bl.Linear` loss at ``params`` whose image is known already: one product with X'."""
+    whole = instance.loss
+    assert isinstance(whole, Linear)
+    of = lambda z, w: whole.loss(z, w, instance.hparams, instance.batch)  # noqa: E731
+    slopes, direct = jax.grad(of, argnums=(0, 1))(predictions, params)
+    (pulled,) = jax.linear_transpose(lambda w: whole.design(instance.batch) @ w, params)(slopes)
+    return pulled + direct
+
+
+def stays_on_host(loss: Loss, batch: Batch) -> bool:
+    """Whether this is a `bl.Linear` loss with a `bl.HostMatrix` as its design."""
+    return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
+
+
+def multiplies_on_host(loss: Loss, batch: Batch) -> bool:
+    """Whether such a design multiplies also with few columns, since it has too many samples to gather them."""
+    return stays_on_host(loss, batch) and loss.design(batch).shape[0] > GATHERED  # type: ignore[attr-defined]
+
+
+def gathered(design: Any, indices: jax.Array, dtype: Any) -> jax.Array:
+    """Some columns of a matrix, dense; of a sparse one from its entries."""
+    if isinstance(design, HostMatrix):
+        return design.using(indices, indices.size).todense().astype(dtype)
+    if not isinstance(design, JAXSparse):
+        return jnp.take(design, indices, axis=1)
+    if not isinstance(design, BCOO) or design.n_batch or design.n_dense:
+        chosen = jnp.zeros((design.shape[1], indices.size), dtype).at[indices, jnp.arange(indices.size)].set(1)
+        return design @ chosen
+    place = jnp.full(design.shape[1], indices.size).at[indices].set(jnp.arange(indices.size))
+    rows, columns = design.indices[:, 0], design.indices[:, 1]
+    empty = jnp.zeros((design.shape[0], indices.size), dtype)
+    return empty.at[rows, place.at[columns].get(mode="fill", fill_value=indices.size)].add(design.data, mode="drop")

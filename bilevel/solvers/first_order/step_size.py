@@ -1,0 +1,112 @@
+"""Step sizes of first-order methods: fixed, a function of the hyperparameters, or found by backtracking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Params, PyTree
+from bilevel.optimality.proximal_gradient import POWERS, inverse_norm
+from bilevel.penalties import Parameter, resolve
+from bilevel.solvers.instance import Instance
+
+BACKTRACKING = "backtracking"
+MAX_HALVINGS = 60
+STABLE = 0.8  # of the inverse of a norm of the Hessian that a few powers find a little too small
+GROWTH = 1.25  # how much larger than the last accepted step the next first trial is
+
+
+class Trial(NamedTuple):
+    """A forward-backward step that was accepted."""
+
+    params: Params
+    gradient: PyTree  # at ``params``
+    step_size: jax.Array
+    trials: jax.Array  # gradients evaluated
+
+
+def first_step_size(step_size: Parameter, instance: Instance, params: Params, gradient: PyTree) -> jax.Array:
+    """The given step size, or for backtracking an inverse Lipschitz estimate along the gradient."""
+    if step_size != BACKTRACKING:
+        return jnp.asarray(resolve(step_size, instance.hparams), trees.norm(params).dtype)
+    size, slope = smooth_norm(params), smooth_norm(gradient)
+    length = 1e-4 * (1.0 + size) / jnp.where(slope > 0, slope, 1.0)
+    nearby = instance.gradient(trees.axpy(-length, gradient, params))
+    change = smooth_norm(trees.subtract(nearby, gradient))
+    estimate = length * slope / jnp.where(change > 0, change, 1.0)
+    estimate = jnp.where(change > 0, estimate, 1.0)
+    return estimate if instance.exact else jax.lax.stop_gradient(estimate)
+
+
+def smooth_norm(tree: PyTree) -> jax.Array:
+    """The norm, with derivative zero at zero."""
+    zero = trees.norm(jax.lax.stop_gradient(tree)) == 0
+    moved = jax.tree.map(lambda leaf: jnp.where(zero, jnp.ones_like(leaf), leaf), tree)
+    return jnp.where(zero, 0.0, trees.norm(moved))
+
+
+def followed(accepted: jax.Array, first: jax.Array, instance: Instance) -> jax.Array:
+    """The step size that a frozen search accepted, a fixed multiple of the first trial: with its derivative, where that
+    is part of what is differentiated."""
+    if not instance.exact:
+        return accepted
+    frozen = jax.lax.stop_gradient
+    return accepted + frozen(accepted / first) * (first - frozen(first))
+
+
+def steady(step_size: Parameter, last: jax.Array, instance: Instance, params: Params) -> tuple[jax.Array, int]:
+    """The step size for steps without a search, and the products with the Hessian that it cost: the last one that a
+    search accepted, which is confirmed along the way taken only, and at most what is stable in all directions."""
+    if step_size != BACKTRACKING or instance.searches:
+        return last, 0
+    stable = STABLE * inverse_norm(instance.hessian(jax.lax.stop_gradient(params)), params)
+    return jax.lax.stop_gradient(jnp.minimum(last, stable)), POWERS
+
+
+def backtrack(
+    move: Callable[[jax.Array], Params], origin: Params, gradient: PyTree, step_size: jax.Array, instance: Instance
+) -> Trial:
+    """Halves the step until <grad(w+) - grad(w), w+ - w> <= ||w+ - w||^2 / step, w+ = move(step).
+
+    For a quadratic this is the usual sufficient decrease; being stated in gradients it does not stall at the rounding
+    of function values. Differentiation passes through the accepted step, not through the search.
+    """
+    frozen = jax.lax.stop_gradient
+    if not instance.searches:
+        accepted = frozen(step_size) / GROWTH  # the last one: without a search nothing would stop its growth
+        params = move(accepted)
+        return Trial(params, instance.gradient(params), accepted, jnp.int32(1))
+
+    def trial(step: jax.Array, number: jax.Array) -> tuple[jax.Array, Trial]:
+        params = frozen(move(step))
+        after = frozen(instance.gradient(params))
+        shift = trees.subtract(params, frozen(origin))
+        curvature = trees.dot(trees.subtract(after, frozen(gradient)), shift)
+        rounding = 8 * trees.epsilon(origin) * trees.norm(after) * trees.norm(shift)
+        rejected = ~(curvature <= trees.dot(shift, shift) / step + rounding) & (number < MAX_HALVINGS)
+        return rejected, Trial(params, after, step, number)
+
+    _, found = jax.lax.while_loop(
+        lambda carry: carry[0],
+        lambda carry: trial(0.5 * carry[1].step_size, carry[1].trials + 1),
+        trial(frozen(step_size), jnp.int32(1)),
+    )
+    found = found._replace(step_size=_informed(found, frozen(origin)))
+    if not instance.differentiable:
+        return found
+    accepted = followed(found.step_size, step_size, instance)
+    params = move(accepted)
+    return Trial(params, instance.gradient(params), accepted, found.trials + 1)
+
+
+def _informed(found: Trial, origin: Params) -> jax.Array:
+    """The accepted step size, without its growth where the step was rounding: there any step size would be accepted,
+    and a later step, or a derivative through one, would be taken with one that no curvature has confirmed."""
+    length = trees.norm(trees.subtract(found.params, origin)) / found.step_size
+    return (
+        jnp.where(length > 64 * trees.epsilon(origin) * trees.norm(found.gradient), 1.0, 1 / GROWTH) * found.step_size
+    )

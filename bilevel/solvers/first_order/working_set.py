@@ -1,0 +1,165 @@
+"""Large problems with few active rows: another solver works on the rows that matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Counts, Params
+from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.first_order.rows import (
+    first_with_room,
+    foremost,
+    gradient_of_linear,
+    multiplies_on_host,
+    needs_rows,
+    restricted,
+    stays_on_host,
+)
+from bilevel.solvers.instance import Instance
+from bilevel.solvers.loop import advance
+from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
+from bilevel.solvers.second_order.proximal_newton import ProximalNewton, model_minimum
+from bilevel.solvers.second_order.quadratic_model import is_quadratic
+
+INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change;
+WHOLE_TOL = 1e-3  # and how far the problem in all rows is, in which nothing changes but the point
+INNER_STEPS = 100
+ROOM = 8  # rows that a working set has beside the active ones, at least,
+SHARE = 16  # and at least this part of their number
+FIRST = 64  # rows that a working set on the host takes beside the active ones, or as many as these are
+NEARBY = 1e-2  # the step of the prox that ranks rows, relative to the sizes of params and gradient
+
+
+class Memory(NamedTuple):
+    gradient: jax.Array
+    members: jax.Array  # the rows that the last subproblem had, a mask
+
+
+class Solved(NamedTuple):
+    """A subproblem, solved."""
+
+    params: jax.Array
+    gradient: jax.Array  # of the whole loss
+    members: jax.Array
+    counts: Counts
+
+
+@settings
+@dataclass(frozen=True)
+class WorkingSet(Solver):
+    """Solves the problem in the rows that are active or violate optimality most, the others fixed, by ``solver``.
+
+        repeat: S = active rows and those of largest ||prox(w - grad) - w||,   w_S = argmin over the rows S alone
+
+    For sparse solutions: a step costs a solve in |S| rows and one gradient of the whole loss. If that is `bl.Linear`,
+    columns are gathered, and the one product with the whole design is X' times a vector. |S| is the first of ``sizes``
+    with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed under jit).
+    With a `bl.HostMatrix` of many samples ``sizes`` are those of vectors only: products are made with the active
+    columns and about as many more, whatever their number; of few samples, only where ``whole`` would take all rows.
+    Active is a row in S that the prox lets move. Raises ValueError where the penalty is no sum over rows.
+    Source: Johnson and Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> loss = bl.Linear(design=lambda batch: batch, loss=lambda z, w, h, batch: jnp.sum((z - h) ** 2))
+    >>> inner = bl.InnerProblem(loss=loss, init=lambda key, h: jnp.zeros(4), penalty=bl.L1(weight=1.0),
+    ...                         solver=bl.WorkingSet(sizes=(2,), tol=1e-5))
+    >>> inner.solve(jnp.array([3.0, 0.1, 0.2]), jnp.eye(3, 4)).params.round(3).tolist()
+    [2.5, 0.0, 0.0, 0.0]
+    """
+
+    solver: Solver = ActiveSetNewton()
+    max_steps: int = 100
+    tol: float = 1e-10
+    sizes: tuple[int, ...] = (64, 256, 512, 1024)
+    whole: Solver = ActiveSetNewton()
+    patience = 10
+    unrolls = False
+    structured = True
+
+    def init(self, instance: Instance, params: Params) -> State:
+        needs_rows(self, instance, params)
+        gradient = instance.gradient(params)
+        members = _any(params != 0)
+        residual = instance.residual_given(params, gradient)
+        return State(params, residual, Counts(gradients=1, proxes=1), Memory(gradient, members))
+
+    def step(self, instance: Instance, state: State) -> State:
+        gradient, members = state.memory
+        active, priority = _ranked(instance, state.params, gradient, members)
+        sizes = [size for size in self.sizes if 2 * size <= state.params.shape[0]]
+        number, loss, batch = jnp.sum(active), instance.loss, instance.batch
+        more = number + jnp.maximum(FIRST, number)
+        taken = more if multiplies_on_host(loss, batch) else None
+        everything = lambda: self._on_all(instance, state.params)  # noqa: E731
+        if stays_on_host(loss, batch):
+            whole = replace(self, solver=self.whole)
+            everything = lambda: whole._on(instance, state, priority, active.size, more)  # noqa: E731
+        branches = [lambda size=size: self._on(instance, state, priority, size, taken) for size in sizes]
+        chosen = first_with_room(sizes, number, jnp.maximum(ROOM, number // SHARE), last=1)
+        solved = jax.lax.switch(chosen, [*branches, everything])
+        residual = instance.residual_given(solved.params, solved.gradient)
+        counts = state.counts.plus(gradients=1, proxes=2).add(solved.counts)
+        return State(solved.params, residual, counts, Memory(solved.gradient, solved.members))
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        memory = state.memory._replace(gradient=instance.gradient(state.params))
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
+
+    def _on(self, instance: Instance, state: State, priority: jax.Array, size: int, taken: jax.Array | None) -> Solved:
+        """A solve in the ``size`` rows of highest priority, or in the first that are ``taken`` of them."""
+        indices = foremost(priority, size)
+        params = state.params
+        part = restricted(instance, params, indices, taken)
+        rows, counts = self._part(part.instance, params[indices], state.memory.gradient[indices])
+        members = jnp.zeros(params.shape[0], bool).at[indices].set(True if taken is None else jnp.arange(size) < taken)
+        after = params.at[indices].set(rows)
+        if part.columns is None or part.offset is None:
+            return Solved(after, instance.gradient(after), members, counts)
+        gradient = gradient_of_linear(instance, after, part.offset + part.columns @ rows)
+        return Solved(after, gradient, members, counts)
+
+    def _part(self, part: Instance, rows: jax.Array, gradient: jax.Array) -> tuple[jax.Array, Counts]:
+        """The solution of a subproblem; of a quadratic one the minimum of its model."""
+        if isinstance(self.solver, ProximalNewton) and is_quadratic(part, rows):
+            rows, counts = model_minimum(part, rows, gradient, INNER_TOL)
+        else:
+            rows, counts = _end(self.solver, part, rows, INNER_TOL)
+        return rows, counts.as_arrays()
+
+    def _on_all(self, instance: Instance, params: jax.Array) -> Solved:
+        params, counts = _end(self.whole, instance, params, WHOLE_TOL)
+        everything = jnp.ones(params.shape[0], bool)
+        return Solved(params, instance.gradient(params), everything, counts.as_arrays())
+
+
+def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tuple[Params, Counts]:
+    """Where a rough solve ends, and what it took, without a verdict."""
+    roughly = replace(solver, max_steps=INNER_STEPS, tol=tol)  # type: ignore[type-var]
+    begun = roughly.init(instance, params)
+    end = advance(roughly, instance, begun, begun.residual).state
+    return end.params, end.counts
+
+
+def _any(mask: jax.Array) -> jax.Array:
+    """Whether any entry of each row is set."""
+    return jnp.any(mask.reshape(mask.shape[0], -1), axis=-1)
+
+
+def _ranked(
+    instance: Instance, params: jax.Array, gradient: jax.Array, members: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Which rows are active, and the priority of all rows: active ones first, then by violation."""
+    size, slope = trees.norm(params), trees.norm(gradient)
+    known = (size > 0) & (slope > 0)
+    step = jnp.where(known, NEARBY * size / jnp.where(known, slope, 1), 1)
+    tangent = jax.random.normal(jax.random.key(0), params.shape, params.dtype)
+    prox = lambda point: instance.prox(point, step)  # noqa: E731
+    moved, derivative = jax.jvp(prox, (params - step * gradient,), (tangent,))
+    violation = jnp.sum(((moved - params) / step).reshape(params.shape[0], -1) ** 2, axis=-1)
+    active = (members & (_any(derivative != 0) | _any(moved != params))) | _any(params != 0)
+    return active, jnp.where(active, jnp.inf, violation)

@@ -1,0 +1,91 @@
+"""Many problems of one shape in a few lanes: a lane whose problem is solved takes the next one from the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Params, PyTree
+from bilevel.solvers.base import Solver
+from bilevel.solvers.instance import Instance
+from bilevel.solvers.loop import Judged, Outcome, Progress, conclude, enter, goes_on, outcome, take_step
+
+
+class Lane(NamedTuple):
+    """A problem being solved; all fields with an axis of lanes."""
+
+    owner: jax.Array  # the number of the problem
+    busy: jax.Array
+    reference: jax.Array  # the residual of the cold start
+    progress: Progress
+
+
+class Queue(NamedTuple):
+    lanes: Lane
+    waiting: jax.Array  # the number of the next problem
+    outcomes: Outcome  # with an axis of problems; without the solvers' states
+    sweeps: jax.Array
+
+
+def iterate_many(
+    solver: Solver,
+    instance_of: Callable[[jax.Array], Instance],
+    start_of: Callable[[jax.Array], Params],
+    number: int,
+    lanes: int,
+) -> tuple[Outcome, jax.Array]:
+    """The outcomes of problems 0 .. number - 1 from their cold starts, and the sweeps (steps of all lanes) it took.
+
+    ``instance_of(i)`` and ``start_of(i)`` take a traced number. Under vmap all problems step until the slowest is done,
+    max steps x number of steps; here about the sum of steps / lanes sweeps, each of ``lanes`` steps.
+    """
+    lanes = min(lanes, number)
+
+    def admit(owner: jax.Array) -> Lane:
+        instance, start = instance_of(owner), start_of(owner)
+        reference = instance.residual_norm(start)
+        return Lane(owner, jnp.bool_(True), reference, enter(solver, solver.init(instance, start), reference, jnp.inf))
+
+    def goes(lane: Lane) -> jax.Array:
+        return goes_on(solver, lane.progress)
+
+    def leave(lane: Lane) -> tuple[Judged, Outcome]:
+        instance = instance_of(lane.owner)
+        judged = conclude(solver, instance, lane.progress, lane.reference, start_of(lane.owner))
+        return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]
+
+    def step(lane: Lane) -> Lane:
+        after = take_step(solver, instance_of(lane.owner), lane.progress)
+        going = lane.busy & goes(lane)  # one that has just come in may be solved already
+        return lane._replace(progress=trees.select(going, after, lane.progress))
+
+    def exchange(queue: Queue, done: jax.Array) -> Queue:
+        """Judges what has stopped, writes what is done away and lets the next problems in."""
+        judged, found = jax.vmap(leave)(queue.lanes)
+        progress = jax.vmap(trees.select)(done, judged.progress, queue.lanes.progress)
+        queue, done = queue._replace(lanes=queue.lanes._replace(progress=progress)), done & ~judged.goes_on
+        place = jnp.where(done, queue.lanes.owner, number)
+        outcomes = jax.tree.map(lambda all, new: all.at[place].set(new, mode="drop"), queue.outcomes, found)
+        owner = queue.waiting + jnp.cumsum(done) - 1
+        enters = done & (owner < number)
+        fresh = jax.vmap(admit)(jnp.clip(owner, 0, number - 1).astype(jnp.int32))
+        entered = jax.vmap(trees.select)(enters, fresh, queue.lanes)
+        entered = entered._replace(busy=jnp.where(done, enters, queue.lanes.busy))
+        waiting = queue.waiting + jnp.sum(enters)
+        return Queue(entered, waiting.astype(jnp.int32), outcomes, queue.sweeps)
+
+    def sweep(queue: Queue) -> Queue:
+        done = queue.lanes.busy & ~jax.vmap(goes)(queue.lanes)
+        queue = jax.lax.cond(jnp.any(done), lambda: exchange(queue, done), lambda: queue)
+        return queue._replace(lanes=jax.vmap(step)(queue.lanes), sweeps=queue.sweeps + 1)
+
+    first = jax.vmap(admit)(jnp.arange(lanes, dtype=jnp.int32))
+    _, shapes = jax.eval_shape(jax.vmap(leave), first)
+    empty: PyTree = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape[1:]), leaf.dtype), shapes)
+    queue = Queue(first, jnp.int32(lanes), empty, jnp.int32(0))
+    end = jax.lax.while_loop(lambda queue: jnp.any(queue.lanes.busy), sweep, queue)
+    return end.outcomes, end.sweeps

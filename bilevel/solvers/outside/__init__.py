@@ -1,0 +1,1 @@
+"""Solvers of other packages, behind the same interface."""

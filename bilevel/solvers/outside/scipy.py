@@ -1,0 +1,110 @@
+"""SciPy's minimisers and root finders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from bilevel.constraints import Constraint
+from bilevel.foundation.closures import hoisted
+from bilevel.foundation.typing import Counts, Params, PyTree
+from bilevel.implicit.mapping import FixedPoint, Residual
+from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.instance import Instance
+from bilevel.solvers.outside.host import call_host
+from bilevel.solvers.second_order.lbfgsb import bounds
+
+TOL = 1e-12  # what SciPy is asked for; what it reached is measured
+DERIVATIVE_FREE = ("Powell", "Nelder-Mead", "COBYLA")
+BOUNDED = ("L-BFGS-B", "TNC", "trust-constr", "SLSQP", "Powell", "Nelder-Mead")
+ROOTS = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane")
+
+
+@settings
+@dataclass(frozen=True)
+class SciPy(Solver):
+    """`scipy.optimize.minimize` or `scipy.optimize.root` with the given ``method``, on the host.
+
+    Minimises the loss, within a box if the method knows bounds ("L-BFGS-B", "TNC", "trust-constr", "SLSQP"); finds the
+    root of a problem stated by a residual or a fixed point ("hybr", "lm", "krylov", ...). Values and gradients are
+    those of the compiled problem. ``options`` are SciPy's, as (name, value) pairs. A step is one whole run; as with
+    `Host`, the residual is computed here, and ``max_steps`` runs are made at most, each from the last. Raises
+    ValueError where the method does not fit the problem.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum(jnp.cosh(w - h)), init=lambda key, h: jnp.zeros(2),
+    ...                         constraint=bl.Box(upper=1.5), solver=bl.SciPy("L-BFGS-B", tol=1e-3))
+    >>> inner.solve(jnp.array([1.0, 2.0]), None).params.round(2).tolist()
+    [1.0, 1.5]
+    """
+
+    method: str = "L-BFGS-B"
+    options: tuple[tuple[str, Any], ...] = ()
+    max_steps: int = 5
+    tol: float = 1e-6
+    unrolls = False
+
+    def init(self, instance: Instance, params: Params) -> State:
+        return State(params, instance.residual_norm(params), Counts(gradients=1), ())
+
+    def step(self, instance: Instance, state: State) -> State:
+        function = instance.residual if self.method in ROOTS else instance.value_and_gradient
+        program, constants = hoisted(function, state.params)
+        box = () if instance.penalty.smooth else bounds(instance, state.params)
+
+        def run(start: Params, box: PyTree, constants: list) -> Params:
+            compiled = jax.jit(program)
+            return self._run(lambda params: compiled(constants, params), start, box)
+
+        params = call_host(run, state.params, box, constants)
+        return State(params, instance.residual_norm(params), state.counts.plus(gradients=1), ())
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        return state
+
+    def refuse(self, instance: Instance) -> None:
+        has_loss = not isinstance(instance.mapping, (Residual, FixedPoint))
+        penalty = instance.penalty
+        boxed = isinstance(penalty, Constraint) and penalty.separable and self.method in BOUNDED
+        if has_loss == (self.method in ROOTS):
+            right = 'a minimiser such as bl.SciPy("L-BFGS-B")' if has_loss else 'a root finder such as bl.SciPy("hybr")'
+            stated = "a loss" if has_loss else "a residual"
+            raise ValueError(f"bl.SciPy({self.method!r}) does not fit a problem stated by {stated}. Use {right}.")
+        if not (penalty.smooth or boxed):
+            raise ValueError(
+                f"bl.SciPy({self.method!r}) would ignore {type(penalty).__name__}: of the nonsmooth parts SciPy knows "
+                f"boxes only, with the methods {', '.join(BOUNDED)}. Use bl.ActiveSetNewton() or bl.Auto()."
+            )
+
+    def _run(self, function: Callable[[Params], Any], start: Params, box: PyTree) -> Params:
+        """SciPy on flat float64 vectors."""
+        from scipy import optimize
+
+        flat, unravel = ravel_pytree(start)
+
+        def vector(tree: PyTree) -> np.ndarray:
+            return np.asarray(ravel_pytree(tree)[0], np.float64)
+
+        def at(x: np.ndarray) -> Any:
+            return function(unravel(jnp.asarray(x, flat.dtype)))
+
+        def value_and_gradient(x: np.ndarray) -> Any:
+            value, gradient = at(x)
+            return float(value) if self.method in DERIVATIVE_FREE else (float(value), vector(gradient))
+
+        settings: dict[str, Any] = {"method": self.method, "options": dict(self.options)}
+        if self.method in ROOTS:
+            found = optimize.root(lambda x: vector(at(x)), vector(start), **settings)
+        else:
+            limits: Any = list(zip(*map(vector, box), strict=True)) if box else None
+            gradient = None if self.method in DERIVATIVE_FREE else True
+            found = optimize.minimize(
+                value_and_gradient, vector(start), jac=gradient, bounds=limits, tol=TOL, **settings
+            )
+        return unravel(jnp.asarray(found.x, flat.dtype))

@@ -1,0 +1,1 @@
+"""Solvers of constrained programs, stated by arrays or by functions."""

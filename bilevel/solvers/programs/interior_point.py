@@ -1,0 +1,97 @@
+"""A primal-dual interior-point method for problems that are constrained by functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Counts
+from bilevel.optimality.kkt import KKT
+from bilevel.optimality.primal_dual import PrimalDual
+from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.instance import Instance
+from bilevel.solvers.programs.certificates import Verdict, judge
+from bilevel.solvers.programs.predictor_corrector import Iterate, barrier_direction, first_iterate, step_length
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
+from bilevel.solvers.programs.stated_by_functions import program_of
+
+ROOM = 0.1  # the share of tol that programs stated by arrays are solved to, as they are judged in other units
+
+
+class Memory(NamedTuple):
+    iterate: Iterate  # in scaled rows
+    scale: jax.Array  # what each inequality is multiplied by
+    origin: jax.Array  # the size of the start
+
+
+@settings
+@dataclass(frozen=True)
+class InteriorPoint(Solver, ProgramSolver):
+    """Mehrotra's predictor-corrector method for min loss s.t. equality == 0, inequality <= 0 (`bl.Functional`).
+
+    With slacks s of the inequalities and their multipliers lam, each step solves the linearised KKT conditions with
+    s lam = sigma mu twice, on one factorisation of H + C' diag(lam / s) C (H the Hessian of the Lagrangian, E and C the
+    Jacobians, dense). Exact for quadratic programs, convex or not strictly; smooth convex programs are
+    solved with a backtracking search on the KKT residual; on nonconvex ones multiples of the identity keep H positive
+    definite on the null space of E, and a KKT point is found.
+
+    Ends ``infeasible`` on a certificate y of ||J'y|| <= eps^0.4 y'c(w) (no feasible point within eps^{-0.4} of the
+    iterate, for affine equalities and convex inequalities), ``unbounded`` where the loss falls along a ray beyond that
+    radius. Source: Mehrotra, 1992; Nocedal and Wright, 2006, chapters 16 and 19.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),
+    ...                         constraint=bl.Functional(inequality=lambda w, h, batch: w - 1.0),
+    ...                         solver=bl.InteriorPoint())
+    >>> inner.solve(jnp.array([2.0, 0.5]), None).params.round(5).tolist()
+    [1.0, 0.5]
+    """
+
+    max_steps: int = 100
+    tol: float = 1e-10
+    patience: ClassVar[int] = 6
+    takes_functions: ClassVar[bool] = True
+    structured: ClassVar[bool] = True  # takes second derivatives of the loss itself
+
+    def init(self, instance: Instance, params: PrimalDual) -> State:
+        program, at = program_of(instance, params)
+        iterate, scale = first_iterate(program, at)
+        memory = Memory(iterate, scale, jnp.linalg.norm(at.primal))
+        return State(params, instance.residual_norm(params), Counts(gradients=3), memory)
+
+    def step(self, instance: Instance, state: State) -> State:
+        program, _ = program_of(instance, state.params)
+        iterate, scale, origin = state.memory
+        multipliers = (iterate.equality_dual, scale * iterate.inequality_dual)
+        here = program.derivatives(iterate.primal, *multipliers).scaled(scale)
+        direction = barrier_direction(here, iterate)
+        length, trials = step_length(program, scale, here, iterate, direction, instance.searches)
+        after = iterate.moved(length, direction.step)
+        params = program.unpack(after.primal, after.equality_dual, scale * after.inequality_dual)
+        code = judge(program, Verdict(*jax.lax.stop_gradient((after.primal, params, origin))))
+        counts = state.counts.plus(gradients=trials + 4, factorizations=direction.factorizations)
+        return State(params, instance.residual_norm(params), counts, Memory(after, scale, origin), code)
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision: of a product
+        of 1e-30 with a quotient of 1e15, the derivative of a step would know no digit."""
+        at = state.memory.iterate
+        least = math.sqrt(trees.epsilon(at.primal))
+        raised = (jnp.maximum(at.inequality_dual, least), jnp.maximum(at.slack, least))
+        iterate = at._replace(inequality_dual=raised[0], slack=raised[1])
+        return state._replace(memory=state.memory._replace(iterate=iterate))
+
+    def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
+        return interior_point_program(program, ROOM * self.tol, self.max_steps)
+
+    def refuse(self, instance: Instance) -> None:
+        if not isinstance(instance.mapping, KKT):
+            raise ValueError(
+                "bl.InteriorPoint solves problems that are constrained by functions, and this one has none. State them "
+                "with constraint=bl.Functional(equality=..., inequality=...), or use bl.Auto()."
+            )

@@ -1,0 +1,184 @@
+"""Solvers of programs that are stated by arrays: quadratic programs over a product of cones."""
+
+from __future__ import annotations
+
+import abc
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel import cones
+from bilevel.cones import Cone
+from bilevel.foundation.status import Code
+from bilevel.foundation.trees import norm
+from bilevel.kernels.conic import Data, solve_conic
+from bilevel.kernels.equilibrate import equilibrate, units
+from bilevel.kernels.matrices import Matrix, dense, is_sparse
+from bilevel.kernels.pivoting import block_pivoting
+from bilevel.kernels.rescue import rescued
+from bilevel.kernels.second_orders import SecondOrders
+from bilevel.kernels.triangular import inverse_lower
+
+MAX_PIVOTS = 50
+PRECISE = 1e-11  # relative residual that an exchange method reaches, unless the program is badly conditioned
+
+
+class ConeProgram(NamedTuple):
+    """min 1/2 x'Px + q'x s.t. A x + s = b, s in ``cone``; y in the dual cone are the multipliers."""
+
+    P: Matrix  # (n, n)
+    q: jax.Array  # (n,)
+    A: Matrix  # (m, n)
+    b: jax.Array  # (m,)
+    cone: Cone
+
+    @property
+    def sparse(self) -> bool:
+        """Whether one of the matrices is sparse."""
+        return is_sparse(self.P) or is_sparse(self.A)
+
+    def dense(self) -> ConeProgram:
+        """The program with dense matrices."""
+        return self._replace(P=dense(self.P), A=dense(self.A))
+
+
+class Answer(NamedTuple):
+    """What a program solver found; ``code`` is a `Code`, to be checked against the residual."""
+
+    x: jax.Array
+    y: jax.Array
+    s: jax.Array
+    steps: jax.Array
+    code: jax.Array
+
+
+class ProgramSolver(abc.ABC):
+    """A way to solve a `ConeProgram`; no derivatives, and nothing raised on values."""
+
+    tol: float | jax.Array  # of the residual, relative to the size of its terms
+
+    @abc.abstractmethod
+    def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
+        """The solution, or the last iterate with the `Code` that says why there is none. ``start`` is the answer to a
+        program nearby; interior-point methods do not use it."""
+
+
+def program_residual(program: ConeProgram, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The largest of stationarity, s - proj(s - y) with s = b - A x, and the gap between the objectives of the program
+    and its dual, each relative to 1 + the size of its terms."""
+    P, q, A, b, cone = program
+    curved, forces, pushed = P @ x, A.T @ y, A @ x
+    slack = b - pushed
+    stationarity = _relative(curved + q + forces, curved, q, forces)
+    feasibility = _relative(slack - cone.project(slack - y), pushed, b)
+    terms = jnp.stack([x @ curved, q @ x, b @ y])
+    gap = jnp.abs(jnp.sum(terms)) / (1 + jnp.max(jnp.abs(terms)))
+    return jnp.maximum(jnp.maximum(stationarity, feasibility), gap)
+
+
+def _relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
+    return norm(residual) / (1 + jnp.max(jnp.stack([norm(term) for term in terms])))
+
+
+class Piece(NamedTuple):
+    """An elementary cone of a product, and the first of its rows."""
+
+    cone: Cone
+    start: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        return np.arange(self.start, self.start + self.cone.dim)
+
+
+def pieces(cone: Cone, start: int = 0) -> list[Piece]:
+    """The elementary cones of a (nested) product, in order."""
+    if not isinstance(cone, cones.Product):
+        return [Piece(cone, start)]
+    found: list[Piece] = []
+    for part in cone.cones:
+        found += pieces(part, start)
+        start += part.dim
+    return found
+
+
+NATIVE = (cones.Zero, cones.NonNegative, cones.SecondOrder, cones.Free)
+
+
+def is_native(cone: Cone) -> bool:
+    """Whether the interior-point kernel knows all parts of the cone."""
+    return all(isinstance(piece.cone, NATIVE) for piece in pieces(cone))
+
+
+class Layout(NamedTuple):
+    """Which rows are equalities and which belong to the orthant and second-order cones; free rows to neither."""
+
+    equalities: np.ndarray
+    bounds: np.ndarray
+    lengths: tuple[int, ...]
+
+
+def layout(cone: Cone) -> Layout:
+    """The rows of a cone, by kind."""
+    equalities, bounds, lengths = [np.zeros(0, int)], [np.zeros(0, int)], []
+    for piece in pieces(cone):
+        if isinstance(piece.cone, cones.Zero):
+            equalities.append(piece.rows)
+        if isinstance(piece.cone, cones.NonNegative | cones.SecondOrder):
+            bounds.append(piece.rows)
+            lengths += [1] * piece.cone.dim if isinstance(piece.cone, cones.NonNegative) else [piece.cone.dim]
+    return Layout(np.concatenate(equalities), np.concatenate(bounds), tuple(length for length in lengths if length))
+
+
+def is_pivotable(program: ConeProgram) -> bool:
+    """Whether exchanges of the active set are worth a try: linear constraints, and not many more than unknowns."""
+    kinds = {type(piece.cone) for piece in pieces(program.cone) if piece.cone.dim}
+    return bool(kinds) and kinds <= {cones.Zero, cones.NonNegative} and program.b.size <= 2 * program.q.size
+
+
+def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
+    """The program by exchanges of the active set in its dual: min 1/2 y'My + d'y, M = A P^{-1} A', d = b + A P^{-1} q.
+
+    About six factorisations of the size of the constraints, where interior-point steps are about twelve of their sum
+    with the Hessian. Where P is not positive definite or the answer is not precise, the ``otherwise`` solver is asked,
+    in a batch for those lanes.
+    """
+    P, q, A, b, cone = program.dense()
+    free = np.zeros(b.size, bool)
+    free[layout(cone).equalities] = True
+    inverse = inverse_lower(jnp.linalg.cholesky(P))
+    half, pushed = inverse @ A.T, inverse @ q
+    found = block_pivoting(half.T @ half, b + half.T @ pushed, jnp.asarray(free), MAX_PIVOTS)
+    x = -(pushed + half @ found.y) @ inverse
+    precise = max(PRECISE, 100 * float(jnp.finfo(q.dtype).eps))
+    solved = found.solved & (program_residual(program, x, found.y) <= precise)
+    code = jnp.where(solved, Code.converged, Code.max_steps).astype(jnp.int32)
+    answer = Answer(x, found.y, b - A @ x, found.steps, code)
+
+    def rest(solver: ProgramSolver, P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array) -> Answer:
+        return solver.solve_program(ConeProgram(P, q, A, b, cone))
+
+    return rescued(~solved, rest, (otherwise, P, q, A, b), answer)  # the solver too: its tolerance may be traced
+
+
+def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_steps: int) -> Answer:
+    """The program by the kernel, on equilibrated data. Raises ValueError for cones that it does not know."""
+    if not is_native(program.cone):
+        unknown = next(piece.cone for piece in pieces(program.cone) if not isinstance(piece.cone, NATIVE))
+        raise ValueError(
+            f"bl.InteriorPoint knows the cones Zero, NonNegative, SecondOrder, Free and their products, not {unknown}. "
+            "Use solver=bl.Clarabel() or solver=bl.OperatorSplitting()."
+        )
+    P, q, A, b, cone = program.dense()
+    rows, bounds, lengths = layout(cone)
+    family = SecondOrders(lengths)
+    data = Data(P, q, A[rows], b[rows], A[bounds], b[bounds])
+    scaled, scales = equilibrate(data, family)
+    found = solve_conic(scaled, family, units(scaled, family), tol, max_steps)
+    x = scales.columns * found.x
+    y = jnp.zeros_like(b).at[rows].set(scales.rows * found.y / scales.cost)
+    y = y.at[bounds].set(scales.bounds * found.z / scales.cost)
+    s = (b - A @ x).at[rows].set(0).at[bounds].set(found.s / scales.bounds)
+    return Answer(x, y, s, found.steps, found.code)

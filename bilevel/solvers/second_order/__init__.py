@@ -1,0 +1,1 @@
+"""Second-order methods: curvature from matrices, products or pairs of gradients."""

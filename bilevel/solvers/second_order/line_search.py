@@ -1,0 +1,89 @@
+"""A line search on slopes: exact to the precision of gradients, not of function values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Params, PyTree, Scalar
+from bilevel.solvers.first_order.step_size import followed
+from bilevel.solvers.instance import Instance
+
+SUFFICIENT = 1e-4  # Armijo constant
+CURVATURE = 0.9  # Wolfe constant
+MAX_TRIALS = 40
+
+
+class Point(NamedTuple):
+    """A point on the line with its value and gradient."""
+
+    step: jax.Array
+    params: Params
+    value: Scalar
+    gradient: PyTree
+
+
+class Search(NamedTuple):
+    lower: jax.Array
+    upper: jax.Array
+    point: Point
+    trials: jax.Array
+    accepted: jax.Array
+
+
+class Found(NamedTuple):
+    """Where a line search ended; a rejected one ends at its origin."""
+
+    point: Point
+    trials: jax.Array  # values and gradients evaluated
+    accepted: jax.Array
+
+
+def line_search(instance: Instance, origin: Point, direction: PyTree, first: jax.Array) -> Found:
+    """A step t along a descent direction that satisfies the (approximate) Wolfe conditions, by bracketing.
+
+        value(t) <= value(0) + c1 t slope(0)  or  slope(t) <= (2 c1 - 1) slope(0)  and  value(t) <= value(0) + rounding,
+        slope(t) >= c2 slope(0).
+
+    Differentiation passes through the accepted step, not through the search.
+    Source: Hager and Zhang, 2005 (the approximate condition).
+    """
+    frozen_origin, frozen_direction = jax.lax.stop_gradient((origin, direction))
+    slope = trees.dot(frozen_origin.gradient, frozen_direction)
+    rounding = 10 * trees.epsilon(origin.params) * jnp.abs(frozen_origin.value)
+
+    def at(step: jax.Array, origin: Point = frozen_origin, direction: PyTree = frozen_direction) -> Point:
+        params = trees.axpy(step, direction, origin.params)
+        return Point(step, params, *instance.value_and_gradient(params))
+
+    def judge(point: Point) -> tuple[jax.Array, jax.Array]:
+        after = trees.dot(point.gradient, frozen_direction)
+        armijo = point.value <= frozen_origin.value + SUFFICIENT * point.step * slope
+        approximate = (after <= (2 * SUFFICIENT - 1) * slope) & (point.value <= frozen_origin.value + rounding)
+        too_long = ~(armijo | approximate)
+        return too_long, ~too_long & (after < CURVATURE * slope)
+
+    def body(search: Search) -> Search:
+        too_long, too_short = judge(search.point)
+        upper = jnp.where(too_long, search.point.step, search.upper)
+        lower = jnp.where(too_short, search.point.step, search.lower)
+        point = at(jnp.where(jnp.isfinite(upper), 0.5 * (lower + upper), 4.0 * search.point.step))
+        too_long, too_short = judge(point)
+        return Search(lower, upper, point, search.trials + 1, ~too_long & ~too_short)
+
+    if not instance.searches:
+        return Found(at(first, origin, direction), jnp.int32(1), jnp.bool_(True))
+    start = jax.lax.stop_gradient(at(jax.lax.stop_gradient(first)))
+    too_long, too_short = judge(start)
+    infinite = jnp.full_like(start.step, jnp.inf)
+    search = Search(jnp.zeros_like(infinite), infinite, start, jnp.int32(1), ~too_long & ~too_short)
+    search = jax.lax.while_loop(lambda search: ~search.accepted & (search.trials < MAX_TRIALS), body, search)
+    too_long, _ = judge(search.point)
+    accepted = ~too_long & (slope < 0)
+    if instance.differentiable:
+        accepted_step = followed(search.point.step, first, instance)
+        search = search._replace(point=at(accepted_step, origin, direction), trials=search.trials + 1)
+    return Found(trees.select(accepted, search.point, origin), search.trials, accepted)

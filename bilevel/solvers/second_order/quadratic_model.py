@@ -1,0 +1,113 @@
+"""What solvers share that minimise a model of the objective and go there as far as the objective falls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Params, PyTree, Scalar
+from bilevel.losses.linear import Linear, is_sparse
+from bilevel.solvers.base import State
+from bilevel.solvers.instance import Instance
+
+SUFFICIENT = 1e-4
+MAX_HALVINGS = 30
+
+
+class Memory(NamedTuple):
+    value: Scalar  # of loss and penalty together
+    gradient: jax.Array
+
+
+class Trial(NamedTuple):
+    step: jax.Array
+    params: jax.Array
+    value: Scalar
+    gradient: jax.Array
+    residual: jax.Array
+    accepted: jax.Array
+    trials: jax.Array
+
+
+def evaluate(instance: Instance, params: jax.Array) -> Trial:
+    """Objective, gradient and residual at ``params``."""
+    value, gradient = instance.value_and_gradient(params)
+    value = value + instance.penalty.value(params, instance.hparams)
+    residual = instance.residual_given(params, gradient)
+    return Trial(jnp.ones_like(residual), params, value, gradient, residual, jnp.bool_(True), jnp.int32(1))
+
+
+def search(instance: Instance, state: State, target: jax.Array) -> Trial:
+    """Halves the way to ``target`` until the objective decreases enough, or the residual does not grow."""
+    frozen = jax.lax.stop_gradient
+    origin, memory, end = frozen((state.params, state.memory, target))
+    linear = trees.dot(memory.gradient, end - origin)
+    predicted = (
+        linear + instance.penalty.value(end, instance.hparams) - instance.penalty.value(origin, instance.hparams)
+    )
+    rounding = 10 * trees.epsilon(origin) * jnp.abs(memory.value)
+
+    def at(step: jax.Array, trials: jax.Array) -> Trial:
+        trial = evaluate(instance, origin + step * (end - origin))
+        decreased = trial.value <= memory.value + SUFFICIENT * step * jnp.minimum(predicted, 0) + rounding
+        accepted = decreased | (trial.residual <= state.residual)
+        return trial._replace(step=step, accepted=accepted, trials=trials)
+
+    if not instance.searches:
+        return evaluate(instance, target)
+    found = jax.lax.while_loop(
+        lambda trial: ~trial.accepted & (trial.trials < MAX_HALVINGS),
+        lambda trial: at(0.5 * trial.step, trial.trials + 1),
+        at(jnp.ones_like(state.residual), jnp.int32(1)),
+    )
+    found = frozen(found)
+    if not instance.differentiable:
+        return found
+    after = evaluate(instance, state.params + found.step * (target - state.params))
+    return after._replace(accepted=found.accepted, trials=found.trials)
+
+
+def dense(design: Any) -> jax.Array:
+    """A matrix as an array."""
+    return design.todense() if is_sparse(design) else jnp.asarray(design)
+
+
+class Curvature(NamedTuple):
+    """The second derivatives of loss(z, w) with z = X w."""
+
+    product: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (dz, dw) -> change of the slopes in both
+    direct: bool  # whether the loss sees w beside z
+
+
+def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> Curvature:
+    """Those of a `bl.Linear` loss at ``params``, whose image is ``predictions``."""
+    loss, hparams, batch = instance.loss, instance.hparams, instance.batch
+    assert isinstance(loss, Linear)
+    gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)  # noqa: E731
+    _, product = jax.linearize(gradients, predictions, params)
+    direct = depends(lambda w: loss.loss(jax.lax.stop_gradient(predictions), w, hparams, batch), params)
+    return Curvature(product, direct)
+
+
+def depends(function: Callable[[PyTree], PyTree], argument: PyTree) -> bool:
+    """Whether what the function returns uses its argument at all."""
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
+    return any(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
+
+
+def is_quadratic(instance: Instance, params: Params) -> bool:
+    """Whether the program of the Hessian's products does not read the point, so that it is the same everywhere."""
+    leaves, structure = jax.tree.flatten(params)
+
+    def product(point: list, direction: list) -> Params:
+        unflatten = structure.unflatten
+        return jax.jvp(instance.gradient, (unflatten(point),), (unflatten(direction),))[1]
+
+    jaxpr = jax.make_jaxpr(product)(leaves, leaves).jaxpr
+    _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return not any(used[: len(leaves)])

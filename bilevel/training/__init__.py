@@ -1,0 +1,7 @@
+"""The outer loop: its compiled step, the record, the checkpoints, and what a fit leaves behind."""
+
+from bilevel.training.fit import Interrupted
+from bilevel.training.result import Result
+from bilevel.training.trainer import Trainer
+
+__all__ = ["Interrupted", "Result", "Trainer"]

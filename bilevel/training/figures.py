@@ -1,0 +1,93 @@
+"""What a run looks like: the losses, the hypergradient and the hyperparameters found. matplotlib loads when asked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilevel.task import Task
+from bilevel.training.result import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FEW = 100  # up to so many hyperparameters are drawn one by one, more of them as a distribution
+
+
+def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of the standard pictures of a run and of the task's own.
+
+    One that cannot be drawn is reported by a warning: a picture never costs a result.
+    """
+    standard = {"training": training, "hyperparameters": hyperparameters}
+    for name, draw in {**standard, **task.figures}.items():
+        try:
+            yield name, draw(result)
+        except Exception as error:
+            warnings.warn(f"the figure {name} could not be drawn: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def training(result: Result) -> Figure:
+    """Outer loss, held-out losses and the norm of the hypergradient against the outer step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses = ["outer/loss", *(name for name in result.metrics[-1] if name.endswith("/loss") and name != "outer/loss")]
+    for name in losses:
+        left.plot(*series(result, name), label=LABELS.get(name, name), linewidth=1.8 if name == "outer/loss" else 1.2)
+    best = result.summary.get("best_step", -1)
+    if best >= 0:
+        left.axvline(best, color="0.7", linewidth=0.8, linestyle="--", label="chosen step", zorder=0)
+    left.set(xlabel="outer step", ylabel="loss")
+    left.legend(frameon=False, fontsize=8)
+    right.plot(*series(result, "outer/grad_norm"), label="norm of the hypergradient")
+    right.plot(*series(result, "error_estimate"), label="estimate of its error", linewidth=1.0)
+    positive_log(right)
+    right.set(xlabel="outer step")
+    right.legend(frameon=False, fontsize=8)
+    return figure
+
+
+LABELS = {"outer/loss": "validation (outer loss)", "test/loss": "test, held out", "stop/loss": "second hold-out"}
+
+
+def hyperparameters(result: Result) -> Figure:
+    """The hyperparameters of the chosen iterate, a panel for each array: one by one, or as a distribution if many."""
+    from matplotlib.figure import Figure
+
+    arrays = {name: array for name, array in result.arrays().items() if name.startswith("hparams")}
+    figure = Figure(figsize=(7, 2.6 * len(arrays)), layout="constrained")
+    for axes, (name, array) in zip(figure.subplots(len(arrays), squeeze=False)[:, 0], arrays.items(), strict=True):
+        last = result.arrays()[f"last_{name}"].ravel()
+        values = array.ravel()
+        if values.size <= FEW:
+            axes.bar(np.arange(values.size), values, width=0.7, label="chosen step")
+            axes.plot(np.arange(values.size), last, "k.", markersize=5, label="last step")
+            axes.axhline(0.0, color="0.7", linewidth=0.8)
+            axes.set(xlabel="index", ylabel="value")
+        else:
+            edges = np.histogram_bin_edges(np.concatenate([values, last]), bins=40)
+            axes.hist(values, edges, label="chosen step")
+            axes.hist(last, edges, histtype="step", color="black", label="last step")
+            axes.set(xlabel="value", ylabel="number")
+        axes.set_title(f"{name} ({values.size})", fontsize=9)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def series(result: Result, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric, where it was measured."""
+    lines = [line for line in result.metrics if name in line]
+    return np.array([line["step"] for line in lines]), np.array([line[name] for line in lines], float)
+
+
+def positive_log(axes: Axes) -> None:
+    """A logarithmic scale, where there is something positive to show."""
+    values: Any = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    if np.any(np.isfinite(values) & (values > 0)):
+        axes.set_yscale("log")

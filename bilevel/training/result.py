@@ -1,0 +1,82 @@
+"""What a fit leaves behind: hyperparameters, parameters, the record, and its summary."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from bilevel.foundation.typing import Counts, HParams, Params
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """``hparams`` and ``params`` are those of the best iterate: lowest ``stop/loss`` where the task has a second
+    hold-out, else lowest outer loss. ``metrics`` has a dict a step, ``summary`` the figures of the whole run."""
+
+    hparams: HParams
+    params: Params
+    last_hparams: HParams
+    last_params: Params
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Hyperparameters and parameters, best and last, by name: what ``result.npz`` holds."""
+        kept = {
+            "hparams": self.hparams,
+            "params": self.params,
+            "last_hparams": self.last_hparams,
+            "last_params": self.last_params,
+        }
+        return {
+            name + jax.tree_util.keystr(path): np.asarray(leaf)
+            for name, tree in kept.items()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+
+
+def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:
+    """The figures of a whole run: ``metrics`` a dict a step, ``looks`` what was found at the end: of the last
+    hyperparameters, and before that of the best step where it had to be solved again, at finer tolerances.
+
+    The task's metrics appear three times: at the best iterate (``test_accuracy``), at the start
+    (``initial_test_accuracy``) and at the last (``last_test_accuracy``).
+    """
+    lines, final = [*metrics, *looks], looks[-1]
+    again = len(looks) > 1
+    chosen = lines[best_step] if 0 <= best_step < len(metrics) else final
+    chosen = looks[0] if again and chosen is not final else chosen
+    losses = [line["outer/loss"] for line in (looks if again else lines) if np.isfinite(line["outer/loss"])]
+    seconds = [line["seconds"] for line in metrics]
+    return {
+        "steps": len(metrics),
+        "best_step": best_step,
+        "initial_outer_loss": lines[0]["outer/loss"],
+        "final_outer_loss": final["outer/loss"],
+        "best_outer_loss": min(losses, default=float("nan")),
+        "seconds_per_step": statistics.median(seconds[1:] or seconds or [0.0]),
+        "hypergradient_error_estimate": final["error_estimate"],
+        "hypergradient_error_grade": final["error_grade"],
+        "retries": sum(int(line.get("engine/retries", 0)) for line in lines),
+        "counts": {name: sum(int(line[f"counts/{name}"]) for line in lines) for name in Counts._fields},
+        **own(chosen, ""),
+        **own(lines[0], "initial_"),
+        **own(final, "last_"),
+    }
+
+
+STANDARD = ("outer/", "inner/", "adjoint/", "engine/", "counts/", "error_", "seconds")
+
+
+def own(line: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The task's own metrics of one line, named for the summary."""
+    return {
+        prefix + name.replace("/", "_"): value
+        for name, value in line.items()
+        if name != "step" and not name.startswith(STANDARD)
+    }

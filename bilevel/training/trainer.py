@@ -1,0 +1,75 @@
+"""The outer loop, for users: settings in, a result out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import optax
+
+from bilevel.engines import Engine, Implicit
+from bilevel.foundation.typing import Key
+from bilevel.loggers import Logger
+from bilevel.task import PRECISIONS, Task
+from bilevel.training.fit import Fit, Interrupted
+from bilevel.training.result import Result
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Minimises the outer loss of a task by ``optimizer`` on the hypergradients of ``engine``.
+
+    ``steps`` outer steps; fewer if the judged loss (``stop/loss`` of the task's evaluate, else the outer loss) has not
+    improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes a JSON line a step, and the
+    whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
+
+    >>> import jax, jax.numpy as jnp, optax, bilevel as bl
+    >>> task = bl.Task(
+    ...     inner=bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * jnp.exp(h) * w**2,
+    ...                           init=lambda key, h: jnp.zeros(())),
+    ...     outer_loss=lambda w, h, batch: 0.5 * (w - batch) ** 2, init_hparams=lambda key: jnp.zeros(()),
+    ...     batches=bl.full_batch(4.0, 1.0))
+    >>> result = bl.Trainer(optimizer=optax.adam(0.1), steps=100).fit(task, key=jax.random.key(0))
+    >>> round(float(jnp.exp(result.hparams)), 1)
+    3.0
+    """
+
+    optimizer: optax.GradientTransformation = field(default_factory=lambda: optax.adam(0.1))
+    engine: Engine = Implicit()
+    steps: int = 100
+    patience: int = 0
+    loggers: Sequence[Logger] = ()
+    checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"trainer.checkpoint_every={self.checkpoint_every}: save every 1, 2, ... steps.")
+
+    def fit(
+        self,
+        task: Task,
+        *,
+        key: Key | None = None,
+        directory: Path | str | None = None,
+        resume: bool = False,
+        config: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Result:
+        """Runs the outer loop from ``key`` in the precision of the task; ``config`` goes to the loggers.
+
+        Raises `ConvergenceError` where a solve failed and the engine's ``on_failure`` is "raise" or an exhausted
+        "retry". Ctrl-C saves the state and raises `Interrupted`.
+        """
+        with jax.enable_x64(PRECISIONS[task.precision]), ExitStack() as stack:
+            start = jax.random.key(0) if key is None else key
+            fit = Fit(self, task, start, None if directory is None else Path(directory), stack)
+            return fit.run(resume, config)
+
+
+__all__ = ["Interrupted", "Result", "Trainer"]

@@ -1,0 +1,68 @@
+"""The distance of a solution to the next face, and what is claimed there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bilevel as bl
+
+KEYS = jax.random.split(jax.random.key(5), 4)
+
+
+def soft_threshold_task(targets, outer=lambda w, h, batch: 0.5 * jnp.sum((w - 1.0) ** 2)):
+    """min 1/2 ||w - targets||^2 + exp(h) ||w||_1: the face and its margin are known."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2),
+        init=lambda key, h: jnp.zeros(len(targets)),
+        penalty=bl.L1(weight=jnp.exp),
+    )
+    return bl.Task(
+        inner=inner, outer_loss=outer, init_hparams=lambda key: jnp.zeros(()), batches=bl.full_batch(targets, None)
+    )
+
+
+def test_the_distance_to_the_next_face():
+    task = soft_threshold_task(jnp.array([3.0, 1.2, 0.3, -0.9]))
+    _, grad, report = bl.hypergradient(task, jnp.zeros(()))
+    np.testing.assert_allclose(report.margin, 0.1, rtol=1e-6)  # of the last, off the face
+    assert int(report.weakly_active) == 0
+    assert report.error_grade == "estimate"
+    np.testing.assert_allclose(grad, -(1.0 + (0.2 - 1.0)), rtol=1e-8)
+
+
+def test_at_a_kink_nothing_is_claimed():
+    _, _, report = bl.hypergradient(soft_threshold_task(jnp.array([3.0, 1.0, 0.3])), jnp.zeros(()))
+    assert int(report.weakly_active) == 1
+    assert float(report.margin) < 1e-12
+    assert report.error_grade == "residual"
+
+
+def test_the_face_is_read_with_a_step_that_suits_the_loss():
+    """At an inexact solution of a badly scaled loss a step of 1 reads a wrong face, one of 1/L the right one."""
+    samples, features = 40, 12
+    inputs = 100.0 * jax.random.normal(KEYS[0], (samples, features))
+    truth = jax.random.normal(KEYS[1], (features,)) / 100.0
+    train = (inputs, inputs @ truth + 0.3 * jax.random.normal(KEYS[2], (samples,)))
+    error = lambda params, hparams, batch: 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2)  # noqa: E731
+    make = lambda solver: bl.InnerProblem(  # noqa: E731
+        loss=error, init=lambda key, h: jnp.zeros(features), penalty=bl.L1(weight=jnp.exp), solver=solver
+    )
+    hparams = jnp.log(30.0)
+    exact_params = make(bl.ProximalGradient(tol=1e-15, max_steps=20_000)).solve(hparams, train).params
+    support = exact_params != 0
+    assert 0 < int(jnp.sum(support)) < features
+    smallest = float(jnp.min(jnp.abs(exact_params[support])))
+    iterate = exact_params + jnp.where(support, 0.2 * smallest, 0.0) * jax.random.normal(KEYS[3], (features,))
+    mapping = make(bl.Auto()).mapping
+
+    def face(form):
+        _, pull = jax.linearize(lambda w: form(w, hparams, train), iterate)
+        rows = jax.vmap(pull)(jnp.eye(features))
+        return jnp.linalg.norm(rows + jnp.eye(features), axis=0) > 1e-12  # rows of D: zero off the face
+
+    largest = float(jnp.linalg.eigvalsh(train[0].T @ train[0] / samples)[-1])
+    local = mapping.localize(iterate, hparams, train)
+    assert isinstance(local, bl.optimality.ProximalGradient)
+    assert 0.9 < float(local.step_size) * largest < 2.0
+    np.testing.assert_array_equal(face(local), support)
+    assert not np.array_equal(face(mapping), support)

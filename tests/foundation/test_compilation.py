@@ -1,0 +1,98 @@
+"""Compilation: once for a structure, and free of the data that functions close over."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel.foundation import compilation as programs
+from bilevel.foundation.compilation import Program
+
+
+def test_a_second_call_traces_nothing():
+    calls = []
+
+    def function(x, settings):
+        calls.append(1)
+        return {"sum": jnp.sum(x) + settings["shift"]}
+
+    program = Program(function)
+    for shift in (1.0, 2.0):
+        assert float(program(jnp.arange(3.0), {"shift": shift})["sum"]) == 3.0 + shift
+    assert len(calls) == program.traces == 1
+    program(jnp.arange(4.0), {"shift": 1.0})
+    assert program.traces == 2
+    assert min(program.seconds) > 0
+
+
+def test_another_precision_is_another_program():
+    program = Program(lambda x: x * 2)
+    with jax.enable_x64(False):
+        assert program(jnp.ones(2)).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert program(jnp.ones(2)).dtype == jnp.float64
+    assert program.traces == 2
+
+
+def test_closed_over_data_are_arguments_of_the_program():
+    data = np.random.default_rng(0).normal(size=(300, 300))
+    program = Program(lambda x: data @ x)
+    x = jnp.ones(300)
+    np.testing.assert_allclose(program(x), data @ np.ones(300), rtol=1e-12)
+    ((executable,),) = program._executables.values()
+    assert [constant.shape for constant in executable.constants] == [(300, 300)]
+    assert executable.compiled.memory_analysis().generated_code_size_in_bytes < data.nbytes / 4
+    assert executable.compiled.memory_analysis().argument_size_in_bytes >= data.nbytes
+
+
+def test_arguments_put_on_their_device_compile_nothing_again():
+    program = Program(lambda x: x * 2)
+    for x in (jnp.ones(4), np.ones(4), jax.device_put(jnp.ones(4), jax.devices()[0])):
+        assert program(x).tolist() == [2.0] * 4
+    assert program.traces == 1
+
+
+SPREAD = """
+import jax, jax.numpy as jnp
+from bilevel.foundation.compilation import Program
+program, mesh = Program(lambda x: jnp.sum(x)), jax.sharding.Mesh(jax.devices(), ("x",))
+spread = jax.device_put(jnp.ones(4), jax.NamedSharding(mesh, jax.P("x")))
+other = jax.device_put(jnp.ones(4), jax.devices()[1])
+found = [float(program(x)) for x in (jnp.ones(4), spread, other, jnp.ones(4), spread, other)]
+print(found, program.traces)
+"""
+
+
+@pytest.mark.slow
+def test_arguments_on_other_devices_are_another_program():
+    """The compiled program refused them before."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", SPREAD], env=environment, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == f"{[4.0] * 6} 3", run.stderr
+
+
+def test_programs_of_the_same_text_are_compiled_once():
+    def of(data, host=False):
+        value = lambda x: jax.pure_callback(lambda x: x * data.sum(), x, x) if host else jnp.tanh(x) * jnp.sum(data)  # noqa: E731
+        program = Program(value)
+        return float(program(1.0)), program.compilations
+
+    first, second = np.arange(5.0), np.arange(5.0) + 1
+    np.testing.assert_allclose([of(first)[0], of(second)[0]], np.tanh(1.0) * np.array([10.0, 15.0]), rtol=1e-12)
+    assert of(first)[1] == of(second)[1] == 0
+    assert [of(first, host=True), of(second, host=True)] == [(10.0, 1), (15.0, 1)]  # what is called is not in the text
+
+
+def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
+    """As those of JAX 0.10 in 0.11."""
+    monkeypatch.setitem(programs.OPTIONS, "cpu", {"xla_cpu_of_another_version": True})
+    programs.compiler_options.cache_clear()
+    try:
+        assert programs.compiler_options("cpu") == {}
+        assert float(Program(lambda x: x + 1)(1.0)) == 2.0
+    finally:
+        programs.compiler_options.cache_clear()
