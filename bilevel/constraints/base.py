@@ -10,7 +10,6 @@ import jax
 from bilevel.foundation.typing import HParams, Params, Scalar
 from bilevel.penalties import Penalty
 from bilevel.penalties.base import nothing
-from bilevel.typing import HParams, Params, Scalar
 
 
 class Constraint(Penalty):

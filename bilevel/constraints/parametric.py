@@ -8,9 +8,9 @@ from typing import ClassVar
 import jax
 
 from bilevel.constraints.base import Constraint
+from bilevel.foundation.typing import HParams, Params, PyTree
 from bilevel.penalties import extent
 from bilevel.penalties.parametric import distances, pieces_of
-from bilevel.typing import HParams, Params, PyTree
 
 
 class ParametricSet(Constraint):

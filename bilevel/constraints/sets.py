@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from bilevel import projections
 from bilevel.constraints.base import Constraint
 from bilevel.constraints.parametric import ParametricSet
+from bilevel.foundation.typing import HParams, Params, PyTree
 from bilevel.penalties import Parameter, Zero, extent
 from bilevel.projections import kinks
-from bilevel.typing import HParams, Params, PyTree
-from bilevel.foundation.typing import HParams, Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)

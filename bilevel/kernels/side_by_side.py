@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point
-from bilevel.typing import PyTree
 
 Restore = Callable[[jax.Array], PyTree]
 

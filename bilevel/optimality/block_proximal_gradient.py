@@ -11,11 +11,8 @@ import jax
 from bilevel.foundation.trees import subtract
 from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.optimality.proximal_gradient import reduced_system
-from bilevel.penalties.base import not_known
-from bilevel.trees import subtract
-from bilevel.typing import Params, PyTree, Scalar
 from bilevel.optimality.proximal_gradient import reduced_system, without_rounding
+from bilevel.penalties.base import not_known
 
 
 def children(tree: PyTree) -> tuple[list[Any], Any]:

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import projections
+from bilevel.foundation.typing import Params, PyTree
 from bilevel.kernels.side_by_side import on_rows
 from bilevel.penalties import Parameter, resolve
 from bilevel.projections import kinks
-from bilevel.typing import Params, PyTree
-from bilevel.foundation.typing import Params, PyTree
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,6 @@ from bilevel.linear_solve.base import Operator
 from bilevel.optimality.geometry import Entropy
 from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system
 from bilevel.penalties.base import not_known
-from bilevel.trees import axpy, subtract
-from bilevel.typing import Counts, LinearMap, Params, PyTree, Scalar
 
 
 def no_mirror_map(params: Params) -> PyTree:

@@ -14,8 +14,6 @@ from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
 from bilevel.penalties.base import not_known
-from bilevel.trees import axpy, norm, subtract
-from bilevel.typing import Counts, LinearMap, Params, PyTree, Scalar
 
 POWERS = 3  # steps of the power iteration that finds a step size
 

@@ -9,8 +9,6 @@ from typing import Any, ClassVar, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from bilevel.typing import HParams, Params, PyTree, Scalar
-from bilevel import prox
 from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 
 Parameter: TypeAlias = Any  # a number or array (or pytree), or a function hparams -> one of these

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 from bilevel.penalties.base import Penalty
-from bilevel.typing import HParams, Params, PyTree, Scalar
 
 
 @dataclass(frozen=True, eq=False)

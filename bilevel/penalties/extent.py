@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point
 from bilevel.kernels.side_by_side import beside, raveled, side_by_side
-from bilevel.typing import PyTree
 
 
 class Pieces(NamedTuple):

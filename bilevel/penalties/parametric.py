@@ -9,13 +9,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from bilevel import trees
+from bilevel.foundation import trees
+from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 from bilevel.kernels.arrays import as_point, like
 from bilevel.penalties import extent
 from bilevel.penalties.base import Penalty, resolve
-from bilevel.typing import HParams, Params, PyTree, Scalar
-from bilevel.foundation.typing import HParams, Params, Scalar
-
 
 
 def pieces_of(of: Penalty, reach: extent.Extent, point: Params, hparams: HParams) -> extent.Pieces:

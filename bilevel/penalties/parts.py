@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
-from bilevel import trees
+from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 from bilevel.penalties.base import Penalty
 

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, known, like, map_leaves, valid
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, map_leaves, valid
+from bilevel.kernels.arrays import as_point, known, like, map_leaves, valid
 from bilevel.kernels.qp import solve_qp
 from bilevel.kernels.saddle import solve_saddle
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.arrays import as_point, change_of, map_leaves
-from bilevel.typing import PyTree
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, map_leaves, valid
+from bilevel.kernels.arrays import as_point, change_of, map_leaves
 
 
 def non_negative(point: PyTree) -> PyTree:

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, like, norm, unit, valid
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, norm, valid
+from bilevel.kernels.arrays import as_point, like, norm, unit, valid
 from bilevel.projections.simplex import simplex
 
 

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, like, norm, unit
 from bilevel.kernels.side_by_side import side_by_side
-from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, map_leaves, norm
 from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
 

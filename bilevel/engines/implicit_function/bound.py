@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 import jax
 import jax.numpy as jnp
 
-from bilevel import trees
-from bilevel.engines.accuracy import rounding_of
 from bilevel.engines.base import GRADES, Bilevel, Point
+from bilevel.engines.implicit_function.accuracy import rounding_of
 from bilevel.engines.implicit_function.linearization import Linearization
 from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, PyTree

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.constraints import Simplex
-from bilevel.kernels.side_by_side import on_rows
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, Params, PyTree
+from bilevel.kernels.side_by_side import on_rows
 from bilevel.optimality import Entropy
 from bilevel.penalties import Parameter, resolve
 from bilevel.solvers.base import SPARING, Solver, State, settings
