@@ -21,7 +21,7 @@ SQUARE = np.random.default_rng(4).normal(size=(3, 3))
 
 def split(vector: np.ndarray) -> Any:
     """A tree of a vector, a scalar and a vector."""
-    array = jnp.asarray(vector)
+    array = np.asarray(vector)
     return {"a": array[:2], "b": array[2], "c": {"d": array[3:]}}
 
 
@@ -36,7 +36,7 @@ class Nonsmooth:
     whole: Penalty  # for one array like the point
     on_tree: Penalty | None = None  # for split(point); none where params are a matrix
     point: Any = None
-    smooth: bool = False  # its prox has no kink
+    smooth: bool = False  # its prox has no kink (of a sphere: but for its centre)
 
     @property
     def name(self) -> str:
@@ -91,13 +91,13 @@ SETS = [
     Nonsmooth(bl.PSDCone(), point=SQUARE),
     same(bl.ExponentialCone(), point=np.array([0.5, 0.3, -0.2])),
     same(bl.L1Sphere(5.5)),
-    same(bl.L2Sphere(1.1)),
+    same(bl.L2Sphere(1.1), smooth=True),
     same(bl.SparseSimplex(2, 1.1)),
     Nonsmooth(bl.Hyperplane(NORMAL, 0.3), bl.Hyperplane(split(NORMAL), 0.3), smooth=True),
     stated(lambda normal: bl.HalfSpace(normal, 0.3), NORMAL),
     same(bl.AffineSet(np.vander(np.arange(1.0, 3.0), N), np.array([0.3, -0.2])), smooth=True),
     same(bl.Polyhedron(np.ones((1, N)), np.ones(1), np.eye(N)[:4], 0.4 * np.ones(4))),
     Nonsmooth(bl.Transport(np.array([0.4, 0.6, 1.0]), np.array([0.7, 0.8, 0.5])), point=SQUARE),
-    Nonsmooth(bl.Birkhoff(), point=0.3 * SQUARE),
+    Nonsmooth(bl.Birkhoff(), point=0.2 * SQUARE),
 ]
 NONSMOOTH = [*TERMS, *SETS]

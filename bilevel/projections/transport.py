@@ -62,7 +62,8 @@ _transport = jnp.vectorize(_one_transport, signature="(m,n),(m),(n)->(m,n)")
 
 
 def transport_distance(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
-    """How far each entry of X - a 1' - 1 b' is from zero, where the derivative of `transport` jumps."""
+    """How far each entry of X - a 1' - 1 b' is from zero, where the derivative of `transport` jumps. NaN where the
+    support falls apart (at a vertex, say): there a and b are not unique, and the distance is not known."""
     x = as_point(point)
     return _distance(x, like(rows, x), like(columns, x))
 
@@ -70,8 +71,11 @@ def transport_distance(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) ->
 def _one_distance(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     columns, _ = balanced(rows, columns)
     if x.shape[0] < x.shape[1]:
-        return jnp.abs(_reduced_point(x.T, columns, rows)[0].T)
-    return jnp.abs(_reduced_point(x, rows, columns)[0])
+        return _one_distance(x.T, columns, rows).T
+    moved, _ = _reduced_point(x, rows, columns)
+    values = jnp.linalg.eigvalsh(_reduced((moved > 0).astype(x.dtype))[0])
+    tiny = jnp.finfo(x.dtype).eps ** 0.5 * jnp.max(values)
+    return jnp.where(jnp.sum(values <= tiny) == 1, jnp.abs(moved), jnp.nan)
 
 
 _distance = jnp.vectorize(_one_distance, signature="(m,n),(m),(n)->(m,n)")
