@@ -155,6 +155,7 @@ class Ending(NamedTuple):
     code: jax.Array  # the solver's own
     grown: jax.Array  # the residual grew beyond all measure
     quiet: jax.Array  # no smaller residual for as long as the solver's patience
+    empty: jax.Array  # the set holds no point
     exhausted: jax.Array  # no steps are left
 
 
@@ -164,6 +165,7 @@ def judge(ending: Ending, scales: Scales, limits: Limits, unbounded: jax.Array) 
     failed = (ending.code != Code.converged) & ~stuck
     precise = scales.residual <= limits.floor
     cases = [
+        (ending.empty, Code.infeasible),
         (~jnp.isfinite(scales.residual), Code.nonfinite),
         (scales.residual <= limits.converged, Code.converged),
         (unbounded, Code.unbounded),
