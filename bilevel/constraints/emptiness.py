@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -38,19 +39,22 @@ def _any(conditions: list[jax.Array]) -> jax.Array:
     return jnp.any(jnp.stack([jnp.any(condition) for condition in conditions]))
 
 
-RULES: dict[type[Penalty], Callable[..., jax.Array]] = {
-    sets.Box: crossed,
-    sets.Simplex: negative,
-    catalogue.Hypercube: negative,
-    catalogue.L1Ball: negative,
-    catalogue.L2Ball: negative,
-    catalogue.LInfBall: negative,
-    catalogue.L1Sphere: negative,
-    catalogue.L2Sphere: negative,
-    catalogue.CappedSimplex: lambda upper, total: negative((upper, total)),
-    catalogue.SparseSimplex: lambda number, total: negative(total),
-    catalogue.BoxSection: lambda lower, upper, weights, total: crossed(lower, upper),
-    linear_sets.Transport: unbalanced,
+CROSSED = (crossed, "a lower bound is above its upper bound")
+NEGATIVE = (negative, "its radius, side, scale or total is negative")
+UNBALANCED = (unbalanced, "a mass is negative, or rows and columns have different sums")
+RULES: dict[type[Penalty], tuple[Callable[..., jax.Array], str]] = {
+    sets.Box: CROSSED,
+    sets.Simplex: NEGATIVE,
+    catalogue.Hypercube: NEGATIVE,
+    catalogue.L1Ball: NEGATIVE,
+    catalogue.L2Ball: NEGATIVE,
+    catalogue.LInfBall: NEGATIVE,
+    catalogue.L1Sphere: NEGATIVE,
+    catalogue.L2Sphere: NEGATIVE,
+    catalogue.CappedSimplex: (lambda upper, total: negative((upper, total)), NEGATIVE[1]),
+    catalogue.SparseSimplex: (lambda number, total: negative(total), NEGATIVE[1]),
+    catalogue.BoxSection: (lambda lower, upper, weights, total: crossed(lower, upper), CROSSED[1]),
+    linear_sets.Transport: UNBALANCED,
 }
 
 
@@ -58,7 +62,7 @@ def is_empty(penalty: Penalty, hparams: HParams) -> jax.Array | bool:
     """Whether the set ``penalty`` is empty at these hyperparameters, as far as its parameters alone can tell; NaN among
     them tells nothing. A plain False of what has no such parameters: nothing is then compiled."""
     penalty = penalty.as_set
-    rule = RULES.get(type(penalty))
+    rule, _ = RULES.get(type(penalty), (None, ""))
     return False if rule is None else rule(*parameters(penalty, hparams))
 
 
@@ -67,7 +71,7 @@ def refuse_empty(penalty: Penalty, hparams: HParams) -> None:
     found = is_empty(penalty, hparams)
     if isinstance(found, Tracer) or not bool(found):
         return
-    raise ValueError(
-        f"bl.{type(penalty).__name__} is empty: no point has a lower bound above its upper bound, a negative radius, "
-        f"side or total, or masses whose sums differ. Its parameters are {parameters(penalty, hparams)}."
-    )
+    names = [field.name for field in dataclasses.fields(penalty)]  # type: ignore[arg-type]  # all in RULES are
+    values = ", ".join(f"{name}={value}" for name, value in zip(names, parameters(penalty, hparams), strict=True))
+    _, reason = RULES[type(penalty)]
+    raise ValueError(f"bl.{type(penalty).__name__}({values}) holds no point: {reason}. Give a set that is not empty.")

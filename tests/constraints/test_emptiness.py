@@ -22,7 +22,7 @@ def problem(constraint, **parts):
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_set_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=rf"bl\.{type(EMPTY[name]).__name__} is empty"):
+    with pytest.raises(ValueError, match=rf"bl\.{type(EMPTY[name]).__name__}.* holds no point: .*"):
         problem(EMPTY[name]).solve(1.0, None)
 
 
