@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree
-from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
 
 MAX_HALVINGS = 8  # of a step that the updates propose: it need not descend
@@ -82,7 +82,9 @@ class Broyden(Solver):
         params, after = trees.select(failed, (state.params, residual), (found.params, found.residual))
         counts = state.counts.plus(gradients=found.trials, hessian_products=jnp.where(fresh, 2, 0))
         code = jnp.where(failed & fresh, Code.stalled, Code.converged)
-        return State(params, jnp.where(failed, state.residual, found.norm), counts, Memory(after, inverse), code)
+        norm = jnp.where(failed, state.residual, found.norm)
+        derivative = ONE.plus(hessian_products=jnp.where(fresh, 2, 0))  # of the two products too
+        return State(params, norm, counts, Memory(after, inverse), code, derivative)
 
     def refresh(self, instance: Instance, state: State) -> State:
         memory = state.memory._replace(residual=instance.residual(state.params))
