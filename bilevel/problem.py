@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.constraints import Constraint, Free
+from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.status import Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
@@ -138,8 +138,10 @@ class InnerProblem:
         """The solution at ``hparams``, differentiable in hparams and batch by implicit differentiation.
 
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
-        relative to the residual of the cold start. The status is per lane under vmap, and never raises.
+        relative to the residual of the cold start. The status is per lane under vmap, and never raises. Raises
+        ValueError where the set is empty and values are concrete; in a trace the status is then ``infeasible``.
         """
+        refuse_empty(self.constraint, hparams)
         cold = self.cold_start(jax.random.key(0) if key is None else key, hparams, batch)
         start = cold if init is None else self.unknown(init, hparams, batch)
         outcome = self.run(hparams, batch, start, cold)

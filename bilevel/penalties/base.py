@@ -46,6 +46,11 @@ class Penalty(abc.ABC):
     def value(self, params: Params, hparams: HParams) -> Scalar:
         """The term itself at ``params`` (of a set: 0, the iterates of the solvers being feasible)."""
 
+    @property
+    def as_set(self) -> Penalty:
+        """The part that restricts where the solution may lie: itself, unless it is one of several."""
+        return self
+
     def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
         """How far ``point`` is from where the derivative of the prox jumps: an array or a pytree of the distances to
         all such places (coordinate by coordinate, like ``point``, if separable), infinity where nothing jumps. NaN

@@ -19,6 +19,10 @@ class Both(Penalty):
     penalty: Penalty
     constraint: Penalty
 
+    @property
+    def as_set(self) -> Penalty:
+        return self.constraint
+
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         return self.constraint.prox(self.penalty.prox(point, step_size, hparams), step_size, hparams)
 

@@ -14,6 +14,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, Key, Params, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
+from bilevel.training.optimizer import outer_value, update
 
 DIAGNOSTICS = ("theta", "margin", "weakly_active", "condition", "retries", "skipped")
 
@@ -47,7 +48,7 @@ class Evaluation(NamedTuple):
     report: Report
     measured: dict[str, Any]
     zeros: jax.Array  # unknowns that are exactly zero: the size of the face, for sparse solutions
-    zeros_changed: jax.Array  # those that were zero and no longer are since the step before, or the other way about
+    zeros_changed: jax.Array  # unknowns that became zero, or ceased to be, since the step before
 
 
 def point_of(task: Task, key: Key, step: jax.Array, hparams: HParams) -> Point:
@@ -84,7 +85,8 @@ def outer_step(
     point = point_of(task, state.key, state.step, state.hparams)
     value, grad, report = engine.hypergradient(levels, point, state.carry)
     measured = task.evaluate(report.params, state.hparams)
-    updates, after = optimizer.update(grad, state.optimizer, state.hparams)
+    value_fn = outer_value(engine, levels, point, report.carry)
+    updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
     moved = task.feasible(optax.apply_updates(state.hparams, updates))
     usable = (report.status.ok | (engine.on_failure == "warn")) & jnp.isfinite(trees.norm(grad))
     report = replace(report, skipped=(~usable).astype(jnp.int32))
