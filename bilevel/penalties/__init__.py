@@ -2,7 +2,7 @@
 
 from bilevel.penalties.base import Parameter, Penalty, Zero, resolve
 from bilevel.penalties.both import Both
-from bilevel.penalties.parametric import ParametricPenalty
+from bilevel.penalties.parametric import ParametricPenalty, parameters
 from bilevel.penalties.parts import Parts
 from bilevel.penalties.terms import (
     L1,
@@ -38,5 +38,6 @@ __all__ = [
     "SortedL1",
     "TotalVariation",
     "Zero",
+    "parameters",
     "resolve",
 ]

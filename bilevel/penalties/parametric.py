@@ -16,11 +16,14 @@ from bilevel.penalties import extent
 from bilevel.penalties.base import Penalty, resolve
 
 
+def parameters(of: Any, hparams: HParams) -> list[Any]:
+    """The fields of a set or penalty, in order, at the given hyperparameters."""
+    return [resolve(getattr(of, field.name), hparams) for field in dataclasses.fields(of)]
+
+
 def pieces_of(of: Penalty, reach: extent.Extent, point: Params, hparams: HParams) -> extent.Pieces:
-    """The arrays that a set or penalty takes as one, with its fields, in order, at the given hyperparameters."""
-    fields = dataclasses.fields(of)  # type: ignore[arg-type]  # every penalty and set is a dataclass
-    parameters = [resolve(getattr(of, field.name), hparams) for field in fields]
-    return reach(point, parameters, f"bl.{type(of).__name__}")
+    """The arrays that a set or penalty takes as one, with its parameters."""
+    return reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
 
 
 def in_one_dtype(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
