@@ -4,7 +4,7 @@
     python scripts/adversary.py --seed 17            one case again, each draw in words
     python scripts/adversary.py --from 1 --cases 50  fifty cases
 
-A case is a structure (loss, penalty or set, tree, engine, solver, precision, size 1 to 300), compiled once, and eight
+A case is a structure (loss, penalty or set, tree, engine, solver, precision, size 1 to 300), compiled once, and some
 draws of data for it; every fifth case is a quadratic program. What bilevel says is compared with numpy solvers that
 share no code with it (`adversary_oracle`, `adversary_programs`). Counted are: "silent wrong" (a status that can be
 used, and a gradient wrong beyond its estimate), "false alarm" (a failure on a tame problem), "estimate off" (by more
@@ -38,7 +38,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from adversary_judge import FAULTS, Verdict, ask, judge  # noqa: E402
 
-DRAWS = 8
+DRAWS, SMALL, DRAWS_OF_SMALL = 6, 12, 20  # the draws of small cases cost little beside their compilation
 PROGRAMS = 5  # every so many cases is a program
 CLEARED = 10  # cases after which compiled programs are dropped: each holds memory maps, of which a process has 65,530
 
@@ -46,14 +46,14 @@ CLEARED = 10  # cases after which compiled programs are dropped: each holds memo
 def verdicts(seed: int) -> Iterator[tuple[str, Verdict]]:
     """(which draw, verdict) for each draw of a case, from a cold start and from its own solution."""
     if seed % PROGRAMS == 0:
-        yield from programs.verdicts(seed, DRAWS)
+        yield from programs.verdicts(seed, DRAWS_OF_SMALL)
         return
     try:
         structure = cases.draw_structure(seed)
     except ValueError as error:
         yield "statement", Verdict("refused", str(error))
         return
-    for number in range(DRAWS):
+    for number in range(DRAWS_OF_SMALL if structure.size <= SMALL else DRAWS):
         draw = cases.draw_data(structure, seed, number)
         name = f"{structure.text}; draw {number} ({draw.kind})"
         answer = ask(structure, draw)

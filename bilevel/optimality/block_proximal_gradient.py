@@ -11,7 +11,8 @@ import jax
 from bilevel.foundation.trees import subtract
 from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.optimality.proximal_gradient import reduced_system
+from bilevel.optimality.proximal_gradient import reduced_system, without_rounding
+from bilevel.penalties.base import not_known
 
 
 def children(tree: PyTree) -> tuple[list[Any], Any]:
@@ -48,6 +49,10 @@ class BlockProximalGradient(Mapping):
 
     prox_calls: ClassVar[int] = 1
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = subtract(params, self._scaled(jax.grad(self.loss)(params, *args, **kwargs)))
         return subtract(self._prox(forward, *args, **kwargs), params)
@@ -56,8 +61,13 @@ class BlockProximalGradient(Mapping):
         gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
         point = subtract(params, self._scaled(gradient))
         _, derivative = jax.linearize(lambda z: self._prox(z, *args, **kwargs), point)
+        derivative = without_rounding(derivative, point)
         forward = lambda x: subtract(x, self._scaled(hessian(x)))  # noqa: E731
         return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
+
+    def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """Not known: of the proxes only the values are."""
+        return not_known(params)
 
     def _scaled(self, tree: PyTree, inverse: bool = False) -> PyTree:
         """S x, or S^{-1} x."""

@@ -9,17 +9,18 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.foundation.trees import axpy, norm, subtract
+from bilevel.foundation.trees import axpy, epsilon, norm, subtract
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
+from bilevel.penalties.base import not_known
 
 POWERS = 3  # steps of the power iteration that finds a step size
 
 
-def not_known(point: Params, step_size: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
+def no_kinks_known(point: Params, step_size: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
     """The distances to the kinks of a prox of which only the values are known."""
-    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), point)
+    return not_known(point)
 
 
 def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
@@ -39,6 +40,14 @@ def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
     return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1)
 
 
+def visible(params: Params, step: PyTree) -> jax.Array:
+    """By how much a step has to be longer to change half the digits of ``params``; 1 where it does. Without, the
+    residual of a loss that falls without end would round to zero at large params."""
+    size, length = norm(params) * epsilon(params) ** 0.5, norm(step)
+    ratio = size / jnp.where(length > 0, length, 1)
+    return jax.lax.stop_gradient(jnp.where((length > 0) & jnp.isfinite(ratio), jnp.maximum(ratio, 1), 1))
+
+
 @dataclass(frozen=True, eq=False)
 class ProximalGradient(Mapping):
     """F(w, *args) = prox(w - step_size grad loss(w, *args), step_size, *args) - w.
@@ -46,7 +55,8 @@ class ProximalGradient(Mapping):
     ``prox(point, step_size, *args)`` is the proximal operator of the nonsmooth term. Any step size gives the same
     root; one near 1/L keeps the active face right at inexact solutions: an error e of w moves the input of the prox by
     up to (1 + step L) e. `localize` finds that step. ``kinks(point, step_size, *args)`` tells how far each coordinate
-    of that input is from where the derivative of the prox jumps. Source: Blondel et al., 2021, equation (7).
+    of that input is from where the derivative of the prox jumps; without it no error is claimed of a hypergradient.
+    Source: Blondel et al., 2021, equation (7).
 
     With D the Jacobian of the prox (symmetric, positive semidefinite) and H the Hessian, A = D (I - step H) - I is not
     symmetric. It is solved through the symmetric positive semidefinite system on the range of D
@@ -65,16 +75,28 @@ class ProximalGradient(Mapping):
     loss: Callable[..., Scalar]
     prox: Callable[..., Params]
     step_size: float | jax.Array = 1.0
-    kinks: Callable[..., PyTree] = not_known
+    kinks: Callable[..., PyTree] = no_kinks_known
 
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = Counts(hessian_products=POWERS)
     inspection: ClassVar[Counts] = Counts(gradients=1)
     preparation: ClassVar[Counts] = Counts(gradients=1)
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
         return subtract(self.prox(forward, self.step_size, *args, **kwargs), params)
+
+    def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """The same, over a longer step where one of ``step_size`` would be lost in the digits of params."""
+        gradient = jax.grad(self.loss)(params, *args, **kwargs)
+        stretch = visible(params, axpy(self.step_size, gradient, jax.tree.map(jnp.zeros_like, params)))
+        step = stretch * self.step_size
+        change = subtract(self.prox(axpy(-step, gradient, params), step, *args, **kwargs), params)
+        return jax.tree.map(lambda leaf: (leaf / stretch).astype(leaf.dtype), change)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
@@ -89,10 +111,22 @@ class ProximalGradient(Mapping):
         gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
         point = axpy(-self.step_size, gradient, params)
         _, derivative = jax.linearize(lambda z: self.prox(z, self.step_size, *args, **kwargs), point)
+        derivative = without_rounding(derivative, point)
         return reduced_system(derivative, lambda x: axpy(-self.step_size, hessian(x), x), str(self))
 
     def __str__(self) -> str:
         return f"ProximalGradient({getattr(self.loss, '__name__', 'loss')})"
+
+
+def without_rounding(derivative: LinearMap, like: Params) -> LinearMap:
+    """The derivative D of a prox, exactly zero where all of it is rounding: at a vertex of a polytope D = I - n n'/n'n
+    of one free coordinate is 1 - 1 but for a unit of roundoff, and a system of that size looks singular."""
+    leaves, structure = jax.tree.flatten(like)
+    spread = [jnp.sin(1 + 2.4 * jax.lax.iota(leaf.dtype, leaf.size)).reshape(leaf.shape) for leaf in leaves]
+    probe = structure.unflatten(spread)  # of every direction a part, without a generator to compile
+    size = jax.lax.stop_gradient(norm(derivative(probe)))
+    moves = ~(size <= 100 * epsilon(like) * norm(probe))
+    return lambda tangent: jax.tree.map(lambda leaf: jnp.where(moves, leaf, 0), derivative(tangent))
 
 
 def reduced_system(derivative: LinearMap, forward: LinearMap, owner: str, weigh: LinearMap = lambda x: x) -> System:
@@ -118,9 +152,11 @@ def reduced_system(derivative: LinearMap, forward: LinearMap, owner: str, weigh:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedGradient(Mapping):
-    """F(w, *args) = projection(w - step_size grad loss(w, *args), *args) - w, for w in a convex set.
+    """F(w, *args) = projection(w - step_size grad loss(w, *args), *args) - w, for w in a closed set, convex or not.
 
     The special case of `ProximalGradient` in which the prox is the Euclidean projection ``projection(point, *args)``.
+    Of a set that is not convex it is one of the nearest points, and a root is a point that a projected gradient step
+    leaves in place: of local minima too, or of none at all.
     Source: Blondel et al., 2021, equation (9).
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -133,7 +169,7 @@ class ProjectedGradient(Mapping):
     loss: Callable[..., Scalar]
     projection: Callable[..., Params]
     step_size: float | jax.Array = 1.0
-    kinks: Callable[..., PyTree] = not_known
+    kinks: Callable[..., PyTree] = no_kinks_known
 
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = ProximalGradient.localization
@@ -149,8 +185,15 @@ class ProjectedGradient(Mapping):
 
         return ProximalGradient(self.loss, project, self.step_size, self.kinks)
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         return self.proximal(params, *args, **kwargs)
+
+    def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        return self.proximal.natural_residual(params, *args, **kwargs)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         return self.proximal.localize(params, *args, **kwargs)
