@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from bilevel.constraints import Constraint, Free
 from bilevel.foundation import trees
+from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
 from bilevel.foundation.status import Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import attach
@@ -21,6 +23,8 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Solution(NamedTuple):
@@ -59,6 +63,17 @@ def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         "This inner problem has no loss (it was stated by a residual or a fixed point), and the solver asks for one: "
         "use bl.Newton() or bl.Auto()."
     )
+
+
+def _tells(solve: Method) -> Method:
+    """A method (problem, hparams, batch, ...) whose errors say which of the problem's functions they came from."""
+
+    @functools.wraps(solve)
+    def told(self: InnerProblem, hparams: HParams, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        with telling(self.functions, lambda: self.check(hparams, batch)):
+            return solve(self, hparams, batch, *args, **kwargs)
+
+    return told  # type: ignore[return-value]  # of the type that is wrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +160,24 @@ class InnerProblem:
         """The problem with hyperparameters and data put in."""
         return Instance(self.loss, self.nonsmooth, self.mapping, hparams, batch, differentiable, searches)
 
+    @property
+    def functions(self) -> dict[str, Callable]:
+        """What the user stated as functions, by what they are: for errors that say whose they are."""
+        stated: dict[str, Any] = {"init": self.init, "penalty": self.penalty, "constraint": self.constraint}
+        if self.optimality is None:
+            return {**stated, "inner loss": self.loss}
+        return {**stated, "condition": self.optimality.stated}
+
+    def check(self, hparams: HParams, batch: Batch) -> Params:
+        """The shapes of the params; StatementError where a function of the problem takes or returns what it must not.
+        For errors only: a solve finds out by itself."""
+        checked_batch("inner batch", batch)
+        params = shapes_of("init", self.init, jax.random.key(0), hparams)
+        if self.optimality is None:
+            checked_scalar("inner loss", self.loss, params, hparams, batch)
+        return params
+
+    @_tells
     def solve(
         self,
         hparams: HParams,

@@ -16,7 +16,7 @@ from bilevel.foundation.compilation import Program
 from bilevel.foundation.refusals import constant
 from bilevel.foundation.typing import Batch, HParams, Key, Scalar
 from bilevel.solvers import Solver
-from bilevel.task import Task
+from bilevel.task import Task, telling_task
 
 CONSTANT = (
     "The derivative of a bl.hypergradient by bl.{engine} would be wrong: to JAX the solution in it is a constant. For "
@@ -28,6 +28,7 @@ _PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary(
 _STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
+@telling_task
 def hypergradient(
     task: Task,
     hparams: HParams,

@@ -74,21 +74,24 @@ class Dense(LinearSolver):
 
     def factored(self, operator: Operator, matrix: jax.Array, example: PyTree) -> Prepared:
         """Solves with A by a factor of ``matrix``."""
+        matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))  # LAPACK has no narrower types
         factored = factorize(matrix, operator)
 
         def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
             rhs, scales = tree.normalized(tree.as_vector(rhs))
             flat, unravel = ravel_pytree(rhs)
             target = attainable(self.tol if tol is None else tol, rhs)
-            solution, rescues = solve_factored(factored, matrix, flat, operator, target)
-            value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution))
+            wide, goal = flat.astype(matrix.dtype), jnp.asarray(target, matrix.dtype)
+            solution, rescues = solve_factored(factored, matrix, wide, operator, goal)
+            value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution).astype(flat.dtype))
             residual = true_residual(operator, rhs, value)
             scale = jnp.linalg.norm(matrix) * tree.norm(value)
             solved = tree.norm(tree.plus(residual, -operator.sign * self.damping, value))
             code = damped_code(judge(solved, target, scale, Code.singular, rhs), self.damping)
             return scaled_back(value, scales, tree.norm(residual), 1, code, rescues)
 
-        inverse = None if factored.lower is None else CholeskyFactor(factored.lower, ~factored.lost)
+        narrow = matrix.dtype != tree.dtype(tree.as_vector(example))
+        inverse = None if factored.lower is None or narrow else CholeskyFactor(factored.lower, ~factored.lost)
         return Prepared(solve, len(matrix) if operator.matrix is None else 0, 1, inverse)
 
 

@@ -11,6 +11,7 @@ import optax
 
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.foundation import trees
+from bilevel.foundation.stated import checked_metrics
 from bilevel.foundation.typing import HParams, Key, Params, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
@@ -84,7 +85,7 @@ def outer_step(
     levels = replace(task.levels, inner=task.inner.with_solver(solver))
     point = point_of(task, state.key, state.step, state.hparams)
     value, grad, report = engine.hypergradient(levels, point, state.carry)
-    measured = task.evaluate(report.params, state.hparams)
+    measured = checked_metrics(task.evaluate, task.evaluate(report.params, state.hparams))
     value_fn = outer_value(engine, levels, point, report.carry)
     updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
     moved = task.feasible(optax.apply_updates(state.hparams, updates))
