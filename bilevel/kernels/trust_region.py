@@ -75,7 +75,7 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
     definite = jnp.min(pivots) > len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(pivots)
     lower = jnp.where(definite, lower, jnp.eye(len(matrix), dtype=matrix.dtype))
     newton = -jax.scipy.linalg.cho_solve((lower, True), start.gradient)
-    within = jnp.where(definite, jnp.linalg.norm(newton), jnp.inf)
+    within = jnp.linalg.norm(newton)
     nothing = jnp.zeros_like(start.x)
     before = Step(
         start,
@@ -92,7 +92,7 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
     )
 
     def attempt(step: Step) -> Step:
-        whole = within <= step.radius
+        whole = definite & (within <= step.radius)
         needed = ~whole & ~step.decomposed
         spectrum = Spectrum(*_decomposition()(needed[None], matrix[None], *(part[None] for part in step.spectrum)))
         spectrum = jax.tree.map(lambda part: part[0], spectrum)
