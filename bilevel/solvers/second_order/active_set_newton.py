@@ -56,9 +56,9 @@ class ActiveSetNewton(Solver):
     One step finds the minimiser on the face that the prox points at, which D knows; the system is that of the adjoint,
     damped by delta = O(||F||). A step is taken if it halves the residual and met no negative curvature; if not, and at
     a start that is not near a solution, proximal gradient steps are, spectral and then accelerated ones, as many as one
-    Newton step costs about. So convergence is that of the proximal gradient method from anywhere, and superlinear near the solution, a warm
-    start included. ``linear_solve`` solves the system. For every penalty and set with a prox; if it is separable, on
-    one array, badly scaled coordinates are scaled so that the rows of the Hessian have one length.
+    Newton step costs about. So convergence is that of the proximal gradient method from anywhere, and superlinear near
+    the solution, a warm start included. ``linear_solve`` solves the system. For every penalty and set with a prox; if
+    it is separable, on one array, badly scaled coordinates are scaled so that the rows of the Hessian have one length.
     Source: Qi and Sun, 1993; Li, Sun and Toh, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl

@@ -34,7 +34,8 @@ class ProximalNewton(Solver):
 
     H is the matrix of the Hessian (of a `bl.Linear` loss X' M X + ...: one product of matrices), so a step costs
     n p^2 and the model (made convex where it is not), by coordinate descent and Newton steps on its face, p^3 / 3 for
-    each; one step is all where the loss is quadratic. For up to a thousand coordinates or two; put it into a `bl.WorkingSet` for sparse solutions
+    each; one step is all where the loss is quadratic. For up to a thousand coordinates or two; put it into a
+    `bl.WorkingSet` for sparse solutions
     with more. Raises ValueError for params that are not one vector, and for penalties that are not separable.
     Source: Lee, Sun and Saunders, 2014.
 
