@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bilevel.foundation.settings import settings as settings, traced as traced
-from bilevel.foundation.status import Status
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
@@ -50,7 +50,8 @@ class Point(NamedTuple):
 class Report:
     """What is known of a hypergradient beside its value.
 
-    Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint. ``status`` is
+    Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint (through the
+    steps of a solver: what is left of v at their start). ``status`` is
     the worse of the two. ``error_estimate`` estimates the norm of the error of the returned gradient, and
     ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its regime of
     validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by design).
@@ -119,6 +120,10 @@ class Engine(abc.ABC):
     def choose(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
         """The engine that does the work, and why: itself, unless it is one that chooses. Values are concrete here."""
         return self, "chosen by hand"
+
+    def advice(self, code: Code) -> str:
+        """The remedy for an inner solve that ended with this code, where this engine has one of its own."""
+        return ""
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
         """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""

@@ -26,10 +26,14 @@ def describe(report: Report, engine: Engine | None = None) -> str:
         ("inner solve", report.inner_status, report.inner_residual, report.inner_steps),
         ("adjoint solve", report.adjoint_status, report.adjoint_residual, report.adjoint_steps),
     )
-    own = engine.remedy if engine is not None else ""
+
+    def remedy(code: Code) -> str:
+        own = (engine.remedy or engine.advice(code)) if engine is not None else ""
+        return own or REMEDIES[code]
+
     return " ".join(
         f"The {name} ended with status {status.name} after {int(steps.max())} steps at a relative residual of "
-        f"{float(residual.max()):.2e}: {own or REMEDIES[Code[status.name]]}."
+        f"{float(residual.max()):.2e}: {remedy(Code[status.name])}."
         for name, status, residual, steps in solves
         if not bool(status.ok.all())
     )

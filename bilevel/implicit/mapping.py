@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree
+from bilevel.implicit.untraceable import traced_or_on_host
 from bilevel.linear_solve.base import Operator
 
 
@@ -40,6 +41,11 @@ class Mapping(abc.ABC):
     @abc.abstractmethod
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """The residual F(params, *args), of the structure of ``params``."""
+
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        """The function of (params, *args) whose arguments are those of the condition."""
+        return self
 
     def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """The residual that solvers stop on; differs from F where F also vanishes at points that are no solutions."""
@@ -72,8 +78,12 @@ class Residual(Mapping):
 
     residual: Callable[..., PyTree]
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.residual
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        return self.residual(params, *args, **kwargs)
+        return traced_or_on_host(self.residual, str(self), params, *args, **kwargs)
 
     def __str__(self) -> str:
         return f"the residual {getattr(self.residual, '__name__', 'F')}"
@@ -85,8 +95,13 @@ class FixedPoint(Mapping):
 
     fixed_point: Callable[..., PyTree]
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.fixed_point
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        return jax.tree.map(lambda after, before: after - before, self.fixed_point(params, *args, **kwargs), params)
+        after = traced_or_on_host(self.fixed_point, str(self), params, *args, **kwargs)
+        return jax.tree.map(lambda after, before: after - before, after, params)
 
     def __str__(self) -> str:
         return f"the fixed point of {getattr(self.fixed_point, '__name__', 'T')}"

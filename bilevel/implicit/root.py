@@ -14,6 +14,7 @@ from jax.custom_derivatives import linear_call
 
 from bilevel.foundation.typing import Params, PyTree
 from bilevel.implicit.attach import attach, split_arguments
+from bilevel.implicit.calls import for_condition, like, pair
 from bilevel.implicit.mapping import FixedPoint, Mapping, as_mapping
 from bilevel.linear_solve import AutoLinear, LinearSolver
 
@@ -32,12 +33,13 @@ def custom_root(
 
     ``residual``: F(params, *args, **kwargs), of the structure of params, or a mapping of ``bl.optimality``.
     ``solve``: how the linear system is solved. An explicit ``bl.CG()`` on a plain function asserts that A is symmetric.
-    ``has_aux``: the solver returns (params, aux). aux passes through; using its derivative raises TypeError in reverse
-    mode and gives NaN in forward mode.
+    ``has_aux``: the solver returns (params, aux), as any kind of tuple. aux passes through; using its derivative raises
+    TypeError in reverse mode and gives NaN in forward mode.
 
-    The decorated solver is called as solver(init, *args, **kwargs); the derivative with respect to ``init`` is zero by
-    definition. A solver that cannot be traced (NumPy) runs eagerly with a warning; under jit and vmap wrap it in
-    ``jax.pure_callback`` first. Where the linear solve fails, the derivative is NaN.
+    The decorated solver is called as solver(init, *args, **kwargs), the first argument by its own name too; F gets the
+    others, keywords by name where it has the name, else in the solver's order. The derivative with respect to ``init``
+    is zero by definition. A solver that cannot be traced (NumPy) runs eagerly with a warning; under jit and vmap wrap
+    it in ``jax.pure_callback`` first. Where the linear solve fails, the derivative is NaN.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> @bl.custom_root(lambda w, theta: w**2 - theta)
@@ -50,12 +52,13 @@ def custom_root(
 
     def decorate(solver: Callable) -> Callable:
         @functools.wraps(solver)
-        def solution(init: Any, *args: Any, **kwargs: Any) -> Any:
-            result, origins = _run(solver, (init, *args), kwargs)
+        def solution(*args: Any, **kwargs: Any) -> Any:
+            taken = for_condition(solver, mapping.stated, str(mapping), args, kwargs)
+            result, origins = _run(solver, args, kwargs)
             if not has_aux:
-                return attach(mapping, solve, result, args, kwargs)
-            params, aux = result
-            return attach(mapping, solve, params, args, kwargs), _without_derivative(aux, origins)
+                return attach(mapping, solve, result, *taken)
+            params, aux = pair(result, solver)
+            return like(result, attach(mapping, solve, params, *taken), _without_derivative(aux, origins))
 
         return solution
 

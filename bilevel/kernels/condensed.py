@@ -32,8 +32,8 @@ class Parts(NamedTuple):
 
     def scaled(self, scale: jax.Array) -> Parts:
         """The same in the unknowns x / scale."""
-        hessian = scale[:, None] * self.hessian * scale
-        return Parts(hessian, self.bounds * scale, self.weights, self.rows * scale)
+        hessian = scale[:, None] * self.hessian * scale[None, :]
+        return Parts(hessian, self.bounds * scale[None, :], self.weights, self.rows * scale[None, :])
 
 
 def condensed(parts: Parts) -> Condensed:
@@ -129,7 +129,9 @@ def _factors(factor: jax.Array, rows: jax.Array, weight: jax.Array, shift: jax.A
     if rows.shape[0]:
         half = jax.scipy.linalg.solve_triangular(factor, rows.T, lower=True)
         schur = half.T @ half
-        schur = jnp.linalg.cholesky(schur + jnp.diag(_roundoff(schur) * jnp.diagonal(schur)))
+        diagonal = jnp.diagonal(schur)
+        lift = jnp.where(diagonal > 0, _roundoff(schur) * diagonal, 1)  # a zero row has a multiplier of its own
+        schur = jnp.linalg.cholesky(schur + jnp.diag(lift))
     return _Factors(factor, schur, rows, weight, shift, number)
 
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation.status import Code
+from bilevel.kernels.certificate import no_minimum, no_point
 from bilevel.kernels.condensed import Parts, factored
 from bilevel.kernels.second_orders import SecondOrders, scaling
 
@@ -38,6 +39,14 @@ class Data(NamedTuple):
     e: jax.Array
     G: jax.Array
     h: jax.Array
+
+
+class Units(NamedTuple):
+    """What brings the rows and columns of [E; G] to size 1: the units in which a proof is judged."""
+
+    columns: jax.Array
+    rows: jax.Array
+    bounds: jax.Array
 
 
 class Iterate(NamedTuple):
@@ -74,15 +83,16 @@ class _Loop(NamedTuple):
     code: jax.Array
 
 
-def solve_conic(data: Data, cones: SecondOrders, tol: float | jax.Array, max_steps: int) -> Found:
+def solve_conic(data: Data, cones: SecondOrders, units: Units, tol: float | jax.Array, max_steps: int) -> Found:
     """Solves the program to relative residuals and a relative gap of ``tol``, or to the floor of the precision
-    (`Code.stalled`). Meant for data of size about 1 (see `equilibrate`), which gives the tolerance its meaning."""
+    (`Code.stalled`). Meant for data of size about 1 (see `equilibrate`), which gives the tolerance its meaning.
+    `Code.infeasible` and `Code.unbounded` are proofs, see `certificate`."""
     tol = jnp.maximum(jnp.asarray(tol, data.q.dtype), 4 * jnp.finfo(data.q.dtype).eps)
     start = _start(data, cones)
 
     def body(loop: _Loop) -> _Loop:
         at = _step(data, cones, loop.at)
-        error, code = _judge(data, at, tol)
+        error, code = _judge(data, cones, units, at, tol)
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in at]))
         better = finite & (error < loop.error)
         best = jax.tree.map(lambda new, old: jnp.where(better | (code >= Code.infeasible), new, old), at, loop.best)
@@ -195,20 +205,23 @@ def _longest(cones: SecondOrders, at: Iterate, step: Iterate) -> jax.Array:
     return jnp.minimum(ends, jnp.minimum(cones.longest(at.s, step.s), cones.longest(at.z, step.z)))
 
 
-def _judge(data: Data, at: Iterate, tol: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _judge(data: Data, cones: SecondOrders, units: Units, at: Iterate, tol: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest of the relative residuals and the relative gap, and a `Code`."""
     P, q, E, e, G, h = data
     r_x, r_y, r_z, _ = _residuals(data, at)
-    curved, cost, bound = at.x @ (P @ at.x) / at.t, q @ at.x, -(e @ at.y + h @ at.z)
+    Px = P @ at.x
+    curved, cost, bound = at.x @ Px / at.t, q @ at.x, -(e @ at.y + h @ at.z)
     primal = _size(r_y, r_z) / (at.t + _size(at.x, at.s))
     dual = _size(r_x) / (at.t + _size(at.x) + _size(at.y, at.z))
     gap = jnp.abs(curved + cost - bound) / (at.t + jnp.minimum(jnp.abs(curved / 2 + cost), jnp.abs(curved / 2 - bound)))
     error = jnp.maximum(jnp.maximum(primal, dual), gap)
-    small = jnp.finfo(q.dtype).eps ** 0.5
-    infeasible = (bound > 0) & (_size(E.T @ at.y + G.T @ at.z) <= small * bound)
-    ray = _size(P @ at.x, E @ at.x, G @ at.x + at.s)
-    unbounded = (cost < 0) & (ray <= -small * cost)
-    code = jnp.where(unbounded, Code.unbounded, jnp.where(infeasible, Code.infeasible, RUNNING))
+    columns, rows, bounds = units
+    forces = columns * (E.T @ at.y + G.T @ at.z)
+    sides, duals = jnp.concatenate([rows * e, bounds * h]), jnp.concatenate([at.y / rows, at.z / bounds])
+    left = jnp.concatenate([rows * (E @ at.x), bounds * (G @ at.x + at.s)])
+    ray = columns * q, at.x / columns, columns * Px, left, columns**2 * jnp.diagonal(P)
+    code = jnp.where(no_point(sides, duals, forces), Code.infeasible, RUNNING)
+    code = jnp.where(no_minimum(*ray), Code.unbounded, code)
     return error, jnp.where(error <= tol, Code.converged, code).astype(jnp.int32)
 
 

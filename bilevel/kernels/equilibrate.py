@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.conic import Data
+from bilevel.kernels.conic import Data, Units
 from bilevel.kernels.second_orders import SecondOrders
 
 SWEEPS = 5
@@ -29,24 +29,34 @@ def equilibrate(data: Data, cones: SecondOrders) -> tuple[Data, Scales]:
     """
     P, q, E, e, G, h = data
     size_P, size_E, size_G = jnp.abs(P), jnp.abs(E), jnp.abs(G)
-    columns, rows, bounds = jnp.ones_like(q), jnp.ones_like(e), jnp.ones_like(h)
-    for _ in range(SWEEPS):
+
+    def sweep(_: int, scales: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        columns, rows, bounds = scales
         down = jnp.maximum(_largest(size_P.T, columns), _largest(size_E.T, rows))
         down = columns * jnp.maximum(down, _largest(size_G.T, bounds))
         across_E, across_G = rows * _largest(size_E, columns), bounds * _largest(size_G, columns)
         columns, rows = columns * _inverse_root(down), rows * _inverse_root(across_E)
-        bounds = bounds * _inverse_root(_shared(cones, across_G))
-    scaled_P, scaled_q = columns[:, None] * P * columns, columns * q
+        return columns, rows, bounds * _inverse_root(_shared(cones, across_G))
+
+    first = jnp.ones_like(q), jnp.ones_like(e), jnp.ones_like(h)
+    columns, rows, bounds = jax.lax.fori_loop(0, SWEEPS, sweep, first)  # a loop is compiled once
+    scaled_P, scaled_q = columns[:, None] * P * columns[None, :], columns * q
     size = jnp.maximum(jnp.max(jnp.abs(scaled_P), initial=0), jnp.max(jnp.abs(scaled_q), initial=0))
     cost = 1 / jnp.where(size > 0, size, 1)
-    scaled_E, scaled_G = rows[:, None] * E * columns, bounds[:, None] * G * columns
+    scaled_E, scaled_G = rows[:, None] * E * columns[None, :], bounds[:, None] * G * columns[None, :]
     scaled = Data(cost * scaled_P, cost * scaled_q, scaled_E, rows * e, scaled_G, bounds * h)
     return scaled, Scales(columns, rows, bounds, cost)
 
 
+def units(data: Data, cones: SecondOrders) -> Units:
+    """The units of a proof, which is about [E; G] alone."""
+    bare = data._replace(P=jnp.zeros_like(data.P), q=jnp.zeros_like(data.q))
+    return Units(*equilibrate(bare, cones)[1][:3])
+
+
 def _largest(matrix: jax.Array, scale: jax.Array) -> jax.Array:
     """The largest entry of each row, its columns being scaled."""
-    return jnp.max(matrix * scale, axis=1, initial=0)
+    return jnp.max(matrix * scale[None, :], axis=1, initial=0)
 
 
 def _inverse_root(size: jax.Array) -> jax.Array:

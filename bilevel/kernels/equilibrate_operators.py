@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.kernels.matrices import Matrix, squared
-from bilevel.kernels.splitting import Quadratic, Scales
+from bilevel.kernels.splitting import Quadratic, Scales, Units
 
 SWEEPS = 8  # each takes the square root of what is left of the bad scaling
 PROBES = 8
@@ -68,16 +68,25 @@ def equilibrium(program: Quadratic, squares: Squares, groups: Groups) -> Scales:
 
     Source: Ruiz, 2001; Diamond and Boyd, Stochastic matrix-free equilibration, 2017.
     """
-    columns, rows, cost = jnp.ones_like(program.q), jnp.ones_like(program.b), jnp.ones((), program.q.dtype)
-    for _ in range(SWEEPS):
+
+    def sweep(_: int, scales: Scales) -> Scales:
+        columns, rows, cost = scales
         curved = cost**2 * columns**2 * squares.hessian(columns**2)
         down = curved + columns**2 * squares.transposed(rows**2)
         across = groups.shared(rows**2 * squares.rows(columns**2))
         columns, rows = columns * _fourth_root(down), rows * _fourth_root(across)
         curvature = jnp.sqrt(jnp.mean(columns**2 * squares.hessian(columns**2)))
         size = jnp.maximum(curvature, jnp.max(jnp.abs(columns * program.q), initial=0))
-        cost = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1)
-    return jax.lax.stop_gradient(Scales(columns, rows, cost))
+        return Scales(columns, rows, jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1))
+
+    first = Scales(jnp.ones_like(program.q), jnp.ones_like(program.b), jnp.ones((), program.q.dtype))
+    return jax.lax.stop_gradient(jax.lax.fori_loop(0, SWEEPS, sweep, first))  # a loop is compiled once
+
+
+def units(program: Quadratic, squares: Squares, groups: Groups) -> Units:
+    """The units in which a proof that there is no solution is judged, see `certificate`."""
+    columns, rows, _ = equilibrium(program, squares._replace(hessian=jnp.zeros_like), groups)
+    return Units(columns, rows, columns * jnp.sqrt(squares.hessian(columns**2)))
 
 
 def _fourth_root(square: jax.Array) -> jax.Array:

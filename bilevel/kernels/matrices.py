@@ -68,3 +68,18 @@ def squared(matrix: Matrix) -> Matrix:
         return matrix**2
     whole = matrix.sum_duplicates(nse=matrix.nse)  # an entry may be stored in parts
     return with_data(whole, whole.data**2)
+
+
+def is_positive_semidefinite(matrix: jax.Array) -> jax.Array:
+    """Whether a symmetric dense matrix has no negative eigenvalue, up to rounding, whatever the units of its rows.
+
+    >>> bool(is_positive_semidefinite(jnp.ones((2, 2)))), bool(is_positive_semidefinite(jnp.array([[0.0, 1], [1, 0]])))
+    (True, False)
+    """
+    n, eps = matrix.shape[0], float(jnp.finfo(matrix.dtype).eps)
+    largest, diagonal = jnp.max(jnp.abs(matrix), initial=0), jnp.abs(jnp.diagonal(matrix))
+    largest = jnp.where(largest > 0, largest, 1)
+    scale = 1 / jnp.sqrt(jnp.where(diagonal > eps * largest, diagonal, largest))
+    unit = scale[:, None] * matrix * scale[None, :]
+    factor = jnp.linalg.cholesky(unit + 10 * n * eps * jnp.eye(n, dtype=matrix.dtype))
+    return jnp.all(jnp.isfinite(jnp.diagonal(factor)))

@@ -40,12 +40,14 @@ def block_pivoting(matrix: jax.Array, offset: jax.Array, free: jax.Array, max_st
     >>> found.y.tolist(), bool(found.solved)
     ([1.0, 0.0], True)
     """
-    scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
-    scaled, d = scale[:, None] * matrix * scale, scale * offset
+    diagonal = jnp.diagonal(matrix)
+    empty = diagonal == 0  # rows that are zero: their multipliers stay zero, where that is optimal
+    scale = 1 / jnp.sqrt(jnp.where(empty, 1, diagonal))
+    scaled, d = scale[:, None] * matrix * scale[None, :] + jnp.diag(empty.astype(matrix.dtype)), scale * offset
     rounding = 10 * d.size * jnp.finfo(d.dtype).eps
 
     def attempt(active: jax.Array) -> tuple[jax.Array, jax.Array]:
-        pairs = active[:, None] & active
+        pairs = active[:, None] & active[None, :]
         factor = jnp.linalg.cholesky(jnp.where(pairs, scaled, jnp.eye(d.size, dtype=d.dtype)))
         y = jax.scipy.linalg.cho_solve((factor, True), jnp.where(active, -d, 0))
         slack = scaled @ y + d

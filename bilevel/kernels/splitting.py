@@ -19,6 +19,7 @@ import jax.scipy.sparse.linalg
 
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap
+from bilevel.kernels.certificate import no_minimum, no_point
 from bilevel.linear_solve import AutoLinear
 from bilevel.linear_solve.base import Operator
 
@@ -53,6 +54,14 @@ class Scales(NamedTuple):
     cost: jax.Array
 
 
+class Units(NamedTuple):
+    """What brings rows and columns of A to size 1, and the lengths of the columns of P when it has done so."""
+
+    columns: jax.Array
+    rows: jax.Array
+    curvatures: jax.Array
+
+
 class Point(NamedTuple):
     """An iterate."""
 
@@ -77,7 +86,7 @@ def scaled(program: Quadratic, scales: Scales) -> Quadratic:
 
     def matrix(weights: jax.Array) -> jax.Array:
         assert whole is not None
-        return columns[:, None] * whole(weights * rows**2 / cost) * (cost * columns)
+        return columns[:, None] * whole(weights * rows**2 / cost) * (cost * columns)[None, :]
 
     return program._replace(
         hessian=lambda x: cost * columns * program.hessian(columns * x),
@@ -154,25 +163,37 @@ def adapted(rho: jax.Array, found: Sizes) -> jax.Array:
     return jnp.where(off & jnp.isfinite(new), new, rho)
 
 
-def certificate(program: Quadratic, before: Point, after: Point) -> jax.Array:
-    """`Code.infeasible`, `Code.unbounded` or `Code.converged` (neither is proved), from how the iterates run away.
+def certificate(program: Quadratic, units: Units, before: Point, after: Point) -> tuple[jax.Array, Point]:
+    """`Code.infeasible`, `Code.unbounded` or `Code.converged` (neither is proved), from how the iterates of the program
+    as stated run away, and the iterate with the proof in place of y or x.
 
-    With y in K*, A'y = 0 and b'y < 0 there is no feasible point; with P x = 0, -A x in K and q'x < 0 no minimum. Both
-    up to eps^0.4, relative to the last: no solution within a distance of about eps^-0.4 in the scaled program.
     Source: Banjac et al., Infeasibility detection in the alternating direction method of multipliers, 2019.
     """
     x, y = after.x - before.x, after.y - before.y
-    small = float(jnp.finfo(x.dtype).eps) ** 0.4
-    bound = -(program.b @ y)
-    outside = _largest(y - program.project_dual(y))
-    infeasible = (bound > 0) & (jnp.maximum(_largest(program.transposed(y)), outside) <= small * bound)
-    falls = -(program.q @ x)
+    infeasible, unbounded = proofs(program, units, x, y)
+    code = jnp.where(unbounded & _moving(x, after.x), Code.unbounded, Code.converged)
+    code = jnp.where(infeasible & _moving(y, after.y), Code.infeasible, code).astype(jnp.int32)
+    proof = Point(
+        jnp.where(code == Code.unbounded, x, after.x), jnp.where(code == Code.infeasible, y, after.y), after.z
+    )
+    return code, proof
+
+
+def proofs(program: Quadratic, units: Units, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether y proves that no point is feasible, and x that the loss falls without end; see `kernels.certificate`."""
+    close = float(jnp.finfo(x.dtype).eps) ** 0.5
+    columns, rows, curvatures = units
+    y = program.project_dual(y)
+    infeasible = no_point(rows * program.b, y / rows, columns * program.transposed(y), close)
     ray = -program.rows(x)
-    stays = jnp.maximum(_largest(program.hessian(x)), _largest(ray - program.project(ray)))
-    moving = _largest(x) > jnp.finfo(x.dtype).eps ** 0.5 * (1 + _largest(after.x))
-    code = jnp.where((falls > 0) & (stays <= small * falls) & moving, Code.unbounded, Code.converged)
-    moving = _largest(y) > jnp.finfo(x.dtype).eps ** 0.5 * (1 + _largest(after.y))
-    return jnp.where(infeasible & moving, Code.infeasible, code).astype(jnp.int32)
+    left = rows * (ray - program.project(ray))
+    curved = columns * program.hessian(x)
+    return infeasible, no_minimum(columns * program.q, x / columns, curved, left, curvatures, close)
+
+
+def _moving(change: jax.Array, at: jax.Array) -> jax.Array:
+    """Whether an iterate runs away, and does not settle."""
+    return _largest(change) > float(jnp.finfo(at.dtype).eps) ** 0.5 * _largest(at)
 
 
 def polished(program: Quadratic, point: Point, error: Callable[[Point], jax.Array]) -> tuple[Point, jax.Array]:

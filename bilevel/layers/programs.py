@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from bilevel.cones import Cone, NonNegative, Product, Zero
+from bilevel.foundation.eager import Setting, compiles_once
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
-from bilevel.kernels.matrices import as_matrix, cast, is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part, times
 from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
 from bilevel.linear_solve import AutoLinear, LinearSolver
@@ -23,7 +24,9 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
 from bilevel.solvers import Auto
-from bilevel.solvers.programs.stated_by_arrays import PRECISE, Answer, ConeProgram, ProgramSolver, program_residual
+from bilevel.solvers.programs.arguments import cone_arguments, quadratic_arguments, start_arguments
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
+from bilevel.solvers.programs.verdict import verdict
 
 POLISHES = 3
 DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
@@ -50,10 +53,12 @@ def quadratic_program(
     (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
     argument, in both modes. Of Q the symmetric part counts.
 
-    ``residual`` is that of the KKT conditions, each relative to the size of its terms. Where there is no solution the
-    status says `infeasible` or `unbounded`, lane by lane, and params, dual and derivatives are NaN. At a degenerate
-    solution the derivative is the one of least norm on the rows with dual > slack. Raises ValueError for shapes that
-    do not fit.
+    ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
+    there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
+    with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
+    lane, and params, dual and derivatives are NaN. Compiles once for shapes and settings, in eager calls too. At a
+    degenerate solution the derivative is the one of least norm on the rows with dual > slack. Raises ValueError for
+    shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
@@ -63,38 +68,10 @@ def quadratic_program(
     >>> jax.jacobian(lambda h: solve(h).params)(jnp.ones(1)).round(6).tolist()
     [[0.5], [0.5]]
     """
-    Q, q, A, b, G, h = _checked(Q, q, A, b, G, h)
-    bounded = h < jnp.inf
-    G, h = rows_kept(G, bounded), jnp.where(bounded, h, 1)
-    frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
-    cone = Product(Zero(b.size), NonNegative(h.size))
-    program = ConeProgram(
-        symmetric_part(frozen[0]),
-        frozen[1],
-        stacked(frozen[2], frozen[4]),
-        jnp.concatenate([frozen[3], frozen[5]]),
-        cone,
-    )
-    start = None if init is None else _start(program, init.params, jnp.concatenate(init.dual))
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
-    unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
-
-    dense = not program.sparse and q.size + program.b.size <= DENSE
-
-    def correction(at: PrimalDual) -> PrimalDual:
-        if dense:
-            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
-        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
-
-    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
-    status, usable = _verdict(answer.code, residual)
-    unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    arguments = (Q, q, A, b, G, h, usable)
-    if dense and linear_solve == AutoLinear():
-        unknown = PrimalDual(*moving(tuple(unknown), arguments))
-    else:
-        unknown = attach(QP, linear_solve, unknown, arguments)
-    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer))
+    data = quadratic_arguments(Q, q, A, b, G, h)
+    sizes = (data[1].size, data[3].size, data[5].size)
+    start = None if init is None else start_arguments("quadratic_program", (init.params, *init.dual), sizes)
+    return _quadratic_program(data, start, solver, Setting(linear_solve))
 
 
 def cone_program(
@@ -121,18 +98,59 @@ def cone_program(
     >>> solution.params.round(5).tolist(), solution.dual.round(5).tolist(), solution.status.name
     ([3.0, -1.0], [1.0, 2.0], 'converged')
     """
-    A, b, c = _floats(A, b, c)
+    data = cone_arguments(A, b, c, cone)
+    sizes = (data[2].size, data[1].size)
+    start = None if init is None else start_arguments("cone_program", (init.params, init.dual), sizes)
+    return _cone_program(data, cone, start, solver, Setting(linear_solve))
+
+
+@compiles_once
+def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
+    Q, q, A, b, G, h = data
+    impossible = jnp.any(h == -jnp.inf)
+    G, h = rows_kept(G, h != jnp.inf), jnp.where(jnp.isinf(h), 1, h)
+    frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
+    cone = Product(Zero(b.size), NonNegative(h.size))
+    program = ConeProgram(
+        symmetric_part(frozen[0]),
+        frozen[1],
+        stacked(frozen[2], frozen[4]),
+        jnp.concatenate([frozen[3], frozen[5]]),
+        cone,
+    )
+    begin = None if start is None else _start(program, start[0], jnp.concatenate(start[1:]))
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
+    unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
+
+    dense = not program.sparse and q.size + program.b.size <= DENSE
+
+    def correction(at: PrimalDual) -> PrimalDual:
+        if dense:
+            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
+        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
+
+    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
+    status, usable = verdict(program, answer, residual, solver.tol)
+    status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
+    usable = jnp.where(impossible, jnp.nan, usable)
+    unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
+    arguments = (Q, q, A, b, G, h, usable)
+    if dense and solve.value == AutoLinear():
+        unknown = PrimalDual(*moving(tuple(unknown), arguments))
+    else:
+        unknown = attach(QP, solve.value, unknown, arguments)
+    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer))
+
+
+@compiles_once
+def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
+    A, b, c = data
     n = c.size
-    if A.ndim != 2 or b.shape != A.shape[:1] or c.shape != A.shape[1:] or cone.dim != b.size:
-        raise ValueError(
-            f"bl.cone_program needs A (m, n), b (m,), c (n,) and a cone of dimension m; it got A {A.shape}, "
-            f"b {b.shape}, c {c.shape} and {cone} of dimension {cone.dim}. For a batch use jax.vmap."
-        )
     frozen = jax.lax.stop_gradient((A, b, c))
     curvature = BCOO.fromdense(jnp.zeros((n, n), c.dtype), nse=0) if is_sparse(A) else jnp.zeros((n, n), c.dtype)
     program = ConeProgram(curvature, frozen[2], frozen[0], frozen[1], cone)
-    start = None if init is None else _start(program, init.params, init.dual)
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, start))
+    begin = None if start is None else _start(program, *start)
+    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     mapping = Conic(cone)
     unknown = mapping.pack(answer.x, answer.y, answer.s)
 
@@ -141,8 +159,8 @@ def cone_program(
         return program_residual(program, at.x, at.y)
 
     unknown, residual = _polished(lambda at: _root_step(mapping, at, frozen), unknown, measure)
-    status, usable = _verdict(answer.code, residual)
-    unknown = attach(mapping, linear_solve, usable * unknown, (times(usable, A), usable * b, usable * c))
+    status, usable = verdict(program, answer, residual, solver.tol)
+    unknown = attach(mapping, solve.value, usable * unknown, (times(usable, A), usable * b, usable * c))
     point = mapping.unpack(unknown)
     return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer))
 
@@ -173,7 +191,7 @@ def _root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
 def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
     """Newton steps on the optimality condition, as long as they lower the residual; taken where it is not small yet."""
     first = measure(unknown)
-    precise = max(PRECISE, 100 * float(jnp.finfo(first.dtype).eps))
+    precise = 100 * float(jnp.finfo(first.dtype).eps)
 
     def body(state: tuple) -> tuple:
         unknown, residual, _, tries = state
@@ -192,17 +210,6 @@ def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple
     return unknown, residual
 
 
-def _verdict(code: jax.Array, residual: jax.Array) -> tuple[Status, jax.Array]:
-    """The status, taken from the residual unless infeasibility or unboundedness is proved, and 1 or NaN."""
-    tol = float(jnp.finfo(residual.dtype).eps) ** 0.625  # 2e-10 in float64, 5e-5 in float32
-    proved = (code == Code.infeasible) | (code == Code.unbounded)
-    near = jnp.where(residual <= tol**0.6, Code.stalled, Code.max_steps)
-    judged = jnp.where(residual <= tol, Code.converged, near)
-    judged = jnp.where(jnp.isfinite(residual), judged, Code.nonfinite)
-    code = jnp.where(proved, code, judged)
-    return Status.of(code), jnp.where(code <= Code.stalled, 1, jnp.nan).astype(residual.dtype)
-
-
 def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
     """The solution of a program nearby; zeros where that had none."""
     usable = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
@@ -213,30 +220,3 @@ def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
 
 def _counts(answer: Answer) -> Counts:
     return Counts(factorizations=answer.steps).as_arrays()
-
-
-def _floats(*arrays: Any) -> list[Any]:
-    found = [as_matrix(array) for array in arrays]
-    kinds = [array.dtype for array in found]
-    dtype = jnp.result_type(*kinds) if any(jnp.issubdtype(kind, jnp.inexact) for kind in kinds) else float
-    return [cast(array, jnp.result_type(dtype)) for array in found]
-
-
-def _checked(Q: Any, q: Any, A: Any, b: Any, G: Any, h: Any) -> list[Any]:
-    for matrix, vector, names in ((A, b, "A and b"), (G, h, "G and h")):
-        if (matrix is None) != (vector is None):
-            raise ValueError(f"bl.quadratic_program needs both of {names}, or neither.")
-    Q, q = _floats(Q, q)
-    none = (jnp.zeros((0, q.size), q.dtype), jnp.zeros(0, q.dtype))
-    A, b = none if A is None else (A, b)
-    G, h = none if G is None else (G, h)
-    arrays = _floats(Q, q, A, b, G, h)
-    n = q.size
-    shapes = [array.shape for array in arrays]
-    expected = [(n, n), (n,), (*shapes[3], n), shapes[3][:1], (*shapes[5], n), shapes[5][:1]]
-    if shapes != expected:
-        raise ValueError(
-            "bl.quadratic_program needs Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); it got "
-            f"{', '.join(map(str, shapes))}. For a batch use jax.vmap."
-        )
-    return arrays

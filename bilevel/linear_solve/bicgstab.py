@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,15 @@ from jax import lax
 from bilevel.foundation import vectors as tree
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap, PyTree, Scalar
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
-from bilevel.linear_solve.preconditioners import Identity, preconditioned, prepared
-from bilevel.linear_solve.refine import Advance, refine
+from bilevel.linear_solve.base import Operator, Preconditioner
+from bilevel.linear_solve.krylov import Krylov
+from bilevel.linear_solve.preconditioners import Identity
+from bilevel.linear_solve.refine import Advance, Method
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class BiCGStab(LinearSolver):
+class BiCGStab(Krylov):
     """BiCGStab for any square A: two products a step and eight vectors, whatever the number of steps.
 
     Preconditioned from the right. Where the recurrence breaks down (a divisor of the size of rounding) it starts
@@ -38,19 +39,10 @@ class BiCGStab(LinearSolver):
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
 
-    def __call__(
-        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
-    ) -> LinearSolution:
-        operator = as_operator(operator)
-        self.refuse(operator)
-        precondition, products = prepared(self.preconditioner, preconditioner, operator, rhs)
-        advance = functools.partial(stabilized_biconjugate_gradients, operator, precondition)
-        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps, 0.9)
-        return solution._replace(products=solution.products + products)
+    gain: ClassVar[float] = 0.9  # runs also end at a breakdown, after which a new shadow residual may help
 
-    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
-        """The preconditioner is set up once."""
-        return preconditioned(self, self.preconditioner, operator, example)
+    def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:
+        return functools.partial(stabilized_biconjugate_gradients, operator, precondition)
 
 
 class _State(NamedTuple):

@@ -16,16 +16,17 @@ from bilevel.foundation import vectors as tree
 from bilevel.foundation.closures import hoisted
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap, PyTree, Scalar
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
+from bilevel.linear_solve.base import Operator, Preconditioner
 from bilevel.linear_solve.block import block_conjugate_gradients
 from bilevel.linear_solve.cg import conjugate_gradients
-from bilevel.linear_solve.preconditioners import Identity, preconditioned, prepared
-from bilevel.linear_solve.refine import Advance, Method, refine
+from bilevel.linear_solve.krylov import Krylov
+from bilevel.linear_solve.preconditioners import Identity
+from bilevel.linear_solve.refine import Advance, Method
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class BlockCG(LinearSolver):
+class BlockCG(Krylov):
     """`CG` that puts the right-hand sides of one system under ``jax.vmap`` into one Krylov space.
 
     For one right-hand side it is `CG`. Under ``jax.vmap`` over right-hand sides (``jax.jacrev``, ``jax.jacfwd``,
@@ -55,19 +56,8 @@ class BlockCG(LinearSolver):
 
     needs_symmetric: ClassVar[bool] = True
 
-    def __call__(
-        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
-    ) -> LinearSolution:
-        operator = as_operator(operator)
-        self.refuse(operator)
-        precondition, products = prepared(self.preconditioner, preconditioner, operator, rhs)
-        advance = together(operator, precondition, tree.as_vector(rhs), self.block)
-        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps)
-        return solution._replace(products=solution.products + products)
-
-    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
-        """The preconditioner is set up once."""
-        return preconditioned(self, self.preconditioner, operator, example)
+    def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:
+        return together(operator, precondition, example, self.block)
 
 
 def together(operator: Operator, precondition: LinearMap, example: PyTree, block: int) -> Method:

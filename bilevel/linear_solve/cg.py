@@ -13,15 +13,16 @@ from jax import lax
 from bilevel.foundation import vectors as tree
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap, PyTree, Scalar
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
+from bilevel.linear_solve.base import Operator, Preconditioner
+from bilevel.linear_solve.krylov import Krylov
 from bilevel.linear_solve.lbfgs_pairs import LBFGSPairs
-from bilevel.linear_solve.preconditioners import Identity, preconditioned, prepared
-from bilevel.linear_solve.refine import Advance, refine
+from bilevel.linear_solve.preconditioners import Identity
+from bilevel.linear_solve.refine import Advance, Method
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class CG(LinearSolver):
+class CG(Krylov):
     """Conjugate gradients for a symmetric A, positive or negative definite.
 
         x_{k+1} = x_k + a_k p_k,   a_k = r_k' M r_k / p_k' A p_k,   p_{k+1} = M r_{k+1} + b_k p_k
@@ -48,21 +49,12 @@ class CG(LinearSolver):
 
     needs_symmetric: ClassVar[bool] = True
 
-    def __call__(
-        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
-    ) -> LinearSolution:
-        operator = as_operator(operator)
-        self.refuse(operator)
-        precondition, products = prepared(self.preconditioner, preconditioner, operator, rhs)
+    def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:
         sign = operator.sign if operator.definite else 0
-        learned = LBFGSPairs.empty(tree.as_vector(rhs), self.memory) if self.memory else None
-        advance = functools.partial(conjugate_gradients, operator, precondition, sign, memory=self.memory)
-        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps, learned=learned)
-        return solution._replace(products=solution.products + products)
+        return functools.partial(conjugate_gradients, operator, precondition, sign, memory=self.memory)
 
-    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
-        """The preconditioner is set up once."""
-        return preconditioned(self, self.preconditioner, operator, example)
+    def learns(self, example: PyTree) -> LBFGSPairs | None:
+        return LBFGSPairs.empty(example, self.memory) if self.memory else None
 
 
 class _State(NamedTuple):

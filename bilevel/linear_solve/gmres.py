@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,15 @@ from jax.flatten_util import ravel_pytree
 from bilevel.foundation import vectors as tree
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap, PyTree, Scalar
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
-from bilevel.linear_solve.preconditioners import Identity, preconditioned, prepared
-from bilevel.linear_solve.refine import Advance, refine
+from bilevel.linear_solve.base import Operator, Preconditioner
+from bilevel.linear_solve.krylov import Krylov
+from bilevel.linear_solve.preconditioners import Identity
+from bilevel.linear_solve.refine import Advance, Method
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class GMRES(LinearSolver):
+class GMRES(Krylov):
     """Restarted GMRES for any square A: x minimises || b - A x || over the Krylov space of the residual.
 
     Needs no fact about A and ``restart`` + 1 vectors of memory. Preconditioned from the right, so the residual stays
@@ -42,21 +43,13 @@ class GMRES(LinearSolver):
     restart: int = field(default=50, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
 
-    def __call__(
-        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
-    ) -> LinearSolution:
-        operator = as_operator(operator)
-        self.refuse(operator)
-        precondition, products = prepared(self.preconditioner, preconditioner, operator, rhs)
-        full = self.restart >= tree.size(tree.as_vector(rhs))
-        advance = functools.partial(minimal_residual_cycle, operator, precondition, self.restart)
-        otherwise = Code.singular if full else Code.max_steps
-        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps, 0.999, otherwise)
-        return solution._replace(products=solution.products + products)
+    gain: ClassVar[float] = 0.999  # a run is one cycle, and restarts may gain little at a time
 
-    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
-        """The preconditioner is set up once."""
-        return preconditioned(self, self.preconditioner, operator, example)
+    def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:
+        return functools.partial(minimal_residual_cycle, operator, precondition, self.restart)
+
+    def misled(self, example: PyTree) -> Code:
+        return Code.singular if self.restart >= tree.size(example) else Code.max_steps
 
 
 class _State(NamedTuple):

@@ -14,14 +14,15 @@ from jax import lax
 from bilevel.foundation import vectors as tree
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap, PyTree, Scalar
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
-from bilevel.linear_solve.preconditioners import Identity, preconditioned, prepared
-from bilevel.linear_solve.refine import Advance, refine
+from bilevel.linear_solve.base import Operator, Preconditioner
+from bilevel.linear_solve.krylov import Krylov
+from bilevel.linear_solve.preconditioners import Identity
+from bilevel.linear_solve.refine import Advance, Method
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class MINRES(LinearSolver):
+class MINRES(Krylov):
     """MINRES for a symmetric A, definite or not: x minimises || b - A x || over the Krylov space.
 
     Lanczos' three-term recurrence, triangularised by plane rotations as it goes: one product and seven vectors.
@@ -42,19 +43,8 @@ class MINRES(LinearSolver):
 
     needs_symmetric: ClassVar[bool] = True
 
-    def __call__(
-        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
-    ) -> LinearSolution:
-        operator = as_operator(operator)
-        self.refuse(operator)
-        precondition, products = prepared(self.preconditioner, preconditioner, operator, rhs)
-        advance = functools.partial(minimal_residuals, operator, precondition)
-        solution = refine(advance, operator, rhs, init, self.tol, self.max_steps)
-        return solution._replace(products=solution.products + products)
-
-    def prepare(self, operator: Operator, example: PyTree) -> Prepared:
-        """The preconditioner is set up once."""
-        return preconditioned(self, self.preconditioner, operator, example)
+    def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:
+        return functools.partial(minimal_residuals, operator, precondition)
 
 
 class _State(NamedTuple):

@@ -10,26 +10,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import vectors as tree
-from bilevel.foundation.typing import LinearMap, PyTree, Scalar
-from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared
+from bilevel.foundation.typing import LinearMap, PyTree
+from bilevel.linear_solve.base import Operator, Preconditioner
 from bilevel.linear_solve.nystrom import approximate, regularized_inverse
-
-
-def prepared(
-    strategy: Preconditioner, given: LinearMap | None, operator: Operator, rhs: PyTree
-) -> tuple[LinearMap, int]:
-    """The preconditioner of one solve: the one given to the call, else the one of the strategy."""
-    return (given, 0) if given is not None else strategy.prepare(operator, tree.as_vector(rhs))
-
-
-def preconditioned(solver: LinearSolver, strategy: Preconditioner, operator: Operator, example: PyTree) -> Prepared:
-    """A solver for several right-hand sides that share one preconditioner."""
-    precondition, products = strategy.prepare(operator, tree.as_vector(example))
-
-    def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
-        return (solver if tol is None else solver.with_tol(tol))(operator, rhs, init, precondition)
-
-    return Prepared(solve, products)
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,7 @@ import jax
 from bilevel.foundation.trees import subtract
 from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.optimality.proximal_gradient import reduced_system
+from bilevel.optimality.proximal_gradient import reduced_system, without_rounding
 
 
 def children(tree: PyTree) -> tuple[list[Any], Any]:
@@ -48,6 +48,10 @@ class BlockProximalGradient(Mapping):
 
     prox_calls: ClassVar[int] = 1
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = subtract(params, self._scaled(jax.grad(self.loss)(params, *args, **kwargs)))
         return subtract(self._prox(forward, *args, **kwargs), params)
@@ -56,6 +60,7 @@ class BlockProximalGradient(Mapping):
         gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
         point = subtract(params, self._scaled(gradient))
         _, derivative = jax.linearize(lambda z: self._prox(z, *args, **kwargs), point)
+        derivative = without_rounding(derivative, point)
         forward = lambda x: subtract(x, self._scaled(hessian(x)))  # noqa: E731
         return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
 

@@ -62,6 +62,10 @@ class KKT(Mapping):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, no_rows)
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> PrimalDual:
         stationarity, equality, inequality = self.terms(params, *args, **kwargs)
         return PrimalDual(stationarity, equality, jax.tree.map(jnp.multiply, params.inequality_dual, inequality))

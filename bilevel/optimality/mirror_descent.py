@@ -63,6 +63,10 @@ class MirrorDescent(Mapping):
     localization: ClassVar[Counts] = ProximalGradient.localization
     inspection: ClassVar[Counts] = ProximalGradient.inspection
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         gradient = jax.grad(self.loss)(params, *args, **kwargs)
         if isinstance(self.projection, Entropy):

@@ -37,6 +37,10 @@ class Newton(Mapping):
     residual: Mapping | Callable[..., PyTree]
     step_size: float | jax.Array = 1.0
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.residual
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         mapping = as_mapping(self.residual)
         value, derivative = jax.linearize(lambda w: mapping(w, *args, **kwargs), params)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.foundation.trees import axpy, norm, subtract
+from bilevel.foundation.trees import axpy, epsilon, norm, subtract
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
@@ -37,6 +37,14 @@ def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
     start = jax.tree.unflatten(structure, drawn)
     _, size = jax.lax.fori_loop(0, POWERS, advance, (start, norm(start)))
     return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1)
+
+
+def visible(params: Params, step: PyTree) -> jax.Array:
+    """By how much a step has to be longer to change half the digits of ``params``; 1 where it does. Without, the
+    residual of a loss that falls without end would round to zero at large params."""
+    size, length = norm(params) * epsilon(params) ** 0.5, norm(step)
+    ratio = size / jnp.where(length > 0, length, 1)
+    return jax.lax.stop_gradient(jnp.where((length > 0) & jnp.isfinite(ratio), jnp.maximum(ratio, 1), 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +80,21 @@ class ProximalGradient(Mapping):
     inspection: ClassVar[Counts] = Counts(gradients=1)
     preparation: ClassVar[Counts] = Counts(gradients=1)
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         forward = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
         return subtract(self.prox(forward, self.step_size, *args, **kwargs), params)
+
+    def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """The same, over a longer step where one of ``step_size`` would be lost in the digits of params."""
+        gradient = jax.grad(self.loss)(params, *args, **kwargs)
+        stretch = visible(params, axpy(self.step_size, gradient, jax.tree.map(jnp.zeros_like, params)))
+        step = stretch * self.step_size
+        change = subtract(self.prox(axpy(-step, gradient, params), step, *args, **kwargs), params)
+        return jax.tree.map(lambda leaf: (leaf / stretch).astype(leaf.dtype), change)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
@@ -89,10 +109,22 @@ class ProximalGradient(Mapping):
         gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
         point = axpy(-self.step_size, gradient, params)
         _, derivative = jax.linearize(lambda z: self.prox(z, self.step_size, *args, **kwargs), point)
+        derivative = without_rounding(derivative, point)
         return reduced_system(derivative, lambda x: axpy(-self.step_size, hessian(x), x), str(self))
 
     def __str__(self) -> str:
         return f"ProximalGradient({getattr(self.loss, '__name__', 'loss')})"
+
+
+def without_rounding(derivative: LinearMap, like: Params) -> LinearMap:
+    """The derivative D of a prox, exactly zero where all of it is rounding: at a vertex of a polytope D = I - n n'/n'n
+    of one free coordinate is 1 - 1 but for a unit of roundoff, and a system of that size looks singular."""
+    leaves, structure = jax.tree.flatten(like)
+    spread = [jnp.sin(1 + 2.4 * jax.lax.iota(leaf.dtype, leaf.size)).reshape(leaf.shape) for leaf in leaves]
+    probe = structure.unflatten(spread)  # of every direction a part, without a generator to compile
+    size = jax.lax.stop_gradient(norm(derivative(probe)))
+    moves = ~(size <= 100 * epsilon(like) * norm(probe))
+    return lambda tangent: jax.tree.map(lambda leaf: jnp.where(moves, leaf, 0), derivative(tangent))
 
 
 def reduced_system(derivative: LinearMap, forward: LinearMap, owner: str, weigh: LinearMap = lambda x: x) -> System:
@@ -149,8 +181,15 @@ class ProjectedGradient(Mapping):
 
         return ProximalGradient(self.loss, project, self.step_size, self.kinks)
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         return self.proximal(params, *args, **kwargs)
+
+    def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        return self.proximal.natural_residual(params, *args, **kwargs)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         return self.proximal.localize(params, *args, **kwargs)

@@ -27,6 +27,10 @@ class Stationary(Mapping):
 
     loss: Callable[..., Scalar]
 
+    @property
+    def stated(self) -> Callable[..., PyTree]:
+        return self.loss
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         return jax.grad(self.loss)(params, *args, **kwargs)
 

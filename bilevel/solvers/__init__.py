@@ -11,6 +11,7 @@ from bilevel.solvers.first_order.mirror_descent import MirrorDescent
 from bilevel.solvers.first_order.proximal_gradient import ProximalGradient
 from bilevel.solvers.first_order.spectral_proximal_gradient import SpectralProximalGradient
 from bilevel.solvers.first_order.working_set import WorkingSet
+from bilevel.solvers.fixed_steps import take_steps
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import Outcome, iterate, unroll
 from bilevel.solvers.outside.clarabel import Clarabel
@@ -58,5 +59,6 @@ __all__ = [
     "State",
     "WorkingSet",
     "iterate",
+    "take_steps",
     "unroll",
 ]

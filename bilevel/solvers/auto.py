@@ -66,11 +66,12 @@ class Auto(Solver, ProgramSolver):
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         if program.sparse or program.q.size > LARGE_PROGRAM:
-            return OperatorSplitting().solve_program(program, start)
+            return OperatorSplitting(tol=self.tol).solve_program(program, start)
         if is_native(program.cone):
-            inner = InteriorPoint()
+            inner = InteriorPoint(tol=self.tol)
             return pivoting_program(program, inner) if is_pivotable(program) else inner.solve_program(program)
-        return Clarabel().solve_program(program) if installed() else OperatorSplitting().solve_program(program, start)
+        host = Clarabel(tol=self.tol) if installed() else OperatorSplitting(tol=self.tol)
+        return host.solve_program(program, start)
 
     def init(self, instance: Instance, params: Params) -> State:
         return self.choose(instance, params)[0].init(instance, params)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import trees
-from bilevel.foundation.typing import LinearMap, Params, PyTree, Scalar
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.linear_solve import materialize
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.losses.linear import Linear
@@ -67,9 +67,10 @@ def least_curvature(instance: Instance, params: Params) -> Curvature:
     """That of the reduced system at ``params``, by products: all curvatures of few unknowns, of many by Lanczos' method
     from a fixed random vector. NaN where the system is not known to be symmetric."""
     params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
+    like = trees.norm(params)
     system = instance.mapping.system(params, hparams, batch)
     if not (system.operator.symmetric and system.operator.definite):
-        return Curvature(jnp.full_like(trees.norm(params), jnp.nan), params)
+        return unseen(params)
     example = jax.eval_shape(system.restrict, params)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
     flat, unravel = ravel_pytree(zeros)
@@ -81,7 +82,19 @@ def least_curvature(instance: Instance, params: Params) -> Curvature:
     largest = jnp.max(jnp.abs(values))
     least = jnp.minimum(values[0], 0) / jnp.where(largest > 0, largest, 1)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    return Curvature(least, system.extend(nothing, unravel(vector)))
+    direction = system.extend(nothing, unravel(vector))
+    return jax.lax.stop_gradient(Curvature(least.astype(like.dtype), direction))
+
+
+def unseen(params: Params) -> Curvature:
+    """What is known where nobody looked."""
+    return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params))
+
+
+def cost_of_a_look(instance: Instance, params: Params) -> Counts:
+    """What `least_curvature` takes."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return instance.mapping.preparation.plus(hessian_products=size if size <= FEW else PRODUCTS)
 
 
 def _extremes(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -26,7 +26,12 @@ class Instance:
     batch: Batch
     differentiable: bool = False  # derivatives pass through the steps: what a search accepts is evaluated once more
     searches: bool = True  # False: take the natural step without a search (at the solution, where none can succeed)
+    exact: bool = False  # what a search accepts is differentiated too: the steps are not to converge, but to be taken
     stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` is in another
+
+    def with_values(self, hparams: HParams, batch: Batch) -> Instance:
+        """The same problem at other hyperparameters and data."""
+        return replace(self, hparams=hparams, batch=batch)
 
     def value(self, params: Params) -> Scalar:
         """The smooth part of the objective."""

@@ -12,7 +12,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.typing import Params, PyTree
 from bilevel.solvers.base import Solver
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.loop import Outcome, Progress, conclude, enter, goes_on, take_step
+from bilevel.solvers.loop import Judged, Outcome, Progress, enter, goes_on, outcome, sentence, take_step
 
 
 class Lane(NamedTuple):
@@ -47,15 +47,16 @@ def iterate_many(
 
     def admit(owner: jax.Array) -> Lane:
         instance, start = instance_of(owner), start_of(owner)
-        return Lane(owner, jnp.bool_(True), instance.residual_norm(start), enter(solver, solver.init(instance, start)))
+        reference = instance.residual_norm(start)
+        return Lane(owner, jnp.bool_(True), reference, enter(solver, solver.init(instance, start), reference, jnp.inf))
 
     def goes(lane: Lane) -> jax.Array:
-        return goes_on(solver, lane.progress, lane.reference, lane.progress.state.params)
+        return goes_on(solver, lane.progress)
 
-    def leave(lane: Lane) -> Outcome:
+    def leave(lane: Lane) -> tuple[Judged, Outcome]:
         instance = instance_of(lane.owner)
-        outcome = conclude(solver, instance, lane.progress, lane.reference, lane.progress.state.params)
-        return outcome._replace(state=())  # type: ignore[arg-type]
+        judged = sentence(solver, instance, lane.progress, lane.reference, start_of(lane.owner))
+        return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]
 
     def step(lane: Lane) -> Lane:
         after = take_step(solver, instance_of(lane.owner), lane.progress)
@@ -63,9 +64,11 @@ def iterate_many(
         return lane._replace(progress=trees.select(going, after, lane.progress))
 
     def exchange(queue: Queue, done: jax.Array) -> Queue:
-        """Writes what is done away and lets the next problems in."""
+        """Judges what has stopped, writes what is done away and lets the next problems in."""
+        judged, found = jax.vmap(leave)(queue.lanes)
+        progress = jax.vmap(trees.select)(done, judged.progress, queue.lanes.progress)
+        queue, done = queue._replace(lanes=queue.lanes._replace(progress=progress)), done & ~judged.goes_on
         place = jnp.where(done, queue.lanes.owner, number)
-        found = jax.vmap(leave)(queue.lanes)
         outcomes = jax.tree.map(lambda all, new: all.at[place].set(new, mode="drop"), queue.outcomes, found)
         owner = queue.waiting + jnp.cumsum(done) - 1
         enters = done & (owner < number)
@@ -81,7 +84,7 @@ def iterate_many(
         return queue._replace(lanes=jax.vmap(step)(queue.lanes), sweeps=queue.sweeps + 1)
 
     first = jax.vmap(admit)(jnp.arange(lanes, dtype=jnp.int32))
-    shapes = jax.eval_shape(jax.vmap(leave), first)
+    _, shapes = jax.eval_shape(jax.vmap(leave), first)
     empty: PyTree = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape[1:]), leaf.dtype), shapes)
     queue = Queue(first, jnp.int32(lanes), empty, jnp.int32(0))
     end = jax.lax.while_loop(lambda queue: jnp.any(queue.lanes.busy), sweep, queue)

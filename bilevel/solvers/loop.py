@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -14,11 +13,10 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, Params
 from bilevel.solvers.base import Solver, State
-from bilevel.solvers.curvature import Curvature, bends_down, can_look, least_curvature, push, refuted
+from bilevel.solvers.curvature import bends_down, can_look, cost_of_a_look, least_curvature, push, refuted, unseen
 from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
-
-GROWTH = 1e8  # a residual this many times the start's has diverged
+from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, judge, limits, look, without_end
 
 
 class Progress(NamedTuple):
@@ -27,14 +25,19 @@ class Progress(NamedTuple):
     state: State
     steps: jax.Array
     best: jax.Array  # the smallest residual so far
-    since_best: jax.Array  # steps since it fell by at least a tenth
+    since_best: jax.Array  # steps since there was a smaller one
+    target: jax.Array  # the residual at which the steps stop and are judged
+    level: jax.Array  # the residual up to which a lack of progress stops them too
+    ceiling: jax.Array  # the residual beyond which they have diverged
+    onward: jax.Array  # whether the next step is due whatever the residual: the last verdict was to go on
     derivative: Counts  # what the derivatives of start and steps take in one direction
     again: Counts  # what a reverse pass takes once more
     last: Counts  # what the last step took
 
 
 class Outcome(NamedTuple):
-    """What a solve ends with. ``residual`` is relative to the cold start's."""
+    """What a solve ends with. ``residual`` is relative to the cold start's (of a cold start that solves the problem but
+    for rounding, to the terms of the residual)."""
 
     params: Params
     residual: jax.Array
@@ -46,96 +49,90 @@ class Outcome(NamedTuple):
     curvature: jax.Array  # the least one as a share of the largest, where negative, else 0; NaN: a first-order point
 
 
-class Looked(NamedTuple):
-    """Where the steps of a solver that does not look at curvature ended, and what was found there."""
+class Judged(NamedTuple):
+    """The verdict on where the steps stopped."""
 
-    progress: Progress
-    curvature: jax.Array
+    progress: Progress  # ready for the next step
     goes_on: jax.Array
+    code: jax.Array
+    residual: jax.Array  # relative
+    curvature: jax.Array
 
 
 def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
-    """Steps from ``start`` until ||F(w)|| <= tol * ||F(cold_start)||, max_steps, or a failure; jit- and vmap-safe."""
+    """Steps from ``start`` until the residual is small (see verdict.py), max_steps, or a failure; jit- and vmap-safe.
+
+    The steps stop at ||F(w)|| <= tol * ||F(cold_start)|| or without progress, and only there the scales of the point
+    are looked at: where they tell that it is no solution yet, the steps go on. A point that the loss falls from on
+    both sides is none either.
+    """
     solver.refuse(instance)
     reference = instance.residual_norm(cold_start)
-    progress = enter(solver, solver.init(instance, start))
-    nothing = jnp.full_like(reference, jnp.nan)
+    first = enter(solver, solver.init(instance, start), reference, jnp.inf)
 
-    def stretch(looked: Looked) -> Looked:
-        progress = advance_from(solver, instance, looked.progress, reference, start)
-        return look(solver, instance, progress, progress.state.residual <= _target(solver, reference, start))
+    def stretch(judged: Judged) -> Judged:
+        progress = jax.lax.while_loop(
+            lambda progress: goes_on(solver, progress),
+            lambda progress: take_step(solver, instance, progress),
+            judged.progress,
+        )
+        return sentence(solver, instance, progress, reference, cold_start)
 
-    if progress.state.curvature is None and can_look(instance):
-        looked = jax.lax.while_loop(lambda looked: looked.goes_on, stretch, Looked(progress, nothing, jnp.bool_(True)))
-        return conclude(solver, instance, looked.progress, reference, start, looked.curvature)
-    return conclude(solver, instance, advance_from(solver, instance, progress, reference, start), reference, start)
-
-
-def look(solver: Solver, instance: Instance, progress: Progress, solved: jax.Array) -> Looked:
-    """The curvature where the steps ended, if the gradient is small there. Where it is negative the next stretch begins
-    at a point beside it whose objective is smaller."""
-    state = progress.state
-    curvature, direction = jax.lax.cond(
-        solved,
-        lambda: least_curvature(instance, state.params),
-        lambda: Curvature(jnp.full_like(state.residual, jnp.nan), state.params),
-    )
-    wanted = bends_down(curvature, state.params) & solved & (progress.steps < solver.max_steps)
-    wanted &= ~jnp.isnan(curvature)
-    pushed = push(instance, state.params, direction, wanted)
-    onward = jax.lax.cond(pushed.found, lambda: _begun(solver, instance, progress, pushed.params), lambda: progress)
-    return Looked(onward, curvature, pushed.found)
-
-
-def _begun(solver: Solver, instance: Instance, progress: Progress, params: Params) -> Progress:
-    """The progress with the solver begun anew at ``params``."""
-    state = _settled(solver.init(instance, params))
-    state = state._replace(counts=progress.state.counts.add(state.counts))
-    best = jax.lax.stop_gradient(state.residual)
-    return progress._replace(state=state, steps=progress.steps + 1, best=best, since_best=jnp.int32(0))
+    one = jnp.ones_like(reference)
+    begin = Judged(first, jnp.bool_(True), jnp.int32(Code.max_steps), one, jnp.full_like(one, jnp.nan))
+    return outcome(instance, jax.lax.while_loop(lambda judged: judged.goes_on, stretch, begin))
 
 
 def advance(solver: Solver, instance: Instance, state: State, reference: jax.Array) -> Progress:
-    """Steps from ``state`` until ||F(w)|| <= tol * reference, max_steps, or a failure."""
-    return advance_from(solver, instance, enter(solver, state), reference, state.params)
-
-
-def advance_from(
-    solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, start: Params
-) -> Progress:
-    """As `advance`, going on."""
+    """Steps from ``state`` until ||F(w)|| <= tol * reference, max_steps, or a failure, without a verdict."""
     return jax.lax.while_loop(
-        lambda progress: goes_on(solver, progress, reference, start),
+        lambda progress: goes_on(solver, progress),
         lambda progress: take_step(solver, instance, progress),
-        progress,
+        enter(solver, state, reference, trees.epsilon(state.params) ** 0.5 * reference),
     )
 
 
 def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
     """As `iterate`, differentiable in reverse mode: about sqrt(max_steps) states are kept, the others recomputed, and
-    of a step nothing but the state it starts from."""
+    of a step nothing but the state it starts from. The first verdict is the last."""
     solver.refuse(instance)
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
 
     def one_step(instance: Instance, progress: Progress) -> tuple[Progress, jax.Array]:
         after = take_step(solver, instance, progress)
-        return after, goes_on(solver, after, reference, start)
+        return after, goes_on(solver, after)
 
-    begin = enter(solver, solver.init(instance, start))
-    going = goes_on(solver, begin, reference, start)
+    level = trees.epsilon(start) ** 0.5 * reference
+    begin = enter(solver, solver.init(instance, start), reference, level)
+    going = goes_on(solver, begin)
     step = partial(one_step, instance)
     walk = None if instance.stated is None else partial(one_step, replace(instance, loss=instance.stated, stated=None))
     progress = differentiable_while(step, begin, going, solver.max_steps, walk)
     counts = progress.state.counts.add(progress.again)
     progress = progress._replace(state=progress.state._replace(counts=counts))
-    return conclude(solver, instance, progress, reference, start)
+    return outcome(instance, conclude(solver, instance, progress, reference, cold_start))
 
 
-def enter(solver: Solver, state: State) -> Progress:
-    state = _settled(state)
-    none = Counts().as_arrays()
+def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax.Array) -> Progress:
+    """The progress before the first step."""
+    state, none, no_steps = _settled(state), Counts().as_arrays(), jnp.int32(0)
     start_alone = none.plus(jacobian_products=1) if solver.keeps_gradient else none
-    return Progress(state, jnp.int32(0), state.residual, jnp.int32(0), start_alone, none, none)
+    kind = state.residual.dtype
+    target = jnp.maximum(solver.tol, 4 * trees.epsilon(state.params)) * reference
+    ceiling = GROWTH * jnp.maximum(reference, state.residual)
+    return Progress(
+        state=state,
+        steps=no_steps,
+        best=state.residual,
+        since_best=no_steps,
+        target=target.astype(kind),
+        level=jnp.asarray(level, kind),
+        ceiling=ceiling.astype(kind),
+        onward=jnp.bool_(False),
+        derivative=start_alone,
+        again=none,
+        last=none,
+    )
 
 
 def _settled(state: State) -> State:
@@ -151,14 +148,22 @@ def _settled(state: State) -> State:
 
 def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progress:
     state = _settled(solver.step(instance, progress.state))
-    fell = state.residual < 0.9 * progress.best
+    fell = state.residual < progress.best  # by however little: slow progress is progress
     if state.curvature is not None:
-        fell |= state.curvature < 0  # on the way down from a saddle the gradient grows
-    best = jax.lax.stop_gradient(jnp.where(fell, state.residual, progress.best))
+        fell |= state.curvature < 0  # away from a saddle the gradient grows
+    best = jnp.where(fell, state.residual, progress.best)
     last, again = _reversed(solver, progress, state)
     derivative = progress.derivative.add(state.derivative)
-    since_best = jnp.where(fell, 0, progress.since_best + 1)
-    return Progress(state, progress.steps + 1, best, since_best, derivative, again, last)
+    return progress._replace(
+        state=state,
+        steps=progress.steps + 1,
+        best=best,
+        since_best=jnp.where(fell, 0, progress.since_best + 1),
+        onward=jnp.bool_(False),
+        derivative=derivative,
+        again=again,
+        last=last,
+    )
 
 
 def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts, Counts]:
@@ -170,56 +175,85 @@ def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts,
     return last, again.add(last)
 
 
-def _target(solver: Solver, reference: jax.Array, start: Params) -> jax.Array:
-    return jnp.maximum(solver.tol, 4 * trees.epsilon(start)) * reference
+def goes_on(solver: Solver, progress: Progress) -> jax.Array:
+    """Whether another step is due before anything is judged."""
+    residual, ending = progress.state.residual, ending_of(solver, progress)
+    open_ = (residual > progress.target) | bends_down(progress.state.curvature, progress.state.params)
+    calm = open_ & jnp.isfinite(residual) & (ending.code == Code.converged)
+    quiet = ending.quiet & (progress.best <= progress.level)
+    return ~ending.exhausted & (progress.onward | (calm & ~ending.grown & ~quiet))
 
 
-def _stalled(solver: Solver, progress: Progress, reference: jax.Array, start: Params) -> jax.Array:
-    floor = math.sqrt(trees.epsilon(start)) * reference
-    return (progress.since_best >= solver.patience) & (progress.best <= floor)
+def ending_of(solver: Solver, progress: Progress) -> Ending:
+    grown = progress.state.residual > progress.ceiling
+    quiet = progress.since_best >= solver.patience
+    return Ending(jnp.asarray(progress.state.code), grown, quiet, progress.steps >= solver.max_steps)
 
 
-def goes_on(solver: Solver, progress: Progress, reference: jax.Array, start: Params) -> jax.Array:
-    residual = progress.state.residual
-    return (
-        (progress.steps < solver.max_steps)
-        & ((residual > _target(solver, reference, start)) | bends_down(progress.state.curvature, start))
-        & jnp.isfinite(residual)
-        & (residual <= GROWTH * jnp.maximum(reference, progress.best))
-        & (progress.state.code == Code.converged)
-        & ~_stalled(solver, progress, reference, start)
-    )
+def sentence(
+    solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, cold_start: Params
+) -> Judged:
+    """The verdict of `conclude`, after a look at the curvature where the solver never does; beside a saddle the steps
+    begin anew."""
+    judged = conclude(solver, instance, progress, reference, cold_start)
+    if progress.state.curvature is not None or not can_look(instance):
+        return judged
+    solved, params = ~judged.goes_on & (judged.code <= Code.stalled), progress.state.params
+    least, direction = jax.lax.cond(solved, lambda: least_curvature(instance, params), lambda: unseen(params))
+    saddle = solved & ~jnp.isnan(least) & bends_down(least, params) & (progress.steps < solver.max_steps)
+    beside = push(instance, params, direction, saddle)
+    looks = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost_of_a_look(instance, params))
+    counts = judged.progress.state.counts.add(looks)
+
+    def begun() -> Progress:
+        state = _settled(solver.init(instance, beside.params))
+        state = state._replace(counts=counts.add(state.counts))
+        ceiling = jnp.maximum(judged.progress.ceiling, GROWTH * state.residual)
+        fresh = {"best": state.residual, "since_best": jnp.int32(0), "ceiling": ceiling, "onward": jnp.bool_(False)}
+        return judged.progress._replace(state=state, steps=progress.steps + 1, **fresh)
+
+    stays = judged.progress._replace(state=judged.progress.state._replace(counts=counts))
+    code = jnp.where(solved & refuted(least, params), jnp.int32(Code.indefinite), judged.code)
+    onward = jax.lax.cond(beside.found, begun, lambda: stays)
+    return Judged(onward, judged.goes_on | beside.found, code, judged.residual, least)
 
 
 def conclude(
-    solver: Solver,
-    instance: Instance,
-    progress: Progress,
-    reference: jax.Array,
-    start: Params,
-    curvature: jax.Array | None = None,
-) -> Outcome:
-    """The outcome, its status taken from the residual recomputed at the final iterate, and from the ``curvature`` there
-    where the solver did not look at it itself."""
-    state = progress.state
-    curvature = state.curvature if curvature is None else curvature
-    residual = jax.lax.stop_gradient(instance.residual_norm(state.params))
-    code = jnp.select(
-        [
-            ~jnp.isfinite(residual),
-            residual <= _target(solver, reference, start),
-            (state.code != Code.converged) & (state.code != Code.stalled),
-            (state.code == Code.stalled) & (residual <= math.sqrt(trees.epsilon(start)) * reference),
-            residual > GROWTH * jnp.maximum(reference, progress.best),
-            _stalled(solver, progress, reference, start),
-        ],
-        [Code.nonfinite, Code.converged, state.code, Code.stalled, Code.diverged, Code.stalled],
-        Code.max_steps,
+    solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, cold_start: Params
+) -> Judged:
+    """The verdict where the steps stopped, the residual recomputed there."""
+    state, epsilon = progress.state, trees.epsilon(progress.state.params)
+
+    def enough(residual: jax.Array, local: jax.Array) -> jax.Array:
+        return residual <= solver.tol * jnp.minimum(reference, LENIENT * local)
+
+    scales = look(instance, state.params, cold_start, enough)
+    limit = limits(scales, solver.tol, reference, epsilon)
+    ending = ending_of(solver, progress)
+    code, further = judge(ending, scales, limit, without_end(scales, reference, epsilon))
+    left = ~ending.exhausted & (ending.code == Code.converged)
+    further |= (code <= Code.stalled) & left & bends_down(state.curvature, state.params)
+    code = jnp.where((code <= Code.stalled) & refuted(state.curvature, state.params), Code.indefinite, code)
+    looks = scales.evaluations
+    counts = state.counts.plus(gradients=looks, proxes=looks * instance.mapping.prox_calls)
+    ceiling = jnp.where(ending.grown, GROWTH * scales.residual, progress.ceiling)
+    onward = progress._replace(
+        state=state._replace(counts=counts.as_arrays()),
+        since_best=jnp.where(ending.quiet, 0, progress.since_best),
+        target=limit.converged.astype(progress.target.dtype),
+        ceiling=ceiling.astype(progress.ceiling.dtype),
+        onward=further,
     )
-    code = jnp.where((code <= Code.stalled) & refuted(curvature, start), Code.indefinite, code)
-    relative = jnp.where(reference > 0, residual / jnp.where(reference > 0, reference, 1.0), residual)
-    counts = state.counts.plus(gradients=2, proxes=2 * instance.mapping.prox_calls)
-    curvature = jnp.full_like(residual, jnp.nan) if curvature is None else curvature
-    return Outcome(
-        state.params, relative, progress.steps, Status.of(code), counts, state, progress.derivative, curvature
-    )
+    solved = scales.residual <= limit.rounding  # beside a start of rounding size, too, no residual is large
+    yardstick = jnp.where(solved, jnp.maximum(reference, scales.terms), reference)
+    relative = jnp.where(yardstick > 0, scales.residual / jnp.where(yardstick > 0, yardstick, 1.0), scales.residual)
+    curvature = jnp.full_like(relative, jnp.nan) if state.curvature is None else state.curvature
+    return Judged(onward, further, code.astype(jnp.int32), relative.astype(reference.dtype), curvature)
+
+
+def outcome(instance: Instance, judged: Judged) -> Outcome:
+    """What was judged last, with the cost of the reference."""
+    state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
+    counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
+    status = Status.of(judged.code)
+    return Outcome(state.params, judged.residual, steps, status, counts, state, derivative, judged.curvature)

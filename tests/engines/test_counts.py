@@ -98,6 +98,10 @@ CASES = [
     ("forward-moving-start", bl.Forward(), FIXED, "moving start"),
     ("unrolled-moving-start-box", bl.Unrolled(), ACCELERATED, "moving start"),
     ("unrolled-fire", bl.Unrolled(), bl.FIRE(max_steps=200, tol=1e-2), None),
+    ("unrolled-three-steps", bl.Unrolled(steps=3), FIXED, None),
+    ("unrolled-five-steps-searching", bl.Unrolled(steps=5), SEARCHING, None),
+    ("forward-three-steps", bl.Forward(steps=3), FIXED, None),
+    ("unrolled-broyden", bl.Unrolled(), bl.Broyden(tol=1e-4), None),
     ("unrolled-lbfgsb", bl.Unrolled(), bl.LBFGSB(tol=1e-6), "box"),
 ]
 FAST = ("estimate-cg",)

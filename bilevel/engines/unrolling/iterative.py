@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,13 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
+from bilevel.engines.unrolling.left_over import Derivative, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
+from bilevel.foundation import trees
 from bilevel.foundation.refusals import forward_only
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
-from bilevel.solvers import Instance, Outcome, Solver, iterate, unroll
-from bilevel.solvers.second_order.quadratic_model import depends
+from bilevel.solvers import Instance, Outcome, Solver, iterate, take_steps, unroll
 
 TWICE = (
     "bl.Forward takes the gradient in forward mode, through a loop that reverse mode cannot go back over. "
@@ -52,65 +54,65 @@ def through_steps(
     point: Point,
     carry: Carry | None = None,
     form: Callable = as_stated,
-) -> Callable:
-    """hparams -> (outer loss, outcome) by the solver's steps on ``form(instance, solver)``, with its derivatives.
+) -> Callable[[HParams, Params], Outcome]:
+    """(hparams, nudge) -> outcome by the solver's steps on ``form(instance, solver)``, with its derivatives.
 
     From the cold start, unless there is a ``carry``: a start that is near the solution already leaves few steps, or
-    none, through which the hyperparameters could be seen.
+    none, through which the hyperparameters could be seen. ``nudge`` is added to the start.
     """
 
-    def first(hparams: HParams) -> Params:
-        """The point that the solver begins from, whose gradient has a product with the Hessian if it moves."""
-        instance = bilevel.inner.at(hparams, point.inner_batch)
-        start = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
-        return bilevel.inner.solver.choose(instance, start)[0].init(instance, start).params
-
-    def outer(hparams: HParams) -> tuple[Scalar, Outcome]:
+    def solve(hparams: HParams, nudge: Params) -> Outcome:
         cold = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
-        start = cold if carry is None else carry.params
+        start = trees.axpy(1.0, nudge, cold) if carry is None else carry.params
         instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True)
         solver, _ = bilevel.inner.solver.choose(instance, start)
         refuse_unrolling(engine, solver)
         outcome = loop(solver, form(instance, solver), start, cold)
-        if carry is None and solver.keeps_gradient and depends(first, hparams):
+        if carry is None and solver.keeps_gradient:  # the start moves, and with it the gradient there
             outcome = outcome._replace(derivative=outcome.derivative.plus(hessian_products=1))
-        return bilevel.outer(outcome.params, hparams, point.outer_batch), outcome
+        return outcome
 
-    return outer
+    return solve
+
+
+def no_nudge(bilevel: Bilevel, point: Point) -> Params:
+    """Zeros of the shapes of the start."""
+    shapes = jax.eval_shape(lambda: cold_start(bilevel, point))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def reported(
-    accuracy: str, bilevel: Bilevel, point: Point, outcome: Outcome, grad: HParams, code: Code, counts: Counts
+    accuracy: str, bilevel: Bilevel, point: Point, outcome: Outcome, grad: HParams, derivative: Derivative
 ) -> Report:
     """The report, with the error estimate that was asked for."""
-    report = report_of(bilevel, outcome, grad, Status.of(code), counts)
+    report = report_of(bilevel, outcome, grad, derivative)
     return audited(bilevel, point, outcome, grad, report) if accuracy == "estimate" else report
 
 
-def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, status: Status, counts: Counts) -> Report:
-    """The report of an engine without an adjoint solve: its error is judged by the inner residual alone, and is not
-    known (infinite) where steps were left out by design, or none were taken."""
-    size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad)))
-    zero = jnp.zeros_like(size)
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(grad)]))
+def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, derivative: Derivative) -> Report:
+    """The report of an engine without an adjoint solve: its error is judged by the inner residual and by how far the
+    derivative through the steps has converged, and is not known (infinite) where steps were left out by design."""
+    size = trees.norm(grad)
     frozen: Outcome = jax.lax.stop_gradient(outcome)
-    known = (status.code != Code.truncated) & (frozen.steps > 0)
-    left_out = jnp.where(known, zero, jnp.inf)
+    left = jnp.asarray(jax.lax.stop_gradient(derivative.residual), size.dtype)
+    error = jnp.inf if derivative.truncated else jax.lax.stop_gradient(derivative.error)
+    error = jnp.asarray(error, size.dtype)
+    code = Code.truncated if derivative.truncated else Code.converged
     return Report(
         inner_residual=frozen.residual,
         inner_steps=frozen.steps,
         inner_status=frozen.status,
-        curvature=frozen.curvature,
-        adjoint_residual=zero,
+        curvature=jnp.asarray(frozen.curvature),
+        adjoint_residual=left,
         adjoint_steps=jnp.int32(0),
-        adjoint_status=Status(jnp.where(finite, status.code, jnp.int32(Code.nonfinite))),
-        error_estimate=frozen.residual * size + left_out,
+        adjoint_status=Status(jnp.where(jnp.isfinite(size), code, jnp.int32(Code.nonfinite))),
+        error_estimate=frozen.residual * size + error,
         error_inner=frozen.residual * size,
-        error_adjoint=left_out,
+        error_adjoint=error,
         grade=jnp.int32(0),
-        counts=frozen.counts.add(counts),
+        counts=frozen.counts.add(outcome.derivative),
         params=bilevel.inner.primal(frozen.params),
-        carry=Carry(frozen.params, zero),
+        carry=Carry(frozen.params, jnp.zeros_like(size)),
     )
 
 
@@ -127,53 +129,109 @@ class StepEngine(Engine):
         return Carry(cold_start(bilevel, point), jnp.zeros((), jnp.result_type(float)))
 
 
+class WholeEngine(StepEngine):
+    """What the engines that differentiate all steps have in common. Abstract."""
+
+    steps: int
+    differentiable = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 0:
+            raise ValueError(
+                f"bl.{type(self).__name__}(steps={self.steps}): take 1, 2, ... steps; 0: as many as the solver needs."
+            )
+
+    def advice(self, code: Code) -> str:
+        if code != Code.max_steps or self.steps:
+            return ""
+        name = f"bl.{type(self).__name__}"
+        return (
+            f"if so many steps are meant (a training budget), say so by {name}(steps=...), whose gradient is that of "
+            "the loss after those steps; else raise max_steps of the solver, or loosen its tol"
+        )
+
+
 @settings
 @dataclass(frozen=True)
-class Unrolled(StepEngine):
+class Unrolled(WholeEngine):
     """The gradient of the loss after the solver's steps, by reverse mode through them.
 
     The states of about sqrt(max_steps) steps are kept and the others recomputed; of a step nothing else is stored, and
     its gradient is differentiated forward over reverse. Can differentiate what only the steps know: the initialisation
     and learned step sizes. Every solve starts cold: from a warm start there may be no step left to differentiate.
 
-    ``accuracy`` "residual" judges the error by the inner residual, free of charge; "estimate" measures the distance
-    from a refined implicit gradient, for two adjoint solves.
+    ``steps``: so many steps and no stopping rule, whatever the solver's ``max_steps`` and ``tol``: a training budget.
+    The status is then ``truncated``, the gradient exactly that of the loss after those steps, and its distance from
+    that at the inner solution not known. 0: until the solver stops, which has to be at a solution.
+
+    ``accuracy`` "residual" judges the error by the inner residual and by r, the part of the cotangent of the end that
+    is left at the start (``adjoint_residual``): where the start does not matter any more the derivative is that of the
+    solution, else r / (1 - r) of the gradient is missing. "estimate" measures the distance from a refined implicit
+    gradient, for two adjoint solves.
     Source: Domke, 2012; Maclaurin et al., 2015; Kemaev et al., 2025.
     """
 
     on_failure: str = "raise"
     accuracy: str = "residual"
-    differentiable = True
+    steps: int = 0
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        outer = through_steps(unroll, self, bilevel, point, form=for_reverse_mode)
-        (value, outcome), grad = jax.value_and_grad(outer, has_aux=True)(point.hparams)
-        counts = outcome.derivative.plus(gradients=1)
-        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, Code.converged, counts)
+        loop = partial(take_steps, steps=self.steps, reverse=True) if self.steps else unroll
+        solve = through_steps(loop, self, bilevel, point, form=for_reverse_mode)
+        nudge = no_nudge(bilevel, point)
+
+        def outer(inside: HParams, outside: HParams, start: Params, end: Params) -> tuple[Scalar, Outcome]:
+            outcome = solve(inside, start)
+            return bilevel.outer(trees.axpy(1.0, end, outcome.params), outside, point.outer_batch), outcome
+
+        (value, outcome), slopes = jax.value_and_grad(outer, argnums=(0, 1, 2, 3), has_aux=True)(
+            point.hparams, point.hparams, nudge, nudge
+        )
+        through, direct, at_start, at_end = slopes
+        grad = jax.tree.map(jnp.add, through, direct)
+        outcome = outcome._replace(derivative=outcome.derivative.plus(gradients=1))
+        ratio = relative(trees.norm(at_start), trees.norm(at_end))
+        derivative = Derivative(ratio, left_over(ratio, trees.norm(through)), self.steps > 0)
+        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, derivative)
 
 
 @settings
 @dataclass(frozen=True)
-class Forward(StepEngine):
+class Forward(WholeEngine):
     """The gradient through the solver's steps by forward mode: one tangent for each hyperparameter, memory free of the
-    number of steps. For few hyperparameters. ``accuracy`` and starts as for `Unrolled`.
+    number of steps. For few hyperparameters. ``accuracy``, ``steps`` and starts as for `Unrolled`; "residual" looks at
+    what A J + B leaves of B, one product with each for a hyperparameter.
     Source: Franceschi et al., 2017."""
 
     on_failure: str = "raise"
     accuracy: str = "residual"
-    differentiable = True
+    steps: int = 0
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        outer = through_steps(iterate, self, bilevel, point)
+        loop = partial(take_steps, steps=self.steps, reverse=False) if self.steps else iterate
+        solve = through_steps(loop, self, bilevel, point)
+        nudge = no_nudge(bilevel, point)
         flat, unravel = ravel_pytree(point.hparams)
 
-        def along(direction: jax.Array) -> tuple[Scalar, jax.Array, Outcome]:
-            value, slope, outcome = jax.jvp(outer, (point.hparams,), (unravel(direction),), has_aux=True)
-            return value, slope, outcome
+        def params(hparams: HParams) -> tuple[Params, Outcome]:
+            outcome = solve(hparams, nudge)
+            return outcome.params, outcome
 
-        value, slopes, outcome = jax.vmap(along)(jnp.eye(flat.size, dtype=flat.dtype))
+        def along(direction: jax.Array) -> tuple[Scalar, jax.Array, jax.Array, jax.Array, Outcome]:
+            tangent = unravel(direction)
+            end, moved, outcome = jax.jvp(params, (point.hparams,), (tangent,), has_aux=True)
+            at = lambda w, h: bilevel.outer(w, h, point.outer_batch)  # noqa: E731
+            value, through = jax.jvp(lambda w: at(w, point.hparams), (end,), (moved,))
+            _, direct = jax.jvp(lambda h: at(end, h), (point.hparams,), (tangent,))
+            ratio = unexplained(bilevel, point, jax.lax.stop_gradient(end), moved, tangent)
+            return value, through + direct, ratio, left_over(ratio, jnp.abs(through)), outcome
+
+        value, slopes, ratios, errors, outcome = jax.vmap(along)(jnp.eye(flat.size, dtype=flat.dtype))
         value, slopes = forward_only((value, slopes), TWICE)
         value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
         grad = unravel(slopes)
-        counts = Counts(*(flat.size * number for number in outcome.derivative))._replace(gradients=1)
-        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, Code.converged, counts)
+        counts = outcome.derivative.plus(hessian_products=1, jacobian_products=1)
+        outcome = outcome._replace(derivative=Counts(*(flat.size * number for number in counts)).plus(gradients=2))
+        derivative = Derivative(jnp.max(ratios), trees.norm(errors), self.steps > 0)
+        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, derivative)

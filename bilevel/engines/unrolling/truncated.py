@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Bilevel, Carry, Point, Report, settings
-from bilevel.engines.unrolling.iterative import StepEngine, for_reverse_mode, reported, through_steps
-from bilevel.foundation.status import Code
+from bilevel.engines.unrolling.iterative import StepEngine, for_reverse_mode, no_nudge, reported, through_steps
+from bilevel.engines.unrolling.left_over import LEFT_OUT
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
 from bilevel.solvers import Instance, Solver, State, iterate
 
@@ -60,7 +60,8 @@ def last_steps(
     """Solves, takes ``steps`` further plain steps, and differentiates those in reverse mode."""
     frozen = jax.lax.stop_gradient(point.hparams)
     warm = carry if bilevel.warm_start else None
-    _, outcome = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)(frozen)
+    solve = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)
+    outcome = solve(frozen, no_nudge(bilevel, point))
 
     def ending(hparams: HParams) -> tuple[Scalar, Counts]:
         instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
@@ -72,8 +73,8 @@ def last_steps(
         return bilevel.outer(end, hparams, point.outer_batch), start.counts.add(counts)
 
     (value, counts), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
-    counts = counts.plus(gradients=1)
-    return value, grad, reported(engine.accuracy, bilevel, point, outcome, grad, Code.truncated, counts)
+    outcome = outcome._replace(derivative=counts.plus(gradients=1))
+    return value, grad, reported(engine.accuracy, bilevel, point, outcome, grad, LEFT_OUT)
 
 
 def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tuple[Params, Counts]:

@@ -10,7 +10,7 @@ import jax
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.penalties import Parameter
-from bilevel.solvers.base import SPARING, Solver, State, needs_smooth, settings
+from bilevel.solvers.base import ONE, SPARING, Solver, State, needs_smooth, settings
 from bilevel.solvers.first_order.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size, steady
 from bilevel.solvers.instance import Instance
 
@@ -43,7 +43,8 @@ class GradientDescent(Solver):
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
         counts = Counts(gradients=2 if self.step_size == BACKTRACKING else 1)
-        return State(params, trees.norm(gradient), counts, Memory(gradient, step_size))
+        derivative = ONE.add(ONE) if instance.exact and self.step_size == BACKTRACKING else ONE
+        return State(params, trees.norm(gradient), counts, Memory(gradient, step_size), derivative=derivative)
 
     def step(self, instance: Instance, state: State) -> State:
         gradient, step_size = state.memory

@@ -15,7 +15,7 @@ from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.optimality import Entropy
 from bilevel.penalties import Parameter, on_leaves, resolve
 from bilevel.solvers.base import SPARING, Solver, State, settings
-from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size
+from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size, followed
 from bilevel.solvers.instance import Instance
 
 GROWTH = 1.5  # how much larger than the last accepted step the next first trial is
@@ -125,8 +125,9 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
     )
     if not instance.differentiable:
         return found
-    params = move(found.step_size)
-    return Trial(params, instance.gradient(params), found.step_size, found.trials + 1)
+    accepted = followed(found.step_size, first, instance)
+    params = move(accepted)
+    return Trial(params, instance.gradient(params), accepted, found.trials + 1)
 
 
 def _centered(w: jax.Array, gradient: jax.Array) -> jax.Array:

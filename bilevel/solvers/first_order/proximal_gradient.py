@@ -54,7 +54,9 @@ class ProximalGradient(Solver):
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
         counts = Counts(gradients=3 if self.step_size == BACKTRACKING else 1, proxes=1)
-        return self.begin(params, instance.residual_norm(params), step_size, counts)
+        state = self.begin(params, instance.residual_norm(params), step_size, counts)
+        searched = instance.exact and self.step_size == BACKTRACKING
+        return state._replace(derivative=ONE.add(ONE).add(ONE)) if searched else state
 
     def begin(self, params: Params, residual: jax.Array, step_size: jax.Array, counts: Counts) -> State:
         """The state at a start where residual and a step size are known already."""

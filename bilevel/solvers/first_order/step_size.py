@@ -33,12 +33,29 @@ def first_step_size(step_size: Parameter, instance: Instance, params: Params, gr
     """The given step size, or for backtracking an inverse Lipschitz estimate along the gradient."""
     if step_size != BACKTRACKING:
         return jnp.asarray(resolve(step_size, instance.hparams), trees.norm(params).dtype)
-    size, slope = trees.norm(params), trees.norm(gradient)
+    size, slope = smooth_norm(params), smooth_norm(gradient)
     length = 1e-4 * (1.0 + size) / jnp.where(slope > 0, slope, 1.0)
     nearby = instance.gradient(trees.axpy(-length, gradient, params))
-    change = trees.norm(trees.subtract(nearby, gradient))
+    change = smooth_norm(trees.subtract(nearby, gradient))
     estimate = length * slope / jnp.where(change > 0, change, 1.0)
-    return jax.lax.stop_gradient(jnp.where(change > 0, estimate, 1.0))
+    estimate = jnp.where(change > 0, estimate, 1.0)
+    return estimate if instance.exact else jax.lax.stop_gradient(estimate)
+
+
+def smooth_norm(tree: PyTree) -> jax.Array:
+    """The norm, with derivative zero at zero."""
+    zero = trees.norm(jax.lax.stop_gradient(tree)) == 0
+    moved = jax.tree.map(lambda leaf: jnp.where(zero, jnp.ones_like(leaf), leaf), tree)
+    return jnp.where(zero, 0.0, trees.norm(moved))
+
+
+def followed(accepted: jax.Array, first: jax.Array, instance: Instance) -> jax.Array:
+    """The step size that a frozen search accepted, a fixed multiple of the first trial: with its derivative, where that
+    is part of what is differentiated."""
+    if not instance.exact:
+        return accepted
+    frozen = jax.lax.stop_gradient
+    return accepted + frozen(accepted / first) * (first - frozen(first))
 
 
 def steady(step_size: Parameter, last: jax.Array, instance: Instance, params: Params) -> tuple[jax.Array, int]:
@@ -81,8 +98,9 @@ def backtrack(
     found = found._replace(step_size=_informed(found, frozen(origin)))
     if not instance.differentiable:
         return found
-    params = move(found.step_size)
-    return Trial(params, instance.gradient(params), found.step_size, found.trials + 1)
+    accepted = followed(found.step_size, step_size, instance)
+    params = move(accepted)
+    return Trial(params, instance.gradient(params), accepted, found.trials + 1)
 
 
 def _informed(found: Trial, origin: Params) -> jax.Array:

@@ -21,7 +21,7 @@ from bilevel.solvers.first_order.rows import (
     stays_on_host,
 )
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.loop import iterate
+from bilevel.solvers.loop import advance
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.proximal_newton import ProximalNewton, model_minimum
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
@@ -138,10 +138,11 @@ class WorkingSet(Solver):
 
 
 def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tuple[Params, Counts]:
-    """Where a rough solve ends, and what it took; its verdict is not read, so that the residual there is not taken."""
+    """Where a rough solve ends, and what it took, without a verdict."""
     roughly = replace(solver, max_steps=INNER_STEPS, tol=tol)  # type: ignore[type-var]
-    outcome = iterate(roughly, instance, params, params)
-    return outcome.params, outcome.counts.plus(gradients=-1, proxes=-instance.mapping.prox_calls)
+    begun = roughly.init(instance, params)
+    end = advance(roughly, instance, begun, begun.residual).state
+    return end.params, end.counts
 
 
 def _any(mask: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
@@ -41,7 +42,7 @@ class Clarabel(ProgramSolver):
     Source: Goulart and Chen, Clarabel: an interior-point solver for conic programs with quadratic objectives, 2024.
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = 200
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
@@ -58,9 +59,9 @@ class Clarabel(ProgramSolver):
         def host(_: tuple, *arrays: np.ndarray) -> tuple:
             return self._on_host(order, pieces(cone), *(np.asarray(array, np.float64) for array in arrays))
 
-        return Answer(*call_host(host, like, P, q, A, b))
+        return Answer(*call_host(host, like, jnp.asarray(self.tol), P, q, A, b))
 
-    def _on_host(self, order: np.ndarray, parts: list[Piece], P, q, A, b) -> tuple:
+    def _on_host(self, order: np.ndarray, parts: list[Piece], tol, P, q, A, b) -> tuple:
         import clarabel
 
         nothing = np.full(q.size, np.nan), np.full(b.size, np.nan), np.full(b.size, np.nan), 0, int(Code.nonfinite)
@@ -68,7 +69,7 @@ class Clarabel(ProgramSolver):
             return nothing
         options = clarabel.DefaultSettings()  # type: ignore[attr-defined]
         options.verbose, options.max_iter = False, self.max_steps
-        options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = float(self.tol)
+        options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = float(tol)
         upper = scipy.sparse.csc_matrix(np.triu(0.5 * (P + P.T)))
         kinds = [_KINDS[type(part.cone)](clarabel, part.cone) for part in parts if type(part.cone) is not cones.Free]
         rows = scipy.sparse.csc_matrix(A[order])

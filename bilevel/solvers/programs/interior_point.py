@@ -20,7 +20,7 @@ from bilevel.solvers.programs.predictor_corrector import Iterate, barrier_direct
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
 
-PROGRAM_TOL = 1e-11  # of programs stated by arrays: a step more than 1e-9, and near the floor of the precision
+ROOM = 0.1  # the share of tol that programs stated by arrays are solved to, as they are judged in other units
 
 
 class Memory(NamedTuple):
@@ -87,7 +87,7 @@ class InteriorPoint(Solver, ProgramSolver):
         return state._replace(memory=state.memory._replace(iterate=iterate))
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
-        return interior_point_program(program, PROGRAM_TOL, self.max_steps)
+        return interior_point_program(program, ROOM * self.tol, self.max_steps)
 
     def refuse(self, instance: Instance) -> None:
         if not isinstance(instance.mapping, KKT):

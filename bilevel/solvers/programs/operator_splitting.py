@@ -13,11 +13,12 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts
 from bilevel.implicit.attach import solve_system
-from bilevel.kernels.equilibrate_operators import equilibrium, single, squares_by_products
+from bilevel.kernels.equilibrate_operators import equilibrium, single, squares_by_products, units
 from bilevel.kernels.splitting import (
     Point,
     Quadratic,
     Scales,
+    Units,
     adapted,
     advance,
     certificate,
@@ -42,6 +43,7 @@ NEAR = 1e-2  # the share of the first residual below which polishing is tried
 class Memory(NamedTuple):
     point: Point  # in scaled coordinates
     scales: Scales
+    units: Units
     rho: jax.Array
     tried: jax.Array  # the residual at which polishing was tried last
 
@@ -84,17 +86,20 @@ class OperatorSplitting(Solver, ProgramSolver):
 
     def init(self, instance: Instance, params: PrimalDual) -> State:
         program, point, _ = _linearised(instance, params)
-        scales = equilibrium(program, squares_by_products(program), single(program.b.size))
+        squares, groups = squares_by_products(program), single(program.b.size)
+        scales, measures = equilibrium(program, squares, groups), units(program, squares, groups)
         residual = instance.residual_norm(params)
-        memory = Memory(to_scaled(point, scales), scales, jnp.full_like(scales.cost, FIRST_RHO), NEAR * residual)
+        memory = Memory(
+            to_scaled(point, scales), scales, measures, jnp.full_like(scales.cost, FIRST_RHO), NEAR * residual
+        )
         return State(params, residual, Counts(gradients=2), memory)
 
     def step(self, instance: Instance, state: State) -> State:
         program, _, unpack = _linearised(instance, state.params)
-        point, scales, rho, tried = state.memory
+        point, scales, measures, rho, tried = state.memory
         inner = scaled(program, scales)
         after = advance(inner, point, rho, self.iterations)
-        code = certificate(inner, point, after)
+        code, _ = certificate(program, measures, from_scaled(point, scales), from_scaled(after, scales))
         params = unpack(from_scaled(after, scales))
         residual = instance.residual_norm(params)
         if self.polish:
@@ -103,7 +108,7 @@ class OperatorSplitting(Solver, ProgramSolver):
             tried = jnp.where(near, 0.1 * residual, tried)
             program, restart, _ = _linearised(instance, params)
             after = trees.select(better, to_scaled(restart, scales), after)
-        memory = Memory(after, scales, adapted(rho, sizes(inner, after)), tried)
+        memory = Memory(after, scales, measures, adapted(rho, sizes(inner, after)), tried)
         counts = state.counts.plus(gradients=2, hessian_products=self.iterations)
         return State(params, residual, counts, memory, code)
 

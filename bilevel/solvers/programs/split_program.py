@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel import cones
+from bilevel.foundation import trees
 from bilevel.foundation.status import Code
-from bilevel.kernels.equilibrate_operators import Groups, equilibrium, normal_matrix, squares_of
+from bilevel.kernels.equilibrate_operators import Groups, equilibrium, normal_matrix, squares_of, units
 from bilevel.kernels.matrices import is_sparse
 from bilevel.kernels.splitting import (
     Point,
@@ -60,7 +61,8 @@ class _Loop(NamedTuple):
 def split_program(program: ConeProgram, settings: Settings, start: Answer | None) -> Answer:
     """The program by the alternating direction method of multipliers, to a relative error of ``tol``."""
     stated = quadratic(program, settings.factored)
-    scales = equilibrium(stated, squares_of(program.P, program.A), _groups(program.cone))
+    squares, groups = squares_of(program.P, program.A), groups_of(program.cone)
+    scales, measures = equilibrium(stated, squares, groups), units(stated, squares, groups)
     inner = scaled(stated, scales)
     tol = jnp.maximum(jnp.asarray(settings.tol, stated.q.dtype), 4 * jnp.finfo(stated.q.dtype).eps)
 
@@ -69,11 +71,12 @@ def split_program(program: ConeProgram, settings: Settings, start: Answer | None
 
     def body(loop: _Loop) -> _Loop:
         point = advance(inner, loop.point, loop.rho, settings.iterations)
-        code = certificate(inner, loop.point, point)
+        code, proof = certificate(stated, measures, from_scaled(loop.point, scales), from_scaled(point, scales))
         after = error(point)
         near = (after <= loop.tried) & (code == Code.converged) & settings.polish
         better, least = jax.lax.cond(near, partial(polished, inner, error=error), lambda at: (at, after), point)
         rho = adapted(loop.rho, sizes(inner, point))
+        better = trees.select(code == Code.converged, better, to_scaled(proof, scales))
         code = jnp.where(jnp.isfinite(after), code, Code.nonfinite).astype(jnp.int32)
         return _Loop(better, least, rho, jnp.where(near, 0.1 * after, loop.tried), loop.steps + 1, code)
 
@@ -132,7 +135,7 @@ def _stiffness(cone: cones.Cone) -> float:
     return {cones.Zero: STIFF, cones.Free: SLACK}.get(type(cone), 1.0)
 
 
-def _groups(cone: cones.Cone) -> Groups:
+def groups_of(cone: cones.Cone) -> Groups:
     """One scale for all rows of a cone, except where each row is a cone of its own."""
     owner, number = [np.zeros(0, int)], 0
     for part in pieces(cone):

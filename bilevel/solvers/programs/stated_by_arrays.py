@@ -14,7 +14,7 @@ from bilevel.cones import Cone
 from bilevel.foundation.status import Code
 from bilevel.foundation.trees import norm
 from bilevel.kernels.conic import Data, solve_conic
-from bilevel.kernels.equilibrate import equilibrate
+from bilevel.kernels.equilibrate import equilibrate, units
 from bilevel.kernels.matrices import Matrix, dense, is_sparse
 from bilevel.kernels.pivoting import block_pivoting
 from bilevel.kernels.rescue import rescued
@@ -57,6 +57,8 @@ class Answer(NamedTuple):
 class ProgramSolver(abc.ABC):
     """A way to solve a `ConeProgram`; no derivatives, and nothing raised on values."""
 
+    tol: float | jax.Array  # of the residual, relative to the size of its terms
+
     @abc.abstractmethod
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         """The solution, or the last iterate with the `Code` that says why there is none. ``start`` is the answer to a
@@ -64,13 +66,16 @@ class ProgramSolver(abc.ABC):
 
 
 def program_residual(program: ConeProgram, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The largest of stationarity and s - proj(s - y), s = b - A x, each relative to 1 + the size of its terms."""
+    """The largest of stationarity, s - proj(s - y) with s = b - A x, and the gap between the objectives of the program
+    and its dual, each relative to 1 + the size of its terms."""
     P, q, A, b, cone = program
     curved, forces, pushed = P @ x, A.T @ y, A @ x
     slack = b - pushed
     stationarity = _relative(curved + q + forces, curved, q, forces)
     feasibility = _relative(slack - cone.project(slack - y), pushed, b)
-    return jnp.maximum(stationarity, feasibility)
+    terms = jnp.stack([x @ curved, q @ x, b @ y])
+    gap = jnp.abs(jnp.sum(terms)) / (1 + jnp.max(jnp.abs(terms)))
+    return jnp.maximum(jnp.maximum(stationarity, feasibility), gap)
 
 
 def _relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
@@ -152,10 +157,10 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     code = jnp.where(solved, Code.converged, Code.max_steps).astype(jnp.int32)
     answer = Answer(x, found.y, b - A @ x, found.steps, code)
 
-    def rest(P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array) -> Answer:
-        return otherwise.solve_program(ConeProgram(P, q, A, b, cone))
+    def rest(solver: ProgramSolver, P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array) -> Answer:
+        return solver.solve_program(ConeProgram(P, q, A, b, cone))
 
-    return rescued(~solved, rest, (P, q, A, b), answer)
+    return rescued(~solved, rest, (otherwise, P, q, A, b), answer)  # the solver too: its tolerance may be traced
 
 
 def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_steps: int) -> Answer:
@@ -171,7 +176,7 @@ def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_ste
     family = SecondOrders(lengths)
     data = Data(P, q, A[rows], b[rows], A[bounds], b[bounds])
     scaled, scales = equilibrate(data, family)
-    found = solve_conic(scaled, family, tol, max_steps)
+    found = solve_conic(scaled, family, units(scaled, family), tol, max_steps)
     x = scales.columns * found.x
     y = jnp.zeros_like(b).at[rows].set(scales.rows * found.y / scales.cost)
     y = y.at[bounds].set(scales.bounds * found.z / scales.cost)

@@ -60,7 +60,6 @@ class Broyden(Solver):
     tol: float = 1e-8
     memory: int = 30
     patience = 30
-    unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:
         residual = instance.residual(params)
@@ -75,7 +74,7 @@ class Broyden(Solver):
             lambda: jax.tree.map(jnp.negative, product(inverse, residual)),
         )
         found = _search(instance, state, direction)
-        failed = found.trials > MAX_HALVINGS
+        failed = found.trials - instance.differentiable > MAX_HALVINGS
         s, y = trees.subtract(found.params, state.params), trees.subtract(found.residual, residual)
         inverse = trees.select(failed, self._unknown(state.params), _updated(inverse, s, y, self.memory))
         params, after = trees.select(failed, (state.params, residual), (found.params, found.residual))
@@ -116,23 +115,33 @@ def _steepest(instance: Instance, params: Params, residual: PyTree) -> PyTree:
 
 
 def _search(instance: Instance, state: State, direction: PyTree) -> Trial:
-    def at(step: jax.Array, trials: jax.Array) -> Trial:
-        params = trees.axpy(step, direction, state.params)
+    frozen = jax.lax.stop_gradient((state.params, direction))
+
+    def at(step: jax.Array, trials: jax.Array, line: tuple[Params, PyTree] = frozen) -> Trial:
+        params = trees.axpy(step, line[1], line[0])
         residual = instance.residual(params)
         return Trial(step, params, residual, trees.norm(residual), trials)
 
-    return jax.lax.while_loop(
+    one = jnp.ones_like(state.residual)
+    if not instance.searches:
+        return at(one, jnp.int32(1), (state.params, direction))
+    found = jax.lax.while_loop(
         lambda trial: ~(trial.norm <= (1 - SUFFICIENT * trial.step) * state.residual) & (trial.trials <= MAX_HALVINGS),
         lambda trial: at(0.5 * trial.step, trial.trials + 1),
-        at(jnp.ones_like(state.residual), jnp.int32(1)),
+        at(one, jnp.int32(1)),
     )
+    if not instance.differentiable:
+        return found
+    # Differentiation passes through the accepted step, not through the search.
+    return at(jax.lax.stop_gradient(found.step), found.trials + 1, (state.params, direction))
 
 
 def _updated(inverse: Inverse, s: PyTree, y: PyTree, memory: int) -> Inverse:
     """The inverse after a step s that changed the residual by y; unchanged where s'B y vanishes."""
     size = trees.dot(y, y)
     first = trees.dot(s, y) / jnp.where(size > 0, size, 1.0)
-    first = jnp.where(first != 0, first, jnp.sqrt(trees.dot(s, s) / jnp.where(size > 0, size, 1.0)))
+    ratio = trees.dot(s, s) / jnp.where(size > 0, size, 1.0)  # the root has no derivative where no step was taken
+    first = jnp.where(first != 0, first, jnp.where(ratio > 0, jnp.sqrt(jnp.where(ratio > 0, ratio, 1.0)), 0.0))
     restart = (inverse.scale == 0) | (inverse.count >= memory)
     keep = jnp.where(restart, 0.0, 1.0)
     left, right = (jax.tree.map(lambda leaf: (keep * leaf).astype(leaf.dtype), side) for side in inverse[1:3])

@@ -14,6 +14,7 @@ from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.linear_solve import LBFGSPairs, Preconditioner
 from bilevel.optimality import Stationary
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
+from bilevel.solvers.first_order.step_size import smooth_norm
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.line_search import Point, line_search
 
@@ -100,7 +101,8 @@ class LBFGS(Solver):
         value, gradient, pairs = state.memory
         empty = pairs.rho[-1] == 0
         direction = jax.tree.map(jnp.negative, inverse_product(pairs, gradient))
-        guess = jnp.where(empty, jnp.minimum(1.0, 1 / jnp.where(state.residual > 0, state.residual, 1.0)), 1.0)
+        size = smooth_norm(gradient) if instance.exact else state.residual
+        guess = jnp.where(empty, jnp.minimum(1.0, 1 / jnp.where(size > 0, size, 1.0)), 1.0)
         origin = Point(jnp.zeros_like(guess), state.params, value, gradient)
         found = line_search(instance, origin, direction, guess)
         after = found.point

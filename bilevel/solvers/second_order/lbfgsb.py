@@ -13,6 +13,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.solvers.base import ONE, Solver, State, settings
+from bilevel.solvers.first_order.step_size import followed, smooth_norm
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_product, remember
 
@@ -70,7 +71,7 @@ class LBFGSB(Solver):
         value, gradient, pairs, ends = state.memory
         empty = pairs.rho[-1] == 0
         direction = _direction(state, ends)
-        size = trees.norm(gradient)
+        size = smooth_norm(gradient)
         first = jnp.where(empty, jnp.minimum(1.0, 1 / jnp.where(size > 0, size, 1.0)), 1.0)
         found = _search(instance, state, direction, first)
         s, y = trees.subtract(found.params, state.params), trees.subtract(found.gradient, gradient)
@@ -148,4 +149,5 @@ def _search(instance: Instance, state: State, direction: PyTree, first: jax.Arra
     )
     if not instance.differentiable:
         return found
-    return at(found.step, found.trials + 1, state.params, direction)._replace(accepted=found.accepted)
+    accepted = followed(found.step, first, instance)
+    return at(accepted, found.trials + 1, state.params, direction)._replace(accepted=found.accepted)

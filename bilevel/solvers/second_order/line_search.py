@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Params, PyTree, Scalar
+from bilevel.solvers.first_order.step_size import followed
 from bilevel.solvers.instance import Instance
 
 SUFFICIENT = 1e-4  # Armijo constant
@@ -83,5 +84,6 @@ def line_search(instance: Instance, origin: Point, direction: PyTree, first: jax
     too_long, _ = judge(search.point)
     accepted = ~too_long & (slope < 0)
     if instance.differentiable:
-        search = search._replace(point=at(search.point.step, origin, direction), trials=search.trials + 1)
+        accepted_step = followed(search.point.step, first, instance)
+        search = search._replace(point=at(accepted_step, origin, direction), trials=search.trials + 1)
     return Found(trees.select(accepted, search.point, origin), search.trials, accepted)

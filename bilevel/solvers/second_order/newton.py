@@ -77,7 +77,7 @@ class Newton(Solver):
         return State(params, norm, Counts(gradients=1), memory, curvature=curvature)
 
     def step(self, instance: Instance, state: State) -> State:
-        if instance.searches and self._direct(instance, state.memory.residual) is not None:
+        if self._direct(instance, state.memory.residual) is not None:
             return self._descend(instance, state)
         residual = state.memory.residual
         solution, cost, inverse = self._solve(instance, state.params, residual)
@@ -163,8 +163,9 @@ class Newton(Solver):
         )
 
     def _direct(self, instance: Instance, example: PyTree) -> Dense | None:
-        """The direct solver of the Hessian's system, where the problem is to minimise and there is one."""
-        if not isinstance(instance.mapping, Stationary):
+        """The direct solver of the Hessian's system, where the problem is to minimise and there is one; None where steps
+        are natural, or differentiated with all that led to them: a ball's damping is frozen, a halving is constant."""
+        if not isinstance(instance.mapping, Stationary) or not instance.searches or instance.exact:
             return None
         operator = instance.system(example).operator
         chosen = self.linear_solve.choose(operator, example) if isinstance(self.linear_solve, AutoLinear) else None
@@ -172,7 +173,7 @@ class Newton(Solver):
         return chosen if isinstance(chosen, Dense) else None
 
     def _known_inverse(self, instance: Instance, params: Params, residual: PyTree) -> Preconditioner | None:
-        if self._direct(instance, residual) is None or not instance.searches:
+        if self._direct(instance, residual) is None:
             return self._solve(instance, params, residual)[2]
         if instance.differentiable:
             return None

@@ -1,0 +1,43 @@
+"""How far the derivative through a solver's steps has converged: what the start still contributes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.engines.base import Bilevel, Point
+from bilevel.engines.implicit_function.linearization import localized
+from bilevel.foundation import trees
+from bilevel.foundation.typing import HParams, Params
+
+
+def left_over(ratio: jax.Array, size: jax.Array) -> jax.Array:
+    """How much is missing of a sum whose partial sum has the size ``size``, if the remainder is ``ratio`` times the
+    whole: as in a geometric series. Infinite where the ratio says that nothing converged."""
+    return jnp.where(ratio < 1, ratio / jnp.where(ratio < 1, 1 - ratio, 1) * size, jnp.inf)
+
+
+class Derivative(NamedTuple):
+    """What is known of how far the derivative through the steps has converged."""
+
+    residual: jax.Array | float  # what is left of its equation, relative
+    error: jax.Array | float  # of the gradient
+    truncated: bool = False  # whether steps were left out by design: the error is then not known
+
+
+LEFT_OUT = Derivative(0.0, 0.0, truncated=True)
+
+
+def unexplained(bilevel: Bilevel, point: Point, params: Params, moved: Params, tangent: HParams) -> jax.Array:
+    """||A moved + B tangent|| / ||B tangent||: 0 where ``moved`` is how the solution moves along ``tangent``."""
+    mapping, _ = localized(bilevel, point, params)
+    residual = lambda w, h: mapping(w, h, point.inner_batch)  # noqa: E731
+    _, pushed = jax.jvp(lambda h: residual(params, h), (point.hparams,), (tangent,))
+    _, left = jax.jvp(residual, (params, point.hparams), (moved, tangent))
+    return relative(trees.norm(left), trees.norm(pushed))
+
+
+def relative(part: jax.Array, whole: jax.Array) -> jax.Array:
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), part)

@@ -1,0 +1,93 @@
+"""How the call of a decorated solver is put to its optimality condition: by name where it can, else in order."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Arguments = tuple[tuple, dict]
+
+
+def for_condition(solver: Callable, condition: Callable, named: str, args: tuple, kwargs: dict) -> Arguments:
+    """The arguments of condition(params, *args, **kwargs) for the call solver(*args, **kwargs).
+
+    The solver's first argument is where it starts, and may be given by its own name. A keyword stays one where the
+    condition has an argument of that name, and so do the solver's defaults; else all take the places that they have in
+    the solver's signature. Raises TypeError in a sentence where the two do not fit. ``named`` says what the condition
+    is.
+    """
+    signature, takes = _signature(solver), _signature(condition)
+    if signature is None or not signature.parameters:
+        return args[1:], kwargs
+    first = next(iter(signature.parameters))
+    given = args[1:], {name: value for name, value in kwargs.items() if args or name != first}
+    if takes is None:
+        return given
+    name = getattr(solver, "__name__", "the solver")
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name}{signature} is called with other arguments: {error}.") from error
+    for candidate in _candidates(given, bound, takes, first):
+        if _fits(takes, *candidate):
+            return candidate
+    wanted = ", ".join(str(one) for one in list(takes.parameters.values())[1:])
+    raise TypeError(
+        f"{named} takes ({wanted}) beside the params, and {name} was called with {_described(*given)}: give both the "
+        "same arguments, or close over what only one of them needs."
+    )
+
+
+def _candidates(
+    given: Arguments, bound: inspect.BoundArguments, takes: inspect.Signature, first: str
+) -> Iterator[Arguments]:
+    """As given, with the solver's defaults that the condition knows by name; as given; in the solver's order, first
+    with its defaults, then without those that nobody gave, one by one from the end."""
+    known = {first, *bound.arguments}
+    bound.apply_defaults()
+    optional = [name for name in bound.arguments if name not in known]
+    args, kwargs = given
+    yield args, {**kwargs, **{name: bound.arguments[name] for name in optional if name in takes.parameters}}
+    yield given
+    while True:
+        yield bound.args[1:], bound.kwargs
+        if not optional:
+            return
+        del bound.arguments[optional.pop()]
+
+
+def _signature(function: Callable) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # built in, or written in another language
+        return None
+
+
+def _fits(takes: inspect.Signature, args: tuple, kwargs: dict) -> bool:
+    try:
+        takes.bind(None, *args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _described(args: tuple, kwargs: dict) -> str:
+    number = [f"{len(args)} positional argument{'s' if len(args) > 1 else ''}"] if args else []
+    return " and ".join([*number, *([f"the keywords {', '.join(kwargs)}"] if kwargs else [])]) or "none"
+
+
+def pair(result: Any, solver: Callable) -> tuple[Any, Any]:
+    """(solution, aux) of a solver that is said to return aux. Raises TypeError where it returned no pair."""
+    if isinstance(result, tuple) and len(result) == 2:
+        return result
+    name = getattr(solver, "__name__", "the solver")
+    raise TypeError(
+        f"{name} is decorated with has_aux=True and returned {type(result).__name__} where a pair (solution, aux) is "
+        "asked for: return one, or leave out has_aux."
+    )
+
+
+def like(result: tuple, *values: Any) -> tuple:
+    """The values as a tuple of the same kind: a NamedTuple stays one."""
+    return type(result)(*values) if hasattr(result, "_fields") else values

@@ -1,0 +1,55 @@
+"""How a program stated by arrays ended: judged on the data as they were given, whichever solver was at work."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation.status import Code, Status
+from bilevel.kernels.equilibrate_operators import squares_of, units
+from bilevel.kernels.matrices import dense, is_positive_semidefinite
+from bilevel.kernels.splitting import proofs
+from bilevel.solvers.programs.split_program import groups_of, quadratic
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
+
+FACTORED = 1024  # unknowns up to which a sparse Hessian is made dense for a look at its eigenvalues
+
+
+def verdict(
+    program: ConeProgram, answer: Answer, residual: jax.Array, asked: float | jax.Array
+) -> tuple[Status, jax.Array]:
+    """The status, and 1 where there is a solution, else NaN; ``asked`` is the tolerance of the solver.
+
+    `nonfinite` data have no answer; a proof counts where it holds for the program as stated; a Hessian with a negative
+    eigenvalue is `indefinite`; otherwise the ``residual`` decides, whatever the solver believes.
+    """
+    floor = float(jnp.finfo(residual.dtype).eps) ** 0.625  # 2e-10 in float64, 5e-5 in float32
+    tol = jnp.maximum(asked, floor)
+    near = jnp.where(residual <= floor**0.6, Code.stalled, Code.max_steps)
+    judged = jnp.where(residual <= tol, Code.converged, near)
+    judged = jnp.where(jnp.isfinite(residual), judged, Code.nonfinite)
+    infeasible, unbounded = _proofs(program, answer)
+    judged = jnp.where((answer.code == Code.unbounded) & unbounded, Code.unbounded, judged)
+    judged = jnp.where(is_convex(program), judged, Code.indefinite)
+    judged = jnp.where((answer.code == Code.infeasible) & infeasible, Code.infeasible, judged)
+    code = jnp.where(is_finite(program), judged, Code.nonfinite)
+    return Status.of(code), jnp.where(code <= Code.stalled, 1, jnp.nan).astype(residual.dtype)
+
+
+def _proofs(program: ConeProgram, answer: Answer) -> tuple[jax.Array, jax.Array]:
+    stated = quadratic(program, factored=0)
+    measures = units(stated, squares_of(program.P, program.A), groups_of(program.cone))
+    return proofs(stated, measures, answer.x, answer.y)
+
+
+def is_convex(program: ConeProgram) -> jax.Array:
+    """Whether the Hessian has no negative eigenvalue; not looked at in large sparse programs."""
+    if program.sparse and program.q.size > FACTORED:
+        return jnp.bool_(True)
+    return is_positive_semidefinite(dense(program.P))
+
+
+def is_finite(program: ConeProgram) -> jax.Array:
+    """Whether all data are finite numbers."""
+    data = jax.tree.leaves(program[:4])  # of a sparse matrix its entries, and where they stand
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in data]))

@@ -1,0 +1,212 @@
+"""The dense part of the Maros-Meszaros collection of convex quadratic programs, Clarabel beside `bl.quadratic_program`.
+
+    BILEVEL_DATA=DIR python experiments/judges/maros_meszaros.py
+    BILEVEL_DATA=DIR python experiments/judges/maros_meszaros.py --problems VALUES QSHARE1B
+
+A problem is solved to an accuracy where its primal residual, its dual residual and its duality gap, none of them
+relative to anything, are all below it (Caron et al., qpbenchmark, 2024). A status is wrong where `converged` or
+`stalled` is said of an answer that is worse than 1e-3 of the size of its terms, or no answer of a problem that has one,
+and where a problem that is not convex is not refused. Clarabel is run at each of the accuracies and has its best.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import scipy.io
+import scipy.sparse
+
+import bilevel as bl
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import folder, parser, write
+
+HERE = Path(__file__).resolve().parent
+ACCURACIES = (1e-3, 1e-6, 1e-9)
+NO_BOUND = 9e19
+COLUMNS = ("problem", "solver", "status", "primal", "dual", "gap", "relative", "objective", "seconds")
+SMALL = ("DUALC1", "GENHS28", "HS118", "HS21", "HS268", "HS35MOD", "HS76", "LOTSCHD", "QAFIRO", "TAME", "ZECEVIC2")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """min 1/2 x'Px + q'x, A x = b, G x <= h, dense."""
+
+    name: str
+    P: np.ndarray
+    q: np.ndarray
+    A: np.ndarray
+    b: np.ndarray
+    G: np.ndarray
+    h: np.ndarray
+
+    @property
+    def data(self) -> tuple[np.ndarray, ...]:
+        return self.P, self.q, self.A, self.b, self.G, self.h
+
+    @property
+    def convex(self) -> bool:
+        values = np.linalg.eigvalsh(self.P)
+        return bool(values[0] >= -1e-8 * max(1.0, values[-1]))
+
+
+class Answer(NamedTuple):
+    """A point with multipliers of L = 1/2 x'Px + q'x + y'(Ax - b) + z'(Gx - h)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
+    status: str
+
+
+class Judgement(NamedTuple):
+    """The absolute errors of an answer, and the largest of them relative to the size of its terms."""
+
+    primal: float
+    dual: float
+    gap: float
+    relative: float
+    objective: float
+
+    @property
+    def worst(self) -> float:
+        errors = np.array([self.primal, self.dual, self.gap])
+        return float(errors.max()) if np.all(np.isfinite(errors)) else float("inf")
+
+
+def load(path: Path) -> Problem:
+    """A problem of the collection, l <= A x <= u split into equalities and one-sided rows."""
+    stored = scipy.io.loadmat(path)
+    rows, lower, upper = stored["A"].toarray(), stored["l"].ravel(), stored["u"].ravel()
+    fixed = lower == upper
+    above, below = ~fixed & (upper < NO_BOUND), ~fixed & (lower > -NO_BOUND)
+    G, h = np.concatenate([rows[above], -rows[below]]), np.concatenate([upper[above], -lower[below]])
+    return Problem(path.stem, stored["P"].toarray(), stored["q"].ravel(), rows[fixed], lower[fixed], G, h)
+
+
+def judge(problem: Problem, answer: Answer) -> Judgement:
+    P, q, A, b, G, h = problem.data
+    x, y, z = answer.x, answer.y, np.maximum(answer.z, 0)
+    terms = P @ x, q, A.T @ y, G.T @ z
+    primal = max(size(A @ x - b), size(np.maximum(G @ x - h, 0)))
+    dual = max(size(terms[0] + terms[1] + terms[2] + terms[3]), size(np.minimum(answer.z, 0)))
+    parts = x @ P @ x, q @ x, b @ y, h @ z
+    gap = float(abs(sum(parts)))
+    scales = size(A @ x, b, G @ x, h), size(*terms), abs(parts[0]) / 2 + abs(parts[1])
+    errors = np.array([primal, dual, gap]) / (1 + np.array(scales))
+    return Judgement(primal, dual, gap, float(np.max(errors)), float(parts[0] / 2 + parts[1]))
+
+
+def size(*parts: np.ndarray) -> float:
+    return max(float(np.max(np.abs(part), initial=0)) for part in parts)
+
+
+def ours(problem: Problem) -> Callable[[], Answer]:
+    """`bl.quadratic_program`, compiled."""
+    solve = jax.jit(bl.quadratic_program).lower(*problem.data).compile()
+
+    def run() -> Answer:
+        found = jax.block_until_ready(solve(*problem.data))
+        return Answer(*(np.asarray(part) for part in (found.params, *found.dual)), found.status.name)
+
+    return run
+
+
+def clarabel(problem: Problem, tol: float) -> Callable[[], Answer]:
+    import clarabel as package
+
+    P, q, A, b, G, h = problem.data
+    options = package.DefaultSettings()  # type: ignore[attr-defined]
+    options.verbose, options.tol_feas, options.tol_gap_abs, options.tol_gap_rel = False, tol, tol, 0.0
+    cones = [package.ZeroConeT(b.size), package.NonnegativeConeT(h.size)]  # type: ignore[attr-defined]
+    sparse = scipy.sparse.csc_matrix(np.triu(P)), scipy.sparse.csc_matrix(np.concatenate([A, G]))
+
+    def run() -> Answer:
+        solver = package.DefaultSolver(sparse[0], q, sparse[1], np.concatenate([b, h]), cones, options)  # type: ignore[attr-defined]
+        found = solver.solve()
+        duals = np.asarray(found.z)
+        return Answer(np.asarray(found.x), duals[: b.size], duals[b.size :], str(found.status).rpartition(".")[2])
+
+    return run
+
+
+def timed(run: Callable[[], Answer]) -> tuple[Answer, float]:
+    began = time.perf_counter()
+    return run(), time.perf_counter() - began
+
+
+def rows_of(problem: Problem) -> list[tuple]:
+    """A row of results for each solver."""
+    found = [("bilevel", *timed(ours(problem)))]
+    arms = [timed(clarabel(problem, tol)) for tol in ACCURACIES]
+    found.append(("clarabel", *min(arms, key=lambda arm: judge(problem, arm[0]).worst)))
+    return [
+        (problem.name, solver, answer.status, *(float(f"{v:.3g}") for v in judge(problem, answer)), round(seconds, 4))
+        for solver, answer, seconds in found
+    ]
+
+
+def wrong(row: dict, convex: bool) -> bool:
+    """Whether a status of ours says what is not so."""
+    solved = row["status"] in ("converged", "stalled")
+    return solved != (convex and row["relative"] <= 1e-3) if solved or row["status"] in PROOFS else False
+
+
+PROOFS = ("infeasible", "unbounded")
+
+
+def summary(rows: list[dict], nonconvex: set[str]) -> str:
+    lines = [f"{'':10} {'1e-3':>6} {'1e-6':>6} {'1e-9':>6} {'wrong status':>13} {'seconds':>8}"]
+    for solver in ("bilevel", "clarabel"):
+        mine = [row for row in rows if row["solver"] == solver]
+        worst = [max(row["primal"], row["dual"], row["gap"]) for row in mine]
+        solved = [sum(error <= tol for error in worst) for tol in ACCURACIES]
+        bad = sum(wrong(row, row["problem"] not in nonconvex) for row in mine) if solver == "bilevel" else "-"
+        lines.append(f"{solver:10} {solved[0]:6} {solved[1]:6} {solved[2]:6} {bad:>13} {total(mine):8.2f}")
+    return "\n".join(lines)
+
+
+def total(rows: list[dict]) -> float:
+    return sum(row["seconds"] for row in rows)
+
+
+def data_folder() -> Path:
+    found = Path(os.environ.get("BILEVEL_DATA", HERE.parents[2] / "shared" / "data")) / "maros-meszaros"
+    if not found.is_dir():
+        sys.exit(
+            f"The Maros-Meszaros problems are not at {found}: set BILEVEL_DATA to the folder that has "
+            "maros-meszaros/*.mat (from qpsolvers/maros_meszaros_qpbenchmark)."
+        )
+    return found
+
+
+def main() -> None:
+    jax.config.update("jax_enable_x64", True)
+    arguments = parser(__doc__, "eleven of the smallest problems")
+    arguments.add_argument("--problems", nargs="*", help="by name; by default all that are there")
+    settings = arguments.parse_args()
+    names = settings.problems or (SMALL if settings.smoke else None)
+    paths = [path for path in sorted(data_folder().glob("*.mat")) if names is None or path.stem in names]
+    found: list[tuple] = []
+    nonconvex = set()
+    for path in paths:
+        problem = load(path)
+        nonconvex |= set() if problem.convex else {problem.name}
+        found += rows_of(problem)
+        for row in found[-2:]:
+            print(" ".join(f"{value!s:>12}" for value in row), flush=True)
+    if names is None or settings.smoke or settings.out:
+        write(folder(settings, HERE) / "maros_meszaros.csv", COLUMNS, found)
+    print(summary([dict(zip(COLUMNS, row, strict=True)) for row in found], nonconvex))
+
+
+if __name__ == "__main__":
+    main()

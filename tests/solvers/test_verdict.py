@@ -1,0 +1,178 @@
+"""Where solves stop: solutions, the floor of the precision, starts that are solved or bad, losses without a minimum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import bilevel as bl
+from bilevel.foundation import trees
+
+RNG = np.random.default_rng(0)
+MATRIX, TARGET = RNG.normal(size=(40, 6)), RNG.normal(size=40)
+DESCENT = bl.GradientDescent(step_size=1.0, tol=1e-6, max_steps=20000)
+
+
+def ridge(w, h, batch):
+    return 0.5 * jnp.mean((jnp.asarray(MATRIX) @ w - TARGET) ** 2) + 0.5 * h * jnp.sum(w**2)
+
+
+def ridge_solution(h):
+    return jnp.linalg.solve(MATRIX.T @ MATRIX / 40 + h * jnp.eye(6), MATRIX.T @ TARGET / 40)
+
+
+def cliff(w, h, batch):
+    return ((w[0] - 3) / 100) ** 2 - (w[0] - w[1]) + jnp.exp(20 * (w[0] - w[1]))
+
+
+def variably_dimensioned(w, h, batch):
+    number = jnp.arange(1.0, 1 + w.size)
+    total = jnp.sum(number * (w - 1))
+    return jnp.sum((w - 1) ** 2) + total**2 + total**4
+
+
+def solve(loss, start, solver, h=1.0, **parts):
+    return bl.InnerProblem(loss, lambda key, h: start, solver=solver, **parts).solve(h, None)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e-9])
+@pytest.mark.parametrize("solver", [bl.Newton(), bl.LBFGS()])
+def test_a_start_at_the_solution_converges(solver, offset):
+    inner = bl.InnerProblem(ridge, lambda key, h: ridge_solution(h) + offset, solver=solver)
+
+    def params(h):
+        found = inner.solve(h, None)
+        return found.params, (found.status.code, found.residual)
+
+    slope, (code, residual) = jax.jit(jax.jacfwd(params, has_aux=True))(1.0)
+    assert int(code) == bl.Code.converged and float(residual) < 1e-7
+    assert_allclose(slope, jax.jacfwd(ridge_solution)(1.0), atol=1e-12)
+
+
+def test_a_start_at_zero_that_solves_but_for_rounding():
+    """The mean of centred targets: no scale is in w, only in the loss."""
+    centred = jnp.asarray(TARGET - np.mean(TARGET))
+    found = solve(lambda w, h, b: 0.5 * jnp.sum((centred - w) ** 2), jnp.zeros(()), bl.Newton())
+    assert found.status.name == "converged"
+
+
+@pytest.mark.parametrize("solver", [bl.LBFGS(tol=1e-10), bl.Newton()])
+def test_the_cliff_is_climbed_down_to_its_minimum(solver):
+    found = solve(cliff, jnp.array([0.0, -1.0]), solver)
+    assert found.status.name == "converged"
+    assert_allclose(cliff(found.params, None, None), 0.199786613, rtol=1e-8)
+    assert float(jnp.linalg.norm(jax.grad(cliff)(found.params, None, None))) < 1e-6
+
+
+def test_a_start_with_a_gradient_of_1e15_does_not_excuse_one_of_1e5():
+    found = solve(variably_dimensioned, 1 - jnp.arange(1.0, 201) / 200, bl.LBFGS(tol=1e-10, max_steps=1000))
+    assert found.status.name == "converged"
+    assert float(variably_dimensioned(found.params, None, None)) < 1e-8
+
+
+def test_slow_is_not_stalled():
+    slopes = jnp.array([1.0, 1e-3], jnp.float32)
+    found = solve(lambda w, h, b: 0.5 * jnp.sum(slopes * (w - 1) ** 2), jnp.zeros(2, jnp.float32), DESCENT)
+    assert found.status.name == "converged" and int(found.steps) > 5000
+    assert_allclose(found.params, 1.0, atol=1.1e-3)
+    slow = bl.FixedPointIteration(tol=5e-3, max_steps=10_000)
+    start = lambda key, h: jnp.zeros((), jnp.float32)  # noqa: E731
+    fixed = bl.InnerProblem.from_fixed_point(lambda w, h, b: jnp.float32(0.999) * w + 1, start, solver=slow)
+    found = fixed.solve(0.0, None)
+    assert found.status.name == "converged" and 5200 < int(found.steps) < 5400
+
+
+def test_a_tolerance_below_the_floor_is_rounding_or_stalled():
+    """From a start that is a million times too large, four epsilons of its gradient are no solution."""
+    slopes = jnp.array([1.0, 0.1], jnp.float32)
+    loss = lambda w, h, b: 0.5 * jnp.sum(slopes * (w - 1) ** 2)  # noqa: E731
+    found = solve(loss, jnp.full(2, 1e6, jnp.float32), bl.GradientDescent(step_size=1.0, tol=1e-12, max_steps=3000))
+    assert found.status.name == "converged"
+    assert_allclose(found.params, 1.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.ActiveSetNewton()])
+@pytest.mark.parametrize("constraint", [bl.NonNegative(), bl.Box(lower=0.0)])
+def test_a_program_unbounded_on_a_set(solver, constraint):
+    loss = lambda w, h, b: -w.sum() * h  # noqa: E731
+    found = solve(loss, jnp.zeros(2), solver, constraint=constraint)
+    assert found.status.name == "unbounded"
+    assert float(found.residual) > 0.5
+
+
+def test_the_residual_of_large_params_does_not_round_to_zero():
+    mapping = bl.InnerProblem(
+        lambda w, h, b: -w["a"].sum() - w["b"], lambda key, h: None, constraint=bl.NonNegative()
+    ).mapping
+
+    def size(w):
+        return float(trees.norm(mapping.natural_residual(w, 0.0, None)))
+
+    for scale in (0.0, 1.0, 1e21, 1e200):
+        assert_allclose(size({"a": jnp.full(2, scale), "b": jnp.asarray(scale)}), np.sqrt(3))
+
+
+@pytest.mark.parametrize("solver", [bl.LBFGS(), bl.LBFGS(tol=1e-4)])
+def test_separable_logistic_regression_has_no_minimum(solver):
+    signs = np.sign(MATRIX[:, 0])
+    found = solve(
+        lambda w, h, b: jnp.mean(jnp.logaddexp(0.0, -signs * (jnp.asarray(MATRIX) @ w))), jnp.zeros(6), solver
+    )
+    assert found.status.name == "unbounded"
+
+
+LOSSES = {
+    "linear": lambda w, h, b: -jnp.sum(w),
+    "concave": lambda w, h, b: -0.5 * jnp.sum((w - 0.1) ** 2),
+    "logarithm": lambda w, h, b: -jnp.sum(jnp.log(1 + w)),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("solver", [bl.LBFGS(), bl.GradientDescent()])
+def test_losses_without_a_minimum(solver, loss):
+    assert solve(LOSSES[loss], jnp.zeros(2), solver).status.name == "unbounded"
+
+
+def test_too_long_steps_still_diverge():
+    found = solve(lambda w, h, b: jnp.sum(w**2), jnp.ones(2), bl.GradientDescent(step_size=1.5))
+    assert found.status.name == "diverged"
+
+
+def test_a_flat_bottom_is_a_solution():
+    """A squared hinge is exactly zero, with a derivative that is, on a half-line."""
+    loss = lambda w, h, b: jnp.sum(jnp.maximum(1 - w, 0) ** 2)  # noqa: E731
+    assert solve(loss, jnp.zeros(2), bl.LBFGS()).status.name == "converged"
+
+
+def test_lanes_are_judged_one_by_one():
+    """A solved start, a bad one, a good one and one without a solution in one batch; and in the lanes of a queue."""
+
+    def loss(w, h, batch):
+        bounded = batch > 0
+        return bounded * jnp.sum((w - batch) ** 2 + 0.1 * (w - batch) ** 4) - ~bounded * jnp.sum(w)
+
+    inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(2), solver=bl.LBFGS())
+    batch = jnp.array([1e-17, 30.0, 1.0, -1.0])
+    found = jax.jit(jax.vmap(lambda b: inner.solve(0.0, b)))(batch)
+    assert repr(found.status) == "Status(['converged', 'converged', 'converged', 'unbounded'])"
+    assert_allclose(found.params[:3, 0], batch[:3], atol=1e-6)
+    queued = bl.solve_batch(inner, 0.0, batch, in_axes=(None, 0), lanes=2)
+    assert repr(queued.status) == repr(found.status)
+    assert_allclose(queued.params[:3], found.params[:3], atol=1e-12)
+
+
+def test_tolerances_compile_nothing_again():
+    traces = []
+
+    def loss(w, h, batch):
+        traces.append(1)
+        return 0.5 * jnp.sum((w - h) ** 2)
+
+    inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(2))
+    solve = jax.jit(lambda solver, h: inner.with_solver(solver).solve(h, None).params)
+    solve(bl.LBFGS(tol=jnp.asarray(1e-3)), 1.0)
+    before = len(traces)
+    solve(bl.LBFGS(tol=jnp.asarray(1e-20)), 2.0)
+    assert len(traces) == before
