@@ -164,7 +164,7 @@ class Newton(Solver):
 
     def _direct(self, instance: Instance, example: PyTree) -> Dense | None:
         """The direct solver of the Hessian's system, where the problem is to minimise and there is one. None for
-        natural steps, and where all that leads to a step is differentiated: a ball's damping is frozen, a halving is constant.
+        natural steps, and where all that leads to a step is differentiated: a ball's damping is frozen, a halving not.
         """
         if not isinstance(instance.mapping, Stationary) or not instance.searches or instance.exact:
             return None
