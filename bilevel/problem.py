@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.constraints import Constraint, Free
+from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
@@ -21,7 +21,7 @@ from bilevel.losses.linear import Linear
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
-from bilevel.penalties import Penalty, Zero
+from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
 
 
@@ -34,25 +34,6 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
-
-
-@dataclass(frozen=True, eq=False)
-class Both(Penalty):
-    """A separable penalty inside a box: for convex functions of one variable, clipping after the prox is exact."""
-
-    penalty: Penalty
-    constraint: Constraint
-
-    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
-        return self.constraint.project(self.penalty.prox(point, step_size, hparams), hparams)
-
-    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
-        inner = self.penalty.kinks(point, step_size, hparams)
-        outer = self.constraint.kinks(self.penalty.prox(point, step_size, hparams), step_size, hparams)
-        return jax.tree.map(jnp.minimum, inner, outer)
-
-    def value(self, params: Params, hparams: HParams) -> Scalar:
-        return self.penalty.value(params, hparams)
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -159,8 +140,10 @@ class InnerProblem:
         """The solution at ``hparams``, differentiable in hparams and batch by implicit differentiation.
 
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
-        relative to the residual of the cold start. The status is per lane under vmap, and never raises.
+        relative to the residual of the cold start. The status is per lane under vmap, and never raises. Raises
+        ValueError where the set is empty and values are concrete; in a trace the status is then ``infeasible``.
         """
+        refuse_empty(self.constraint, hparams)
         cold = self.cold_start(jax.random.key(0) if key is None else key, hparams, batch)
         start = cold if init is None else self.unknown(init, hparams, batch)
         outcome = self.run(hparams, batch, start, cold)

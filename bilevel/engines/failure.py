@@ -31,8 +31,11 @@ def failed(report: Report) -> bool:
 
 def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
     """What is not finite, else one sentence a failing solve, with its residual and the remedy (the engine's own, where
-    it has one). Where the inner solve ended well the outer level is asked first: an adjoint solve for a cotangent of
-    NaN has failed through no fault of its own."""
+    it has one). The data are asked first, because all else that is not finite may follow from them; then, where the
+    inner solve ended well, the outer level: an adjoint solve for a cotangent of NaN has failed through no fault of its
+    own."""
+    if data := in_data(point):
+        return data
     outer = not_finite(report, task, point) if bool(report.inner_status.ok.all()) else ""
     if outer:
         return outer
@@ -52,6 +55,21 @@ def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
         for name, status, residual, steps in solves
         if not bool(status.ok.all())
     )
+
+
+def in_data(point: Point) -> str:
+    """Which leaf of which batch holds NaN or infinity; "" if none does."""
+    for name, batch in (("inner", point.inner_batch), ("outer", point.outer_batch)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                continue
+            wrong = int(np.size(leaf) - np.sum(np.isfinite(np.asarray(leaf, np.float64))))
+            if wrong:
+                return (
+                    f"The data of the {name} loss hold NaN or infinity: {wrong} of {np.size(leaf)} entries of the leaf "
+                    f"batch{jax.tree_util.keystr(path)}. Leave these samples out, or fill the gaps before the run."
+                )
+    return ""
 
 
 NO_LOSS = (

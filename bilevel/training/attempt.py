@@ -21,6 +21,7 @@ from bilevel.training.outer_step import Evaluation, TrainState
 
 Advance: TypeAlias = Callable[[Engine, Solver, TrainState], tuple[TrainState, Evaluation]]
 MOST_HALVINGS = 10  # a thousandth of the step: what fails there fails where the step began, too
+LEAP = 100.0  # of the hyperparameters' size (at least 1): no optimiser with a sensible rate steps so far
 BORDER = 1e-3  # of the hyperparameters' size (at least 1): so short a step that still leads out has located the border
 
 
@@ -86,6 +87,19 @@ def at_border(advance: Advance, engine: Engine, task: Task, start: TrainState, e
         return True  # nothing but the hyperparameters has changed since they were usable
     _, again = advance(engine, task.inner.solver, start._replace(hparams=start.previous))
     return not int(again.report.skipped)
+
+
+def leap(start: TrainState) -> str:
+    """What to say of a failure after a step that was out of all proportion: then that step is the cause; else ""."""
+    moved = float(trees.norm(trees.subtract(start.hparams, start.previous)))
+    size = float(trees.norm(start.previous))
+    if not moved > LEAP * max(size, 1.0):
+        return ""
+    return (
+        f"the step before it moved the hyperparameters by {moved:.1e}, from a size of {size:.1e}, to where the problem "
+        "cannot be solved: take outer steps of the size of the hyperparameters (optimizer.learning_rate is about the "
+        "length of Adam's)."
+    )
 
 
 def _halved(task: Task, start: TrainState) -> TrainState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -49,7 +50,6 @@ def concluded(
         "chosen_by": judge if chosen else LAST,
         **summarize(metrics, lines, int(state.best.step)),
         **({} if judge else {"best_outer_loss": _mean_loss(task, state, metrics, last, taken)}),
-        **own(task.baselines(), ""),
         "final_grad_norm": lines[-1]["outer/grad_norm"],
         "projected_grad_norm": projected,
         "blocked": blocked(task, metrics, projected, float(trees.norm(taken))),
@@ -61,6 +61,11 @@ def concluded(
         summary |= {"status": FAILED, "failed_because": f"None of {len(metrics)} outer steps could be used. {why}"}
     _tell(summary, judge)
     return Result(best.hparams, best.params, taken, last.report.params, metrics, plain(summary))
+
+
+def with_baselines(result: Result, task: Task) -> Result:
+    """The result with what simpler methods reach, or a study of the task finds."""
+    return replace(result, summary={**result.summary, **plain(own(task.baselines(), ""))})
 
 
 def _mean_loss(task: Task, state: TrainState, metrics: list[dict[str, Any]], last: Evaluation, taken: Any) -> float:

@@ -20,12 +20,13 @@ from bilevel.engines.influence import Influence, influence
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key
-from bilevel.loggers import JsonLines, Logger, Run, read_json_lines
-from bilevel.loggers.base import plain
+from bilevel.loggers import JsonLines, Logger, Run
+from bilevel.loggers.base import finish_all, plain
 from bilevel.task import Task
-from bilevel.training.attempt import at_border, attempted
+from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.checkpoint import Checkpoints
-from bilevel.training.conclusion import concluded
+from bilevel.training.conclusion import concluded, with_baselines
+from bilevel.training.continuation import fingerprint, restored
 from bilevel.training.figures import figures
 from bilevel.training.judgement import judge_of
 from bilevel.training.outer_step import (
@@ -41,7 +42,7 @@ from bilevel.training.result import Result
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a fit, after the state was saved."""
+    """Ctrl-C during a fit, after the state was saved, and with a directory what had been found (``result.npz``)."""
 
 
 def heed_influence(engine: Engine, task: Task, key: Key) -> None:
@@ -108,6 +109,7 @@ class Fit:
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
         self.border = ""  # why the run can go no further
+        self.data: list[list[float]] = []  # by which another run knows whether it goes on with the same
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
 
@@ -119,26 +121,42 @@ class Fit:
             while not self._done():
                 self._step()
             result = self._conclude()
+            self._keep(result)  # before baselines and pictures, which may take long and be broken off
+            result = with_baselines(result, self.task)
             self._draw(result)
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {"status": "interrupted"}
+            summary = {"status": "interrupted", **self._sizes()}
             self._save(force=True)
+            self._keep(self._so_far(summary))
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
         finally:
-            for logger in self.loggers:
-                logger.finish(summary or {"status": "failed", **self._sizes(), "failure": self.failure})
+            finish_all(self.loggers, summary or {"status": "failed", **self._sizes(), "failure": self.failure})
+
+    def _keep(self, result: Result) -> None:
+        if self.directory:
+            result.save_arrays(self.directory / "result.npz")
+
+    def _so_far(self, summary: dict[str, Any]) -> Result:
+        """What a run that is broken off has found."""
+        best, last = self.state.best, self.task.inner.primal(self.state.carry.params)
+        hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (self.state.hparams, last)
+        return Result(hparams, params, self.state.hparams, last, self.metrics, summary)
 
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}
         if resume and self.checkpoints and self.directory and self.checkpoints.latest() is not None:
-            self.state, meta = self.checkpoints.restore(self.state)
-            self.metrics = read_json_lines(self.directory / JsonLines.filename)[: int(self.state.step)]
+            self.state, self.metrics, meta = restored(
+                self.checkpoints, self.directory / JsonLines.filename, self.state, self._data()
+            )
             kept, self.border = meta["loggers"], meta.get("border", "")
         run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
         for number, logger in enumerate(self.loggers):
             logger.start(run, int(self.state.step), kept.get(str(number), {}))
+
+    def _data(self) -> list[list[float]]:
+        return fingerprint(self.task.batches(jax.random.split(self.state.key)[0], 0))
 
     def _step(self) -> None:
         began, step = time.perf_counter(), int(self.state.step)
@@ -172,6 +190,8 @@ class Fit:
         shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
 
         def sentence() -> str:
+            if cause := leap(start):
+                return f"Outer step {number}: {cause}"
             point = point_of(self.task, start.key, start.step, start.hparams)
             return f"Outer step {number}: {describe(report, self.engine, self.task, point)}{shorter}"
 
@@ -216,8 +236,11 @@ class Fit:
         step = int(self.state.step)
         due = force or self.border or step % self.trainer.checkpoint_every == 0 or step == self.trainer.steps
         if self.checkpoints and due and step not in self.checkpoints.steps():
+            for logger in self.loggers:
+                logger.sync()  # a checkpoint must not be ahead of the record
             kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
-            self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border})
+            self.data = self.data or self._data()
+            self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border, "data": self.data})
 
     def _closely(self) -> tuple[TrainState, list[Evaluation]] | None:
         """The best iterate, where one was chosen, and the last one at the finest tolerances, and the better of them;

@@ -59,7 +59,7 @@ class Evaluation(NamedTuple):
     report: Report
     measured: dict[str, Any]
     zeros: jax.Array  # unknowns that are exactly zero: the size of the face, for sparse solutions
-    zeros_changed: jax.Array  # those that were zero and no longer are since the step before, or the other way about
+    zeros_changed: jax.Array  # unknowns that became zero, or ceased to be, since the step before
     halvings: jax.Array  # of the step that led here, before this hypergradient could be used
 
 

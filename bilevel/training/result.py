@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +41,12 @@ class Result:
             for name, tree in kept.items()
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
+
+    def save_arrays(self, path: Path) -> None:
+        """Writes `arrays` as one .npz; it is in place only when it is whole."""
+        beside = path.with_name(f"{path.stem}.part.npz")
+        np.savez(beside, **self.arrays())  # pyright: ignore[reportArgumentType]  (numpy types **kwds as its own flags)
+        os.replace(beside, path)
 
 
 def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bilevel.foundation.status import Code
-from bilevel.verification.cures import smaller_steps
+from bilevel.verification.cures import FAR, smaller_steps
 from bilevel.verification.record import Finding, Record
 
 
@@ -39,6 +39,16 @@ def no_gradient(record: Record) -> Finding | None:
         "that is all zeros"
     )
     return Finding("gradient that is exactly zero", evidence, cure)
+
+
+def leaps(record: Record) -> Finding | None:
+    """Outer steps out of all proportion: what fails behind them is no cause of its own."""
+    longest = max((step for step in record.series("outer/step_norm") if math.isfinite(step)), default=0.0)
+    if longest <= FAR or record.summary.get("status") != "failed":
+        return None
+    evidence = f"an outer step moved the hyperparameters by {longest:.1e}, and the run failed behind it"
+    cure = "Take outer steps of the size of the hyperparameters"
+    return Finding("outer steps out of proportion", evidence, cure, smaller_steps(record))
 
 
 def left_region(record: Record) -> Finding | None:

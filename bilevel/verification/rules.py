@@ -9,7 +9,7 @@ from typing import Any
 
 from bilevel.foundation.status import Code
 from bilevel.verification.cures import BIASED, CAUSES, hold_out, smaller_steps, tighter
-from bilevel.verification.outer_rules import blocked, left_region, no_gradient, undefined, unjudged
+from bilevel.verification.outer_rules import blocked, leaps, left_region, no_gradient, undefined, unjudged
 from bilevel.verification.record import Finding, Record
 
 SOLVES = ("inner", "adjoint")
@@ -30,6 +30,8 @@ def diagnose(record: Record) -> list[Finding]:
     >>> finding.cause, finding.overrides
     ('too few inner steps', ('solver.max_steps=500',))
     """
+    if leap := leaps(record):
+        return [leap]
     found = [_status(record, solve, code) for code in reversed(Code) for solve in SOLVES]
     return [one for one in [*found, *(rule(record) for rule in RULES)] if one is not None]
 

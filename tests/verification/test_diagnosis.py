@@ -100,6 +100,21 @@ def test_more_inner_steps_where_the_settings_have_them(name):
     assert diagnose(run({"inner/status": "max_steps"}, config=config))[0].overrides == overrides
 
 
+def test_steps_out_of_proportion_are_the_one_cause_of_what_fails_behind_them():
+    record = Record(
+        [
+            {"step": 0, "inner/status": "converged", "adjoint/status": "converged", "outer/step_norm": 3.2e9},
+            {"step": 1, "inner/status": "nonfinite", "adjoint/status": "nonfinite"},
+        ],
+        {"status": "failed"},
+        {"optimizer": {"learning_rate": 1e9}},
+    )
+    (finding,) = diagnose(record)
+    assert finding.cause == "outer steps out of proportion"
+    assert "3.2e+09" in finding.evidence
+    assert finding.overrides == ("optimizer.learning_rate=0.1",)
+
+
 def test_a_stalled_adjoint_is_factored_if_it_is_small_and_preconditioned_else():
     failed = {"adjoint/status": "max_steps"}
     assert diagnose(run(failed))[0].overrides == ("engine=implicit_dense",)
