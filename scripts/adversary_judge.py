@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from adversary_cases import Draw, Structure, oracle_of
-from adversary_losses import flat
+from adversary_losses import LINEAR, flat
 from adversary_oracle import Oracle, Root
+from adversary_sets import IMPOSSIBLE
 
 import bilevel as bl
 from bilevel.optimality import PrimalDual
@@ -23,6 +24,7 @@ ORDER, LAG = 10.0, 1000.0  # how far off the grade "residual" may be: an order o
 MATERIAL = {"float64": 1e-3, "float32": 5e-2, "mixed": 5e-2}  # a relative error of a gradient that matters
 FLOOR = {"float64": 1e-7, "float32": 1e-2, "mixed": 1e-2}  # below it an estimate is of rounding, which is a bound
 TAME = {"float64": 1e6, "float32": 1e2, "mixed": 1e2}  # condition numbers up to which there is no excuse
+FAR = 1e8  # times the data: where a problem without a bound ends
 FAULTS = ("silent wrong", "false alarm", "estimate off", "kink unsaid", "raw error")
 
 
@@ -74,7 +76,9 @@ def refusal(error: Exception) -> Verdict:
 def judge(structure: Structure, draw: Draw, answer: Answer) -> Verdict:
     """The verdict on an answer."""
     failed = bool(answer.failure) or not np.all(np.isfinite(answer.grad))
-    if draw.kind == "nan":
+    if structure.entry is IMPOSSIBLE:
+        return Verdict("honest") if failed else Verdict("silent wrong", "no point satisfies these constraints")
+    if draw.kind == "nan" and structure.loss is not LINEAR:  # which has no targets
         return Verdict("honest") if failed else Verdict("silent wrong", "NaN in the targets passed")
     if failed:
         return judge_failure(structure, draw, answer)
@@ -101,6 +105,9 @@ def says_first_order(report: Any) -> bool:
 def judge_lost(structure: Structure, oracle: Oracle, draw: Draw, w: np.ndarray) -> Verdict:
     """No exact solution was found from where bilevel stopped: wrong where even the residual says so."""
     size = np.linalg.norm(oracle.residual(w, draw.theta))
+    data = max(np.abs(part).max() for part in draw.inner)
+    if np.linalg.norm(w) > FAR * (1 + data):
+        return Verdict("silent wrong", f"no solution is at ||w|| = {np.linalg.norm(w):.1e}")
     if structure.tol <= 1e-4 and not size < 1e-2 * (1 + np.linalg.norm(w)):
         return Verdict("silent wrong", f"no solution: residual {size:.1e} at ||w|| = {np.linalg.norm(w):.1e}")
     return Verdict("undecided", "the oracle found no exact solution")

@@ -152,6 +152,13 @@ def entries_of_vectors(n: int, dtype: type, rng: np.random.Generator) -> dict[st
     return {entry.name: entry for entry in made}
 
 
+IMPOSSIBLE = Entry(
+    "Functional, impossible",
+    {"constraint": bl.Functional(inequality=lambda w, hparams, batch: jnp.stack([w[0], 1 - w[0]]) - 0.1)},
+    lambda v, s, t: v,
+)
+
+
 def rows_of(width: int) -> Entry:
     """Groups: the rows of the leaves, all of one width."""
     return Entry("GroupLasso", {"penalty": bl.GroupLasso(weight=weight)}, lambda v, s, t: group_lasso(v, s * t, width))

@@ -22,6 +22,11 @@ TWICE = (
     "jax.grad."
 )
 
+LOOP = (
+    "A step of this solver has a loop in it (a line search), which reverse mode cannot go back over. Use "
+    "bl.Implicit(), bl.Forward(), or an optimiser without a line search (as optax.lbfgs(linesearch=None))."
+)
+
 Leaves = list[Any]  # the leaves of a state; the last one says whether the loop goes on
 
 
@@ -145,8 +150,13 @@ class _Loop:
                 return [after[number] for number in moving]
 
             chosen = [kept.constants[number] for number in kept.perturbed]
-            _, transposed = jax.vjp(moved, [leaves[number] for number in moving], chosen)
-            state, more = transposed(state)
+            try:
+                _, transposed = jax.vjp(moved, [leaves[number] for number in moving], chosen)
+                state, more = transposed(state)
+            except ValueError as error:
+                if "Reverse-mode differentiation does not work" not in str(error):
+                    raise
+                raise TypeError(LOOP) from error
             return state, [one + other for one, other in zip(total, more, strict=True)]
 
         def segment(carry: tuple) -> tuple:

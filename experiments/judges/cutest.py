@@ -17,8 +17,6 @@ problem has ``--seconds`` in a process beside this one; what takes longer, or en
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -27,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cutest_problems
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -51,13 +50,6 @@ ABSENT = (
     "sif2jax, which has the problems, is not installed: pip install sif2jax, in an environment of its own "
     "if jax is not to change."
 )
-
-
-def problems(kind: str) -> dict[str, Any]:
-    """The problems of a kind, by name. (Importing sif2jax takes a while: it makes all of its problems.)"""
-    sif2jax: Any = importlib.import_module("sif2jax")
-    kinds = {"none": sif2jax.unconstrained_minimisation_problems, "bounded": sif2jax.bounded_minimisation_problems}
-    return {problem.name: problem for problem in kinds[kind]}
 
 
 def solved(name: str, kind: str, problem: Any) -> list[list[Any]]:
@@ -86,17 +78,16 @@ def solved(name: str, kind: str, problem: Any) -> list[list[Any]]:
     return [*rows, [name, start.size, "collection", "", known, "", "", "", ""]]
 
 
-def work(kind: str) -> None:
-    """The other process: a name a line comes in, its rows go out as JSON."""
+def work(kind: str, unknowns: int) -> None:
+    """The other process: a name a line comes in, its rows go out as JSON; none where it has too many unknowns."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    found = problems(kind)
-    print(json.dumps({name: problem.num_variables() for name, problem in found.items()}), flush=True)
     for line in sys.stdin:
         name = line.strip()
         try:
-            answer: Any = solved(name, kind, found[name])
+            asked = cutest_problems.problem(kind, name)
+            answer: Any = solved(name, kind, asked) if asked.num_variables() <= unknowns else []
         except Exception as error:  # the row says which
             words = " ".join(f"{type(error).__name__}: {error}".split())[:100]
             answer = [[name, "", OURS, words, float("nan"), "error", "", "", ""]]
@@ -105,39 +96,35 @@ def work(kind: str) -> None:
 
 
 class Worker:
-    """A process that solves, begun anew where a problem takes too long."""
+    """A process that solves; it ends where a problem takes too long, and a new one goes on."""
 
-    def __init__(self, kind: str):
-        command = [sys.executable, __file__, "--kind", kind, "--work"]
+    def __init__(self, kind: str, unknowns: int):
+        command = [sys.executable, __file__, "--kind", kind, "--unknowns", str(unknowns), "--work"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.sizes: dict[str, int] = self.answer(600) or {}
 
-    def answer(self, seconds: float) -> Any:
-        """The next line, or None where it did not come in time: the process is ended then."""
+    def ask(self, name: str, seconds: float) -> Any:
+        """The rows of a problem, or None where they did not come in time."""
         assert self.process.stdout is not None
         timer = threading.Timer(seconds, self.process.kill)
         timer.start()
+        print(name, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         timer.cancel()
         return json.loads(line) if line else None
 
-    def ask(self, name: str, seconds: float) -> Any:
-        print(name, file=self.process.stdin, flush=True)
-        return self.answer(seconds)
 
-
-def run(kind: str, names: list[str] | None, unknowns: int, seconds: float) -> list[list[Any]]:
+def run(kind: str, names: list[str], unknowns: int, seconds: float) -> list[list[Any]]:
     """The rows of all problems of a kind."""
-    worker = Worker(kind)
-    sizes = worker.sizes
+    worker = Worker(kind, unknowns)
     rows: list[list[Any]] = []
-    for name in [name for name, size in sizes.items() if (size <= unknowns if names is None else name in names)]:
+    for name in names:
         found = worker.ask(name, seconds)
         if found is None:
-            found = [[name, sizes[name], OURS, f"not within {seconds:g} s", float("nan"), "", "", "", ""]]
-            worker = Worker(kind)
+            found = [[name, "", OURS, f"not within {seconds:g} s", float("nan"), "", "", "", ""]]
+            worker = Worker(kind, unknowns)
         rows += found
-        print("\n".join(" ".join(f"{value!s:>14}" for value in row) for row in found), flush=True)
+        for row in found:
+            print(" ".join(f"{value!s:>14}" for value in row), flush=True)
     worker.process.kill()
     return rows
 
@@ -166,15 +153,16 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=60.0)
     arguments.add_argument("--work", action="store_true", help="be the process that solves")
     settings = arguments.parse_args()
-    if importlib.util.find_spec("sif2jax") is None:
+    if cutest_problems.folder() is None:
         sys.exit(ABSENT)
     if settings.work:
-        return work(settings.kind[0])
-    names: list[str] | None = settings.problems or (list(FEW) if settings.smoke else None)
+        return work(settings.kind[0], settings.unknowns)
+    chosen = settings.problems or (list(FEW) if settings.smoke else None)
     kinds = ["none"] if settings.smoke else settings.kind
     for kind in kinds:
+        names = [name for name in cutest_problems.listed(kind) if chosen is None or name in chosen]
         rows = run(kind, names, settings.unknowns, settings.seconds)
-        if names is None or settings.smoke or settings.out:
+        if chosen is None or settings.smoke or settings.out:
             write(folder(settings, HERE) / f"cutest_{kind}.csv", COLUMNS, rows)
         print(f"bounds: {kind}\n{summary(rows)}")
     return None

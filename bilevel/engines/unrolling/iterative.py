@@ -12,9 +12,10 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
-from bilevel.engines.unrolling.left_over import Derivative, left_over, relative, unexplained
+from bilevel.engines.unrolling.left_over import Derivative, inspection, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
 from bilevel.foundation import trees
+from bilevel.foundation.closures import depends
 from bilevel.foundation.refusals import forward_only
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
@@ -54,12 +55,20 @@ def through_steps(
     point: Point,
     carry: Carry | None = None,
     form: Callable = as_stated,
+    nudged: bool = False,
 ) -> Callable[[HParams, Params], Outcome]:
     """(hparams, nudge) -> outcome by the solver's steps on ``form(instance, solver)``, with its derivatives.
 
     From the cold start, unless there is a ``carry``: a start that is near the solution already leaves few steps, or
-    none, through which the hyperparameters could be seen. ``nudge`` is added to the start.
+    none, through which the hyperparameters could be seen. ``nudge`` is added to the start, and where it is ``nudged``
+    differentiated too.
     """
+
+    def first(hparams: HParams) -> Params:
+        """The point that the solver begins from, whose gradient has a product with the Hessian if it moves."""
+        instance = bilevel.inner.at(hparams, point.inner_batch)
+        start = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
+        return bilevel.inner.solver.choose(instance, start)[0].init(instance, start).params
 
     def solve(hparams: HParams, nudge: Params) -> Outcome:
         cold = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
@@ -68,7 +77,7 @@ def through_steps(
         solver, _ = bilevel.inner.solver.choose(instance, start)
         refuse_unrolling(engine, solver)
         outcome = loop(solver, form(instance, solver), start, cold)
-        if carry is None and solver.keeps_gradient:  # the start moves, and with it the gradient there
+        if carry is None and solver.keeps_gradient and (nudged or depends(first, hparams)):
             outcome = outcome._replace(derivative=outcome.derivative.plus(hessian_products=1))
         return outcome
 
@@ -120,6 +129,7 @@ class StepEngine(Engine):
     """What the engines that differentiate steps have in common. Abstract."""
 
     accuracy: str
+    through_steps = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
@@ -178,7 +188,7 @@ class Unrolled(WholeEngine):
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         loop = partial(take_steps, steps=self.steps, reverse=True) if self.steps else unroll
-        solve = through_steps(loop, self, bilevel, point, form=for_reverse_mode)
+        solve = through_steps(loop, self, bilevel, point, form=for_reverse_mode, nudged=True)
         nudge = no_nudge(bilevel, point)
 
         def outer(inside: HParams, outside: HParams, start: Params, end: Params) -> tuple[Scalar, Outcome]:
@@ -231,7 +241,8 @@ class Forward(WholeEngine):
         value, slopes = forward_only((value, slopes), TWICE)
         value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
         grad = unravel(slopes)
-        counts = outcome.derivative.plus(hessian_products=1, jacobian_products=1)
-        outcome = outcome._replace(derivative=Counts(*(flat.size * number for number in counts)).plus(gradients=2))
+        counts = Counts(*(flat.size * number for number in outcome.derivative))._replace(gradients=2)
+        counts = counts.add(inspection(bilevel.inner.mapping, flat.size))
+        outcome = outcome._replace(derivative=counts)
         derivative = Derivative(jnp.max(ratios), trees.norm(errors), self.steps > 0)
         return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, derivative)

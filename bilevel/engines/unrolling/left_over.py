@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from bilevel.engines.base import Bilevel, Point
 from bilevel.engines.implicit_function.linearization import localized
 from bilevel.foundation import trees
-from bilevel.foundation.typing import HParams, Params
+from bilevel.foundation.typing import Counts, HParams, Params
+from bilevel.implicit import Mapping
 
 
 def left_over(ratio: jax.Array, size: jax.Array) -> jax.Array:
@@ -35,8 +36,16 @@ def unexplained(bilevel: Bilevel, point: Point, params: Params, moved: Params, t
     mapping, _ = localized(bilevel, point, params)
     residual = lambda w, h: mapping(w, h, point.inner_batch)  # noqa: E731
     _, pushed = jax.jvp(lambda h: residual(params, h), (point.hparams,), (tangent,))
-    _, left = jax.jvp(residual, (params, point.hparams), (moved, tangent))
+    _, image = jax.jvp(lambda w: residual(w, point.hparams), (params,), (moved,))
+    left = jax.tree.map(jnp.add, image, pushed)
     return relative(trees.norm(left), trees.norm(pushed))
+
+
+def inspection(mapping: Mapping, directions: int) -> Counts:
+    """What `unexplained` costs in so many directions; the values of F are needed for the face of a prox alone."""
+    evaluations = 2 if mapping.prox_calls else 0
+    values = Counts(gradients=evaluations, proxes=evaluations * mapping.prox_calls)
+    return mapping.localization.add(values).plus(hessian_products=directions, jacobian_products=directions)
 
 
 def relative(part: jax.Array, whole: jax.Array) -> jax.Array:

@@ -17,6 +17,10 @@ from bilevel.solvers.instance import Instance
 class Optax(Solver):
     """w <- w + update(grad loss(w)), with the updates of an ``optax.GradientTransformation``.
 
+    One that asks for ``value``, ``grad`` or ``value_fn`` (``optax.lbfgs``, ``polyak_sgd``, ``reduce_on_plateau``) gets
+    them. A transformation with a line search has a loop in it that `bl.Unrolled` cannot go back over; `bl.Forward` can.
+    The derivative of ``optax.adam`` is NaN where a gradient was always 0: give it an ``eps_root``.
+
     >>> import jax.numpy as jnp, optax, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),
     ...                         solver=bl.Optax(optax.sgd(0.3), tol=1e-6))
@@ -35,10 +39,13 @@ class Optax(Solver):
 
     def step(self, instance: Instance, state: State) -> State:
         gradient, inside = state.memory
-        updates, inside = self.transformation.update(gradient, inside, state.params)
+        update = optax.with_extra_args_support(self.transformation).update
+        asked = {"value": instance.value(state.params), "grad": gradient, "value_fn": instance.value}
+        updates, inside = update(gradient, inside, state.params, **asked)
         params: PyTree = optax.apply_updates(state.params, updates)
         gradient = instance.gradient(params)
-        counts = state.counts.plus(gradients=1)
+        searched = optax.tree.get_all_with_path(inside, "num_linesearch_steps")
+        counts = state.counts.plus(gradients=1 + sum(number for _, number in searched))
         return State(params, trees.norm(gradient), counts, (gradient, inside), derivative=SPARING)
 
     def refresh(self, instance: Instance, state: State) -> State:

@@ -93,9 +93,8 @@ class LBFGS(Solver):
 
     def init(self, instance: Instance, params: Params) -> State:
         value, gradient = instance.value_and_gradient(params)
-        return State(
-            params, trees.norm(gradient), Counts(gradients=1), Memory(value, gradient, empty_pairs(params, self.memory))
-        )
+        memory = Memory(jax.lax.stop_gradient(value), gradient, empty_pairs(params, self.memory))
+        return State(params, trees.norm(gradient), Counts(gradients=1), memory)
 
     def step(self, instance: Instance, state: State) -> State:
         value, gradient, pairs = state.memory
