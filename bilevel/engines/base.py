@@ -98,6 +98,7 @@ class Engine(abc.ABC):
     adapts: ClassVar[bool] = False  # whether its tolerances follow the outer progress: a first gradient may be loose
     chooses: ClassVar[bool] = False  # whether `choose` has to be asked which engine does the work
     differentiable: ClassVar[bool] = False  # whether a derivative of its result is one of the hypergradient
+    has_adjoint: ClassVar[bool] = True  # whether it solves a linear system for the gradient
     remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
 
     @abc.abstractmethod

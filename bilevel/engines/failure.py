@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 
 from bilevel.engines import Engine, Report
-from bilevel.foundation.status import REMEDIES, Code, ConvergenceError
+from bilevel.engines.remedies import adjoint_remedy, inner_remedy
+from bilevel.foundation.status import Code, ConvergenceError
 from bilevel.solvers import Solver
 
 MORE_STEPS = 10
+DERIVATIVE = "look for roots, norms or divisions at zero in the inner loss, or take fewer or shorter steps"
 LOG = logging.getLogger("bilevel")
 
 
@@ -20,30 +22,34 @@ def failed(report: Report) -> bool:
     return not bool(report.status.ok.all())
 
 
-def describe(report: Report, engine: Engine | None = None) -> str:
+def describe(report: Report, engine: Engine | None = None, solver: Solver | None = None) -> str:
     """One sentence a failing solve, with its residual and the remedy (the engine's own, where it has one)."""
-    solves = (
-        ("inner solve", report.inner_status, report.inner_residual, report.inner_steps),
-        ("adjoint solve", report.adjoint_status, report.adjoint_residual, report.adjoint_steps),
-    )
+    own = engine.remedy if engine is not None else ""
+    sentences = []
+    if not bool(report.inner_status.ok.all()):
+        code, steps = Code[report.inner_status.name], int(report.inner_steps.max())
+        sentences.append(
+            f"The inner solve ended with status {code.name} after {steps} steps at a relative residual of "
+            f"{float(report.inner_residual.max()):.2e}: {own or inner_remedy(code, steps, solver)}."
+        )
+    if not bool(report.adjoint_status.ok.all()):
+        code = Code[report.adjoint_status.name]
+        if engine is not None and not engine.has_adjoint:
+            sentences.append(f"The derivative through the steps is {code.name}: {own or DERIVATIVE}.")
+        else:
+            steps, residual = int(report.adjoint_steps.max()), float(report.adjoint_residual.max())
+            sentences.append(
+                f"The adjoint solve ended with status {code.name} after {steps} steps at a relative residual of "
+                f"{residual:.2e}: {own or adjoint_remedy(code, engine)}."
+            )
+    return " ".join(sentences)
 
-    def remedy(code: Code) -> str:
-        own = (engine.remedy or engine.advice(code)) if engine is not None else ""
-        return own or REMEDIES[code]
 
-    return " ".join(
-        f"The {name} ended with status {status.name} after {int(steps.max())} steps at a relative residual of "
-        f"{float(residual.max()):.2e}: {remedy(Code[status.name])}."
-        for name, status, residual, steps in solves
-        if not bool(status.ok.all())
-    )
-
-
-def act(engine: Engine, report: Report) -> None:
+def act(engine: Engine, report: Report, solver: Solver | None = None) -> None:
     """Raises or warns as the engine's ``on_failure`` says; "skip" logs, and is counted in the report."""
     if not failed(report):
         return
-    sentence = describe(report, engine)
+    sentence = describe(report, engine, solver)
     if engine.on_failure in ("raise", "retry"):
         tried = f" {int(report.retries.max())} retries did not help." if engine.on_failure == "retry" else ""
         raise ConvergenceError(sentence + tried, report)

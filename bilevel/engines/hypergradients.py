@@ -69,7 +69,7 @@ def hypergradient(
     result = program(engine, task.inner.solver, point, _first_carry(task, engine, point) if carry is None else carry)
     if engine.on_failure == "retry" and failed(result[2]):
         result = _retry(task, engine, point, result)
-    act(engine, result[2])
+    act(engine, result[2], task.inner.solver)
     return _skipped(*result) if engine.on_failure == "skip" and failed(result[2]) else result
 
 

@@ -134,7 +134,7 @@ class Fit:
                 if not failed(report):
                     break
         if failed(evaluation.report):
-            message = f"Outer step {int(self.state.step)}: {describe(evaluation.report, engine)}"
+            message = f"Outer step {int(self.state.step)}: {describe(evaluation.report, engine, solver)}"
             if engine.on_failure in ("raise", "retry"):
                 self.failure = plain({"step": int(self.state.step), **metrics_of(evaluation)})
                 raise ConvergenceError(message, evaluation.report)
