@@ -13,8 +13,8 @@ DESCENDING = ("bl.LBFGS()", "bl.Newton()", "bl.Auto()")
 FOR_INDEFINITE = ("bl.MINRES()", "bl.GMRES()", "bl.Dense()")
 
 
-def inner_remedy(code: Code, steps: int, solver: Solver | None) -> str:
-    """For an inner solve that ended with ``code`` after ``steps`` steps of ``solver`` (None: not known)."""
+def inner_remedy(code: Code, steps: int, solver: Solver) -> str:
+    """For an inner solve that ended with ``code`` after ``steps`` steps of ``solver``."""
     used = _name(solver)
     if code == Code.max_steps:
         return _out_of_steps(steps, solver, used)
@@ -31,8 +31,8 @@ def inner_remedy(code: Code, steps: int, solver: Solver | None) -> str:
     return REMEDIES[code]
 
 
-def _out_of_steps(steps: int, solver: Solver | None, used: str) -> str:
-    if solver is not None and steps < solver.max_steps:
+def _out_of_steps(steps: int, solver: Solver, used: str) -> str:
+    if steps < solver.max_steps:
         return (
             "no further step lowers it, and it is above the floor of the precision: look for kinks, noise or a wrong "
             "derivative in the inner loss, or loosen tol"
@@ -43,8 +43,8 @@ def _out_of_steps(steps: int, solver: Solver | None, used: str) -> str:
     return longer + "choose a solver that exploits the structure (bl.Auto())"
 
 
-def adjoint_remedy(code: Code, engine: Engine | None) -> str:
-    """For an adjoint solve of ``engine`` (None: not known) that ended with ``code``."""
+def adjoint_remedy(code: Code, engine: Engine) -> str:
+    """For an adjoint solve of ``engine`` that ended with ``code``."""
     linear_solve: Any = getattr(engine, "linear_solve", None)
     used = _name(linear_solve)
     direct = isinstance(linear_solve, (Dense, AutoLinear))  # the latter is dense where that can be

@@ -1,12 +1,9 @@
 """The remedy for a failed solve fits what failed, and names nothing that is in use."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import pytest
 
 import bilevel as bl
-from bilevel.engines.failure import describe
 from bilevel.engines.remedies import adjoint_remedy, inner_remedy
 
 SOLVERS = [bl.Auto(), bl.LBFGS(), bl.Newton(), bl.GradientDescent(), bl.ActiveSetNewton()]
@@ -44,8 +41,6 @@ def test_an_engine_without_an_adjoint_speaks_of_its_steps():
     with pytest.raises(bl.ConvergenceError, match=r"derivative through the steps is nonfinite.*roots") as caught:
         bl.hypergradient(task, jnp.ones(()), bl.Unrolled())
     assert "adjoint" not in str(caught.value)
-    report = dataclasses.replace(caught.value.report, inner_status=bl.Status.of(bl.Code.converged))
-    assert "adjoint solve" in describe(report)
 
 
 def test_a_loss_without_a_minimum_is_told_with_its_remedy():

@@ -103,7 +103,7 @@ def product(inverse: Inverse, vector: PyTree) -> PyTree:
 def _low_rank(scale: jax.Array, left: PyTree, right: PyTree, vector: PyTree) -> PyTree:
     """scale v + sum_i left_i <right_i, v>."""
     products = jax.tree.map(lambda stack, leaf: jnp.einsum("i...,...->i", stack, leaf), right, vector)
-    weights = sum(jax.tree.leaves(products), jnp.zeros(()))
+    weights = trees.total(products)
     add = lambda v, stack: jnp.asarray(scale * v + jnp.tensordot(weights, stack, 1), v.dtype)  # noqa: E731
     return jax.tree.map(add, vector, left)
 
