@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
+from bilevel.solvers.curvature import order_of
 
 
 class Solution(NamedTuple):
@@ -34,6 +36,13 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
+    curvature: jax.Array | float = math.nan  # the least on the face, as a share of the largest, where negative; else 0
+
+    @property
+    def order(self) -> str:
+        """What was looked at: "second order", or "first order" where nobody looked at the curvature (``curvature`` is
+        NaN), so that the point may be a saddle. Of a batch, the weaker."""
+        return order_of(self.curvature)
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -149,7 +158,15 @@ class InnerProblem:
         outcome = self.run(hparams, batch, start, cold)
         unknown = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
         dual = unknown.dual if self.constraint.by_functions else None
-        return Solution(self.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts)
+        return Solution(
+            self.primal(unknown),
+            dual,
+            outcome.residual,
+            outcome.steps,
+            outcome.status,
+            outcome.counts,
+            outcome.curvature,
+        )
 
     def unknown(self, params: Params, hparams: HParams, batch: Batch) -> Params:
         """The unknown of the mapping that starts at ``params``: with zero multipliers where a `bl.Functional` needs
