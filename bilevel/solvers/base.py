@@ -36,6 +36,9 @@ class State(NamedTuple):
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
     derivative: Counts = ONE  # of the last step; saved gradients count negative
+    # The least curvature near ``params`` as a share of the largest, where it is negative, else 0; NaN: not looked at by
+    # this step. None: the solver never looks, and somebody else does where the solve ends.
+    curvature: jax.Array | None = None
 
 
 class Solver(abc.ABC):
