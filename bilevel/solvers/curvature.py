@@ -98,7 +98,7 @@ def cost_of_a_look(instance: Instance, params: Params) -> Counts:
 
 
 def _extremes(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Array]:
-    values, vectors = jnp.linalg.eigh(materialize(product, example)[0])
+    values, vectors = _eigenpairs(materialize(product, example)[0])
     return values, vectors[:, 0]
 
 
@@ -119,7 +119,7 @@ def _lanczos(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Arr
 
     empty = jnp.zeros((PRODUCTS, example.size), example.dtype)
     basis, images, _ = jax.lax.fori_loop(0, PRODUCTS, body, (empty, empty, start))
-    values, vectors = jnp.linalg.eigh(basis @ images.T)
+    values, vectors = _eigenpairs(basis @ images.T)
     return values, basis.T @ vectors[:, 0]
 
 
@@ -142,3 +142,9 @@ def push(instance: Instance, params: Params, direction: PyTree, wanted: jax.Arra
     begin = Descent(params, value, ~wanted, jnp.int32(0))
     end = jax.lax.while_loop(lambda descent: ~descent.found & (descent.trials < 2 * MAX_TRIALS), attempt, begin)
     return jax.lax.stop_gradient(end._replace(found=end.found & wanted))
+
+
+def _eigenpairs(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of a symmetric matrix, in float32 at least: LAPACK has no narrower types."""
+    values, vectors = jnp.linalg.eigh(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
+    return values.astype(matrix.dtype), vectors.astype(matrix.dtype)

@@ -175,3 +175,6 @@ def test_narrow_params_in_a_direct_solve(monkeypatch):
     assert report.status.ok and grad.dtype == dtype
     np.testing.assert_allclose(float(grad), 3.0, atol=float(report.error_estimate))
     jax.block_until_ready(grad)
+    newton = task.inner.with_solver(bl.Newton())
+    with pytest.raises(ValueError, match="bl.Newton factorises matrices, and there is none in bfloat16"):
+        newton.solve(jnp.array(1.0, dtype), 0.0)

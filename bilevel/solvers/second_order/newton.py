@@ -18,7 +18,7 @@ from bilevel.kernels import trust_region
 from bilevel.linear_solve import AutoLinear, Dense, LinearSolver, Preconditioner
 from bilevel.linear_solve.preconditioners import CholeskyFactor
 from bilevel.optimality import Stationary
-from bilevel.solvers.base import SPARING, Solver, State, settings
+from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
@@ -68,6 +68,7 @@ class Newton(Solver):
     patience = 3
 
     def init(self, instance: Instance, params: Params) -> State:
+        needs_factors(self, params)
         value, residual = _evaluate(instance, params)
         like = jax.eval_shape(lambda: self._known_inverse(instance, params, residual))
         inverse = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
