@@ -148,7 +148,7 @@ def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, so
         unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
     else:
         unknown = attach(QP, solve.value, unknown, arguments)
-    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), grade)
+    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), grade=grade)
 
 
 @compiles_once
@@ -178,7 +178,7 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
     )  # of which a cotangent of zero stays zero
     point = units.outward(mapping.unpack(attach(mapping, solve.value, unknown, units.data(A, b, c), lost=lost)))
     x, y = (part + (usable - 1) for part in (point.x, point.y))  # NaN where lost, with the derivative of `attach`
-    return Solution(x, y, residual, answer.steps, status, _counts(answer), grade)
+    return Solution(x, y, residual, answer.steps, status, _counts(answer), grade=grade)
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
