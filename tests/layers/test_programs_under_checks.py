@@ -29,7 +29,7 @@ def cases():
         layer = lambda *data, s=solver: jnp.sum(bl.quadratic_program(*data, solver=s).params)  # noqa: E731
         yield pytest.param(layer, QUADRATIC, id=f"quadratic {name}")
         if solver in (SOLVERS[1], SOLVERS[2]):
-            layer = lambda *data, s=solver: jnp.sum(bl.cone_program(*data, CONE, solver=s).params)  # noqa: E731
+            layer = lambda A, b, c, s=solver: jnp.sum(bl.cone_program(A, b, c, CONE, solver=s).params)  # noqa: E731
             yield pytest.param(layer, CONIC, id=f"cone {name}")
             yield pytest.param(by_functions(solver), (np.ones(3), np.ones(3)), id=f"functions {name}")
 
