@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
-from bilevel.foundation.status import Status
+from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.losses.host_matrix import HostMatrix
+from bilevel.losses.linear import Linear
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
+from bilevel.solvers.curvature import order_of
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Solution(NamedTuple):
@@ -32,6 +40,13 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
+    curvature: jax.Array | float = math.nan  # the least on the face, as a share of the largest, where negative; else 0
+
+    @property
+    def order(self) -> str:
+        """What was looked at: "second order", or "first order" where nobody looked at the curvature (``curvature`` is
+        NaN), so that the point may be a saddle. Of a batch, the weaker."""
+        return order_of(self.curvature)
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -40,6 +55,17 @@ def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         "This inner problem has no loss (it was stated by a residual or a fixed point), and the solver asks for one: "
         "use bl.Newton() or bl.Auto()."
     )
+
+
+def _tells(solve: Method) -> Method:
+    """A method (problem, hparams, batch, ...) whose errors say which of the problem's functions they came from."""
+
+    @functools.wraps(solve)
+    def told(self: InnerProblem, hparams: HParams, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        with telling(self.functions, lambda: self.check(hparams, batch)):
+            return solve(self, hparams, batch, *args, **kwargs)
+
+    return told  # type: ignore[return-value]  # of the type that is wrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +152,24 @@ class InnerProblem:
         """The problem with hyperparameters and data put in."""
         return Instance(self.loss, self.nonsmooth, self.mapping, hparams, batch, differentiable, searches)
 
+    @property
+    def functions(self) -> dict[str, Callable]:
+        """What the user stated as functions, by what they are: for errors that say whose they are."""
+        stated: dict[str, Any] = {"init": self.init, "penalty": self.penalty, "constraint": self.constraint}
+        if self.optimality is None:
+            return {**stated, "inner loss": self.loss}
+        return {**stated, "condition": self.optimality.stated}
+
+    def check(self, hparams: HParams, batch: Batch) -> Params:
+        """The shapes of the params; StatementError where a function of the problem takes or returns what it must not.
+        For errors only: a solve finds out by itself."""
+        checked_batch("inner batch", batch)
+        params = shapes_of("init", self.init, jax.random.key(0), hparams)
+        if self.optimality is None:
+            checked_scalar("inner loss", self.loss, params, hparams, batch)
+        return params
+
+    @_tells
     def solve(
         self,
         hparams: HParams,
@@ -147,7 +191,15 @@ class InnerProblem:
         outcome = self.run(hparams, batch, start, cold)
         unknown = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
         dual = unknown.dual if self.constraint.by_functions else None
-        return Solution(self.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts)
+        return Solution(
+            self.primal(unknown),
+            dual,
+            outcome.residual,
+            outcome.steps,
+            outcome.status,
+            outcome.counts,
+            outcome.curvature,
+        )
 
     def unknown(self, params: Params, hparams: HParams, batch: Batch) -> Params:
         """The unknown of the mapping that starts at ``params``: with zero multipliers where a `bl.Functional` needs
@@ -169,11 +221,25 @@ class InnerProblem:
         return self.unknown(trees.differentiable(self.init(key, hparams), "init(key, hparams)"), hparams, batch)
 
     def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
-        """The solver's outcome without derivatives."""
+        """The solver's outcome without derivatives; nonfinite where the loss is not `defined` there."""
         hparams, batch, start, cold = jax.lax.stop_gradient((hparams, batch, start, cold))
         instance = self.at(hparams, batch)
         solver, _ = self.solver.choose(instance, start)
-        return iterate(solver, instance, start, cold)
+        outcome = iterate(solver, instance, start, cold)
+        defined = self.defined(self.primal(outcome.params), hparams, batch)
+        code = jnp.where(defined, Code.converged, Code.nonfinite)
+        return outcome._replace(status=outcome.status.worse(Status.of(code)))
+
+    def defined(self, params: Params, hparams: HParams, batch: Batch) -> jax.Array:
+        """Whether the loss is a finite number at ``params``: the gradient of a mean over no samples is 0, and a solver
+        that looks at gradients alone is content with it. True where there is no loss to ask.
+
+        A `HostMatrix` is not multiplied for this, because each of its products is a call to the host.
+        """
+        host = isinstance(self.loss, Linear) and isinstance(self.loss.design(batch), HostMatrix)
+        if host or self.loss is no_loss:
+            return jnp.bool_(True)
+        return jnp.isfinite(self.loss(params, hparams, batch))
 
     def explain(self, hparams: HParams, batch: Batch) -> str:
         """Which solver does the work at these shapes, and why."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterable
 
@@ -32,6 +33,8 @@ def sentence(error: BaseException) -> str:
     for kind, phrase in PHRASES.items():
         if isinstance(error, kind):
             return one_line(phrase(error))
+    if getattr(error, "told_by_bilevel", False):  # foundation.stated.TOLD, whose module loads jax
+        return one_line(f"{type(error).__name__}: {str(error).rstrip('.')} (debug=true shows the traceback).")
     known = isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("bilevel")
     return one_line(str(error) if known and str(error) else f"{type(error).__name__}: {error}")
 
@@ -76,6 +79,8 @@ def failed_call(error: BaseException) -> str:
     if cause is None or isinstance(cause, ImportError | AttributeError):
         target = re.search(r"Error (?:locating target|loading) '([^']+)'", str(error))
         if target:
+            if installed := without(target[1]):
+                return f"{where}{installed}"
             reason = f" ({type(origin(error)).__name__}: {origin(error)})" if cause else ""
             return (
                 f"{where}there is no function {target[1]} to be imported{reason}; a module of your own must lie in the "
@@ -88,6 +93,20 @@ def failed_call(error: BaseException) -> str:
     return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
 
 
+def without(target: str) -> str:
+    """What to say of a name that a module which is there does not have; nothing where there is no such module.
+
+    >>> without("math.sqroot")
+    'math has no sqroot (did you mean sqrt?).'
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        names = dir(importlib.import_module(module))
+    except (ImportError, ValueError):
+        return ""
+    return "" if name in names else f"{module} has no {name}{nearest(name, names)}."
+
+
 def origin(error: BaseException) -> BaseException:
     """The first of a chain of errors."""
     return origin(error.__cause__) if error.__cause__ is not None else error
@@ -98,13 +117,20 @@ def missing_value(error: BaseException) -> str:
     return f"{key}=VALUE is needed: it has no default."
 
 
+def unresolved(error: BaseException) -> str:
+    """A value that refers to what is not there, ``${...}``, with the setting that it stands in."""
+    key, reason = getattr(error, "full_key", None), str(error).splitlines()[0]
+    reason = re.sub(r"^\w+ raised while resolving interpolation: \"?(.*?)\"?$", r"\1", reason)
+    return f"{key}: {reason.rstrip('.')}." if key else reason
+
+
 PHRASES = {
     MissingConfigException: missing_choice,
     OverrideParseException: unreadable,
     ConfigCompositionException: bad_override,
     InstantiationException: failed_call,
     MissingMandatoryValue: missing_value,
-    OmegaConfBaseException: str,
+    OmegaConfBaseException: unresolved,
 }
 
 

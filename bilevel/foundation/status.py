@@ -32,8 +32,8 @@ REMEDIES = {
     Code.truncated: "nothing to do: the method stops after a fixed number of terms by design",
     Code.stalled: "use float64 (precision=float64) if a smaller error is needed",
     Code.max_steps: "raise max_steps, loosen tol, or choose a solver that exploits the structure (bl.Auto())",
-    Code.indefinite: "use a linear solver for indefinite systems (bl.MINRES(), bl.GMRES(), bl.Dense()) "
-    "or solve the inner problem further",
+    Code.indefinite: "where the inner solve ended at a saddle, start it elsewhere or give it more steps; for a root "
+    "whose derivative is indefinite use bl.MINRES(), bl.GMRES() or bl.Dense()",
     Code.singular: "add a regulariser to the inner loss, or use bl.Dense(), which gives the minimum-norm solution",
     Code.infeasible: "loosen the constraints: no point satisfies all of them",
     Code.unbounded: "add a constraint or a regulariser: the loss decreases without end",

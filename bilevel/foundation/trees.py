@@ -77,6 +77,11 @@ def differentiable(tree: PyTree, name: str) -> PyTree:
     return tree
 
 
+def not_finite(tree: PyTree) -> PyTree:
+    """A flag for each leaf: whether an entry is NaN or infinite."""
+    return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
+
+
 def zeros(tree: PyTree) -> jax.Array:
     """How many entries are exactly zero."""
     return zeros_changed(tree, jax.tree.map(jnp.ones_like, tree))

@@ -15,11 +15,11 @@ from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
 from bilevel.engines.unrolling.left_over import Derivative, inspection, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
 from bilevel.foundation import trees
+from bilevel.foundation.closures import depends
 from bilevel.foundation.refusals import forward_only
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
 from bilevel.solvers import Instance, Outcome, Solver, iterate, take_steps, unroll
-from bilevel.solvers.second_order.quadratic_model import depends
 
 TWICE = (
     "bl.Forward takes the gradient in forward mode, through a loop that reverse mode cannot go back over. "
@@ -111,6 +111,7 @@ def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, derivative: Der
         inner_residual=frozen.residual,
         inner_steps=frozen.steps,
         inner_status=frozen.status,
+        curvature=jnp.asarray(frozen.curvature),
         adjoint_residual=left,
         adjoint_steps=jnp.int32(0),
         adjoint_status=Status(jnp.where(jnp.isfinite(size), code, jnp.int32(Code.nonfinite))),
@@ -128,6 +129,7 @@ class StepEngine(Engine):
     """What the engines that differentiate steps have in common. Abstract."""
 
     accuracy: str
+    through_steps = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from bilevel.foundation import trees
-from bilevel.foundation.typing import Params, PyTree, Scalar
+from bilevel.foundation.closures import depends
+from bilevel.foundation.typing import Params, Scalar
 from bilevel.losses.linear import Linear, is_sparse
 from bilevel.solvers.base import State
 from bilevel.solvers.instance import Instance
@@ -43,7 +44,7 @@ def evaluate(instance: Instance, params: jax.Array) -> Trial:
 
 
 def search(instance: Instance, state: State, target: jax.Array) -> Trial:
-    """Halves the way to ``target`` until the objective decreases enough, or the residual does not grow."""
+    """Halves the way to ``target`` until the objective decreases enough, or neither it nor the residual grows."""
     frozen = jax.lax.stop_gradient
     origin, memory, end = frozen((state.params, state.memory, target))
     linear = trees.dot(memory.gradient, end - origin)
@@ -55,7 +56,8 @@ def search(instance: Instance, state: State, target: jax.Array) -> Trial:
     def at(step: jax.Array, trials: jax.Array) -> Trial:
         trial = evaluate(instance, origin + step * (end - origin))
         decreased = trial.value <= memory.value + SUFFICIENT * step * jnp.minimum(predicted, 0) + rounding
-        accepted = decreased | (trial.residual <= state.residual)
+        level = trial.value <= memory.value + rounding  # without it, the way to a maximum would do
+        accepted = decreased | (level & (trial.residual <= state.residual))
         return trial._replace(step=step, accepted=accepted, trials=trials)
 
     if not instance.searches:
@@ -92,12 +94,6 @@ def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> 
     _, product = jax.linearize(gradients, predictions, params)
     direct = depends(lambda w: loss.loss(jax.lax.stop_gradient(predictions), w, hparams, batch), params)
     return Curvature(product, direct)
-
-
-def depends(function: Callable[[PyTree], PyTree], argument: PyTree) -> bool:
-    """Whether what the function returns uses its argument at all."""
-    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
-    return any(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
 
 
 def is_quadratic(instance: Instance, params: Params) -> bool:

@@ -227,7 +227,8 @@ def test_a_stalled_solve_in_single_precision_has_a_valid_estimate():
         hparams = jnp.full(FEATURES, -6.0, dtype)
         inner = bl.InnerProblem(loss=loss_of("logistic"), init=lambda key, h: jnp.asarray(start, dtype), solver=solver)
         batches = bl.full_batch(*jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (train, validation)))
-        task = bl.Task(inner=inner, outer_loss=error_of("logistic"), init_hparams=lambda key: hparams, batches=batches)
+        precision = jnp.dtype(dtype).name
+        task = bl.Task(inner, error_of("logistic"), lambda key: hparams, batches, precision=precision)
         return bl.hypergradient(task, hparams, bl.Implicit(linear_solve=linear_solve))
 
     _, exact, _ = run(jnp.float64, bl.Newton(tol=1e-12), bl.Dense())
