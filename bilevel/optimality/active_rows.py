@@ -40,7 +40,7 @@ def orthonormal(rows: jax.Array) -> Coordinates:
     kept = present.astype(rows.dtype)
     transform, kept = _separate(easy[None], unit[None], (kept[:, None] * inverse)[None], kept[None])
     transform, kept = transform[0], kept[0]
-    return Coordinates(transform / jnp.where(present, lengths, 1), kept)
+    return Coordinates(transform / jnp.where(present, lengths, 1)[None, :], kept)
 
 
 def dependent(rows: jax.Array) -> jax.Array:
