@@ -8,7 +8,9 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import Batch, Key
 from bilevel.losses.host_matrix import HostMatrix
 
@@ -106,6 +108,24 @@ def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | ja
         return Minibatch(picked, index, jnp.where(filled, weight, 0.0), samples)
 
     return draw
+
+
+def same_at_every_step(batches: Batches, key: Key) -> bool:
+    """Whether neither batch depends on the step, as far as the program that makes them says: only then are the outer
+    losses of two steps comparable.
+
+    >>> both = np.ones(4), np.zeros(4)
+    >>> same_at_every_step(full_batch(*both), jax.random.key(0))
+    True
+    >>> same_at_every_step(minibatches(*both, batch_size=2), jax.random.key(0))
+    False
+    """
+
+    def traced_part(step: jax.Array) -> list:
+        """What the step computes; data that is passed on as it is need not be an array of JAX."""
+        return [leaf for leaf in jax.tree.leaves(batches(key, step)) if isinstance(leaf, Tracer)]
+
+    return not depends(traced_part, jnp.int32(0))
 
 
 def permuted(key: Key, places: jax.Array, samples: int) -> jax.Array:

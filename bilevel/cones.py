@@ -61,7 +61,8 @@ class Zero(Cone):
         return Free(self.n)
 
     def project(self, point: ArrayLike) -> jax.Array:
-        return jnp.zeros_like(_checked(self, point))
+        x = jax.lax.stop_gradient(_checked(self, point))
+        return jnp.where(jnp.isnan(x), x, 0)
 
 
 @dataclass(frozen=True)

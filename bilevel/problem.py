@@ -9,17 +9,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.constraints import Constraint, Free
+from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
-from bilevel.foundation.status import Status
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.losses.host_matrix import HostMatrix
+from bilevel.losses.linear import Linear
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
-from bilevel.penalties import Penalty, Zero
+from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
 
 
@@ -32,25 +34,6 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
-
-
-@dataclass(frozen=True, eq=False)
-class Both(Penalty):
-    """A separable penalty inside a box: for convex functions of one variable, clipping after the prox is exact."""
-
-    penalty: Penalty
-    constraint: Constraint
-
-    def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
-        return self.constraint.project(self.penalty.prox(point, step_size, hparams), hparams)
-
-    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
-        inner = self.penalty.kinks(point, step_size, hparams)
-        outer = self.constraint.kinks(self.penalty.prox(point, step_size, hparams), step_size, hparams)
-        return jax.tree.map(jnp.minimum, inner, outer)
-
-    def value(self, params: Params, hparams: HParams) -> Scalar:
-        return self.penalty.value(params, hparams)
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -157,8 +140,10 @@ class InnerProblem:
         """The solution at ``hparams``, differentiable in hparams and batch by implicit differentiation.
 
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
-        relative to the residual of the cold start. The status is per lane under vmap, and never raises.
+        relative to the residual of the cold start. The status is per lane under vmap, and never raises. Raises
+        ValueError where the set is empty and values are concrete; in a trace the status is then ``infeasible``.
         """
+        refuse_empty(self.constraint, hparams)
         cold = self.cold_start(jax.random.key(0) if key is None else key, hparams, batch)
         start = cold if init is None else self.unknown(init, hparams, batch)
         outcome = self.run(hparams, batch, start, cold)
@@ -186,11 +171,25 @@ class InnerProblem:
         return self.unknown(trees.differentiable(self.init(key, hparams), "init(key, hparams)"), hparams, batch)
 
     def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
-        """The solver's outcome without derivatives."""
+        """The solver's outcome without derivatives; nonfinite where the loss is not `defined` there."""
         hparams, batch, start, cold = jax.lax.stop_gradient((hparams, batch, start, cold))
         instance = self.at(hparams, batch)
         solver, _ = self.solver.choose(instance, start)
-        return iterate(solver, instance, start, cold)
+        outcome = iterate(solver, instance, start, cold)
+        defined = self.defined(self.primal(outcome.params), hparams, batch)
+        code = jnp.where(defined, Code.converged, Code.nonfinite)
+        return outcome._replace(status=outcome.status.worse(Status.of(code)))
+
+    def defined(self, params: Params, hparams: HParams, batch: Batch) -> jax.Array:
+        """Whether the loss is a finite number at ``params``: the gradient of a mean over no samples is 0, and a solver
+        that looks at gradients alone is content with it. True where there is no loss to ask.
+
+        A `HostMatrix` is not multiplied for this, because each of its products is a call to the host.
+        """
+        host = isinstance(self.loss, Linear) and isinstance(self.loss.design(batch), HostMatrix)
+        if host or self.loss is no_loss:
+            return jnp.bool_(True)
+        return jnp.isfinite(self.loss(params, hparams, batch))
 
     def explain(self, hparams: HParams, batch: Batch) -> str:
         """Which solver does the work at these shapes, and why."""

@@ -1,5 +1,22 @@
 """The command line ``bilevel``. The one door to hydra and omegaconf."""
 
-from bilevel.cli.main import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+
+from bilevel.cli.interrupts import INTERRUPTED, quit_at_once, watch
+
+
+def main() -> None:
+    """What the command ``bilevel`` runs. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C).
+
+    Nothing heavy is imported before this function, so that Ctrl-C ends in one sentence from the first moment on.
+    """
+    watch()
+    try:
+        from bilevel.cli.entry import run
+
+        run()
+    except KeyboardInterrupt:
+        print("bilevel: interrupted", file=sys.stderr, flush=True)
+        quit_at_once(INTERRUPTED)

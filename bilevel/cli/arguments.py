@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from bilevel.cli.sentences import SettingsError
 
@@ -14,6 +17,7 @@ COMMANDS = {
     "doctor": "bilevel.cli.doctor:doctor",
 }
 GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")  # folders of configs/
+UNIQUE = ("hydra.run.dir", "resume", "fork")  # of one run
 QUIET = (  # what the settings of this package say of Hydra, for settings that are read from elsewhere
     *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
     *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
@@ -38,6 +42,9 @@ def translate(arguments: list[str]) -> list[str]:
     directory = value_of(overrides, "resume")
     if directory not in (None, "", "null"):
         return resumed(flags, overrides, Path(directory).expanduser())
+    origin = value_of(overrides, "fork")
+    if origin not in (None, "", "null"):
+        return forked(flags, overrides, Path(origin).expanduser())
     if command != "train":
         overrides = [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null"]
     return [*flags, *own_task(overrides)]
@@ -55,9 +62,9 @@ def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def value_of(arguments: list[str], name: str) -> str | None:
-    """The value of the last ``name=value``; None where there is none."""
+    """The value of the last ``name=value``, without the quotes that Hydra needs; None where there is none."""
     values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
-    return values[-1] if values else None
+    return re.sub(r"^(['\"])(.*)\1$", r"\2", values[-1]) if values else None
 
 
 def own_task(arguments: list[str]) -> list[str]:
@@ -75,8 +82,8 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
     for override in overrides:
         if (name := override.partition("=")[0]) in GROUPS:
             raise SettingsError(
-                f"{override}: a run that goes on keeps its {name}; leave it out (single settings, {name}.NAME=VALUE, "
-                "may change), or start a new run."
+                f"{override}: a run that goes on keeps its {name}; leave it out, or start a new run from its "
+                f"hyperparameters by fork={directory}."
             )
     place = quoted(directory.absolute())
     return [
@@ -86,9 +93,24 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
     ]
 
 
+def forked(flags: list[str], overrides: list[str], directory: Path) -> list[str]:
+    """The arguments of the run in ``directory``, changed by those given, for a new run that starts where it ended."""
+    settings_of(directory, "fork")
+    recorded = plain_yaml(directory / ".hydra" / "overrides.yaml", list)
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    kept = [one for one in recorded if one.lstrip("+~").partition("=")[0] not in {*given, *UNIQUE}]
+    return [
+        *flags,
+        *own_task([*kept, *(one for one in overrides if not one.startswith("fork="))]),
+        f"fork={quoted(directory.absolute())}",
+    ]
+
+
 def examined(flags: list[str], overrides: list[str]) -> list[str]:
     """The arguments of ``command=doctor RUN``: the settings recorded in RUN, and where they are from."""
-    words = [word for word in flags if not word.startswith("-")]
+    folders = [word for word in overrides if Path(word).expanduser().is_dir()]  # lr=0.1 may be the name of a folder
+    overrides = [word for word in overrides if word not in folders]
+    words = [*(word for word in flags if not word.startswith("-")), *folders]
     directory = value_of(overrides, "run") or (words[0] if words else None)
     if directory is None:
         raise SettingsError("command=doctor needs the directory of a run: bilevel command=doctor outputs/...")
@@ -108,7 +130,24 @@ def settings_of(directory: Path, name: str) -> tuple[str, str]:
         raise SettingsError(
             f"{name}={directory}: no run is recorded there ({directory / '.hydra' / 'config.yaml'} is missing)."
         )
+    settings = plain_yaml(recorded / "config.yaml", dict)
+    if foreign := sorted({"hydra", "defaults"} & set(settings)):
+        raise SettingsError(
+            f"{recorded / 'config.yaml'} has a node {foreign[0]!r}, which bilevel does not write there and which could "
+            "run code of its author: remove it if you trust the file."
+        )
     return f"--config-path={recorded}", "--config-name=config"
+
+
+def plain_yaml(path: Path, kind: type) -> Any:
+    """What a YAML file holds, without any code being run."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else kind()
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, kind):
+        raise SettingsError(f"{path} does not hold the settings of a run.")
+    return content
 
 
 def quoted(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.train import build, short, use_compilation_cache
 from bilevel.loggers import JsonLines, read_json_lines
+from bilevel.loggers.strict_json import loads
 from bilevel.task import PRECISIONS
 from bilevel.verification import Record, diagnose, statuses
 
@@ -42,7 +42,7 @@ def doctor(config: DictConfig) -> None:
 def read(directory: Path, config: DictConfig) -> Record:
     """The record of a run."""
     summary = directory / "summary.json"
-    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {"status": "broken off"}
+    found = loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {"status": "broken off"}
     settings: Any = OmegaConf.to_container(config, resolve=True)
     return Record.of(read_json_lines(directory / JsonLines.filename), found, settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterable
 
@@ -76,6 +77,8 @@ def failed_call(error: BaseException) -> str:
     if cause is None or isinstance(cause, ImportError | AttributeError):
         target = re.search(r"Error (?:locating target|loading) '([^']+)'", str(error))
         if target:
+            if installed := without(target[1]):
+                return f"{where}{installed}"
             reason = f" ({type(origin(error)).__name__}: {origin(error)})" if cause else ""
             return (
                 f"{where}there is no function {target[1]} to be imported{reason}; a module of your own must lie in the "
@@ -88,6 +91,20 @@ def failed_call(error: BaseException) -> str:
     return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
 
 
+def without(target: str) -> str:
+    """What to say of a name that a module which is there does not have; nothing where there is no such module.
+
+    >>> without("math.sqroot")
+    'math has no sqroot (did you mean sqrt?).'
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        names = dir(importlib.import_module(module))
+    except (ImportError, ValueError):
+        return ""
+    return "" if name in names else f"{module} has no {name}{nearest(name, names)}."
+
+
 def origin(error: BaseException) -> BaseException:
     """The first of a chain of errors."""
     return origin(error.__cause__) if error.__cause__ is not None else error
@@ -98,13 +115,20 @@ def missing_value(error: BaseException) -> str:
     return f"{key}=VALUE is needed: it has no default."
 
 
+def unresolved(error: BaseException) -> str:
+    """A value that refers to what is not there, ``${...}``, with the setting that it stands in."""
+    key, reason = getattr(error, "full_key", None), str(error).splitlines()[0]
+    reason = re.sub(r"^\w+ raised while resolving interpolation: \"?(.*?)\"?$", r"\1", reason)
+    return f"{key}: {reason.rstrip('.')}." if key else reason
+
+
 PHRASES = {
     MissingConfigException: missing_choice,
     OverrideParseException: unreadable,
     ConfigCompositionException: bad_override,
     InstantiationException: failed_call,
     MissingMandatoryValue: missing_value,
-    OmegaConfBaseException: str,
+    OmegaConfBaseException: unresolved,
 }
 
 

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from bilevel.cli.sentences import SettingsError
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
 NULLABLE = ("compilation_cache",)  # null is a value of these too, though it is not their default
-POSITIVE = ("optimizer.learning_rate", "trainer.steps", "trainer.checkpoint_every")
+POSITIVE = ("optimizer.learning_rate", "trainer.steps", "trainer.checkpoint_every", "solver.tol", "solver.max_steps")
 
 
 def check_settings(config: DictConfig) -> None:
@@ -33,11 +34,41 @@ def check_settings(config: DictConfig) -> None:
                 check_kind(key, value, default)
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
-        if value is not None and not value > 0:
+        if isinstance(value, int | float) and not value > 0:  # a schedule has settings of its own
             raise SettingsError(f"{key}={value}: it must be positive.")
+    if config.get("resume"):
+        check_unchanged(config, OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml"))  # type: ignore[arg-type]
     root = config.data.root
     if root and not Path(root).expanduser().is_dir():
         raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")
+
+
+def check_unchanged(config: DictConfig, recorded: DictConfig) -> None:
+    """Refuses a resumed run whose settings state another problem than the record: its lines would be of two."""
+    for key in PROBLEM:
+        before, now = (flat(key, OmegaConf.select(resolved(one), key)) for one in (recorded, config))
+        for name in sorted(before | now):
+            if before.get(name) != now.get(name) and not name.endswith(".root"):  # the same data may lie elsewhere
+                raise SettingsError(
+                    f"{name}={now.get(name)}: the run was started with {before.get(name)}, and what defines the "
+                    "problem cannot change while it goes on (steps, patience and loggers can): start a new run from "
+                    "its hyperparameters by fork=DIR."
+                )
+
+
+def resolved(config: DictConfig) -> Any:
+    return OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+
+
+def flat(name: str, value: Any) -> dict[str, Any]:
+    """A tree of settings by dotted names.
+
+    >>> flat("task", {"train": 10, "data": {"name": "iris"}})
+    {'task.train': 10, 'task.data.name': 'iris'}
+    """
+    if not isinstance(value, dict | DictConfig):
+        return {name: value}
+    return {key: entry for part in value for key, entry in flat(f"{name}.{part}", value[part]).items()}
 
 
 def check_kind(key: str, value: Any, default: Any) -> None:
@@ -49,7 +80,8 @@ def check_kind(key: str, value: Any, default: Any) -> None:
     bilevel.cli.sentences.SettingsError: trainer.steps=many: a whole number is needed, as in trainer.steps=100.
     """
     if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
-        raise SettingsError(f"{key}={value}: {key} is a group of settings; set one of {', '.join(map(str, default))}.")
+        names, given = ", ".join(map(str, default)), "" if value is None else value
+        raise SettingsError(f"{key}={given}: {key} is a group of settings; set one of {names}.")
     if isinstance(default, ListConfig) and not isinstance(value, ListConfig):
         raise SettingsError(f"{key}={value}: a list is needed, as in {key}=[a,b].")
     kind = type(default)

@@ -3,53 +3,80 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bilevel.cli.arguments import plain_yaml
+from bilevel.cli.interrupts import last_words
 from bilevel.cli.sentences import SettingsError
 from bilevel.engines import Engine
-from bilevel.loggers import Console
+from bilevel.foundation.status import ConvergenceError
+from bilevel.foundation.typing import HParams, Key
+from bilevel.loggers import Console, Logger, Run
 from bilevel.loggers.json_lines import write_whole
 from bilevel.task import PRECISIONS, Task
+from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
-from bilevel.training.result import Result
+from bilevel.training.run_folder import RunFolder, free_folder
 from bilevel.training.trainer import Trainer
 
 
 def train(config: DictConfig) -> float:
     """Runs the outer loop; returns the best outer loss, which is what Hydra's sweepers minimise."""
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    use_compilation_cache(config.compilation_cache)
-    task, trainer = build(config)
     resumed = config.resume is not None
-    if resumed:
-        record_settings(config, directory)
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    try:
-        result = trainer.fit(
-            task, key=jax.random.key(config.seed), directory=directory, resume=resumed, config=settings
-        )
-    except Interrupted as interrupt:
-        raise Interrupted(f"{interrupt}; `bilevel resume={short(directory)}` goes on.") from interrupt
-    save_arrays(directory / "result.npz", result)
-    print(short(directory))
+    with claimed(resumed) as folder:
+        use_compilation_cache(config.compilation_cache)
+        task, trainer = build(config)
+        trainer = replace(trainer, loggers=[SettingsRecord(config), *trainer.loggers])
+        again = f"`bilevel resume={short(folder.path)}` goes on"
+        last_words(f"interrupted within a computation that does not stop; {again} from the last checkpoint.")
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        key = jax.random.key(config.seed)
+        try:
+            result = trainer.fit(task, key=key, directory=folder, resume=resumed, config=settings)
+        except Interrupted as interrupt:
+            raise Interrupted(f"{interrupt}; {again}.") from interrupt
+    print(short(folder.path))
+    if result.summary["status"] == FAILED:
+        raise ConvergenceError(str(result.summary["failed_because"]))
     return float(result.summary["best_outer_loss"])
+
+
+def claimed(resumed: bool) -> RunFolder:
+    """The folder of the run, claimed for it: the one asked for, or, where none was, the first that is free."""
+    hydra = HydraConfig.get()
+    wanted = Path(hydra.runtime.output_dir)
+    asked = any(one.startswith(("hydra.run.dir=", "hydra.sweep.")) for one in hydra.overrides.hydra)
+    try:
+        if resumed or asked or hydra.mode == RunMode.MULTIRUN:
+            return RunFolder(wanted, resume=resumed)
+        return free_folder(wanted)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:
     """Task and trainer from their settings; nothing is compiled here."""
     with jax.enable_x64(PRECISIONS.get(config.task.get("precision", "float64"), True)):
-        task = made(config, "task", Task)
+        task = made(with_seed(config), "task", Task)
         task = task if task.name != Task.name else replace(task, name=name_of(config))
+        if config.get("fork"):
+            task = replace(task, init_hparams=from_run(Path(config.fork), task))
         if config.get("solver"):
             task = replace(task, inner=task.inner.with_solver(instantiate(config.solver)))
         loggers = [*([Console()] if config.progress else []), *([instantiate(config.logger)] if config.logger else [])]
@@ -72,6 +99,35 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
     return thing
 
 
+def with_seed(config: DictConfig) -> DictConfig:
+    """Hands the run's seed to a task that has an argument of this name and no setting for it: else the runs of a sweep
+    over seeds would be the same."""
+    module, _, name = str(config.task.get("_target_")).rpartition(".")
+    try:
+        arguments = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except Exception:  # `made` tells what is wrong with it
+        return config
+    if "seed" not in arguments or "seed" in config.task:
+        return config
+    with open_dict(config):
+        return OmegaConf.merge(config, {"task": {"seed": config.seed}})  # type: ignore[return-value]
+
+
+def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
+    """The start of a fork: the hyperparameters that the run in ``directory`` found."""
+    path = directory / "result.npz"
+    if not path.is_file():
+        raise SettingsError(f"fork={short(directory)}: it has no result.npz; let that run end, or interrupt it, first.")
+    leaves, structure = jax.tree_util.tree_flatten_with_path(task.init_hparams(jax.random.key(0)))
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files if name.startswith("hparams")}
+    wanted = {f"hparams{jax.tree_util.keystr(at)}": np.shape(leaf) for at, leaf in leaves}
+    if wanted != {name: array.shape for name, array in found.items()}:
+        raise SettingsError(f"fork={short(directory)}: its hyperparameters are not of the shapes that this task has.")
+    hparams = [jnp.asarray(found[f"hparams{jax.tree_util.keystr(at)}"], jnp.result_type(leaf)) for at, leaf in leaves]
+    return lambda key: jax.tree.unflatten(structure, hparams)
+
+
 def name_of(config: DictConfig) -> str:
     """What to call a task that has no name of its own: as its settings are called, else as its function."""
     choice = HydraConfig.get().runtime.choices.get("task", "own")
@@ -85,17 +141,39 @@ def use_compilation_cache(folder: str | None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def record_settings(config: DictConfig, directory: Path) -> None:
-    """Settings that a resumed run changed (trainer.steps=...) hold from now on."""
-    kept = OmegaConf.merge(config, {"resume": None})
-    write_whole(directory / ".hydra" / "config.yaml", OmegaConf.to_yaml(kept))
+class SettingsRecord(Logger):
+    """``.hydra/``: the composed settings, and what was typed. It is written when everything has been checked: a command
+    that is refused leaves the record of an earlier run as it is. Settings that a resumed run changed hold from then on.
+    """
+
+    def __init__(self, config: DictConfig):
+        self.config = OmegaConf.merge(config, {"resume": None, "fork": None})
+
+    def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
+        assert run.directory is not None
+        place, hydra = run.directory / ".hydra", HydraConfig.instance().cfg
+        place.mkdir(exist_ok=True)
+        typed = list(HydraConfig.get().overrides.task)
+        if run.resumed:
+            typed = [*plain_yaml(place / "overrides.yaml", list), *(one for one in typed if not is_own(one))]
+        elif hydra is not None:
+            write_whole(place / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(hydra, "hydra")))
+        write_whole(place / "overrides.yaml", OmegaConf.to_yaml(typed))
+        write_whole(place / "config.yaml", OmegaConf.to_yaml(self.config))
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Nothing: settings do not change from step to step."""
+
+    def figure(self, name: str, figure: Any) -> None:
+        """Nothing: settings have no picture."""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Nothing: all was written at the start."""
 
 
-def save_arrays(path: Path, result: Result) -> None:
-    """Hyperparameters and parameters, best and last, as one .npz; in place only when it is whole."""
-    beside = path.with_name("result.part.npz")
-    np.savez(beside, **result.arrays())  # pyright: ignore[reportArgumentType]
-    os.replace(beside, path)
+def is_own(override: str) -> bool:
+    """Whether an override names the run itself, not a setting of it."""
+    return override.lstrip("+").startswith(("resume=", "fork="))
 
 
 def short(directory: Path) -> str:

@@ -17,6 +17,7 @@ from bilevel.constraints.catalogue import (
     SecondOrderCone,
     SparseSimplex,
 )
+from bilevel.constraints.emptiness import is_empty, refuse_empty
 from bilevel.constraints.functional import Functional
 from bilevel.constraints.linear_sets import AffineSet, Birkhoff, HalfSpace, Hyperplane, Polyhedron, Transport
 from bilevel.constraints.sets import Box, Free, Simplex
@@ -47,4 +48,6 @@ __all__ = [
     "Simplex",
     "SparseSimplex",
     "Transport",
+    "is_empty",
+    "refuse_empty",
 ]

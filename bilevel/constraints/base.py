@@ -6,14 +6,18 @@ import abc
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from bilevel.foundation.typing import HParams, Params, Scalar
 from bilevel.penalties import Penalty
+from bilevel.penalties.base import nothing
 
 
 class Constraint(Penalty):
-    """A closed convex set as a penalty: its prox is the projection, whatever the step size."""
+    """A closed set as a penalty: its prox is the projection, whatever the step size.
+
+    Convex, unless it says otherwise: of a set that is not, the projection is one of the nearest points, and what solves
+    the first-order condition may be a local minimum.
+    """
 
     by_functions: ClassVar[bool] = False  # stated by functions instead: the unknown then holds multipliers too
 
@@ -25,4 +29,4 @@ class Constraint(Penalty):
         return self.project(point, hparams)
 
     def value(self, params: Params, hparams: HParams) -> Scalar:
-        return jnp.zeros(())
+        return nothing(params)

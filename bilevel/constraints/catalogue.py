@@ -1,27 +1,15 @@
-"""The feasible sets of `bilevel.projections`, for an inner problem. Each acts leaf by leaf; every parameter may be a
+"""The feasible sets of `bilevel.projections`, for an inner problem. Each acts on whole trees; every parameter may be a
 function of the hyperparameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
-
 from bilevel import projections
-from bilevel.constraints.base import Constraint
-from bilevel.foundation.typing import HParams, Params
-from bilevel.penalties import Parameter, on_leaves, parameters, resolve
-
-
-class ParametricSet(Constraint):
-    """A set whose fields are, in order, the parameters of its projection."""
-
-    operator: ClassVar[Callable[..., jax.Array]]  # (point, *parameters) -> point
-
-    def project(self, point: Params, hparams: HParams) -> Params:
-        return on_leaves(type(self).operator, point, *parameters(self, hparams))
+from bilevel.constraints.parametric import ParametricSet
+from bilevel.penalties import Parameter, extent
+from bilevel.projections import kinks
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +22,9 @@ class NonNegative(ParametricSet):
     """
 
     separable: ClassVar[bool] = True
+    reach = staticmethod(extent.entries)
     operator = staticmethod(projections.non_negative)
+    distance = staticmethod(kinks.non_negative)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +33,9 @@ class Hypercube(ParametricSet):
 
     side: Parameter = 1.0
     separable: ClassVar[bool] = True
+    reach = staticmethod(extent.entries)
     operator = staticmethod(projections.hypercube)
+    distance = staticmethod(kinks.hypercube)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +44,9 @@ class CappedSimplex(ParametricSet):
 
     upper: Parameter = 1.0
     total: Parameter = 1.0
+    reach = staticmethod(extent.rows)
     operator = staticmethod(projections.capped_simplex)
+    distance = staticmethod(kinks.capped_simplex)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +59,9 @@ class L1Ball(ParametricSet):
     """
 
     radius: Parameter = 1.0
+    reach = staticmethod(extent.everything)
     operator = staticmethod(projections.l1_ball)
+    distance = staticmethod(kinks.l1_ball)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +69,9 @@ class L2Ball(ParametricSet):
     """{w: ||w||_2 <= radius}."""
 
     radius: Parameter = 1.0
+    reach = staticmethod(extent.everything)
     operator = staticmethod(projections.l2_ball)
+    distance = staticmethod(kinks.l2_ball)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,9 @@ class LInfBall(ParametricSet):
 
     radius: Parameter = 1.0
     separable: ClassVar[bool] = True
+    reach = staticmethod(extent.entries)
     operator = staticmethod(projections.linf_ball)
+    distance = staticmethod(kinks.linf_ball)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,35 +93,45 @@ class BoxSection(ParametricSet):
     upper: Parameter
     weights: Parameter
     total: Parameter
+    reach = staticmethod(extent.rows)
     operator = staticmethod(projections.box_section)
+    distance = staticmethod(kinks.box_section)
 
 
 @dataclass(frozen=True, eq=False)
 class Isotonic(ParametricSet):
     """{w: w_1 <= w_2 <= ... along the last axis}."""
 
+    reach = staticmethod(extent.rows)
     operator = staticmethod(projections.isotonic)
+    distance = staticmethod(kinks.isotonic)
 
 
 @dataclass(frozen=True, eq=False)
 class SecondOrderCone(ParametricSet):
     """{(t, z): ||z||_2 <= t}, t first along the last axis."""
 
+    reach = staticmethod(extent.rows)
     operator = staticmethod(projections.second_order_cone)
+    distance = staticmethod(kinks.second_order_cone)
 
 
 @dataclass(frozen=True, eq=False)
 class PSDCone(ParametricSet):
     """The symmetric positive semidefinite matrices."""
 
+    reach = staticmethod(extent.matrix)
     operator = staticmethod(projections.psd_cone)
+    distance = staticmethod(kinks.psd_cone)
 
 
 @dataclass(frozen=True, eq=False)
 class ExponentialCone(ParametricSet):
     """The exponential cone, in the convention of `bilevel.projections.exponential_cone`."""
 
+    reach = staticmethod(extent.rows)
     operator = staticmethod(projections.exponential_cone)
+    distance = staticmethod(kinks.exponential_cone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +139,9 @@ class L1Sphere(ParametricSet):
     """{w: ||w||_1 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
+    reach = staticmethod(extent.everything)
     operator = staticmethod(projections.l1_sphere)
+    distance = staticmethod(kinks.l1_sphere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,18 +149,18 @@ class L2Sphere(ParametricSet):
     """{w: ||w||_2 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
+    reach = staticmethod(extent.everything)
     operator = staticmethod(projections.l2_sphere)
+    distance = staticmethod(kinks.l2_sphere)
 
 
 @dataclass(frozen=True, eq=False)
-class SparseSimplex(Constraint):
-    """The points of a scaled simplex with at most ``max_nonzeros`` entries; not convex (Kyrillidis et al., 2013)."""
+class SparseSimplex(ParametricSet):
+    """The points of a scaled simplex with at most ``max_nonzeros`` entries along the last axis; not convex (Kyrillidis
+    et al., 2013)."""
 
     max_nonzeros: int
     total: Parameter = 1.0
-
-    def project(self, point: Params, hparams: HParams) -> Params:
-        def on_leaf(leaf: jax.Array, total: jax.Array) -> jax.Array:
-            return projections.sparse_simplex(leaf, self.max_nonzeros, total)
-
-        return on_leaves(on_leaf, point, resolve(self.total, hparams))
+    reach = staticmethod(extent.rows)
+    operator = staticmethod(projections.sparse_simplex)
+    distance = staticmethod(kinks.sparse_simplex)

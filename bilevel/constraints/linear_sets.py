@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import projections
-from bilevel.constraints.catalogue import ParametricSet
-from bilevel.penalties import Parameter
+from bilevel.constraints.parametric import ParametricSet
+from bilevel.penalties import Parameter, extent
+from bilevel.penalties.parametric import nowhere
+from bilevel.projections import kinks
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +18,9 @@ class Hyperplane(ParametricSet):
 
     normal: Parameter
     offset: Parameter
+    reach = staticmethod(extent.everything)
     operator = staticmethod(projections.hyperplane)
+    distance = staticmethod(nowhere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +29,9 @@ class HalfSpace(ParametricSet):
 
     normal: Parameter
     offset: Parameter
+    reach = staticmethod(extent.everything)
     operator = staticmethod(projections.halfspace)
+    distance = staticmethod(kinks.halfspace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +40,9 @@ class AffineSet(ParametricSet):
 
     A: Parameter
     b: Parameter
+    reach = staticmethod(extent.rows)
     operator = staticmethod(projections.affine_set)
+    distance = staticmethod(nowhere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +53,9 @@ class Polyhedron(ParametricSet):
     b: Parameter
     G: Parameter
     h: Parameter
+    reach = staticmethod(extent.rows)
     operator = staticmethod(projections.polyhedron)
+    distance = staticmethod(kinks.polyhedron)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +64,15 @@ class Transport(ParametricSet):
 
     rows: Parameter
     columns: Parameter
+    reach = staticmethod(extent.matrix)
     operator = staticmethod(projections.transport)
+    distance = staticmethod(kinks.transport)
 
 
 @dataclass(frozen=True, eq=False)
 class Birkhoff(ParametricSet):
     """The doubly stochastic matrices."""
 
+    reach = staticmethod(extent.matrix)
     operator = staticmethod(projections.birkhoff)
+    distance = staticmethod(kinks.birkhoff)

@@ -1,4 +1,4 @@
-"""Sets with a closed-form projection, for the inner problem."""
+"""The sets that most problems have."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from bilevel import projections
 from bilevel.constraints.base import Constraint
+from bilevel.constraints.parametric import ParametricSet
 from bilevel.foundation.typing import HParams, Params, PyTree
-from bilevel.penalties import Parameter, on_leaves, resolve
+from bilevel.penalties import Parameter, Zero, extent
+from bilevel.projections import kinks
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +26,12 @@ class Free(Constraint):
     def project(self, point: Params, hparams: HParams) -> Params:
         return point
 
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        return Zero().kinks(point, step_size, hparams)
+
 
 @dataclass(frozen=True, eq=False)
-class Box(Constraint):
+class Box(ParametricSet):
     """{w: lower <= w <= upper}, entry by entry; bounds may be infinite, arrays, or functions of hparams.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -37,19 +42,13 @@ class Box(Constraint):
     lower: Parameter = -jnp.inf
     upper: Parameter = jnp.inf
     separable: ClassVar[bool] = True
-
-    def project(self, point: Params, hparams: HParams) -> Params:
-        return on_leaves(projections.box, point, resolve(self.lower, hparams), resolve(self.upper, hparams))
-
-    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
-        def distance(leaf: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-            return jnp.minimum(jnp.abs(leaf - lower), jnp.abs(leaf - upper))
-
-        return on_leaves(distance, point, resolve(self.lower, hparams), resolve(self.upper, hparams))
+    reach = staticmethod(extent.entries)
+    operator = staticmethod(projections.box)
+    distance = staticmethod(kinks.box)
 
 
 @dataclass(frozen=True, eq=False)
-class Simplex(Constraint):
+class Simplex(ParametricSet):
     """{w: w >= 0, sum of w along the last axis = scale}: each row of w lies in a scaled probability simplex.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -59,15 +58,6 @@ class Simplex(Constraint):
 
     scale: Parameter = 1.0
     zero_rows: ClassVar[bool] = False
-
-    def project(self, point: Params, hparams: HParams) -> Params:
-        return on_leaves(projections.simplex, point, resolve(self.scale, hparams))
-
-    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
-        def distance(leaf: jax.Array, scale: jax.Array) -> jax.Array:
-            projected = projections.simplex(leaf, scale)
-            support = projected > 0
-            shift = jnp.sum(jnp.where(support, leaf - projected, 0), axis=-1, keepdims=True)
-            return jnp.abs(leaf - shift / jnp.sum(support, axis=-1, keepdims=True))
-
-        return on_leaves(distance, point, resolve(self.scale, hparams))
+    reach = staticmethod(extent.rows)
+    operator = staticmethod(projections.simplex)
+    distance = staticmethod(kinks.simplex)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from bilevel.data.catalogue import SOURCES, classification, listing, load, regression
-from bilevel.data.sources import DataError, DataSet, File, Source, data_folder
+from bilevel.data.sources import DataError, DataSet, File, Source, checked, data_folder
 from bilevel.data.splits import (
     Corruption,
     Splits,
@@ -29,6 +29,7 @@ __all__ = [
     "Source",
     "Splits",
     "add_noise_features",
+    "checked",
     "classification",
     "corrupt",
     "data_folder",

@@ -37,6 +37,27 @@ class DataSet(NamedTuple):
         return self._replace(inputs=self.inputs[index], targets=self.targets[index])
 
 
+def checked(data: DataSet) -> DataSet:
+    """The data set, if each sample has one target, and each label is one of the classes.
+
+    Raises `DataError` in one sentence: targets of shape (n, 1) would be broadcast against (n,) predictions to (n, n)
+    errors, and a label outside 0..classes-1 belongs to no class.
+    """
+    targets = np.asarray(data.targets)
+    if targets.shape != (data.inputs.shape[0],):
+        raise DataError(
+            f"The targets have the shape {targets.shape}, and there are {data.inputs.shape[0]} samples: give one "
+            "number a sample, as targets.ravel() does for a single column."
+        )
+    wrong = np.flatnonzero(~np.isin(targets, np.arange(data.classes)))
+    if data.classes and len(wrong):
+        raise DataError(
+            f"The label {targets[wrong[0]]} of sample {wrong[0]} is not one of the classes 0 to {data.classes - 1}: "
+            "number the classes from 0, as np.unique(labels, return_inverse=True)[1] does."
+        )
+    return data
+
+
 class File(NamedTuple):
     """A published file and its checksum."""
 

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bilevel.data.sources import DataError, DataSet
+from bilevel.data.sources import DataError, DataSet, checked
+
+LARGEST = 1e150  # whose square, and that of its inverse, is a number of double precision
 
 
 class Splits(NamedTuple):
@@ -21,13 +23,14 @@ class Splits(NamedTuple):
 def split(data: DataSet, train: int, validation: int, stop: int = 0, seed: int = 0) -> Splits:
     """A random split into parts of the given sizes; all that remains is the test set. The same for the same seed.
 
-    Raises `DataError` when no test sample would remain or a class is absent from the training set.
+    Raises `DataError` when no test sample would remain, a class is absent from the training set, or targets are not
+    what they should be (`checked`).
 
     >>> data = DataSet(np.arange(10.0)[:, None], np.arange(10.0))
     >>> [len(part.targets) for part in split(data, train=4, validation=3, stop=1)]
     [4, 3, 1, 2]
     """
-    samples = len(data.targets)
+    samples = len(checked(data).targets)
     if min(train, validation) < 1 or stop < 0:
         raise DataError(
             f"A split into train={train}, validation={validation}, stop={stop} is impossible: "
@@ -52,7 +55,8 @@ def split(data: DataSet, train: int, validation: int, stop: int = 0, seed: int =
 def standardise(splits: Splits, targets: bool = False) -> Splits:
     """Inputs (and ``targets``, of a regression) with the mean and standard deviation of the training set taken out.
 
-    A column that is constant in the training set is only centred.
+    A column that is constant in the training set is only centred. Raises `DataError` for a column whose deviation
+    cannot be computed, because the squares of its numbers over- or underflow.
     """
     splits = _scaled(splits, "inputs")
     return _scaled(splits, "targets") if targets else splits
@@ -60,9 +64,23 @@ def standardise(splits: Splits, targets: bool = False) -> Splits:
 
 def _scaled(splits: Splits, field: str) -> Splits:
     values = getattr(splits.train, field)
+    _refuse_sizes(splits.train, field)
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0)
     return Splits(*(part._replace(**{field: (getattr(part, field) - mean) / scale}) for part in splits))
+
+
+def _refuse_sizes(data: DataSet, field: str) -> None:
+    """Numbers of 1e300 have an infinite deviation, and those of 1e-300 the deviation 0: either column would become
+    zeros, on which everything converges."""
+    values = np.asarray(getattr(data, field))
+    sizes = np.abs(values).reshape(len(values), -1).max(axis=0)
+    for column in np.flatnonzero(~((sizes == 0) | ((sizes > 1 / LARGEST) & (sizes < LARGEST)))):
+        name = data.features[column] if field == "inputs" and len(data.features) > column else str(column)
+        raise DataError(
+            f"Column {name} of the {field} holds numbers of size {sizes[column]:.0e}, which cannot be standardised in "
+            "double precision: change its unit, or clean the data."
+        )
 
 
 def add_noise_features(data: DataSet, number: int, seed: int = 0) -> DataSet:

@@ -10,7 +10,6 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
 from jax.flatten_util import ravel_pytree
 
 from bilevel.batches import Minibatch
@@ -19,6 +18,7 @@ from bilevel.engines.implicit_function.implicit import Implicit
 from bilevel.engines.stochastic.single_loop import SABA, SOBA
 from bilevel.engines.unrolling.iterative import Forward, Unrolled
 from bilevel.foundation import trees
+from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import HParams, LinearMap, PyTree, Scalar
 from bilevel.linear_solve import CG, GMRES, MINRES, Dense, RandomizedNystrom
 from bilevel.optimality import Stationary
@@ -144,16 +144,6 @@ def facts_of(bilevel: Bilevel, point: Point) -> Facts:
         isinstance(point.inner_batch, Minibatch) and point.inner_batch.samples > point.inner_batch.index.shape[0],
         depends(lambda h: bilevel.inner.mapping(cold_start(bilevel, point), h, point.inner_batch), point.hparams),
     )
-
-
-def depends(function, argument: PyTree) -> bool:
-    """Whether the value of a function depends on its argument, as far as its program says."""
-    closed = jax.make_jaxpr(function)(argument)
-    reached = set(closed.jaxpr.invars)
-    for equation in closed.jaxpr.eqns:
-        if any(variable in reached for variable in equation.invars if not isinstance(variable, Literal)):
-            reached.update(equation.outvars)
-    return any(variable in reached for variable in closed.jaxpr.outvars if not isinstance(variable, Literal))
 
 
 def extremes(operator: LinearMap, example: PyTree, steps: int = LANCZOS) -> tuple[float, float]:

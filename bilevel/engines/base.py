@@ -24,6 +24,7 @@ GRADES = ("residual", "estimate", "bound")
 NAN: Any = np.float32(np.nan)
 UNKNOWN: Any = np.int32(-1)
 ZERO: Any = np.int32(0)
+FINE: Any = Status(np.int32(Code.converged))  # type: ignore[arg-type]  # no jax.Array: an import starts no backend
 
 
 class Carry(NamedTuple):
@@ -44,17 +45,27 @@ class Point(NamedTuple):
     key: Key
 
 
+class Undefined(NamedTuple):
+    """Which numbers around a hypergradient are not finite, a flag each, however well both solves ended."""
+
+    value: jax.Array  # of the outer loss with its prior
+    loss: jax.Array  # of the inner problem, at its solution
+    gradient: PyTree  # a flag for each leaf of the hyperparameters
+    update: PyTree  # the same of the hyperparameters that the optimiser moved to
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Report:
     """What is known of a hypergradient beside its value.
 
     Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint (through the
-    steps of a solver: what is left of v at their start). ``status`` is
-    the worse of the two. ``error_estimate`` estimates the norm of the error of the returned gradient, and
-    ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its regime of
-    validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by design).
-    What was not asked for, or does not apply, is NaN (or -1, of numbers that count).
+    steps of a solver: what is left of v at their start). ``status`` is the worst of the two and of ``outer_status``,
+    which is nonfinite where both solves ended well and the outer loss, its gradient or the optimiser's update is not a
+    finite number (``undefined`` says which). ``error_estimate`` estimates the norm of the error of the returned
+    gradient, and ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its
+    regime of validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by
+    design). What was not asked for, or does not apply, is NaN (or -1, of numbers that count).
     """
 
     inner_residual: jax.Array
@@ -78,10 +89,17 @@ class Report:
     adjoint_tol: jax.Array = NAN
     retries: jax.Array = ZERO  # what "retry" tried before this result
     skipped: jax.Array = ZERO  # 1 where ``on_failure="skip"`` discarded this result
+    outer_status: Status = FINE
+    undefined: Undefined | None = None  # None: not looked at, as inside an engine
+
+    @property
+    def solved(self) -> Status:
+        """The worse of the two solves."""
+        return self.inner_status.worse(self.adjoint_status)
 
     @property
     def status(self) -> Status:
-        return self.inner_status.worse(self.adjoint_status)
+        return self.solved.worse(self.outer_status)
 
     @property
     def error_grade(self) -> str:
@@ -97,6 +115,7 @@ class Engine(abc.ABC):
     biased: ClassVar[bool] = False  # whether a stochastic engine misses it even at the solution, by design
     adapts: ClassVar[bool] = False  # whether its tolerances follow the outer progress: a first gradient may be loose
     chooses: ClassVar[bool] = False  # whether `choose` has to be asked which engine does the work
+    through_steps: ClassVar[bool] = False  # whether it differentiates the steps of the solver, from its start on
     differentiable: ClassVar[bool] = False  # whether a derivative of its result is one of the hypergradient
     remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
 

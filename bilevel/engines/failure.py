@@ -1,35 +1,53 @@
-"""What follows from a solve that failed: raise, warn, retry or skip."""
+"""What follows from a hypergradient that failed: raise, warn, retry or skip."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from typing import Any, TypeVar
 
-from bilevel.engines import Engine, Report
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.engines import Engine, Point, Report
+from bilevel.foundation import trees
 from bilevel.foundation.status import REMEDIES, Code, ConvergenceError
+from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
+from bilevel.task import Task
 
 MORE_STEPS = 10
 LOG = logging.getLogger("bilevel")
+Found = TypeVar("Found")
 
 
 def failed(report: Report) -> bool:
-    """Whether a solve ended in a way that its result cannot be used (in any lane)."""
+    """Whether a result cannot be used (in any lane): a solve failed, or a number is not finite."""
     return not bool(report.status.ok.all())
 
 
-def describe(report: Report, engine: Engine | None = None) -> str:
-    """One sentence a failing solve, with its residual and the remedy (the engine's own, where it has one)."""
+def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
+    """What is not finite, else one sentence a failing solve, with its residual and the remedy (the engine's own, where
+    it has one). The data are asked first, because all else that is not finite may follow from them; then, where the
+    inner solve ended well, the outer level: an adjoint solve for a cotangent of NaN has failed through no fault of its
+    own."""
+    if data := in_data(point):
+        return data
+    outer = not_finite(report, task, point) if bool(report.inner_status.ok.all()) else ""
+    if outer:
+        return outer
+    if report.undefined is not None and bool(report.undefined.loss.any() & jnp.isfinite(report.inner_residual).all()):
+        return NO_LOSS
     solves = (
         ("inner solve", report.inner_status, report.inner_residual, report.inner_steps),
         ("adjoint solve", report.adjoint_status, report.adjoint_residual, report.adjoint_steps),
     )
 
     def remedy(code: Code) -> str:
-        own = (engine.remedy or engine.advice(code)) if engine is not None else ""
-        return own or REMEDIES[code]
+        return engine.remedy or engine.advice(code) or REMEDIES[code]
 
     return " ".join(
         f"The {name} ended with status {status.name} after {int(steps.max())} steps at a relative residual of "
@@ -39,18 +57,103 @@ def describe(report: Report, engine: Engine | None = None) -> str:
     )
 
 
-def act(engine: Engine, report: Report) -> None:
-    """Raises or warns as the engine's ``on_failure`` says; "skip" logs, and is counted in the report."""
+def in_data(point: Point) -> str:
+    """Which leaf of which batch holds NaN or infinity; "" if none does."""
+    for name, batch in (("inner", point.inner_batch), ("outer", point.outer_batch)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                continue
+            wrong = int(np.size(leaf) - np.sum(np.isfinite(np.asarray(leaf, np.float64))))
+            if wrong:
+                return (
+                    f"The data of the {name} loss hold NaN or infinity: {wrong} of {np.size(leaf)} entries of the leaf "
+                    f"batch{jax.tree_util.keystr(path)}. Leave these samples out, or fill the gaps before the run."
+                )
+    return ""
+
+
+NO_LOSS = (
+    "The inner loss is not a finite number where the inner solve ended, though its gradient is: look for an average "
+    "over a batch without samples, a logarithm of 0 or an overflow in it."
+)
+ZERO_ROOT = (
+    "look for roots, norms, standard deviations, logarithms and divisions at zero (jnp.sqrt, jnp.linalg.norm and "
+    "jnp.std have no derivative there), or begin at other hyperparameters"
+)
+
+
+def not_finite(report: Report, task: Task, point: Point) -> str:
+    """Which number of the outer level is not finite, and whether it is the prior's or the outer loss's; "" if none is.
+
+    Evaluates both once more: this is where a run ends, or a step is skipped.
+    """
+    params, hparams, batch = report.params, point.hparams, point.outer_batch
+    own = _whose("prior", *jax.value_and_grad(task.prior)(hparams), "hparams")
+    value, (by_params, by_hparams) = jax.value_and_grad(task.outer_loss, argnums=(0, 1))(params, hparams, batch)
+    found = (
+        own or _whose("outer loss", value, by_hparams, "hparams") or _whose("outer loss", value, by_params, "params")
+    )
+    if found:
+        return f"The {found} is not a finite number: {ZERO_ROOT}."
+    update = leaves_where(report.undefined.update) if report.undefined is not None else []
+    if not update:
+        return ""
+    return (
+        f"The optimiser's step made {', '.join(update)} NaN or infinite though the gradient is finite: take smaller "
+        "steps, or hyperparameters of a wider type (in float16 the epsilon of Adam is 0)."
+    )
+
+
+def _whose(function: str, value: Scalar, slope: PyTree, argument: str) -> str:
+    """ "derivative of the prior with respect to hparams['scale']", if that is not finite."""
+    names = leaves_where(trees.not_finite(slope), argument)
+    if not bool(jnp.isfinite(value)):
+        return f"value of the {function}"
+    return f"derivative of the {function} with respect to {', '.join(names)}" if names else ""
+
+
+def leaves_where(flags: PyTree, argument: str = "hparams") -> list[str]:
+    """The names of the leaves whose flag is set: "hparams['scale']"."""
+    return [
+        f"{argument}{jax.tree_util.keystr(path)}"
+        for path, flag in jax.tree_util.tree_leaves_with_path(flags)
+        if bool(np.any(flag))
+    ]
+
+
+def with_retries(
+    engine: Engine, solver: Solver, attempt: Callable[[Engine, Solver], tuple[Report, Found]]
+) -> tuple[Report, Found]:
+    """``attempt(engine, solver)``; where a solve failed and the policy is "retry" also with what is harder, until one
+    can be used. The report counts the retries and all their work. A number that is not finite although both solves
+    ended well is no reason to solve again.
+    """
+    report, found = attempt(engine, solver)
+    if engine.on_failure != "retry" or bool(report.solved.ok.all()):
+        return report, found
+    spent = report.counts
+    for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
+        report, found = attempt(harder, longer)
+        spent = spent.add(report.counts)
+        report = replace(report, retries=jnp.int32(number), counts=spent)
+        LOG.warning("Retry %d (%s): status %s", number, name, report.status.name)
+        if not failed(report):
+            break
+    return report, found
+
+
+def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
+    """Raises or warns with ``sentence()`` as the engine's ``on_failure`` says where the report is of a failure; "skip"
+    logs, and is counted in the report."""
     if not failed(report):
         return
-    sentence = describe(report, engine)
     if engine.on_failure in ("raise", "retry"):
-        tried = f" {int(report.retries.max())} retries did not help." if engine.on_failure == "retry" else ""
-        raise ConvergenceError(sentence + tried, report)
+        tried = f" {int(report.retries.max())} retries did not help." if int(report.retries.max()) else ""
+        raise ConvergenceError(sentence() + tried, report)
     if engine.on_failure == "warn":
-        warnings.warn(sentence, stacklevel=3)
+        warnings.warn(sentence(), stacklevel=3)
     else:
-        LOG.warning("Skipped: %s", sentence)
+        LOG.warning("Skipped: %s", sentence())
 
 
 def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, Solver]]:
@@ -63,9 +166,10 @@ def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, S
 
 def _longer(engine: Engine) -> Engine:
     """The engine with more steps for its linear solver, where it has one that counts steps."""
-    if not any(field.name == "linear_solve" for field in fields(engine)):  # type: ignore[arg-type]
+    settings: Any = engine
+    if not any(field.name == "linear_solve" for field in fields(settings)):
         return engine
-    linear_solve = engine.linear_solve  # type: ignore[attr-defined]
+    linear_solve = settings.linear_solve
     if not any(field.name == "max_steps" for field in fields(linear_solve)):
         return engine
-    return replace(engine, linear_solve=replace(linear_solve, max_steps=MORE_STEPS * linear_solve.max_steps))  # type: ignore[call-arg]
+    return replace(settings, linear_solve=replace(linear_solve, max_steps=MORE_STEPS * linear_solve.max_steps))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from bilevel.engines import Carry, Engine, Implicit, Point, Report
-from bilevel.engines.failure import LOG, act, escalations, failed
+from bilevel.engines.examination import examined
+from bilevel.engines.failure import act, describe, failed, with_retries
+from bilevel.engines.influence import influence
 from bilevel.foundation import trees
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.refusals import constant
 from bilevel.foundation.typing import Batch, HParams, Key, Scalar
 from bilevel.solvers import Solver
-from bilevel.task import Task
+from bilevel.task import PRECISIONS, Task
 
 CONSTANT = (
     "The derivative of a bl.hypergradient by bl.{engine} would be wrong: to JAX the solution in it is a constant. For "
@@ -25,6 +29,7 @@ CONSTANT = (
 )
 _CHOICES: weakref.WeakKeyDictionary[Task, dict] = weakref.WeakKeyDictionary()
 _PROGRAMS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
+_LOOKED: weakref.WeakKeyDictionary[Task, set[type[Engine]]] = weakref.WeakKeyDictionary()
 _STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
@@ -43,7 +48,11 @@ def hypergradient(
     ``carry`` is the last report's, for a warm start. A second call with the same task, shapes and engine settings
     traces nothing. A failed solve follows the engine's ``on_failure``: "raise" (`ConvergenceError`), "warn", "retry"
     (counted in ``report.retries``; raises when nothing helps) or "skip" (NaN, and ``report.skipped`` is 1).
+    A value, a gradient or an inner loss that is not finite is such a failure too, however well the solves ended.
     Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
+
+    All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace the
+    precision is that of the trace, with a warning where it is lower.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(
@@ -56,21 +65,75 @@ def hypergradient(
     (0.5, -1.0, 'converged')
     """
     key = jax.random.key(0) if key is None else key
-    hparams = trees.differentiable(hparams, "hparams")
-    inner_batch, outer_batch = task.batches(key, 0) if batch is None else batch
-    point = Point(hparams, inner_batch, outer_batch, key)
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((hparams, point, carry)))
-    if traced:
+    given, hparams = hparams, trees.differentiable(hparams, "hparams")
+    point, double = _point(task, hparams, batch, key), PRECISIONS[task.precision]
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((point, carry))):
+        _warn_of_precision(task, double)
         if not engine.differentiable:
             point = constant(point, CONSTANT.format(engine=type(engine).__name__))
         return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
-    program = _program(task)
+    if double == _is_double():
+        return _concrete(task, engine, point, carry)
+    with jax.enable_x64(double):
+        exact = jax.tree.map(_as_double if double else _as_single, trees.differentiable(given, "hparams"))
+        value, grad, report = _concrete(task, engine, _point(task, exact, batch, key), carry)
+        grad = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), grad, hparams)
+        return value.astype(jax.tree.leaves(grad)[0].dtype), grad, report
+
+
+def _is_double() -> bool:
+    return bool(jax.config.read("jax_enable_x64"))
+
+
+def _as_double(leaf: jax.Array) -> jax.Array:
+    """float32 is the widest type where 64 bits are switched off; a narrower one was asked for by name."""
+    return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
+
+
+def _as_single(leaf: jax.Array) -> jax.Array:
+    return jnp.asarray(leaf, jnp.float32) if leaf.dtype == jnp.float64 else leaf
+
+
+def _warn_of_precision(task: Task, double: bool) -> None:
+    if double and not _is_double():
+        warnings.warn(
+            "bl.hypergradient inside another trace computes in float32, though the task has "
+            f'precision="{task.precision}": call jax.config.update("jax_enable_x64", True) first, or state '
+            'bl.Task(precision="float32").',
+            stacklevel=3,
+        )
+
+
+def _point(task: Task, hparams: HParams, batch: tuple[Batch, Batch] | None, key: Key) -> Point:
+    return Point(hparams, *(task.batches(key, 0) if batch is None else batch), key)
+
+
+def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> tuple[Scalar, HParams, Report]:
+    """The compiled hypergradient, and what the policy of the engine makes of a failure."""
     engine = _chosen(task, engine, point)
-    result = program(engine, task.inner.solver, point, _first_carry(task, engine, point) if carry is None else carry)
-    if engine.on_failure == "retry" and failed(result[2]):
-        result = _retry(task, engine, point, result)
-    act(engine, result[2])
-    return _skipped(*result) if engine.on_failure == "skip" and failed(result[2]) else result
+    start = _first_carry(task, engine, point) if carry is None else carry
+
+    def attempt(tried: Engine, solver: Solver) -> tuple[Report, tuple[Scalar, HParams]]:
+        begin = start if tried is engine else _first_carry(task, tried, point)
+        value, grad, report = _program(task)(tried, solver, point, begin)
+        return report, (value, grad)
+
+    report, (value, grad) = with_retries(engine, task.inner.solver, attempt)
+    _warn_of_idle(task, engine, point, grad)
+    act(engine, report, lambda: describe(report, engine, task, point))
+    return _skipped(value, grad, report) if engine.on_failure == "skip" and failed(report) else (value, grad, report)
+
+
+def _warn_of_idle(task: Task, engine: Engine, point: Point, grad: HParams) -> None:
+    """Once for a task and kind of engine: says which gradients are zero by construction, where one is zero."""
+    looked = _LOOKED.setdefault(task, set())
+    if type(engine) in looked:
+        return
+    looked.add(type(engine))
+    if any(not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grad)):
+        found = influence(engine, task.levels, point)
+        if found.without_path:
+            warnings.warn(found.sentence(), stacklevel=4)
 
 
 def _chosen(task: Task, engine: Engine, point: Point) -> Engine:
@@ -112,21 +175,7 @@ def _compute(
 ) -> tuple[Scalar, HParams, Report]:
     levels = task.levels
     levels = replace(levels, inner=levels.inner.with_solver(solver))
-    return engine.hypergradient(levels, point, engine.first_carry(levels, point) if carry is None else carry)
-
-
-def _retry(task: Task, engine: Engine, point: Point, result: tuple) -> tuple:
-    """The first result that can be used, else the last; the report counts the retries and all their work."""
-    program = _program(task)
-    spent = result[2].counts
-    for number, (name, harder, longer) in enumerate(escalations(engine, task.inner.solver), start=1):
-        value, grad, report = program(harder, longer, point, _first_carry(task, harder, point))
-        spent = spent.add(report.counts)
-        result = value, grad, replace(report, retries=jnp.int32(number), counts=spent)
-        LOG.warning("Retry %d (%s): status %s", number, name, report.status.name)
-        if not failed(report):
-            break
-    return result
+    return examined(engine, levels, point, engine.first_carry(levels, point) if carry is None else carry)
 
 
 def _skipped(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:

@@ -1,4 +1,4 @@
-"""Functions that close over values, and the values they close over."""
+"""Functions read as programs: the values that they close over, and whether they use an argument."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax.core import eval_jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from bilevel.foundation.typing import PyTree
 
@@ -29,3 +30,13 @@ def hoisted(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Call
         return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run, list(closed.consts)
+
+
+def depends(function: Callable[[PyTree], PyTree], argument: PyTree) -> bool:
+    """Whether what the function returns uses its argument at all.
+
+    >>> depends(lambda x: 2.0 * x, 1.0), depends(lambda x: (x + 1.0, 3.0)[1], 1.0)
+    (True, False)
+    """
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
+    return any(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])

@@ -52,7 +52,7 @@ def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -
 
 
 def _number(leaf: Any) -> Any:
-    """NumPy's float64 is a Python float too; as one it is as weakly typed, and no other program."""
+    """A float64 of NumPy as a Python float, because JAX types both alike: else the same program is compiled twice."""
     return float(leaf) if isinstance(leaf, float) else leaf
 
 
@@ -64,7 +64,7 @@ class Executable(NamedTuple):
     structure: Any
 
     def takes(self, leaves: list) -> bool:
-        """Whether the arguments lie where the program was compiled for; those that lie nowhere for good are moved."""
+        """Whether every argument lies on the devices that the program was compiled for, or may be moved there."""
         places = self.compiled.input_shardings[0][1]  # type: ignore[attr-defined]
         return all(
             leaf.sharding.is_equivalent_to(place, leaf.ndim) or not leaf.committed

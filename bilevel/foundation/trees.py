@@ -25,7 +25,12 @@ def norm(tree: PyTree) -> jax.Array:
 
 def dot(x: PyTree, y: PyTree) -> jax.Array:
     """The inner product of two pytrees of one structure."""
-    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y)), jnp.zeros(()))
+    return total(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y))
+
+
+def total(terms: PyTree) -> jax.Array:
+    """The sum of the scalars of a pytree, in their own dtype: a zero to start from would make float32 to float64."""
+    return jnp.asarray(sum(jax.tree.leaves(terms), 0.0))
 
 
 def axpy(scale: float | jax.Array, x: PyTree, y: PyTree) -> PyTree:
@@ -56,7 +61,7 @@ def strong(tree: PyTree) -> PyTree:
 
 
 def differentiable(tree: PyTree, name: str) -> PyTree:
-    """`strong`, refusing integers: ValueError in a sentence that calls the tree ``name``."""
+    """`strong`, refusing integers and complex numbers: ValueError in a sentence that calls the tree ``name``."""
     tree = strong(tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -64,7 +69,17 @@ def differentiable(tree: PyTree, name: str) -> PyTree:
                 f"{name}{jax.tree_util.keystr(path)} is of type {leaf.dtype}, in which nothing has a derivative: "
                 "give floating-point numbers, as in jnp.array(1.0)."
             )
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is of type {leaf.dtype}, but minimisation and hypergradients are "
+                "those of real vectors: give the real and imaginary parts as two arrays."
+            )
     return tree
+
+
+def not_finite(tree: PyTree) -> PyTree:
+    """A flag for each leaf: whether an entry is NaN or infinite."""
+    return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
 
 
 def zeros(tree: PyTree) -> jax.Array:

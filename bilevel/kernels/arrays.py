@@ -11,14 +11,33 @@ from bilevel.foundation.typing import PyTree
 
 
 def as_point(x) -> jax.Array:
-    """``x`` as a floating-point array; integers become the default float."""
-    array = jnp.asarray(x)
+    """``x`` as a floating-point array; integers become the default float. ValueError for complex numbers."""
+    array = _real(jnp.asarray(x), "A point")
     return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(jnp.result_type(float))
 
 
 def like(parameter, point: jax.Array) -> jax.Array:
     """``parameter`` as an array of the dtype of ``point``: a float32 point stays float32."""
-    return jnp.asarray(parameter).astype(point.dtype)
+    return _real(jnp.asarray(parameter), "A parameter").astype(point.dtype)
+
+
+def _real(array: jax.Array, role: str) -> jax.Array:
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{role} of shape {array.shape} is of type {array.dtype}, but projections, proximal operators, cones and "
+            "programs are those of real vectors: give its real and imaginary parts as two arrays."
+        )
+    return array
+
+
+def known(*arrays: jax.Array, rows: bool = False) -> jax.Array:
+    """Whether no entry is NaN; with ``rows``, for each row, the last axis kept with length one.
+
+    A comparison with NaN is false, so an operator that compares would take NaN for any number: what it returns there is
+    marked by `valid`.
+    """
+    axis = -1 if rows else None
+    return ~sum((jnp.any(jnp.isnan(array), axis=axis, keepdims=rows) for array in arrays), jnp.bool_(False))
 
 
 def map_leaves(function: Callable[..., jax.Array], tree: PyTree, *parameters: PyTree) -> PyTree:
@@ -43,9 +62,21 @@ def norm(x: jax.Array, axis: int = -1) -> jax.Array:
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
     scale = jnp.where(size > 0, size, 1)
     squares = jnp.sum(jnp.square(x / scale), axis=axis)
-    nonzero = squares > 0
+    nonzero = squares != 0  # also of NaN, whose norm is NaN
     root = jnp.sqrt(jnp.where(nonzero, squares, 1))
     return jnp.where(nonzero, root, 0) * jnp.squeeze(scale, axis=axis)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """x / ||x|| along the last axis, which must not be zero: to every scale of x, and so is its derivative.
+
+    >>> unit(jnp.array([3e-200, 4e-200])).round(6).tolist()
+    [0.6, 0.8]
+    """
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
+    scaled = x / jnp.where(size > 0, size, 1)
+    length = norm(scaled)[..., None]
+    return scaled / jnp.where(length == 0, 1, length)
 
 
 def valid(condition: jax.Array, value: jax.Array, *inputs: jax.Array) -> jax.Array:
@@ -59,8 +90,13 @@ def valid(condition: jax.Array, value: jax.Array, *inputs: jax.Array) -> jax.Arr
     """
     moved = jnp.zeros((), value.dtype)
     for array in inputs:
-        finite = jnp.where(jnp.isfinite(array), array, 0)
-        change = finite - jax.lax.stop_gradient(finite)  # zero in value
+        change = change_of(array)
         moved = moved + (jnp.sum(change, axis=-1, keepdims=True) if condition.ndim else jnp.sum(change))
     marker = jnp.where(condition, 1, jnp.nan).astype(value.dtype)
     return value * marker + (marker - 1) * moved
+
+
+def change_of(array: jax.Array) -> jax.Array:
+    """Zero, with the derivative of ``array`` where that is finite."""
+    finite = jnp.where(jnp.isfinite(array), array, 0)
+    return finite - jax.lax.stop_gradient(finite)

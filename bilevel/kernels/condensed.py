@@ -73,7 +73,7 @@ def condensed(parts: Parts) -> Condensed:
 def factored(parts: Parts) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """The same for a convex problem (no search for a shift), without derivatives: (top, bottom) -> (x, y)."""
     matrix, weight, _ = _assembled(parts)
-    factors = _factors(jnp.linalg.cholesky(matrix), parts.rows, weight, jnp.zeros(()), jnp.int32(1))
+    factors = _factors(jnp.linalg.cholesky(matrix), parts.rows, weight, jnp.zeros((), matrix.dtype), jnp.int32(1))
     n = matrix.shape[0]
 
     def solve(top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:

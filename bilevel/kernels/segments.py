@@ -39,7 +39,7 @@ def monotone_runs(x: jax.Array) -> jax.Array:
     >>> monotone_runs(jnp.array([1.0, 3.0, 2.0, 4.0])).tolist()
     [0, 1, 1, 2]
     """
-    shifted = x - jnp.mean(x)
+    shifted = x - jnp.mean(jnp.where(jnp.isfinite(x), x, 0))
 
     def violates(pools: _Pools) -> jax.Array:
         below = jnp.maximum(pools.last - 1, 0)

@@ -61,7 +61,7 @@ class BlockCG(Krylov):
 
 
 def together(operator: Operator, precondition: LinearMap, example: PyTree, block: int) -> Method:
-    """Runs of conjugate gradients, of which those that ``jax.vmap`` batches over right-hand sides alone become runs in
+    """Runs of conjugate gradients. Where ``jax.vmap`` batches a run over right-hand sides alone, it becomes a run of
     blocks. What A and M close over are arguments, so that the batching rule sees whether they are batched."""
     matvec, of_matvec = hoisted(lambda x: tree.apply(operator, x, operator.owner), example)
     apply, of_apply = hoisted(precondition, example)

@@ -101,7 +101,7 @@ def minimal_residual_cycle(
 
 
 def _orthogonalized(state: _State, image: jax.Array, unit: Scalar, roundoff: float) -> _Column:
-    """The part of ``image`` off the basis; ``unit`` is the norm of what it is the image of."""
+    """The part of ``image`` = A v that is orthogonal to the basis; ``unit`` is the norm of v."""
     length = jnp.linalg.norm(image)
     norm = jnp.maximum(state.norm, length / jnp.where(unit == 0, 1, unit))
     first = state.basis @ image

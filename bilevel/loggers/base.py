@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+LOG = logging.getLogger("bilevel")
 FAILED = ("failed", "interrupted")  # what `summary["status"]` says of a run that did not reach its end
 
 
@@ -45,9 +47,25 @@ class Logger(abc.ABC):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Ends the record; ``summary["status"]`` is one of `FAILED` where the run broke off."""
 
+    def sync(self) -> None:  # noqa: B027 (nothing to do is a good default)
+        """Puts what was logged where it outlives a crash of the machine; called before each checkpoint."""
+
     def state(self) -> dict[str, Any]:
         """What a later process needs to go on with the same record, as JSON."""
         return {}
+
+
+def finish_all(loggers: Sequence[Logger], summary: Mapping[str, Any]) -> None:
+    """Ends every record: one that fails does not keep the others from it, and is told after them."""
+    errors: list[Exception] = []
+    for logger in loggers:
+        try:
+            logger.finish(summary)
+        except Exception as error:  # of any kind: it is raised again below
+            LOG.error("%s could not end its record: %s", type(logger).__name__, error)
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from bilevel.loggers.base import Logger, Run, plain
+from bilevel.loggers.strict_json import dumps, loads
 
 
 class JsonLines(Logger):
     """``metrics.jsonl`` with one object a step, ``figures/NAME.png`` and, at the end, ``summary.json``.
 
-    Each line is flushed as it is written, so that the record outlives `kill -9`. Lines are only ever appended: a run
-    that goes on from a checkpoint repeats the steps after it, and those that are in the file already are not written
-    again. NaN and infinity are written as Python's ``json`` does.
+    Each line is flushed as it is written, so that the record outlives `kill -9`, and `sync` puts it on the disk before
+    a checkpoint that relies on it. Lines are only ever appended: a run that goes on from a checkpoint repeats the steps
+    after it, and those that are in the file already are not written again. What follows the first line that is torn,
+    missing or doubled cannot be trusted: it is cut off when the run goes on. The JSON is strict (see `strict_json`).
     """
 
     filename = "metrics.jsonl"
@@ -30,19 +32,20 @@ class JsonLines(Logger):
         self.directory = Path(run.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / self.filename
-        lines = read_json_lines(path)
-        if lines and not run.resumed:
+        if not run.resumed and read_json_lines(path):
             raise ValueError(f"{path} holds a run already: resume that one, or choose another directory.")
-        drop_partial_line(path)
-        self.last = lines[-1]["step"] if lines else -1
+        self.last = keep_whole_lines(path) - 1
         self.file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         if step <= self.last:
             return
-        self.file.write(json.dumps({"step": step, **plain(metrics)}) + "\n")
+        self.file.write(dumps({"step": step, **plain(metrics)}) + "\n")
         self.file.flush()
         self.last = step
+
+    def sync(self) -> None:
+        os.fsync(self.file.fileno())
 
     def figure(self, name: str, figure: Any) -> None:
         path = self.directory / "figures" / f"{name}.png"
@@ -51,25 +54,49 @@ class JsonLines(Logger):
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self.file.close()
-        write_whole(self.directory / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
+        write_whole(self.directory / "summary.json", dumps(plain(summary), indent=2) + "\n")
 
 
 def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
-    """The complete lines of a file of JSON lines, in order; none where there is no file. A torn last one is dropped."""
+    """The lines of a record up to the first that is torn, missing or doubled; none where there is no file."""
     path = Path(path)
+    return _whole(path.read_bytes())[0] if path.exists() else []
+
+
+def _whole(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The lines of steps 0, 1, 2, ..., and the bytes that they take."""
+    lines: list[dict[str, Any]] = []
+    length = 0
+    for raw in content.splitlines(keepends=True):
+        try:
+            line = loads(raw.decode())
+        except ValueError:
+            break
+        if not raw.endswith(b"\n") or not isinstance(line, dict) or line.get("step") != len(lines):
+            break
+        lines.append(line)
+        length += len(raw)
+    return lines, length
+
+
+def keep_whole_lines(path: Path) -> int:
+    """Cuts off what `read_json_lines` does not read; returns how many lines stay. A torn last line is what a killed
+    process leaves; more than that is told."""
     if not path.exists():
-        return []
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-
-
-def drop_partial_line(path: Path) -> None:
-    """Cuts what a killed process left of its last line."""
-    if path.exists():
-        content = path.read_bytes()
+        return 0
+    content = path.read_bytes()
+    lines, length = _whole(content)
+    lost = content[length:]
+    if more := lost.count(b"\n"):
+        warnings.warn(
+            f"{path}: line {len(lines) + 1} is not that of step {len(lines)}, so that it and all after it ({more} in "
+            "all) are written anew.",
+            stacklevel=3,
+        )
+    if lost:
         with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+            file.truncate(length)
+    return len(lines)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from bilevel.foundation.trees import subtract
 from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.proximal_gradient import reduced_system, without_rounding
+from bilevel.penalties.base import not_known
 
 
 def children(tree: PyTree) -> tuple[list[Any], Any]:
@@ -63,6 +64,10 @@ class BlockProximalGradient(Mapping):
         derivative = without_rounding(derivative, point)
         forward = lambda x: subtract(x, self._scaled(hessian(x)))  # noqa: E731
         return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
+
+    def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """Not known: of the proxes only the values are."""
+        return not_known(params)
 
     def _scaled(self, tree: PyTree, inverse: bool = False) -> PyTree:
         """S x, or S^{-1} x."""

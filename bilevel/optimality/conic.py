@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bilevel.cones import Cone
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
+from bilevel.penalties.base import not_known
 
 
 class ConicPoint(NamedTuple):
@@ -47,6 +48,10 @@ class Conic(Mapping):
     """
 
     cone: Cone
+
+    def faces(self, params: jax.Array, *args: jax.Array, **kwargs: jax.Array) -> jax.Array:
+        """Not known: of the cone only the projection is."""
+        return not_known(params)
 
     def __call__(self, params: jax.Array, A: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
         x, v, tau = self._split(params, c)

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from bilevel import projections
 from bilevel.foundation.typing import Params, PyTree
-from bilevel.penalties import Parameter, on_leaves, resolve
+from bilevel.kernels.side_by_side import on_rows
+from bilevel.penalties import Parameter, resolve
+from bilevel.projections import kinks
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +24,8 @@ class Entropy:
         step(w, g, t)       = scale * w exp(-t g) / sum(w exp(-t g)),
         projected(w, g, t)  = the nearest point of the simplex to w - t g.
 
-    The multiplicative form needs no logarithm, so w may have zeros, and keeps them. Params are pytrees of arrays whose
-    last axis is the simplex. Source: Beck and Teboulle, 2003.
+    The multiplicative form needs no logarithm, so w may have zeros, and keeps them. The last axis is the simplex, on
+    which the leaves of a pytree stand side by side. Source: Beck and Teboulle, 2003.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> bl.Entropy().step(jnp.array([0.5, 0.5, 0.0]), jnp.array([0.0, jnp.log(3.0), -9.0]), 1.0).round(2).tolist()
@@ -35,24 +37,18 @@ class Entropy:
     def step(self, params: Params, gradient: PyTree, step_size: float | jax.Array, *args: PyTree) -> Params:
         """The mirror descent step from ``params``."""
         move = lambda w, g, total: multiplicative(w, -step_size * g, total)  # noqa: E731
-        return on_leaves(move, params, gradient, self._total(args))
+        return on_rows(move, params, gradient, self._total(args))
 
     def projected(self, params: Params, gradient: PyTree, step_size: float | jax.Array, *args: PyTree) -> Params:
         """The projected gradient step from ``params``: its fixed points are the solutions, and no others."""
         move = lambda w, g, total: projections.simplex(w - step_size * g, total)  # noqa: E731
-        return on_leaves(move, params, gradient, self._total(args))
+        return on_rows(move, params, gradient, self._total(args))
 
     def faces(self, params: Params, gradient: PyTree, step_size: float | jax.Array, *args: PyTree) -> PyTree:
         """How far the input of the projection is, coordinate by coordinate, from entering or leaving the support."""
 
-        def distance(w: jax.Array, g: jax.Array, total: jax.Array) -> jax.Array:
-            point = w - step_size * g
-            projected = projections.simplex(point, total)
-            support = projected > 0
-            shift = jnp.sum(jnp.where(support, point - projected, 0), axis=-1, keepdims=True)
-            return jnp.abs(point - shift / jnp.sum(support, axis=-1, keepdims=True))
-
-        return on_leaves(distance, params, gradient, self._total(args))
+        move = lambda w, g, total: kinks.simplex(w - step_size * g, jnp.asarray(total, w.dtype))  # noqa: E731
+        return on_rows(move, params, gradient, self._total(args))
 
     def _total(self, args: tuple) -> PyTree:
         return resolve(self.scale, args[0] if args else None)

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from bilevel.foundation.trees import axpy, subtract
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
+from bilevel.kernels.side_by_side import on_rows
 from bilevel.linear_solve.base import Operator
 from bilevel.optimality.geometry import Entropy
 from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system
+from bilevel.penalties.base import not_known
 
 
 def no_mirror_map(params: Params) -> PyTree:
@@ -88,7 +90,7 @@ class MirrorDescent(Mapping):
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         if not isinstance(self.projection, Entropy):
-            return super().faces(params, *args, **kwargs)
+            return not_known(params)
         gradient = jax.grad(self.loss)(params, *args, **kwargs)
         return self.projection.faces(params, gradient, self.step_size, *args)
 
@@ -105,7 +107,7 @@ class MirrorDescent(Mapping):
 
     def _support(self, geometry: Entropy, params: Params, gradient: PyTree, args: tuple) -> PyTree:
         projected = geometry.projected(params, gradient, self.step_size, *args)
-        return jax.tree.map(lambda p, w: jax.lax.stop_gradient(_carried(p, w)), projected, params)
+        return jax.lax.stop_gradient(on_rows(_carried, projected, params))
 
     def __str__(self) -> str:
         return f"MirrorDescent({getattr(self.loss, '__name__', 'loss')})"
@@ -115,10 +117,10 @@ def _simplex_system(params: Params, support: PyTree, hessian: LinearMap, step: f
     """The saddle system of the docstring above, in the null space of its constraint: x = D y + particular(b)."""
 
     def tangent(tree: PyTree) -> PyTree:
-        return jax.tree.map(_centered, support, tree)
+        return on_rows(_centered, tree, support)
 
     def particular(rhs: PyTree) -> PyTree:
-        return jax.tree.map(_shifted, support, rhs)
+        return on_rows(_shifted, rhs, support)
 
     def scaled_hessian(x: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: step * leaf, hessian(x))
@@ -147,12 +149,12 @@ def _mean(on: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(on, x, 0), axis=-1, keepdims=True) / jnp.maximum(jnp.sum(on, axis=-1, keepdims=True), 1)
 
 
-def _centered(on: jax.Array, x: jax.Array) -> jax.Array:
+def _centered(x: jax.Array, on: jax.Array) -> jax.Array:
     """D x: the projection on the directions along the face."""
     return jnp.where(on, x - _mean(on, x), 0)
 
 
-def _shifted(on: jax.Array, rhs: jax.Array) -> jax.Array:
+def _shifted(rhs: jax.Array, on: jax.Array) -> jax.Array:
     """A point with <1, x> = -<1, b> on the support and x = -b off it."""
     return jnp.where(on, -_mean(on, rhs), -rhs)
 

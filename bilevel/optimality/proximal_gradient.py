@@ -13,13 +13,14 @@ from bilevel.foundation.trees import axpy, epsilon, norm, subtract
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
+from bilevel.penalties.base import not_known
 
 POWERS = 3  # steps of the power iteration that finds a step size
 
 
-def not_known(point: Params, step_size: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
+def no_kinks_known(point: Params, step_size: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
     """The distances to the kinks of a prox of which only the values are known."""
-    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), point)
+    return not_known(point)
 
 
 def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
@@ -54,7 +55,8 @@ class ProximalGradient(Mapping):
     ``prox(point, step_size, *args)`` is the proximal operator of the nonsmooth term. Any step size gives the same
     root; one near 1/L keeps the active face right at inexact solutions: an error e of w moves the input of the prox by
     up to (1 + step L) e. `localize` finds that step. ``kinks(point, step_size, *args)`` tells how far each coordinate
-    of that input is from where the derivative of the prox jumps. Source: Blondel et al., 2021, equation (7).
+    of that input is from where the derivative of the prox jumps; without it no error is claimed of a hypergradient.
+    Source: Blondel et al., 2021, equation (7).
 
     With D the Jacobian of the prox (symmetric, positive semidefinite) and H the Hessian, A = D (I - step H) - I is not
     symmetric. It is solved through the symmetric positive semidefinite system on the range of D
@@ -73,7 +75,7 @@ class ProximalGradient(Mapping):
     loss: Callable[..., Scalar]
     prox: Callable[..., Params]
     step_size: float | jax.Array = 1.0
-    kinks: Callable[..., PyTree] = not_known
+    kinks: Callable[..., PyTree] = no_kinks_known
 
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = Counts(hessian_products=POWERS)
@@ -150,9 +152,11 @@ def reduced_system(derivative: LinearMap, forward: LinearMap, owner: str, weigh:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedGradient(Mapping):
-    """F(w, *args) = projection(w - step_size grad loss(w, *args), *args) - w, for w in a convex set.
+    """F(w, *args) = projection(w - step_size grad loss(w, *args), *args) - w, for w in a closed set, convex or not.
 
     The special case of `ProximalGradient` in which the prox is the Euclidean projection ``projection(point, *args)``.
+    Of a set that is not convex it is one of the nearest points, and a root is a point that a projected gradient step
+    leaves in place: of local minima too, or of none at all.
     Source: Blondel et al., 2021, equation (9).
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -165,7 +169,7 @@ class ProjectedGradient(Mapping):
     loss: Callable[..., Scalar]
     projection: Callable[..., Params]
     step_size: float | jax.Array = 1.0
-    kinks: Callable[..., PyTree] = not_known
+    kinks: Callable[..., PyTree] = no_kinks_known
 
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = ProximalGradient.localization

@@ -1,9 +1,11 @@
 """Nonsmooth terms of an inner problem, and the concept they share with feasible sets: a proximal operator."""
 
-from bilevel.penalties.base import L1, Parameter, Penalty, Zero, on_leaves, resolve
+from bilevel.penalties.base import Parameter, Penalty, Zero, resolve
+from bilevel.penalties.both import Both
 from bilevel.penalties.parametric import ParametricPenalty, parameters
 from bilevel.penalties.parts import Parts
 from bilevel.penalties.terms import (
+    L1,
     ElasticNet,
     GroupLasso,
     Huber,
@@ -19,6 +21,7 @@ from bilevel.penalties.terms import (
 
 __all__ = [
     "L1",
+    "Both",
     "ElasticNet",
     "GroupLasso",
     "Huber",
@@ -35,7 +38,6 @@ __all__ = [
     "SortedL1",
     "TotalVariation",
     "Zero",
-    "on_leaves",
     "parameters",
     "resolve",
 ]

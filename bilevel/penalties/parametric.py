@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.foundation.typing import HParams, Params, Scalar
-from bilevel.penalties.base import Penalty, on_leaves, resolve
+from bilevel.foundation import trees
+from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
+from bilevel.kernels.arrays import as_point, like
+from bilevel.penalties import extent
+from bilevel.penalties.base import Penalty, resolve
 
 
 def parameters(of: Any, hparams: HParams) -> list[Any]:
@@ -18,18 +21,53 @@ def parameters(of: Any, hparams: HParams) -> list[Any]:
     return [resolve(getattr(of, field.name), hparams) for field in dataclasses.fields(of)]
 
 
-class ParametricPenalty(Penalty):
-    """A penalty whose fields are, in order, the parameters of its prox and of its value, leaf by leaf."""
+def pieces_of(of: Penalty, reach: extent.Extent, point: Params, hparams: HParams) -> extent.Pieces:
+    """The arrays that a set or penalty takes as one, with its parameters."""
+    return reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
 
+
+def in_one_dtype(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
+    """function(array, *first, *parameters) with everything in the dtype of the array, as operators have it: float64
+    hyperparameters do not make float32 params to float64. Numbers of Python stay as they are, and static."""
+
+    def cast(array: jax.Array, *parameters: Any) -> Any:
+        array = as_point(array)
+        return function(array, *(p if isinstance(p, int) else like(p, array) for p in (*first, *parameters)))
+
+    return cast
+
+
+def distances(of: Penalty, pieces: extent.Pieces, function: Callable[..., Any], *first: Any) -> PyTree:
+    """The distances to the kinks, by a function of an array and the parameters; constants for derivatives."""
+    results = jax.lax.stop_gradient(pieces.each(in_one_dtype(function, *first)))
+    return pieces.restore(results) if of.separable else results
+
+
+class ParametricPenalty(Penalty):
+    """A penalty whose fields are, in order, the parameters of its prox, of its value and of the distance to its kinks,
+    on what ``reach`` puts together: on whole trees."""
+
+    reach: ClassVar[extent.Extent]
     operator: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> point
-    term: ClassVar[Callable[..., Scalar]]  # (leaf, *parameters) -> scalar
+    term: ClassVar[Callable[..., Scalar]]  # (point, *parameters) -> scalar
+    distance: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> distances to all kinks
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
-        def on_leaf(leaf: jax.Array, *rest: Any) -> jax.Array:
-            return type(self).operator(leaf, step_size, *rest)
+        def with_step(array: jax.Array, *rest: Any) -> jax.Array:
+            return type(self).operator(array, step_size, *rest)
 
-        return on_leaves(on_leaf, point, *parameters(self, hparams))
+        return self._pieces(point, hparams).apply(with_step)
 
     def value(self, params: Params, hparams: HParams) -> Scalar:
-        terms = on_leaves(type(self).term, params, *parameters(self, hparams))
-        return sum(jax.tree.leaves(terms), jnp.zeros(()))
+        return trees.total(self._pieces(params, hparams).each(in_one_dtype(type(self).term)))
+
+    def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
+        return distances(self, self._pieces(point, hparams), type(self).distance, step_size)
+
+    def _pieces(self, point: Params, hparams: HParams) -> extent.Pieces:
+        return pieces_of(self, type(self).reach, point, hparams)
+
+
+def nowhere(x: jax.Array, *parameters: Any) -> jax.Array:
+    """The distance to a kink of a smooth prox."""
+    return jnp.full_like(x, jnp.inf)

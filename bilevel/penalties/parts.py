@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
+from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 from bilevel.penalties.base import Penalty
 
@@ -18,7 +18,8 @@ def is_penalty(node: object) -> bool:
 @dataclass(frozen=True, eq=False)
 class Parts(Penalty):
     """A penalty (or set) for each part of the parameters: ``parts`` has the outer structure of params, with penalties
-    as its leaves; ``bl.Zero()`` leaves a part, such as an intercept, unpenalised.
+    as its leaves; ``bl.Zero()`` leaves a part, such as an intercept, unpenalised. Each acts on its own part alone, as a
+    whole.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> penalty = bl.Parts({"coef": bl.L1(weight=1.0), "intercept": bl.Zero()})
@@ -37,8 +38,7 @@ class Parts(Penalty):
         return self._on_parts(lambda part, piece: part.prox(piece, step_size, hparams), point)
 
     def value(self, params: Params, hparams: HParams) -> Scalar:
-        values = self._on_parts(lambda part, piece: part.value(piece, hparams), params)
-        return sum(jax.tree.leaves(values), jnp.zeros(()))
+        return trees.total(self._on_parts(lambda part, piece: part.value(piece, hparams), params))
 
     def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
         return self._on_parts(lambda part, piece: part.kinks(piece, step_size, hparams), point)

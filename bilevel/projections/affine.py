@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, map_leaves, valid
+from bilevel.kernels.arrays import as_point, known, like, map_leaves, valid
 from bilevel.kernels.qp import solve_qp
 from bilevel.kernels.saddle import solve_saddle
 
@@ -85,7 +85,7 @@ def _one_affine_set(x: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
 
 def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
     solution = solve_qp(jnp.eye(x.size, dtype=x.dtype), -x, A, b, G, h)
-    return valid(solution.status.ok, solution.x, x, A, b, G, h)
+    return valid(solution.status.ok & known(x, A, b, G, h), solution.x, x, A, b, G, h)
 
 
 _affine_set = jnp.vectorize(_one_affine_set, signature="(n),(k,n),(k)->(n)")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, like, valid
+from bilevel.kernels.arrays import as_point, known, like, valid
 
 
 def box_section(
@@ -23,11 +23,21 @@ def box_section(
     >>> box_section(jnp.array([0.5, 3.0]), 0.0, 1.0, jnp.array([1.0, 1.0]), 1.25).tolist()
     [0.25, 1.0]
     """
+    if jnp.shape(point)[-1] == 0:
+        return as_point(point)
+    return _box_section(*_broadcast(point, lower, upper, weights, total))
+
+
+def box_section_distance(point: ArrayLike, lower: ArrayLike, upper: ArrayLike, weights: ArrayLike, total: ArrayLike):
+    """How far each coordinate of x - tau weights is from a bound, where the derivative of `box_section` jumps."""
+    return _distance(*_broadcast(point, lower, upper, weights, total))
+
+
+def _broadcast(point, lower, upper, weights, total):
     x = as_point(point)
     lower, upper, weights = (like(parameter, x) for parameter in (lower, upper, weights))
     shape = jnp.broadcast_shapes(*(array.shape for array in (x, lower, upper, weights)))
-    x, lower, upper, weights = (jnp.broadcast_to(array, shape) for array in (x, lower, upper, weights))
-    return _box_section(x, lower, upper, weights, like(total, x))
+    return *(jnp.broadcast_to(array, shape) for array in (x, lower, upper, weights)), like(total, x)
 
 
 def capped_simplex(point: ArrayLike, upper: ArrayLike = 1.0, total: ArrayLike = 1.0) -> jax.Array:
@@ -51,10 +61,25 @@ def _one_section(x, lower, upper, weights, total):
     step = excess / jnp.where(square > 0, square, 1)
     inside = x - step * weights
     rounding = jax.lax.stop_gradient(jnp.clip(inside, lower, upper) - inside)
+    feasible &= known(x, lower, upper, weights, total)
     return valid(feasible, jnp.where(free, inside + rounding, at_bound), x, lower, upper, weights, total)
 
 
 _box_section = jnp.vectorize(_one_section, signature="(n),(n),(n),(n),()->(n)")
+
+
+def _one_distance(x, lower, upper, weights, total):
+    tau, _ = _inside_piece(x, lower, upper, weights, total)
+    moved = x - tau * weights
+    free = (moved > lower) & (moved < upper)
+    square = jnp.sum(jnp.where(free, weights, 0) ** 2)
+    overshoot = jnp.sum(weights * jnp.clip(moved, lower, upper)) - total
+    tau += jnp.where(square > 0, overshoot / jnp.where(square > 0, square, 1), 0)  # linear on the piece
+    moved = x - tau * weights
+    return jnp.minimum(jnp.abs(moved - lower), jnp.abs(moved - upper))
+
+
+_distance = jnp.vectorize(_one_distance, signature="(n),(n),(n),(n),()->(n)")
 
 
 def _inside_piece(x, lower, upper, weights, total):

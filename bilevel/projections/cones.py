@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, norm
+from bilevel.kernels.arrays import as_point, known, norm, unit, valid
 from bilevel.kernels.spectral import positive_part
 
 
@@ -23,8 +23,8 @@ def second_order_cone(point: ArrayLike) -> jax.Array:
     length = norm(z)[..., None]
     outside = length > jnp.abs(t)
     height = 0.5 * (t + length)
-    between = jnp.concatenate([height, height * (z / jnp.where(outside, length, 1))], axis=-1)
-    return jnp.where(outside, between, jnp.where(t >= length, x, 0))
+    between = jnp.concatenate([height, height * unit(jnp.where(outside, z, 1))], axis=-1)
+    return valid(known(x, rows=True), jnp.where(outside, between, jnp.where(t >= length, x, 0)), x)
 
 
 def psd_cone(point: ArrayLike) -> jax.Array:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import jax
-from optax import projections as optax_projections
+import jax.numpy as jnp
 
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, map_leaves, valid
+from bilevel.kernels.arrays import as_point, change_of, map_leaves
 
 
 def non_negative(point: PyTree) -> PyTree:
@@ -16,7 +16,7 @@ def non_negative(point: PyTree) -> PyTree:
     >>> non_negative(jnp.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
-    return optax_projections.projection_non_negative(jax.tree.map(as_point, point))
+    return jax.tree.map(lambda leaf: jax.nn.relu(as_point(leaf)), point)
 
 
 def box(point: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
@@ -52,4 +52,6 @@ def linf_ball(point: PyTree, radius: PyTree = 1.0) -> PyTree:
 
 
 def _clip(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    return valid(lower <= upper, optax_projections.projection_box(x, lower, upper))
+    clipped = jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))  # NaN stays NaN
+    marker = jnp.where(lower <= upper, 1, jnp.nan).astype(x.dtype)  # as in `valid`, entry by entry
+    return marker * clipped + (marker - 1) * (change_of(x) + change_of(lower) + change_of(upper))

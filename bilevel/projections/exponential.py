@@ -26,6 +26,31 @@ def exponential_cone(point: ArrayLike) -> jax.Array:
     return jnp.vectorize(_project, signature="(k)->(k)")(as_point(point))
 
 
+def exponential_cone_distance(point: ArrayLike) -> jax.Array:
+    """About how far each vector is from where the derivative of `exponential_cone` jumps: (...,), to first order in the
+    distance inside of the cone and of its polar, where the boundary is curved."""
+    return jnp.vectorize(_distance, signature="(k)->()")(as_point(point))
+
+
+def _distance(point: jax.Array) -> jax.Array:
+    x, y, z = point
+    inside, polar, flat = _regions(point)
+    projected = _project(point)
+    to_face = norm(jnp.maximum(point[:2], 0))
+    outside = jnp.minimum(jnp.minimum(norm(point - projected), norm(projected)), to_face)
+    of_flat = jnp.minimum(jnp.minimum(jnp.abs(x), jnp.abs(y)), jnp.abs(z))
+    within = jnp.where(inside, _depth(y, x, z), _depth(x, y - x, -z))  # the polar is the cone in other coordinates
+    return jnp.where(inside | polar, within, jnp.where(flat, of_flat, outside))
+
+
+def _depth(y: jax.Array, x: jax.Array, z: jax.Array) -> jax.Array:
+    """How deep (x, y, z) lies in {y > 0, y exp(x / y) <= z}."""
+    ratio = x / jnp.where(y > 0, y, 1)
+    growth = jnp.exp(ratio)
+    slope = jnp.sqrt(1 + growth**2 * (1 + (1 - ratio) ** 2))
+    return jnp.maximum(jnp.minimum(y, (z - y * growth) / slope), 0)
+
+
 class _Regions(NamedTuple):
     inside: jax.Array
     polar: jax.Array

@@ -6,20 +6,22 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point
+from bilevel.kernels.arrays import as_point, known, valid
 from bilevel.kernels.segments import monotone_runs, run_means
 
 
 def isotonic(point: ArrayLike) -> jax.Array:
     """The nearest non-decreasing sequence, {p : p_1 <= ... <= p_n}; the point is (..., n).
 
-    Constant on runs, with the mean of x on each; -isotonic(-x) is the nearest non-increasing sequence.
+    Constant on runs, with the mean of x on each; -isotonic(-x) is the nearest non-increasing sequence. Entries may be
+    infinite, which is what they draw their run to.
 
     >>> isotonic(jnp.array([1.0, 3.0, 2.0, 4.0])).tolist()
     [1.0, 2.5, 2.5, 4.0]
     """
-    return jnp.vectorize(_isotonic, signature="(n)->(n)")(as_point(point))
+    x = as_point(point)
+    return x if x.shape[-1] == 0 else jnp.vectorize(_isotonic, signature="(n)->(n)")(x)
 
 
 def _isotonic(x: jax.Array) -> jax.Array:
-    return run_means(x, monotone_runs(jax.lax.stop_gradient(x)))
+    return valid(known(x), run_means(x, monotone_runs(jax.lax.stop_gradient(x))), x)

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, norm, valid
+from bilevel.kernels.arrays import as_point, like, norm, unit, valid
 from bilevel.projections.simplex import simplex
 
 
@@ -22,7 +22,7 @@ def l1_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """
     x, radius, unravel = _flat(point, radius)
     inside = jnp.sum(jnp.abs(x)) <= radius
-    return unravel(jnp.where(inside, x, _l1_sphere(x, jnp.where(inside, 1, radius))))
+    return unravel(jnp.where(inside, _within(x, radius), _l1_sphere(x, jnp.where(inside, 1, radius))))
 
 
 def l1_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
@@ -46,8 +46,8 @@ def l2_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     x, radius, unravel = _flat(point, radius)
     length = norm(x)
     inside = length <= radius
-    outside = radius * (x / jnp.where(inside, 1, length))
-    return unravel(valid(radius >= 0, jnp.where(inside, x, outside), x, radius))
+    outside = radius * unit(jnp.where(inside, 1, x))
+    return unravel(valid(radius >= 0, jnp.where(inside, _within(x, radius), outside), x, radius))
 
 
 def l2_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
@@ -61,8 +61,13 @@ def l2_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """
     x, radius, unravel = _flat(point, radius)
     length = norm(x)
-    direction = jnp.where(length > 0, x / jnp.where(length > 0, length, 1), 1 / x.size**0.5)
+    direction = jnp.where(length == 0, 1 / max(x.size, 1) ** 0.5, unit(jnp.where(length == 0, 1, x)))
     return unravel(valid(radius >= 0, radius * direction, x, radius))
+
+
+def _within(x: jax.Array, radius: jax.Array) -> jax.Array:
+    """A point of the ball as it is; the ball of radius zero is one point, which nothing moves."""
+    return jnp.where(radius > 0, x, 0)
 
 
 def _flat(point: PyTree, radius):

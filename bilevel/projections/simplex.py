@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, like, valid
+from bilevel.kernels.arrays import as_point, known, like, valid
 
 FEW = 32  # entries of a row up to which all pairs are compared
 
@@ -14,21 +14,24 @@ FEW = 32  # entries of a row up to which all pairs are compared
 def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     """The nearest point of {p : p >= 0, sum p = total}: max(x - tau, 0), with tau set by the sum.
 
-    ``point`` is (..., n), ``total`` broadcasts against (...). NaN where total < 0: no point is feasible there.
-    Sorting finds the support, on which tau = (sum x - total) / size is differentiated. Reference: Held, Wolfe and
-    Crowder, Validation of subgradient optimization, 1974.
+    ``point`` is (..., n), ``total`` broadcasts against (...). NaN where total < 0: no point is feasible there. At
+    total = 0, where the set is one point, the derivative in the total is that for a growing one. Sorting finds the
+    support, on which tau = (sum x - total) / size is differentiated. Reference: Held, Wolfe and Crowder, Validation of
+    subgradient optimization, 1974.
 
     >>> simplex(jnp.array([0.5, 1.0, -2.0])).tolist()
     [0.25, 0.75, 0.0]
     """
     x = as_point(point)
     total = like(total, x)[..., None]
-    x = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))  # no cancellation; the projection is the same
-    support = jax.lax.stop_gradient(x > threshold(x, total))
+    largest = jnp.max(x, axis=-1, keepdims=True, initial=-jnp.inf)
+    x = x - jax.lax.stop_gradient(largest)  # no cancellation; the projection is the same
+    support = jax.lax.stop_gradient((x > threshold(x, total)) | (x == 0))  # the largest entry is always in
     size = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
-    tau = (jnp.sum(jnp.where(support, x, 0), axis=-1, keepdims=True) - total) / size
-    projected = jnp.where(support, _at_least_zero(x - tau), 0)
-    return valid(total >= 0, projected, x, total)
+    shifted = jnp.where(support & (total != 0), x, 0)  # without a total the support has x = 0, which nothing moves
+    tau = (jnp.sum(shifted, axis=-1, keepdims=True) - total) / size
+    projected = jnp.where(support, _at_least_zero(shifted - tau), 0)
+    return valid((total >= 0) & known(x, rows=True), projected, x, total)
 
 
 def sparse_simplex(point: ArrayLike, max_nonzeros: int, total: ArrayLike = 1.0) -> jax.Array:
@@ -75,7 +78,7 @@ def threshold(x: jax.Array, total: ArrayLike) -> jax.Array:
         above = sum(excesses, jnp.zeros_like(x)) <= jnp.asarray(total)
         size = jnp.maximum(jnp.sum(above, axis=-1, keepdims=True), 1)
         tau = (jnp.sum(jnp.where(above, x, 0), axis=-1, keepdims=True) - total) / size
-        return tau + 0 * jnp.max(x, axis=-1, keepdims=True)  # NaN stays NaN
+        return tau + 0 * jnp.max(x, axis=-1, keepdims=True, initial=-1)  # NaN stays NaN
     descending = -jnp.sort(-x, axis=-1)
     excess = (jnp.cumsum(descending, axis=-1) - total) / jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
     last = jnp.sum(descending > excess, axis=-1, keepdims=True) - 1

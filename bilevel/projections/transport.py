@@ -61,8 +61,34 @@ def _plan(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 _transport = jnp.vectorize(_one_transport, signature="(m,n),(m),(n)->(m,n)")
 
 
+def transport_distance(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
+    """How far each entry of X - a 1' - 1 b' is from zero, where the derivative of `transport` jumps. NaN where the
+    support falls apart (at a vertex, say): there a and b are not unique, and the distance is not known."""
+    x = as_point(point)
+    return _distance(x, like(rows, x), like(columns, x))
+
+
+def _one_distance(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    columns, _ = balanced(rows, columns)
+    if x.shape[0] < x.shape[1]:
+        return _one_distance(x.T, columns, rows).T
+    moved, _ = _reduced_point(x, rows, columns)
+    values = jnp.linalg.eigvalsh(_reduced((moved > 0).astype(x.dtype))[0])
+    tiny = jnp.finfo(x.dtype).eps ** 0.5 * jnp.max(values)
+    return jnp.where(jnp.sum(values <= tiny) == 1, jnp.abs(moved), jnp.nan)
+
+
+_distance = jnp.vectorize(_one_distance, signature="(m,n),(m),(n)->(m,n)")
+
+
 def _support(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Where the plan is positive, and whether the search for it converged."""
+    moved, found = _reduced_point(x, rows, columns)
+    return moved > 0, found
+
+
+def _reduced_point(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """X - a 1' - 1 b', whose positive part is the plan, and whether the search for a and b converged."""
     eps = jnp.finfo(x.dtype).eps
     mass = jnp.sum(rows)
     mass = jnp.where(mass > 0, mass, 1)
@@ -71,15 +97,16 @@ def _support(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Arr
     def plan(b: ArrayLike) -> tuple[jax.Array, jax.Array]:
         highest = jnp.max(x - b, axis=1)  # a is where the row sums to its share, found by sorting
         a = highest + threshold(x - b - highest[:, None], rows[:, None])[:, 0]
-        return a, jax.nn.relu(x - a[:, None] - b)
+        return a, x - a[:, None] - b
 
     def evaluate(b: ArrayLike):
-        a, values = plan(b)
+        a, moved = plan(b)
+        values = jax.nn.relu(moved)
         dual = 0.5 * jnp.sum(values**2) + a @ rows + b @ columns
         return dual, columns - jnp.sum(values, axis=0), _reduced((values > 0).astype(x.dtype))[0]
 
     found = minimize_convex(evaluate, jnp.zeros_like(columns), jnp.ones_like(columns), 4 * float(eps))
-    return plan(found.x)[1] > 0, found.error <= jnp.sqrt(eps)
+    return mass * plan(found.x)[1], found.error <= jnp.sqrt(eps)
 
 
 def _reduced(support: jax.Array) -> tuple[jax.Array, jax.Array]:

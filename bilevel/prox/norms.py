@@ -8,31 +8,31 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, map_leaves, norm
+from bilevel.kernels.arrays import as_point, like, norm, unit
+from bilevel.kernels.side_by_side import side_by_side
 from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
 
 
-def group_lasso(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
-    """prox of the sum over groups of weight * ||x_group||_2, a group being a row (the last axis) of a leaf.
+def group_lasso(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> PyTree:
+    """prox of the sum over groups of weight * ||x_group||_2, a group being a row: the last axis of an array, on which
+    the leaves of a pytree stand side by side.
 
     Block soft threshold x_g max(1 - step_size * weight / ||x_g||, 0). ``step_size`` and ``weight`` broadcast against
-    the groups: a number, or one for each. The derivative is finite at zero groups. Reference: Yuan and Lin, Model
-    selection and estimation in regression with grouped variables, 2006.
+    the groups: a number, or one for each. The derivative is finite at zero groups, and the identity where the weight is
+    zero. Reference: Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
 
     >>> group_lasso(jnp.array([[3.0, 4.0], [0.5, 0.0]]), 1.0, 2.5).tolist()
     [[1.5, 2.0], [0.0, 0.0]]
     """
 
-    def leaf(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Array:
-        if x.ndim == 0:
-            return leaf(x[None], step, weight)[0]
-        length, threshold = norm(x), step * weight
-        kept = length > threshold
-        factor = 1 - threshold / jnp.where(kept, length, 1)
-        return jnp.where(kept, factor, 0)[..., None] * x
-
-    return map_leaves(leaf, point, step_size, weight)
+    x, restore = side_by_side(point, "prox.group_lasso")
+    threshold = (like(step_size, x) * like(weight, x))[..., None]
+    length = norm(x)[..., None]
+    cut = (length <= threshold) & (threshold > 0)
+    short = length == 0  # no direction to move in
+    shrunk = x - jnp.where(short, 0, threshold * unit(jnp.where(short, 1, x)))
+    return restore(jnp.where(cut, 0, shrunk))
 
 
 def l_inf(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> PyTree:

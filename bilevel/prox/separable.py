@@ -90,7 +90,9 @@ def log_barrier(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) ->
 
 
 def _shrink(x: jax.Array, threshold: jax.Array) -> jax.Array:
-    return jnp.where(jnp.abs(x) > threshold, x - jnp.sign(x) * threshold, 0)
+    """Without a threshold nothing happens, at zero either; NaN, of which no comparison holds, stays NaN."""
+    cut = (jnp.abs(x) <= threshold) & (threshold > 0)
+    return jnp.where(cut, 0, x - jnp.sign(x) * threshold)
 
 
 def _positive_root(x: jax.Array, c: jax.Array) -> jax.Array:
@@ -100,4 +102,4 @@ def _positive_root(x: jax.Array, c: jax.Array) -> jax.Array:
     square = (x / scale) ** 2 + 4 * (c / scale) / scale
     root = scale * jnp.sqrt(jnp.where(size > 0, square, 1))
     falling = 2 * c / jnp.where(x < 0, root - x, 1)
-    return jnp.where(size > 0, jnp.where(x < 0, falling, 0.5 * (x + root)), 0)
+    return jnp.where(size == 0, 0, jnp.where(x < 0, falling, 0.5 * (x + root)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, like
+from bilevel.kernels.arrays import as_point, known, like, valid
 from bilevel.kernels.segments import run_means, starts_to_runs, total_variation_jumps
 from bilevel.projections.monotone import isotonic
 
@@ -14,24 +14,27 @@ from bilevel.projections.monotone import isotonic
 def total_variation(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> jax.Array:
     """prox of sum_i weight_i |x_{i+1} - x_i|, the fused lasso on a line, exactly.
 
-    The point is (..., n); ``weight`` is a number or (n - 1,), one for each neighbouring pair. On each run the result
-    is the mean of x, moved by the weights of the jumps at its ends; that is what is differentiated.
+    The point is (..., n); ``weight`` is a number or (n - 1,), one for each neighbouring pair: none couples where it is
+    zero, an infinite one keeps the two equal. On each run the result is the mean of x, moved by the weights of the
+    jumps at its ends; that is what is differentiated.
 
     >>> total_variation(jnp.array([0.0, 0.5, 5.0]), 1.0, 1.0).tolist()
     [0.75, 0.75, 4.0]
     """
     x = as_point(point)
-    if x.shape[-1] == 1:
+    if x.shape[-1] <= 1:
         return x
     threshold = jnp.asarray(like(step_size, x)[..., None] * like(weight, x))
     return _total_variation(x, jnp.broadcast_to(threshold, (*threshold.shape[:-1], x.shape[-1] - 1)))
 
 
 def _one_total_variation(x: jax.Array, threshold: jax.Array) -> jax.Array:
-    jumps = total_variation_jumps(*jax.lax.stop_gradient((x, threshold)))
-    pull = jumps * threshold
+    enough = 2 * jnp.sum(jnp.abs(x - jnp.mean(x)))  # more than any multiplier: as good as infinity
+    jumps = total_variation_jumps(*jax.lax.stop_gradient((x, jnp.minimum(threshold, enough))))
+    pull = jnp.where(jumps == 0, 0, jumps * threshold)
     moved = x + jnp.pad(pull, (0, 1)) - jnp.pad(pull, (1, 0))
-    return run_means(moved, starts_to_runs(jnp.pad(jumps != 0, (1, 0))))
+    apart = (jumps != 0) | (threshold == 0)
+    return valid(known(x, threshold, enough), run_means(moved, starts_to_runs(jnp.pad(apart, (1, 0)))), x, threshold)
 
 
 _total_variation = jnp.vectorize(_one_total_variation, signature="(n),(m)->(n)")
@@ -49,8 +52,11 @@ def sorted_l1(point: ArrayLike, step_size: ArrayLike = 1.0, weights: ArrayLike =
     """
     x = as_point(point)
     thresholds = like(step_size, x)[..., None] * jnp.broadcast_to(like(weights, x), x.shape[-1:])
-    size = jnp.abs(x)
+    sign = jnp.where(x < 0, -1, 1).astype(x.dtype)
+    size = sign * x  # its derivative at zero is not zero
     order = jnp.argsort(-jax.lax.stop_gradient(size), axis=-1)
-    lowered = jnp.take_along_axis(size, order, axis=-1) + jnp.sort(-thresholds, axis=-1)
-    shrunk = jax.nn.relu(-isotonic(-lowered))
-    return jnp.sign(x) * jnp.take_along_axis(shrunk, jnp.argsort(order, axis=-1), axis=-1)
+    lowering = jnp.sort(-thresholds, axis=-1)
+    means = -isotonic(-(jnp.take_along_axis(size, order, axis=-1) + lowering))
+    cut = (means <= 0) & ((means < 0) | (lowering < 0))  # an entry that nothing lowers is not cut at zero
+    shrunk = jnp.where(cut, 0, means)
+    return sign * jnp.take_along_axis(shrunk, jnp.argsort(order, axis=-1), axis=-1)

@@ -35,7 +35,7 @@ class State(NamedTuple):
     counts: Counts
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
-    derivative: Counts = ONE  # of the last step; gradients are negative: those of the step that it does not need
+    derivative: Counts = ONE  # of the last step; saved gradients count negative
 
 
 class Solver(abc.ABC):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.constraints import is_empty
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, Params
@@ -175,10 +176,11 @@ def goes_on(solver: Solver, progress: Progress) -> jax.Array:
     return ~ending.exhausted & (progress.onward | (calm & ~ending.grown & ~quiet))
 
 
-def ending_of(solver: Solver, progress: Progress) -> Ending:
+def ending_of(solver: Solver, progress: Progress, empty: bool | jax.Array = False) -> Ending:
     grown = progress.state.residual > progress.ceiling
     quiet = progress.since_best >= solver.patience
-    return Ending(jnp.asarray(progress.state.code), grown, quiet, progress.steps >= solver.max_steps)
+    exhausted = progress.steps >= solver.max_steps
+    return Ending(jnp.asarray(progress.state.code), grown, quiet, jnp.asarray(empty), exhausted)
 
 
 def conclude(
@@ -192,7 +194,7 @@ def conclude(
 
     scales = look(instance, state.params, cold_start, enough)
     limit = limits(scales, solver.tol, reference, epsilon)
-    ending = ending_of(solver, progress)
+    ending = ending_of(solver, progress, is_empty(instance.penalty, instance.hparams))
     code, further = judge(ending, scales, limit, without_end(scales, reference, epsilon))
     looks = scales.evaluations
     counts = state.counts.plus(gradients=looks, proxes=looks * instance.mapping.prox_calls)

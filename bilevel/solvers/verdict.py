@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Params, PyTree
-from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
+from bilevel.optimality import KKT, ProjectedGradient, ProximalGradient, Stationary
 from bilevel.solvers.base import FIXED_POINTS
 from bilevel.solvers.instance import OF_THE_GRADIENT, Instance
 
@@ -40,6 +40,7 @@ class Scales(NamedTuple):
     far: jax.Array  # whether the point is so far from the start that half the digits of the start are lost
     outward: jax.Array  # whether the steps there lead further away from the start
     flat: jax.Array  # and no turn of the loss is in sight on that way
+    grows: jax.Array  # whether a residual that grows is no sign of divergence
     evaluations: jax.Array  # of F
 
 
@@ -118,7 +119,10 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
         slope = sign * trees.dot(seen.here, way)
         outward, flat = slope > 0, -sign * TURNS * seen.bend < slope
     far = length * trees.epsilon(params) ** 0.5 > 1 + trees.norm(cold)
-    return Scales(seen.residual, local, terms, far, outward, flat, seen.number)
+    # Outward a gradient grows where a minimiser descends; multipliers grow where no point is feasible, which the
+    # solver has still to prove.
+    grows = outward | isinstance(instance.mapping, KKT)
+    return Scales(seen.residual, local, terms, far, outward, flat, grows, seen.number)
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
@@ -155,6 +159,7 @@ class Ending(NamedTuple):
     code: jax.Array  # the solver's own
     grown: jax.Array  # the residual grew beyond all measure
     quiet: jax.Array  # no smaller residual for as long as the solver's patience
+    empty: jax.Array  # the set holds no point
     exhausted: jax.Array  # no steps are left
 
 
@@ -164,12 +169,13 @@ def judge(ending: Ending, scales: Scales, limits: Limits, unbounded: jax.Array) 
     failed = (ending.code != Code.converged) & ~stuck
     precise = scales.residual <= limits.floor
     cases = [
+        (ending.empty, Code.infeasible),
         (~jnp.isfinite(scales.residual), Code.nonfinite),
         (scales.residual <= limits.converged, Code.converged),
         (unbounded, Code.unbounded),
         (failed, ending.code),
         ((stuck | ending.quiet) & precise, Code.stalled),
-        (ending.grown & ~scales.outward, Code.diverged),  # outward, a gradient grows where a minimiser descends
+        (ending.grown & ~scales.grows, Code.diverged),
         (stuck | ending.exhausted, Code.max_steps),
     ]
     code = jnp.select([case for case, _ in cases], [code for _, code in cases], Code.max_steps)

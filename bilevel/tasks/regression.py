@@ -5,21 +5,28 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.data import DataSet
+from bilevel.data import DataSet, checked
 from bilevel.foundation.typing import Batch, Params, Scalar
 
 Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features) and targets (n,)
 
 
 def samples(data: DataSet) -> Samples:
-    """Inputs and targets."""
-    return data.inputs, data.targets
+    """Inputs and targets, one a sample."""
+    return checked(data).inputs, data.targets
 
 
 def mean_loss(params: Params, batch: Batch) -> Scalar:
-    """Half of the mean squared error."""
+    """Half of the mean squared error. Raises ValueError where predictions and targets differ in shape, because (n,)
+    against (n, 1) would be n x n errors."""
     inputs, targets = batch
-    return 0.5 * jnp.mean((inputs @ params - targets) ** 2)
+    predictions = inputs @ params
+    if predictions.shape != jnp.shape(targets):
+        raise ValueError(
+            f"The targets have the shape {jnp.shape(targets)} and the predictions {predictions.shape}: give both the "
+            "same, as targets.ravel() does for a single column."
+        )
+    return 0.5 * jnp.mean((predictions - targets) ** 2)
 
 
 def held_out(params: Params, test: Samples, stop: Samples) -> dict[str, Scalar]:

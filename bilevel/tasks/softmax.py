@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.data import DataSet
+from bilevel.data import DataSet, checked
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
@@ -20,13 +20,15 @@ Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features + 1), the last co
 
 def samples(data: DataSet) -> Samples:
     """Inputs with a column of ones for the intercept, and labels."""
-    return np.hstack([data.inputs, np.ones((len(data.inputs), 1))]), data.targets
+    return np.hstack([data.inputs, np.ones((len(data.inputs), 1))]), checked(data).targets
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array | np.ndarray) -> jax.Array:
-    """-log softmax(logits)[label], for each sample. By a mask: each derivative of a lookup compiles to a loop."""
+    """-log softmax(logits)[label], for each sample; NaN for a label that is no class. By a mask: each derivative of a
+    lookup compiles to a loop."""
     chosen = jnp.asarray(labels)[:, None] == jnp.arange(logits.shape[1])
-    return -jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0), axis=1)
+    losses = -jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0), axis=1)
+    return jnp.where(jnp.any(chosen, axis=1), losses, jnp.nan)
 
 
 def mean_loss(params: Params, batch: Batch) -> Scalar:

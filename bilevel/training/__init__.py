@@ -2,6 +2,7 @@
 
 from bilevel.training.fit import Interrupted
 from bilevel.training.result import Result
+from bilevel.training.run_folder import FolderTaken, RunFolder
 from bilevel.training.trainer import Trainer
 
-__all__ = ["Interrupted", "Result", "Trainer"]
+__all__ = ["FolderTaken", "Interrupted", "Result", "RunFolder", "Trainer"]

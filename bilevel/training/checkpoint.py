@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,12 +17,22 @@ import numpy as np
 from bilevel.foundation.typing import PyTree
 
 
+class Misfit(ValueError):
+    """A checkpoint of another task, engine, optimizer or precision."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be read back as it was written."""
+
+
 class Checkpoints:
     """The checkpoints of one run in one directory: ``state`` (any pytree of arrays and typed keys) and ``meta`` (JSON).
 
     A save is written beside the earlier ones and moved into place when it is complete, in the background: a process
-    that is killed leaves the last complete one. The ``max_to_keep`` latest are kept. Close it, or use it in a ``with``
-    block, so that the last save is waited for.
+    that is killed leaves the last complete one. The ``max_to_keep`` latest are kept. A checksum of every leaf is saved
+    and compared when it is read, because a flipped bit would else come back as a number; the first save is read back at
+    once, because a folder that does not keep what is written is better known at the first step. Close it, or use it in
+    a ``with`` block, so that the last save is waited for.
 
     >>> import tempfile, jax.numpy as jnp
     >>> with tempfile.TemporaryDirectory() as directory, Checkpoints(directory) as checkpoints:
@@ -36,6 +48,7 @@ class Checkpoints:
 
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each save there
         self.directory = Path(directory).absolute()
+        self.proven = False  # whether what this process saved has been read back once
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
@@ -54,39 +67,80 @@ class Checkpoints:
         """Saves in the background; returns as soon as ``state`` may change."""
         import orbax.checkpoint as ocp
 
+        stored = _stored(state)
+        kept = {"meta": meta or {}, "checksums": _checksums(stored)}
         self.manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(_stored(state)), meta=ocp.args.JsonSave(meta or {})),
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(kept))
         )
+        if not self.proven:
+            self.wait()
+            self._read(state, step)
+            self.proven = True
 
-    def restore(self, template: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
-        """State and meta of ``step`` (default: the latest); the state has structure, shapes and dtypes of ``template``.
+    def restore(
+        self, template: PyTree, step: int | None = None, within: int | None = None
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """State and meta of ``step``, or of the latest (of at most ``within`` steps) that is whole; the state has
+        structure, shapes and dtypes of ``template``. One that is damaged is passed over with a warning.
 
-        Raises FileNotFoundError where there is no checkpoint, ValueError where it does not fit the template.
+        Raises FileNotFoundError where there is no checkpoint, `Misfit` where it does not fit the template, and
+        `DamagedCheckpoint` where none can be read.
         """
+        candidates = [kept for kept in reversed(self.steps()) if step in (None, kept)]
+        candidates = [kept for kept in candidates if within is None or kept <= within]
+        if not candidates:
+            asked = [f" of step {step}" if step is not None else "", f" of at most {within} steps" if within else ""]
+            raise FileNotFoundError(f"{self.directory} holds no checkpoint{''.join(asked)}.")
+        failures: list[ValueError] = []
+        for candidate in candidates:
+            try:
+                found = self._read(template, candidate)
+            except (Misfit, DamagedCheckpoint) as error:
+                failures.append(error)
+                continue
+            for failure in failures:
+                warnings.warn(f"{failure} The run goes on from step {candidate}.", stacklevel=2)
+            return found
+        raise next((one for one in failures if isinstance(one, Misfit)), failures[0])
+
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps: a run that goes on from ``step`` saves them anew."""
+        for later in self.steps():
+            if later > step:
+                self.manager.delete(later)
+
+    def _read(self, template: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        step = self.latest() if step is None else step
-        if step is None or step not in self.steps():
-            raise FileNotFoundError(
-                f"{self.directory} holds no checkpoint{'' if step is None else f' of step {step}'}."
+        wanted = _stored(template)
+        try:
+            self._refuse_misfit(wanted, step)
+            restored: Any = self.manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), meta=ocp.args.JsonRestore())
             )
-        self._refuse_misfit(template, step)
-        restored: Any = self.manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(_stored(template)), meta=ocp.args.JsonRestore()),
-        )
+            kept = restored.meta
+            meta, checksums = (kept["meta"], kept["checksums"]) if "checksums" in kept else (kept, None)
+            different = checksums is not None and _checksums(restored.state) != checksums
+        except Misfit:
+            raise
+        except Exception as error:  # whatever orbax and its storage raise on files that are not as they wrote them
+            reason = " ".join(str(error).split())[:200]
+            raise DamagedCheckpoint(
+                f"{self.directory / str(step)} cannot be read ({type(error).__name__}: {reason})."
+            ) from error
+        if different:
+            raise DamagedCheckpoint(f"{self.directory / str(step)} is damaged: its numbers are not those saved.")
         leaves, structure = jax.tree.flatten(template)
         stored = [restored.state.get(f"{index}") for index in range(len(leaves))]
-        return jax.tree.unflatten(structure, map(_loaded, leaves, stored)), restored.meta
+        return jax.tree.unflatten(structure, map(_loaded, leaves, stored)), meta
 
-    def _refuse_misfit(self, template: PyTree, step: int) -> None:
+    def _refuse_misfit(self, stored: dict[str, jax.Array], step: int) -> None:
         """orbax would restore another shape or precision without a word."""
-        wanted = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in _stored(template).items()}
+        wanted = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in stored.items()}
         metadata: Any = self.manager.item_metadata(step).state
         found = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in metadata.items()}
         if wanted != found:
-            raise ValueError(
+            raise Misfit(
                 f"The checkpoint of step {step} in {self.directory} was written by another task, engine, optimizer or "
                 f"precision: it holds {_describe(found)}, and this run needs {_describe(wanted)}. "
                 "Resume with the settings of that run, or start in a new directory."
@@ -116,6 +170,12 @@ def _stored(state: PyTree) -> dict[str, jax.Array]:
     """
     leaves = [_data(leaf) for leaf in jax.tree.leaves(state)]
     return {f"{index}": leaf for index, leaf in enumerate(leaves) if leaf.size}
+
+
+def _checksums(stored: dict[str, jax.Array]) -> dict[str, int]:
+    """One of every leaf that this process holds whole."""
+    whole = {name: leaf for name, leaf in stored.items() if leaf.is_fully_addressable}
+    return {name: zlib.crc32(np.asarray(leaf).tobytes()) for name, leaf in whole.items()}
 
 
 def _data(leaf: Any) -> jax.Array:

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,21 +15,64 @@ import numpy as np
 import optax
 
 from bilevel.engines import Engine
-from bilevel.engines.failure import LOG, describe, escalations, failed
+from bilevel.engines.failure import LOG, act, describe, failed
+from bilevel.engines.influence import Influence, influence
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key
-from bilevel.loggers import JsonLines, Logger, Run, read_json_lines
-from bilevel.loggers.base import plain
+from bilevel.loggers import JsonLines, Logger, Run
+from bilevel.loggers.base import finish_all, plain
 from bilevel.task import Task
+from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.checkpoint import Checkpoints
+from bilevel.training.conclusion import concluded, with_baselines
+from bilevel.training.continuation import fingerprint, restored
 from bilevel.training.figures import figures
-from bilevel.training.outer_step import Best, Evaluation, TrainState, first_point, first_state, metrics_of, outer_step
-from bilevel.training.result import Result, own, summarize
+from bilevel.training.judgement import judge_of
+from bilevel.training.outer_step import (
+    Evaluation,
+    TrainState,
+    first_point,
+    first_state,
+    metrics_of,
+    outer_step,
+    point_of,
+)
+from bilevel.training.result import Result
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a fit, after the state was saved."""
+    """Ctrl-C during a fit, after the state was saved, and with a directory what had been found (``result.npz``)."""
+
+
+def heed_influence(engine: Engine, task: Task, key: Key) -> None:
+    """Says which hyperparameters cannot reach the outer loss, before anything is compiled: ValueError where none can,
+    because such a run would end where it began, else a warning."""
+    found: list[Influence] = []
+
+    def look(key: Key) -> None:
+        found.append(influence(engine, task.levels, first_point(task, key)))
+
+    jax.eval_shape(look, key)
+    if not any(found[0].reached.values()):
+        raise ValueError(found[0].sentence())
+    if found[0].without_path:
+        warnings.warn(found[0].sentence(), stacklevel=4)
+
+
+def refuse_patience(trainer: Settings, task: Task, key: Key) -> None:
+    """Patience counts steps without a better loss, and of different batches none is better than another."""
+
+    def measured(key: Key) -> dict[str, Any]:
+        point = first_point(task, key)
+        params = task.inner.primal(task.inner.cold_start(point.key, point.hparams, point.inner_batch))
+        return task.evaluate(params, point.hparams)
+
+    if trainer.patience and not judge_of(task, key, jax.eval_shape(measured, key)):
+        raise ValueError(
+            f"trainer.patience={trainer.patience} cannot tell a better step, because each step has an outer batch of "
+            "its own: measure stop/loss on a second hold-out in task.evaluate, or set patience=0."
+        )
 
 
 class Settings(Protocol):
@@ -61,9 +103,13 @@ class Fit:
         self.engine, self.reason = trainer.engine, ""
         if trainer.engine.chooses:
             self.engine, self.reason = trainer.engine.choose(task.levels, first_point(task, key))
+        heed_influence(self.engine, task, key)
+        refuse_patience(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
+        self.border = ""  # why the run can go no further
+        self.data: list[list[float]] = []  # by which another run knows whether it goes on with the same
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
 
@@ -72,29 +118,45 @@ class Fit:
         self._open(resume, config)
         summary: dict[str, Any] = {}
         try:
-            while int(self.state.step) < self.trainer.steps and not self._out_of_patience():
+            while not self._done():
                 self._step()
             result = self._conclude()
+            self._keep(result)  # before baselines and pictures, which may take long and be broken off
+            result = with_baselines(result, self.task)
             self._draw(result)
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {"status": "interrupted"}
+            summary = {"status": "interrupted", **self._sizes()}
             self._save(force=True)
+            self._keep(self._so_far(summary))
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
         finally:
-            for logger in self.loggers:
-                logger.finish(summary or {"status": "failed", **self._sizes(), "failure": self.failure})
+            finish_all(self.loggers, summary or {"status": "failed", **self._sizes(), "failure": self.failure})
+
+    def _keep(self, result: Result) -> None:
+        if self.directory:
+            result.save_arrays(self.directory / "result.npz")
+
+    def _so_far(self, summary: dict[str, Any]) -> Result:
+        """What a run that is broken off has found."""
+        best, last = self.state.best, self.task.inner.primal(self.state.carry.params)
+        hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (self.state.hparams, last)
+        return Result(hparams, params, self.state.hparams, last, self.metrics, summary)
 
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}
         if resume and self.checkpoints and self.directory and self.checkpoints.latest() is not None:
-            self.state, meta = self.checkpoints.restore(self.state)
-            self.metrics = read_json_lines(self.directory / JsonLines.filename)[: int(self.state.step)]
-            kept = meta["loggers"]
+            self.state, self.metrics, meta = restored(
+                self.checkpoints, self.directory / JsonLines.filename, self.state, self._data()
+            )
+            kept, self.border = meta["loggers"], meta.get("border", "")
         run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
         for number, logger in enumerate(self.loggers):
             logger.start(run, int(self.state.step), kept.get(str(number), {}))
+
+    def _data(self) -> list[list[float]]:
+        return fingerprint(self.task.batches(jax.random.split(self.state.key)[0], 0))
 
     def _step(self) -> None:
         began, step = time.perf_counter(), int(self.state.step)
@@ -120,26 +182,25 @@ class Fit:
                     logger.figure(name, figure)
 
     def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
-        """The step, with the engine's policy where a solve failed; "skip" leaves the hyperparameters as they were."""
-        engine, solver, start = self.engine, self.task.inner.solver, start or self.state
-        state, evaluation = self.advance(engine, solver, start)
-        if failed(evaluation.report) and engine.on_failure == "retry":
-            spent = evaluation.report.counts
-            for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
-                state, evaluation = self.advance(harder, longer, start)
-                spent = spent.add(evaluation.report.counts)
-                report = replace(evaluation.report, retries=jnp.int32(number), counts=spent)
-                evaluation = evaluation._replace(report=report)
-                LOG.warning("Outer step %d, retry %d (%s): %s", int(self.state.step), number, name, report.status.name)
-                if not failed(report):
-                    break
-        if failed(evaluation.report):
-            message = f"Outer step {int(self.state.step)}: {describe(evaluation.report, engine)}"
-            if engine.on_failure in ("raise", "retry"):
-                self.failure = plain({"step": int(self.state.step), **metrics_of(evaluation)})
-                raise ConvergenceError(message, evaluation.report)
-            if engine.on_failure == "warn":
-                warnings.warn(message, stacklevel=2)
+        """The step, and what the engine's policy makes of a failure; "skip" leaves the hyperparameters as they were.
+        A run that has located the border of the solvable region has not failed: it ends there, and says so."""
+        start = start or self.state
+        state, evaluation = attempted(self.advance, self.engine, self.task, start)
+        report, number = evaluation.report, int(start.step)
+        shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
+
+        def sentence() -> str:
+            if cause := leap(start):
+                return f"Outer step {number}: {cause}"
+            point = point_of(self.task, start.key, start.step, start.hparams)
+            return f"Outer step {number}: {describe(report, self.engine, self.task, point)}{shorter}"
+
+        if self.border or at_border(self.advance, self.engine, self.task, start, evaluation):
+            self.border = self.border or sentence()
+            return state._replace(hparams=state.previous), evaluation
+        if failed(report) and self.engine.on_failure in ("raise", "retry"):
+            self.failure = plain({"step": number, **metrics_of(evaluation)})
+        act(self.engine, report, sentence)
         return state, evaluation
 
     def _sizes(self) -> dict[str, Any]:
@@ -166,52 +227,64 @@ class Fit:
             self.state, _ = self._attempt()
         return self.state
 
-    def _out_of_patience(self) -> bool:
+    def _done(self) -> bool:
         waited = int(self.state.step) - 1 - int(self.state.best.step)
-        return 0 < self.trainer.patience <= waited
+        out_of_patience = 0 < self.trainer.patience <= waited
+        return int(self.state.step) >= self.trainer.steps or out_of_patience or bool(self.border)
 
     def _save(self, force: bool = False) -> None:
         step = int(self.state.step)
-        due = force or step % self.trainer.checkpoint_every == 0 or step == self.trainer.steps
+        due = force or self.border or step % self.trainer.checkpoint_every == 0 or step == self.trainer.steps
         if self.checkpoints and due and step not in self.checkpoints.steps():
+            for logger in self.loggers:
+                logger.sync()  # a checkpoint must not be ahead of the record
             kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
-            self.checkpoints.save(step, self.state, {"loggers": kept})
+            self.data = self.data or self._data()
+            self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border, "data": self.data})
 
-    def _closely(self) -> tuple[Best, list[Evaluation]] | None:
-        """The best and the last iterate at the finest tolerances, and the better of them; None where that fails. The
-        losses of the steps are of solutions more or less loose, and do not say which is best."""
-        best, finest = self.state.best, self.engine.finest
-        unknown = best._replace(loss=jnp.full_like(best.loss, jnp.inf))
-        again = self.state._replace(hparams=best.hparams, step=best.step, best=unknown)
+    def _closely(self) -> tuple[TrainState, list[Evaluation]] | None:
+        """The best iterate, where one was chosen, and the last one at the finest tolerances, and the better of them;
+        None where that fails. The losses of the steps are of solutions more or less loose, and do not say which is
+        best."""
+        best, finest, looks = self.state.best, self.engine.finest, []
+        state = self.state
         try:
-            state, first = self._attempt(again._replace(carry=finest(self.state.carry)))
-            state, last = self._attempt(self.state._replace(carry=finest(state.carry), best=state.best))
+            if int(best.step) >= 0:
+                unknown = best._replace(loss=jnp.full_like(best.loss, jnp.inf))
+                again = state._replace(hparams=best.hparams, previous=best.hparams, step=best.step, best=unknown)
+                again, first = self._attempt(again._replace(carry=finest(state.carry)))
+                state, looks = state._replace(carry=again.carry, best=again.best), [first]
+            state, last = self._attempt(state._replace(carry=finest(state.carry)))
         except ConvergenceError as error:
             LOG.warning(
                 "The solves at the end, at the finest tolerances, failed: %s Result and summary are loose.", error
             )
             return None
-        return None if failed(first.report) or failed(last.report) else (state.best, [first, last])
+        looks.append(last)
+        return None if any(failed(look.report) for look in looks) else (state, looks)
 
     def _conclude(self) -> Result:
         """Looks at the last hyperparameters once more, without moving them; where tolerances follow the progress, as
         closely as they allow, and at the best ones too."""
-        stopped_early = int(self.state.step) < self.trainer.steps
-        closely = self._closely() if self.engine.adapts and int(self.state.best.step) >= 0 else None
+        closely = self._closely() if self.engine.adapts else None
         if closely is None:
             state, evaluation = self._attempt()
-            closely = state.best, [evaluation]
-        best, looks = closely
-        summary = {
+            closely = state, [evaluation]
+        return concluded(self.task, self.engine, self.metrics, closely, self._told())
+
+    def _status(self) -> str:
+        if self.border:
+            return "stopped_at_border"
+        return "stopped_early" if int(self.state.step) < self.trainer.steps else "completed"
+
+    def _told(self) -> dict[str, Any]:
+        """What the summary says of the run itself."""
+        return {
             **self._sizes(),
             **({"engine_chosen_because": self.reason} if self.reason else {}),
-            "status": "stopped_early" if stopped_early else "completed",
-            **summarize(self.metrics, [plain(metrics_of(look)) for look in looks], int(best.step)),
-            **own(self.task.baselines(), ""),
+            "status": self._status(),
+            **({"stopped_because": self.border} if self.border else {}),
+            "steps_skipped": int(self.state.skipped),
             "seconds_total": time.perf_counter() - self.began,
             **self.begin.seconds.add(self.advance.seconds).named(),
-            "steps_skipped": int(self.state.skipped),
         }
-        return Result(
-            best.hparams, best.params, self.state.hparams, looks[-1].report.params, self.metrics, plain(summary)
-        )

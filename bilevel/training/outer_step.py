@@ -10,17 +10,23 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.engines import Carry, Engine, Point, Report
+from bilevel.engines.examination import examined, updated
 from bilevel.foundation import trees
-from bilevel.foundation.typing import HParams, Key, Params, Scalar
+from bilevel.foundation.typing import HParams, Key, Params, PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
+from bilevel.training.judgement import judge_of
 from bilevel.training.optimizer import outer_value, update
 
 DIAGNOSTICS = ("theta", "margin", "weakly_active", "condition", "retries", "skipped")
+# A step that led out of the solvable region was halved. By 5/4 a step one such halving is undone in three steps, so
+# that a run along the border of the region fails at every third step only.
+GROWTH = 1.25
 
 
 class Best(NamedTuple):
-    """The iterate with the lowest outer loss so far (or the lowest loss on the second hold-out, where there is one)."""
+    """The iterate with the lowest loss so far: on the second hold-out where there is one, else on the outer batch where
+    that is the same at every step. The losses of different batches are not comparable, and choose nothing."""
 
     hparams: HParams
     params: Params
@@ -38,17 +44,23 @@ class TrainState(NamedTuple):
     step: jax.Array
     best: Best
     skipped: jax.Array
+    previous: HParams  # where the last hypergradient that could be used was taken
+    scale: Scalar  # the share of the optimiser's step that is taken, below 1 after steps that had to be halved
+    sensed: PyTree  # a flag for each leaf of the hyperparameters: whether its hypergradient was ever other than zero
 
 
 class Evaluation(NamedTuple):
     """What one outer step found at the hyperparameters it started from."""
 
     value: Scalar
+    grad: HParams
     grad_norm: jax.Array
+    step_norm: jax.Array  # how far the hyperparameters moved
     report: Report
     measured: dict[str, Any]
     zeros: jax.Array  # unknowns that are exactly zero: the size of the face, for sparse solutions
-    zeros_changed: jax.Array  # those that were zero and no longer are since the step before, or the other way about
+    zeros_changed: jax.Array  # unknowns that became zero, or ceased to be, since the step before
+    halvings: jax.Array  # of the step that led here, before this hypergradient could be used
 
 
 def point_of(task: Task, key: Key, step: jax.Array, hparams: HParams) -> Point:
@@ -73,38 +85,63 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
     carry = engine.first_carry(task.levels, point_of(task, key, jnp.int32(0), hparams))
     infinity = jnp.full((), jnp.inf, jnp.result_type(float))
     best = Best(hparams, task.inner.primal(carry.params), infinity, jnp.int32(-1))
-    return TrainState(hparams, optimizer.init(hparams), carry, key, jnp.int32(0), best, jnp.int32(0))
+    return TrainState(
+        hparams=hparams,
+        optimizer=optimizer.init(hparams),
+        carry=carry,
+        key=key,
+        step=jnp.int32(0),
+        best=best,
+        skipped=jnp.int32(0),
+        previous=hparams,
+        scale=jnp.ones_like(infinity),
+        sensed=jax.tree.map(lambda _: jnp.bool_(False), hparams),
+    )
 
 
 def outer_step(
     task: Task, optimizer: optax.GradientTransformation, engine: Engine, solver: Solver, state: TrainState
 ) -> tuple[TrainState, Evaluation]:
-    """The state after one step. A step whose hypergradient failed changes neither hyperparameters nor optimiser, unless
-    the engine only warns of it."""
+    """The state after one step. A step whose hypergradient failed, or that leads to what is no number, changes neither
+    hyperparameters nor optimiser; the engine may only warn of a failed solve, and then a finite gradient is used."""
     levels = replace(task.levels, inner=task.inner.with_solver(solver))
     point = point_of(task, state.key, state.step, state.hparams)
-    value, grad, report = engine.hypergradient(levels, point, state.carry)
+    value, grad, report = examined(engine, levels, point, state.carry)
     measured = task.evaluate(report.params, state.hparams)
     value_fn = outer_value(engine, levels, point, report.carry)
     updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
+    updates = jax.tree.map(lambda leaf: (state.scale * leaf).astype(leaf.dtype), updates)
     moved = task.feasible(optax.apply_updates(state.hparams, updates))
-    usable = (report.status.ok | (engine.on_failure == "warn")) & jnp.isfinite(trees.norm(grad))
+    report = updated(report, moved)
+    numbers = ~jnp.any(jnp.stack(jax.tree.leaves(trees.not_finite((grad, moved)))))
+    usable = (report.status.ok | (engine.on_failure == "warn")) & numbers
     report = replace(report, skipped=(~usable).astype(jnp.int32))
     zeros = trees.zeros(report.params), trees.zeros_changed(task.inner.primal(state.carry.params), report.params)
+    step_norm = jnp.where(usable, trees.norm(trees.subtract(moved, state.hparams)), 0)
 
-    judged = jnp.asarray(measured.get("stop/loss", value), state.best.loss.dtype)
-    better = usable & (judged < state.best.loss)
+    judged = _judged(task, state, value, measured)
     here = Best(state.hparams, report.params, judged, state.step)
+    sensed = jax.tree.map(lambda before, leaf: before | (usable & jnp.any(leaf != 0)), state.sensed, grad)
     state = TrainState(
         hparams=trees.select(usable, moved, state.hparams),
         optimizer=trees.select(usable, after, state.optimizer),
         carry=trees.select(usable, report.carry, state.carry),
         key=state.key,
         step=state.step + 1,
-        best=trees.select(better, here, state.best),
+        best=trees.select(usable & (judged < state.best.loss), here, state.best),
         skipped=state.skipped + ~usable,
+        previous=trees.select(usable, state.hparams, state.previous),
+        scale=jnp.where(usable, jnp.minimum(GROWTH * state.scale, 1), state.scale),
+        sensed=sensed,
     )
-    return state, Evaluation(value, trees.norm(grad), report, measured, *zeros)
+    return state, Evaluation(value, grad, trees.norm(grad), step_norm, report, measured, *zeros, jnp.int32(0))
+
+
+def _judged(task: Task, state: TrainState, value: Scalar, measured: dict[str, Any]) -> Scalar:
+    """The loss by which this iterate is compared with others; infinite where nothing is comparable."""
+    chosen_by = judge_of(task, state.key, measured)
+    loss = {"stop/loss": measured.get("stop/loss"), "outer/loss": value}.get(chosen_by, jnp.inf)
+    return jnp.asarray(loss, state.best.loss.dtype)
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
@@ -113,6 +150,9 @@ def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "outer/loss": evaluation.value,
         "outer/grad_norm": evaluation.grad_norm,
+        "outer/step_norm": evaluation.step_norm,
+        "outer/halvings": evaluation.halvings,
+        "outer/status": report.outer_status.name,
         "inner/residual": report.inner_residual,
         "inner/steps": report.inner_steps,
         "inner/tol": report.inner_tol,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +18,8 @@ from bilevel.foundation.typing import Counts, HParams, Params
 @dataclass(frozen=True, eq=False)
 class Result:
     """``hparams`` and ``params`` are those of the best iterate: lowest ``stop/loss`` where the task has a second
-    hold-out, else lowest outer loss. ``metrics`` has a dict a step, ``summary`` the figures of the whole run."""
+    hold-out, lowest outer loss where the outer batch is the same at every step, else of the last one; the summary says
+    which (``chosen_by``). ``metrics`` has a dict a step, ``summary`` the figures of the whole run."""
 
     hparams: HParams
     params: Params
@@ -38,6 +41,12 @@ class Result:
             for name, tree in kept.items()
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
+
+    def save_arrays(self, path: Path) -> None:
+        """Writes `arrays` as one .npz; it is in place only when it is whole."""
+        beside = path.with_name(f"{path.stem}.part.npz")
+        np.savez(beside, **self.arrays())  # pyright: ignore[reportArgumentType]  (numpy types **kwds as its own flags)
+        os.replace(beside, path)
 
 
 def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:

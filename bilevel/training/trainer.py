@@ -18,6 +18,7 @@ from bilevel.loggers import Logger
 from bilevel.task import PRECISIONS, Task
 from bilevel.training.fit import Fit, Interrupted
 from bilevel.training.result import Result
+from bilevel.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,23 @@ class Trainer:
         task: Task,
         *,
         key: Key | None = None,
-        directory: Path | str | None = None,
+        directory: Path | str | RunFolder | None = None,
         resume: bool = False,
         config: Mapping[str, Any] = MappingProxyType({}),
     ) -> Result:
         """Runs the outer loop from ``key`` in the precision of the task; ``config`` goes to the loggers.
+
+        With a ``directory``, no other process can write there meanwhile; one that holds a run is refused
+        (`FolderTaken`) without ``resume=True``.
 
         Raises `ConvergenceError` where a solve failed and the engine's ``on_failure`` is "raise" or an exhausted
         "retry". Ctrl-C saves the state and raises `Interrupted`.
         """
         with jax.enable_x64(PRECISIONS[task.precision]), ExitStack() as stack:
             start = jax.random.key(0) if key is None else key
-            fit = Fit(self, task, start, None if directory is None else Path(directory), stack)
+            if directory is not None and not isinstance(directory, RunFolder):
+                directory = stack.enter_context(RunFolder(directory, resume))
+            fit = Fit(self, task, start, None if directory is None else directory.path, stack)
             return fit.run(resume, config)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from bilevel.foundation.status import REMEDIES, Code
 from bilevel.verification.record import Record
 
+FAR = 100.0  # no hyperparameter, and no logarithm of one, is so large: outer steps that long are a mistake
 SMALL = 2000  # unknowns up to which a dense factorisation is a cure
 
 
@@ -43,9 +45,15 @@ def another_adjoint(record: Record) -> tuple[str, ...]:
 
 
 def smaller_steps(record: Record) -> tuple[str, ...]:
-    """A tenth of the outer step."""
+    """A tenth of the outer step, or less where the steps were longer than any hyperparameters are: then a rate with
+    which the longest would have been of length 1."""
     rate = record.setting("optimizer.learning_rate")
-    return () if rate is None else (f"optimizer.learning_rate={rate / 10:g}",)
+    if not isinstance(rate, int | float):
+        return ()
+    longest = max((step for step in record.series("outer/step_norm") if math.isfinite(step)), default=0.0)
+    if longest > FAR:
+        return (f"optimizer.learning_rate={10 ** math.floor(math.log10(rate / longest)):g}",)
+    return (f"optimizer.learning_rate={rate / 10:g}",)
 
 
 def steadier(record: Record) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bilevel.foundation.status import Code
 from bilevel.verification.cures import BIASED, CAUSES, hold_out, smaller_steps, tighter
+from bilevel.verification.outer_rules import blocked, leaps, left_region, no_gradient, undefined, unjudged
 from bilevel.verification.record import Finding, Record
 
 SOLVES = ("inner", "adjoint")
@@ -29,6 +30,8 @@ def diagnose(record: Record) -> list[Finding]:
     >>> finding.cause, finding.overrides
     ('too few inner steps', ('solver.max_steps=500',))
     """
+    if leap := leaps(record):
+        return [leap]
     found = [_status(record, solve, code) for code in reversed(Code) for solve in SOLVES]
     return [one for one in [*found, *(rule(record) for rule in RULES)] if one is not None]
 
@@ -164,7 +167,7 @@ def overfitted(record: Record) -> Finding | None:
     outer = record.series("outer/loss")
     for name in ("stop/loss", "test/loss"):
         held_out = record.series(name)
-        if not held_out or len(held_out) != len(outer):
+        if not held_out or len(held_out) != len(outer) or not all(map(math.isfinite, [*held_out, *outer])):
             continue
         best = min(range(len(held_out)), key=held_out.__getitem__)
         rise = held_out[-1] - held_out[best]
@@ -181,7 +184,7 @@ def overfitted(record: Record) -> Finding | None:
 
 def rising(record: Record) -> Finding | None:
     """Outer steps that are too long."""
-    outer = record.series("outer/loss")
+    outer = [loss for loss in record.series("outer/loss") if math.isfinite(loss)]
     if len(outer) < 3 or outer[-1] <= outer[0] + WORSE * abs(outer[0]):
         return None
     evidence = f"the outer loss rose from {outer[0]:.4g} to {outer[-1]:.4g}"
@@ -199,4 +202,17 @@ def relative_error(line: Mapping[str, Any]) -> float:
     return estimate / size if size > 0 and estimate >= 0 else 0.0
 
 
-RULES = (coarse_precision, changing_face, coarse_solution, slow_inner, unknown_bias, overfitted, rising)
+RULES = (
+    undefined,
+    no_gradient,
+    left_region,
+    blocked,
+    unjudged,
+    coarse_precision,
+    changing_face,
+    coarse_solution,
+    slow_inner,
+    unknown_bias,
+    overfitted,
+    rising,
+)

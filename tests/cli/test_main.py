@@ -64,7 +64,8 @@ WRONG = {
     "data.root=/no/such/folder": "data.root=/no/such/folder: there is no such folder",
     "resume=/no/such/folder": "resume=/no/such/folder: no run is recorded there",
     "task._target_=no.such.function": "there is no function no.such.function",
-    "task._target_=mine.no_such": "there is no function mine.no_such",
+    "task._target_=mine.no_such": "mine has no no_such",
+    "optimizer._target_=optax.adm": r"optax has no adm \(did you mean adam\?\)",
     "task._target_=mine.no_task": r"task._target_=mine.no_task gives a int; task needs a Task\.",
     "task._target_=mine.broken": "ZeroDivisionError: one over zero",
     "task=own": r"task._target_=VALUE is needed",
@@ -180,3 +181,27 @@ def test_wandb_is_offline_unless_told(bilevel, folder):
     assert len(list((folder / "run/wandb").glob("offline-run-*"))) == 1
     wrong = bilevel(*MINE, "logger=wandb", "logger.mode=sideways")
     assert "W&B has no mode 'sideways'" in wrong.stderr
+
+
+SPREAD = """
+from dataclasses import replace
+
+import jax.numpy as jnp
+from mine import shrinkage
+
+
+def task():
+    return replace(shrinkage(), prior=lambda hparams: jnp.sqrt(hparams**2))
+"""
+
+
+def test_a_run_without_a_usable_step_fails_with_one_sentence(bilevel, folder):
+    """The prior has no derivative at the start, and skipping the step changes nothing about that."""
+    (folder / "spread.py").write_text(SPREAD)
+    arguments = ("task._target_=spread.task", "engine.on_failure=skip", "trainer.steps=3", "hydra.run.dir=run")
+    finished = bilevel(*arguments)
+    assert finished.returncode == 1
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith("bilevel: None of 3 outer steps could be used. The derivative of the prior"), finished.stderr
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["steps_skipped"]) == ("failed", 3)

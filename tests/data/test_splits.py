@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bilevel import data
+from bilevel.tasks import regression
 
 NUMBERS = data.DataSet(np.arange(40.0).reshape(20, 2), np.arange(20.0))
 
@@ -60,6 +61,44 @@ def test_constant_columns_are_only_centred():
     constant = data.Splits(*(data.DataSet(np.full((3, 1), value), np.zeros(3)) for value in (7.0, 8.0, 7.0, 9.0)))
     scaled = data.standardise(constant)
     assert [part.inputs[0, 0] for part in scaled] == [0.0, 1.0, 0.0, 2.0]
+
+
+@pytest.mark.parametrize("size", [1e300, -1e300, 1e-300, np.inf, np.nan])
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+def test_columns_whose_deviation_cannot_be_computed_are_refused_by_name(size, field):
+    """Their deviation is infinite or 0 in double precision: the column would become zeros."""
+    inputs, targets = np.arange(6.0).reshape(3, 2), np.arange(1.0, 4.0)
+    if field == "inputs":
+        inputs[:, 1] *= size
+    else:
+        targets = targets * size
+    part = data.DataSet(inputs, targets, features=("age", "mass"))
+    name = "mass of the inputs" if field == "inputs" else "0 of the targets"
+    with pytest.raises(data.DataError, match=f"Column {name} holds numbers of size .* cannot be standardised"):
+        data.standardise(data.Splits(part, part, part, part), targets=True)
+
+
+@pytest.mark.parametrize("size", [1e100, 1e-100])
+def test_large_and_small_columns_are_standardised(size):
+    part = data.DataSet(np.arange(6.0).reshape(3, 2) * size, np.arange(3.0))
+    assert_allclose(data.standardise(data.Splits(part, part, part, part)).train.inputs.std(axis=0), 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("label", "said"), [(3, "3"), (-1, "-1"), (0.5, "0.5"), (np.nan, "nan")])
+def test_a_label_that_is_no_class_is_refused_by_name(label, said):
+    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, label])
+    found = data.DataSet(np.zeros((10, 1)), labels, classes=3)
+    with pytest.raises(data.DataError, match=rf"The label {said} of sample 9 is not one of the classes 0 to 2"):
+        data.split(found, train=6, validation=2)
+
+
+@pytest.mark.parametrize("shape", [(10, 1), (9,), (1, 10)])
+def test_targets_that_are_not_one_a_sample_are_refused(shape):
+    found = data.DataSet(np.zeros((10, 1)), np.zeros(shape))
+    with pytest.raises(data.DataError, match="one number a sample"):
+        data.split(found, train=6, validation=2)
+    with pytest.raises(data.DataError, match="one number a sample"):
+        regression.samples(found)
 
 
 def test_noise_features():

@@ -197,3 +197,25 @@ def test_a_trainer_retries_and_records_it():
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="raise, warn, retry, skip"):
         bl.Implicit(on_failure="ignore")
+
+
+@pytest.mark.parametrize(("which", "name"), [(0, "inner"), (1, "outer")])
+def test_nan_in_the_data_is_named(which, name):
+    """The loss, the leaf and how many entries, instead of what follows from them."""
+
+    def error(w, h, batch):
+        return 0.5 * jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+
+    def part(spoiled):
+        y = jnp.arange(4.0).at[2].set(jnp.nan) if spoiled else jnp.arange(4.0)
+        return {"x": jnp.eye(4)[:, :2] + 0.1, "y": y}
+
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: error(w, h, batch) + 0.5 * jnp.exp(h) * jnp.sum(w**2), init=lambda key, h: jnp.zeros(2)
+    )
+    batches = bl.full_batch(part(which == 0), part(which == 1))
+    task = bl.Task(inner=inner, outer_loss=error, init_hparams=lambda key: jnp.zeros(()), batches=batches)
+    with pytest.raises(
+        bl.ConvergenceError, match=rf"data of the {name} loss .* 1 of 4 entries of the leaf batch\['y'\]"
+    ):
+        bl.hypergradient(task, jnp.zeros(()))

@@ -43,3 +43,12 @@ def test_constant_zeros_have_norm_zero():
     """The compiler knows the entries then, and moves the scale out of the sum."""
     assert float(jax.jit(lambda c: trees.norm((jnp.zeros(3), c * jnp.zeros(2))))(1.0)) == 0.0
     assert float(jax.jit(lambda c: c * trees.norm(jnp.zeros(3)))(1.0)) == 0.0
+
+
+def test_complex_numbers_are_refused_by_their_place():
+    with pytest.raises(ValueError, match=r"init\(key, hparams\)\['a'\] is of type complex128.*two arrays"):
+        trees.differentiable({"a": jnp.ones(2) + 1j}, "init(key, hparams)")
+
+
+def test_an_inner_product_keeps_its_type():
+    assert trees.dot([jnp.ones(2, jnp.float32)] * 2, [jnp.ones(2, jnp.float32)] * 2).dtype == jnp.float32

@@ -198,10 +198,14 @@ def test_float32():
         inner = bl.InnerProblem(loss=ridge, init=lambda key, h: jnp.zeros(FEATURES))
         hparams = jnp.linspace(-2.0, 0.0, FEATURES)
         task = bl.Task(
-            inner=inner, outer_loss=squares, init_hparams=lambda key: hparams, batches=bl.full_batch(train, validation)
+            inner=inner,
+            outer_loss=squares,
+            init_hparams=lambda key: hparams,
+            batches=bl.full_batch(train, validation),
+            precision="float32",
         )
         _, grad, report = bl.hypergradient(task, hparams)
-        assert grad.dtype == jnp.float32
+        assert grad.dtype == report.params.dtype == jnp.float32
         assert report.status.name in ("converged", "stalled")
         error = np.linalg.norm(np.asarray(grad, float) - np.linspace(0, 0, FEATURES) - np.asarray(oracle32(), float))
         assert error <= float(report.error_estimate)

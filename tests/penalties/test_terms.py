@@ -89,3 +89,39 @@ def test_parts_leave_the_intercept_alone():
 def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"bl.Parts.* does not fit params"):
         bl.Parts({"coef": bl.Zero()}).prox({"other": jnp.zeros(2)}, 1.0, None)
+
+
+def test_values_of_penalties_with_a_weight_for_each_pair_or_rank():
+    assert float(bl.TotalVariation(jnp.array([1.0, 2.0])).value(jnp.array([0.0, 1.0, 3.0]), None)) == 5.0
+    assert float(bl.SortedL1(jnp.array([1.0, 2.0])).value(jnp.array([-3.0, 1.0]), None)) == 7.0
+
+
+def test_an_unpenalised_coordinate_that_is_zero_has_the_derivative_of_least_squares():
+    """The intercept of centred data: of the mean of n targets the derivative in each is 1 / n."""
+    design = jnp.array([[1.0, 1.0], [1.0, -1.0], [1.0, 2.0], [1.0, -2.0]])
+
+    def intercept(targets):
+        return (
+            bl.InnerProblem(
+                loss=lambda w, h, batch: 0.5 * jnp.mean((design @ w - batch) ** 2),
+                init=lambda key, h: jnp.zeros(2),
+                penalty=bl.L1(weight=jnp.array([0.0, 0.1])),
+            )
+            .solve(None, targets)
+            .params[0]
+        )
+
+    gradient = jax.jit(jax.grad(intercept))(jnp.array([1.0, -1.0, -1.0, 1.0]))
+    np.testing.assert_allclose(gradient, np.full(4, 0.25), atol=1e-12)
+
+
+@pytest.mark.parametrize("penalty", [bl.L1(jnp.exp), bl.GroupLasso(jnp.exp)])
+def test_float32_params_with_float64_hyperparameters_are_solved_in_float32(penalty):
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2) + 0.1 * jnp.sum(w) ** 2,
+        init=lambda key, h: jnp.zeros(3, jnp.float32),
+        penalty=penalty,
+    )
+    solution = jax.jit(lambda h: inner.solve(h, jnp.array([3.0, -1.0, 0.5], jnp.float32)))(jnp.float64(-1.0))
+    assert solution.params.dtype == jnp.float32
+    assert bool(solution.status.ok)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.isotonic import isotonic_regression
@@ -15,3 +16,10 @@ def test_edge_cases():
     assert isotonic(jnp.array([3.0])).tolist() == [3.0]
     assert isotonic(jnp.zeros(4)).tolist() == [0.0] * 4
     np.testing.assert_allclose(isotonic(1e12 - jnp.arange(4.0)), np.full(4, 1e12 - 1.5))
+
+
+def test_infinite_entries():
+    point = jnp.array([-jnp.inf, 1.0, 0.0])
+    assert isotonic(point).tolist() == [-np.inf, 0.5, 0.5]
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_array_equal(mode(isotonic)(point), [[1, 0, 0], [0, 0.5, 0.5], [0, 0.5, 0.5]])

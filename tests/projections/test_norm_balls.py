@@ -40,3 +40,13 @@ def test_a_tree_is_one_vector_and_a_negative_radius_nan(projection):
     projected = projection(tree, 1.5)
     np.testing.assert_array_equal(jnp.append(projected["a"], projected["b"]), flat)
     assert np.isnan(projection(tree["a"], -1.0)).all()
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_balls_at_points_of_every_size_and_without_a_radius(mode):
+    x = jnp.array([3.0, 4.0])
+    for projection in (l2_ball, l2_sphere):
+        tiny = mode(projection)(1e-200 * x, 1e-200)
+        np.testing.assert_allclose(tiny, mode(projection)(x, 1.0), rtol=1e-12, atol=1e-16)
+    for projection in (l1_ball, l2_ball):
+        np.testing.assert_array_equal(mode(projection)(jnp.zeros(2), 0.0), np.zeros((2, 2)))

@@ -41,3 +41,10 @@ def test_sparse_simplex_keeps_the_largest_and_refuses_impossible_numbers():
     np.testing.assert_allclose(projected.sum(axis=-1), 1.0)
     with pytest.raises(ValueError, match="keeps between 1 and 6"):
         sparse_simplex(POINTS, 7)
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize(("point", "shares"), [([0.3, 1.0, -2.0], [0, 1, 0]), ([1.0, 1.0, -2.0], [0.5, 0.5, 0])])
+def test_the_derivative_in_a_total_of_zero_is_that_for_a_growing_one(point, shares, mode):
+    np.testing.assert_array_equal(mode(simplex, argnums=1)(jnp.array(point), 0.0), shares)
+    np.testing.assert_array_equal(mode(simplex)(jnp.array(point), 0.0), np.zeros((3, 3)))

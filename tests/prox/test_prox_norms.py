@@ -58,3 +58,16 @@ def test_l_inf_is_over_a_whole_tree():
     tree = {"a": jnp.array([3.0, 1.0]), "b": jnp.array(-2.0)}
     result = prox.l_inf(tree, 1.0, 2.0)
     assert (result["a"].tolist(), float(result["b"])) == ([1.5, 1.0], -1.5)
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_norms_without_a_weight_are_the_identity_at_zero_too(mode):
+    for operator in (prox.group_lasso, prox.l_inf):
+        np.testing.assert_array_equal(mode(operator)(jnp.zeros(3), 1.0, 0.0), np.eye(3))
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_group_lasso_of_tiny_groups(mode):
+    x = jnp.array([3.0, 4.0])
+    tiny = mode(prox.group_lasso)(1e-200 * x, 1.0, 1e-200)
+    np.testing.assert_allclose(tiny, mode(prox.group_lasso)(x, 1.0, 1.0), rtol=1e-12)

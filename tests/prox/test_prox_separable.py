@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bilevel import prox
 
@@ -47,3 +48,12 @@ def test_zero_weights_change_nothing():
         prox.group_lasso,
     ):
         np.testing.assert_allclose(operator(point, 1.0, 0.0), point, atol=1e-15)
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_without_a_weight_nothing_happens_at_zero_either(mode):
+    """An unpenalised coordinate that is exactly 0 once got the derivative 0."""
+    weights = jnp.array([0.0, 0.1])
+    for operator, parameters in ((prox.l1, (weights,)), (prox.elastic_net, (weights, 0.0))):
+        derivative = mode(operator)(jnp.array([0.0, 0.05]), 1.0, *parameters)
+        np.testing.assert_array_equal(derivative, [[1.0, 0.0], [0.0, 0.0]])

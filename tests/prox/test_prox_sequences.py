@@ -55,3 +55,24 @@ def test_sorted_l1_is_exact_with_ties_and_weights_in_any_order():
         point, weights = RANDOM.normal(size=7).round(1), RANDOM.uniform(0, 1, size=7).round(1)
         result = np.asarray(SORTED_L1(point, 1.0, weights))
         assert sorted_l1_distance(point - result, result, weights) < 1e-13
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_pairs_without_a_weight_are_apart_and_pairs_of_infinite_weight_are_one(mode):
+    derivative = jax.jit(mode(prox.total_variation))
+    np.testing.assert_array_equal(derivative(jnp.ones(3), 1.0, jnp.zeros(2)), np.eye(3))
+    x, weights = jnp.array([1.0, 3.0, 9.0]), jnp.array([jnp.inf, 1.0])
+    np.testing.assert_allclose(prox.total_variation(x, 1.0, weights), [2.5, 2.5, 8.0], rtol=1e-15)
+    np.testing.assert_allclose(derivative(x, 1.0, weights), [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]], atol=1e-15)
+    by_weight = jax.jit(mode(prox.total_variation, argnums=2))(x, 1.0, weights)
+    np.testing.assert_allclose(by_weight, [[0, 0.5], [0, 0.5], [0, -1]], atol=1e-15)
+
+
+def test_sequences_of_no_entries():
+    assert prox.total_variation(jnp.zeros(0)).shape == prox.sorted_l1(jnp.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_sorted_l1_moves_what_no_weight_lowers_at_zero_too(mode):
+    derivative = jax.jit(mode(prox.sorted_l1))(jnp.array([3.0, 0.0, 1.0]), 1.0, jnp.array([1.0, 0.0, 0.0]))
+    np.testing.assert_array_equal(derivative, np.eye(3))

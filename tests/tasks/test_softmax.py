@@ -18,6 +18,15 @@ def test_cross_entropy_by_hand():
     )
 
 
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_label_that_is_no_class_has_no_loss(label):
+    losses = softmax.cross_entropy(jnp.zeros((2, 2)), np.array([label, 1]))
+    assert np.isnan(losses[0])
+    assert_allclose(losses[1], np.log(2.0))
+    with pytest.raises(data.DataError, match=f"label {label} of sample 1"):
+        softmax.samples(data.DataSet(np.zeros((2, 1)), np.array([1, label]), classes=2))
+
+
 def test_cross_entropy_of_large_logits_is_finite():
     logits = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
     assert_allclose(softmax.cross_entropy(logits, np.array([0, 0])), [0.0, 2e4])

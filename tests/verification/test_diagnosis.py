@@ -100,6 +100,21 @@ def test_more_inner_steps_where_the_settings_have_them(name):
     assert diagnose(run({"inner/status": "max_steps"}, config=config))[0].overrides == overrides
 
 
+def test_steps_out_of_proportion_are_the_one_cause_of_what_fails_behind_them():
+    record = Record(
+        [
+            {"step": 0, "inner/status": "converged", "adjoint/status": "converged", "outer/step_norm": 3.2e9},
+            {"step": 1, "inner/status": "nonfinite", "adjoint/status": "nonfinite"},
+        ],
+        {"status": "failed"},
+        {"optimizer": {"learning_rate": 1e9}},
+    )
+    (finding,) = diagnose(record)
+    assert finding.cause == "outer steps out of proportion"
+    assert "3.2e+09" in finding.evidence
+    assert finding.overrides == ("optimizer.learning_rate=0.1",)
+
+
 def test_a_stalled_adjoint_is_factored_if_it_is_small_and_preconditioned_else():
     failed = {"adjoint/status": "max_steps"}
     assert diagnose(run(failed))[0].overrides == ("engine=implicit_dense",)
@@ -178,3 +193,36 @@ def test_an_outer_loss_that_rises():
     record = run(*({"outer/loss": 1.0 + step} for step in range(4)))
     assert causes(record) == ["outer steps too long"]
     assert diagnose(record)[0].overrides == ("optimizer.learning_rate=0.01",)
+
+
+def test_a_number_of_the_outer_level_that_is_none_is_told_and_nothing_else():
+    broken = {"outer/loss": math.nan, "outer/grad_norm": math.nan, "outer/status": "nonfinite"}
+    found = diagnose(run(*[broken] * 5))
+    assert [finding.cause for finding in found] == ["outer level left the numbers"]
+    assert "5 of 5 outer steps" in found[0].evidence and "prior" in found[0].cure
+
+
+def test_a_gradient_of_zero_at_every_step_is_told():
+    assert causes(run(*[{"outer/grad_norm": 0.0}] * 3)) == ["gradient that is exactly zero"]
+    summary = {"status": "completed", "without_gradient": ["hparams['scale']"]}
+    (finding,) = diagnose(run({}, {}, summary=summary))
+    assert "hparams['scale'] was exactly 0 at every one of 2 outer steps" in finding.evidence
+    assert causes(run({"outer/grad_norm": 0.0}, {})) == []
+
+
+def test_shortened_steps_are_told():
+    found = diagnose(run({}, {"outer/halvings": 2}, {}, summary={"status": "stopped_at_border"}))
+    assert [finding.cause for finding in found] == ["steps out of the solvable region"]
+    assert found[0].overrides == ("optimizer.learning_rate=0.01",)
+
+
+def test_a_projection_that_undoes_the_steps_is_told():
+    found = diagnose(run({}, {}, summary={"blocked": True, "projected_grad_norm": 19.5}))
+    assert [finding.cause for finding in found] == ["projection undoes the optimiser's steps"]
+    assert "19" in found[0].evidence or "20" in found[0].evidence
+    assert found[0].overrides == ("optimizer=sgd",)
+
+
+def test_a_hold_out_without_a_number_is_told():
+    assert causes(run(*[{"stop/loss": math.nan}] * 3)) == ["second hold-out without a number"]
+    assert causes(run({"stop/loss": math.nan}, {"stop/loss": 1.0})) == []

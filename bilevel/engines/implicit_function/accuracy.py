@@ -91,7 +91,7 @@ def correction(bilevel: Bilevel, point: Point, solved: Solved, tol: float | None
     theta = jnp.maximum(theta_inner, _shrinkage(left, wrong, noise.cotangent))
     face = compare_faces(mapping, point, at, moved)
     succeeded = step.solution.status.ok & jnp.all(parts.solved)
-    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active <= 0) & succeeded
+    claimed = (theta <= NEWTON_REGIME) & (face.weakly_active == 0) & succeeded
     amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
         after=Solved(mapping, moved, system, adjoint_after, pulled_after, corrected),
@@ -161,9 +161,20 @@ def _noise(bilevel: Bilevel, point: Point, solved: Solved) -> Noise:
     rest = trees.norm(trees.subtract(at.cotangent, solved.pulled[0]))
     cotangent = epsilon * (trees.norm(at.cotangent) + trees.norm(solved.pulled[0]))
     gradient = ROUNDING * epsilon * (trees.norm(at.direct) + trees.norm(solved.pulled[1]))
+    gradient += rounding_of(at.direct, epsilon) + rounding_of(solved.pulled[1], epsilon)
     return Noise(
         _fraction(residual, trees.norm(at.residual)), _fraction(cotangent, rest), residual, cotangent, gradient
     )
+
+
+def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
+    """One unit of roundoff of each leaf of a gradient whose type is coarser than that of the params, of which
+    ``epsilon`` is the unit: half of one for rounding the result, and about as much for the functions of hparams."""
+    units = jax.tree.map(lambda leaf: max(float(jnp.finfo(leaf.dtype).eps) - epsilon, 0.0), gradient)
+    scaled = jax.tree.map(
+        lambda leaf, unit: unit * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), gradient, units
+    )
+    return trees.norm(scaled)
 
 
 def perturbed(params: Params, epsilon: float) -> Params:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import GRADES, Bilevel, Point
+from bilevel.engines.implicit_function.accuracy import rounding_of
 from bilevel.engines.implicit_function.linearization import Linearization
 from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, PyTree
@@ -82,6 +83,7 @@ def error_bound(
     by_inner = direct * error + beta * error * size + cross / alpha * (outer * error + gamma * error * size)
     by_adjoint = cross / alpha * rest
     rounding = 10 * epsilon * (trees.norm(at.direct) + trees.norm(pulled[1]))
+    rounding += rounding_of(at.direct, epsilon) + rounding_of(pulled[1], epsilon)
     valid = (alpha > 0) & jnp.isfinite(alpha)
     return {
         "error_estimate": jnp.where(valid, by_inner + by_adjoint + rounding, jnp.inf),

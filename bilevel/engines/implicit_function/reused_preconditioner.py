@@ -13,7 +13,7 @@ from bilevel.solvers import Outcome
 
 
 def nothing_known(bilevel: Bilevel, point: Point, cold: Params) -> Preconditioner | None:
-    """What an inner solver hands on that has taken no step; None where it never knows anything."""
+    """What an inner solver knows of the inverse before its first step; None for a solver that never knows anything."""
     instance = bilevel.inner.at(point.hparams, point.inner_batch)
     solver, _ = bilevel.inner.solver.choose(instance, cold)
     shapes = jax.eval_shape(lambda w: solver.approximate_inverse(instance, solver.init(instance, w)), cold)

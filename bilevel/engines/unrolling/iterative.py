@@ -15,11 +15,11 @@ from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
 from bilevel.engines.unrolling.left_over import Derivative, inspection, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
 from bilevel.foundation import trees
+from bilevel.foundation.closures import depends
 from bilevel.foundation.refusals import forward_only
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
 from bilevel.solvers import Instance, Outcome, Solver, iterate, take_steps, unroll
-from bilevel.solvers.second_order.quadratic_model import depends
 
 TWICE = (
     "bl.Forward takes the gradient in forward mode, through a loop that reverse mode cannot go back over. "
@@ -128,6 +128,7 @@ class StepEngine(Engine):
     """What the engines that differentiate steps have in common. Abstract."""
 
     accuracy: str
+    through_steps = True
 
     def __post_init__(self) -> None:
         check_policy(self.on_failure)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from bilevel.constraints import Simplex
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, Params, PyTree
+from bilevel.kernels.side_by_side import on_rows
 from bilevel.optimality import Entropy
-from bilevel.penalties import Parameter, on_leaves, resolve
+from bilevel.penalties import Parameter, resolve
 from bilevel.solvers.base import SPARING, Solver, State, settings
 from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size, followed
 from bilevel.solvers.instance import Instance
@@ -65,7 +66,7 @@ class MirrorDescent(Solver):
     schedule: Callable[[jax.Array], float | jax.Array] = constant
 
     def init(self, instance: Instance, params: Params) -> State:
-        params = on_leaves(_feasible, params, resolve(instance.penalty.scale, instance.hparams))  # type: ignore[attr-defined]
+        params = on_rows(_feasible, params, resolve(instance.penalty.scale, instance.hparams))  # type: ignore[attr-defined]
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
         residual = instance.residual_given(params, gradient)
@@ -74,7 +75,7 @@ class MirrorDescent(Solver):
     def step(self, instance: Instance, state: State) -> State:
         gradient, step_size, steps = state.memory
         scale = resolve(instance.penalty.scale, instance.hparams)  # type: ignore[attr-defined]
-        origin = on_leaves(_lifted, state.params, gradient, scale)
+        origin = on_rows(_lifted, state.params, gradient, scale)
         factor = self.schedule(steps)
 
         def move(step: jax.Array) -> Params:
@@ -114,7 +115,7 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
         gradient = frozen(instance.gradient(params))
         shift = trees.subtract(params, frozen(origin))
         rounding = 8 * trees.epsilon(origin) * trees.norm(gradient) * trees.norm(shift)
-        slope = trees.dot(jax.tree.map(_centered, params, gradient), shift)
+        slope = trees.dot(on_rows(_centered, params, gradient), shift)
         overshot = ~(slope <= rounding) & (number < MAX_HALVINGS)
         return overshot, Trial(params, gradient, step, number)
 

@@ -23,6 +23,9 @@ from bilevel.solvers.second_order.lbfgsb import bounds
 TOL = 1e-12  # what SciPy is asked for; what it reached is measured
 DERIVATIVE_FREE = ("Powell", "Nelder-Mead", "COBYLA")
 BOUNDED = ("L-BFGS-B", "TNC", "trust-constr", "SLSQP", "Powell", "Nelder-Mead")
+WITH_REGION = ("hybr", "lm")
+FIRST_REGIONS = (100.0, 1.0, 0.1)  # of the size of the start; the first is SciPy's own
+SOLVED = 1e-6  # of the residual at the start: below it, no other region is tried
 ROOTS = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane")
 
 
@@ -100,11 +103,36 @@ class SciPy(Solver):
 
         settings: dict[str, Any] = {"method": self.method, "options": dict(self.options)}
         if self.method in ROOTS:
-            found = optimize.root(lambda x: vector(at(x)), vector(start), **settings)
-        else:
-            limits: Any = list(zip(*map(vector, box), strict=True)) if box else None
-            gradient = None if self.method in DERIVATIVE_FREE else True
-            found = optimize.minimize(
-                value_and_gradient, vector(start), jac=gradient, bounds=limits, tol=TOL, **settings
-            )
+            return unravel(jnp.asarray(_root(lambda x: vector(at(x)), vector(start), settings), flat.dtype))
+        limits: Any = list(zip(*map(vector, box), strict=True)) if box else None
+        gradient = None if self.method in DERIVATIVE_FREE else True
+        found = optimize.minimize(value_and_gradient, vector(start), jac=gradient, bounds=limits, tol=TOL, **settings)
         return unravel(jnp.asarray(found.x, flat.dtype))
+
+
+def _root(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """The best of SciPy's runs, the later ones with a smaller first trust region, until one succeeds.
+
+    MINPACK begins with a region of 100 times the start, and stops where a step out of the domain gives NaN. So what is
+    not finite becomes large, which makes it shorten the step.
+    """
+    from scipy import optimize
+
+    first = np.linalg.norm(function(start))
+    large = 1e6 * (1 + np.nan_to_num(first))
+
+    def finite(x: np.ndarray) -> np.ndarray:
+        value = function(x)
+        return value if np.all(np.isfinite(value)) else np.full_like(value, large)
+
+    options = settings["options"]
+    regions = settings["method"] in WITH_REGION and "factor" not in options
+    best, least = start, first
+    for region in FIRST_REGIONS if regions else (None,):
+        more = {} if region is None else {"factor": region}
+        found = optimize.root(finite, start, method=settings["method"], options=options | more).x
+        size = np.linalg.norm(function(found))
+        best, least = (found, size) if size < least or not np.isfinite(least) else (best, least)
+        if least <= SOLVED * first:
+            break
+    return best

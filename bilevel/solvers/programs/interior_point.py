@@ -15,7 +15,7 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.programs.certificates import Verdict, judge
+from bilevel.solvers.programs.certificates import judge
 from bilevel.solvers.programs.predictor_corrector import Iterate, barrier_direction, first_iterate, step_length
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
@@ -26,7 +26,6 @@ ROOM = 0.1  # the share of tol that programs stated by arrays are solved to, as 
 class Memory(NamedTuple):
     iterate: Iterate  # in scaled rows
     scale: jax.Array  # what each inequality is multiplied by
-    origin: jax.Array  # the size of the start
 
 
 @settings
@@ -40,9 +39,10 @@ class InteriorPoint(Solver, ProgramSolver):
     solved with a backtracking search on the KKT residual; on nonconvex ones multiples of the identity keep H positive
     definite on the null space of E, and a KKT point is found.
 
-    Ends ``infeasible`` on a certificate y of ||J'y|| <= eps^0.4 y'c(w) (no feasible point within eps^{-0.4} of the
-    iterate, for affine equalities and convex inequalities), ``unbounded`` where the loss falls along a ray beyond that
-    radius. Source: Mehrotra, 1992; Nocedal and Wright, 2006, chapters 16 and 19.
+    Ends ``infeasible`` where multipliers y prove that y'c(w) > 0 everywhere, which only affine and quadratic rows whose
+    weighted sum is convex can, and ``unbounded`` where the loss falls along a ray that meets no constraint; both in
+    units that no scaling changes, see `kernels.certificate`. Without a proof the status is another one.
+    Source: Mehrotra, 1992; Nocedal and Wright, 2006, chapters 16 and 19.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),
@@ -61,21 +61,20 @@ class InteriorPoint(Solver, ProgramSolver):
     def init(self, instance: Instance, params: PrimalDual) -> State:
         program, at = program_of(instance, params)
         iterate, scale = first_iterate(program, at)
-        memory = Memory(iterate, scale, jnp.linalg.norm(at.primal))
-        return State(params, instance.residual_norm(params), Counts(gradients=3), memory)
+        return State(params, instance.residual_norm(params), Counts(gradients=3), Memory(iterate, scale))
 
     def step(self, instance: Instance, state: State) -> State:
         program, _ = program_of(instance, state.params)
-        iterate, scale, origin = state.memory
+        iterate, scale = state.memory
         multipliers = (iterate.equality_dual, scale * iterate.inequality_dual)
         here = program.derivatives(iterate.primal, *multipliers).scaled(scale)
         direction = barrier_direction(here, iterate)
         length, trials = step_length(program, scale, here, iterate, direction, instance.searches)
         after = iterate.moved(length, direction.step)
         params = program.unpack(after.primal, after.equality_dual, scale * after.inequality_dual)
-        code = judge(program, Verdict(*jax.lax.stop_gradient((after.primal, params, origin))))
+        code = judge(program, scale, here, iterate, direction.step.primal)
         counts = state.counts.plus(gradients=trials + 4, factorizations=direction.factorizations)
-        return State(params, instance.residual_norm(params), counts, Memory(after, scale, origin), code)
+        return State(params, instance.residual_norm(params), counts, Memory(after, scale), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
         """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision: of a product

@@ -14,7 +14,8 @@ from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
 
-MAX_HALVINGS = 8
+MAX_HALVINGS = 8  # of a step that the updates propose: it need not descend
+MAX_HALVINGS_DOWNHILL = 50  # of the steepest descent step of ||F||^2, which does, however long it is
 SUFFICIENT = 1e-4
 
 
@@ -73,8 +74,9 @@ class Broyden(Solver):
             lambda: _steepest(instance, state.params, residual),
             lambda: jax.tree.map(jnp.negative, product(inverse, residual)),
         )
-        found = _search(instance, state, direction)
-        failed = found.trials - instance.differentiable > MAX_HALVINGS
+        halvings = jnp.where(fresh, MAX_HALVINGS_DOWNHILL, MAX_HALVINGS)
+        found = _search(instance, state, direction, halvings)
+        failed = found.trials - instance.differentiable > halvings
         s, y = trees.subtract(found.params, state.params), trees.subtract(found.residual, residual)
         inverse = trees.select(failed, self._unknown(state.params), _updated(inverse, s, y, self.memory))
         params, after = trees.select(failed, (state.params, residual), (found.params, found.residual))
@@ -101,7 +103,7 @@ def product(inverse: Inverse, vector: PyTree) -> PyTree:
 def _low_rank(scale: jax.Array, left: PyTree, right: PyTree, vector: PyTree) -> PyTree:
     """scale v + sum_i left_i <right_i, v>."""
     products = jax.tree.map(lambda stack, leaf: jnp.einsum("i...,...->i", stack, leaf), right, vector)
-    weights = sum(jax.tree.leaves(products), jnp.zeros(()))
+    weights = trees.total(products)
     add = lambda v, stack: jnp.asarray(scale * v + jnp.tensordot(weights, stack, 1), v.dtype)  # noqa: E731
     return jax.tree.map(add, vector, left)
 
@@ -116,7 +118,7 @@ def _steepest(instance: Instance, params: Params, residual: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: (-length * leaf).astype(leaf.dtype), gradient)
 
 
-def _search(instance: Instance, state: State, direction: PyTree) -> Trial:
+def _search(instance: Instance, state: State, direction: PyTree, halvings: jax.Array) -> Trial:
     frozen = jax.lax.stop_gradient((state.params, direction))
 
     def at(step: jax.Array, trials: jax.Array, line: tuple[Params, PyTree] = frozen) -> Trial:
@@ -128,7 +130,7 @@ def _search(instance: Instance, state: State, direction: PyTree) -> Trial:
     if not instance.searches:
         return at(one, jnp.int32(1), (state.params, direction))
     found = jax.lax.while_loop(
-        lambda trial: ~(trial.norm <= (1 - SUFFICIENT * trial.step) * state.residual) & (trial.trials <= MAX_HALVINGS),
+        lambda trial: ~(trial.norm <= (1 - SUFFICIENT * trial.step) * state.residual) & (trial.trials <= halvings),
         lambda trial: at(0.5 * trial.step, trial.trials + 1),
         at(one, jnp.int32(1)),
     )

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from bilevel.foundation import trees
-from bilevel.foundation.typing import Params, PyTree, Scalar
+from bilevel.foundation.closures import depends
+from bilevel.foundation.typing import Params, Scalar
 from bilevel.losses.linear import Linear, is_sparse
 from bilevel.solvers.base import State
 from bilevel.solvers.instance import Instance
@@ -92,12 +93,6 @@ def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> 
     _, product = jax.linearize(gradients, predictions, params)
     direct = depends(lambda w: loss.loss(jax.lax.stop_gradient(predictions), w, hparams, batch), params)
     return Curvature(product, direct)
-
-
-def depends(function: Callable[[PyTree], PyTree], argument: PyTree) -> bool:
-    """Whether what the function returns uses its argument at all."""
-    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
-    return any(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
 
 
 def is_quadratic(instance: Instance, params: Params) -> bool:

@@ -227,7 +227,8 @@ def test_a_stalled_solve_in_single_precision_has_a_valid_estimate():
         hparams = jnp.full(FEATURES, -6.0, dtype)
         inner = bl.InnerProblem(loss=loss_of("logistic"), init=lambda key, h: jnp.asarray(start, dtype), solver=solver)
         batches = bl.full_batch(*jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (train, validation)))
-        task = bl.Task(inner=inner, outer_loss=error_of("logistic"), init_hparams=lambda key: hparams, batches=batches)
+        precision = jnp.dtype(dtype).name
+        task = bl.Task(inner, error_of("logistic"), lambda key: hparams, batches, precision=precision)
         return bl.hypergradient(task, hparams, bl.Implicit(linear_solve=linear_solve))
 
     _, exact, _ = run(jnp.float64, bl.Newton(tol=1e-12), bl.Dense())
@@ -236,3 +237,18 @@ def test_a_stalled_solve_in_single_precision_has_a_valid_estimate():
     true = np.linalg.norm(np.asarray(grad, float) - np.asarray(exact))
     assert report.inner_status.name == "stalled"
     assert true <= float(report.error_estimate) <= 1e-2 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_hyperparameters_coarser_than_the_params_lower_what_is_claimed(dtype):
+    """The gradient has their type: of bfloat16 it once was off by 4.6e-5 at a claim of 3.5e-8."""
+    task = bl.Task(
+        inner=bl.InnerProblem(loss=loss_of("quadratic"), init=lambda key, h: jnp.zeros(FEATURES)),
+        outer_loss=error_of("quadratic"),
+        init_hparams=lambda key: jnp.full((), -3.0),
+        batches=bl.full_batch(*data()),
+    )
+    exact = float(bl.hypergradient(task, jnp.array(-3.0))[1])
+    _, grad, report = bl.hypergradient(task, jnp.array(-3.0, dtype))
+    error = abs(float(grad) - exact)
+    assert error <= float(report.error_estimate) <= 20 * jnp.finfo(dtype).eps * abs(exact)

@@ -157,6 +157,7 @@ def test_float32():
             outer_loss=lambda w, h, batch: 0.5 * jnp.sum(w**2),
             init_hparams=lambda key: jnp.ones(2),
             batches=bl.full_batch(None, None),
+            precision="float32",
         )
         _, grad, report = bl.hypergradient(single, jnp.ones(2), engine)
         assert grad.dtype == jnp.float32 and report.inner_tol.dtype == jnp.float32

@@ -142,7 +142,7 @@ def test_float32():
     exact = bl.hypergradient(problem(name)[0], CASES[name][1], bl.Implicit())[1]
     with jax.enable_x64(False):
         single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), data())
-        task, _ = problem(name)
+        task = replace(problem(name)[0], precision="float32")
         engine = bl.Implicit(on_failure="warn")
         grad = bl.hypergradient(task, jnp.float32(-2.0), engine, batch=single)[1]
     assert grad.dtype == jnp.float32

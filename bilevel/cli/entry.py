@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
+from bilevel.cli.interrupts import INTERRUPTED, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, sentence
 from bilevel.cli.settings import check_settings
 
-FAILURE, WRONG_SETTINGS, INTERRUPTED = 1, 2, 130
+FAILURE, WRONG_SETTINGS = 1, 2
 
 
-def main() -> None:
-    """What the command ``bilevel`` runs. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C)."""
+def run() -> None:
+    """Composes the settings of the command line and runs the job, or the jobs of a sweep."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers stop jobs so: it is handled as Ctrl-C
     sys.path.insert(0, os.getcwd())  # as `python -m` does: modules beside the user's data are found
     try:
         sys.argv[1:] = translate(sys.argv[1:])
@@ -37,26 +39,45 @@ def main() -> None:
     except Exception as error:
         if "debug=true" in sys.argv:
             raise
+        of_hydra = [word for word in sys.argv[1:] if word.startswith("hydra.")]
+        if isinstance(error, AssertionError) and not str(error) and of_hydra:  # Hydra asserts the kinds of its own
+            error = SettingsError(f"{', '.join(of_hydra)}: Hydra does not take such a value there.")
         print(f"bilevel: {sentence(error)}", file=sys.stderr)
         sys.exit(WRONG_SETTINGS)
 
 
 def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
+    if not config.debug:  # the threads of checkpoints and W&B print tracebacks of what the run tells in a sentence
+        threading.excepthook = lambda _: None
     try:
         check_settings(config)
         module, _, name = COMMANDS[config.command].partition(":")
         return getattr(importlib.import_module(module), name)(config)
     except KeyboardInterrupt as interrupt:
         tell(f"{interrupt}".strip() or "interrupted")
-        raise SystemExit(INTERRUPTED) from None
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise SystemExit(INTERRUPTED) from None
+        quit_at_once(INTERRUPTED)
     except Exception as error:
         if config.debug:
             raise
         tell(sentence(error))
+        take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
-        raise SystemExit(WRONG_SETTINGS if isinstance(error, SettingsError) else FAILURE) from None
+        wrong = isinstance(error, SettingsError | OmegaConfBaseException)
+        raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
+
+
+def take_away_empty(folder: Path) -> None:
+    """Removes what Hydra made for a run that was refused, up to where the user is."""
+    while folder != Path.cwd() and folder.is_relative_to(Path.cwd()):
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something
+            return
+        folder = folder.parent
 
 
 def tell(text: str) -> None:

@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM: a run saves what it has and ends with one sentence, also from within a long computation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 130
+GRACE = 10.0  # seconds until Python must have heard of a signal: compiled code of a study may run for minutes
+STOPS = (signal.SIGINT, signal.SIGTERM)  # schedulers stop jobs by SIGTERM: it is handled as Ctrl-C
+
+_heard = threading.Event()
+_last_words = ["interrupted"]
+
+
+def watch() -> None:
+    """Turns both signals into KeyboardInterrupt. Python runs a handler only between two of its own instructions, so a
+    thread watches too: where a computation does not return within `GRACE` seconds, it ends the process."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for stop in STOPS:
+        signal.signal(stop, _interrupt)
+    threading.Thread(target=_guard, args=(reading,), daemon=True, name="interrupts").start()
+
+
+def last_words(text: str) -> None:
+    """What is printed where the process has to be ended from outside of its computation."""
+    _last_words[0] = text
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _heard.set()
+    raise KeyboardInterrupt
+
+
+def _guard(reading: int) -> None:
+    while True:
+        received = os.read(reading, 1)
+        if received and received[0] in STOPS:
+            if not _heard.wait(GRACE):
+                print(f"bilevel: {_last_words[0]}", file=sys.stderr, flush=True)
+                quit_at_once(INTERRUPTED)
+            _heard.clear()
+
+
+def quit_at_once(code: int) -> NoReturn:
+    """Ends the process without the interpreter's clean-up, in which a second Ctrl-C would print a traceback for each
+    thread that is waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,110 @@
+"""One outer step seen from the host: harder solves where the policy says so, then shorter steps, then the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.batches import same_at_every_step
+from bilevel.engines import Engine, Report
+from bilevel.engines.failure import LOG, with_retries
+from bilevel.foundation import trees
+from bilevel.foundation.status import Code
+from bilevel.solvers import Solver
+from bilevel.task import Task
+from bilevel.training.outer_step import Evaluation, TrainState
+
+Advance: TypeAlias = Callable[[Engine, Solver, TrainState], tuple[TrainState, Evaluation]]
+MOST_HALVINGS = 10  # a thousandth of the step: what fails there fails where the step began, too
+LEAP = 100.0  # of the hyperparameters' size (at least 1): no optimiser with a sensible rate steps so far
+BORDER = 1e-3  # of the hyperparameters' size (at least 1): so short a step that still leads out has located the border
+
+
+def attempted(advance: Advance, engine: Engine, task: Task, start: TrainState) -> tuple[TrainState, Evaluation]:
+    """The outer step from ``start``: with what "retry" tries where a solve failed, and from hyperparameters nearer to
+    the last ones that could be used where the step that led here left the region in which the problem can be solved."""
+
+    def attempt(tried: Engine, solver: Solver) -> tuple[Report, tuple[TrainState, Evaluation]]:
+        state, evaluation = advance(tried, solver, start)
+        return evaluation.report, (state, evaluation)
+
+    report, (state, evaluation) = with_retries(engine, task.inner.solver, attempt)
+    evaluation = evaluation._replace(report=report)
+    if not _led_out(engine, report, start):
+        return state, evaluation
+    return _nearer(advance, engine, task, start, (state, evaluation))
+
+
+def _led_out(engine: Engine, report: Report, start: TrainState) -> bool:
+    """Whether a shorter step may cure the failure. One of too few inner steps it does not: more steps do, which "raise"
+    and "retry" tell the user; under "skip" the same point would be taken again and again."""
+    if not int(report.skipped):
+        return False
+    too_few = int(report.status.code) == Code.max_steps and engine.on_failure != "skip"
+    pairs = zip(jax.tree.leaves(start.hparams), jax.tree.leaves(start.previous), strict=True)
+    return not too_few and any(not np.array_equal(here, before) for here, before in pairs)
+
+
+def _nearer(
+    advance: Advance, engine: Engine, task: Task, start: TrainState, failed: tuple[TrainState, Evaluation]
+) -> tuple[TrainState, Evaluation]:
+    """The first of the halved steps that can be used, with the work of all of them in its counts; else the failure, and
+    the state at the shortest step."""
+    told, counts = failed[1].report.status.name, failed[1].report.counts
+    state, evaluation = failed
+    for number in range(1, MOST_HALVINGS + 1):
+        start = _halved(task, start)
+        state, evaluation = advance(engine, task.inner.solver, start)
+        counts = counts.add(evaluation.report.counts)
+        if not int(evaluation.report.skipped):
+            LOG.warning(
+                "Outer step %d led to where the status is %s: a step of %g of its length is taken instead.",
+                int(start.step),
+                told,
+                0.5**number,
+            )
+            report = replace(evaluation.report, counts=counts)
+            return state, evaluation._replace(report=report, halvings=jnp.int32(number))
+    report = replace(failed[1].report, counts=counts)
+    return state, failed[1]._replace(report=report, halvings=jnp.int32(MOST_HALVINGS))
+
+
+def at_border(advance: Advance, engine: Engine, task: Task, start: TrainState, evaluation: Evaluation) -> bool:
+    """Whether the run has located the border of the region in which the problem can be solved, and can go no further:
+    the shortest step still leads out of it, and the hyperparameters that it began from do not fail themselves, as they
+    might on the batch of this step."""
+    if not (int(evaluation.report.skipped) and int(evaluation.halvings)):
+        return False
+    length = 0.5**MOST_HALVINGS * float(trees.norm(trees.subtract(start.hparams, start.previous)))
+    if length > BORDER * max(float(trees.norm(start.previous)), 1.0):
+        return False
+    if task.warm_start and same_at_every_step(task.batches, start.key):
+        return True  # nothing but the hyperparameters has changed since they were usable
+    _, again = advance(engine, task.inner.solver, start._replace(hparams=start.previous))
+    return not int(again.report.skipped)
+
+
+def leap(start: TrainState) -> str:
+    """What to say of a failure after a step that was out of all proportion: then that step is the cause; else ""."""
+    moved = float(trees.norm(trees.subtract(start.hparams, start.previous)))
+    size = float(trees.norm(start.previous))
+    if not moved > LEAP * max(size, 1.0):
+        return ""
+    return (
+        f"the step before it moved the hyperparameters by {moved:.1e}, from a size of {size:.1e}, to where the problem "
+        "cannot be solved: take outer steps of the size of the hyperparameters (optimizer.learning_rate is about the "
+        "length of Adam's)."
+    )
+
+
+def _halved(task: Task, start: TrainState) -> TrainState:
+    """Halfway back to the hyperparameters that could be used."""
+    halfway = jax.tree.map(
+        lambda here, before: (before + 0.5 * (here - before)).astype(here.dtype), start.hparams, start.previous
+    )
+    return start._replace(hparams=trees.strong(task.feasible(halfway)), scale=0.5 * start.scale)

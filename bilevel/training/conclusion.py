@@ -1,0 +1,111 @@
+"""The end of a run: which iterate is its result, what the summary says of it, and what was found to be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from bilevel.engines import Engine
+from bilevel.engines.failure import LOG, describe, leaves_where
+from bilevel.foundation import trees
+from bilevel.loggers.base import plain
+from bilevel.task import Task, anywhere
+from bilevel.training.judgement import judge_of, mean_outer_loss, projected_gradient_norm
+from bilevel.training.outer_step import Evaluation, TrainState, metrics_of, point_of
+from bilevel.training.result import Result, own, summarize
+
+LAST = "last step"
+TAIL = 10  # steps whose mean outer loss stands for that of the last iterate, where each step draws new tasks
+FAILED = "failed"
+STANDSTILL = 3  # last steps that show whether a run still moves,
+UNMOVED = 1e-5  # which is further than this, relative to the hyperparameters (at least 1)
+STEEP = 1e-2  # of the largest gradient of the run: a projected gradient beyond is not that of a stationary point
+
+
+def concluded(
+    task: Task,
+    engine: Engine,
+    metrics: list[dict[str, Any]],
+    end: tuple[TrainState, list[Evaluation]],
+    told: Mapping[str, Any],
+) -> Result:
+    """The result of a run from its record, the looks at its end (the last hyperparameters come last) and what is
+    ``told`` of it. Without one comparable loss the last iterate is the result; without one usable step the run failed.
+    """
+    state, looks = end
+    last = looks[-1]
+    # A look leaves the hyperparameters where they were taken in ``previous``, a skipped one in their place.
+    taken = state.hparams if int(last.report.skipped) else state.previous
+    judge = judge_of(task, state.key, last.measured)
+    chosen = int(state.best.step) >= 0
+    best = state.best if chosen else state.best._replace(hparams=taken, params=last.report.params)
+    lines = [plain(metrics_of(look)) for look in looks]
+    projected = projected_gradient_norm(task, taken, last.grad)
+    summary = {
+        **told,
+        "chosen_by": judge if chosen else LAST,
+        **summarize(metrics, lines, int(state.best.step)),
+        **({} if judge else {"best_outer_loss": _mean_loss(task, state, metrics, last, taken)}),
+        "final_grad_norm": lines[-1]["outer/grad_norm"],
+        "projected_grad_norm": projected,
+        "blocked": blocked(task, metrics, projected, float(trees.norm(taken))),
+        "steps_shortened": sum(int(line["outer/halvings"] > 0) for line in metrics),
+        "without_gradient": leaves_where(_never(state)) if int(state.skipped) < int(state.step) else [],
+    }
+    if int(last.report.skipped) and all(line["engine/skipped"] for line in metrics):
+        why = describe(last.report, engine, task, point_of(task, state.key, state.step - 1, taken))
+        summary |= {"status": FAILED, "failed_because": f"None of {len(metrics)} outer steps could be used. {why}"}
+    _tell(summary, judge)
+    return Result(best.hparams, best.params, taken, last.report.params, metrics, plain(summary))
+
+
+def with_baselines(result: Result, task: Task) -> Result:
+    """The result with what simpler methods reach, or a study of the task finds."""
+    return replace(result, summary={**result.summary, **plain(own(task.baselines(), ""))})
+
+
+def _mean_loss(task: Task, state: TrainState, metrics: list[dict[str, Any]], last: Evaluation, taken: Any) -> float:
+    """An outer loss of the last iterate that does not depend on which batch was drawn last."""
+    mean = mean_outer_loss(task, state.key, last.report.params, taken)
+    return float(np.mean([line["outer/loss"] for line in metrics[-TAIL:]])) if mean is None else mean
+
+
+def blocked(task: Task, metrics: Sequence[Mapping[str, Any]], projected: float, size: float) -> bool:
+    """Whether the steps ended at a point of the border of ``task.feasible`` that is not stationary, because the
+    projection takes the optimiser back to where it was: that of a step along the gradient does not, those of scaled
+    steps (Adam, RMSProp) may."""
+    if task.feasible is anywhere or len(metrics) < STANDSTILL:
+        return False
+    still = all(line["outer/step_norm"] <= UNMOVED * max(size, 1.0) for line in metrics[-STANDSTILL:])
+    largest = max(line["outer/grad_norm"] for line in metrics)
+    return still and not any(line["engine/skipped"] for line in metrics[-STANDSTILL:]) and projected > STEEP * largest
+
+
+def _never(state: TrainState) -> Any:
+    """A flag for each leaf whose hypergradient was exactly zero at every step."""
+    return jax.tree.map(lambda sensed: ~np.asarray(sensed), state.sensed)
+
+
+def _tell(summary: Mapping[str, Any], judge: str) -> None:
+    """What a reader of the log must not miss."""
+    if summary["status"] == FAILED:
+        LOG.error("%s", summary["failed_because"])
+        return
+    if "stopped_because" in summary:
+        LOG.warning("The run ends at the border of where the problem can be solved. %s", summary["stopped_because"])
+    if summary["blocked"]:
+        LOG.warning(
+            "The projection on task.feasible undoes the optimiser's steps at a point that is not stationary: the "
+            "projected gradient has the norm %.2e. Use an optimiser whose step is along the gradient, as optax.sgd.",
+            summary["projected_grad_norm"],
+        )
+    if judge == "stop/loss" and summary["chosen_by"] == LAST:
+        LOG.warning("stop/loss was not a finite number at any step: the last step is the result.")
+    if summary["without_gradient"]:
+        LOG.warning(
+            "The hypergradient with respect to %s was exactly 0 at every step.", ", ".join(summary["without_gradient"])
+        )

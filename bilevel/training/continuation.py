@@ -1,0 +1,60 @@
+"""Going on with a run: from its latest checkpoint that is whole, that the record reaches, and on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bilevel.foundation.typing import PyTree
+from bilevel.loggers import read_json_lines
+from bilevel.training.checkpoint import Checkpoints
+from bilevel.training.outer_step import TrainState
+
+Kept = tuple[TrainState, list[dict[str, Any]], dict[str, Any]]  # the state, the lines up to it, what goes with it
+
+
+def restored(checkpoints: Checkpoints, record: Path, template: TrainState, data: list[list[float]]) -> Kept:
+    """What the run goes on from. Raises ValueError where record and checkpoints do not meet, or the data are others."""
+    lines = read_json_lines(record)
+    try:
+        state, meta = checkpoints.restore(template, within=len(lines))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{record} holds {len(lines)} whole lines, and the first checkpoint beside it is of step "
+            f"{checkpoints.steps()[0]}: the record was damaged. Put it back, or start a new run from its "
+            "hyperparameters by fork=DIR."
+        ) from None
+    if not same_data(meta.get("data", []), data):
+        raise ValueError(
+            f"{record.parent} was run on other data: the batch of its first step is not that of this task. Give the "
+            "data and the settings of that run, or start a new one."
+        )
+    checkpoints.drop_after(int(state.step))
+    return state, lines[: int(state.step)], meta
+
+
+def fingerprint(batches: PyTree) -> list[list[float]]:
+    """Number of entries, mean and norm of each array: numbers and not a hash, because another machine may compute the
+    last digits of standardised data differently.
+
+    >>> fingerprint((np.array([3.0, 4.0]), np.array([1])))
+    [[2.0, 3.5, 5.0], [1.0, 1.0, 1.0]]
+    """
+    found = []
+    for leaf in jax.tree.leaves(batches):
+        if not jax.dtypes.issubdtype(jax.numpy.result_type(leaf), np.number):
+            continue  # keys
+        flat = np.asarray(leaf).astype(np.float64).ravel()
+        found.append([float(flat.size), float(flat.mean()) if flat.size else 0.0, float(np.linalg.norm(flat))])
+    return found
+
+
+def same_data(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> bool:
+    """Whether two fingerprints are of the same data; nothing is known of records without one."""
+    if not one:
+        return True
+    return len(one) == len(other) and bool(np.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True))

@@ -1,0 +1,119 @@
+"""The folder of a run: one run at a time, and none that is there already is written over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where a run is known by its record alone
+    fcntl = None
+
+LOCK = "run.lock"
+RECORD, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+GLOB = "*?[]"  # orbax looks for its files by patterns: in a folder of such a name it finds none
+
+
+class FolderTaken(ValueError):
+    """The folder holds a run, or one is writing there."""
+
+
+class RunFolder:
+    """A claim on the folder of a run, held until it is left; taken before anything else in the folder is written.
+
+    The claim is a lock on ``run.lock``, which the operating system lets go when the process ends, however it ends.
+    With ``resume`` the folder may hold a run that ended; without, it may hold none. Raises `FolderTaken` where another
+    process holds the claim or a run is there already, ValueError for a name that checkpoints cannot be stored under.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place, RunFolder(place) as folder:
+    ...     try:
+    ...         RunFolder(place)
+    ...     except FolderTaken as error:
+    ...         print("taken:", folder.path == Path(place).absolute())
+    taken: True
+    """
+
+    def __init__(self, path: Path | str, resume: bool = False):
+        self.path = Path(path).absolute()
+        if wrong := sorted(set(GLOB) & set(str(self.path))):
+            raise ValueError(
+                f"{self.path}: checkpoints cannot be stored in a folder whose path has {' '.join(wrong)} in it; "
+                "choose another one."
+            )
+        self._lock = self._locked()
+        try:
+            self._refuse_run(resume)
+        except FolderTaken:
+            self.release()
+            raise
+
+    def _locked(self) -> int:
+        _make(self.path)
+        descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise FolderTaken(f"{self.path}: {holder} is writing a run there; wait for its end.") from None
+        if not self._is_there(descriptor):  # a run that wrote nothing took its folder away in between
+            os.close(descriptor)
+            return self._locked()
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return descriptor
+
+    def _is_there(self, descriptor: int) -> bool:
+        try:
+            return os.fstat(descriptor).st_ino == (self.path / LOCK).stat().st_ino
+        except FileNotFoundError:
+            return False
+
+    def _refuse_run(self, resume: bool) -> None:
+        record, checkpoints = self.path / RECORD, self.path / CHECKPOINTS
+        holds = (record.exists() and record.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+        if holds and not resume:
+            raise FolderTaken(f"{self.path} holds a run already: resume that one, or choose another folder.")
+
+    def release(self) -> None:
+        """Lets the folder go, and takes it away where nothing was written there."""
+        if self._lock >= 0:
+            if [entry.name for entry in os.scandir(self.path)] == [LOCK]:
+                (self.path / LOCK).unlink()
+                with contextlib.suppress(OSError):  # somebody wrote there just now
+                    self.path.rmdir()
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path}: the folder of the run cannot be made ({error.strerror}).") from error
+
+
+def free_folder(path: Path) -> RunFolder:
+    """A claim on ``path``, or on the first of path-2, path-3, ... where no run is: two runs that start in the same
+    second get two folders."""
+    number, candidate = 1, path
+    while True:
+        try:
+            return RunFolder(candidate)
+        except FolderTaken:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")

@@ -1,0 +1,52 @@
+"""Sets that hold no point: refused where their parameters are known, ``infeasible`` where they are traced."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import bilevel as bl
+
+EMPTY = {
+    "box": bl.Box(lower=lambda h: h, upper=0.5),
+    "ball": bl.L2Ball(radius=lambda h: 0.5 - h),
+    "simplex": bl.Simplex(scale=lambda h: 0.5 - h),
+    "transport": bl.Transport(rows=lambda h: jnp.stack([h, h]), columns=jnp.array([0.5, 0.5])),
+}
+
+
+def problem(constraint, **parts):
+    start = jnp.full((2, 2), 0.25) if isinstance(constraint, bl.Transport) else jnp.zeros(2)
+    loss = lambda w, h, batch: jnp.sum((w - 0.1) ** 2)  # noqa: E731
+    return bl.InnerProblem(loss, lambda key, h: start, constraint=constraint, solver=bl.ProximalGradient(), **parts)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_set_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=rf"bl\.{type(EMPTY[name]).__name__}.* holds no point: .*"):
+        problem(EMPTY[name]).solve(1.0, None)
+
+
+def test_under_jit_and_vmap_each_lane_has_its_status():
+    found = jax.jit(jax.vmap(lambda h: problem(EMPTY["box"]).solve(h, None).status.code))(jnp.array([0.0, 1.0]))
+    assert found.tolist() == [bl.Code.converged, bl.Code.infeasible]
+
+
+def test_beside_a_penalty_too():
+    both = problem(EMPTY["box"], penalty=bl.L1(0.1))
+    assert int(jax.jit(lambda h: both.solve(h, None).status.code)(1.0)) == bl.Code.infeasible
+
+
+def test_a_hypergradient_says_so():
+    task = bl.Task(
+        inner=problem(EMPTY["ball"]),
+        outer_loss=lambda w, h, batch: jnp.sum(w**2),
+        init_hparams=lambda key: jnp.ones(()),
+        batches=bl.full_batch(None, None),
+    )
+    with pytest.raises(bl.ConvergenceError, match=r"status infeasible.*no point satisfies all of them"):
+        bl.hypergradient(task, jnp.ones(()))
+
+
+def test_bounds_that_meet_and_nan_are_not_empty():
+    assert problem(bl.Box(lower=0.3, upper=0.3)).solve(1.0, None).status.name == "converged"
+    assert problem(bl.L2Ball(radius=lambda h: h)).solve(jnp.nan, None).status.name == "nonfinite"

@@ -1,0 +1,60 @@
+"""What is said of problems constrained by functions that have no solution, and never of those that have one."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import bilevel as bl
+from bilevel.solvers.programs.stated_by_functions import _degrees
+
+
+def solve(loss, n, dtype=jnp.float64, **rows):
+    constraint = bl.Functional(**{name: lambda w, h, batch, rule=rule: rule(w) for name, rule in rows.items()})
+    inner = bl.InnerProblem(
+        lambda w, h, batch: loss(w),
+        lambda key, h: jnp.zeros(n, dtype),
+        constraint=constraint,
+        solver=bl.InteriorPoint(),
+    )
+    return inner.solve(jnp.zeros((), dtype), None)
+
+
+def test_a_stationary_point_of_nonconvex_constraints_is_no_proof():
+    """HS61 from 0 is feasible; it was called infeasible."""
+    found = solve(
+        lambda x: 4 * x[0] ** 2 + 2 * x[1] ** 2 + 2 * x[2] ** 2 - 33 * x[0] + 16 * x[1] - 24 * x[2],
+        3,
+        equality=lambda x: jnp.stack([3 * x[0] - 2 * x[1] ** 2 - 7, 4 * x[0] - x[2] ** 2 - 11]),
+    )
+    assert found.status.name not in ("infeasible", "unbounded")
+
+
+def test_contradicting_convex_quadratics_are_proved():
+    found = solve(jnp.sum, 2, inequality=lambda w: jnp.stack([jnp.sum(w**2) - 1, 3 - w[0]]))
+    assert found.status.name == "infeasible"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_solutions_of_size_1e6_are_found(dtype):
+    """In single precision they were called unbounded, beyond a radius of 600."""
+    found = solve(lambda w: -jnp.sum(w), 1, dtype, inequality=lambda w: w - 1e6)
+    assert found.status.ok
+    assert_allclose(found.params, [1e6], rtol=1e-5)
+    assert solve(lambda w: 0.5 * jnp.sum((w - 1e6) ** 2), 2, dtype, inequality=lambda w: -w).status.ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_proofs_do_not_depend_on_units(dtype, scale):
+    assert solve(lambda w: -scale * jnp.sum(w), 2, dtype, inequality=lambda w: -scale * w).status.name == "unbounded"
+    rows = lambda w: jnp.stack([w[0] / scale - scale, 2 * scale - w[0] / scale])  # noqa: E731
+    assert solve(lambda w: jnp.sum(w**2), 1, dtype, inequality=rows).status.name == "infeasible"
+
+
+def test_degrees_are_read_from_the_programs_of_the_derivatives():
+    matrix = np.array([[2.0, 1.0], [1.0, 3.0]])
+    functions = lambda w: [matrix @ w - 1, w @ matrix @ w, jnp.sum(w**2), jnp.exp(w[0]), w[0] * w[1], jnp.float64(3)]  # noqa: E731
+    assert _degrees(functions, jnp.ones(2)) == [1, 2, 2, 3, 2, 1]

@@ -1,0 +1,175 @@
+"""What a run goes on from: records and checkpoints that are torn, doubled, cut or damaged, and data that are others."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from numpy.testing import assert_array_equal
+
+import bilevel as bl
+from bilevel.loggers import read_json_lines
+
+STEPS = 4
+
+
+def task(validation=1.0):
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2) + 0.5 * jnp.exp(h) * jnp.sum(w**2),
+        init=lambda key, h: jnp.zeros(2),
+        solver=bl.GradientDescent(),
+    )
+    return bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2),
+        init_hparams=lambda key: jnp.zeros(()),
+        batches=bl.full_batch(jnp.array([4.0, 2.0]), jnp.array([validation, 1.0])),
+    )
+
+
+def fit(directory, steps, resume=True, **changed):
+    return bl.Trainer(optimizer=optax.sgd(0.1), steps=steps).fit(
+        task(**changed), key=jax.random.key(0), directory=directory, resume=resume
+    )
+
+
+def without_times(path):
+    return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in read_json_lines(path)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of four steps, and one of six."""
+    with jax.enable_x64(True):
+        place = tmp_path_factory.mktemp("runs")
+        fit(place / "four", STEPS, resume=False)
+        fit(place / "six", STEPS + 2, resume=False)
+    return place
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished / "four", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def assert_goes_on(run, finished):
+    result = fit(run, STEPS + 2)
+    assert without_times(run / "metrics.jsonl") == without_times(finished / "six" / "metrics.jsonl")
+    with np.load(run / "result.npz") as mine, np.load(finished / "six" / "result.npz") as whole:
+        assert_array_equal(mine["hparams"], whole["hparams"])
+        assert_array_equal(mine["hparams"], result.hparams)
+
+
+def test_a_whole_run_goes_on(run, finished):
+    assert_goes_on(run, finished)
+
+
+def torn(lines):
+    return "".join(lines[:-1]) + lines[-1][:20]
+
+
+def doubled(lines):
+    return "".join([*lines[:2], lines[1], *lines[2:]])
+
+
+def with_a_hole(lines):
+    return "".join([*lines[:2], *lines[3:]])
+
+
+def cut(lines):
+    return "".join(lines[:3])
+
+
+@pytest.mark.parametrize("damage", [torn, doubled, with_a_hole, cut])
+def test_a_damaged_record_sends_the_run_back_to_the_checkpoint_that_it_covers(run, finished, damage):
+    record = run / "metrics.jsonl"
+    record.write_text(damage(record.read_text().splitlines(keepends=True)))
+    if damage in (doubled, with_a_hole):
+        with pytest.warns(UserWarning, match="are? written anew|is written anew"):
+            assert_goes_on(run, finished)
+    else:
+        assert_goes_on(run, finished)
+
+
+def test_an_empty_record_is_no_record(run):
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"holds 0 whole lines, and the first checkpoint beside it is of step 2"):
+        fit(run, STEPS + 2)
+
+
+def damage(checkpoint, kind):
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.stat().st_size > 0]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if kind == "removed":
+        largest.unlink()
+    elif kind == "cut":
+        largest.write_bytes(content[: len(content) // 2])
+    elif kind == "emptied":
+        largest.write_bytes(b"")
+    else:
+        content[len(content) // 2] ^= 0x10
+        largest.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["removed", "cut", "emptied", "a flipped bit"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(run, finished, kind):
+    damage(run / "checkpoints" / str(STEPS), kind)
+    with pytest.warns(UserWarning, match=rf"checkpoints/{STEPS} .*The run goes on from step {STEPS - 1}"):
+        assert_goes_on(run, finished)
+
+
+def test_no_whole_checkpoint_is_one_sentence(run):
+    for checkpoint in (run / "checkpoints").iterdir():
+        damage(checkpoint, "cut")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=rf"checkpoints/{STEPS} (cannot be read|is damaged)"):
+        fit(run, STEPS + 2)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_data_are_refused(run):
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="was run on other data"):
+        fit(run, STEPS + 2, validation=1.5)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_second_start_in_the_folder_is_refused(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(bl.training.FolderTaken, match="holds a run already"):
+        fit(run, STEPS + 2, resume=False)
+    del before[run / "run.lock"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+class Follower(bl.loggers.Logger):
+    """Remembers its end, and may fail there."""
+
+    def __init__(self, fails=False):
+        self.fails, self.summary = fails, None
+
+    def start(self, run, step=0, state=None):
+        """Nothing."""
+
+    def log(self, step, metrics):
+        """Nothing."""
+
+    def figure(self, name, figure):
+        """Nothing."""
+
+    def finish(self, summary):
+        self.summary = summary
+        if self.fails:
+            raise OSError("disk full")
+
+
+def test_a_logger_that_fails_does_not_keep_the_others_from_their_end(tmp_path):
+    followers = [Follower(fails=True), Follower()]
+    trainer = bl.Trainer(optimizer=optax.sgd(0.1), steps=1, loggers=followers)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.fit(task(), directory=tmp_path / "run")
+    assert all(one.summary is not None and one.summary["status"] == "completed" for one in followers)
