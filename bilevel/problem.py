@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
-from bilevel.foundation.status import Code, Status
+from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
+from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
@@ -23,10 +27,18 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
+from bilevel.solvers.curvature import order_of
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Solution(NamedTuple):
-    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none."""
+    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none.
+
+    ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
+    solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
+    "residual" where it is one of several or nobody looked (`InnerProblem.solve` does not: `bl.hypergradient` does).
+    """
 
     params: Params
     dual: PyTree
@@ -34,6 +46,19 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
+    curvature: jax.Array | float = math.nan  # the least on the face, as a share of the largest, where negative; else 0
+    grade: Any = np.int32(0)
+
+    @property
+    def order(self) -> str:
+        """What was looked at: "second order", or "first order" where nobody looked at the curvature (``curvature`` is
+        NaN), so that the point may be a saddle. Of a batch, the weaker."""
+        return order_of(self.curvature)
+
+    @property
+    def error_grade(self) -> str:
+        """The grade in words; of a batch, the weakest."""
+        return GRADES[int(np.min(np.asarray(self.grade)))]
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -42,6 +67,17 @@ def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         "This inner problem has no loss (it was stated by a residual or a fixed point), and the solver asks for one: "
         "use bl.Newton() or bl.Auto()."
     )
+
+
+def _tells(solve: Method) -> Method:
+    """A method (problem, hparams, batch, ...) whose errors say which of the problem's functions they came from."""
+
+    @functools.wraps(solve)
+    def told(self: InnerProblem, hparams: HParams, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        with telling(self.functions, lambda: self.check(hparams, batch)):
+            return solve(self, hparams, batch, *args, **kwargs)
+
+    return told  # type: ignore[return-value]  # of the type that is wrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +164,24 @@ class InnerProblem:
         """The problem with hyperparameters and data put in."""
         return Instance(self.loss, self.nonsmooth, self.mapping, hparams, batch, differentiable, searches)
 
+    @property
+    def functions(self) -> dict[str, Callable]:
+        """What the user stated as functions, by what they are: for errors that say whose they are."""
+        stated: dict[str, Any] = {"init": self.init, "penalty": self.penalty, "constraint": self.constraint}
+        if self.optimality is None:
+            return {**stated, "inner loss": self.loss}
+        return {**stated, "condition": self.optimality.stated}
+
+    def check(self, hparams: HParams, batch: Batch) -> Params:
+        """The shapes of the params; StatementError where a function of the problem takes or returns what it must not.
+        For errors only: a solve finds out by itself."""
+        checked_batch("inner batch", batch)
+        params = shapes_of("init", self.init, jax.random.key(0), hparams)
+        if self.optimality is None:
+            checked_scalar("inner loss", self.loss, params, hparams, batch)
+        return params
+
+    @_tells
     def solve(
         self,
         hparams: HParams,
@@ -149,7 +203,15 @@ class InnerProblem:
         outcome = self.run(hparams, batch, start, cold)
         unknown = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
         dual = unknown.dual if self.constraint.by_functions else None
-        return Solution(self.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts)
+        return Solution(
+            self.primal(unknown),
+            dual,
+            outcome.residual,
+            outcome.steps,
+            outcome.status,
+            outcome.counts,
+            outcome.curvature,
+        )
 
     def unknown(self, params: Params, hparams: HParams, batch: Batch) -> Params:
         """The unknown of the mapping that starts at ``params``: with zero multipliers where a `bl.Functional` needs

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.stated import (
+    StatementError,
+    check_arguments,
+    checked_batch,
+    checked_metrics,
+    checked_real,
+    checked_scalar,
+    described,
+    shapes_of,
+    telling,
+)
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, Scalar
 from bilevel.problem import InnerProblem
 
@@ -47,7 +59,8 @@ class Bilevel:
 
     def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
         """The outer loss at the inner unknown ``params`` (of which it sees the primal part, where there are duals)."""
-        return self.outer_loss(self.inner.primal(params), hparams, batch) + self.prior(hparams)
+        loss = self.outer_loss(self.inner.primal(params), hparams, batch)
+        return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +94,50 @@ class Task:
             raise ValueError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}.")
 
     @property
+    def functions(self) -> dict[str, Callable]:
+        """What the user stated as functions, by what they are: for errors that say whose they are."""
+        own = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines")
+        return {
+            **self.inner.functions,
+            "outer loss": self.outer_loss,
+            **{name: getattr(self, name) for name in own},
+            **{f"figure {name}": function for name, function in self.figures.items()},
+        }
+
+    def check(self, hparams: HParams = None, batch: tuple[Batch, Batch] | None = None) -> None:
+        """StatementError where a function of the task takes or returns what it must not; for errors only."""
+        key = jax.random.key(0)
+        if hparams is None:
+            hparams = shapes_of("init_hparams", self.init_hparams, key)
+        if batch is None:
+            check_arguments("batches", self.batches, 2)
+            batch = self.batches(key, 0)
+            if not isinstance(batch, tuple) or len(batch) != 2:
+                raise StatementError(
+                    f"The batches {described(self.batches)} return {type(batch).__name__}, and have to return a pair: "
+                    "(inner batch, outer batch)."
+                )
+        params = self.inner.check(hparams, batch[0])
+        checked_batch("outer batch", batch[1])
+        checked_scalar("outer loss", self.outer_loss, params, hparams, batch[1])
+        checked_scalar("prior", self.prior, hparams)
+        checked_metrics(self.evaluate, shapes_of("evaluate", self.evaluate, params, hparams))
+
+    @property
     def levels(self) -> Bilevel:
         """What an engine needs of the task."""
         return Bilevel(self.inner, self.outer_loss, self.prior, self.warm_start, self.batches)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def telling_task(function: Function) -> Function:
+    """A function (task, hparams, ..., batch=) whose errors say which of the task's functions they came from."""
+
+    @functools.wraps(function)
+    def told(task: Task, hparams: HParams, *args: Any, **kwargs: Any) -> Any:
+        with telling(task.functions, lambda: task.check(hparams, kwargs.get("batch"))):
+            return function(task, hparams, *args, **kwargs)
+
+    return told  # type: ignore[return-value]  # of the type that is wrapped

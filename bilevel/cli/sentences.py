@@ -33,6 +33,8 @@ def sentence(error: BaseException) -> str:
     for kind, phrase in PHRASES.items():
         if isinstance(error, kind):
             return one_line(phrase(error))
+    if getattr(error, "told_by_bilevel", False):  # foundation.stated.TOLD, whose module loads jax
+        return one_line(f"{type(error).__name__}: {str(error).rstrip('.')} (debug=true shows the traceback).")
     known = isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("bilevel")
     return one_line(str(error) if known and str(error) else f"{type(error).__name__}: {error}")
 

@@ -11,16 +11,14 @@ import jax
 import numpy as np
 
 from bilevel.foundation.settings import settings as settings, traced as traced
-from bilevel.foundation.status import Code, Status
+from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
+from bilevel.solvers.curvature import order_of
 from bilevel.task import Bilevel
 
 POLICIES = ("raise", "warn", "retry", "skip")
-GRADES = ("residual", "estimate", "bound")
-
-
 NAN: Any = np.float32(np.nan)
 UNKNOWN: Any = np.int32(-1)
 ZERO: Any = np.int32(0)
@@ -88,6 +86,9 @@ class Report:
     inner_tol: jax.Array = NAN  # the tolerances that the two solves had
     adjoint_tol: jax.Array = NAN
     retries: jax.Array = ZERO  # what "retry" tried before this result
+    curvature: jax.Array = (
+        NAN  # the least one at the inner solution, as a share of the largest; 0 where none is negative
+    )
     skipped: jax.Array = ZERO  # 1 where ``on_failure="skip"`` discarded this result
     outer_status: Status = FINE
     undefined: Undefined | None = None  # None: not looked at, as inside an engine
@@ -100,6 +101,11 @@ class Report:
     @property
     def status(self) -> Status:
         return self.solved.worse(self.outer_status)
+
+    @property
+    def order(self) -> str:
+        """Whether the curvature of the inner solution was looked at: "second order", or "first order"."""
+        return order_of(self.curvature)
 
     @property
     def error_grade(self) -> str:

@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.engines import Engine, Point, Report
+from bilevel.engines.remedies import adjoint_remedy, inner_remedy
 from bilevel.foundation import trees
-from bilevel.foundation.status import REMEDIES, Code, ConvergenceError
+from bilevel.foundation.status import Code, ConvergenceError
 from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
 
 MORE_STEPS = 10
+DERIVATIVE = "look for roots, norms or divisions at zero in the inner loss, or take fewer or shorter steps"
 LOG = logging.getLogger("bilevel")
 Found = TypeVar("Found")
 
@@ -41,19 +43,29 @@ def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
         return outer
     if report.undefined is not None and bool(report.undefined.loss.any() & jnp.isfinite(report.inner_residual).all()):
         return NO_LOSS
-    solves = (
-        ("inner solve", report.inner_status, report.inner_residual, report.inner_steps),
-        ("adjoint solve", report.adjoint_status, report.adjoint_residual, report.adjoint_steps),
+    return " ".join(filter(None, (_of_inner_solve(report, engine, task.inner.solver), _of_adjoint(report, engine))))
+
+
+def _of_inner_solve(report: Report, engine: Engine, solver: Solver) -> str:
+    if bool(report.inner_status.ok.all()):
+        return ""
+    code, steps = Code[report.inner_status.name], int(report.inner_steps.max())
+    remedy = engine.remedy or engine.advice(code) or inner_remedy(code, steps, solver)
+    return (
+        f"The inner solve ended with status {code.name} after {steps} steps at a relative residual of "
+        f"{float(report.inner_residual.max()):.2e}: {remedy}."
     )
 
-    def remedy(code: Code) -> str:
-        return engine.remedy or engine.advice(code) or REMEDIES[code]
 
-    return " ".join(
-        f"The {name} ended with status {status.name} after {int(steps.max())} steps at a relative residual of "
-        f"{float(residual.max()):.2e}: {remedy(Code[status.name])}."
-        for name, status, residual, steps in solves
-        if not bool(status.ok.all())
+def _of_adjoint(report: Report, engine: Engine) -> str:
+    if bool(report.adjoint_status.ok.all()):
+        return ""
+    code = Code[report.adjoint_status.name]
+    if engine.through_steps:
+        return f"The derivative through the steps is {code.name}: {engine.remedy or DERIVATIVE}."
+    return (
+        f"The adjoint solve ended with status {code.name} after {int(report.adjoint_steps.max())} steps at a relative "
+        f"residual of {float(report.adjoint_residual.max()):.2e}: {engine.remedy or adjoint_remedy(code, engine)}."
     )
 
 

@@ -20,7 +20,7 @@ from bilevel.foundation.compilation import Program
 from bilevel.foundation.refusals import constant
 from bilevel.foundation.typing import Batch, HParams, Key, Scalar
 from bilevel.solvers import Solver
-from bilevel.task import PRECISIONS, Task
+from bilevel.task import PRECISIONS, Task, telling_task
 
 CONSTANT = (
     "The derivative of a bl.hypergradient by bl.{engine} would be wrong: to JAX the solution in it is a constant. For "
@@ -33,6 +33,7 @@ _LOOKED: weakref.WeakKeyDictionary[Task, set[type[Engine]]] = weakref.WeakKeyDic
 _STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
+@telling_task
 def hypergradient(
     task: Task,
     hparams: HParams,

@@ -32,14 +32,19 @@ REMEDIES = {
     Code.truncated: "nothing to do: the method stops after a fixed number of terms by design",
     Code.stalled: "use float64 (precision=float64) if a smaller error is needed",
     Code.max_steps: "raise max_steps, loosen tol, or choose a solver that exploits the structure (bl.Auto())",
-    Code.indefinite: "use a linear solver for indefinite systems (bl.MINRES(), bl.GMRES(), bl.Dense()) "
-    "or solve the inner problem further",
+    Code.indefinite: "where the inner solve ended at a saddle, start it elsewhere or give it more steps; for a root "
+    "whose derivative is indefinite use bl.MINRES(), bl.GMRES() or bl.Dense()",
     Code.singular: "add a regulariser to the inner loss, or use bl.Dense(), which gives the minimum-norm solution",
     Code.infeasible: "loosen the constraints: no point satisfies all of them",
     Code.unbounded: "add a constraint or a regulariser: the loss decreases without end",
     Code.diverged: "lower the step size or use a solver with a line search (bl.LBFGS(), bl.Newton())",
     Code.nonfinite: "look for logarithms, divisions or exponentials out of range in the loss, or lower the step size",
 }
+
+
+# What is claimed of a derivative and its error, from least to most: nothing beyond an order of magnitude; right in the
+# regime where a Newton correction is; a theorem.
+GRADES = ("residual", "estimate", "bound")
 
 
 @jax.tree_util.register_dataclass

@@ -60,7 +60,9 @@ def solve_batch(
 
     unknown = jax.vmap(attached, in_axes=(0, *in_axes))(outcome.params, hparams, batch)
     dual = unknown.dual if inner.constraint.by_functions else None
-    return Solution(inner.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts)
+    return Solution(
+        inner.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature
+    )
 
 
 def _length(trees: tuple[PyTree, PyTree], in_axes: tuple[int | None, int | None]) -> int:

@@ -29,7 +29,8 @@ class Dense(LinearSolver):
     Cholesky where the operator is declared symmetric and definite (of -A for sign -1), else LU with pivoting; where
     the operator is declared singular, or the factor turns out to be, the solution of least norm of
     min || A x - b || by an eigen- or singular-value decomposition. Whether that solves the system is told by the
-    residual: if not, the status is ``singular``.
+    residual: if not, the status is ``singular``. Where the operator is declared definite and has an eigenvalue of the
+    wrong sign, the status is ``indefinite``.
 
     ``damping`` solves A + damping I (A - damping I for a negative definite A) instead. The residual remains that of
     A: a damped solution is ``truncated``. ``init`` and ``preconditioner`` are accepted and not used.
@@ -74,21 +75,26 @@ class Dense(LinearSolver):
 
     def factored(self, operator: Operator, matrix: jax.Array, example: PyTree) -> Prepared:
         """Solves with A by a factor of ``matrix``."""
+        matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))  # LAPACK has no narrower types
         factored = factorize(matrix, operator)
 
         def solve(rhs: PyTree, init: PyTree = None, tol: Scalar | float | None = None) -> LinearSolution:
             rhs, scales = tree.normalized(tree.as_vector(rhs))
             flat, unravel = ravel_pytree(rhs)
             target = attainable(self.tol if tol is None else tol, rhs)
-            solution, rescues = solve_factored(factored, matrix, flat, operator, target)
-            value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution))
+            wide, goal = flat.astype(matrix.dtype), jnp.asarray(target, matrix.dtype)
+            solution, rescues, least = solve_factored(factored, matrix, wide, operator, goal)
+            value = unravel(jnp.where(jnp.linalg.norm(flat) == 0, 0, solution).astype(flat.dtype))
             residual = true_residual(operator, rhs, value)
             scale = jnp.linalg.norm(matrix) * tree.norm(value)
             solved = tree.norm(tree.plus(residual, -operator.sign * self.damping, value))
             code = damped_code(judge(solved, target, scale, Code.singular, rhs), self.damping)
+            wrong = bool(operator.definite) & (least < -(tree.epsilon(rhs) ** 0.5)) & (code <= Code.stalled)
+            code = jnp.where(wrong, Code.indefinite, code)
             return scaled_back(value, scales, tree.norm(residual), 1, code, rescues)
 
-        inverse = None if factored.lower is None else CholeskyFactor(factored.lower, ~factored.lost)
+        narrow = matrix.dtype != tree.dtype(tree.as_vector(example))
+        inverse = None if factored.lower is None or narrow else CholeskyFactor(factored.lower, ~factored.lost)
         return Prepared(solve, len(matrix) if operator.matrix is None else 0, 1, inverse)
 
 
@@ -98,13 +104,15 @@ class Factored(NamedTuple):
     solve: Callable[[jax.Array], jax.Array]
     lost: jax.Array
     lower: jax.Array | None = None  # Cholesky's factor, where it is one
+    ends: jax.Array | None = None  # the least and the largest eigenvalue, where known, as shares of the largest in size
 
 
 def factorize(matrix: jax.Array, operator: Operator) -> Factored:
     """The cheapest factorisation that the facts allow; for a declared singular matrix the pseudo-inverse."""
     symmetric, lower = bool(operator.symmetric), None
     if operator.singular:
-        return Factored(pseudo_inverse(matrix, symmetric), jnp.zeros((), bool))
+        solve, ends = pseudo_inverse(matrix, symmetric)
+        return Factored(solve, jnp.zeros((), bool), ends=ends)
     if symmetric and operator.definite:
         lower = jnp.linalg.cholesky(operator.sign * matrix)
         pivots = jnp.diagonal(lower) ** 2
@@ -123,55 +131,67 @@ def _signed_cholesky_solve(sign: int, factor: jax.Array, rhs: jax.Array) -> jax.
 
 def solve_factored(
     factored: Factored, matrix: jax.Array, rhs: jax.Array, operator: Operator, target: Scalar
-) -> tuple[jax.Array, int | jax.Array]:
-    """x with matrix x = rhs, and how many further factorisations that took (0, or 1 where the factor failed)."""
+) -> tuple[jax.Array, int | jax.Array, jax.Array]:
+    """x with matrix x = rhs; how many further factorisations that took (0, or 1 where the factor failed); and the least
+    eigenvalue (of -A for sign -1) as a share of the largest in size, 0 where it is positive or not known."""
+
+    def least(ends: jax.Array) -> jax.Array:
+        return jnp.minimum(ends[0] if operator.sign > 0 else -ends[1], 0)
+
     value = factored.solve(rhs)
-    if operator.singular:
-        return value, 0
+    if factored.ends is not None:
+        return value, 0, least(factored.ends)
     failed = factored.lost | ~jnp.all(jnp.isfinite(value))
     failed &= jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(rhs))
     rescue = _rescue(bool(operator.symmetric))
-    value = rescue(failed[None, None], matrix[None], rhs[None, None], value[None, None], target[None, None])[0, 0]
-    return value, failed.astype(jnp.int32)
+    value, ends = rescue(failed[None, None], matrix[None], rhs[None, None], value[None, None], target[None, None])
+    return value[0, 0], failed.astype(jnp.int32), least(ends[0, 0])
 
 
-def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> Callable[[jax.Array], jax.Array]:
-    """rhs -> the solution of least norm of min || matrix x - rhs ||; what is below 10 sqrt(n) eps counts as zero."""
+def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """rhs -> the solution of least norm of min || matrix x - rhs ||; what is below 10 sqrt(n) eps counts as zero. And
+    the ends of the spectrum as shares of the largest eigenvalue in size, zeros of a matrix that is not symmetric."""
     if symmetric:
         values, left = jnp.linalg.eigh((matrix + matrix.T) / 2)
         right = left.T
     else:
         left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     sizes = jnp.abs(values)
+    largest = jnp.max(sizes, initial=jnp.finfo(sizes.dtype).tiny)
+    ends = jnp.stack([jnp.min(values, initial=0), jnp.max(values, initial=0)]) / largest if symmetric else jnp.zeros(2)
     kept = sizes > 10 * len(matrix) ** 0.5 * jnp.finfo(matrix.dtype).eps * jnp.max(sizes, initial=0)
 
     def solve(rhs: jax.Array) -> jax.Array:
         weights = jnp.where(kept, (left.T @ rhs) / jnp.where(kept, values, 1), 0)
         return right.T @ jnp.where(jnp.isnan(values), values, weights)
 
-    return solve
+    return solve, ends.astype(sizes.dtype)
 
 
 @functools.cache
 def _rescue(symmetric: bool):
     """The least-norm solutions for the systems of a batch whose factorisation failed, computed only if there are any:
-    (failed, matrices, right-hand sides, values, targets) -> values, of shapes (m, r), (m, n, n), (m, r, n), (m, r, n)
-    and (m, r), with r right-hand sides to a matrix.
+    (failed, matrices, right-hand sides, values, targets) -> values and ends of the spectra (zeros where none failed),
+    of shapes (m, r), (m, n, n), (m, r, n), (m, r, n), (m, r) -> (m, r, n), (m, r, 2), with r right-hand sides a matrix.
 
     Under vmap a plain `lax.cond` would decompose every matrix, at ten times the cost of its factorisation. Where only
     the right-hand sides are batched, there remains one matrix.
     """
 
-    def choose(matrix: jax.Array, rhs: jax.Array, value: jax.Array, target: jax.Array) -> jax.Array:
-        small = jax.vmap(pseudo_inverse(matrix, symmetric))(rhs)
+    def choose(matrix: jax.Array, rhs: jax.Array, value: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        solve, ends = pseudo_inverse(matrix, symmetric)
+        small = jax.vmap(solve)(rhs)
         residual, other = (jnp.linalg.norm(x @ matrix.T - rhs, axis=1) for x in (small, value))
         kept = (residual > target) & (other < residual)  # badly scaled, but regular
-        return jnp.where(kept[:, None], value, small)
+        return jnp.where(kept[:, None], value, small), jnp.broadcast_to(ends, (len(rhs), 2))
+
+    def as_they_are(matrices, rhs, values, targets):
+        return values, jnp.zeros((*values.shape[:2], 2), values.dtype)
 
     @jax.custom_batching.custom_vmap
     def rescue(failed, matrices, rhs, values, targets):
-        chosen = lax.cond(jnp.any(failed), jax.vmap(choose), lambda *args: args[2], matrices, rhs, values, targets)
-        return jnp.where(failed[..., None], chosen, values)
+        chosen, ends = lax.cond(jnp.any(failed), jax.vmap(choose), as_they_are, matrices, rhs, values, targets)
+        return jnp.where(failed[..., None], chosen, values), jnp.where(failed[..., None], ends, 0)
 
     @rescue.def_vmap
     def batched(axis_size, in_batched, failed, matrices, rhs, values, targets):
@@ -184,8 +204,12 @@ def _rescue(symmetric: bool):
 
         of_rhs = (joined(arg, in_batched[i]) for i, arg in ((0, failed), (2, rhs), (3, values), (4, targets)))
         failed, rhs, values, targets = of_rhs
+
+        def parted(found: jax.Array) -> jax.Array:
+            shape = (*found.shape[:place], axis_size, -1, *found.shape[place + 1 :])
+            return jnp.moveaxis(found.reshape(shape), place, 0)
+
         found = rescue(failed, joined(matrices, True) if in_batched[1] else matrices, rhs, values, targets)
-        shape = (*found.shape[:place], axis_size, -1, *found.shape[place + 1 :])
-        return jnp.moveaxis(found.reshape(shape), place, 0), True
+        return tuple(parted(part) for part in found), (True, True)
 
     return rescue

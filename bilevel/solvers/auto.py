@@ -12,7 +12,7 @@ from bilevel.foundation.typing import Params
 from bilevel.implicit.mapping import FixedPoint
 from bilevel.losses.linear import Linear, is_sparse
 from bilevel.optimality import KKT, Stationary
-from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.base import Solver, State, is_narrow, settings
 from bilevel.solvers.first_order.anderson import Anderson
 from bilevel.solvers.first_order.block_coordinate_descent import BlockCoordinateDescent
 from bilevel.solvers.first_order.proximal_gradient import ProximalGradient
@@ -95,7 +95,7 @@ def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]
         return Anderson(), f"a fixed point of {size} unknowns: Anderson acceleration, which needs no derivatives"
     if not isinstance(instance.mapping, Stationary):
         return Newton(), "the problem is stated by a residual: Newton's method on it"
-    if size <= FEW or (size <= DENSE and is_quadratic(instance, params)):
+    if not is_narrow(params) and (size <= FEW or (size <= DENSE and is_quadratic(instance, params))):
         return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
     return LBFGS(), f"a smooth loss of {size} unknowns: limited-memory BFGS, which needs gradients only"
 

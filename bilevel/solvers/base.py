@@ -6,6 +6,7 @@ import abc
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bilevel.foundation.settings import settings as settings
 from bilevel.foundation.status import Code
@@ -36,6 +37,9 @@ class State(NamedTuple):
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
     derivative: Counts = ONE  # of the last step; saved gradients count negative
+    # The least curvature near ``params`` as a share of the largest, where it is negative, else 0; NaN: not looked at by
+    # this step. None: the solver never looks, and somebody else does where the solve ends.
+    curvature: jax.Array | None = None
 
 
 class Solver(abc.ABC):
@@ -80,6 +84,21 @@ def needs_smooth(solver: Solver, instance: Instance) -> None:
         raise ValueError(
             f"bl.{type(solver).__name__} minimises smooth losses only and would ignore "
             f"{type(instance.penalty).__name__}. Use bl.ProximalGradient() or bl.Auto()."
+        )
+
+
+def is_narrow(params: Params) -> bool:
+    """Whether a leaf is of a type that no matrix factorisation takes: bfloat16, float16."""
+    return any(jnp.result_type(leaf).itemsize < 4 for leaf in jax.tree.leaves(params))
+
+
+def needs_factors(solver: Solver, params: Params) -> None:
+    """The refusal of the solvers that factorise matrices of the type of the params."""
+    if is_narrow(params):
+        kinds = ", ".join(sorted({str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}))
+        raise ValueError(
+            f"bl.{type(solver).__name__} factorises matrices, and there is none in {kinds}, the type of the "
+            "params: return float32 params from init, or use bl.LBFGS()."
         )
 
 

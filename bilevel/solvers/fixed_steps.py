@@ -71,6 +71,7 @@ def _settled(state: State) -> State:
         counts=state.counts.as_arrays(),
         code=jnp.asarray(state.code, jnp.int32),
         derivative=state.derivative.as_arrays(),
+        curvature=jax.lax.stop_gradient(state.curvature),
     )
 
 
@@ -81,4 +82,5 @@ def _outcome(instance: Instance, taken: Taken, reference: jax.Array) -> Outcome:
     code = jnp.where(state.code > Code.stalled, state.code, failed)
     relative = jnp.where(reference > 0, residual / jnp.where(reference > 0, reference, 1.0), residual)
     counts = state.counts.plus(gradients=2, proxes=2 * instance.mapping.prox_calls)
-    return Outcome(state.params, relative, taken.steps, Status.of(code), counts, state, taken.derivative)
+    curvature = jnp.full_like(residual, jnp.nan) if state.curvature is None else state.curvature
+    return Outcome(state.params, relative, taken.steps, Status.of(code), counts, state, taken.derivative, curvature)

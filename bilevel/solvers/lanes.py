@@ -12,7 +12,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.typing import Params, PyTree
 from bilevel.solvers.base import Solver
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.loop import Judged, Outcome, Progress, conclude, enter, goes_on, outcome, take_step
+from bilevel.solvers.loop import Judged, Outcome, Progress, enter, goes_on, outcome, sentence, take_step
 
 
 class Lane(NamedTuple):
@@ -55,7 +55,7 @@ def iterate_many(
 
     def leave(lane: Lane) -> tuple[Judged, Outcome]:
         instance = instance_of(lane.owner)
-        judged = conclude(solver, instance, lane.progress, lane.reference, start_of(lane.owner))
+        judged = sentence(solver, instance, lane.progress, lane.reference, start_of(lane.owner))
         return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]
 
     def step(lane: Lane) -> Lane:

@@ -14,6 +14,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, Params
 from bilevel.solvers.base import Solver, State
+from bilevel.solvers.curvature import bends_down, can_look, cost_of_a_look, least_curvature, push, refuted, unseen
 from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, judge, limits, look, without_end
@@ -46,6 +47,7 @@ class Outcome(NamedTuple):
     counts: Counts
     state: State
     derivative: Counts  # what the derivatives of start and steps take in one direction
+    curvature: jax.Array  # the least one as a share of the largest, where negative, else 0; NaN: a first-order point
 
 
 class Judged(NamedTuple):
@@ -55,13 +57,15 @@ class Judged(NamedTuple):
     goes_on: jax.Array
     code: jax.Array
     residual: jax.Array  # relative
+    curvature: jax.Array
 
 
 def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
     """Steps from ``start`` until the residual is small (see verdict.py), max_steps, or a failure; jit- and vmap-safe.
 
     The steps stop at ||F(w)|| <= tol * ||F(cold_start)|| or without progress, and only there the scales of the point
-    are looked at: where they tell that it is no solution yet, the steps go on.
+    are looked at: where they tell that it is no solution yet, the steps go on. A point that the loss falls from on
+    both sides is none either.
     """
     solver.refuse(instance)
     reference = instance.residual_norm(cold_start)
@@ -73,9 +77,10 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
             lambda progress: take_step(solver, instance, progress),
             judged.progress,
         )
-        return conclude(solver, instance, progress, reference, cold_start)
+        return sentence(solver, instance, progress, reference, cold_start)
 
-    begin = Judged(first, jnp.bool_(True), jnp.int32(Code.max_steps), jnp.ones_like(reference))
+    one = jnp.ones_like(reference)
+    begin = Judged(first, jnp.bool_(True), jnp.int32(Code.max_steps), one, jnp.full_like(one, jnp.nan))
     return outcome(instance, jax.lax.while_loop(lambda judged: judged.goes_on, stretch, begin))
 
 
@@ -138,12 +143,15 @@ def _settled(state: State) -> State:
         counts=state.counts.as_arrays(),
         code=jnp.asarray(state.code, jnp.int32),
         derivative=state.derivative.as_arrays(),
+        curvature=jax.lax.stop_gradient(state.curvature),
     )
 
 
 def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progress:
     state = _settled(solver.step(instance, progress.state))
     fell = state.residual < progress.best  # by however little: slow progress is progress
+    if state.curvature is not None:
+        fell |= state.curvature < 0  # away from a saddle the gradient grows
     best = jnp.where(fell, state.residual, progress.best)
     last, again = _reversed(solver, progress, state)
     derivative = progress.derivative.add(state.derivative)
@@ -171,7 +179,8 @@ def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts,
 def goes_on(solver: Solver, progress: Progress) -> jax.Array:
     """Whether another step is due before anything is judged."""
     residual, ending = progress.state.residual, ending_of(solver, progress)
-    calm = (residual > progress.target) & jnp.isfinite(residual) & (ending.code == Code.converged)
+    open_ = (residual > progress.target) | bends_down(progress.state.curvature, progress.state.params)
+    calm = open_ & jnp.isfinite(residual) & (ending.code == Code.converged)
     quiet = ending.quiet & (progress.best <= progress.level)
     return ~ending.exhausted & (progress.onward | (calm & ~ending.grown & ~quiet))
 
@@ -181,6 +190,34 @@ def ending_of(solver: Solver, progress: Progress, empty: bool | jax.Array = Fals
     quiet = progress.since_best >= solver.patience
     exhausted = progress.steps >= solver.max_steps
     return Ending(jnp.asarray(progress.state.code), grown, quiet, jnp.asarray(empty), exhausted)
+
+
+def sentence(
+    solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, cold_start: Params
+) -> Judged:
+    """The verdict of `conclude`, after a look at the curvature where the solver never does; beside a saddle the steps
+    begin anew."""
+    judged = conclude(solver, instance, progress, reference, cold_start)
+    if progress.state.curvature is not None or not can_look(instance):
+        return judged
+    solved, params = ~judged.goes_on & (judged.code <= Code.stalled), progress.state.params
+    least, direction = jax.lax.cond(solved, lambda: least_curvature(instance, params), lambda: unseen(params))
+    saddle = solved & ~jnp.isnan(least) & bends_down(least, params) & (progress.steps < solver.max_steps)
+    beside = push(instance, params, direction, saddle)
+    looks = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost_of_a_look(instance, params))
+    counts = judged.progress.state.counts.add(looks)
+
+    def begun() -> Progress:
+        state = _settled(solver.init(instance, beside.params))
+        state = state._replace(counts=counts.add(state.counts))
+        ceiling = jnp.maximum(judged.progress.ceiling, GROWTH * state.residual)
+        fresh = {"best": state.residual, "since_best": jnp.int32(0), "ceiling": ceiling, "onward": jnp.bool_(False)}
+        return judged.progress._replace(state=state, steps=progress.steps + 1, **fresh)
+
+    stays = judged.progress._replace(state=judged.progress.state._replace(counts=counts))
+    code = jnp.where(solved & refuted(least, params), jnp.int32(Code.indefinite), judged.code)
+    onward = jax.lax.cond(beside.found, begun, lambda: stays)
+    return Judged(onward, judged.goes_on | beside.found, code, judged.residual, least)
 
 
 def conclude(
@@ -196,6 +233,9 @@ def conclude(
     limit = limits(scales, solver.tol, reference, epsilon)
     ending = ending_of(solver, progress, is_empty(instance.penalty, instance.hparams))
     code, further = judge(ending, scales, limit, without_end(scales, reference, epsilon))
+    left = ~ending.exhausted & (ending.code == Code.converged)
+    further |= (code <= Code.stalled) & left & bends_down(state.curvature, state.params)
+    code = jnp.where((code <= Code.stalled) & refuted(state.curvature, state.params), Code.indefinite, code)
     looks = scales.evaluations
     counts = state.counts.plus(gradients=looks, proxes=looks * instance.mapping.prox_calls)
     ceiling = jnp.where(ending.grown, GROWTH * scales.residual, progress.ceiling)
@@ -209,11 +249,13 @@ def conclude(
     solved = scales.residual <= limit.rounding  # beside a start of rounding size, too, no residual is large
     yardstick = jnp.where(solved, jnp.maximum(reference, scales.terms), reference)
     relative = jnp.where(yardstick > 0, scales.residual / jnp.where(yardstick > 0, yardstick, 1.0), scales.residual)
-    return Judged(onward, further, code.astype(jnp.int32), relative.astype(reference.dtype))
+    curvature = jnp.full_like(relative, jnp.nan) if state.curvature is None else state.curvature
+    return Judged(onward, further, code.astype(jnp.int32), relative.astype(reference.dtype), curvature)
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:
     """What was judged last, with the cost of the reference."""
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
-    return Outcome(state.params, judged.residual, steps, Status.of(judged.code), counts, state, derivative)
+    status = Status.of(judged.code)
+    return Outcome(state.params, judged.residual, steps, status, counts, state, derivative, judged.curvature)

@@ -12,6 +12,7 @@ import optax
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.examination import examined, updated
 from bilevel.foundation import trees
+from bilevel.foundation.stated import checked_metrics
 from bilevel.foundation.typing import HParams, Key, Params, PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
@@ -107,7 +108,7 @@ def outer_step(
     levels = replace(task.levels, inner=task.inner.with_solver(solver))
     point = point_of(task, state.key, state.step, state.hparams)
     value, grad, report = examined(engine, levels, point, state.carry)
-    measured = task.evaluate(report.params, state.hparams)
+    measured = checked_metrics(task.evaluate, task.evaluate(report.params, state.hparams))
     value_fn = outer_value(engine, levels, point, report.carry)
     updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
     updates = jax.tree.map(lambda leaf: (state.scale * leaf).astype(leaf.dtype), updates)

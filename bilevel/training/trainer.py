@@ -13,6 +13,7 @@ import jax
 import optax
 
 from bilevel.engines import Engine, Implicit
+from bilevel.foundation.stated import telling
 from bilevel.foundation.typing import Key
 from bilevel.loggers import Logger
 from bilevel.task import PRECISIONS, Task
@@ -70,7 +71,8 @@ class Trainer:
         Raises `ConvergenceError` where a solve failed and the engine's ``on_failure`` is "raise" or an exhausted
         "retry". Ctrl-C saves the state and raises `Interrupted`.
         """
-        with jax.enable_x64(PRECISIONS[task.precision]), ExitStack() as stack:
+        told = telling(task.functions, task.check)
+        with jax.enable_x64(PRECISIONS[task.precision]), told, ExitStack() as stack:
             start = jax.random.key(0) if key is None else key
             if directory is not None and not isinstance(directory, RunFolder):
                 directory = stack.enter_context(RunFolder(directory, resume))

@@ -157,6 +157,7 @@ class Implicit(Engine):
             inner_residual=outcome.residual,
             inner_steps=outcome.steps,
             inner_status=outcome.status,
+            curvature=outcome.curvature,
             adjoint_residual=adjoint.solution.residual,
             adjoint_steps=adjoint.solution.products,
             adjoint_status=adjoint.solution.status,

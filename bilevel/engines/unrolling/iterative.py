@@ -111,6 +111,7 @@ def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, derivative: Der
         inner_residual=frozen.residual,
         inner_steps=frozen.steps,
         inner_status=frozen.status,
+        curvature=jnp.asarray(frozen.curvature),
         adjoint_residual=left,
         adjoint_steps=jnp.int32(0),
         adjoint_status=Status(jnp.where(jnp.isfinite(size), code, jnp.int32(Code.nonfinite))),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
+from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.solvers.base import Solver, State, settings
@@ -53,11 +54,11 @@ class ActiveSetNewton(Solver):
         (D (I - D) + s D H D + delta I) y = D (I - s H) F,      w <- w + F + D y.
 
     One step finds the minimiser on the face that the prox points at, which D knows; the system is that of the adjoint,
-    damped by delta = O(||F||). A step is taken if it halves the residual; if not, and at a start that is not near a
-    solution, proximal gradient steps are, spectral and then accelerated ones, as many as one Newton step costs about.
-    So convergence is that of the proximal gradient method from anywhere, and superlinear near the solution, a warm
-    start included. ``linear_solve`` solves the system. For every penalty and set with a prox; if it is separable, on
-    one array, badly scaled coordinates are scaled so that the rows of the Hessian have one length.
+    damped by delta = O(||F||). A step is taken if it halves the residual and met no negative curvature; if not, and at
+    a start that is not near a solution, proximal gradient steps are, spectral and then accelerated ones, as many as one
+    Newton step costs about. So convergence is that of the proximal gradient method from anywhere, and superlinear near
+    the solution, a warm start included. ``linear_solve`` solves the system. For every penalty and set with a prox; if
+    it is separable, on one array, badly scaled coordinates are scaled so that the rows of the Hessian have one length.
     Source: Qi and Sun, 1993; Li, Sun and Toh, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -125,6 +126,8 @@ class ActiveSetNewton(Solver):
         newton = times(trees.axpy(1.0, system.extend(rhs, solution.value), params), memory.scale)
         gradient = instance.gradient(newton)
         after = instance.residual_given(newton, gradient)
+        upwards = solution.status.code == Code.indefinite  # the face has no minimiser: its stationary point is none
+        after = jnp.where(upwards, jnp.inf, after)
         products = system.products + solution.products
         counts = Counts(2, products, proxes=2, factorizations=solution.factorizations).as_arrays()
         return Point(newton, gradient, after, memory.step_size, counts)

@@ -7,18 +7,25 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.attach import solve_system_counted
 from bilevel.implicit.prepare import asserted
-from bilevel.linear_solve import AutoLinear, LinearSolver, Preconditioner
+from bilevel.kernels import trust_region
+from bilevel.linear_solve import AutoLinear, Dense, LinearSolver, Preconditioner
+from bilevel.linear_solve.preconditioners import CholeskyFactor
 from bilevel.optimality import Stationary
-from bilevel.solvers.base import SPARING, Solver, State, settings
+from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 MAX_HALVINGS = 30
+MAX_HALVINGS_TO_A_ROOT = 100  # a step to a root may be too long by any factor: exp(w) = 1e12 from -20
+SUFFICIENT = 1e-4  # Armijo's constant
+NEAR = 1e-2  # a step of this share of the point's size leaves the sign of the curvature as it was
 
 
 class Memory(NamedTuple):
@@ -26,11 +33,14 @@ class Memory(NamedTuple):
     inverse: (
         Preconditioner | None
     )  # the factor of the last step, or directions of its CG; none where a derivative is taken
+    value: jax.Array  # of the loss; zero where there is none
+    radius: jax.Array  # of the ball in which the loss is like its quadratic model; infinite until a step was too long
 
 
 class Trial(NamedTuple):
     step: jax.Array
     params: Params
+    value: jax.Array
     residual: PyTree
     norm: jax.Array
 
@@ -38,11 +48,13 @@ class Trial(NamedTuple):
 @settings
 @dataclass(frozen=True)
 class Newton(Solver):
-    """w <- w - t A^{-1} F(w), A = dF/dw, t halved until ||F|| decreases (t = 1 near the solution: quadratic).
+    """w <- w - A^{-1} F(w), A = dF/dw; quadratic convergence near the solution.
 
-    F is the gradient of the loss, or the residual of a problem stated by `InnerProblem.from_residual`. Where F
-    is the gradient and A^{-1} F no direction of ascent, the gradient takes its place.
-    ``linear_solve`` solves the system; the default is direct for small problems, a Krylov method for large ones.
+    Where F is the gradient of a loss, the loss has to fall. With the matrix of A (``linear_solve`` direct: the default
+    up to 256 unknowns) Newton's step is taken where A is positive definite and the loss falls enough; else that of the
+    quadratic model in a ball, which leaves saddles and maxima along negative curvature. With products (`bl.CG`),
+    the step that conjugate gradients reach before they meet negative curvature, or the gradient, halved until the loss
+    falls. Where F is a residual (`InnerProblem.from_residual`), the step is halved until ||F|| decreases.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem.from_residual(lambda w, h, batch: w**3 - h, init=lambda key, h: jnp.ones(()),
@@ -57,46 +69,120 @@ class Newton(Solver):
     patience = 3
 
     def init(self, instance: Instance, params: Params) -> State:
-        residual = instance.residual(params)
-        like = jax.eval_shape(lambda: self._solve(instance, params, residual)[2])
+        needs_factors(self, params)
+        value, residual = _evaluate(instance, params)
+        like = jax.eval_shape(lambda: self._known_inverse(instance, params, residual))
         inverse = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-        return State(params, trees.norm(residual), Counts(gradients=1), Memory(residual, inverse))
+        norm = trees.norm(residual)
+        memory = Memory(residual, inverse, value, jnp.full_like(norm, jnp.inf))
+        curvature = jnp.full_like(norm, jnp.nan) if self._direct(instance, residual) else None
+        return State(params, norm, Counts(gradients=1), memory, curvature=curvature)
 
     def step(self, instance: Instance, state: State) -> State:
+        if self._direct(instance, state.memory.residual) is not None:
+            return self._descend(instance, state)
         residual = state.memory.residual
         solution, cost, inverse = self._solve(instance, state.params, residual)
         transposed = cost.add(SPARING).plus(hessian_products=1)  # another solve, and the derivative of A
         direction = jax.tree.map(jnp.negative, solution)
-        if isinstance(instance.mapping, Stationary):
+        minimises = isinstance(instance.mapping, Stationary)
+        halvings = MAX_HALVINGS if minimises else MAX_HALVINGS_TO_A_ROOT
+        if minimises:
             descends = trees.dot(direction, residual) < 0
             direction = trees.select(descends, direction, jax.tree.map(jnp.negative, residual))
+        slope = jax.lax.stop_gradient(trees.dot(direction, residual))
+        rounding = 10 * trees.epsilon(state.params) * jnp.abs(state.memory.value)
 
         def at(step: jax.Array) -> Trial:
             params = trees.axpy(step, direction, state.params)
-            after = instance.residual(params)
-            return Trial(step, params, after, trees.norm(after))
+            value, after = _evaluate(instance, params)
+            return Trial(step, params, value, after, trees.norm(after))
 
         def halve(carry: tuple[Trial, jax.Array]) -> tuple[Trial, jax.Array]:
             return at(0.5 * carry[0].step), carry[1] + 1
 
         def rejected(carry: tuple[Trial, jax.Array]) -> jax.Array:
             trial, trials = carry
-            return ~(trial.norm <= (1 - 1e-4 * trial.step) * state.residual) & (trials < MAX_HALVINGS)
+            accepted = trial.norm <= (1 - SUFFICIENT * trial.step) * state.residual
+            if minimises:
+                accepted &= trial.value <= state.memory.value + rounding
+                accepted |= trial.value <= state.memory.value + SUFFICIENT * trial.step * slope
+                accepted &= jnp.isfinite(trial.norm)
+            return ~accepted & (trials < halvings)
 
         first = at(jnp.ones_like(state.residual))
         if not instance.searches:
             counts = state.counts.add(cost).plus(gradients=1)
-            return State(first.params, first.norm, counts, Memory(first.residual, inverse), derivative=transposed)
+            memory = state.memory._replace(residual=first.residual, inverse=inverse, value=first.value)
+            return state._replace(
+                params=first.params, residual=first.norm, counts=counts, memory=memory, derivative=transposed
+            )
         trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
-        failed = trials >= MAX_HALVINGS
+        failed = trials >= halvings
         if instance.differentiable:
             trial, trials = at(trial.step), trials + 1
         counts = state.counts.add(cost).plus(gradients=trials)
         code = jnp.where(failed, Code.stalled, Code.converged)
-        params = trees.select(failed, state.params, trial.params)
-        after = trees.select(failed, residual, trial.residual)
-        norm = jnp.where(failed, state.residual, trial.norm)
-        return State(params, norm, counts, Memory(after, inverse), code, transposed)
+        before = Trial(trial.step, state.params, state.memory.value, residual, state.residual)
+        trial = trees.select(failed, before, trial)
+        memory = state.memory._replace(residual=trial.residual, inverse=inverse, value=trial.value)
+        return State(trial.params, trial.norm, counts, memory, code, transposed)
+
+    def _descend(self, instance: Instance, state: State) -> State:
+        """A step that lowers the loss, with the matrix of the Hessian."""
+        memory, operator = state.memory, instance.system(state.params).operator
+        flat, unravel = ravel_pytree(state.params)
+        gradient = ravel_pytree(memory.residual)[0]
+        direct = self._direct(instance, memory.residual)
+        assert direct is not None
+
+        def evaluate(x: jax.Array) -> trust_region.Point:
+            value, after = _evaluate(instance, unravel(x))
+            return trust_region.Point(x, value, ravel_pytree(after)[0])
+
+        matrix = direct.matrix(operator, state.params)
+        start = trust_region.Point(flat, memory.value, gradient)
+        found = trust_region.descend(evaluate, start, matrix, memory.radius)
+        point, trials, inverse = found.point, found.trials, CholeskyFactor(found.lower, found.definite)
+        if instance.differentiable:
+            matvec = lambda x: ravel_pytree(operator(unravel(x)))[0] + found.damping * x  # noqa: E731
+            by_factor = lambda _, rhs: found.inverse(rhs)  # noqa: E731
+            newton = jax.lax.custom_linear_solve(matvec, -gradient, by_factor, by_factor, symmetric=True)
+            moved = evaluate(flat + newton + found.push)
+            point, trials, inverse = trees.select(found.accepted, moved, start), trials + 1, None
+        params = unravel(point.x)
+        length = jnp.linalg.norm(jax.lax.stop_gradient(point.x - flat))
+        near = length <= NEAR * jnp.linalg.norm(jax.lax.stop_gradient(point.x))
+        looked = near if not is_quadratic(instance, state.params) else jnp.bool_(True)
+        cost = Counts(hessian_products=len(matrix), factorizations=1 + found.decomposed)
+        return State(
+            params,
+            jnp.where(found.accepted, jnp.linalg.norm(point.gradient), state.residual),
+            state.counts.add(cost).plus(gradients=trials),
+            Memory(unravel(point.gradient), inverse, point.value, found.radius),
+            jnp.where(found.accepted, Code.converged, Code.stalled),
+            SPARING.plus(hessian_products=2),  # a product with A that the solve is linear in, and the derivative of A
+            jnp.where(looked, found.curvature, jnp.nan),
+        )
+
+    def _direct(self, instance: Instance, example: PyTree) -> Dense | None:
+        """The direct solver of the Hessian's system, where the problem is to minimise and there is one. None for
+        natural steps, and where all that leads to a step is differentiated: a ball's damping is frozen, a halving not.
+        """
+        if not isinstance(instance.mapping, Stationary) or not instance.searches or instance.exact:
+            return None
+        operator = instance.system(example).operator
+        chosen = self.linear_solve.choose(operator, example) if isinstance(self.linear_solve, AutoLinear) else None
+        chosen = self.linear_solve if chosen is None else chosen
+        return chosen if isinstance(chosen, Dense) else None
+
+    def _known_inverse(self, instance: Instance, params: Params, residual: PyTree) -> Preconditioner | None:
+        if self._direct(instance, residual) is None:
+            return self._solve(instance, params, residual)[2]
+        if instance.differentiable:
+            return None
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        return CholeskyFactor(jnp.zeros((size, size), ravel_pytree(params)[0].dtype), jnp.bool_(False))
 
     def _solve(self, instance: Instance, params: Params, rhs: PyTree) -> tuple[PyTree, Counts, Preconditioner | None]:
         """A^{-1} rhs (NaN where the solve failed), what it cost, and what it found of A^{-1}."""
@@ -110,7 +196,8 @@ class Newton(Solver):
             hessian_products=prepared.products + found.products + system.products,
             factorizations=prepared.factorizations + found.factorizations,
         )
-        value = jax.tree.map(lambda leaf: jnp.where(found.status.ok, leaf, jnp.nan), found.value)
+        usable = found.status.ok | isinstance(instance.mapping, Stationary)  # what CG reached on the way descends
+        value = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.nan), found.value)
         return system.extend(rhs, value), cost, prepared.inverse or found.inverse
 
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
@@ -126,3 +213,11 @@ class Newton(Solver):
                 f"bl.Newton needs a smooth condition and would ignore {type(instance.penalty).__name__}. "
                 "Use bl.ProximalGradient() or bl.Auto()."
             )
+
+
+def _evaluate(instance: Instance, params: Params) -> tuple[jax.Array, PyTree]:
+    """The value of the loss, which is never differentiated, and its gradient; the residual where there is no loss."""
+    if not isinstance(instance.mapping, Stationary):
+        return jnp.zeros(()), instance.residual(params)
+    value, gradient = jax.value_and_grad(instance.mapping.loss)(params, instance.hparams, instance.batch)
+    return jax.lax.stop_gradient(value), gradient

@@ -33,8 +33,9 @@ class ProximalNewton(Solver):
     """w <- argmin over v of grad'(v - w) + 1/2 (v - w)' H (v - w) + penalty(v), as far as the objective decreases.
 
     H is the matrix of the Hessian (of a `bl.Linear` loss X' M X + ...: one product of matrices), so a step costs
-    n p^2 and the model, by coordinate descent and Newton steps on its face, p^3 / 3 for each; one step is all where
-    the loss is quadratic. For up to a thousand coordinates or two; put it into a `bl.WorkingSet` for sparse solutions
+    n p^2 and the model (made convex where it is not), by coordinate descent and Newton steps on its face, p^3 / 3 for
+    each; one step is all where the loss is quadratic. For up to a thousand coordinates or two; put it into a
+    `bl.WorkingSet` for sparse solutions
     with more. Raises ValueError for params that are not one vector, and for penalties that are not separable.
     Source: Lee, Sun and Saunders, 2014.
 
@@ -84,10 +85,20 @@ def model_minimum(
         rows.varying,
         lambda params: instance.penalty.value(params, instance.hparams),
     )
-    matrix = hessian_matrix(instance, params)
+    matrix = convexified(hessian_matrix(instance, params))
     target, cycles = minimise(matrix, gradient, params, term, tol)
     proxes = proxes_in(cycles, len(matrix))
     return target, Counts(hessian_products=len(matrix), proxes=proxes, factorizations=cycles)
+
+
+def convexified(matrix: jax.Array) -> jax.Array:
+    """The matrix itself where no curvature is negative, else moved by a multiple of the identity: the least is then as
+    far above zero as it was below, because a model without a minimiser gives no direction of descent."""
+    scale, identity = jnp.max(jnp.abs(matrix)), jnp.eye(len(matrix), dtype=matrix.dtype)
+    noise = 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * scale
+    definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix + noise * identity)))
+    least = jax.lax.cond(definite, lambda: jnp.zeros_like(scale), lambda: jnp.linalg.eigvalsh(matrix)[0])
+    return matrix + jnp.where(least < -noise, -2 * least, 0) * identity
 
 
 def hessian_matrix(instance: Instance, params: jax.Array) -> jax.Array:

@@ -44,7 +44,7 @@ def evaluate(instance: Instance, params: jax.Array) -> Trial:
 
 
 def search(instance: Instance, state: State, target: jax.Array) -> Trial:
-    """Halves the way to ``target`` until the objective decreases enough, or the residual does not grow."""
+    """Halves the way to ``target`` until the objective decreases enough, or neither it nor the residual grows."""
     frozen = jax.lax.stop_gradient
     origin, memory, end = frozen((state.params, state.memory, target))
     linear = trees.dot(memory.gradient, end - origin)
@@ -56,7 +56,8 @@ def search(instance: Instance, state: State, target: jax.Array) -> Trial:
     def at(step: jax.Array, trials: jax.Array) -> Trial:
         trial = evaluate(instance, origin + step * (end - origin))
         decreased = trial.value <= memory.value + SUFFICIENT * step * jnp.minimum(predicted, 0) + rounding
-        accepted = decreased | (trial.residual <= state.residual)
+        level = trial.value <= memory.value + rounding  # without it, the way to a maximum would do
+        accepted = decreased | (level & (trial.residual <= state.residual))
         return trial._replace(step=step, accepted=accepted, trials=trials)
 
     if not instance.searches:

@@ -1,0 +1,150 @@
+"""Whether a first-order point can be a minimum: the least curvature on its face, and the way down if it is negative."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
+from bilevel.linear_solve import materialize
+from bilevel.losses.host_matrix import HostMatrix
+from bilevel.losses.linear import Linear
+from bilevel.solvers.instance import OF_THE_GRADIENT, Instance
+
+FEW = 32  # unknowns up to which all curvatures are found, by a product for each
+PRODUCTS = 12  # of Lanczos' method for more: finds -0.1 beside curvatures from 0 to 1 among a thousand
+MAX_TRIALS = 30
+
+
+class Curvature(NamedTuple):
+    """The least curvature as a share of the largest in size, and a direction (in params) that has it."""
+
+    least: jax.Array  # NaN where nobody looked
+    direction: PyTree
+
+
+class Descent(NamedTuple):
+    params: Params
+    value: Scalar
+    found: jax.Array
+    trials: jax.Array
+
+
+def noise(params: Params) -> float:
+    """The share of the largest curvature below which a negative one may be rounding."""
+    return 100 * trees.epsilon(params)
+
+
+def bends_down(curvature: jax.Array | None, params: Params) -> jax.Array | bool:
+    """Whether a minimiser has to go on, however small the gradient: no minimum, or nobody has looked yet. Where the
+    solver never looks (None) nothing is known here."""
+    return False if curvature is None else ~(curvature >= -noise(params))
+
+
+def refuted(curvature: jax.Array | None, params: Params) -> jax.Array | bool:
+    """Whether the point is shown to be no minimum: beyond what the error of a degenerate one explains."""
+    return False if curvature is None else curvature < -(trees.epsilon(params) ** 0.5)
+
+
+def order_of(curvature: jax.Array | float) -> str:
+    """What is known beside the gradient, in words; of a batch, the least."""
+    return "first order" if np.any(np.isnan(np.asarray(curvature))) else "second order"
+
+
+def can_look(instance: Instance) -> bool:
+    """Whether the condition is that of a minimum and has a symmetric system, made of products on the device."""
+    if not isinstance(instance.mapping, OF_THE_GRADIENT):
+        return False
+    return not (isinstance(instance.loss, Linear) and isinstance(instance.loss.design(instance.batch), HostMatrix))
+
+
+def least_curvature(instance: Instance, params: Params) -> Curvature:
+    """That of the reduced system at ``params``, by products: all curvatures of few unknowns, of many by Lanczos' method
+    from a fixed random vector. NaN where the system is not known to be symmetric."""
+    params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
+    like = trees.norm(params)
+    system = instance.mapping.system(params, hparams, batch)
+    if not (system.operator.symmetric and system.operator.definite):
+        return unseen(params)
+    example = jax.eval_shape(system.restrict, params)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
+    flat, unravel = ravel_pytree(zeros)
+
+    def product(x: jax.Array) -> jax.Array:
+        return system.operator.sign * ravel_pytree(system.operator(unravel(x)))[0]
+
+    values, vector = _extremes(product, flat) if flat.size <= FEW else _lanczos(product, flat)
+    largest = jnp.max(jnp.abs(values))
+    least = jnp.minimum(values[0], 0) / jnp.where(largest > 0, largest, 1)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    direction = system.extend(nothing, unravel(vector))
+    return jax.lax.stop_gradient(Curvature(least.astype(like.dtype), direction))
+
+
+def unseen(params: Params) -> Curvature:
+    """What is known where nobody looked."""
+    return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params))
+
+
+def cost_of_a_look(instance: Instance, params: Params) -> Counts:
+    """What `least_curvature` takes."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return instance.mapping.preparation.plus(hessian_products=size if size <= FEW else PRODUCTS)
+
+
+def _extremes(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Array]:
+    values, vectors = _eigenpairs(materialize(product, example)[0])
+    return values, vectors[:, 0]
+
+
+def _lanczos(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ritz values, ascending, and the vector of the least. Reference: Lanczos, 1950; orthogonalised in full."""
+    start = jax.random.normal(jax.random.key(0), example.shape, example.dtype)
+    tiny = jnp.finfo(example.dtype).tiny
+
+    def body(number: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple:
+        basis, images, vector = carry
+        vector = vector / jnp.maximum(jnp.linalg.norm(vector), tiny)
+        image = product(vector)
+        basis, images = basis.at[number].set(vector), images.at[number].set(image)
+        for _ in range(2):
+            image = image - basis.T @ (basis @ image)
+        left = jnp.linalg.norm(image) > 100 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(images[number])
+        return basis, images, jnp.where(left, image, 0)  # zero: the space is invariant, and all is known
+
+    empty = jnp.zeros((PRODUCTS, example.size), example.dtype)
+    basis, images, _ = jax.lax.fori_loop(0, PRODUCTS, body, (empty, empty, start))
+    values, vectors = _eigenpairs(basis @ images.T)
+    return values, basis.T @ vectors[:, 0]
+
+
+def push(instance: Instance, params: Params, direction: PyTree, wanted: jax.Array) -> Descent:
+    """A feasible point with a smaller objective on either side of ``params``, from far to near; not found where there
+    is none, or none is ``wanted``."""
+    params, direction = jax.lax.stop_gradient((params, direction))
+    size, length = jnp.maximum(1, trees.norm(params)), trees.norm(direction)
+    first = size / jnp.where(length > 0, length, 1)
+    value = instance.objective(params)
+    rounding = 10 * trees.epsilon(params) * jnp.abs(value)
+
+    def attempt(descent: Descent) -> Descent:
+        side = jnp.where(descent.trials % 2 == 0, 1, -1)
+        step = side * first * 0.25 ** (descent.trials // 2)
+        moved = instance.prox(trees.axpy(step, direction, params), 0.0)
+        after = instance.objective(moved)
+        return Descent(moved, after, after < value - rounding, descent.trials + 1)
+
+    begin = Descent(params, value, ~wanted, jnp.int32(0))
+    end = jax.lax.while_loop(lambda descent: ~descent.found & (descent.trials < 2 * MAX_TRIALS), attempt, begin)
+    return jax.lax.stop_gradient(end._replace(found=end.found & wanted))
+
+
+def _eigenpairs(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of a symmetric matrix, in float32 at least: LAPACK has no narrower types."""
+    values, vectors = jnp.linalg.eigh(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
+    return values.astype(matrix.dtype), vectors.astype(matrix.dtype)
