@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point
+from bilevel.kernels.arrays import as_point, norm
 from bilevel.projections.cones import psd_cone, second_order_cone
 from bilevel.projections.exponential import exponential_cone
 
@@ -36,6 +36,11 @@ class Cone(abc.ABC):
     @abc.abstractmethod
     def dual(self) -> Cone:
         """The dual cone {y : <y, s> >= 0 for all s in the cone}."""
+
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        """How far each entry of ``point`` is from where the derivative of `project` jumps: infinity where it never
+        does, NaN where it is not known."""
+        return jnp.full_like(_checked(self, point), jnp.nan)
 
     def project_dual(self, point: ArrayLike) -> jax.Array:
         """The nearest point of the dual cone to ``point``, an array (..., dim)."""
@@ -64,6 +69,9 @@ class Zero(Cone):
         x = jax.lax.stop_gradient(_checked(self, point))
         return jnp.where(jnp.isnan(x), x, 0)
 
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        return jnp.full_like(_checked(self, point), jnp.inf)
+
 
 @dataclass(frozen=True)
 class Free(Cone):
@@ -85,6 +93,9 @@ class Free(Cone):
 
     def project(self, point: ArrayLike) -> jax.Array:
         return _checked(self, point)
+
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        return jnp.full_like(_checked(self, point), jnp.inf)
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,9 @@ class NonNegative(Cone):
     def project(self, point: ArrayLike) -> jax.Array:
         return jax.nn.relu(_checked(self, point))
 
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        return jnp.abs(_checked(self, point))
+
 
 @dataclass(frozen=True)
 class SecondOrder(Cone):
@@ -130,6 +144,13 @@ class SecondOrder(Cone):
     def project(self, point: ArrayLike) -> jax.Array:
         return second_order_cone(_checked(self, point))
 
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        x = _checked(self, point)
+        off = jnp.abs(norm(x[..., 1:]) - jnp.abs(x[..., 0])) / np.sqrt(
+            2
+        )  # from the boundary of the cone and of minus it
+        return jnp.broadcast_to(off[..., None], x.shape)
+
 
 @dataclass(frozen=True)
 class PSD(Cone):
@@ -151,6 +172,11 @@ class PSD(Cone):
 
     def project(self, point: ArrayLike) -> jax.Array:
         return svec(psd_cone(smat(_checked(self, point))))
+
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        x = _checked(self, point)
+        least = jnp.min(jnp.abs(jnp.linalg.eigvalsh(smat(x))), axis=-1, keepdims=True, initial=jnp.inf)
+        return jnp.broadcast_to(least, x.shape)
 
 
 @dataclass(frozen=True)
@@ -195,6 +221,9 @@ class Dual(Cone):
         x = as_point(point)
         return x + self.cone.project(-x)
 
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        return self.cone.kinks(-as_point(point))
+
 
 @dataclass(frozen=True, init=False)
 class Product(Cone):
@@ -218,10 +247,16 @@ class Product(Cone):
         return Product(*(cone.dual for cone in self.cones))
 
     def project(self, point: ArrayLike) -> jax.Array:
-        ends = np.cumsum([cone.dim for cone in self.cones])[:-1]
-        pieces = jnp.split(_checked(self, point), ends, axis=-1)
-        projected = [cone.project(piece) for cone, piece in zip(self.cones, pieces, strict=True)]
+        projected = [cone.project(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]
         return jnp.concatenate(projected, axis=-1)
+
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        distances = [cone.kinks(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]
+        return jnp.concatenate(distances, axis=-1)
+
+    def _split(self, point: ArrayLike) -> list[jax.Array]:
+        ends = np.cumsum([cone.dim for cone in self.cones])[:-1]
+        return jnp.split(_checked(self, point), ends, axis=-1)
 
 
 def svec(matrix: ArrayLike) -> jax.Array:

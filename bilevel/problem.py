@@ -10,11 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
-from bilevel.foundation.status import Code, Status
+from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
@@ -32,7 +33,12 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Solution(NamedTuple):
-    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none."""
+    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none.
+
+    ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
+    solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
+    "residual" where it is one of several or nobody looked (`InnerProblem.solve` does not: `bl.hypergradient` does).
+    """
 
     params: Params
     dual: PyTree
@@ -41,12 +47,18 @@ class Solution(NamedTuple):
     status: Status
     counts: Counts
     curvature: jax.Array | float = math.nan  # the least on the face, as a share of the largest, where negative; else 0
+    grade: Any = np.int32(0)
 
     @property
     def order(self) -> str:
         """What was looked at: "second order", or "first order" where nobody looked at the curvature (``curvature`` is
         NaN), so that the point may be a saddle. Of a batch, the weaker."""
         return order_of(self.curvature)
+
+    @property
+    def error_grade(self) -> str:
+        """The grade in words; of a batch, the weakest."""
+        return GRADES[int(np.min(np.asarray(self.grade)))]
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:

@@ -83,6 +83,8 @@ def judge(structure: Structure, draw: Draw, answer: Answer) -> Verdict:
     if failed:
         return judge_failure(structure, draw, answer)
     w = params_of(answer)
+    if not np.all(np.isfinite(w)):
+        return Verdict("silent wrong", "params that are not finite")
     oracle = oracle_of(structure, draw).scaled(w, draw.theta)
     root = oracle.examine(oracle.solve(w, draw.theta), draw.theta)
     if not root.error < 1e-7 * (1 + np.linalg.norm(root.w)):

@@ -42,8 +42,8 @@ class Oracle:
     def scaled(self, w: np.ndarray, theta: np.ndarray) -> Oracle:
         """The same with the step 1 / ||H||, at which neither F nor its Newton matrix is badly scaled."""
         hessian = jacobian(lambda x: self.slope(x, theta), w)
-        size = np.linalg.norm(hessian, 2)
-        return Oracle(self.slope, self.prox, self.outer, float(1 / size) if np.isfinite(size) and size > 0 else 1.0)
+        size = float(np.linalg.norm(hessian, 2)) if np.all(np.isfinite(hessian)) else 0.0
+        return Oracle(self.slope, self.prox, self.outer, 1 / size if size > 0 else 1.0)
 
     def system(self, w: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(I - J (I - s H), J, H)."""
@@ -59,6 +59,8 @@ class Oracle:
             if not np.isfinite(size) or size < 1e-15 * (1 + np.linalg.norm(w)):
                 break
             matrix = self.system(w, theta)[0]
+            if not np.all(np.isfinite(matrix)):
+                break
             move = np.linalg.lstsq(matrix, -self.residual(w, theta), rcond=1e-14)[0]
             trials = [w + length * move for length in (1.0, 0.5, 0.1)]
             sizes = [np.linalg.norm(self.residual(trial, theta)) for trial in trials]
@@ -85,8 +87,10 @@ class Oracle:
         if not np.all(np.isfinite(w)):
             return Root(w, np.inf, np.inf, np.nan)
         matrix, J, hessian = self.system(w, theta)
+        if not np.all(np.isfinite(matrix)) or not np.all(np.isfinite(hessian)):
+            return Root(w, np.inf, np.inf, np.nan)
         singular = np.linalg.svd(matrix, compute_uv=False)
-        if not np.all(np.isfinite(singular)) or singular[-1] == 0:
+        if singular[-1] == 0:
             return Root(w, np.inf, np.inf, np.nan)
         error = np.linalg.norm(self.residual(w, theta)) / singular[-1]
         eigenvalues, vectors = np.linalg.eigh((J + J.T) / 2)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bilevel.foundation.settings import settings as settings, traced as traced
-from bilevel.foundation.status import Code, Status
+from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
@@ -19,9 +19,6 @@ from bilevel.solvers.curvature import order_of
 from bilevel.task import Bilevel
 
 POLICIES = ("raise", "warn", "retry", "skip")
-GRADES = ("residual", "estimate", "bound")
-
-
 NAN: Any = np.float32(np.nan)
 UNKNOWN: Any = np.int32(-1)
 ZERO: Any = np.int32(0)

@@ -42,6 +42,11 @@ REMEDIES = {
 }
 
 
+# What is claimed of a derivative and its error, from least to most: nothing beyond an order of magnitude; right in the
+# regime where a Newton correction is; a theorem.
+GRADES = ("residual", "estimate", "bound")
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Status:

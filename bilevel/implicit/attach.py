@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.implicit.prepare import asserted
+from bilevel.implicit.silence import silent
 from bilevel.linear_solve import LinearSolver
 
 
@@ -40,12 +41,18 @@ def split_arguments(args: tuple, kwargs: dict) -> Arguments:
 
 
 def attach(
-    mapping: Mapping, linear_solve: LinearSolver, params: Params, args: tuple, kwargs: dict | None = None
+    mapping: Mapping,
+    linear_solve: LinearSolver,
+    params: Params,
+    args: tuple,
+    kwargs: dict | None = None,
+    lost: jax.Array | bool = False,
 ) -> Params:
     """``params`` unchanged in value, with the derivative of the solution of mapping(params, *args, **kwargs) = 0.
 
     With A = dF/dw and B = dF/dh at the solution, dw = -A^{-1} B dh; reverse mode transposes the one linear solve, so
-    it serves all arguments. Values that the mapping closes over are arguments too. A solve that fails gives NaN.
+    it serves all arguments. Values that the mapping closes over are arguments too. Where the solve fails,
+    or params are NaN or ``lost``, the derivative is NaN, except to a cotangent that is exactly zero, which gives zero.
     """
     moving = split_arguments(args, kwargs or {})
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
@@ -65,7 +72,9 @@ def attach(
     hidden: list[Any] = []
     if closed_over:
         solve, hidden = jax.closure_convert(solve, params, moving.leaves, params)
-    return _with_derivative(residual, solve, len(moving.leaves))(params, [*moving.leaves, *closed_over], hidden)
+    lost = lost | jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(params)]))
+    solution = _with_derivative(residual, solve, len(moving.leaves))
+    return solution(params, [*moving.leaves, *closed_over], hidden, lost)
 
 
 def _check_shapes(mapping: Mapping, params: Params, residual: PyTree) -> None:
@@ -82,12 +91,12 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
     closes over: they matter for second derivatives only."""
 
     @jax.custom_jvp
-    def solution(params: Params, values: list, hidden: list) -> Params:
+    def solution(params: Params, values: list, hidden: list, lost: jax.Array) -> Params:
         return params
 
     def rule(primals: tuple, tangents: tuple) -> tuple[Params, Params]:
-        params, values, hidden = primals
-        params = solution(params, values, hidden)
+        params, values, hidden, lost = primals
+        params = solution(params, values, hidden, lost)
         moved = [i for i, tangent in enumerate(tangents[1]) if not isinstance(tangent, SymbolicZero)]
         if not moved:
             return params, jax.tree.map(jnp.zeros_like, params)
@@ -98,9 +107,12 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
                 current[i] = value
             return residual(params, *current)
 
-        _, change = jax.jvp(at, tuple(values[i] for i in moved), tuple(tangents[1][i] for i in moved))
-        rhs = jax.tree.map(jnp.negative, change)
-        return params, solve(params, values[:number_of_arguments], rhs, *hidden)
+        def linear(moving: tuple) -> Params:
+            _, change = jax.jvp(at, tuple(values[i] for i in moved), moving)
+            rhs = jax.tree.map(jnp.negative, change)
+            return solve(params, values[:number_of_arguments], rhs, *hidden)
+
+        return params, silent(linear, tuple(tangents[1][i] for i in moved), lost)
 
     solution.defjvp(rule, symbolic_zeros=True)
     return solution

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.custom_derivatives import linear_call
 
 from bilevel.foundation.typing import Params, PyTree
 from bilevel.implicit.attach import attach, split_arguments
 from bilevel.implicit.calls import for_condition, like, pair
 from bilevel.implicit.mapping import FixedPoint, Mapping, as_mapping
+from bilevel.implicit.undefined import undefined
 from bilevel.linear_solve import AutoLinear, LinearSolver
 
 NOT_TRACEABLE = (jax.errors.JAXTypeError, TypeError)
@@ -161,18 +161,10 @@ def _without_derivative(aux: PyTree, origins: list) -> PyTree:
 
     def rule(primals: tuple, tangents: tuple) -> tuple[list, list]:
         numbers = passed(*primals)
-        forward = lambda _, __: [jnp.full_like(number, jnp.nan) for number in numbers]  # noqa: E731
-        return numbers, linear_call(forward, _refuse, (), tangents[1])
+        return numbers, undefined(numbers, tangents[1])
 
     passed.defjvp(rule)
     return rest(passed(numbers, sources))
-
-
-def _refuse(_: Any, __: Any) -> Any:
-    raise TypeError(
-        "The derivative of aux is not defined: aux is whatever the solver reports, and only the solution itself has an "
-        "implicit derivative. Recompute the quantity from the solution (aux = f(params, args)) and differentiate that."
-    )
 
 
 def _split_inexact(tree: PyTree) -> tuple[list, Callable[[list], PyTree]]:

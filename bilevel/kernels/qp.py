@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation.status import Code, Status
+from bilevel.implicit.silence import silent
+from bilevel.kernels.activity import read_program
 from bilevel.kernels.arrays import as_point, like
 from bilevel.kernels.interior_point import Program, interior_point
 from bilevel.kernels.saddle import solve_saddle
@@ -32,8 +34,9 @@ def solve_qp(Q, q, A, b, G, h) -> QPSolution:
     Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); p and m may be zero, and entries of h infinite (no
     constraint). An interior-point method finds the active rows, the equality-constrained program on them gives the
     last digits. x, y and z are differentiable in every argument, in both modes and repeatedly; where constraints depend
-    on each other, or rows are weakly active, the derivative is the one of least norm on the rows with z > h - Gx. With
-    several minimisers, one of them is returned. The status says infeasible, unbounded, or max_steps; never raises.
+    on each other, or rows are weakly active, the derivative is the one of least norm on the rows where z outweighs
+    h - Gx. With several minimisers, one of them is returned. The status says infeasible, unbounded, or max_steps; never
+    raises.
 
     >>> solution = solve_qp(jnp.eye(2), -jnp.ones(2), jnp.zeros((0, 2)), jnp.zeros(0), jnp.ones((1, 2)), jnp.ones(1))
     >>> solution.x.round(6).tolist(), solution.z.round(6).tolist(), solution.status.name
@@ -66,16 +69,20 @@ def _solve_jvp(primals, tangents):
     (program,), (moved,) = primals, tangents
     solution = _solve(program)
     x, y, z = solution.x, solution.y, solution.z
-    active = jax.lax.stop_gradient(z > program.h - program.G @ x)
-    mask = active.astype(x.dtype)
-    rows = jnp.concatenate([program.A, mask[:, None] * program.G])
-    top = -(moved.Q @ x + moved.q + moved.A.T @ y + moved.G.T @ z)
-    bottom = jnp.concatenate([moved.b - moved.A @ x, mask * (moved.h - moved.G @ x)])
-    change, duals = solve_saddle(program.Q, rows, top, bottom)
-    usable = jnp.where(solution.status.ok, 1, jnp.nan).astype(x.dtype)  # NaN in both modes where there is no solution
-    p = y.size
+    active, (columns, scales), _ = jax.lax.stop_gradient(read_program(program, (x, y, z)))
+    mask = scales * jnp.concatenate([jnp.ones_like(y), active.astype(x.dtype)])
+    rows = mask[:, None] * jnp.concatenate([program.A, program.G]) * columns
+    curvature = columns[:, None] * program.Q * columns
+
+    def linear(moved: Program) -> tuple[jax.Array, jax.Array, jax.Array]:
+        top = -(moved.Q @ x + moved.q + moved.A.T @ y + moved.G.T @ z)
+        bottom = mask * jnp.concatenate([moved.b - moved.A @ x, moved.h - moved.G @ x])
+        change, duals = solve_saddle(curvature, rows, columns * top, bottom)
+        change, duals = columns * change, scales * duals
+        return change, duals[: y.size], duals[y.size :]
+
     still = jax.tree.map(_no_tangent, (solution.residual, solution.steps, solution.status))
-    return solution, QPSolution(usable * change, usable * duals[:p], usable * duals[p:], *still)
+    return solution, QPSolution(*silent(linear, moved, ~solution.status.ok), *still)
 
 
 def _no_tangent(value: jax.Array):

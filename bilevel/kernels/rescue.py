@@ -28,7 +28,7 @@ def rescued(failed: jax.Array, method: Callable[..., Any], args: tuple, found: A
         new = jax.lax.cond(jnp.any(failed), lambda: jax.vmap(method)(*args), lambda: found)
 
         def pick(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(failed.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+            return jnp.where(failed.reshape(failed.shape[0], *[1] * (old.ndim - 1)), new, old)
 
         return jax.tree.map(pick, new, found)
 
@@ -36,11 +36,11 @@ def rescued(failed: jax.Array, method: Callable[..., Any], args: tuple, found: A
     def batched(size: int, in_batched: list, failed: jax.Array, *leaves: jax.Array) -> tuple[Any, Any]:
         def joined(leaf: jax.Array, batch: bool) -> jax.Array:
             spread = leaf if batch else jnp.broadcast_to(leaf, (size, *leaf.shape))
-            return spread.reshape(-1, *spread.shape[2:])
+            return spread.reshape(size * spread.shape[1], *spread.shape[2:])  # -1 has no answer where n = 0
 
         flat = [joined(leaf, batch) for leaf, batch in zip((failed, *leaves), in_batched, strict=True)]
         chosen = choose(*flat)
-        split = jax.tree.map(lambda leaf: leaf.reshape(size, -1, *leaf.shape[1:]), chosen)
+        split = jax.tree.map(lambda leaf: leaf.reshape(size, leaf.shape[0] // size, *leaf.shape[1:]), chosen)
         return split, jax.tree.map(lambda _: True, split)
 
     leaves = [jnp.asarray(leaf)[None] for leaf in jax.tree.leaves((args, found))]

@@ -106,17 +106,18 @@ def _factor(hessian: jax.Array, rows: jax.Array) -> _Factors:
     left, values, right = jnp.linalg.svd(rows / size[:, None], full_matrices=True)
     kept = values > eps * max(n, count) * jnp.max(values)
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-    pseudo_inverse = (right[: values.size].T * inverse) @ left[:, : values.size].T / size
+    pseudo_inverse = (right[: values.size].T * inverse[None, :]) @ left[:, : values.size].T / size[None, :]
     null = 1 - jnp.pad(kept, (0, n - values.size)).astype(rows.dtype)
     rotated = right @ hessian @ right.T
-    reduced = _pseudo_inverse(null[:, None] * rotated * null, jnp.max(jnp.abs(rotated)))
+    reduced = _pseudo_inverse(null[:, None] * rotated * null[None, :], jnp.max(jnp.abs(rotated)))
     return _Factors(hessian, pseudo_inverse, right.T @ reduced @ right)
 
 
 def _pseudo_inverse(symmetric: jax.Array, size: jax.Array) -> jax.Array:
     values, vectors = jnp.linalg.eigh(symmetric)
     kept = jnp.abs(values) > jnp.finfo(values.dtype).eps * values.size * size
-    return (vectors * jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)) @ vectors.T
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+    return (vectors * inverse[None, :]) @ vectors.T
 
 
 def _apply(factors: _Factors, top: jax.Array, bottom: jax.Array) -> jax.Array:

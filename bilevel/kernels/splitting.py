@@ -183,10 +183,10 @@ def proofs(program: Quadratic, units: Units, x: jax.Array, y: jax.Array) -> tupl
     """Whether y proves that no point is feasible, and x that the loss falls without end; see `kernels.certificate`."""
     close = float(jnp.finfo(x.dtype).eps) ** 0.5
     columns, rows, curvatures = units
-    y = program.project_dual(y)
+    # -A x is off K by the part of A x in K* (Moreau): one projection to compile for both
+    y, off = jax.vmap(program.project_dual)(jnp.stack([y, program.rows(x)]))
     infeasible = no_point(rows * program.b, y / rows, columns * program.transposed(y), close)
-    ray = -program.rows(x)
-    left = rows * (ray - program.project(ray))
+    left = rows * off
     curved = columns * program.hessian(x)
     return infeasible, no_minimum(columns * program.q, x / columns, curved, left, curvatures, close)
 

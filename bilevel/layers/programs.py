@@ -11,15 +11,17 @@ from jax.experimental.sparse import BCOO
 
 from bilevel.cones import Cone, NonNegative, Product, Zero
 from bilevel.foundation.eager import Setting, compiles_once
-from bilevel.foundation.status import Code, Status
+from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
-from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part, times
+from bilevel.kernels import activity
+from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
 from bilevel.kernels.polish import newton_step
 from bilevel.kernels.program_derivative import moving
+from bilevel.layers.conic_units import conic_units, is_regular
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.optimality.conic import Conic
+from bilevel.optimality.conic import Conic, ConicPoint
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
@@ -56,9 +58,12 @@ def quadratic_program(
     ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
     there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
     with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
-    lane, and params, dual and derivatives are NaN. Compiles once for shapes and settings, in eager calls too. At a
-    degenerate solution the derivative is the one of least norm on the rows with dual > slack. Raises ValueError for
-    shapes that do not fit.
+    lane, and params, dual and derivatives are NaN (to a cotangent that is exactly zero, zero). Compiles once for shapes
+    and settings, in eager calls too. Multiplying rows, unknowns or the objective multiplies the derivatives by just
+    that. ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active ones do not
+    depend on each other. Else, and where nobody looks (sparse and large programs), it is "residual": the derivative may
+    be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for shapes
+    that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
@@ -89,8 +94,8 @@ def cone_program(
     Shapes: A (m, n), b (m,), c (n,). Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
     (y in the dual cone, L = c'x + y'(A x + s - b)) have derivatives in A, b and c, in both modes; the slack is b - A x.
     ``solver``: by default `bl.InteriorPoint` for linear and second-order cones, `bl.Clarabel` on the host for others,
-    `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init`` and statuses as for `quadratic_program`.
-    Raises ValueError for shapes that do not fit.
+    `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init``, statuses and grades as for
+    `quadratic_program` (the rows of a sparse A should be of one size). Raises ValueError for shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda b: bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), bl.cones.NonNegative(2))
@@ -135,11 +140,15 @@ def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, so
     usable = jnp.where(impossible, jnp.nan, usable)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
     arguments = (Q, q, A, b, G, h, usable)
+    grade = _grade(status, jnp.bool_(False))
     if dense and solve.value == AutoLinear():
-        unknown = PrimalDual(*moving(tuple(unknown), arguments))
+        arrays = (program.P, *frozen[1:])
+        reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
+        grade = _grade(status, activity.is_regular(arrays, reading))
+        unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
     else:
         unknown = attach(QP, solve.value, unknown, arguments)
-    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer))
+    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), grade=grade)
 
 
 @compiles_once
@@ -152,17 +161,24 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
     begin = None if start is None else _start(program, *start)
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     mapping = Conic(cone)
-    unknown = mapping.pack(answer.x, answer.y, answer.s)
+    units = conic_units(frozen[0], frozen[2], cone, ConicPoint(answer.x, answer.y, answer.s))
+    scaled = units.data(*frozen)
+    unknown = mapping.pack(*units.inward(answer.x, answer.y, answer.s))
 
     def measure(z: jax.Array) -> jax.Array:
-        at = mapping.unpack(z)
+        at = units.outward(mapping.unpack(z))
         return program_residual(program, at.x, at.y)
 
-    unknown, residual = _polished(lambda at: _root_step(mapping, at, frozen), unknown, measure)
+    unknown, residual = _polished(lambda at: _root_step(mapping, at, scaled), unknown, measure)
     status, usable = verdict(program, answer, residual, solver.tol)
-    unknown = attach(mapping, solve.value, usable * unknown, (times(usable, A), usable * b, usable * c))
-    point = mapping.unpack(unknown)
-    return Solution(point.x, point.y, residual, answer.steps, status, _counts(answer))
+    grade = _grade(status, is_regular(mapping, unknown, *scaled))
+    lost = jnp.isnan(usable)
+    unknown = jnp.where(
+        lost, mapping.pack(*map(jnp.zeros_like, (c, b, b))), unknown
+    )  # of which a cotangent of zero stays zero
+    point = units.outward(mapping.unpack(attach(mapping, solve.value, unknown, units.data(A, b, c), lost=lost)))
+    x, y = (part + (usable - 1) for part in (point.x, point.y))  # NaN where lost, with the derivative of `attach`
+    return Solution(x, y, residual, answer.steps, status, _counts(answer), grade=grade)
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
@@ -208,6 +224,10 @@ def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple
     usable = jnp.isfinite(first)
     unknown, residual, _, _ = jax.lax.while_loop(proceed, body, (unknown, first, usable, jnp.int32(0)))
     return unknown, residual
+
+
+def _grade(status: Status, regular: jax.Array) -> jax.Array:
+    return jnp.where(status.ok & regular, GRADES.index("estimate"), GRADES.index("residual")).astype(jnp.int32)
 
 
 def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:

@@ -9,6 +9,8 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 
+from bilevel.kernels.rescue import rescued
+
 WELL_SEPARATED = 1e-4  # each row this far (relative to its length) from the span of those before: Cholesky will do
 
 
@@ -38,7 +40,26 @@ def orthonormal(rows: jax.Array) -> Coordinates:
     kept = present.astype(rows.dtype)
     transform, kept = _separate(easy[None], unit[None], (kept[:, None] * inverse)[None], kept[None])
     transform, kept = transform[0], kept[0]
-    return Coordinates(transform / jnp.where(present, lengths, 1), kept)
+    return Coordinates(transform / jnp.where(present, lengths, 1)[None, :], kept)
+
+
+def dependent(rows: jax.Array) -> jax.Array:
+    """Which rows are combinations of others (zero rows are not): those with a part in the left null space.
+
+    >>> dependent(jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])).tolist()
+    [True, False, True, False]
+    """
+    lengths = jnp.linalg.norm(rows, axis=1)
+    present = lengths > 0
+    unit = rows / jnp.where(present, lengths, 1)[:, None]
+    factor = jnp.linalg.cholesky(unit @ unit.T + jnp.diag(1.0 - present.astype(rows.dtype)))
+    unsure = ~(jnp.min(jnp.diagonal(factor), initial=1.0) > WELL_SEPARATED)
+
+    def careful(unit: jax.Array, present: jax.Array) -> jax.Array:
+        left, _, kept = singular_values(unit)
+        return present & (1 - jnp.sum(jnp.where(kept, left, 0) ** 2, axis=1) > jnp.finfo(rows.dtype).eps ** 0.5)
+
+    return rescued(unsure, careful, (unit, present), jnp.zeros_like(present))
 
 
 def singular_values(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -75,6 +96,6 @@ def _(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple:
         arg if batched else jnp.broadcast_to(arg[None], (axis_size, *arg.shape))
         for arg, batched in zip(args, in_batched, strict=True)
     ]
-    flat = [arg.reshape(-1, *arg.shape[2:]) for arg in spread]
+    flat = [arg.reshape(axis_size * arg.shape[1], *arg.shape[2:]) for arg in spread]
     transform, kept = _separate(*flat)
     return (transform.reshape(spread[2].shape), kept.reshape(spread[3].shape)), (True, True)

@@ -13,14 +13,15 @@ from bilevel.constraints.functional import no_rows
 from bilevel.foundation.typing import Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.primal_dual import PrimalDual, size
-from bilevel.optimality.saddle import Saddle, margin, saddle_system
+from bilevel.optimality.saddle import Saddle, faces, margin, saddle_system
 
 
 class Margin(NamedTuple):
     """How far a solution is from the points where its derivative does not exist; see `KKT.margin`."""
 
-    smallest: jax.Array  # min over the inequalities of max(dual, slack): 0 where strict complementarity fails
-    weakly_active: jax.Array  # inequalities whose dual and slack are both below sqrt(eps) (1 + largest dual)
+    smallest: jax.Array  # min over the inequalities of max(dual, slack), each as a share of what it is
+    # measured in: 0 where strict complementarity fails
+    weakly_active: jax.Array  # inequalities for which that is below sqrt(eps)
     independence: jax.Array  # smallest / largest singular value of the active gradients, each scaled to length 1
     condition: jax.Array  # of the saddle system, in the 2-norm
 
@@ -38,7 +39,8 @@ class KKT(Mapping):
     F also vanishes at infeasible points with a zero multiplier and at negative multipliers, so what is stopped on is
     the natural residual (grad_w L, equality, lam - max(lam + inequality, 0)), which vanishes at KKT points only.
 
-    A is solved on the active rows (dual > slack), with H the Hessian of L, E and C the Jacobians and m the mask:
+    A is solved on the active rows (dual > slack, in units in which rows, unknowns and the objective have size 1: a row
+    multiplied by a number is the same constraint), with H the Hessian of L, E and C the Jacobians and m the mask:
 
         K = [[H, E', (m C)'], [E, 0, 0], [m C, 0, -(I - m)]]        (symmetric, indefinite, of fixed shape).
 
@@ -79,9 +81,9 @@ class KKT(Mapping):
         return saddle_system(self._saddle(params, args, kwargs), params, str(self))
 
     def faces(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """max(dual, slack) of each inequality: zero where it is weakly active."""
-        _, _, inequality = self.terms(params, *args, **kwargs)
-        return jax.tree.map(lambda lam, rows: jnp.maximum(lam, -rows), params.inequality_dual, inequality)
+        """How far each inequality is from changing sides, as a share of the norm of ``params``: zero where it is weakly
+        active, or active and dependent on others."""
+        return faces(self._saddle(params, args, kwargs), params)
 
     def margin(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> Margin:
         """How close the solution ``params`` is to a degenerate one. Dense: O((unknowns + constraints)^3)."""

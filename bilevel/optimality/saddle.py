@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from bilevel.foundation import trees
 from bilevel.foundation.typing import LinearMap, Params, PyTree
 from bilevel.implicit.mapping import System
 from bilevel.linear_solve.base import Operator
-from bilevel.optimality.active_rows import orthonormal, singular_values
+from bilevel.optimality.active_rows import dependent, orthonormal, singular_values
+from bilevel.optimality.held_rows import Held, held_rows, measured, measured_by_products
 from bilevel.optimality.primal_dual import PrimalDual, size
 
 DENSE = 2**22  # entries of the Jacobian of the constraints up to which it is built
@@ -34,56 +35,50 @@ def saddle_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
     return form(saddle, at, owner)
 
 
-class Activity(NamedTuple):
-    """Which inequalities are active, and divisors that take a product residual lam * G to the unknown of its row."""
-
-    active: PyTree  # 1 where dual > slack, else 0
-    dual: PyTree  # the multiplier where active, else 1
-    value: PyTree  # the constraint value where not active and not zero, else 1
-
-
-def activity(dual: PyTree, values: PyTree) -> Activity:
-    """Reads the active set off the solution: dual > slack, slack = -inequality."""
-
-    def one(lam: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        on = (lam > -value) & (lam > 0)
-        return on.astype(lam.dtype), jnp.where(on, lam, 1), jnp.where(on | (value == 0), 1, value)
-
-    structure = jax.tree.structure(dual)
-    found = [one(lam, value) for lam, value in zip(jax.tree.leaves(dual), jax.tree.leaves(values), strict=True)]
-    columns = zip(*found, strict=True) if found else ((), (), ())
-    return Activity(*(jax.tree.unflatten(structure, list(column)) for column in columns))
-
-
 def _hessian(saddle: Saddle, at: PrimalDual) -> LinearMap:
     duals = (at.equality_dual, at.inequality_dual)
     return jax.linearize(lambda w: saddle.gradient(w, duals), at.primal)[1]
 
 
 def _free_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
-    """K itself on pytrees: products only."""
+    """K on pytrees, by products only, in the units of unknowns and rows: symmetrically scaled, but for the -(I - m)."""
     hessian = _hessian(saddle, at)
     (_, values), push = jax.linearize(saddle.rows, at.primal)
     pull = jax.linear_transpose(push, at.primal)
-    active, dual, value = activity(at.inequality_dual, values)
-    off = jax.tree.map(lambda m: 1 - m, active)
+    held = held_rows(hessian, at, values, measured_by_products(push, pull, at))
+    _, split = ravel_pytree(at.inequality_dual)
+    active, off, divisor = split(held.active), split(1 - held.active), split(held.divisor)
+    scale = _scale(held, at)
 
     def matvec(x: PrimalDual) -> PrimalDual:
-        (forces,) = pull((x.equality_dual, _times(active, x.inequality_dual)))
-        equality, inequality = push(x.primal)
-        rows = trees.subtract(_times(active, inequality), _times(off, x.inequality_dual))
-        return PrimalDual(jax.tree.map(jnp.add, hessian(x.primal), forces), equality, rows)
+        step, *duals = _times(scale, x)
+        (forces,) = pull((duals[0], _times(active, duals[1])))
+        equality, inequality = push(step)
+        bent = jax.tree.map(jnp.add, hessian(step), forces)
+        moved = _times(scale, PrimalDual(bent, equality, _times(active, inequality)))
+        return moved._replace(inequality_dual=trees.subtract(moved.inequality_dual, _times(off, x.inequality_dual)))
 
     def restrict(rhs: PrimalDual) -> PrimalDual:
-        known = _times(off, _over(rhs.inequality_dual, value))
+        rows = _over(rhs.inequality_dual, divisor)
+        known = _times(off, rows)
         (forces,) = pull((jax.tree.map(jnp.zeros_like, rhs.equality_dual), known))
-        rows = trees.subtract(_times(active, _over(rhs.inequality_dual, dual)), known)
-        return PrimalDual(trees.subtract(rhs.primal, forces), rhs.equality_dual, rows)
+        scaled = _times(scale, PrimalDual(trees.subtract(rhs.primal, forces), rhs.equality_dual, _times(active, rows)))
+        given = _over(known, scale.inequality_dual)
+        return scaled._replace(inequality_dual=trees.subtract(scaled.inequality_dual, given))
 
-    return System(Operator(matvec, symmetric=True, definite=False, owner=owner), restrict, lambda _, x: x)
+    operator = Operator(matvec, symmetric=True, definite=False, owner=owner)
+    return System(operator, restrict, lambda _, x: _times(scale, x))
 
 
-def _times(left: PyTree, right: PyTree) -> PyTree:
+def _scale(held: Held, at: PrimalDual) -> PrimalDual:
+    """What the unknowns of the matrix-free system are multiplied by."""
+    _, unravel = ravel_pytree(at.primal)
+    _, split = ravel_pytree((at.equality_dual, at.inequality_dual))
+    cost = jnp.sqrt(jnp.where(held.curvature > 0, held.curvature, 1))
+    return jax.lax.stop_gradient(PrimalDual(unravel(held.units.columns / cost), *split(held.units.rows * cost)))
+
+
+def _times(left: Any, right: Any) -> Any:
     return jax.tree.map(jnp.multiply, left, right)
 
 
@@ -97,6 +92,7 @@ class Rows(NamedTuple):
     jacobian: jax.Array  # (rows, unknowns)
     active: jax.Array  # (rows,), 1 for equalities
     divisor: jax.Array  # what the residual of a row is divided by: 1, the multiplier, or the constraint value
+    held: Held
     pack: Callable[[PyTree], tuple[jax.Array, jax.Array]]  # PrimalDual -> (primal, both duals), flat
     unpack: Callable[[jax.Array, jax.Array], PrimalDual]
 
@@ -109,10 +105,9 @@ def _rows(saddle: Saddle, at: PrimalDual) -> Rows:
         return ravel_pytree(saddle.rows(unravel(x)))[0]
 
     differentiate = jax.jacrev if duals.size < primal.size else jax.jacfwd
-    _, values = saddle.rows(at.primal)
-    active, dual, value = activity(at.inequality_dual, values)
-    ones = jax.tree.map(jnp.ones_like, at.equality_dual)
-    divisor = jax.tree.map(lambda m, lam, g: jnp.where(m > 0, lam, g), active, dual, value)
+    jacobian = differentiate(flat_rows)(primal)
+    held = held_rows(_hessian(saddle, at), at, saddle.rows(at.primal)[1], measured(jacobian, at))
+    ones = jnp.ones(size(at.equality_dual), primal.dtype)
 
     def pack(tree: PrimalDual) -> tuple[jax.Array, jax.Array]:
         return ravel_pytree(tree.primal)[0], ravel_pytree((tree.equality_dual, tree.inequality_dual))[0]
@@ -120,48 +115,58 @@ def _rows(saddle: Saddle, at: PrimalDual) -> Rows:
     def unpack(x: jax.Array, y: jax.Array) -> PrimalDual:
         return PrimalDual(unravel(x), *split(y))
 
-    return Rows(
-        differentiate(flat_rows)(primal),
-        ravel_pytree((ones, active))[0],
-        ravel_pytree((ones, divisor))[0],
-        pack,
-        unpack,
-    )
+    active, divisor = (jnp.concatenate([ones, part]) for part in (held.active, held.divisor))
+    return Rows(jacobian, active, divisor, held, pack, unpack)
 
 
 def _dense_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
-    """K with the active rows R replaced by T R: [[H, (T R)'], [T R, -(I - kept)]], the multipliers being T' mu."""
+    """K in the units D of the unknowns, with B = T R D in the place of the active rows R and T' mu / c as multipliers:
+    [[c D H D, B'], [B, -(I - kept)]]."""
     hessian = _hessian(saddle, at)
     _, unravel = ravel_pytree(at.primal)
-    jacobian, active, divisor, pack, unpack = _rows(saddle, at)
-    transform, kept = orthonormal(active[:, None] * jacobian)
-    basis = transform @ (active[:, None] * jacobian)
+    jacobian, active, divisor, held, pack, unpack = _rows(saddle, at)
+    columns = held.units.columns
+    cost = 1 / jnp.where(held.curvature > 0, held.curvature, 1)
+    rows = active[:, None] * jacobian * columns
+    transform, kept = orthonormal(rows)
+    basis = transform @ rows
 
     def matvec(x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         step, along = x
-        curved = ravel_pytree(hessian(unravel(step)))[0]
+        curved = cost * columns * ravel_pytree(hessian(unravel(columns * step)))[0]
         return curved + basis.T @ along, basis @ step - (1 - kept) * along
 
     def restrict(rhs: PrimalDual) -> tuple[jax.Array, jax.Array]:
-        primal, rows = pack(rhs)
-        rows = rows / divisor
-        return primal - jacobian.T @ ((1 - active) * rows), transform @ (active * rows)
+        primal, known = pack(rhs)
+        known = known / divisor
+        return cost * columns * (primal - jacobian.T @ ((1 - active) * known)), transform @ (active * known)
 
     def extend(rhs: PrimalDual, x: tuple[jax.Array, jax.Array]) -> PrimalDual:
-        rows = pack(rhs)[1] / divisor
-        return unpack(x[0], active * (transform.T @ x[1]) + (1 - active) * rows)
+        known = pack(rhs)[1] / divisor
+        return unpack(columns * x[0], active * (transform.T @ x[1]) / cost + (1 - active) * known)
 
     return System(Operator(matvec, symmetric=True, definite=False, owner=owner), restrict, extend)
 
 
+def faces(saddle: Saddle, at: PrimalDual) -> PyTree:
+    """How far each inequality is from changing sides: its strength, times the norm of the point, so that rounding is a
+    share of both. Zero for an active row that depends on others, as it could be exchanged for one of them; NaN where
+    the Jacobian is too large to see that."""
+    unknowns, count = size(at.primal), size((at.equality_dual, at.inequality_dual))
+    dual, split = ravel_pytree(at.inequality_dual)
+    if not unknowns * count <= DENSE:
+        return split(jnp.full_like(dual, jnp.nan))
+    rows = _rows(saddle, at)
+    depends = dependent(rows.active[:, None] * rows.jacobian * rows.held.units.columns)[count - dual.size :]
+    return split(jnp.where(depends, 0, rows.held.strength) * trees.norm(at))
+
+
 def margin(saddle: Saddle, at: PrimalDual) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The numbers of `kkt.Margin`, from the dense saddle matrix."""
-    jacobian, active, _, _, _ = _rows(saddle, at)
+    jacobian, active, _, held, _, _ = _rows(saddle, at)
     primal, unravel = ravel_pytree(at.primal)
-    _, values = saddle.rows(at.primal)
-    lam, slack = ravel_pytree(at.inequality_dual)[0], -ravel_pytree(values)[0]
-    strength = jnp.maximum(lam, slack)
-    roundoff = trees.epsilon(at.primal) ** 0.5 * (1 + jnp.max(jnp.abs(lam), initial=0))
+    strength = held.strength
+    roundoff = trees.epsilon(at.primal) ** 0.5
 
     rows = active[:, None] * jacobian
     lengths = jnp.linalg.norm(rows, axis=1, keepdims=True)

@@ -355,3 +355,21 @@ def test_root_jvp_and_vjp_are_the_decorated_derivatives():
     for solve in (bl.CG(), bl.Dense()):
         assert_close(bl.root_jvp(F, w, (theta,), (v,), solve=solve), jax.jvp(ridge, (theta,), (v,))[1], 1e-8)
         assert_close(bl.root_vjp(F, w, (theta,), v, solve=solve), jax.vjp(ridge, theta)[1](v), 1e-8)
+
+
+def test_the_derivative_of_aux_is_undefined_under_every_transformation():
+    @bl.custom_root(lambda w, theta: w**2 - theta, has_aux=True)
+    def solver(init, theta):
+        return jnp.sqrt(theta), {"seen": 3.0 * theta}
+
+    root = lambda theta: solver(1.0, theta)[0]  # noqa: E731
+    aux = lambda theta: solver(1.0, theta)[1]["seen"]  # noqa: E731
+    theta = jnp.array([4.0, 9.0])
+    np.testing.assert_allclose(jax.hessian(root)(4.0), -0.25 * 4.0**-1.5, rtol=1e-12)
+    np.testing.assert_allclose(jax.jacfwd(root)(theta), np.diag([0.25, 1 / 6]), rtol=1e-12)
+    np.testing.assert_allclose(jax.grad(lambda t: jax.vmap(root)(t).sum())(theta), [0.25, 1 / 6], rtol=1e-12)
+    assert bool(jnp.all(jnp.isnan(jax.jit(jax.jacfwd(aux))(theta))))
+    assert bool(jnp.all(jnp.isnan(jax.vmap(lambda t: jax.jvp(aux, (t,), (1.0,))[1])(theta))))
+    for derivative in (jax.grad, jax.hessian, lambda f: jax.vmap(jax.grad(f))):
+        with pytest.raises(TypeError, match="The derivative of aux is not defined"):
+            derivative(aux)(theta[0] if derivative in (jax.grad, jax.hessian) else theta)

@@ -24,6 +24,13 @@ def test_far_starts(name, solver):
     assert_allclose(found.params[:, 0], exact(jnp.array(levels)), rtol=1e-6, atol=1e-6)
 
 
+def test_steps_that_are_too_long_by_fourteen_orders():
+    inner = bl.InnerProblem.from_residual(lambda w, h, batch: jnp.exp(w) - h, lambda key, h: jnp.full(1, -20.0))
+    found = inner.solve(1e12, None)
+    assert found.status.name == "converged"
+    assert_allclose(found.params, jnp.log(1e12), rtol=1e-8)
+
+
 def test_constraints_without_a_feasible_point():
     """Multipliers grow where no point is feasible: that is no divergence, and in the end it is proved."""
     inner = bl.InnerProblem(

@@ -143,7 +143,8 @@ def short_run(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("task.precision=float32",), "was written by another task"),
+        (("task.precision=float32",), "task.precision=float32: the run was started with float64, .* cannot change"),
+        (("optimizer._target_=optax.sgd",), "was written by another task"),
         (("engine=unrolled",), "engine=unrolled: a run that goes on keeps its engine"),
         (("trainer.nope=1",), "There is no setting trainer.nope"),
     ],

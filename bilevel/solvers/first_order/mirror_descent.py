@@ -116,7 +116,7 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
         shift = trees.subtract(params, frozen(origin))
         rounding = 8 * trees.epsilon(origin) * trees.norm(gradient) * trees.norm(shift)
         slope = trees.dot(on_rows(_centered, params, gradient), shift)
-        overshot = ~(slope <= rounding) & (number < MAX_HALVINGS)
+        overshot = ~(jnp.isfinite(slope) & (slope <= rounding)) & (number < MAX_HALVINGS)
         return overshot, Trial(params, gradient, step, number)
 
     _, found = jax.lax.while_loop(

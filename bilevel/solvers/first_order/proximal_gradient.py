@@ -120,4 +120,5 @@ def _steep(memory: Memory, gradient: PyTree) -> jax.Array:
     moved = jax.lax.stop_gradient(trees.subtract(memory.extrapolated, memory.before))
     rounding = (8 * trees.epsilon(gradient)) ** 2 * trees.dot(gradient, gradient)
     square = trees.dot(moved, moved)
-    return (square > 0) & (trees.dot(change, change) > square / memory.step_size**2 + rounding)
+    size = trees.dot(change, change)
+    return (square > 0) & ((size > square / memory.step_size**2 + rounding) | ~jnp.isfinite(size))

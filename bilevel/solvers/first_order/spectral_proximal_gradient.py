@@ -108,9 +108,9 @@ def _search(instance: Instance, state: State) -> Trial:
         square = trees.dot(shift, shift)
         curvature = trees.dot(trees.subtract(gradient, memory.gradient), shift)
         length = jnp.sqrt(square)
-        rounding = 8 * trees.epsilon(params) * jnp.sqrt(trees.dot(gradient, gradient)) * length
+        rounding = 8 * trees.epsilon(params) * trees.norm(gradient) * length  # a square would overflow, and allow all
         decreased = objective <= largest - 0.5 * SUFFICIENT * square / step
-        accepted = decreased | (curvature <= square / step + rounding)
+        accepted = decreased | (jnp.isfinite(curvature) & (curvature <= square / step + rounding))
         return Trial(params, gradient, objective, length, curvature, step, before.number + 1, accepted)
 
     zero = jnp.zeros_like(largest)

@@ -87,7 +87,8 @@ def backtrack(
         shift = trees.subtract(params, frozen(origin))
         curvature = trees.dot(trees.subtract(after, frozen(gradient)), shift)
         rounding = 8 * trees.epsilon(origin) * trees.norm(after) * trees.norm(shift)
-        rejected = ~(curvature <= trees.dot(shift, shift) / step + rounding) & (number < MAX_HALVINGS)
+        flat = jnp.isfinite(curvature) & (curvature <= trees.dot(shift, shift) / step + rounding)
+        rejected = ~flat & (number < MAX_HALVINGS)
         return rejected, Trial(params, after, step, number)
 
     _, found = jax.lax.while_loop(

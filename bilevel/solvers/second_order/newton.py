@@ -23,6 +23,7 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 MAX_HALVINGS = 30
+MAX_HALVINGS_TO_A_ROOT = 100  # a step to a root may be too long by any factor: exp(w) = 1e12 from -20
 SUFFICIENT = 1e-4  # Armijo's constant
 NEAR = 1e-2  # a step of this share of the point's size leaves the sign of the curvature as it was
 
@@ -85,6 +86,7 @@ class Newton(Solver):
         transposed = cost.add(SPARING).plus(hessian_products=1)  # another solve, and the derivative of A
         direction = jax.tree.map(jnp.negative, solution)
         minimises = isinstance(instance.mapping, Stationary)
+        halvings = MAX_HALVINGS if minimises else MAX_HALVINGS_TO_A_ROOT
         if minimises:
             descends = trees.dot(direction, residual) < 0
             direction = trees.select(descends, direction, jax.tree.map(jnp.negative, residual))
@@ -106,7 +108,7 @@ class Newton(Solver):
                 accepted &= trial.value <= state.memory.value + rounding
                 accepted |= trial.value <= state.memory.value + SUFFICIENT * trial.step * slope
                 accepted &= jnp.isfinite(trial.norm)
-            return ~accepted & (trials < MAX_HALVINGS)
+            return ~accepted & (trials < halvings)
 
         first = at(jnp.ones_like(state.residual))
         if not instance.searches:
@@ -116,7 +118,7 @@ class Newton(Solver):
                 params=first.params, residual=first.norm, counts=counts, memory=memory, derivative=transposed
             )
         trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
-        failed = trials >= MAX_HALVINGS
+        failed = trials >= halvings
         if instance.differentiable:
             trial, trials = at(trial.step), trials + 1
         counts = state.counts.add(cost).plus(gradients=trials)

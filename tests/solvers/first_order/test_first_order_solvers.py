@@ -124,6 +124,22 @@ def test_a_step_size_that_is_too_long_is_taken_back_between_two_checks():
     assert float(instance.residual_norm(state.params)) < float(instance.residual_norm(start))
 
 
+@pytest.mark.parametrize("solver", [bl.GradientDescent(), bl.ProximalGradient(), bl.SpectralProximalGradient()])
+def test_a_first_trial_where_the_gradient_overflows_is_rejected(solver):
+    """The curvature at -2 is 2e-7, so that the first trial steps to 1e6, where exp(10 w) is infinite: rounding of an
+    infinite gradient allows nothing."""
+    free = isinstance(solver, bl.GradientDescent)
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: jnp.sum(jnp.exp(10 * w) - h * w),
+        init=lambda key, h: jnp.full(2, -2.0),
+        constraint=bl.Free() if free else bl.Box(lower=-9.0, upper=1e30),
+        solver=solver,
+    )
+    solution = inner.solve(1.0, None)
+    assert solution.status.name == "converged" and solution.steps < 50
+    assert_allclose(solution.params, np.log(0.1) / 10, rtol=1e-6)
+
+
 def test_spectral_steps_halve_the_gradients_at_a_moderate_condition():
     curvature, target = jnp.logspace(-1.5, 0, 40), jnp.asarray(np.random.default_rng(1).normal(size=40))
 

@@ -1,0 +1,50 @@
+"""A linear map under which nothing comes of nothing, whatever NaN it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation.typing import PyTree
+
+
+def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array) -> PyTree:
+    """``linear(tangents)``, NaN where ``lost``; its transpose takes a cotangent that is exactly zero to exactly zero.
+
+    So a lane of a batch whose solve failed, and whose derivative is therefore NaN, leaves a gradient that it shares
+    with other lanes alone where its own result is masked. Differentiable to any order, in both modes. Stated as the
+    solution of (t, r) = (t, linear(t)), a triangular system, because of JAX's rules only that of a linear solve lets
+    its transpose be given, is batched and can be differentiated again.
+
+    >>> gone = lambda t: silent(lambda t: 2 * t, t, jnp.array(True))
+    >>> jax.vjp(gone, 1.0)[1](0.0)[0].tolist(), jax.vjp(gone, 1.0)[1](1.0)[0].tolist()
+    (0.0, nan)
+    """
+    tangents = jax.tree.map(jnp.asarray, tangents)  # a tangent may be a Python float
+    anchor = sum(jnp.sum(jnp.real(leaf)) for leaf in jax.tree.leaves(tangents))
+
+    def tied(leaf: jax.Array) -> jax.Array:
+        """The leaf, which JAX takes to depend on all tangents: it transposes where all parts are unknown, or none."""
+        return leaf + jnp.where(False, anchor, 0).astype(leaf.dtype)
+
+    shapes = jax.eval_shape(linear, tangents)
+    none = jax.tree.map(lambda leaf: tied(jnp.zeros(leaf.shape, leaf.dtype)), shapes)
+    tangents = jax.tree.map(tied, tangents)
+
+    def matvec(pair: tuple) -> tuple:
+        return pair[0], jax.tree.map(jnp.subtract, pair[1], linear(pair[0]))
+
+    def solve(_: Callable, pair: tuple) -> tuple:
+        return pair[0], jax.tree.map(
+            lambda known, leaf: jnp.where(lost, jnp.nan, known + leaf), pair[1], linear(pair[0])
+        )
+
+    def transposed(_: Callable, pair: tuple) -> tuple:
+        (back,) = jax.linear_transpose(linear, tangents)(pair[1])
+        zero = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(pair[1])]))
+        heard = jax.tree.map(lambda leaf: jnp.where(zero, 0, jnp.where(lost, jnp.nan, leaf)), back)
+        return jax.tree.map(jnp.add, pair[0], heard), pair[1]
+
+    return jax.lax.custom_linear_solve(matvec, (tangents, none), solve, transposed)[1]

@@ -1,0 +1,87 @@
+"""A conic program in units in which its rows, unknowns and objective have size 1, and what its solution is worth there.
+
+Multiplying the rows of one cone by a number, an unknown or the objective leaves a program what it is, but not the sum
+of a multiplier and a slack, which says on which face of the cone a solution lies.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.cones import Cone, Free, NonNegative, Zero
+from bilevel.kernels.activity import DIGITS, invertible, sizes_of, units_of
+from bilevel.kernels.matrices import Matrix, is_sparse
+from bilevel.optimality.conic import Conic, ConicPoint
+from bilevel.solvers.programs.stated_by_arrays import pieces
+
+MEASURED = 1024  # unknowns and rows up to which a dense program is measured; others stay in the units they came in
+JUDGED = 256  # and up to which the face of the solution is looked at
+
+
+class ConicUnits(NamedTuple):
+    """x = point columns x^, s = point s^ / rows, y = forces rows y^."""
+
+    columns: jax.Array
+    rows: jax.Array
+    point: jax.Array
+    forces: jax.Array
+
+    def data(self, A: Matrix, b: jax.Array, c: jax.Array) -> tuple[Matrix, jax.Array, jax.Array]:
+        """(A, b, c) in these units."""
+        scaled = A if is_sparse(A) else self.rows[:, None] * A * self.columns
+        return scaled, self.rows * b / self.point, self.columns * c / self.forces
+
+    def inward(self, x: jax.Array, y: jax.Array, s: jax.Array) -> ConicPoint:
+        """A point of the program, in these units."""
+        return ConicPoint(x / self.columns / self.point, y / self.rows / self.forces, self.rows * s / self.point)
+
+    def outward(self, at: ConicPoint) -> ConicPoint:
+        """A point in these units, in those of the program."""
+        return ConicPoint(
+            self.columns * self.point * at.x, self.rows * self.forces * at.y, self.point * at.s / self.rows
+        )
+
+
+def conic_units(A: Any, c: jax.Array, cone: Cone, at: ConicPoint) -> ConicUnits:
+    """The units of a program with the solution ``at``; powers of two."""
+    n, ones = c.size, (jnp.ones_like(c), jnp.ones_like(at.s))
+    if is_sparse(A) or n + at.s.size > MEASURED:
+        return ConicUnits(*ones, jnp.ones((), c.dtype), jnp.ones((), c.dtype))
+    columns, rows = units_of(jnp.zeros((n, n), c.dtype), A, _owners(cone))
+    forces = jnp.max(jnp.abs(columns * jnp.stack([A.T @ at.y, c])), initial=0)
+    size = jnp.max(jnp.abs(at.x / columns), initial=0)
+    sizes = sizes_of(forces, size, rows * at.s, jnp.zeros((), c.dtype))
+    forces, point = (jnp.exp2(jnp.round(jnp.log2(size))) for size in sizes)
+    return ConicUnits(columns, rows, point, forces)
+
+
+def _owners(cone: Cone) -> np.ndarray:
+    """A number for each row: the same for those that only change their size together."""
+    owners, number = [np.zeros(0, int)], 0
+    for piece in pieces(cone):
+        alone = isinstance(piece.cone, Zero | Free | NonNegative)
+        owners.append(number + (np.arange(piece.cone.dim) if alone else np.zeros(piece.cone.dim, int)))
+        number += piece.cone.dim
+    return np.concatenate(owners)
+
+
+def is_regular(mapping: Conic, z: jax.Array, A: Any, b: jax.Array, c: jax.Array) -> jax.Array:
+    """Whether the derivative at z (in units of size 1) exists for certain: further from the kinks of the projection
+    than rounding and the residual leave in doubt, primal and dual unique. False where nobody looks: sparse and large
+    programs, cones whose kinks are not known.
+
+    The derivative exists where [[0, A'D], [D A, -(I - D)]] is invertible, D the Jacobian of the projection.
+    """
+    if is_sparse(A) or z.size > JUDGED:
+        return jnp.zeros((), bool)
+    at = mapping.unpack(z)
+    v = at.y - at.s
+    residual = jnp.max(jnp.abs(mapping.natural_residual(z, A, b, c)), initial=0)
+    doubt = DIGITS * (jnp.finfo(z.dtype).eps + residual)
+    certain = jnp.all(mapping.cone.dual.kinks(v) > doubt)  # False for NaN
+    slope = jax.jacfwd(mapping.cone.project_dual)(v)
+    return certain & invertible(jnp.zeros((c.size, c.size), c.dtype), slope @ A, jnp.eye(v.size, dtype=v.dtype) - slope)

@@ -1,0 +1,90 @@
+"""Which inequalities of a problem stated by functions hold its solution, whatever the units of rows and unknowns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bilevel.foundation.typing import LinearMap, PyTree
+from bilevel.kernels.activity import Units, activity, sizes_of, units_of
+from bilevel.optimality.primal_dual import PrimalDual, size
+
+PROBES = 8  # random signs that measure the rows and columns of a Jacobian known by products: to a third
+PASSES = 3  # between rows and columns
+
+
+class Measured(NamedTuple):
+    """The Jacobian of the constraints, as far as activity is concerned; flat."""
+
+    units: Units
+    forces: jax.Array  # (2, n): of the multipliers of equalities and inequalities on each unknown
+    touched: jax.Array  # (n,) which unknowns occur in a constraint
+
+
+class Held(NamedTuple):
+    """The inequalities at a point; flat."""
+
+    active: jax.Array  # 1 where the multiplier outweighs the slack, else 0
+    strength: jax.Array  # see `kernels.activity.Activity`
+    divisor: jax.Array  # takes a product residual lam * G to the unknown of its row: the multiplier, or the value
+    units: Units
+    curvature: jax.Array  # of the Lagrangian, in these units
+
+
+def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: Measured) -> Held:
+    """Reads the active rows off the point; one product with the Hessian says what its forces would move."""
+    (columns, rows), forces, touched = measured
+    primal, unravel = ravel_pytree(at.primal)
+    dual, value = ravel_pytree(at.inequality_dual)[0], ravel_pytree(inequality)[0].astype(primal.dtype)
+    rows = rows[rows.size - dual.size :]
+    bent = ravel_pytree(hessian(unravel(columns * _signs(1, primal.size, primal.dtype)[0])))[0]
+    fixed, push, gap, curvature = jax.lax.stop_gradient((primal, dual / rows, -rows * value, _size(columns * bent)))
+    sizes = sizes_of(_size(columns * forces), _size(jnp.where(touched, fixed / columns, 0)), gap, curvature)
+    found = activity(push, gap, sizes)
+    divisor = jnp.where(found.active, dual, jnp.where(value == 0, 1, value))
+    return Held(found.active.astype(primal.dtype), found.strength, divisor, measured.units, curvature)
+
+
+def measured(jacobian: jax.Array, at: PrimalDual) -> Measured:
+    """Of a matrix (rows, unknowns), equalities first."""
+    duals = jax.lax.stop_gradient(ravel_pytree((at.equality_dual, at.inequality_dual))[0])
+    jacobian = jax.lax.stop_gradient(jacobian)
+    first = jnp.arange(duals.size) < size(at.equality_dual)
+    forces = jnp.stack([jnp.where(first, duals, 0), jnp.where(first, 0, duals)]) @ jacobian
+    nothing = jnp.zeros((jacobian.shape[1], jacobian.shape[1]), jacobian.dtype)
+    return Measured(units_of(nothing, jacobian), forces, jnp.any(jacobian != 0, axis=0))
+
+
+def measured_by_products(push: Callable, pull: Callable, at: PrimalDual) -> Measured:
+    """Of a map known by its products and those of its transpose, from their lengths along random signs."""
+    primal, unravel = ravel_pytree(at.primal)
+    duals, split = ravel_pytree((at.equality_dual, at.inequality_dual))
+    pushed = jax.vmap(lambda x: ravel_pytree(push(unravel(x)))[0])
+    pulled = jax.vmap(lambda y: ravel_pytree(pull(split(y))[0])[0])
+    along, across = (_signs(PROBES, part.size, primal.dtype) for part in (primal, duals))
+
+    def lengths(products: jax.Array) -> jax.Array:
+        mean = jnp.sqrt(jnp.mean(products**2, axis=0))
+        return jnp.where(mean > 0, mean, 1)
+
+    def sweep(_: int, units: Units) -> Units:
+        rows = 1 / lengths(pushed(along * units.columns))
+        return Units(1 / lengths(pulled(across * rows)), rows)
+
+    units = jax.lax.fori_loop(0, PASSES, sweep, Units(jnp.ones_like(primal), jnp.ones_like(duals)))
+    first = jnp.arange(duals.size) < size(at.equality_dual)
+    forces = pulled(jnp.stack([jnp.where(first, duals, 0), jnp.where(first, 0, duals)]))
+    touched = jnp.any(pulled(across * units.rows) != 0, axis=0)
+    return jax.lax.stop_gradient(Measured(units, forces, touched))
+
+
+def _signs(number: int, count: int, dtype: jnp.dtype) -> jax.Array:
+    return jax.random.rademacher(jax.random.key(0), (number, count), dtype)
+
+
+def _size(x: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(x), initial=0)

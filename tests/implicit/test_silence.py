@@ -1,0 +1,85 @@
+"""A lane whose solve failed has the derivative NaN, and is not heard where its result is masked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import bilevel as bl
+from bilevel.implicit.silence import silent
+
+
+@jax.custom_jvp
+def sine(x, y):
+    """y sin x, whose derivatives are lost beyond x = 2."""
+    return {"value": y * jnp.sin(x)}
+
+
+@sine.defjvp
+def _(primals, tangents):
+    x, y = primals
+
+    def linear(moved):
+        return {"value": y * jnp.cos(x) * moved[0] + jnp.sin(x) * moved[1]}
+
+    return sine(x, y), silent(linear, tangents, x > 2)
+
+
+def test_a_silent_map_is_the_map():
+    value = lambda x, y: sine(x, y)["value"]  # noqa: E731
+    plain = lambda x, y: y * jnp.sin(x)  # noqa: E731
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        for argument in (0, 1):
+            found, expected = (derivative(f, argument)(1.0, 3.0) for f in (value, plain))
+            assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
+    assert_allclose(jax.vmap(jax.grad(value), (0, None))(jnp.array([1.0, 3.0]), 2.0), [2 * np.cos(1.0), np.nan])
+
+
+def masked(layer, lost):
+    """The gradient in a number that all lanes share, and the same where the lane that fails is not masked."""
+
+    def total(shared, mask):
+        values = jax.vmap(layer, (None, 0))(shared, lost)
+        return jnp.sum(jnp.where(mask & (lost > 0), 0, values))
+
+    return (jax.jit(jax.grad(total))(1.0, mask) for mask in (True, False))
+
+
+def program(shared, lost):
+    """x = (shared, 1) where feasible; a lane with lost = 1 asks for x0 <= -2 and x0 >= -1."""
+    h = jnp.stack([shared - 3 * lost, jnp.ones(()), jnp.ones(())])
+    G = jnp.array([[1.0, 0], [0, 1], [-1, 0]])
+    return jnp.sum(bl.quadratic_program(shared * jnp.eye(2), -4 * jnp.ones(2), G=G, h=h).params)
+
+
+def cone_program(shared, lost):
+    A, b = jnp.array([[1.0], [-1.0]]), jnp.stack([shared - 3 * lost, jnp.ones(())])
+    return bl.cone_program(A, b, -jnp.ones(1), bl.cones.NonNegative(2)).params[0]
+
+
+@bl.custom_root(lambda w, theta, lost: jnp.where(lost > 0, jnp.log(w - 2), w**2 - theta))
+def root(init, theta, lost):
+    return jnp.where(lost > 0, jnp.nan, jnp.sqrt(theta))
+
+
+INNER = bl.InnerProblem(
+    loss=lambda w, h, lost: jnp.where(lost > 0, w[0] * h, 0.5 * jnp.sum((w - h) ** 2)),  # unbounded where lost
+    init=lambda key, h: jnp.zeros(1),
+)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (program, 1.0),
+        (cone_program, 1.0),
+        (lambda shared, lost: root(None, shared, lost), 0.5),
+        (lambda shared, lost: INNER.solve(shared, lost).params[0], 1.0),
+    ],
+    ids=["program", "cones", "root", "inner"],
+)
+def test_a_failed_lane_that_is_masked_leaves_a_shared_gradient_alone(layer, expected):
+    quiet, heard = masked(layer, jnp.array([0.0, 1.0]))
+    assert_allclose(quiet, expected, atol=1e-8)
+    assert np.isnan(heard)
