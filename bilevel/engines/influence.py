@@ -26,7 +26,8 @@ NESTED = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "cus
 
 
 class Influence(NamedTuple):
-    """For each leaf of the hyperparameters, by name, whether a derivative of the outer loss can reach it."""
+    """For each leaf of the hyperparameters, by name, whether a derivative of the outer loss can reach it; without those
+    that the user holds constant by ``jax.lax.stop_gradient``."""
 
     reached: dict[str, bool]
     through_params: bool  # whether the outer loss has a derivative in the params
@@ -65,6 +66,7 @@ def influence(engine: Engine, bilevel: Bilevel, point: Point) -> Influence:
     """
     cold = cold_start(bilevel, point)
     outer = jax.grad(bilevel.outer, argnums=(0, 1))
+    outer_of = lambda h: bilevel.outer(cold, h, point.outer_batch)  # noqa: E731
     by_params, direct = _zeros(lambda w, h: outer(w, h, point.outer_batch), cold, point.hparams)
     through_params = not all(jax.tree.leaves(by_params))
     learned = engine.through_steps and _has_functions(bilevel.inner.solver)
@@ -75,10 +77,28 @@ def influence(engine: Engine, bilevel: Bilevel, point: Point) -> Influence:
             paths.append(_zeros(lambda h: _start_pulled(bilevel, point, h), point.hparams))
     named = jax.tree_util.tree_leaves_with_path(direct)
     zero = [all(flags) for flags in zip(*(jax.tree.leaves(path) for path in paths), strict=True)]
+    held = _held(lambda h: (outer_of(h), bilevel.inner.mapping(cold, h, point.inner_batch)), point.hparams)
     reached = {
-        f"hparams{jax.tree_util.keystr(path)}": learned or not flag for (path, _), flag in zip(named, zero, strict=True)
+        f"hparams{jax.tree_util.keystr(path)}": learned or not flag
+        for (path, _), flag, constant in zip(named, zero, held, strict=True)
+        if not (flag and constant)
     }
     return Influence(reached, through_params, depends(lambda h: bilevel.inner.init(point.key, h), point.hparams))
+
+
+def _held(function: Callable, hparams: HParams) -> list[bool]:
+    """For each leaf whether the function gives it to ``jax.lax.stop_gradient``: the user says that it is a constant."""
+    return _stopped(jax.make_jaxpr(function)(hparams).jaxpr)
+
+
+def _stopped(jaxpr: Jaxpr) -> list[bool]:
+    stopped: set[int] = set()
+    for equation in jaxpr.eqns:
+        inner = _program_of(equation) if equation.primitive.name in NESTED else None
+        flags = [equation.primitive.name == "stop_gradient"] * len(equation.invars)
+        flags = flags if inner is None else _stopped(inner)
+        stopped |= {id(variable) for variable, flag in zip(equation.invars, flags, strict=True) if flag}
+    return [id(variable) in stopped for variable in jaxpr.invars]
 
 
 def _has_functions(solver: Any) -> bool:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import eval_jaxpr
+from jax.extend.core import Literal
 
 # The elementwise loops of our steps compile faster through XLA's older emitters, and run faster by a tenth.
 # JAX 0.11 has them no more.
@@ -29,6 +31,7 @@ def compiler_options(backend: str) -> dict[str, Any]:
     return options
 
 
+COPIES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "stop_gradient")
 SHARED = 32  # compiled programs kept for other tasks
 _COMPILED: OrderedDict[Hashable, Callable] = OrderedDict()
 
@@ -56,12 +59,36 @@ def _number(leaf: Any) -> Any:
     return float(leaf) if isinstance(leaf, float) else leaf
 
 
+def not_a_number(closed: Any) -> dict[int, np.ndarray]:
+    """The results of a traced function that are constants and NaN, as what was not asked for is, by their places. A
+    program that returned them would be stopped by ``jax_debug_nans``."""
+    constants = dict(zip(map(id, closed.jaxpr.constvars), closed.consts, strict=True))
+    made = {id(one): step for step in closed.jaxpr.eqns if step.primitive.name in COPIES for one in step.outvars}
+    found = {}
+    for place, variable in enumerate(closed.jaxpr.outvars):
+        source = variable
+        while id(source) in made:
+            source = made[id(source)].invars[0]
+        value = source.val if isinstance(source, Literal) else constants.get(id(source))
+        if value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind == "f" and np.isnan(value):
+            found[place] = np.asarray(value, variable.aval.dtype)  # on a device it would be checked too
+    return found
+
+
 class Executable(NamedTuple):
     """A compiled program with the constants it takes as arguments and the structure of what it returns."""
 
     compiled: Callable
     constants: list
     structure: Any
+    unknown: dict[int, np.ndarray]  # results that are NaN by construction, by their places
+
+    def called(self, leaves: list) -> Any:
+        """What the function returns for arguments with these leaves."""
+        results = iter(self.compiled(self.constants, leaves))
+        places = range(self.structure.num_leaves)
+        whole = [self.unknown[place] if place in self.unknown else next(results) for place in places]
+        return jax.tree.unflatten(self.structure, whole)
 
     def takes(self, leaves: list) -> bool:
         """Whether every argument lies on the devices that the program was compiled for, or may be moved there."""
@@ -114,7 +141,7 @@ class Program:
         executable = self._found.get(placed)
         if executable is None:
             executable = self._found[placed] = self._find(signature, leaves, structure)
-        return jax.tree.unflatten(executable.structure, executable.compiled(executable.constants, leaves))
+        return executable.called(leaves)
 
     def _find(self, signature: tuple, leaves: list, structure: Any) -> Executable:
         """A program for these shapes that takes arguments where they lie, compiled if there is none."""
@@ -134,8 +161,11 @@ class Program:
         traced = time.perf_counter()
         constants = [jnp.asarray(constant) for constant in closed.consts]
 
+        unknown = not_a_number(closed)
+
         def run(constants: list, leaves: list) -> list:
-            return eval_jaxpr(closed.jaxpr, constants, *leaves)
+            results = eval_jaxpr(closed.jaxpr, constants, *leaves)
+            return [result for place, result in enumerate(results) if place not in unknown]
 
         lowered = jax.jit(run, keep_unused=True).lower(constants, leaves)
         translated = time.perf_counter()
@@ -143,4 +173,4 @@ class Program:
         self.compilations += compiles
         ended = time.perf_counter()
         self.seconds = self.seconds.add(Seconds(traced - began, translated - traced, ended - translated))
-        return Executable(compiled, constants, jax.tree.structure(shapes))
+        return Executable(compiled, constants, jax.tree.structure(shapes), unknown)

@@ -54,7 +54,7 @@ def heed_influence(engine: Engine, task: Task, key: Key) -> None:
         found.append(influence(engine, task.levels, first_point(task, key)))
 
     jax.eval_shape(look, key)
-    if not any(found[0].reached.values()):
+    if found[0].without_path and not any(found[0].reached.values()):
         raise ValueError(found[0].sentence())
     if found[0].without_path:
         warnings.warn(found[0].sentence(), stacklevel=4)

@@ -77,6 +77,14 @@ def test_a_leaf_is_reached_by_the_prior():
     assert reached(task(prior=lambda h: jnp.sum(h["misspelt"] ** 2))) == BOTH
 
 
+def test_a_leaf_that_is_held_constant_by_hand_is_no_mistake():
+    held = task(loss=lambda w, h, batch: ridge(w, h, batch) + jnp.sum(jax.lax.stop_gradient(h["misspelt"]) * w[:2]))
+    key = jax.random.key(0)
+    inner_batch, outer_batch = held.batches(key, 0)
+    found = influence(bl.Implicit(), held.levels, Point(START, inner_batch, outer_batch, key))
+    assert (found.reached, found.without_path) == ({"hparams['used']": True}, [])
+
+
 def test_the_start_is_seen_by_engines_that_differentiate_steps():
     learned = task(loss=error, init=lambda key, h: h, start=jnp.ones(3))
     assert reached(learned) == []
