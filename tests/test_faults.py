@@ -237,7 +237,7 @@ def test_a_folder_that_vanishes_is_one_sentence(folder):
 VALUES = ("1", "0", "-1", "1e9", "nan", "many", "[]", "{}", "null", "true", "[1,2]", "'a b'", "${seed}", "${nope}")
 KEYS = (
     *("trainer.steps", "trainer.patience", "trainer.checkpoint_every", "optimizer.learning_rate", "seed", "data.root"),
-    *("task.train", "task.penalty", "task", "engine", "engine.on_failure", "solver", "logger", "progress", "debug"),
+    *("task.train", "task.penalty", "task", "engine", "engine.on_failure", "solver", "logger", "progress"),
     *("compilation_cache", "nope", "trainer.nope", "command", "resume", "fork", "hydra.run.dir", "experiment"),
 )
 

@@ -51,6 +51,9 @@ def train(config: DictConfig) -> float:
             result = trainer.fit(task, key=key, directory=folder, resume=resumed, config=settings)
         except Interrupted as interrupt:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
+        except OSError as error:
+            what = error.strerror or str(error).rstrip(".")
+            raise OSError(f"{short(folder.path)}: {what}; what was saved before is kept, and {again}.") from error
     print(short(folder.path))
     if result.summary["status"] == FAILED:
         raise ConvergenceError(str(result.summary["failed_because"]))

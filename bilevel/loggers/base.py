@@ -62,8 +62,9 @@ def finish_all(loggers: Sequence[Logger], summary: Mapping[str, Any]) -> None:
         try:
             logger.finish(summary)
         except Exception as error:  # of any kind: it is raised again below
-            LOG.error("%s could not end its record: %s", type(logger).__name__, error)
             errors.append(error)
+    for error in errors[1:]:
+        LOG.error("Another record could not be ended: %s", error)
     if errors:
         raise errors[0]
 

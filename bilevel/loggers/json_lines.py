@@ -45,6 +45,8 @@ class JsonLines(Logger):
         self.last = step
 
     def sync(self) -> None:
+        if not os.fstat(self.file.fileno()).st_nlink:  # what is written to a file without a name is lost
+            raise FileNotFoundError(f"{self.directory} is gone: it was removed while the run was writing there.")
         os.fsync(self.file.fileno())
 
     def figure(self, name: str, figure: Any) -> None:

@@ -46,7 +46,7 @@ class Checkpoints:
     def __init__(self, directory: Path | str, max_to_keep: int = 3):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each save there
+        logging.getLogger("absl").setLevel(logging.CRITICAL + 1)  # orbax reports each save there, and what it raises
         self.directory = Path(directory).absolute()
         self.proven = False  # whether what this process saved has been read back once
         self.manager = ocp.CheckpointManager(
