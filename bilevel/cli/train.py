@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +160,7 @@ class SettingsRecord(Logger):
         if run.resumed:
             typed = [*plain_yaml(place / "overrides.yaml", list), *(one for one in typed if not is_own(one))]
         elif hydra is not None:
-            write_whole(place / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(hydra, "hydra")))
+            write_whole(place / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(cast(DictConfig, hydra), "hydra")))
         write_whole(place / "overrides.yaml", OmegaConf.to_yaml(typed))
         write_whole(place / "config.yaml", OmegaConf.to_yaml(self.config))
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from bilevel.engines import Engine
 from bilevel.engines.failure import LOG, act, describe, failed
-from bilevel.engines.influence import Influence, influence
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key
-from bilevel.loggers import JsonLines, Logger, Run
+from bilevel.loggers import JsonLines, Run
 from bilevel.loggers.base import finish_all, plain
 from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
@@ -28,7 +24,6 @@ from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
 from bilevel.training.figures import figures
-from bilevel.training.judgement import judge_of
 from bilevel.training.outer_step import (
     Evaluation,
     TrainState,
@@ -38,58 +33,12 @@ from bilevel.training.outer_step import (
     outer_step,
     point_of,
 )
+from bilevel.training.refusals import Settings, heed_influence, refuse_patience
 from bilevel.training.result import Result
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a fit, after the state was saved, and with a directory what had been found (``result.npz``)."""
-
-
-def heed_influence(engine: Engine, task: Task, key: Key) -> None:
-    """Says which hyperparameters cannot reach the outer loss, before anything is compiled: ValueError where none can,
-    because such a run would end where it began, else a warning."""
-    found: list[Influence] = []
-
-    def look(key: Key) -> None:
-        found.append(influence(engine, task.levels, first_point(task, key)))
-
-    jax.eval_shape(look, key)
-    if found[0].without_path and not any(found[0].reached.values()):
-        raise ValueError(found[0].sentence())
-    if found[0].without_path:
-        warnings.warn(found[0].sentence(), stacklevel=4)
-
-
-def refuse_patience(trainer: Settings, task: Task, key: Key) -> None:
-    """Patience counts steps without a better loss, and of different batches none is better than another."""
-
-    def measured(key: Key) -> dict[str, Any]:
-        point = first_point(task, key)
-        params = task.inner.primal(task.inner.cold_start(point.key, point.hparams, point.inner_batch))
-        return task.evaluate(params, point.hparams)
-
-    if trainer.patience and not judge_of(task, key, jax.eval_shape(measured, key)):
-        raise ValueError(
-            f"trainer.patience={trainer.patience} cannot tell a better step, because each step has an outer batch of "
-            "its own: measure stop/loss on a second hold-out in task.evaluate, or set patience=0."
-        )
-
-
-class Settings(Protocol):
-    """What a fit reads of the `Trainer` that started it."""
-
-    @property
-    def optimizer(self) -> optax.GradientTransformation: ...
-    @property
-    def engine(self) -> Engine: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def patience(self) -> int: ...
-    @property
-    def loggers(self) -> Sequence[Logger]: ...
-    @property
-    def checkpoint_every(self) -> int: ...
 
 
 class Fit:

@@ -1,0 +1,65 @@
+"""What is checked of a task and a trainer before anything is compiled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from bilevel.engines import Engine
+from bilevel.engines.influence import Influence, influence
+from bilevel.foundation.typing import Key
+from bilevel.loggers import Logger
+from bilevel.task import Task
+from bilevel.training.judgement import judge_of
+from bilevel.training.outer_step import first_point
+
+
+class Settings(Protocol):
+    """What a fit reads of the `Trainer` that started it."""
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def loggers(self) -> Sequence[Logger]: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
+def heed_influence(engine: Engine, task: Task, key: Key) -> None:
+    """Says which hyperparameters cannot reach the outer loss, before anything is compiled: ValueError where none can,
+    because such a run would end where it began, else a warning."""
+    found: list[Influence] = []
+
+    def look(key: Key) -> None:
+        found.append(influence(engine, task.levels, first_point(task, key)))
+
+    jax.eval_shape(look, key)
+    if found[0].without_path and not any(found[0].reached.values()):
+        raise ValueError(found[0].sentence())
+    if found[0].without_path:
+        warnings.warn(found[0].sentence(), stacklevel=4)
+
+
+def refuse_patience(trainer: Settings, task: Task, key: Key) -> None:
+    """Patience counts steps without a better loss, and of different batches none is better than another."""
+
+    def measured(key: Key) -> dict[str, Any]:
+        point = first_point(task, key)
+        params = task.inner.primal(task.inner.cold_start(point.key, point.hparams, point.inner_batch))
+        return task.evaluate(params, point.hparams)
+
+    if trainer.patience and not judge_of(task, key, jax.eval_shape(measured, key)):
+        raise ValueError(
+            f"trainer.patience={trainer.patience} cannot tell a better step, because each step has an outer batch of "
+            "its own: measure stop/loss on a second hold-out in task.evaluate, or set patience=0."
+        )
