@@ -160,7 +160,8 @@ class SettingsRecord(Logger):
         if run.resumed:
             typed = [*plain_yaml(place / "overrides.yaml", list), *(one for one in typed if not is_own(one))]
         elif hydra is not None:
-            write_whole(place / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(cast(DictConfig, hydra), "hydra")))
+            own = OmegaConf.masked_copy(cast(DictConfig, hydra), "hydra")
+            write_whole(place / "hydra.yaml", OmegaConf.to_yaml(own))
         write_whole(place / "overrides.yaml", OmegaConf.to_yaml(typed))
         write_whole(place / "config.yaml", OmegaConf.to_yaml(self.config))
 
