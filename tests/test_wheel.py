@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import bilevel.tasks
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -35,7 +37,10 @@ def test_the_wheel_holds_package_settings_and_licence(wheel):
         name = path.relative_to(REPOSITORY).as_posix()
         assert (name if name.startswith("bilevel/") else f"bilevel/{name}") in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not any(name.startswith(("tests/", "configs/", "docs/")) for name in names)
+    assert not any(name.startswith(("tests/", "configs/", "docs/", "experiments/")) for name in names)
+    assert "bilevel/py.typed" in names
+    for name in bilevel.tasks._OF_PAPERS.values():
+        assert f"bilevel/experiments/{name[0].replace('.', '/')}.py" in names
 
 
 @pytest.mark.slow
@@ -56,3 +61,9 @@ def test_the_installed_wheel_runs_from_another_folder(wheel, tmp_path):
     summary = json.loads((directory / "summary.json").read_text())
     assert (summary["task"], summary["steps"]) == ("ridge", 3)
     assert (directory / "figures" / "training.png").exists()
+    small = ("task.features=20", "task.train=40", "task.validation=20", "task.test=20", "trainer.steps=2")
+    done = run(home / "bin/bilevel", "experiment=paper/svm", *small, cwd=elsewhere, env=environment)
+    assert json.loads((elsewhere / done.stdout.strip() / "summary.json").read_text())["steps"] == 2
+    names = "import bilevel as bl; print([getattr(bl.tasks, name).__module__ for name in ('svm', 'precision')])"
+    found = run(home / "bin/python", "-c", names, cwd=elsewhere, env=environment)
+    assert found.stdout.strip() == "['bilevel.experiments.svm.task', 'bilevel.experiments.precision.task']"
