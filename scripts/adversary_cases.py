@@ -126,7 +126,7 @@ def draw_structure(seed: int, sizes: tuple[int, ...] = (*SIZES, *SIZES, *LARGE_S
         outer_loss=losses.outer,
         init_hparams=lambda key: {"shift": jnp.zeros(())},
         batches=bl.full_batch(None, None),
-        precision="float64" if precision == "float64" else "float32",
+        precision="float32" if precision == "float32" else "float64",
     )
     names = tuple(name for name in NAMES if (name != "ridge" or ridge) and (name != "weight" or depends(entry, n)))
     text = (

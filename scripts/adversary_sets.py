@@ -152,9 +152,14 @@ def entries_of_vectors(n: int, dtype: type, rng: np.random.Generator) -> dict[st
     return {entry.name: entry for entry in made}
 
 
+def impossible(x: Any) -> Any:
+    """x <= 0 and x >= 1."""
+    return jnp.stack([x, 1 - x])
+
+
 IMPOSSIBLE = Entry(
     "Functional, impossible",
-    {"constraint": bl.Functional(inequality=lambda w, hparams, batch: jnp.stack([w[0], 1 - w[0]]) - 0.1)},
+    {"constraint": bl.Functional(inequality=lambda w, hparams, batch: impossible(w[0] - weight(hparams)))},
     lambda v, s, t: v,
 )
 
