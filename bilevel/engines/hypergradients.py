@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +77,11 @@ def hypergradient(
     if double == _is_double():
         return _concrete(task, engine, point, carry)
     with jax.enable_x64(double):
-        exact = jax.tree.map(_as_double if double else _as_single, trees.differentiable(given, "hparams"))
+        exact = trees.differentiable(given if double else jax.tree.map(_as_single, given), "hparams")
+        exact = jax.tree.map(_as_double, exact) if double else exact
         value, grad, report = _concrete(task, engine, _point(task, exact, batch, key), carry)
         grad = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), grad, hparams)
-        return value.astype(jax.tree.leaves(grad)[0].dtype), grad, report
+        return value.astype(jax.tree.leaves(grad)[0].dtype), grad, jax.tree.map(_for_outside, report)
 
 
 def _is_double() -> bool:
@@ -91,8 +93,16 @@ def _as_double(leaf: jax.Array) -> jax.Array:
     return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
 
 
-def _as_single(leaf: jax.Array) -> jax.Array:
-    return jnp.asarray(leaf, jnp.float32) if leaf.dtype == jnp.float64 else leaf
+def _as_single(leaf: Any) -> Any:
+    """By NumPy: JAX would warn of 64 bits where they are switched off."""
+    array = np.asarray(leaf)
+    return array.astype(np.float32) if array.dtype == np.float64 else leaf
+
+
+def _for_outside(leaf: Any) -> Any:
+    """Of the report: NumPy's float64, with which one computes where JAX's would warn, because 64 bits are off there."""
+    wide = isinstance(leaf, jax.Array) and leaf.dtype == jnp.float64
+    return np.asarray(leaf) if wide else leaf
 
 
 def _warn_of_precision(task: Task, double: bool) -> None:

@@ -98,10 +98,10 @@ def read_program(program: tuple[jax.Array, ...], at: tuple[jax.Array, jax.Array,
     x, y, z = at
     C, known = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     columns, rows = units = units_of(Q, C)
-    parts = columns * jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
+    parts = columns[None, :] * jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
     slack = rows * (known - C @ x)
     gap, dual = slack[y.size :], z / rows[y.size :]
-    sizes = sizes_of(_size(parts), _size(x / columns), gap, _size(columns[:, None] * Q * columns))
+    sizes = sizes_of(_size(parts), _size(x / columns), gap, _size(columns[:, None] * Q * columns[None, :]))
     active, strength = activity(dual, gap, sizes)
     unmet = (_size(jnp.where(active, gap, jnp.minimum(gap, 0))), _size(slack[: y.size]))
     unbalanced = (_size(jnp.where(active, 0, dual)), _size(jnp.sum(parts, axis=0)))
@@ -114,8 +114,8 @@ def is_regular(program: tuple[jax.Array, ...], reading: Reading) -> jax.Array:
     Q, _, A, b, G, _ = program
     columns, rows = reading.units
     mask = jnp.concatenate([jnp.ones_like(b), reading.active.astype(b.dtype)])
-    scaled = (mask * rows)[:, None] * jnp.concatenate([A, G]) * columns
-    return reading.certain & invertible(columns[:, None] * Q * columns, scaled, jnp.diag(1 - mask))
+    scaled = (mask * rows)[:, None] * jnp.concatenate([A, G]) * columns[None, :]
+    return reading.certain & invertible(columns[:, None] * Q * columns[None, :], scaled, jnp.diag(1 - mask))
 
 
 def invertible(curvature: jax.Array, rows: jax.Array, corner: jax.Array) -> jax.Array:

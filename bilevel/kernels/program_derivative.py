@@ -32,6 +32,7 @@ def moving(solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading) 
     derivative of least norm where these depend on each other, NaN where ``usable`` is (except to a cotangent that is
     exactly zero, which gives zero) or where Q is singular along a direction that the derivative needs.
 
+    >>> from bilevel.kernels.activity import read_program
     >>> solution = (jnp.array([1.0]), jnp.zeros(0), jnp.array([2.0]))  # min 1/2 x^2 - 3 x, x <= h = 1
     >>> fixed = (jnp.eye(1), -3 * jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.eye(1))
     >>> reading = read_program((*fixed, jnp.ones(1)), solution)
@@ -45,8 +46,8 @@ def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     at = x, y, z = moving(*primals)
     given, (columns, scales) = Arguments(*primals[1]), primals[2].units
     mask = jnp.concatenate([jnp.ones_like(y), primals[2].active.astype(x.dtype)])
-    rows = (mask * scales)[:, None] * jnp.concatenate([given.A, given.G]) * columns
-    curvature = columns[:, None] * (0.5 * (given.Q + given.Q.T)) * columns
+    rows = (mask * scales)[:, None] * jnp.concatenate([given.A, given.G]) * columns[None, :]
+    curvature = columns[:, None] * (0.5 * (given.Q + given.Q.T)) * columns[None, :]
 
     def linear(tangents: tuple) -> tuple[jax.Array, ...]:
         moved = Arguments(*tangents)

@@ -43,7 +43,7 @@ def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: 
     rows = rows[rows.size - dual.size :]
     bent = ravel_pytree(hessian(unravel(columns * _signs(1, primal.size, primal.dtype)[0])))[0]
     fixed, push, gap, curvature = jax.lax.stop_gradient((primal, dual / rows, -rows * value, _size(columns * bent)))
-    sizes = sizes_of(_size(columns * forces), _size(jnp.where(touched, fixed / columns, 0)), gap, curvature)
+    sizes = sizes_of(_size(columns[None, :] * forces), _size(jnp.where(touched, fixed / columns, 0)), gap, curvature)
     found = activity(push, gap, sizes)
     divisor = jnp.where(found.active, dual, jnp.where(value == 0, 1, value))
     return Held(found.active.astype(primal.dtype), found.strength, divisor, measured.units, curvature)

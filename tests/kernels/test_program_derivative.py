@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import bilevel as bl
+from bilevel.kernels.activity import read_program
 from bilevel.kernels.program_derivative import moving
 
 RNG = np.random.default_rng(5)
@@ -40,9 +41,10 @@ def test_the_derivative_in_each_datum_is_that_of_differences(place):
     direction = jnp.asarray(np.random.default_rng(1).normal(size=DATA[place].shape))
     direction = direction + direction.T if place == 0 else direction
     fixed = solution(*DATA)
+    reading = read_program(DATA, fixed)
 
     def along(t):
-        return jnp.concatenate(moving(fixed, (*changed(place, t * direction), jnp.ones(()))))
+        return jnp.concatenate(moving(fixed, (*changed(place, t * direction), jnp.ones(())), reading))
 
     step = 1e-5
     plus, minus = (jnp.concatenate(solution(*changed(place, sign * step * direction))) for sign in (1, -1))
@@ -52,9 +54,10 @@ def test_the_derivative_in_each_datum_is_that_of_differences(place):
 
 def test_where_there_is_no_solution_there_is_no_derivative():
     fixed = solution(*DATA)
+    reading = read_program(DATA, fixed)
 
     def along(q):
-        return moving(fixed, (DATA[0], q, *DATA[2:], jnp.nan))[0]
+        return moving(fixed, (DATA[0], q, *DATA[2:], jnp.nan), reading)[0]
 
-    assert np.isnan(np.asarray(jax.jacfwd(along)(DATA[1]))).all()
+    assert np.isnan(np.asarray(jax.jacfwd(along)(jnp.asarray(DATA[1])))).all()
     assert_allclose(along(DATA[1]), fixed[0])

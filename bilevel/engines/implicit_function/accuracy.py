@@ -168,9 +168,10 @@ def _noise(bilevel: Bilevel, point: Point, solved: Solved) -> Noise:
 
 
 def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
-    """One unit of roundoff of each leaf of a gradient whose type is coarser than that of the params, of which
-    ``epsilon`` is the unit: half of one for rounding the result, and about as much for the functions of hparams."""
-    units = jax.tree.map(lambda leaf: max(float(jnp.finfo(leaf.dtype).eps) - epsilon, 0.0), gradient)
+    """Two units of roundoff of each leaf of a gradient whose type is coarser than that of the params, of which
+    ``epsilon`` is the unit: half of one for rounding the result, and the rest for the functions of hparams, of which
+    each rounds once."""
+    units = jax.tree.map(lambda leaf: max(2 * float(jnp.finfo(leaf.dtype).eps) - epsilon, 0.0), gradient)
     scaled = jax.tree.map(
         lambda leaf, unit: unit * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), gradient, units
     )

@@ -45,7 +45,9 @@ def test_it_is_the_derivative(samples, features, classes, structured):
 
 def test_a_loss_that_is_not_quadratic_fails_and_says_why():
     task = ridge(8, 20)
-    inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum(jnp.cosh(w - 3.0)), init=task.inner.init)
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: jnp.sum(jnp.exp(h)) * jnp.sum(jnp.cosh(w - 3.0)), init=task.inner.init
+    )
     task = bl.Task(inner=inner, outer_loss=task.outer_loss, init_hparams=task.init_hparams, batches=task.batches)
     with pytest.raises(bl.ConvergenceError, match="quadratic in its params"):
         bl.hypergradient(task, jnp.zeros(20), bl.ClosedForm())
