@@ -71,8 +71,8 @@ def _solve_jvp(primals, tangents):
     x, y, z = solution.x, solution.y, solution.z
     active, (columns, scales), _ = jax.lax.stop_gradient(read_program(program, (x, y, z)))
     mask = scales * jnp.concatenate([jnp.ones_like(y), active.astype(x.dtype)])
-    rows = mask[:, None] * jnp.concatenate([program.A, program.G]) * columns
-    curvature = columns[:, None] * program.Q * columns
+    rows = mask[:, None] * jnp.concatenate([program.A, program.G]) * columns[None, :]
+    curvature = columns[:, None] * program.Q * columns[None, :]
 
     def linear(moved: Program) -> tuple[jax.Array, jax.Array, jax.Array]:
         top = -(moved.Q @ x + moved.q + moved.A.T @ y + moved.G.T @ z)
@@ -108,18 +108,18 @@ def equilibrate(program: Program) -> tuple[Program, tuple[jax.Array, jax.Array, 
 
     def sweep(_, scales):
         columns, rows, bounds = scales
-        scaled_Q = columns[:, None] * Q * columns
-        scaled_A, scaled_G = rows[:, None] * A * columns, bounds[:, None] * G * columns
+        scaled_Q = columns[:, None] * Q * columns[None, :]
+        scaled_A, scaled_G = rows[:, None] * A * columns[None, :], bounds[:, None] * G * columns[None, :]
         down = jnp.concatenate([scaled_Q, scaled_A, scaled_G])
         sizes = [jnp.max(jnp.abs(down), axis=0)]
         sizes += [jnp.max(jnp.abs(part), axis=1, initial=0.0) for part in (scaled_A, scaled_G)]
         return tuple(scale / jnp.sqrt(jnp.where(size > 0, size, 1)) for scale, size in zip(scales, sizes, strict=True))
 
     columns, rows, bounds = jax.lax.fori_loop(0, 10, sweep, tuple(jnp.ones_like(part) for part in (q, b, h)))
-    size = jnp.maximum(_size(columns * q), _size(columns[:, None] * Q * columns))
+    size = jnp.maximum(_size(columns * q), _size(columns[:, None] * Q * columns[None, :]))
     cost = 1 / jnp.where(size > 0, size, 1)
     scaled_Q, scaled_q = cost * columns[:, None] * Q * columns, cost * columns * q
-    scaled_A, scaled_G = rows[:, None] * A * columns, bounds[:, None] * G * columns
+    scaled_A, scaled_G = rows[:, None] * A * columns[None, :], bounds[:, None] * G * columns[None, :]
     return Program(scaled_Q, scaled_q, scaled_A, rows * b, scaled_G, bounds * h), (columns, rows, bounds, cost)
 
 

@@ -148,7 +148,8 @@ def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, so
         unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
     else:
         unknown = attach(QP, solve.value, unknown, arguments)
-    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), grade=grade)
+    looked = jnp.full((), 0.0 if dense else jnp.nan, q.dtype)  # `verdict` has looked at the eigenvalues of Q
+    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), looked, grade)
 
 
 @compiles_once
@@ -178,7 +179,8 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
     )  # of which a cotangent of zero stays zero
     point = units.outward(mapping.unpack(attach(mapping, solve.value, unknown, units.data(A, b, c), lost=lost)))
     x, y = (part + (usable - 1) for part in (point.x, point.y))  # NaN where lost, with the derivative of `attach`
-    return Solution(x, y, residual, answer.steps, status, _counts(answer), grade=grade)
+    flat = jnp.zeros((), c.dtype)  # a linear objective has no curvature
+    return Solution(x, y, residual, answer.steps, status, _counts(answer), flat, grade)
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:

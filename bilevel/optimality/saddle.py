@@ -127,7 +127,7 @@ def _dense_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
     jacobian, active, divisor, held, pack, unpack = _rows(saddle, at)
     columns = held.units.columns
     cost = 1 / jnp.where(held.curvature > 0, held.curvature, 1)
-    rows = active[:, None] * jacobian * columns
+    rows = active[:, None] * jacobian * columns[None, :]
     transform, kept = orthonormal(rows)
     basis = transform @ rows
 
