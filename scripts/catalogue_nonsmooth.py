@@ -85,7 +85,7 @@ SETS = [
     same(bl.L1Ball(1.1)),
     same(bl.L2Ball(1.1)),
     same(bl.LInfBall(0.45)),
-    stated(lambda *ends: bl.BoxSection(*ends, 0.4), LOWER, UPPER, NORMAL),
+    stated(lambda lower, upper, normal: bl.BoxSection(lower, upper, normal, 0.4), LOWER, UPPER, NORMAL),
     same(bl.Isotonic()),
     same(bl.SecondOrderCone()),
     Nonsmooth(bl.PSDCone(), point=SQUARE),

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Any
 
 import catalogue
 import jax
@@ -64,7 +65,7 @@ def test_a_problem_on_a_tree_is_the_problem_on_its_vector(entry):
             shift = together(w) - h * vector
             return 0.5 * shift @ matrix @ shift
 
-        settings = {"constraint" if isinstance(penalty, constraints.Constraint) else "penalty": penalty}
+        settings: dict[str, Any] = {"constraint" if isinstance(penalty, constraints.Constraint) else "penalty": penalty}
         solver = bl.ProximalGradient(tol=1e-13, max_steps=5000)
         inner = bl.InnerProblem(loss=loss, init=lambda key, h: start, solver=solver, **settings)
         return jax.jit(lambda h: jax.jvp(lambda h: together(inner.solve(h, None).params), (h,), (1.0,)))(1.0)
@@ -156,7 +157,9 @@ def test_the_distance_to_the_next_kink_is_known_and_positive_at_a_point_in_gener
 
 
 def report_at(entry, target):
-    settings = {"constraint" if isinstance(entry.whole, constraints.Constraint) else "penalty": entry.whole}
+    settings: dict[str, Any] = {
+        "constraint" if isinstance(entry.whole, constraints.Constraint) else "penalty": entry.whole
+    }
     inner = bl.InnerProblem(
         loss=lambda w, h, batch: 0.5 * jnp.sum((w - h * batch) ** 2), init=lambda key, h: target, **settings
     )

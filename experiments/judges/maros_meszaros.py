@@ -115,7 +115,8 @@ def ours(problem: Problem) -> Callable[[], Answer]:
 
     def run() -> Answer:
         found = jax.block_until_ready(solve(*problem.data))
-        return Answer(*(np.asarray(part) for part in (found.params, *found.dual)), found.status.name)
+        x, y, z = (np.asarray(part) for part in (found.params, *found.dual))
+        return Answer(x, y, z, found.status.name)
 
     return run
 

@@ -41,7 +41,7 @@ def test_the_derivative_in_each_datum_is_that_of_differences(place):
     direction = jnp.asarray(np.random.default_rng(1).normal(size=DATA[place].shape))
     direction = direction + direction.T if place == 0 else direction
     fixed = solution(*DATA)
-    reading = read_program(DATA, fixed)
+    reading = read_program(tuple(map(jnp.asarray, DATA)), fixed)
 
     def along(t):
         return jnp.concatenate(moving(fixed, (*changed(place, t * direction), jnp.ones(())), reading))
@@ -54,7 +54,7 @@ def test_the_derivative_in_each_datum_is_that_of_differences(place):
 
 def test_where_there_is_no_solution_there_is_no_derivative():
     fixed = solution(*DATA)
-    reading = read_program(DATA, fixed)
+    reading = read_program(tuple(map(jnp.asarray, DATA)), fixed)
 
     def along(q):
         return moving(fixed, (DATA[0], q, *DATA[2:], jnp.nan), reading)[0]

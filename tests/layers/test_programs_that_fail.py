@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def test_a_warm_start_of_another_shape_is_refused():
     for init in (found._replace(params=jnp.ones(3)), found._replace(dual=bl.Dual(jnp.zeros(1), jnp.zeros(1)))):
         with pytest.raises(ValueError, match="the solution of a program of the same shapes"):
             bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.eye(2), h=jnp.ones(2), init=init)
-    lengths = [
+    lengths: list[dict[str, Any]] = [
         {"A": jnp.ones(2), "b": jnp.ones(())},
         {"G": jnp.ones((3, 1, 2)), "h": jnp.ones((3, 1))},
     ]

@@ -1,5 +1,7 @@
 """Where solves stop: solutions, the floor of the precision, starts that are solved or bad, losses without a minimum."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,7 +174,7 @@ def test_tolerances_compile_nothing_again():
 
     inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(2))
     solve = jax.jit(lambda solver, h: inner.with_solver(solver).solve(h, None).params)
-    solve(bl.LBFGS(tol=jnp.asarray(1e-3)), 1.0)
+    solve(replace(bl.LBFGS(), tol=jnp.asarray(1e-3)), 1.0)
     before = len(traces)
-    solve(bl.LBFGS(tol=jnp.asarray(1e-20)), 2.0)
+    solve(replace(bl.LBFGS(), tol=jnp.asarray(1e-20)), 2.0)
     assert len(traces) == before

@@ -9,7 +9,7 @@ import pytest
 import bilevel as bl
 
 
-def task_of(solver=bl.Newton()):
+def task_of(solver: bl.Solver = bl.Newton()):
     """w = 2 / (1 + exp(a)), judged by (w - 1)^2 / 2: the best a is 0, with loss 0."""
     return bl.Task(
         inner=bl.InnerProblem(

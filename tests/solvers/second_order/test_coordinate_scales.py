@@ -48,7 +48,7 @@ def test_both_problems_have_the_same_objective_and_residual_zero():
 
 
 def test_the_prox_of_the_scaled_penalty_minimises_its_own_objective():
-    penalty, point, step = Scaled(bl.L1(weight=0.3), SIZES), jnp.array([0.4, -2.0, 1e-4, 0.0]), 0.7
+    penalty, point, step = Scaled(bl.L1(weight=0.3), jnp.asarray(SIZES)), jnp.array([0.4, -2.0, 1e-4, 0.0]), 0.7
     found = penalty.prox(point, step, jnp.zeros(()))
     objective = lambda u: 0.5 * jnp.sum((u - point) ** 2) / step + penalty.value(u, jnp.zeros(()))  # noqa: E731 (a formula)
     for direction in np.random.default_rng(1).normal(size=(20, 4)):
