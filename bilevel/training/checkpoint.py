@@ -46,7 +46,8 @@ class Checkpoints:
     def __init__(self, directory: Path | str, max_to_keep: int = 3):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.CRITICAL + 1)  # orbax reports each save there, and what it raises
+        for name in ("absl", "concurrent.futures"):  # orbax and its threads report there each save, and what they raise
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self.directory = Path(directory).absolute()
         self.proven = False  # whether what this process saved has been read back once
         self.manager = ocp.CheckpointManager(
