@@ -46,7 +46,7 @@ class Checkpoints:
     def __init__(self, directory: Path | str, max_to_keep: int = 3):
         import orbax.checkpoint as ocp
 
-        for name in ("absl", "concurrent.futures"):  # orbax and its threads report there each save, and what they raise
+        for name in ("absl", "concurrent.futures", "asyncio"):  # where orbax reports saves, and what it raises
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self.directory = Path(directory).absolute()
         self.proven = False  # whether what this process saved has been read back once
