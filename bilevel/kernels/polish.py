@@ -101,7 +101,7 @@ def newton_step(program: Program, at: Point, active: jax.Array) -> Point:
     stiff = jnp.where(held, jnp.where(largest > 0, largest, 1) ** 2 / shift, 0)
     duals = jnp.where(held, jnp.concatenate([y, z]) * size, 0)
     slack = rows @ x - known / size
-    matrix = Q + shift * jnp.eye(q.size, dtype=q.dtype) + (rows.T * stiff) @ rows
+    matrix = Q + shift * jnp.eye(q.size, dtype=q.dtype) + (rows.T * stiff[None, :]) @ rows
     forces = Q @ x + q + rows.T @ (duals + stiff * slack)
     change = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), forces)
     duals = (duals + stiff * (slack + rows @ change)) / size
