@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ PATIENCE = 3  # of them without progress, because an exchange of rows may raise 
 
 
 class _Loop(NamedTuple):
-    at: jax.Array
-    best: jax.Array
+    at: Any
+    best: Any
     residual: jax.Array  # of the best
     fruitless: jax.Array
     steps: jax.Array
