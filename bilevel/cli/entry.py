@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +21,7 @@ from bilevel.cli.choices import configs
 from bilevel.cli.interrupts import INTERRUPTED, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, sentence
 from bilevel.cli.settings import check_settings
+from bilevel.data import DataError
 
 FAILURE, WRONG_SETTINGS = 1, 2
 
@@ -66,7 +68,7 @@ def job(config: DictConfig) -> Any:
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
-        wrong = isinstance(error, SettingsError | OmegaConfBaseException)
+        wrong = isinstance(error, SettingsError | OmegaConfBaseException | InstantiationException | DataError)
         raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
 
 

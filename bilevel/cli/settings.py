@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bilevel.cli.sentences import SettingsError
+from bilevel.cli.shipped import check_shipped
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
@@ -38,9 +39,21 @@ def check_settings(config: DictConfig) -> None:
             raise SettingsError(f"{key}={value}: it must be positive.")
     if config.get("resume"):
         check_unchanged(config, OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml"))  # type: ignore[arg-type]
+    if config.command == "doctor" and config.get("replay") is None:
+        return  # the record is all that is read: where its data were does not matter
     root = config.data.root
     if root and not Path(root).expanduser().is_dir():
         raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")
+    check_shipped(reduced(config) if config.command == "check" else config)
+
+
+def reduced(config: DictConfig) -> DictConfig:
+    """The settings of the small instance that ``command=check`` takes: those of ``reduced``, where none is given."""
+    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
+    if "data" in given:
+        sizes.pop("data", None)
+    return OmegaConf.merge(config, {"task": sizes})  # type: ignore[return-value]
 
 
 def check_unchanged(config: DictConfig, recorded: DictConfig) -> None:

@@ -74,7 +74,14 @@ def claimed(resumed: bool) -> RunFolder:
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:
-    """Task and trainer from their settings; nothing is compiled here."""
+    """Task and trainer from their settings; nothing is compiled here. What they refuse is a `SettingsError`."""
+    try:
+        return built(config)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def built(config: DictConfig) -> tuple[Task, Trainer]:
     with jax.enable_x64(PRECISIONS.get(config.task.get("precision", "float64"), True)):
         task = made(with_seed(config), "task", Task)
         task = task if task.name != Task.name else replace(task, name=name_of(config))

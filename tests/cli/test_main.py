@@ -69,10 +69,10 @@ WRONG = {
     "task._target_=mine.no_task": r"task._target_=mine.no_task gives a int; task needs a Task\.",
     "task._target_=mine.broken": "ZeroDivisionError: one over zero",
     "task=own": r"task._target_=VALUE is needed",
-    "task.fraction=1.5": "fraction",
+    "task.fraction=1.5": "A fraction of 1.5 of the labels",
     "task.data=nope": "no data set 'nope'",
-    "task.precision=float16": "precision='float16'",
-    "engine.on_failure=shrug": "on_failure='shrug'",
+    "task.precision=float16": "task.precision=float16: choose one of float32, float64",
+    "engine.on_failure=shrug": "engine.on_failure=shrug: choose one of raise",
     "--config-dir=nowhere": "nowhere",
     "--no-such-flag": "--no-such-flag",
 }
@@ -124,7 +124,7 @@ def test_settings_of_the_users_own(bilevel, folder):
 
 def test_an_unknown_argument_of_the_users_task(bilevel):
     done = bilevel(*MINE, "task.colour=3")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("bilevel: task: TypeError: shrinkage() got an unexpected keyword argument 'colour'")
 
 

@@ -113,6 +113,7 @@ WRONG = {
     "seed=${oc.env:NOPE}": "Environment variable 'NOPE' not found",
     "solver.tol=-1 solver=newton": "solver.tol",
     "hydra.run.dir='run[1]'": "run[1]",
+    "task.train=10": "of the 10 classes occur",
 }
 
 
