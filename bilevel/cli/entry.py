@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
-from bilevel.cli.interrupts import INTERRUPTED, quit_at_once
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, sentence
-from bilevel.cli.settings import check_settings
+from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError
 
 FAILURE, WRONG_SETTINGS = 1, 2
+BEGAN = time.time() - 1.0  # some file systems store whole seconds
 
 
 def run() -> None:
@@ -53,10 +56,13 @@ def job(config: DictConfig) -> Any:
     if not config.debug:  # the threads of checkpoints and W&B print tracebacks of what the run tells in a sentence
         threading.excepthook = lambda _: None
     try:
+        config = with_logger(config)
         check_settings(config)
         module, _, name = COMMANDS[config.command].partition(":")
         return getattr(importlib.import_module(module), name)(config)
     except KeyboardInterrupt as interrupt:
+        heed_no_more()
+        take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         tell(f"{interrupt}".strip() or "interrupted")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise SystemExit(INTERRUPTED) from None
@@ -73,17 +79,18 @@ def job(config: DictConfig) -> Any:
 
 
 def take_away_empty(folder: Path) -> None:
-    """Removes what Hydra made for a run that was refused, up to where the user is."""
-    while folder != Path.cwd() and folder.is_relative_to(Path.cwd()):
-        try:
+    """Removes what Hydra made for a run that was refused: its folder, and what is empty above it up to where the user
+    is. A folder that was there before this process is left."""
+    with contextlib.suppress(OSError):  # it holds something, or is gone
+        if folder != Path.cwd() and folder.stat().st_mtime >= BEGAN:
             folder.rmdir()
-        except OSError:  # it holds something
-            return
-        folder = folder.parent
+            while (folder := folder.parent) != Path.cwd() and folder.is_relative_to(Path.cwd()):
+                folder.rmdir()
 
 
 def tell(text: str) -> None:
     """One line on stderr; in a sweep with what sets this run apart."""
     context = HydraConfig.get()
     which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else ""
-    print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal is gone
+        print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)

@@ -9,9 +9,11 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from bilevel.cli.sentences import SettingsError
+from bilevel.cli.arguments import LOGGER
+from bilevel.cli.choices import configs, options
+from bilevel.cli.sentences import SettingsError, nearest
 from bilevel.cli.shipped import check_shipped
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
@@ -45,6 +47,22 @@ def check_settings(config: DictConfig) -> None:
     if root and not Path(root).expanduser().is_dir():
         raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")
     check_shipped(reduced(config) if config.command == "check" else config)
+
+
+def with_logger(config: DictConfig) -> DictConfig:
+    """The settings of a run that goes on, with the logger that was chosen for the rest of it."""
+    name = config.get(LOGGER)
+    if name is None:
+        return config
+    if name not in options("logger"):
+        raise SettingsError(
+            f"logger={name}: there is no such logger{nearest(str(name), options('logger'))}; choose one of "
+            f"{', '.join(options('logger'))}."
+        )
+    chosen = OmegaConf.load(configs() / "logger" / f"{name}.yaml")
+    kept = OmegaConf.masked_copy(config, [key for key in config if key not in (LOGGER, "logger")])  # type: ignore[arg-type]
+    with open_dict(kept):
+        return OmegaConf.merge(kept, chosen)  # type: ignore[return-value]
 
 
 def reduced(config: DictConfig) -> DictConfig:

@@ -17,7 +17,7 @@ from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key
 from bilevel.loggers import JsonLines, Run
-from bilevel.loggers.base import finish_all, plain
+from bilevel.loggers.base import by_name, finish_all, plain
 from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.checkpoint import Checkpoints
@@ -101,8 +101,8 @@ class Fit:
             )
             kept, self.border = meta["loggers"], meta.get("border", "")
         run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
-        for number, logger in enumerate(self.loggers):
-            logger.start(run, int(self.state.step), kept.get(str(number), {}))
+        for name, logger in by_name(self.loggers).items():
+            logger.start(run, int(self.state.step), kept.get(name, {}))
 
     def _data(self) -> list[list[float]]:
         return fingerprint(self.task.batches(jax.random.split(self.state.key)[0], 0))
@@ -187,7 +187,7 @@ class Fit:
         if self.checkpoints and due and step not in self.checkpoints.steps():
             for logger in self.loggers:
                 logger.sync()  # a checkpoint must not be ahead of the record
-            kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
+            kept = {name: logger.state() for name, logger in by_name(self.loggers).items()}
             self.data = self.data or self._data()
             self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border, "data": self.data})
 
