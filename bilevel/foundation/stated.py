@@ -99,11 +99,13 @@ def checked_metrics(function: Callable, measured: Any) -> dict[str, Any]:
     name = f"The evaluate {described(function)}"
     if not isinstance(measured, Mapping):
         raise StatementError(
-            f"{name} returns {type(measured).__name__}, and has to return a dict of numbers by name: "
+            f"{name} returns {_shape(measured)}, and has to return a dict of numbers by name: "
             'return {"accuracy": value}.'
         )
     for key, value in measured.items():
-        if not isinstance(key, str) or np.shape(value) != () or isinstance(value, str | bytes):
+        if not isinstance(key, str):
+            raise StatementError(f"{name} returns an entry named {key!r}, and names are strings: give it one.")
+        if value is None or isinstance(value, str | bytes | list | tuple) or np.shape(value) != ():
             raise StatementError(
                 f"{name} returns for {key!r} {_shape(value)}, and has to return one number for each name: take a mean, "
                 "or give each entry a name of its own."
@@ -199,4 +201,7 @@ def _place(file: str, line: int) -> str:
 
 
 def _shape(value: Any) -> str:
-    return f"an array of shape {np.shape(value)}" if np.shape(value) else f"a {type(value).__name__}"
+    """What a value is, for a sentence; a list is none of numbers, though NumPy gives it a shape."""
+    if hasattr(value, "shape"):
+        return f"an array of shape {np.shape(value)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"

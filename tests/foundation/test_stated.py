@@ -132,14 +132,19 @@ def test_the_other_functions_of_a_task(stated, kind, sentence):
 
 
 EVALUATES = [
-    (lambda params, hparams: [1.0], r"The evaluate <lambda> .* returns list, .* a dict of numbers"),
+    (lambda params, hparams: [1.0], r"The evaluate <lambda> .* returns a list, .* a dict of numbers"),
+    (lambda params, hparams: params, r"returns an array of shape \(3,\), .* a dict of numbers"),
+    (lambda params, hparams: {"a": None}, r"returns for 'a' nothing, .* one number"),
+    (lambda params, hparams: {1: 2.0}, r"returns an entry named 1, and names are strings"),
     (lambda params, hparams: {"a": params}, r"returns for 'a' an array of shape \(3,\), .* one number"),
     (lambda params, hparams: {"a": "good"}, r"returns for 'a' a str, .* one number"),
     (lambda params: {}, r"The evaluate <lambda> .* takes \(params\).*\(params, hparams\)"),
 ]
 
 
-@pytest.mark.parametrize(("evaluate", "sentence"), EVALUATES, ids=["list", "vector", "text", "arguments"])
+@pytest.mark.parametrize(
+    ("evaluate", "sentence"), EVALUATES, ids=["list", "bare", "nothing", "number", "vector", "text", "arguments"]
+)
 def test_what_is_measured(evaluate, sentence, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(StatementError, match=sentence):
