@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
 from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once
-from bilevel.cli.sentences import SettingsError, Told, sentence
+from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
 from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError
 
@@ -55,6 +56,7 @@ def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
     if not config.debug:  # the threads of checkpoints and W&B print tracebacks of what the run tells in a sentence
         threading.excepthook = lambda _: None
+        warnings.formatwarning = in_one_line
     try:
         config = with_logger(config)
         check_settings(config)
@@ -76,6 +78,11 @@ def job(config: DictConfig) -> Any:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
         wrong = isinstance(error, SettingsError | OmegaConfBaseException | InstantiationException | DataError)
         raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
+
+
+def in_one_line(message: Warning | str, *where: Any, **line: Any) -> str:
+    """A warning as a sentence: of which line of the library it came says nothing to whoever runs a command."""
+    return f"bilevel: {one_line(str(message))}\n"
 
 
 def take_away_empty(folder: Path) -> None:

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import shlex
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -165,8 +166,14 @@ def name_of(config: DictConfig) -> str:
 
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs between runs: a second run of the same settings starts at once."""
+    """Keeps compiled programs between runs: a second run of the same settings starts at once. A folder that cannot be
+    written to is told and left, because it costs time only."""
     if folder:
+        try:
+            os.makedirs(os.path.expanduser(folder), exist_ok=True)
+        except OSError as error:
+            warnings.warn(f"compilation_cache={folder}: nothing is kept there ({error.strerror}).", stacklevel=2)
+            return
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -113,6 +113,17 @@ def checked_metrics(function: Callable, measured: Any) -> dict[str, Any]:
     return dict(measured)
 
 
+def checked_baselines(function: Callable, found: Any) -> dict[str, Any]:
+    """What baselines returned, if that is a dict of what JSON can hold; else StatementError."""
+    name = f"The baselines {described(function)}"
+    if not isinstance(found, Mapping):
+        raise StatementError(f"{name} return {_shape(found)}, and have to return a dict: return {{}} for nothing.")
+    for key, value in found.items():
+        if any(np.asarray(leaf).dtype.kind not in "biufU" for leaf in jax.tree.leaves(value)):
+            raise StatementError(f"{name} return for {key!r} {_shape(value)}: give numbers, text, or lists of them.")
+    return dict(found)
+
+
 def checked_batch(name: str, batch: PyTree) -> None:
     """StatementError for a leaf that no JAX program takes: strings and objects."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -128,6 +139,14 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
     """The shapes of function(*args); StatementError where it does not take so many arguments."""
     check_arguments(name, function, len(args))
     return jax.eval_shape(function, *args)
+
+
+def check_callable(functions: Mapping[str, Callable]) -> None:
+    """StatementError for what is stated in the place of a function and is none."""
+    for name, function in functions.items():
+        if not callable(function):
+            takes = ARGUMENTS.get(name, "(params, hparams, batch)")
+            raise StatementError(f"The {name} is {_shape(function)}, and has to be a function of {takes}.")
 
 
 def check_arguments(name: str, function: Callable, number: int) -> None:

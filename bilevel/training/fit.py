@@ -23,7 +23,7 @@ from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
-from bilevel.training.figures import figures
+from bilevel.training.figures import figures, keep_figure
 from bilevel.training.outer_step import (
     Evaluation,
     TrainState,
@@ -33,7 +33,7 @@ from bilevel.training.outer_step import (
     outer_step,
     point_of,
 )
-from bilevel.training.refusals import Settings, heed_influence, refuse_patience
+from bilevel.training.refusals import Settings, heed_influence, refuse_measures
 from bilevel.training.result import Result
 
 
@@ -53,7 +53,7 @@ class Fit:
         if trainer.engine.chooses:
             self.engine, self.reason = trainer.engine.choose(task.levels, first_point(task, key))
         heed_influence(self.engine, task, key)
-        refuse_patience(trainer, task, key)
+        refuse_measures(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
@@ -66,22 +66,25 @@ class Fit:
         """To the last step, or to where it stops early; the loggers are closed in any case."""
         self._open(resume, config)
         summary: dict[str, Any] = {}
+        found: dict[str, Any] = {}  # of the steps, where what comes after them fails or is broken off
         try:
             while not self._done():
                 self._step()
             result = self._conclude()
+            found = result.summary
             self._keep(result)  # before baselines and pictures, which may take long and be broken off
             result = with_baselines(result, self.task)
             self._draw(result)
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {"status": "interrupted", **self._sizes()}
+            summary = {**self._sizes(), **found, "status": "interrupted"}
             self._save(force=True)
             self._keep(self._so_far(summary))
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
         finally:
-            finish_all(self.loggers, summary or {"status": "failed", **self._sizes(), "failure": self.failure})
+            failed = {**self._sizes(), **found, "status": "failed", "failure": self.failure}
+            finish_all(self.loggers, summary or failed)
 
     def _keep(self, result: Result) -> None:
         if self.directory:
@@ -128,7 +131,7 @@ class Fit:
         if self.loggers:
             for name, figure in figures(self.task, result):
                 for logger in self.loggers:
-                    logger.figure(name, figure)
+                    keep_figure(logger, name, figure)
 
     def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
         """The step, and what the engine's policy makes of a failure; "skip" leaves the hyperparameters as they were.
