@@ -136,6 +136,13 @@ def test_a_failed_solve_ends_with_one_sentence(bilevel, folder):
     assert json.loads((folder / "run/summary.json").read_text())["status"] == "failed"
 
 
+def test_a_cache_that_cannot_be_written_to_is_told_in_one_line(bilevel, folder):
+    (folder / "file").write_text("")
+    done = bilevel(*MINE, "hydra.run.dir=run", "compilation_cache=file/cache")
+    assert done.returncode == 0
+    assert done.stderr == "bilevel: compilation_cache=file/cache: nothing is kept there (Not a directory).\n"
+
+
 def test_a_directory_in_use_is_refused(bilevel):
     assert bilevel(*MINE, "hydra.run.dir=run").returncode == 0
     done = bilevel(*MINE, "hydra.run.dir=run")
@@ -180,7 +187,7 @@ def test_wandb_is_offline_unless_told(bilevel, folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((folder / "run/wandb").glob("offline-run-*"))) == 1
     wrong = bilevel(*MINE, "logger=wandb", "logger.mode=sideways")
-    assert "W&B has no mode 'sideways'" in wrong.stderr
+    assert "logger.mode=sideways: choose one of offline, online, disabled" in wrong.stderr
 
 
 SPREAD = """
