@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bilevel.batches import Minibatch
 from bilevel.cli.choices import options
+from bilevel.cli.settings import merged
 from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.hypergradients import hypergradient
@@ -86,7 +87,7 @@ def reduced(config: DictConfig) -> DictConfig:
     sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
     if "data" in given:
         sizes.pop("data", None)
-    return OmegaConf.merge(config, {"task": sizes})  # type: ignore[return-value]
+    return merged(config, {"task": sizes})
 
 
 def measured(config: DictConfig, task: Task) -> Iterator[Row]:
@@ -130,7 +131,7 @@ def result_of(task: Task, hparams: HParams, engine: Engine, key: Key, oracle: Or
         carry = first._replace(params=oracle.carry.params, adjoint=oracle.carry.adjoint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, grad, report = hypergradient(task, hparams, replace(engine, on_failure="warn"), key=key, carry=carry)  # type: ignore[type-var]
+        _, grad, report = hypergradient(task, hparams, replace(engine, on_failure="warn"), key=key, carry=carry)
     return grad, report
 
 

@@ -117,6 +117,7 @@ class Engine(abc.ABC):
     """A hypergradient estimator. Abstract; the subclasses are final frozen dataclasses, compared by value."""
 
     on_failure: str
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every engine
     stochastic: ClassVar[bool] = False  # whether it approaches the hypergradient over outer steps, by its carry
     biased: ClassVar[bool] = False  # whether a stochastic engine misses it even at the solution, by design
     adapts: ClassVar[bool] = False  # whether its tolerances follow the outer progress: a first gradient may be loose

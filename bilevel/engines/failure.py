@@ -170,7 +170,7 @@ def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
 
 def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, Solver]]:
     """What "retry" tries, in order: tighter, then what the engine offers (damped, another linear solver, dense)."""
-    longer = replace(solver, max_steps=MORE_STEPS * solver.max_steps)  # type: ignore[type-var]
+    longer = replace(solver, max_steps=MORE_STEPS * solver.max_steps)
     yield "more inner and adjoint steps", _longer(engine), longer
     for name, harder in engine.harder():
         yield name, harder, longer

@@ -66,7 +66,7 @@ def influence(engine: Engine, bilevel: Bilevel, point: Point) -> Influence:
     """
     cold = cold_start(bilevel, point)
     outer = jax.grad(bilevel.outer, argnums=(0, 1))
-    outer_of = lambda h: bilevel.outer(cold, h, point.outer_batch)  # noqa: E731
+    outer_of = lambda h: bilevel.outer(cold, h, point.outer_batch)
     by_params, direct = _zeros(lambda w, h: outer(w, h, point.outer_batch), cold, point.hparams)
     through_params = not all(jax.tree.leaves(by_params))
     learned = engine.through_steps and _has_functions(bilevel.inner.solver)

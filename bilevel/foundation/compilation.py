@@ -33,10 +33,10 @@ def compiler_options(backend: str) -> dict[str, Any]:
 
 COPIES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "stop_gradient")
 SHARED = 32  # compiled programs kept for other tasks
-_COMPILED: OrderedDict[Hashable, Callable] = OrderedDict()
+_COMPILED: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
 
 
-def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -> tuple[Callable, bool]:
+def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -> tuple[jax.stages.Compiled, bool]:
     """The compiled program, and whether it had to be compiled: programs of the same text, as tasks of the same shapes
     have them, are compiled once. Those with calls to the host are not shared: their text does not say what is called.
     """
@@ -78,7 +78,7 @@ def not_a_number(closed: Any) -> dict[int, np.ndarray]:
 class Executable(NamedTuple):
     """A compiled program with the constants it takes as arguments and the structure of what it returns."""
 
-    compiled: Callable
+    compiled: jax.stages.Compiled
     constants: list
     structure: Any
     unknown: dict[int, np.ndarray]  # results that are NaN by construction, by their places
@@ -92,7 +92,7 @@ class Executable(NamedTuple):
 
     def takes(self, leaves: list) -> bool:
         """Whether every argument lies on the devices that the program was compiled for, or may be moved there."""
-        places = self.compiled.input_shardings[0][1]  # type: ignore[attr-defined]
+        places = self.compiled.input_shardings[0][1]
         return all(
             leaf.sharding.is_equivalent_to(place, leaf.ndim) or not leaf.committed
             for leaf, place in zip(leaves, places, strict=True)

@@ -37,7 +37,7 @@ def _without_derivative(function: Callable[..., PyTree], name: str) -> Callable[
     def called(params: Params, args: tuple, kwargs: dict) -> PyTree:
         params = jax.tree.map(jnp.asarray, params)
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-        plain = lambda params, args, kwargs: function(_plain(params), *_plain(args), **_plain(kwargs))  # noqa: E731
+        plain = lambda params, args, kwargs: function(_plain(params), *_plain(args), **_plain(kwargs))
         return on_host(plain, like, params, args, kwargs)
 
     def refuse(primals: Any, tangents: Any) -> NoReturn:

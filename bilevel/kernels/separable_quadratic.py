@@ -55,8 +55,8 @@ def minimise(
     floor = jnp.finfo(matrix.dtype).eps * jnp.where(largest > 0, largest, 1)
     diagonal = jnp.maximum(jnp.diagonal(matrix), floor)
     epochs = passes(matrix.shape[0])
-    at = lambda point: slope + matrix @ (point - start)  # noqa: E731
-    measure = lambda point, slope: jnp.linalg.norm(diagonal * _move(term, point, slope, diagonal))  # noqa: E731
+    at = lambda point: slope + matrix @ (point - start)
+    measure = lambda point, slope: jnp.linalg.norm(diagonal * _move(term, point, slope, diagonal))
     first = measure(start, slope)
     rounding = ROUNDING * jnp.finfo(matrix.dtype).eps * (jnp.linalg.norm(slope) + jnp.linalg.norm(diagonal * start))
     target = jnp.maximum(tol * first, rounding)
@@ -97,7 +97,7 @@ def _passes(matrix: jax.Array, diagonal: jax.Array, term: Separable, state: Stat
     size = math.gcd(len(diagonal), BLOCK)
 
     def block(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * size, size)  # noqa: E731
+        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * size, size)
         point, slope = carry
         rows, steps, parameters = cut(matrix), 1 / cut(diagonal), jax.tree.map(cut, term.parameters)
         near = jax.lax.dynamic_slice_in_dim(rows, number * size, size, axis=1)
@@ -122,7 +122,7 @@ def _passes(matrix: jax.Array, diagonal: jax.Array, term: Separable, state: Stat
 
 def _newton(matrix: jax.Array, diagonal: jax.Array, term: Separable, point: jax.Array, slope: jax.Array) -> jax.Array:
     """The step to the minimiser on the face that the prox points at."""
-    prox = lambda moved: term.proxes(moved, 1 / diagonal)  # noqa: E731
+    prox = lambda moved: term.proxes(moved, 1 / diagonal)
     after, derivative = jax.jvp(prox, (point - slope / diagonal,), (jnp.ones_like(point),))
     residual = after - point
     active = derivative > 0

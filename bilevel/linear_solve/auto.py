@@ -43,7 +43,7 @@ class AutoLinear(LinearSolver):
     to which a dense factorisation is preferred.
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     dense: int = field(default=256, metadata={"static": True})
     preconditioner: Preconditioner = Identity()

@@ -85,6 +85,7 @@ class LinearSolver(abc.ABC):
     """A way to solve A x = b. Abstract; the subclasses are final frozen dataclasses, registered as pytrees whose
     leaves are the tolerances (traced: changing one compiles nothing again)."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every solver
     needs_symmetric: ClassVar[bool] = False
     needs_definite: ClassVar[bool] = False
     truncates: ClassVar[bool] = False  # whether it leaves something out by design, and cannot measure what
@@ -111,21 +112,20 @@ class LinearSolver(abc.ABC):
 
     def with_tol(self, tol: float | jax.Array) -> LinearSolver:
         """The same solver with another tolerance; itself where it has none (direct and truncated methods)."""
-        has_tolerance = any(field.name == "tol" for field in dataclasses.fields(self))  # type: ignore[arg-type]
-        return dataclasses.replace(self, tol=tol) if has_tolerance else self  # type: ignore[type-var]
+        has_tolerance = any(field.name == "tol" for field in dataclasses.fields(self))
+        return dataclasses.replace(self, tol=tol) if has_tolerance else self
 
     def reusing(self, inverse: Preconditioner) -> LinearSolver:
         """The same solver with an approximate inverse of A that somebody has already; itself where it has no use for
         one, or a preconditioner of its own."""
-        takes = any(field.name == "preconditioner" for field in dataclasses.fields(self))  # type: ignore[arg-type]
-        own = takes and not self.preconditioner.trivial  # type: ignore[attr-defined]
-        return dataclasses.replace(self, preconditioner=inverse) if takes and not own else self  # type: ignore[type-var]
+        own = getattr(self, "preconditioner", None)
+        return dataclasses.replace(self, preconditioner=inverse) if own is not None and own.trivial else self
 
     def remembering(self, directions: int) -> LinearSolver:
         """The same solver, which returns the last directions it took (`LinearSolution.inverse`); itself where it takes
         none."""
-        takes = any(field.name == "memory" for field in dataclasses.fields(self))  # type: ignore[arg-type]
-        return dataclasses.replace(self, memory=directions) if takes else self  # type: ignore[type-var]
+        takes = any(field.name == "memory" for field in dataclasses.fields(self))
+        return dataclasses.replace(self, memory=directions) if takes else self
 
     def refuse(self, operator: Operator) -> None:
         """Raises ValueError where the owner of the operator declared what this solver cannot do without."""

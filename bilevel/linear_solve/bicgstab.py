@@ -35,7 +35,7 @@ class BiCGStab(Krylov):
     ([1.0, 2.0], 'converged')
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
 

@@ -49,7 +49,7 @@ class BlockCG(Krylov):
     ('converged', True, [3, 3, 3])
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
     block: int = field(default=64, metadata={"static": True})

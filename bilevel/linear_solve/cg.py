@@ -42,7 +42,7 @@ class CG(Krylov):
     ([2.0, 3.0], 'converged', 2)
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
     memory: int = field(default=0, metadata={"static": True})

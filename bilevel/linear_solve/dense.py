@@ -42,7 +42,7 @@ class Dense(LinearSolver):
     """
 
     damping: float = 0.0
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None

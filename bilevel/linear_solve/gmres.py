@@ -38,7 +38,7 @@ class GMRES(Krylov):
     ([-2.0, 3.0], 'converged')
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     restart: int = field(default=50, metadata={"static": True})
     preconditioner: Preconditioner = Identity()

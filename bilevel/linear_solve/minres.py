@@ -37,7 +37,7 @@ class MINRES(Krylov):
     ([2.0, -3.0], 'converged', 3)
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
 

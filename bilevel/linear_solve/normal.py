@@ -36,7 +36,7 @@ class Normal(LinearSolver):
     """
 
     inner: LinearSolver = CG()
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     passes: int = field(default=20, metadata={"static": True})
 
     def __call__(

@@ -35,7 +35,7 @@ class Refactored(LinearSolver):
     """
 
     preconditioner: Preconditioner
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
 
     needs_symmetric: ClassVar[bool] = True
@@ -63,7 +63,7 @@ class Refactored(LinearSolver):
         precondition, _ = factor.prepare(operator, example)
 
         def solve(rhs: PyTree, init: PyTree = None, tol: float | jax.Array | None = None) -> LinearSolution:
-            iterative = CG(self.tol if tol is None else tol, self.max_steps)  # type: ignore[arg-type]
+            iterative = CG(self.tol if tol is None else tol, self.max_steps)
             return lax.cond(
                 factor.usable,
                 lambda: _uniform(iterative(operator, rhs, init, precondition)),

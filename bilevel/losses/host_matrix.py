@@ -202,5 +202,5 @@ product_p.def_impl(_call)
 product_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[product_p] = _jvp
 ad.primitive_transposes[product_p] = _transpose
-batching.primitive_batchers[product_p] = _batch  # type: ignore[assignment]
+batching.primitive_batchers[product_p] = _batch
 mlir.register_lowering(product_p, mlir.lower_fun(_call, multiple_results=False))

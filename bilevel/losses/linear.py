@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.sparse import BCOO, JAXSparse
 from scipy.sparse import issparse
 
-from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.foundation.typing import Batch, HParams, Loss, Params, Scalar
 from bilevel.losses.host_matrix import HostMatrix, View
 
 
@@ -44,6 +44,12 @@ class Linear:
 
     def __call__(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
         return self.loss(self.design(batch) @ params, params, hparams, batch)
+
+
+def design_of(loss: Loss, batch: Batch) -> Any:
+    """The design of a loss that the caller knows to be a `Linear`."""
+    assert isinstance(loss, Linear)
+    return loss.design(batch)
 
 
 def is_sparse(design: Any) -> bool:

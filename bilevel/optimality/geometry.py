@@ -36,18 +36,18 @@ class Entropy:
 
     def step(self, params: Params, gradient: PyTree, step_size: float | jax.Array, *args: PyTree) -> Params:
         """The mirror descent step from ``params``."""
-        move = lambda w, g, total: multiplicative(w, -step_size * g, total)  # noqa: E731
+        move = lambda w, g, total: multiplicative(w, -step_size * g, total)
         return on_rows(move, params, gradient, self._total(args))
 
     def projected(self, params: Params, gradient: PyTree, step_size: float | jax.Array, *args: PyTree) -> Params:
         """The projected gradient step from ``params``: its fixed points are the solutions, and no others."""
-        move = lambda w, g, total: projections.simplex(w - step_size * g, total)  # noqa: E731
+        move = lambda w, g, total: projections.simplex(w - step_size * g, total)
         return on_rows(move, params, gradient, self._total(args))
 
     def faces(self, params: Params, gradient: PyTree, step_size: float | jax.Array, *args: PyTree) -> PyTree:
         """How far the input of the projection is, coordinate by coordinate, from entering or leaving the support."""
 
-        move = lambda w, g, total: kinks.simplex(w - step_size * g, jnp.asarray(total, w.dtype))  # noqa: E731
+        move = lambda w, g, total: kinks.simplex(w - step_size * g, jnp.asarray(total, w.dtype))
         return on_rows(move, params, gradient, self._total(args))
 
     def _total(self, args: tuple) -> PyTree:

@@ -10,7 +10,7 @@ import jax
 from bilevel.constraints import Constraint
 from bilevel.foundation.typing import Params
 from bilevel.implicit.mapping import FixedPoint
-from bilevel.losses.linear import Linear, is_sparse
+from bilevel.losses.linear import Linear, design_of, is_sparse
 from bilevel.optimality import KKT, Stationary
 from bilevel.solvers.base import Solver, State, is_narrow, settings
 from bilevel.solvers.first_order.anderson import Anderson
@@ -54,7 +54,7 @@ class Auto(Solver, ProgramSolver):
     """
 
     max_steps: int = 10_000
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     takes_functions: ClassVar[bool] = True
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
@@ -118,7 +118,7 @@ def _on_working_sets(instance: Instance, params: Params, where: str) -> tuple[So
     inside, how = BlockCoordinateDescent(), "coordinate descent"
     if takes(instance, params):
         inside, how = ProximalNewton(), "proximal Newton steps"
-    design = instance.loss.design(instance.batch)  # type: ignore[attr-defined]
+    design = design_of(instance.loss, instance.batch)
     whole = ActiveSetNewton() if is_sparse(design) else BlockCoordinateDescent()  # which needs it dense
     sizes = tuple(sizes_for(design.shape[0], params.shape[0]))
     reason = f"{how} on working sets, whose columns are gathered"

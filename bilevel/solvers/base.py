@@ -47,6 +47,7 @@ class Solver(abc.ABC):
 
     max_steps: int
     tol: float | jax.Array  # stop at ||F(w)|| <= tol * ||F(init)||
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every solver
     patience: ClassVar[int] = 100  # steps without progress at the floor of the precision before the solve is stalled
     takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
     structured: ClassVar[bool] = False  # whether it takes a loss apart (`bl.Linear`), which must then not be wrapped
@@ -70,7 +71,7 @@ class Solver(abc.ABC):
         """What the state knows of the inverse of the system at ``state.params``; None where it knows nothing."""
         return None
 
-    def refuse(self, instance: Instance) -> None:  # noqa: B027
+    def refuse(self, instance: Instance) -> None:  # noqa: B027  # most solvers refuse nothing
         """Raises ValueError where the solver cannot do the problem; called once, before any work."""
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:

@@ -74,7 +74,7 @@ def differentiable_while(
     leaves = [jnp.asarray(leaf) for leaf in leaves]
 
     def program(function: Callable[[PyTree], PyTree]) -> Any:  # what it closes over is in its constants
-        flat = lambda leaves: jax.tree.leaves(function(jax.tree.unflatten(structure, leaves)[0]))  # noqa: E731
+        flat = lambda leaves: jax.tree.leaves(function(jax.tree.unflatten(structure, leaves)[0]))
         return jax.make_jaxpr(flat)(leaves)
 
     step = program(advance)
@@ -172,8 +172,9 @@ class _Loop:
         segments = (kept.steps + self.length - 1) // self.length
         _, state, total = jax.lax.while_loop(lambda carry: carry[0] >= 0, segment, (segments - 1, state, total))
         state, total = forward_only((state, total), TWICE)
-        nothing: Leaves = [None] * len(kept.constants), [None] * len(avals)  # type: ignore[assignment]
-        return _put(nothing[0], kept.perturbed, total), _put(nothing[1], moving, state)
+        still: Leaves = [None] * len(kept.constants)
+        unmoved: Leaves = [None] * len(avals)
+        return _put(still, kept.perturbed, total), _put(unmoved, moving, state)
 
     def states(self, kept: Kept, segment: jax.Array) -> tuple[Leaves, jax.Array]:
         """The states that the steps of a segment start from, and the place of the last of them."""

@@ -55,7 +55,7 @@ def take_steps(
     first = beside.plus(jacobian_products=1) if solver.keeps_gradient else beside
     begin = Taken(state, jnp.int32(0), first, none, none)
     if reverse:
-        step = lambda instance, taken: (after := advance(instance, taken), going(after))  # noqa: E731
+        step = lambda instance, taken: (after := advance(instance, taken), going(after))
         walk = None if instance.stated is None else partial(step, replace(instance, loss=instance.stated, stated=None))
         taken = differentiable_while(partial(step, instance), begin, going(begin), steps, walk)
     else:

@@ -56,7 +56,7 @@ def iterate_many(
     def leave(lane: Lane) -> tuple[Judged, Outcome]:
         instance = instance_of(lane.owner)
         judged = sentence(solver, instance, lane.progress, lane.reference, start_of(lane.owner))
-        return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]
+        return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]  # a queue keeps no states
 
     def step(lane: Lane) -> Lane:
         after = take_step(solver, instance_of(lane.owner), lane.progress)

@@ -134,7 +134,7 @@ class Adaptive(Engine):
             jnp.maximum(tol, least).astype(tol.dtype)
             for tol, least in zip(last.tolerances[:2], finest[:2], strict=True)
         )
-        solver = replace(bilevel.inner.solver, tol=inner_tol)  # type: ignore[type-var]
+        solver = replace(bilevel.inner.solver, tol=inner_tol)
         bilevel = replace(bilevel, inner=bilevel.inner.with_solver(solver))
         engine = replace(self.engine, linear_solve=self.engine.linear_solve.with_tol(adjoint_tol))
         outcome = bilevel.inner.run(point.hparams, point.inner_batch, last.start, cold)
@@ -159,7 +159,7 @@ class Adaptive(Engine):
 
 
 def _start(carry: Carry) -> Round:
-    return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]
+    return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]  # no result yet
 
 
 def _uniform(report: Report) -> Report:

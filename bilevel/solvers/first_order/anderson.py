@@ -44,7 +44,7 @@ class Anderson(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 5
     mixing: float = 1.0
     ridge: float = 1e-12

@@ -41,7 +41,7 @@ class BlockCoordinateDescent(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     epochs: int = 10
     patience = 30
     structured = True

@@ -45,7 +45,7 @@ class FIRE(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     time_step: float = 0.1
     largest: float = 0.4
 

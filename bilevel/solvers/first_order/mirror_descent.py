@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,12 +61,12 @@ class MirrorDescent(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     step_size: Parameter = BACKTRACKING
     schedule: Callable[[jax.Array], float | jax.Array] = constant
 
     def init(self, instance: Instance, params: Params) -> State:
-        params = on_rows(_feasible, params, resolve(instance.penalty.scale, instance.hparams))  # type: ignore[attr-defined]
+        params = on_rows(_feasible, params, _scale(instance))
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
         residual = instance.residual_given(params, gradient)
@@ -74,7 +74,7 @@ class MirrorDescent(Solver):
 
     def step(self, instance: Instance, state: State) -> State:
         gradient, step_size, steps = state.memory
-        scale = resolve(instance.penalty.scale, instance.hparams)  # type: ignore[attr-defined]
+        scale = _scale(instance)
         origin = on_rows(_lifted, state.params, gradient, scale)
         factor = self.schedule(steps)
 
@@ -101,6 +101,12 @@ class MirrorDescent(Solver):
                 f"bl.MirrorDescent keeps to bl.Simplex only and would ignore {type(instance.penalty).__name__}. "
                 "Use bl.ProximalGradient() or bl.Auto()."
             )
+
+
+def _scale(instance: Instance) -> Any:
+    """The sum of each row."""
+    assert isinstance(instance.penalty, Simplex)
+    return resolve(instance.penalty.scale, instance.hparams)
 
 
 def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: Params, first: jax.Array) -> Trial:

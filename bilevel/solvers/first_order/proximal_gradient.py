@@ -45,7 +45,7 @@ class ProximalGradient(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     step_size: Parameter = BACKTRACKING
     acceleration: bool = True
     keeps_gradient = False

@@ -15,7 +15,7 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from bilevel.constraints import Simplex
 from bilevel.foundation.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 from bilevel.losses.host_matrix import HostMatrix
-from bilevel.losses.linear import Linear
+from bilevel.losses.linear import Linear, design_of
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import GroupLasso, Penalty, resolve
 from bilevel.solvers.instance import Instance
@@ -93,7 +93,7 @@ def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
     """Takes a penalty on ``params`` (rows, ...) apart. Parameters of separable penalties broadcast against params from
     the last axis on; those of row-wise ones have the axes of params but the last."""
     axes = params.ndim if penalty.separable else params.ndim - 1
-    names = [field.name for field in dataclasses.fields(penalty)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(penalty)]
     fixed: dict[str, Any] = {}
     parts: dict[str, Rows] = {}
     varying: dict[str, jax.Array] = {}
@@ -111,7 +111,7 @@ def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
         changed = dict(fixed) | {name: next(given) for name in varying}
         for name, part in parts.items():
             changed[name] = part.rebuild([next(given) for _ in part.varying])
-        return dataclasses.replace(penalty, **changed)  # type: ignore[type-var]
+        return dataclasses.replace(penalty, **changed)
 
     nested = [parameter for part in parts.values() for parameter in part.varying]
     return Rows([*varying.values(), *nested], rebuild)
@@ -125,7 +125,7 @@ class Held(Penalty):
     number: int | jax.Array
 
     @property
-    def separable(self) -> bool:  # type: ignore[override]
+    def separable(self) -> bool:  # type: ignore[override]  # as the whole is, not as the class is
         return self.whole.separable
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
@@ -151,7 +151,7 @@ class OnRows(Penalty):
     indices: jax.Array
 
     @property
-    def separable(self) -> bool:  # type: ignore[override]
+    def separable(self) -> bool:  # type: ignore[override]  # as the whole is, not as the class is
         return self.whole.separable
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
@@ -214,7 +214,7 @@ def gradient_of_linear(instance: Instance, params: jax.Array, predictions: jax.A
     """The gradient of a `bl.Linear` loss at ``params`` whose image is known already: one product with X'."""
     whole = instance.loss
     assert isinstance(whole, Linear)
-    of = lambda z, w: whole.loss(z, w, instance.hparams, instance.batch)  # noqa: E731
+    of = lambda z, w: whole.loss(z, w, instance.hparams, instance.batch)
     slopes, direct = jax.grad(of, argnums=(0, 1))(predictions, params)
     (pulled,) = jax.linear_transpose(lambda w: whole.design(instance.batch) @ w, params)(slopes)
     return pulled + direct
@@ -227,7 +227,7 @@ def stays_on_host(loss: Loss, batch: Batch) -> bool:
 
 def multiplies_on_host(loss: Loss, batch: Batch) -> bool:
     """Whether such a design multiplies also with few columns, since it has too many samples to gather them."""
-    return stays_on_host(loss, batch) and loss.design(batch).shape[0] > GATHERED  # type: ignore[attr-defined]
+    return stays_on_host(loss, batch) and design_of(loss, batch).shape[0] > GATHERED
 
 
 def gathered(design: Any, indices: jax.Array, dtype: Any) -> jax.Array:

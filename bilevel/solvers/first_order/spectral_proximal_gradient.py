@@ -58,7 +58,7 @@ class SpectralProximalGradient(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:

@@ -74,7 +74,7 @@ class WorkingSet(Solver):
 
     solver: Solver = ActiveSetNewton()
     max_steps: int = 100
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     sizes: tuple[int, ...] = (64, 256, 512, 1024)
     whole: Solver = ActiveSetNewton()
     patience = 10
@@ -95,10 +95,10 @@ class WorkingSet(Solver):
         number, loss, batch = jnp.sum(active), instance.loss, instance.batch
         more = number + jnp.maximum(FIRST, number)
         taken = more if multiplies_on_host(loss, batch) else None
-        everything = lambda: self._on_all(instance, state.params)  # noqa: E731
+        everything = lambda: self._on_all(instance, state.params)
         if stays_on_host(loss, batch):
             whole = replace(self, solver=self.whole)
-            everything = lambda: whole._on(instance, state, priority, active.size, more)  # noqa: E731
+            everything = lambda: whole._on(instance, state, priority, active.size, more)
         branches = [lambda size=size: self._on(instance, state, priority, size, taken) for size in sizes]
         chosen = first_with_room(sizes, number, jnp.maximum(ROOM, number // SHARE), last=1)
         solved = jax.lax.switch(chosen, [*branches, everything])
@@ -139,7 +139,7 @@ class WorkingSet(Solver):
 
 def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tuple[Params, Counts]:
     """Where a rough solve ends, and what it took, without a verdict."""
-    roughly = replace(solver, max_steps=INNER_STEPS, tol=tol)  # type: ignore[type-var]
+    roughly = replace(solver, max_steps=INNER_STEPS, tol=tol)
     begun = roughly.init(instance, params)
     end = advance(roughly, instance, begun, begun.residual).state
     return end.params, end.counts
@@ -158,7 +158,7 @@ def _ranked(
     known = (size > 0) & (slope > 0)
     step = jnp.where(known, NEARBY * size / jnp.where(known, slope, 1), 1)
     tangent = jax.random.normal(jax.random.key(0), params.shape, params.dtype)
-    prox = lambda point: instance.prox(point, step)  # noqa: E731
+    prox = lambda point: instance.prox(point, step)
     moved, derivative = jax.jvp(prox, (params - step * gradient,), (tangent,))
     violation = jnp.sum(((moved - params) / step).reshape(params.shape[0], -1) ** 2, axis=-1)
     active = (members & (_any(derivative != 0) | _any(moved != params))) | _any(params != 0)

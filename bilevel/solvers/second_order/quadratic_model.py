@@ -90,7 +90,7 @@ def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> 
     """Those of a `bl.Linear` loss at ``params``, whose image is ``predictions``."""
     loss, hparams, batch = instance.loss, instance.hparams, instance.batch
     assert isinstance(loss, Linear)
-    gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)  # noqa: E731
+    gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)
     _, product = jax.linearize(gradients, predictions, params)
     direct = depends(lambda w: loss.loss(jax.lax.stop_gradient(predictions), w, hparams, batch), params)
     return Curvature(product, direct)
