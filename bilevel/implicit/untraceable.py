@@ -1,4 +1,4 @@
-"""Functions that JAX cannot trace, as those written with NumPy: run on the host, without a derivative."""
+"""Functions that JAX cannot trace, such as those written with NumPy: they run on the host, without a derivative."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CONCRETE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversion
 
 
 def traced_or_on_host(function: Callable[..., PyTree], name: str, params: Params, *args: Any, **kwargs: Any) -> PyTree:
-    """function(params, *args, **kwargs), of the structure of ``params``: traced, or where it asks for the values of its
-    arguments called back on the host, with a warning. Its derivative is then refused with a TypeError."""
+    """function(params, *args, **kwargs), of the structure of ``params``. It is traced; where it asks for the values of
+    its arguments it is called on the host instead, with a warning, and its derivative is refused with a TypeError."""
     try:
         return function(params, *args, **kwargs)
     except CONCRETE as error:
