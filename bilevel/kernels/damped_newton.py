@@ -1,4 +1,4 @@
-"""Newton's method for smooth convex functions of few variables, with a damping that finds itself."""
+"""Newton's method for smooth convex functions of few variables, with a damping that adapts to the steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Evaluation = tuple[jax.Array, jax.Array, jax.Array]  # value, gradient (n,), Hes
 
 
 class Minimum(NamedTuple):
-    """Where the search ended."""
+    """The point where the search ended."""
 
     x: jax.Array
     error: jax.Array  # max |gradient| / scale
