@@ -19,7 +19,7 @@ from bilevel.solvers.base import SPARING, Solver, State, settings
 from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size, followed
 from bilevel.solvers.instance import Instance
 
-GROWTH = 1.5  # how much larger than the last accepted step the next first trial is
+GROWTH = 1.5  # the next search begins at the last accepted step times this
 LEAST = 1e-10  # the share of a uniform row that a coordinate is lifted to before it can grow
 
 
@@ -138,7 +138,8 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
 
 
 def _centered(w: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient without its multiplier, which every shift along the simplex is orthogonal to up to rounding."""
+    """The gradient less its multiplier: adding a constant to a row changes nothing along the simplex, up to
+    rounding."""
     size = jnp.sum(w, axis=-1, keepdims=True)
     return gradient - jnp.sum(w * gradient, axis=-1, keepdims=True) / jnp.where(size > 0, size, 1)
 
@@ -152,7 +153,7 @@ def _feasible(w: jax.Array, total: float | jax.Array) -> jax.Array:
 
 
 def _lifted(w: jax.Array, gradient: jax.Array, total: float | jax.Array) -> jax.Array:
-    """w with its (almost) zeros raised where the multiplier says that they should grow."""
+    """w with its (almost) zeros raised where the multiplier has the sign that makes them grow."""
     total = jnp.asarray(total, w.dtype)[..., None]
     multiplier = jnp.sum(w * gradient, axis=-1, keepdims=True) / jnp.where(total > 0, total, 1)
     least = LEAST * total / w.shape[-1]

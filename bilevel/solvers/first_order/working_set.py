@@ -26,12 +26,12 @@ from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.proximal_newton import ProximalNewton, model_minimum
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
-INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change;
-WHOLE_TOL = 1e-3  # and how far the problem in all rows is, in which nothing changes but the point
+INNER_TOL = 0.1  # a subproblem is solved to this share of its first residual, because its rows will change
+WHOLE_TOL = 1e-3  # the problem in all rows is solved to this share, because only the point changes
 INNER_STEPS = 100
-ROOM = 8  # rows that a working set has beside the active ones, at least,
-SHARE = 16  # and at least this part of their number
-FIRST = 64  # rows that a working set on the host takes beside the active ones, or as many as these are
+ROOM = 8  # rows of a working set beside the active ones, at least
+SHARE = 16  # and at least this part of the number of active rows
+FIRST = 64  # the same of a working set on the host, or as many rows as are active
 NEARBY = 1e-2  # the step of the prox that ranks rows, relative to the sizes of params and gradient
 
 
@@ -44,7 +44,7 @@ class Solved(NamedTuple):
     """A subproblem, solved."""
 
     params: jax.Array
-    gradient: jax.Array  # of the whole loss
+    gradient: jax.Array  # the gradient of the whole loss
     members: jax.Array
     counts: Counts
 
@@ -59,10 +59,10 @@ class WorkingSet(Solver):
     For sparse solutions: a step costs a solve in |S| rows and one gradient of the whole loss. If that is `bl.Linear`,
     columns are gathered, and the one product with the whole design is X' times a vector. |S| is the first of ``sizes``
     with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed under jit).
-    With a `bl.HostMatrix` of many samples ``sizes`` are those of vectors only: products are made with the active
-    columns and about as many more, whatever their number; of few samples, only where ``whole`` would take all rows.
-    Active is a row in S that the prox lets move. Raises ValueError where the penalty is no sum over rows.
-    Source: Johnson and Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
+    With a `bl.HostMatrix` of many samples ``sizes`` are lengths of vectors only: products take the active columns and
+    about as many more. With few samples this holds only where ``whole`` would take all rows. A row is active if it is
+    in S and the prox lets it move. Raises ValueError where the penalty is no sum over rows. Source: Johnson and
+    Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> loss = bl.Linear(design=lambda batch: batch, loss=lambda z, w, h, batch: jnp.sum((z - h) ** 2))
@@ -111,7 +111,7 @@ class WorkingSet(Solver):
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def _on(self, instance: Instance, state: State, priority: jax.Array, size: int, taken: jax.Array | None) -> Solved:
-        """A solve in the ``size`` rows of highest priority, or in the first that are ``taken`` of them."""
+        """A solve in the ``size`` rows of highest priority; with ``taken``, in the first ``taken`` of them."""
         indices = foremost(priority, size)
         params = state.params
         part = restricted(instance, params, indices, taken)
@@ -138,7 +138,7 @@ class WorkingSet(Solver):
 
 
 def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tuple[Params, Counts]:
-    """Where a rough solve ends, and what it took, without a verdict."""
+    """The end of a rough solve and its cost, without a verdict."""
     roughly = replace(solver, max_steps=INNER_STEPS, tol=tol)
     begun = roughly.init(instance, params)
     end = advance(roughly, instance, begun, begun.residual).state
