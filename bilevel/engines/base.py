@@ -141,6 +141,10 @@ class Engine(abc.ABC):
         """The remedy for an inner solve that ended with this code, where this engine has one of its own."""
         return ""
 
+    def longer(self, factor: int) -> Engine:
+        """The engine with so many times the steps for its linear solver; itself where it has none."""
+        return self
+
     def harder(self) -> Iterator[tuple[str, Engine]]:
         """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""
         yield from ()

@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.sparse import BCOO, JAXSparse
 from scipy.sparse import issparse
 
-from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.foundation.typing import Batch, HParams, Loss, Params, Scalar
 from bilevel.losses.host_matrix import HostMatrix, View
 
 
@@ -44,6 +44,11 @@ class Linear:
 
     def __call__(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
         return self.loss(self.design(batch) @ params, params, hparams, batch)
+
+
+def stays_on_host(loss: Loss, batch: Batch) -> bool:
+    """Whether this is a `Linear` loss whose design is a `HostMatrix`, each product with which calls the host."""
+    return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
 
 
 def is_sparse(design: Any) -> bool:

@@ -11,18 +11,9 @@ import jax.numpy as jnp
 from bilevel.foundation.settings import settings as settings
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params
-from bilevel.implicit.mapping import FixedPoint
 from bilevel.linear_solve import Preconditioner
-from bilevel.optimality import (
-    BlockProximalGradient,
-    MirrorDescent,
-    Newton as NewtonMapping,
-    ProjectedGradient,
-    ProximalGradient,
-)
 from bilevel.solvers.instance import Instance
 
-FIXED_POINTS = (FixedPoint, ProximalGradient, ProjectedGradient, BlockProximalGradient, MirrorDescent, NewtonMapping)
 # What the derivative of a step takes in one direction, where the step takes one gradient, and where it ends with one.
 ONE = Counts(hessian_products=1, jacobian_products=1)
 SPARING = ONE.plus(gradients=-1)
@@ -104,7 +95,7 @@ def needs_factors(solver: Solver, params: Params) -> None:
 
 def needs_fixed_point(solver: Solver, instance: Instance) -> None:
     """The refusal of the solvers that iterate w <- T(w)."""
-    if not isinstance(instance.mapping, FIXED_POINTS):
+    if not instance.mapping.iterates:
         raise ValueError(
             f"bl.{type(solver).__name__} iterates a map T, and {instance.mapping} is not of the form T(w) - w. State "
             "the problem by bl.InnerProblem.from_fixed_point, or use bl.Newton() or bl.Broyden()."

@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO, JAXSparse
 
-from bilevel.constraints import Simplex
 from bilevel.foundation.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 from bilevel.losses.host_matrix import HostMatrix
-from bilevel.losses.linear import Linear
+from bilevel.losses.linear import Linear, stays_on_host
 from bilevel.optimality import ProximalGradient
-from bilevel.penalties import GroupLasso, Penalty, resolve
+from bilevel.penalties import Penalty, resolve
 from bilevel.solvers.instance import Instance
 
 SIZES = (64, 128, 256, 512, 1024, 2048)  # into which sparse supports are gathered
@@ -26,7 +25,6 @@ COSTLY, BETWEEN = 512, 0.625  # a largest size that has one more below it, for s
 ON_HOST = 8192  # rows for which a call to the host costs about what it does for one
 GATHERED = 4096  # samples up to which columns on the host are gathered, as dense ones cost less than calls
 LEAST = 128  # below which a size costs about what the products with the design do
-ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
 
 
 def sizes_for(samples: int, rows: int) -> list[int]:
@@ -76,7 +74,7 @@ class Rows(NamedTuple):
 
 def has_rows(instance: Instance, params: Params) -> bool:
     """Whether the nonsmooth part is a sum over the rows of a single array."""
-    rowwise = instance.penalty.separable or (isinstance(instance.penalty, ROWWISE) and jnp.ndim(params) == 2)
+    rowwise = instance.penalty.separable or (instance.penalty.by_rows and jnp.ndim(params) == 2)
     return isinstance(params, (jax.Array, jax.ShapeDtypeStruct)) and len(params.shape) in (1, 2) and rowwise
 
 
@@ -218,11 +216,6 @@ def gradient_of_linear(instance: Instance, params: jax.Array, predictions: jax.A
     slopes, direct = jax.grad(of, argnums=(0, 1))(predictions, params)
     (pulled,) = jax.linear_transpose(lambda w: whole.design(instance.batch) @ w, params)(slopes)
     return pulled + direct
-
-
-def stays_on_host(loss: Loss, batch: Batch) -> bool:
-    """Whether this is a `bl.Linear` loss with a `bl.HostMatrix` as its design."""
-    return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
 
 
 def multiplies_on_host(loss: Loss, batch: Batch) -> bool:
