@@ -20,8 +20,7 @@ from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params,
 from bilevel.implicit.attach import attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.losses.host_matrix import HostMatrix
-from bilevel.losses.linear import Linear
+from bilevel.losses.linear import stays_on_host
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
@@ -248,8 +247,7 @@ class InnerProblem:
 
         A `HostMatrix` is not multiplied for this, because each of its products is a call to the host.
         """
-        host = isinstance(self.loss, Linear) and isinstance(self.loss.design(batch), HostMatrix)
-        if host or self.loss is no_loss:
+        if self.loss is no_loss or stays_on_host(self.loss, batch):
             return jnp.bool_(True)
         return jnp.isfinite(self.loss(params, hparams, batch))
 

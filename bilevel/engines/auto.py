@@ -21,7 +21,6 @@ from bilevel.foundation import trees
 from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import HParams, LinearMap, PyTree, Scalar
 from bilevel.linear_solve import CG, GMRES, MINRES, Dense, RandomizedNystrom
-from bilevel.optimality import Stationary
 
 LANCZOS = 24  # products spent on the spectrum
 DENSE = 1024  # unknowns up to which building and factoring the system is preferred
@@ -140,8 +139,8 @@ def facts_of(bilevel: Bilevel, point: Point) -> Facts:
         count(point.hparams),
         max(leaf.dtype.itemsize for leaf in jax.tree.leaves(cold)),
         operator["symmetric"],
-        isinstance(bilevel.inner.mapping, Stationary),
-        isinstance(point.inner_batch, Minibatch) and point.inner_batch.samples > point.inner_batch.index.shape[0],
+        bilevel.inner.mapping.stationary,
+        isinstance(point.inner_batch, Minibatch) and not point.inner_batch.whole,
         depends(lambda h: bilevel.inner.mapping(cold_start(bilevel, point), h, point.inner_batch), point.hparams),
     )
 

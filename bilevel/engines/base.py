@@ -117,7 +117,6 @@ class Engine(abc.ABC):
     """A hypergradient estimator. Abstract; the subclasses are final frozen dataclasses, compared by value."""
 
     on_failure: str
-    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every engine
     stochastic: ClassVar[bool] = False  # whether it approaches the hypergradient over outer steps, by its carry
     biased: ClassVar[bool] = False  # whether a stochastic engine misses it even at the solution, by design
     adapts: ClassVar[bool] = False  # whether its tolerances follow the outer progress: a first gradient may be loose
@@ -141,6 +140,10 @@ class Engine(abc.ABC):
     def advice(self, code: Code) -> str:
         """The remedy for an inner solve that ended with this code, where this engine has one of its own."""
         return ""
+
+    def longer(self, factor: int) -> Engine:
+        """The engine with so many times the steps for its linear solver; itself where it has none."""
+        return self
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
         """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from bilevel.engines import Engine, Point, Report
 from bilevel.engines.remedies import adjoint_remedy, inner_remedy
 from bilevel.foundation import trees
+from bilevel.foundation.settings import changed
 from bilevel.foundation.status import Code, ConvergenceError
 from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
@@ -170,18 +171,7 @@ def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
 
 def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, Solver]]:
     """What "retry" tries, in order: tighter, then what the engine offers (damped, another linear solver, dense)."""
-    longer = replace(solver, max_steps=MORE_STEPS * solver.max_steps)
-    yield "more inner and adjoint steps", _longer(engine), longer
+    longer = changed(solver, max_steps=MORE_STEPS * solver.max_steps)
+    yield "more inner and adjoint steps", engine.longer(MORE_STEPS), longer
     for name, harder in engine.harder():
         yield name, harder, longer
-
-
-def _longer(engine: Engine) -> Engine:
-    """The engine with more steps for its linear solver, where it has one that counts steps."""
-    settings: Any = engine
-    if not any(field.name == "linear_solve" for field in fields(settings)):
-        return engine
-    linear_solve = settings.linear_solve
-    if not any(field.name == "max_steps" for field in fields(linear_solve)):
-        return engine
-    return replace(settings, linear_solve=replace(linear_solve, max_steps=MORE_STEPS * linear_solve.max_steps))

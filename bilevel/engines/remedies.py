@@ -6,7 +6,6 @@ from typing import Any
 
 from bilevel.engines.base import Engine
 from bilevel.foundation.status import REMEDIES, Code
-from bilevel.linear_solve import AutoLinear, Dense
 from bilevel.solvers import Solver
 
 DESCENDING = ("bl.LBFGS()", "bl.Newton()", "bl.Auto()")
@@ -47,7 +46,7 @@ def adjoint_remedy(code: Code, engine: Engine) -> str:
     """For an adjoint solve of ``engine`` that ended with ``code``."""
     linear_solve: Any = getattr(engine, "linear_solve", None)
     used = _name(linear_solve)
-    direct = isinstance(linear_solve, (Dense, AutoLinear))  # the latter is dense where that can be
+    direct = linear_solve is not None and linear_solve.direct
     if code == Code.max_steps and linear_solve is not None:
         longer = "raise the max_steps of linear_solve, loosen its tol, or "
         return longer + ("solve the inner problem further" if direct else "use bl.Dense(), which needs no steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 
@@ -48,6 +49,8 @@ class AutoLinear(LinearSolver):
     preconditioner: Preconditioner = Identity()
     memory: int = field(default=0, metadata={"static": True})  # `CG`'s default
 
+    direct: ClassVar[bool] = True
+
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
     ) -> LinearSolution:
@@ -61,6 +64,12 @@ class AutoLinear(LinearSolver):
     def prepare_both(self, operator: Operator, example: PyTree) -> tuple[Prepared, Prepared]:
         """The chosen solver, prepared for A and A'."""
         return self.choose(operator, example).prepare_both(operator, example)
+
+    def builds(self, operator: Operator, example: PyTree) -> bool:
+        return self.choose(operator, example).builds(operator, example)
+
+    def matrix(self, operator: Operator, example: PyTree) -> jax.Array:
+        return self.choose(operator, example).matrix(operator, example)
 
     def choose(self, operator: Operator | LinearMap, example: PyTree) -> LinearSolver:
         """The solver for this operator; ``example`` has the shapes of x."""

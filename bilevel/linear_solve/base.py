@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.settings import changed
 from bilevel.foundation.status import Status
 from bilevel.foundation.typing import LinearMap, PyTree
 
@@ -85,10 +86,12 @@ class LinearSolver(abc.ABC):
     """A way to solve A x = b. Abstract; the subclasses are final frozen dataclasses, registered as pytrees whose
     leaves are the tolerances (traced: changing one compiles nothing again)."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every solver
     needs_symmetric: ClassVar[bool] = False
     needs_definite: ClassVar[bool] = False
     truncates: ClassVar[bool] = False  # whether it leaves out by design something that it cannot measure
+    direct: ClassVar[bool] = False  # whether it factors a matrix wherever that has a size that can be factored
+    tol: float | jax.Array = math.nan  # relative; NaN: there is none to state
+    max_steps: int = 0
 
     @abc.abstractmethod
     def __call__(
@@ -112,19 +115,29 @@ class LinearSolver(abc.ABC):
 
     def with_tol(self, tol: float | jax.Array) -> LinearSolver:
         """The same solver with another tolerance; itself where it has none (direct and truncated methods)."""
-        has_tolerance = any(field.name == "tol" for field in dataclasses.fields(self))
-        return dataclasses.replace(self, tol=tol) if has_tolerance else self
+        return changed(self, tol=tol)
+
+    def longer(self, factor: int) -> LinearSolver:
+        """The same solver with so many times the steps; itself where it counts none."""
+        return changed(self, max_steps=factor * self.max_steps)
+
+    def builds(self, operator: Operator, example: PyTree) -> bool:
+        """Whether the solver makes the matrix of this operator, so that `matrix` gives it."""
+        return False
+
+    def matrix(self, operator: Operator, example: PyTree) -> jax.Array:
+        """The matrix that the solver factors, of those that it ``builds``."""
+        raise ValueError(f"bl.{type(self).__name__} solves by products and has no matrix: use bl.Dense().")
 
     def reusing(self, inverse: Preconditioner) -> LinearSolver:
         """The same solver preconditioned by ``inverse``; itself where it takes no preconditioner or has one already."""
-        own = getattr(self, "preconditioner", None)
-        return dataclasses.replace(self, preconditioner=inverse) if own is not None and own.trivial else self
+        own: Preconditioner | None = getattr(self, "preconditioner", None)
+        return self if own is None or not own.trivial else changed(self, preconditioner=inverse)
 
     def remembering(self, directions: int) -> LinearSolver:
         """The same solver, which returns so many of its ``directions`` as `LinearSolution.inverse`; itself where it
         takes none."""
-        takes = any(field.name == "memory" for field in dataclasses.fields(self))
-        return dataclasses.replace(self, memory=directions) if takes else self
+        return changed(self, memory=directions)
 
     def refuse(self, operator: Operator) -> None:
         """Raises ValueError where the owner of the operator ruled out a fact that this solver needs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.custom_batching
@@ -44,6 +44,8 @@ class Dense(LinearSolver):
     damping: float = 0.0
     tol: float | jax.Array = 1e-10
 
+    direct: ClassVar[bool] = True
+
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
     ) -> LinearSolution:
@@ -65,6 +67,9 @@ class Dense(LinearSolver):
         if operator.symmetric:
             return forward, forward
         return forward, self.factored(operator.transpose(example), matrix.T, example)._replace(products=0)
+
+    def builds(self, operator: Operator, example: PyTree) -> bool:
+        return True
 
     def matrix(self, operator: Operator, example: PyTree) -> jax.Array:
         """A, with the damping."""

@@ -58,7 +58,7 @@ class Nystrom(LinearSolver):
         self.refuse(operator)
         vectors, values, definite = approximate(operator, tree.as_vector(example), self.rank, self.seed)
         spoiled = jnp.all(jnp.isfinite(vectors)) & ~definite
-        # Below this the eigenvalues are rounding of the largest: 1/L would only amplify it.
+        # Smaller eigenvalues are rounding errors of the largest, which 1/L would amplify.
         seen = values > 10 * jnp.finfo(values.dtype).eps * vectors.shape[0] ** 0.5 * jnp.max(values)
         smallest = jnp.min(jnp.where(seen, values, jnp.inf))
         vectors, values = jnp.where(seen, vectors, 0), jnp.where(seen, values, 1)

@@ -148,7 +148,7 @@ class View:
         return self.indices, self.number
 
 
-# (indices, number, vectors) -> the product, of so many ``rows``; linear in the vectors.
+# (indices, number, vectors) -> the product, with ``rows`` rows; linear in the vectors.
 product_p = Primitive("host_matrix_product")
 
 

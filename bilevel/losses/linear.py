@@ -53,6 +53,11 @@ def design_of(loss: Loss, batch: Batch) -> Any:
     return loss.design(batch)
 
 
+def stays_on_host(loss: Loss, batch: Batch) -> bool:
+    """Whether this is a `Linear` loss whose design is a `HostMatrix`, each product with which calls the host."""
+    return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
+
+
 def is_sparse(design: Any) -> bool:
     """Whether a design is sparse, so that making it an array would need more memory."""
     return isinstance(design, JAXSparse | HostMatrix | View)

@@ -47,6 +47,8 @@ class BlockProximalGradient(Mapping):
     proxes: Sequence[Callable[..., Params]]
     step_sizes: Sequence[float | jax.Array]
 
+    of_gradient: ClassVar[bool] = True
+    iterates: ClassVar[bool] = True
     prox_calls: ClassVar[int] = 1
 
     @property

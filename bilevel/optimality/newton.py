@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 from jax.flatten_util import ravel_pytree
@@ -36,6 +37,8 @@ class Newton(Mapping):
 
     residual: Mapping | Callable[..., PyTree]
     step_size: float | jax.Array = 1.0
+
+    iterates: ClassVar[bool] = True
 
     @property
     def stated(self) -> Callable[..., PyTree]:

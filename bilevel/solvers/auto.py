@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
-from bilevel.constraints import Constraint
+from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Params
-from bilevel.implicit.mapping import FixedPoint
 from bilevel.losses.linear import Linear, design_of, is_sparse
-from bilevel.optimality import KKT, Stationary
 from bilevel.solvers.base import Solver, State, is_narrow, settings
 from bilevel.solvers.first_order.anderson import Anderson
 from bilevel.solvers.first_order.block_coordinate_descent import BlockCoordinateDescent
@@ -62,8 +60,7 @@ class Auto(Solver, ProgramSolver):
         """The solver for this instance, and the reason in a sentence."""
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         solver, reason = _choice(instance, params, size)
-        settings: Any = solver  # each of them a dataclass with these two fields
-        return replace(settings, max_steps=self.max_steps, tol=self.tol), reason
+        return changed(solver, max_steps=self.max_steps, tol=self.tol), reason
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         if program.sparse or program.q.size > LARGE_PROGRAM:
@@ -85,16 +82,16 @@ class Auto(Solver, ProgramSolver):
 
 
 def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:
-    if isinstance(instance.mapping, KKT):
+    if instance.mapping.primal_dual:
         if size > LARGE_PROGRAM and not instance.differentiable:
             reason = f"{size} unknowns and multipliers, too many for a dense Hessian"
             return OperatorSplitting(), f"the set is stated by functions, {reason}: operator splitting, by products"
         return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
     if not instance.penalty.smooth:
         return _nonsmooth(instance, params, size)
-    if isinstance(instance.mapping, FixedPoint) and size > SMALL:
+    if instance.mapping.iterates and not instance.mapping.states_loss and size > SMALL:
         return Anderson(), f"a fixed point of {size} unknowns: Anderson acceleration, which needs no derivatives"
-    if not isinstance(instance.mapping, Stationary):
+    if not instance.mapping.stationary:
         return Newton(), "the problem is stated by a residual: Newton's method on it"
     if not is_narrow(params) and (size <= FEW or (size <= DENSE and is_quadratic(instance, params))):
         return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
@@ -105,7 +102,7 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
     name = type(instance.penalty).__name__
     if instance.differentiable:
         return ProximalGradient(), f"{name} is known by its prox: accelerated proximal gradient, whose steps unroll"
-    sparse = not isinstance(instance.penalty, Constraint) and isinstance(instance.loss, Linear)
+    sparse = not instance.penalty.is_set and isinstance(instance.loss, Linear)
     if sparse and has_rows(instance, params) and params.shape[0] > _many_rows(instance, params):
         return _on_working_sets(instance, params, f"{name} on {params.shape[0]} rows of a bl.Linear loss")
     reason = "Newton's method on the active face after accelerated proximal gradient steps"

@@ -11,18 +11,9 @@ import jax.numpy as jnp
 from bilevel.foundation.settings import settings as settings
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params
-from bilevel.implicit.mapping import FixedPoint
 from bilevel.linear_solve import Preconditioner
-from bilevel.optimality import (
-    BlockProximalGradient,
-    MirrorDescent,
-    Newton as NewtonMapping,
-    ProjectedGradient,
-    ProximalGradient,
-)
 from bilevel.solvers.instance import Instance
 
-FIXED_POINTS = (FixedPoint, ProximalGradient, ProjectedGradient, BlockProximalGradient, MirrorDescent, NewtonMapping)
 # The cost of a step's derivative in one direction. SPARING is the cost where the step ends with the gradient that the
 # next step begins with, because that gradient is saved.
 ONE = Counts(hessian_products=1, jacobian_products=1)
@@ -106,7 +97,7 @@ def needs_factors(solver: Solver, params: Params) -> None:
 
 def needs_fixed_point(solver: Solver, instance: Instance) -> None:
     """The refusal of the solvers that iterate w <- T(w)."""
-    if not isinstance(instance.mapping, FIXED_POINTS):
+    if not instance.mapping.iterates:
         raise ValueError(
             f"bl.{type(solver).__name__} iterates a map T, and {instance.mapping} is not of the form T(w) - w. State "
             "the problem by bl.InnerProblem.from_fixed_point, or use bl.Newton() or bl.Broyden()."

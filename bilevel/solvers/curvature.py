@@ -12,9 +12,8 @@ from jax.flatten_util import ravel_pytree
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.linear_solve import materialize
-from bilevel.losses.host_matrix import HostMatrix
-from bilevel.losses.linear import Linear
-from bilevel.solvers.instance import OF_THE_GRADIENT, Instance
+from bilevel.losses.linear import stays_on_host
+from bilevel.solvers.instance import Instance
 
 FEW = 32  # unknowns up to which all curvatures are found, by a product for each
 PRODUCTS = 12  # steps of Lanczos' method for more unknowns: finds -0.1 beside a thousand curvatures from 0 to 1
@@ -60,9 +59,7 @@ def order_of(curvature: jax.Array | float) -> str:
 
 def can_look(instance: Instance) -> bool:
     """Whether the condition is that of a minimum and has a symmetric system, made of products on the device."""
-    if not isinstance(instance.mapping, OF_THE_GRADIENT):
-        return False
-    return not (isinstance(instance.loss, Linear) and isinstance(instance.loss.design(instance.batch), HostMatrix))
+    return instance.mapping.of_gradient and not stays_on_host(instance.loss, instance.batch)
 
 
 def least_curvature(instance: Instance, params: Params) -> Curvature:

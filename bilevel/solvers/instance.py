@@ -9,10 +9,7 @@ import jax
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Batch, HParams, LinearMap, Loss, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.optimality import BlockProximalGradient, MirrorDescent, ProjectedGradient, ProximalGradient, Stationary
 from bilevel.penalties import Penalty
-
-OF_THE_GRADIENT = (Stationary, ProximalGradient, ProjectedGradient, MirrorDescent, BlockProximalGradient)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +65,9 @@ class Instance:
     def residual_given(self, params: Params, gradient: PyTree) -> jax.Array:
         """`residual_norm` where the gradient of the smooth part at ``params`` is known already: a mapping that uses the
         loss for its gradient alone gets a loss with that gradient."""
-        if not isinstance(self.mapping, OF_THE_GRADIENT):
+        if not self.mapping.of_gradient:
             return self.residual_norm(params)
-        mapping = replace(self.mapping, loss=lambda w, *_: trees.dot(gradient, w))
+        mapping = self.mapping.with_loss(lambda w, *_: trees.dot(gradient, w))
         return jax.lax.stop_gradient(trees.norm(mapping.natural_residual(params, self.hparams, self.batch)))
 
     def system(self, params: Params) -> System:

@@ -20,9 +20,7 @@ import jax.numpy as jnp
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Params, PyTree
-from bilevel.optimality import KKT, ProjectedGradient, ProximalGradient, Stationary
-from bilevel.solvers.base import FIXED_POINTS
-from bilevel.solvers.instance import OF_THE_GRADIENT, Instance
+from bilevel.solvers.instance import Instance
 
 LENIENT = 100.0  # how many times ``local`` the reference may be before the start counts as a bad one
 ROUNDING = 10.0  # units of roundoff of ``terms`` that count as zero
@@ -96,7 +94,7 @@ def look(
 
 def _size_of_loss(instance: Instance, params: Params, asked: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """|loss(params)| where it is asked for and there is a loss; else 0."""
-    if not isinstance(instance.mapping, OF_THE_GRADIENT):
+    if not instance.mapping.of_gradient:
         return jnp.zeros((), dtype)
     value = jax.lax.cond(asked, lambda: jnp.abs(instance.value(params)).astype(dtype), lambda: jnp.zeros((), dtype))
     return jnp.where(jnp.isfinite(value), value, 0)
@@ -110,18 +108,17 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
     steepness = jnp.maximum(_ratio(terms, size), jnp.where(jnp.isfinite(local), _ratio(local, length), 0))
     # A gradient g promises a decrease of g^2 / (2 L), which below eps^2 |loss| is rounding whatever the terms of g.
     terms = jnp.maximum(terms, jnp.sqrt(2 * steepness * seen.value))
-    if isinstance(instance.mapping, FIXED_POINTS):
+    if instance.mapping.iterates:
         small = trees.epsilon(params) ** 0.5  # F = T(w) - w, unless T is w and a constant, as of a linear loss
         terms = jnp.maximum(terms, jnp.minimum(size, terms / small))
     outward = flat = jnp.bool_(False)
-    if isinstance(instance.mapping, (Stationary, ProximalGradient, ProjectedGradient)):
-        sign = -1 if isinstance(instance.mapping, Stationary) else 1  # of F as a step
+    if sign := instance.mapping.downhill:
         slope = sign * trees.dot(seen.here, way)
         outward, flat = slope > 0, -sign * TURNS * seen.bend < slope
     far = length * trees.epsilon(params) ** 0.5 > 1 + trees.norm(cold)
     # Outward a gradient grows where a minimiser descends; multipliers grow where no point is feasible, which the
     # solver has still to prove.
-    grows = outward | isinstance(instance.mapping, KKT)
+    grows = outward | instance.mapping.primal_dual
     return Scales(seen.residual, local, terms, far, outward, flat, grows, seen.number)
 
 

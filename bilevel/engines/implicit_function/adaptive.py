@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings, traced
-from bilevel.engines.implicit_function.implicit import Implicit, as_float, tolerance_of
+from bilevel.engines.implicit_function.implicit import Implicit, as_float
 from bilevel.engines.implicit_function.tolerances import ErrorDriven, Evidence, Schedule, Tolerances
 from bilevel.foundation import trees
+from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
@@ -70,6 +71,9 @@ class Adaptive(Engine):
             assert isinstance(engine, Implicit)
             yield name, replace(self, engine=engine)
 
+    def longer(self, factor: int) -> Engine:
+        return replace(self, engine=self.engine.longer(factor))
+
     def finest(self, carry: Carry) -> Carry:
         zero = jnp.zeros_like(carry.memory.inner)
         return carry._replace(memory=carry.memory._replace(inner=zero, adjoint=zero, steps=jnp.int32(0)))
@@ -100,7 +104,7 @@ class Adaptive(Engine):
     def _finest(self, bilevel: Bilevel) -> Tolerances:
         """The tolerances as the user set them."""
         start = self.schedule.begin()
-        inner, adjoint = as_float(bilevel.inner.solver.tol), as_float(tolerance_of(self.engine.linear_solve))
+        inner, adjoint = as_float(bilevel.inner.solver.tol), as_float(self.engine.linear_solve.tol)
         return start._replace(inner=inner, adjoint=jnp.where(jnp.isnan(adjoint), jnp.inf, adjoint))
 
     def _round(self, bilevel: Bilevel, point: Point, last: Round, cold: Params, finest: Tolerances) -> Round:
@@ -134,7 +138,7 @@ class Adaptive(Engine):
             jnp.maximum(tol, least).astype(tol.dtype)
             for tol, least in zip(last.tolerances[:2], finest[:2], strict=True)
         )
-        solver = replace(bilevel.inner.solver, tol=inner_tol)
+        solver = changed(bilevel.inner.solver, tol=inner_tol)
         bilevel = replace(bilevel, inner=bilevel.inner.with_solver(solver))
         engine = replace(self.engine, linear_solve=self.engine.linear_solve.with_tol(adjoint_tol))
         outcome = bilevel.inner.run(point.hparams, point.inner_batch, last.start, cold)

@@ -111,6 +111,9 @@ class Implicit(Engine):
         yield "the adjoint by bl.GMRES", replace(self, reuse=False, recycle=0, linear_solve=GMRES())
         yield "the adjoint by bl.Dense", replace(self, reuse=False, recycle=0, linear_solve=Dense())
 
+    def longer(self, factor: int) -> Engine:
+        return replace(self, linear_solve=self.linear_solve.longer(factor))
+
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         outcome = inner_solution(bilevel, point, carry)
         start = carry.adjoint if self.warm_start and bilevel.warm_start else None
@@ -168,7 +171,7 @@ class Implicit(Engine):
                 factorizations=adjoint.solution.factorizations,
             ),
             inner_tol=as_float(bilevel.inner.solver.tol),
-            adjoint_tol=as_float(tolerance_of(self.linear_solve)),
+            adjoint_tol=as_float(self.linear_solve.tol),
             params=bilevel.inner.primal(outcome.params),
             carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
@@ -209,11 +212,6 @@ class Implicit(Engine):
 
 def as_float(number: float | jax.Array) -> jax.Array:
     return jnp.asarray(number, jnp.result_type(float))
-
-
-def tolerance_of(linear_solve: LinearSolver) -> float | jax.Array:
-    """The tolerance of a linear solver; NaN where it has none."""
-    return getattr(linear_solve, "tol", jnp.nan)
 
 
 def _no_claim(grad: HParams, inner: jax.Array, adjoint: LinearSolution) -> dict:

@@ -14,7 +14,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.implicit import System
 from bilevel.linear_solve import Operator
-from bilevel.losses.linear import Linear, design_of, is_sparse
+from bilevel.losses.linear import Linear, design_of, is_sparse, stays_on_host
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty
 from bilevel.problem import InnerProblem
@@ -30,7 +30,6 @@ from bilevel.solvers.first_order.rows import (
     restricted_loss,
     sizes_for,
     sizes_on_host,
-    stays_on_host,
 )
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.proximal_newton import hessian_matrix

@@ -11,7 +11,6 @@ from bilevel.batches import Minibatch
 from bilevel.engines.base import Bilevel, Engine, Point
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Batch, HParams, Params, PyTree, Scalar
-from bilevel.optimality import Stationary
 
 
 class Iterate(NamedTuple):
@@ -95,7 +94,7 @@ def refuse_problem(engine: Engine, bilevel: Bilevel) -> None:
 
 def refuse_nonsmooth(engine: Engine, bilevel: Bilevel) -> None:
     """Raises ValueError for inner problems that are not the minimisation of a smooth loss."""
-    if not isinstance(bilevel.inner.mapping, Stationary):
+    if not bilevel.inner.mapping.stationary:
         raise ValueError(
             f"bl.{type(engine).__name__} needs a smooth inner loss without constraints, and {bilevel.inner.mapping} is "
             "not the condition of one. Use bl.Implicit()."
@@ -115,14 +114,12 @@ def over_epoch(bilevel: Bilevel, point: Point, inner: Any, outer: Any) -> tuple[
     """The averages of ``inner(batch)`` and ``outer(batch)`` over all inner and all outer samples."""
 
     def total(which: int, function: Any, batch: Minibatch) -> PyTree:
-        blocks = -(-batch.samples // batch.index.shape[0])
-
         def add(step: jax.Array, so_far: PyTree) -> PyTree:
             value = function(bilevel.batches(jax.random.key(0), step)[which])
-            return jax.tree.map(lambda mean, one: mean + one / blocks, so_far, value)
+            return jax.tree.map(lambda mean, one: mean + one / batch.blocks, so_far, value)
 
         shapes = jax.eval_shape(lambda: function(bilevel.batches(jax.random.key(0), jnp.int32(0))[which]))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.fori_loop(0, blocks, add, zeros)
+        return jax.lax.fori_loop(0, batch.blocks, add, zeros)
 
     return total(0, inner, point.inner_batch), total(1, outer, point.outer_batch)

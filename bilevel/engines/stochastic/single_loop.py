@@ -199,7 +199,6 @@ def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyT
 
 def _filled(bilevel: Bilevel, which: int, batch, part) -> PyTree:
     """The table of what every sample contributes, by one pass over the data."""
-    blocks = -(-batch.samples // batch.index.shape[0])
 
     def fill(step: jax.Array, table: PyTree) -> PyTree:
         block = bilevel.batches(jax.random.key(0), step)[which]
@@ -209,4 +208,4 @@ def _filled(bilevel: Bilevel, which: int, batch, part) -> PyTree:
 
     shapes = jax.eval_shape(lambda: part(jax.tree.map(lambda leaf: leaf[0], samples(batch)[0])))
     empty = jax.tree.map(lambda leaf: jnp.zeros((batch.samples, *leaf.shape), leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, blocks, fill, empty)
+    return jax.lax.fori_loop(0, batch.blocks, fill, empty)

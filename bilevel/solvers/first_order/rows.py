@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO, JAXSparse
 
-from bilevel.constraints import Simplex
 from bilevel.foundation.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 from bilevel.losses.host_matrix import HostMatrix
-from bilevel.losses.linear import Linear, design_of
+from bilevel.losses.linear import Linear, design_of, stays_on_host
 from bilevel.optimality import ProximalGradient
-from bilevel.penalties import GroupLasso, Penalty, resolve
+from bilevel.penalties import Penalty, resolve
 from bilevel.solvers.instance import Instance
 
 SIZES = (64, 128, 256, 512, 1024, 2048)  # sizes of the arrays that sparse supports are gathered into
@@ -26,7 +25,6 @@ COSTLY, BETWEEN = 512, 0.625  # a largest size from here on has one more below i
 ON_HOST = 8192  # a call to the host costs about the same for up to so many rows
 GATHERED = 4096  # samples up to which columns on the host are gathered, because dense ones then cost less than calls
 LEAST = 128  # smaller sizes cost no more than the products with the design
-ROWWISE = (Simplex, GroupLasso)  # along the last axis; their parameters are numbers, or one for each row
 
 
 def sizes_for(samples: int, rows: int) -> list[int]:
@@ -77,7 +75,7 @@ class Rows(NamedTuple):
 
 def has_rows(instance: Instance, params: Params) -> bool:
     """Whether the nonsmooth part is a sum over the rows of a single array."""
-    rowwise = instance.penalty.separable or (isinstance(instance.penalty, ROWWISE) and jnp.ndim(params) == 2)
+    rowwise = instance.penalty.separable or (instance.penalty.by_rows and jnp.ndim(params) == 2)
     return isinstance(params, (jax.Array, jax.ShapeDtypeStruct)) and len(params.shape) in (1, 2) and rowwise
 
 
@@ -219,11 +217,6 @@ def gradient_of_linear(instance: Instance, params: jax.Array, predictions: jax.A
     slopes, direct = jax.grad(of, argnums=(0, 1))(predictions, params)
     (pulled,) = jax.linear_transpose(lambda w: whole.design(instance.batch) @ w, params)(slopes)
     return pulled + direct
-
-
-def stays_on_host(loss: Loss, batch: Batch) -> bool:
-    """Whether this is a `bl.Linear` loss with a `bl.HostMatrix` as its design."""
-    return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
 
 
 def multiplies_on_host(loss: Loss, batch: Batch) -> bool:

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
+from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, Params
+from bilevel.losses.linear import stays_on_host
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.first_order.rows import (
     first_with_room,
@@ -18,7 +20,6 @@ from bilevel.solvers.first_order.rows import (
     multiplies_on_host,
     needs_rows,
     restricted,
-    stays_on_host,
 )
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import advance
@@ -139,7 +140,7 @@ class WorkingSet(Solver):
 
 def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tuple[Params, Counts]:
     """The end of a rough solve and its cost, without a verdict."""
-    roughly = replace(solver, max_steps=INNER_STEPS, tol=tol)
+    roughly = changed(solver, max_steps=INNER_STEPS, tol=tol)
     begun = roughly.init(instance, params)
     end = advance(roughly, instance, begun, begun.residual).state
     return end.params, end.counts

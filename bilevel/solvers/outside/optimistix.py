@@ -10,7 +10,6 @@ import optimistix
 
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, Params
-from bilevel.implicit.mapping import FixedPoint, Residual
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
 
@@ -59,7 +58,6 @@ class Optimistix(Solver):
         """The function that Optimistix gets, and its entry point."""
         if isinstance(self.solver, optimistix.AbstractFixedPointSolver):
             return lambda w, _: trees.axpy(1.0, instance.residual(w), w), optimistix.fixed_point
-        has_loss = not isinstance(instance.mapping, (Residual, FixedPoint))
-        if has_loss and isinstance(self.solver, optimistix.AbstractMinimiser):
+        if instance.mapping.states_loss and isinstance(self.solver, optimistix.AbstractMinimiser):
             return lambda w, _: instance.value(w), optimistix.minimise
         return lambda w, _: instance.residual(w), optimistix.root_find

@@ -11,10 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bilevel.constraints import Constraint
 from bilevel.foundation.closures import hoisted
 from bilevel.foundation.typing import Counts, Params, PyTree
-from bilevel.implicit.mapping import FixedPoint, Residual
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.outside.host import call_host
@@ -72,9 +70,9 @@ class SciPy(Solver):
         return state
 
     def refuse(self, instance: Instance) -> None:
-        has_loss = not isinstance(instance.mapping, (Residual, FixedPoint))
+        has_loss = instance.mapping.states_loss
         penalty = instance.penalty
-        boxed = isinstance(penalty, Constraint) and penalty.separable and self.method in BOUNDED
+        boxed = penalty.is_set and penalty.separable and self.method in BOUNDED
         if has_loss == (self.method in ROOTS):
             right = 'a minimiser such as bl.SciPy("L-BFGS-B")' if has_loss else 'a root finder such as bl.SciPy("hybr")'
             stated = "a loss" if has_loss else "a residual"

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.constraints import Constraint
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
@@ -90,7 +89,7 @@ class LBFGSB(Solver):
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
-        if not (isinstance(instance.penalty, Constraint) and instance.penalty.separable):
+        if not (instance.penalty.is_set and instance.penalty.separable):
             raise ValueError(
                 f"bl.LBFGSB minimises a smooth loss in a box and would ignore {type(instance.penalty).__name__}. "
                 "Use bl.ActiveSetNewton(), bl.ProximalGradient() or bl.Auto()."

@@ -15,9 +15,8 @@ from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.attach import solve_system_counted
 from bilevel.implicit.prepare import asserted
 from bilevel.kernels import trust_region
-from bilevel.linear_solve import AutoLinear, Dense, LinearSolver, Preconditioner
+from bilevel.linear_solve import AutoLinear, LinearSolver, Preconditioner
 from bilevel.linear_solve.preconditioners import CholeskyFactor
-from bilevel.optimality import Stationary
 from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
@@ -75,17 +74,17 @@ class Newton(Solver):
         inverse = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
         norm = trees.norm(residual)
         memory = Memory(residual, inverse, value, jnp.full_like(norm, jnp.inf))
-        curvature = jnp.full_like(norm, jnp.nan) if self._direct(instance, residual) else None
+        curvature = jnp.full_like(norm, jnp.nan) if self._builds(instance, residual) else None
         return State(params, norm, Counts(gradients=1), memory, curvature=curvature)
 
     def step(self, instance: Instance, state: State) -> State:
-        if self._direct(instance, state.memory.residual) is not None:
+        if self._builds(instance, state.memory.residual):
             return self._descend(instance, state)
         residual = state.memory.residual
         solution, cost, inverse = self._solve(instance, state.params, residual)
         transposed = cost.add(SPARING).plus(hessian_products=1)  # another solve, and the derivative of A
         direction = jax.tree.map(jnp.negative, solution)
-        minimises = isinstance(instance.mapping, Stationary)
+        minimises = instance.mapping.stationary
         halvings = MAX_HALVINGS if minimises else MAX_HALVINGS_TO_A_ROOT
         if minimises:
             descends = trees.dot(direction, residual) < 0
@@ -133,14 +132,12 @@ class Newton(Solver):
         memory, operator = state.memory, instance.system(state.params).operator
         flat, unravel = ravel_pytree(state.params)
         gradient = ravel_pytree(memory.residual)[0]
-        direct = self._direct(instance, memory.residual)
-        assert direct is not None
 
         def evaluate(x: jax.Array) -> trust_region.Point:
             value, after = _evaluate(instance, unravel(x))
             return trust_region.Point(x, value, ravel_pytree(after)[0])
 
-        matrix = direct.matrix(operator, state.params)
+        matrix = self.linear_solve.matrix(operator, state.params)
         start = trust_region.Point(flat, memory.value, gradient)
         found = trust_region.descend(evaluate, start, matrix, memory.radius)
         point, trials, inverse = found.point, found.trials, CholeskyFactor(found.lower, found.definite)
@@ -165,19 +162,17 @@ class Newton(Solver):
             jnp.where(looked, found.curvature, jnp.nan),
         )
 
-    def _direct(self, instance: Instance, example: PyTree) -> Dense | None:
-        """The direct solver of the Hessian's system, where the problem is to minimise and there is one. None for
-        natural steps, and where all that leads to a step is differentiated: a ball's damping is frozen, a halving not.
+    def _builds(self, instance: Instance, example: PyTree) -> bool:
+        """Whether the step is made with the matrix of the Hessian: where the problem is to minimise and the linear
+        solver has a matrix. Not for natural steps, nor where all that leads to a step is differentiated, because the
+        damping of a ball is frozen, and a halving is not.
         """
-        if not isinstance(instance.mapping, Stationary) or not instance.searches or instance.exact:
-            return None
-        operator = instance.system(example).operator
-        chosen = self.linear_solve.choose(operator, example) if isinstance(self.linear_solve, AutoLinear) else None
-        chosen = self.linear_solve if chosen is None else chosen
-        return chosen if isinstance(chosen, Dense) else None
+        if not instance.mapping.stationary or not instance.searches or instance.exact:
+            return False
+        return self.linear_solve.builds(instance.system(example).operator, example)
 
     def _known_inverse(self, instance: Instance, params: Params, residual: PyTree) -> Preconditioner | None:
-        if self._direct(instance, residual) is None:
+        if not self._builds(instance, residual):
             return self._solve(instance, params, residual)[2]
         if instance.differentiable:
             return None
@@ -196,13 +191,13 @@ class Newton(Solver):
             hessian_products=prepared.products + found.products + system.products,
             factorizations=prepared.factorizations + found.factorizations,
         )
-        usable = found.status.ok | isinstance(instance.mapping, Stationary)  # what CG reached on the way descends
+        usable = found.status.ok | instance.mapping.stationary  # what CG reached on the way descends
         value = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.nan), found.value)
         return system.extend(rhs, value), cost, prepared.inverse or found.inverse
 
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
         """The last step's factor (not usable where there was none, or it was singular), or the directions of its CG."""
-        return state.memory.inverse if isinstance(instance.mapping, Stationary) else None
+        return state.memory.inverse if instance.mapping.stationary else None
 
     def refresh(self, instance: Instance, state: State) -> State:
         return self.init(instance, state.params)
@@ -217,7 +212,7 @@ class Newton(Solver):
 
 def _evaluate(instance: Instance, params: Params) -> tuple[jax.Array, PyTree]:
     """The value of the loss, which is never differentiated, and its gradient; the residual where there is no loss."""
-    if not isinstance(instance.mapping, Stationary):
+    if not instance.mapping.stationary:
         return jnp.zeros(()), instance.residual(params)
-    value, gradient = jax.value_and_grad(instance.mapping.loss)(params, instance.hparams, instance.batch)
+    value, gradient = jax.value_and_grad(instance.mapping.stated)(params, instance.hparams, instance.batch)
     return jax.lax.stop_gradient(value), gradient
