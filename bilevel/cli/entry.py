@@ -35,7 +35,7 @@ def run() -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
-    sys.path.insert(0, os.getcwd())  # as `python -m` does: modules beside the user's data are found
+    sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules beside the user's data are found
     try:
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
@@ -54,7 +54,7 @@ def run() -> None:
 
 def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
-    if not config.debug:  # the threads of checkpoints and W&B print tracebacks of what the run tells in a sentence
+    if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run tells in a sentence
         threading.excepthook = lambda _: None
         warnings.formatwarning = in_one_line
     try:
@@ -96,7 +96,7 @@ def take_away_empty(folder: Path) -> None:
 
 
 def tell(text: str) -> None:
-    """One line on stderr; in a sweep with what sets this run apart."""
+    """One line on stderr; in a sweep with the overrides of this run."""
     context = HydraConfig.get()
     which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else ""
     with contextlib.suppress(OSError):  # the terminal is gone

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bilevel.data.catalogue import EITHER, SOURCES
 from bilevel.data.sources import ENVIRONMENT, DataError, DataSet, Source, available, verified
 
-DENSE = 3e7  # numbers up to which a sparse matrix is made dense (240 MB)
+DENSE = 3e7  # a sparse matrix is made dense up to so many numbers (240 MB)
 
 
 def source_of(name: str, root: str = "") -> Source:
@@ -82,7 +82,7 @@ def refuse_numbers(source: Source) -> None:
 
 
 class Row(NamedTuple):
-    """What `listing` says of a data set."""
+    """The entry of `listing` for a data set."""
 
     name: str
     description: str
