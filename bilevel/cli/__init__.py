@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from bilevel.cli.interrupts import INTERRUPTED, quit_at_once, watch
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once, watch
 
 
 def main() -> None:
-    """What the command ``bilevel`` runs. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C).
+    """The command ``bilevel``. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C).
 
-    Nothing heavy is imported before this function, so that Ctrl-C ends in one sentence from the first moment on.
+    No large package is imported before this function, so that Ctrl-C ends in one sentence from the first moment on.
     """
     watch()
     try:
@@ -18,5 +18,6 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
+        heed_no_more()
         print("bilevel: interrupted", file=sys.stderr, flush=True)
         quit_at_once(INTERRUPTED)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from bilevel.cli.sentences import SettingsError
+from bilevel.cli.arguments import LOGGER
+from bilevel.cli.choices import configs, options
+from bilevel.cli.sentences import SettingsError, nearest
+from bilevel.cli.shipped import check_shipped
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
-NULLABLE = ("compilation_cache",)  # null is a value of these too, though it is not their default
+NULLABLE = ("compilation_cache",)  # these may also be null, though that is not their default
 POSITIVE = ("optimizer.learning_rate", "trainer.steps", "trainer.checkpoint_every", "solver.tol", "solver.max_steps")
 
 
@@ -34,17 +37,52 @@ def check_settings(config: DictConfig) -> None:
                 check_kind(key, value, default)
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
-        if isinstance(value, int | float) and not value > 0:  # a schedule has settings of its own
+        if isinstance(value, int | float) and not value > 0:  # a schedule is checked by its own settings
             raise SettingsError(f"{key}={value}: it must be positive.")
     if config.get("resume"):
-        check_unchanged(config, OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml"))  # type: ignore[arg-type]
+        recorded = OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml")
+        check_unchanged(config, cast(DictConfig, recorded))
+    if config.command == "doctor" and config.get("replay") is None:
+        return  # the record is all that is read: where its data were does not matter
     root = config.data.root
     if root and not Path(root).expanduser().is_dir():
         raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")
+    check_shipped(reduced(config) if config.command == "check" else config)
+
+
+def with_logger(config: DictConfig) -> DictConfig:
+    """The settings of a run that goes on, with the logger that was chosen for the rest of it."""
+    name = config.get(LOGGER)
+    if name is None:
+        return config
+    if name not in options("logger"):
+        raise SettingsError(
+            f"logger={name}: there is no such logger{nearest(str(name), options('logger'))}; choose one of "
+            f"{', '.join(options('logger'))}."
+        )
+    chosen = OmegaConf.load(configs() / "logger" / f"{name}.yaml")
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in (LOGGER, "logger")])
+    with open_dict(kept):
+        return cast(DictConfig, OmegaConf.merge(kept, chosen))
+
+
+def reduced(config: DictConfig) -> DictConfig:
+    """The settings of the small instance that ``command=check`` takes: those of ``reduced``, where none is given."""
+    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
+    if "data" in given:
+        sizes.pop("data", None)
+    return merged(config, {"task": sizes})
+
+
+def merged(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    """The settings with ``changes`` put in."""
+    return cast(DictConfig, OmegaConf.merge(config, changes))  # a list only where both are
 
 
 def check_unchanged(config: DictConfig, recorded: DictConfig) -> None:
-    """Refuses a resumed run whose settings state another problem than the record: its lines would be of two."""
+    """Refuses a resumed run whose settings state another problem than the record, because the record would mix two
+    problems."""
     for key in PROBLEM:
         before, now = (flat(key, OmegaConf.select(resolved(one), key)) for one in (recorded, config))
         for name in sorted(before | now):
@@ -72,7 +110,7 @@ def flat(name: str, value: Any) -> dict[str, Any]:
 
 
 def check_kind(key: str, value: Any, default: Any) -> None:
-    """Refuses ``value`` where ``default`` is of another kind; anything goes where the default says nothing.
+    """Refuses ``value`` where ``default`` is of another kind; accepts all values where the default is null.
 
     >>> check_kind("trainer.steps", 50, 100)
     >>> check_kind("trainer.steps", "many", 100)

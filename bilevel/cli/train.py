@@ -1,4 +1,4 @@
-"""``command=train``: settings to objects, the fit, and what it leaves in its directory."""
+"""``command=train``: objects from settings, the fit, and the files of its directory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import contextlib
 import importlib
 import inspect
 import os
+import re
+import shlex
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,18 +25,20 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bilevel.cli.arguments import plain_yaml
+from bilevel.cli.arguments import LOGGER, plain_yaml
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.sentences import SettingsError
+from bilevel.cli.settings import merged
 from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
 from bilevel.loggers import Console, Logger, Run
 from bilevel.loggers.json_lines import write_whole
 from bilevel.task import PRECISIONS, Task
+from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
-from bilevel.training.run_folder import RunFolder, free_folder
+from bilevel.training.run_folder import CHECKPOINTS, RunFolder, free_folder
 from bilevel.training.trainer import Trainer
 
 
@@ -43,7 +49,7 @@ def train(config: DictConfig) -> float:
         use_compilation_cache(config.compilation_cache)
         task, trainer = build(config)
         trainer = replace(trainer, loggers=[SettingsRecord(config), *trainer.loggers])
-        again = f"`bilevel resume={short(folder.path)}` goes on"
+        again = f"`bilevel resume={shlex.quote(short(folder.path))}` goes on"
         last_words(f"interrupted within a computation that does not stop; {again} from the last checkpoint.")
         settings: Any = OmegaConf.to_container(config, resolve=True)
         key = jax.random.key(config.seed)
@@ -51,6 +57,8 @@ def train(config: DictConfig) -> float:
             result = trainer.fit(task, key=key, directory=folder, resume=resumed, config=settings)
         except Interrupted as interrupt:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
+        except Misfit as error:
+            raise SettingsError(str(error)) from error
         except OSError as error:
             what = error.strerror or str(error).rstrip(".")
             raise OSError(f"{short(folder.path)}: {what}; what was saved before is kept, and {again}.") from error
@@ -61,7 +69,7 @@ def train(config: DictConfig) -> float:
 
 
 def claimed(resumed: bool) -> RunFolder:
-    """The folder of the run, claimed for it: the one asked for, or, where none was, the first that is free."""
+    """The folder of the run, claimed for it: the folder of the command line, else the first free one."""
     hydra = HydraConfig.get()
     wanted = Path(hydra.runtime.output_dir)
     asked = any(one.startswith(("hydra.run.dir=", "hydra.sweep.")) for one in hydra.overrides.hydra)
@@ -74,15 +82,25 @@ def claimed(resumed: bool) -> RunFolder:
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:
-    """Task and trainer from their settings; nothing is compiled here."""
+    """Task and trainer from their settings; nothing is compiled here. What they refuse is a `SettingsError`."""
+    try:
+        return built(config)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def built(config: DictConfig) -> tuple[Task, Trainer]:
     with jax.enable_x64(PRECISIONS.get(config.task.get("precision", "float64"), True)):
         task = made(with_seed(config), "task", Task)
         task = task if task.name != Task.name else replace(task, name=name_of(config))
-        if config.get("fork"):
+        if config.get("fork") and not has_checkpoints(config.get("resume") or config.get("run")):
             task = replace(task, init_hparams=from_run(Path(config.fork), task))
         if config.get("solver"):
             task = replace(task, inner=task.inner.with_solver(instantiate(config.solver)))
-        loggers = [*([Console()] if config.progress else []), *([instantiate(config.logger)] if config.logger else [])]
+        loggers = [
+            *([Console()] if config.progress else []),
+            *([instantiate(config.logger)] if config.logger else []),
+        ]
         trainer = instantiate(config.trainer, _partial_=True, _convert_="all")(
             optimizer=made(config, "optimizer", optax.GradientTransformation),
             engine=made(config, "engine", Engine),
@@ -92,7 +110,7 @@ def build(config: DictConfig) -> tuple[Task, Trainer]:
 
 
 def made(config: DictConfig, group: str, kind: type) -> Any:
-    """What the ``_target_`` of a group returns, if it is of the kind that the group is for."""
+    """The object that the ``_target_`` of a group returns; refused where it is of another kind than the group's."""
     thing = instantiate(config[group], _convert_="all")
     if not isinstance(thing, kind):
         target = config[group].get("_target_")
@@ -103,17 +121,17 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
 
 
 def with_seed(config: DictConfig) -> DictConfig:
-    """Hands the run's seed to a task that has an argument of this name and no setting for it: else the runs of a sweep
-    over seeds would be the same."""
+    """Gives the run's seed to a task with an argument of this name and no setting for it, because the runs of a sweep
+    over seeds would else be the same."""
     module, _, name = str(config.task.get("_target_")).rpartition(".")
     try:
         arguments = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except Exception:  # `made` tells what is wrong with it
+    except Exception:  # `made` reports the error
         return config
     if "seed" not in arguments or "seed" in config.task:
         return config
     with open_dict(config):
-        return OmegaConf.merge(config, {"task": {"seed": config.seed}})  # type: ignore[return-value]
+        return merged(config, {"task": {"seed": config.seed}})
 
 
 def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
@@ -122,8 +140,13 @@ def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
     if not path.is_file():
         raise SettingsError(f"fork={short(directory)}: it has no result.npz; let that run end, or interrupt it, first.")
     leaves, structure = jax.tree_util.tree_flatten_with_path(task.init_hparams(jax.random.key(0)))
-    with np.load(path) as arrays:
-        found = {name: arrays[name] for name in arrays.files if name.startswith("hparams")}
+    try:
+        with np.load(path) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name.startswith("hparams")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SettingsError(
+            f"fork={short(directory)}: its result.npz is damaged ({error}); resume that one."
+        ) from error
     wanted = {f"hparams{jax.tree_util.keystr(at)}": np.shape(leaf) for at, leaf in leaves}
     if wanted != {name: array.shape for name, array in found.items()}:
         raise SettingsError(f"fork={short(directory)}: its hyperparameters are not of the shapes that this task has.")
@@ -131,26 +154,38 @@ def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
     return lambda key: jax.tree.unflatten(structure, hparams)
 
 
+def has_checkpoints(directory: str | None) -> bool:
+    """Whether a run goes on from a checkpoint: then a fork needs what it was forked from no more."""
+    place = Path(directory or ".") / CHECKPOINTS
+    return directory is not None and place.is_dir() and any(place.iterdir())
+
+
 def name_of(config: DictConfig) -> str:
-    """What to call a task that has no name of its own: as its settings are called, else as its function."""
+    """The name of a task that has none: the name of its settings, else of its function."""
     choice = HydraConfig.get().runtime.choices.get("task", "own")
     return config.task._target_.rpartition(".")[2] if choice == "own" else choice
 
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs between runs: a second run of the same settings starts at once."""
+    """Keeps compiled programs between runs, so that a second run of the same settings starts at once. A folder that
+    cannot be written to is a warning only, because compiling again costs nothing but time."""
     if folder:
+        try:
+            os.makedirs(os.path.expanduser(folder), exist_ok=True)
+        except OSError as error:
+            warnings.warn(f"compilation_cache={folder}: nothing is kept there ({error.strerror}).", stacklevel=2)
+            return
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class SettingsRecord(Logger):
-    """``.hydra/``: the composed settings, and what was typed. It is written when everything has been checked: a command
-    that is refused leaves the record of an earlier run as it is. Settings that a resumed run changed hold from then on.
+    """``.hydra/``: the composed settings, and what was typed. It is written after all checks, so that a refused command
+    does not change the record of an earlier run. Settings that a resumed run changed hold from then on.
     """
 
     def __init__(self, config: DictConfig):
-        self.config = OmegaConf.merge(config, {"resume": None, "fork": None})
+        self.config = OmegaConf.merge(config, {"resume": None})
 
     def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
         assert run.directory is not None
@@ -158,7 +193,7 @@ class SettingsRecord(Logger):
         place.mkdir(exist_ok=True)
         typed = list(HydraConfig.get().overrides.task)
         if run.resumed:
-            typed = [*plain_yaml(place / "overrides.yaml", list), *(one for one in typed if not is_own(one))]
+            typed = continued(plain_yaml(place / "overrides.yaml", list), typed)
         elif hydra is not None:
             own = OmegaConf.masked_copy(cast(DictConfig, hydra), "hydra")
             write_whole(place / "hydra.yaml", OmegaConf.to_yaml(own))
@@ -175,13 +210,24 @@ class SettingsRecord(Logger):
         """Nothing: all was written at the start."""
 
 
+def continued(before: list[str], now: list[str]) -> list[str]:
+    """What was typed for a run from its start on; of values given again the last.
+
+    >>> continued(["task=ridge", "logger=wandb"], ["trainer.steps=9", "++choose_logger=none", "resume=r"])
+    ['task=ridge', 'trainer.steps=9', 'logger=none']
+    """
+    now = [re.sub(rf"^\+\+{LOGGER}=", "logger=", one) for one in now if not is_own(one)]
+    names = {one.partition("=")[0] for one in now}
+    return [*(one for one in before if one.partition("=")[0] not in names), *now]
+
+
 def is_own(override: str) -> bool:
-    """Whether an override names the run itself, not a setting of it."""
+    """Whether an override names the run itself instead of a setting."""
     return override.lstrip("+").startswith(("resume=", "fork="))
 
 
 def short(directory: Path) -> str:
-    """The directory as one types it: relative to where the user is, if it lies below."""
+    """The directory as a user types it: relative to the user's folder, if it lies below that."""
     with contextlib.suppress(ValueError):
         return str(directory.relative_to(Path.cwd()))
     return str(directory)

@@ -1,12 +1,12 @@
-"""What follows from a hypergradient that failed: raise, warn, retry or skip."""
+"""The policies for a hypergradient that failed: raise, warn, retry or skip."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +15,29 @@ import numpy as np
 from bilevel.engines import Engine, Point, Report
 from bilevel.engines.remedies import adjoint_remedy, inner_remedy
 from bilevel.foundation import trees
+from bilevel.foundation.settings import changed
 from bilevel.foundation.status import Code, ConvergenceError
 from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
 
 MORE_STEPS = 10
+NOWHERE = ("nonfinite", "diverged", "infeasible", "unbounded")  # inner ends at which an adjoint system means nothing
 DERIVATIVE = "look for roots, norms or divisions at zero in the inner loss, or take fewer or shorter steps"
 LOG = logging.getLogger("bilevel")
 Found = TypeVar("Found")
 
 
 def failed(report: Report) -> bool:
-    """Whether a result cannot be used (in any lane): a solve failed, or a number is not finite."""
+    """Whether a result cannot be used, in any lane: a solve failed, or a number is not finite."""
     return not bool(report.status.ok.all())
 
 
 def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
-    """What is not finite, else one sentence a failing solve, with its residual and the remedy (the engine's own, where
-    it has one). The data are asked first, because all else that is not finite may follow from them; then, where the
-    inner solve ended well, the outer level: an adjoint solve for a cotangent of NaN has failed through no fault of its
-    own."""
+    """The number that is not finite, else a sentence for each failing solve with its residual and the remedy,
+    preferably the engine's own. The data are examined first, because other numbers that are not finite may follow from
+    them. Then comes the outer level, where the inner solve ended well, because a cotangent of NaN makes the adjoint
+    solve fail."""
     if data := in_data(point):
         return data
     outer = not_finite(report, task, point) if bool(report.inner_status.ok.all()) else ""
@@ -43,7 +45,10 @@ def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
         return outer
     if report.undefined is not None and bool(report.undefined.loss.any() & jnp.isfinite(report.inner_residual).all()):
         return NO_LOSS
-    return " ".join(filter(None, (_of_inner_solve(report, engine, task.inner.solver), _of_adjoint(report, engine))))
+    inner = _of_inner_solve(report, engine, task.inner.solver)
+    if inner and report.inner_status.name in NOWHERE and not engine.through_steps:
+        return inner
+    return " ".join(filter(None, (inner, _of_adjoint(report, engine))))
 
 
 def _of_inner_solve(report: Report, engine: Engine, solver: Solver) -> str:
@@ -51,10 +56,9 @@ def _of_inner_solve(report: Report, engine: Engine, solver: Solver) -> str:
         return ""
     code, steps = Code[report.inner_status.name], int(report.inner_steps.max())
     remedy = engine.remedy or engine.advice(code) or inner_remedy(code, steps, solver)
-    return (
-        f"The inner solve ended with status {code.name} after {steps} steps at a relative residual of "
-        f"{float(report.inner_residual.max()):.2e}: {remedy}."
-    )
+    residual = float(report.inner_residual.max())
+    at = f" at a relative residual of {residual:.2e}" if np.isfinite(residual) else ""
+    return f"The inner solve ended with status {code.name} after {steps} steps{at}: {remedy}."
 
 
 def _of_adjoint(report: Report, engine: Engine) -> str:
@@ -95,9 +99,9 @@ ZERO_ROOT = (
 
 
 def not_finite(report: Report, task: Task, point: Point) -> str:
-    """Which number of the outer level is not finite, and whether it is the prior's or the outer loss's; "" if none is.
+    """Which number of the outer level is not finite, and whether the prior or the outer loss gave it; "" if none is.
 
-    Evaluates both once more: this is where a run ends, or a step is skipped.
+    Evaluates both once more, because here a run ends or a step is skipped.
     """
     params, hparams, batch = report.params, point.hparams, point.outer_batch
     own = _whose("prior", *jax.value_and_grad(task.prior)(hparams), "hparams")
@@ -136,9 +140,9 @@ def leaves_where(flags: PyTree, argument: str = "hparams") -> list[str]:
 def with_retries(
     engine: Engine, solver: Solver, attempt: Callable[[Engine, Solver], tuple[Report, Found]]
 ) -> tuple[Report, Found]:
-    """``attempt(engine, solver)``; where a solve failed and the policy is "retry" also with what is harder, until one
-    can be used. The report counts the retries and all their work. A number that is not finite although both solves
-    ended well is no reason to solve again.
+    """``attempt(engine, solver)``. Where a solve failed and the policy is "retry", harder engines and solvers follow
+    until a result can be used. The report counts the retries and all their work. A number that is not finite although
+    both solves ended well is not retried, because another solve gives it again.
     """
     report, found = attempt(engine, solver)
     if engine.on_failure != "retry" or bool(report.solved.ok.all()):
@@ -155,8 +159,8 @@ def with_retries(
 
 
 def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
-    """Raises or warns with ``sentence()`` as the engine's ``on_failure`` says where the report is of a failure; "skip"
-    logs, and is counted in the report."""
+    """Raises or warns with ``sentence()`` where the report says that something failed, as ``on_failure`` of the engine
+    asks; "skip" logs the sentence, and the report counts it."""
     if not failed(report):
         return
     if engine.on_failure in ("raise", "retry"):
@@ -169,19 +173,9 @@ def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
 
 
 def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, Solver]]:
-    """What "retry" tries, in order: tighter, then what the engine offers (damped, another linear solver, dense)."""
-    longer = replace(solver, max_steps=MORE_STEPS * solver.max_steps)  # type: ignore[type-var]
-    yield "more inner and adjoint steps", _longer(engine), longer
+    """The attempts of "retry" in order: more steps, then the harder engines that this engine offers (damped, another
+    linear solver, dense)."""
+    longer = changed(solver, max_steps=MORE_STEPS * solver.max_steps)
+    yield "more inner and adjoint steps", engine.longer(MORE_STEPS), longer
     for name, harder in engine.harder():
         yield name, harder, longer
-
-
-def _longer(engine: Engine) -> Engine:
-    """The engine with more steps for its linear solver, where it has one that counts steps."""
-    settings: Any = engine
-    if not any(field.name == "linear_solve" for field in fields(settings)):
-        return engine
-    linear_solve = settings.linear_solve
-    if not any(field.name == "max_steps" for field in fields(linear_solve)):
-        return engine
-    return replace(settings, linear_solve=replace(linear_solve, max_steps=MORE_STEPS * linear_solve.max_steps))

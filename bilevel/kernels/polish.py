@@ -86,8 +86,8 @@ def newton_step(program: Program, at: Point, active: jax.Array) -> Point:
 
     One Cholesky factor of Q + d I + C'C / d, C the rows of A and the active ones of G at size 1, and d half of the
     digits of the largest entry of Q: the Newton system with d and -d on its diagonal, its multipliers eliminated.
-    Regular for any convex program, dependent rows included; what the shift leaves is for the next step, which leaves
-    out directions without curvature. Source: Friedlander and Orban, 2012.
+    The shifted system is regular for every convex program, dependent rows included. The next step removes the error of
+    the shift, and leaves out directions without curvature. Source: Friedlander and Orban, 2012.
     """
     Q, q, A, b, G, h = program
     x, y, z = at

@@ -1,4 +1,4 @@
-"""What a run looks like: the losses, the hypergradient and the hyperparameters found. matplotlib loads when asked."""
+"""The figures of a run: losses, hypergradient and hyperparameters. matplotlib loads when a figure is made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bilevel.loggers import Logger
 from bilevel.task import Task
 from bilevel.training.result import Result
 
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEW = 100  # up to so many hyperparameters are drawn one by one, more of them as a distribution
+FEW = 100  # up to so many hyperparameters are drawn one by one, more as a distribution
 
 
 def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
     """Name and figure of the standard pictures of a run and of the task's own.
 
-    One that cannot be drawn is reported by a warning: a picture never costs a result.
+    A figure that cannot be drawn becomes a warning, because a picture must never cost a result.
     """
     standard = {"training": training, "hyperparameters": hyperparameters}
     for name, draw in {**standard, **task.figures}.items():
@@ -29,6 +30,16 @@ def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
             yield name, draw(result)
         except Exception as error:
             warnings.warn(f"the figure {name} could not be drawn: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def keep_figure(logger: Logger, name: str, figure: Any) -> None:
+    """Hands a figure to a logger; what is no figure is reported by a warning, too."""
+    try:
+        logger.figure(name, figure)
+    except OSError:  # a full disk
+        raise
+    except Exception as error:
+        warnings.warn(f"the figure {name} could not be kept: {type(error).__name__}: {error}", stacklevel=3)
 
 
 def training(result: Result) -> Figure:

@@ -1,4 +1,4 @@
-"""What is checked of a task and a trainer before anything is compiled."""
+"""The checks of a task and a trainer before anything is compiled."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import optax
 
 from bilevel.engines import Engine
 from bilevel.engines.influence import Influence, influence
+from bilevel.foundation.stated import checked_metrics
 from bilevel.foundation.typing import Key
 from bilevel.loggers import Logger
 from bilevel.task import Task
@@ -19,7 +20,7 @@ from bilevel.training.outer_step import first_point
 
 
 class Settings(Protocol):
-    """What a fit reads of the `Trainer` that started it."""
+    """The settings of a `Trainer` that a fit reads."""
 
     @property
     def optimizer(self) -> optax.GradientTransformation: ...
@@ -36,8 +37,8 @@ class Settings(Protocol):
 
 
 def heed_influence(engine: Engine, task: Task, key: Key) -> None:
-    """Says which hyperparameters cannot reach the outer loss, before anything is compiled: ValueError where none can,
-    because such a run would end where it began, else a warning."""
+    """Warns, before anything is compiled, of hyperparameters that cannot reach the outer loss. Raises ValueError where
+    none can, because such a run would end where it began."""
     found: list[Influence] = []
 
     def look(key: Key) -> None:
@@ -50,15 +51,17 @@ def heed_influence(engine: Engine, task: Task, key: Key) -> None:
         warnings.warn(found[0].sentence(), stacklevel=4)
 
 
-def refuse_patience(trainer: Settings, task: Task, key: Key) -> None:
-    """Patience counts steps without a better loss, and of different batches none is better than another."""
+def refuse_measures(trainer: Settings, task: Task, key: Key) -> None:
+    """Refuses an ``evaluate`` that gives no numbers by name, and patience where losses are on different batches:
+    patience counts steps without a better loss, and such losses are not comparable."""
 
     def measured(key: Key) -> dict[str, Any]:
         point = first_point(task, key)
         params = task.inner.primal(task.inner.cold_start(point.key, point.hparams, point.inner_batch))
-        return task.evaluate(params, point.hparams)
+        return checked_metrics(task.evaluate, task.evaluate(params, point.hparams))
 
-    if trainer.patience and not judge_of(task, key, jax.eval_shape(measured, key)):
+    found = jax.eval_shape(measured, key)
+    if trainer.patience and not judge_of(task, key, found):
         raise ValueError(
             f"trainer.patience={trainer.patience} cannot tell a better step, because each step has an outer batch of "
             "its own: measure stop/loss on a second hold-out in task.evaluate, or set patience=0."
