@@ -62,8 +62,8 @@ class BlockProximalGradient(Mapping):
         point = subtract(params, self._scaled(gradient))
         _, derivative = jax.linearize(lambda z: self._prox(z, *args, **kwargs), point)
         derivative = without_rounding(derivative, point)
-        forward = lambda x: subtract(x, self._scaled(hessian(x)))  # noqa: E731
-        return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
+        curve = lambda x: self._scaled(hessian(x))  # noqa: E731
+        return reduced_system(derivative, curve, str(self), weigh=lambda x: self._scaled(x, inverse=True))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """Not known: of the proxes only the values are."""

@@ -15,7 +15,7 @@ from bilevel.implicit.mapping import Mapping, System
 from bilevel.kernels.side_by_side import on_rows
 from bilevel.linear_solve.base import Operator
 from bilevel.optimality.geometry import Entropy
-from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system
+from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system, times
 from bilevel.penalties.base import not_known
 
 
@@ -103,7 +103,7 @@ class MirrorDescent(Mapping):
         dual, metric = jax.linearize(self.mirror_map, params)
         point = axpy(-self.step_size, gradient, dual)
         _, derivative = jax.linearize(lambda y: project(y, *args, **kwargs), point)
-        return reduced_system(derivative, lambda x: axpy(-self.step_size, hessian(x), metric(x)), str(self))
+        return reduced_system(derivative, lambda x: times(self.step_size, hessian(x)), str(self), metric=metric)
 
     def _support(self, geometry: Entropy, params: Params, gradient: PyTree, args: tuple) -> PyTree:
         projected = geometry.projected(params, gradient, self.step_size, *args)
