@@ -27,6 +27,7 @@ from bilevel.solvers.instance import OF_THE_GRADIENT, Instance
 LENIENT = 100.0  # how many times ``local`` the reference may be before the start counts as a bad one
 ROUNDING = 10.0  # units of roundoff of ``terms`` that count as zero
 NEARLY = 1e3  # units of it within which no progress is the floor of the precision
+UNSOLVED = 1e-2  # the share of a change from which on a residual is that of a coordinate that is not solved yet
 GROWTH = 1e8  # a residual this many times the start's has diverged
 TURNS = 10.0  # a loss that turns within so many times the way from the cold start is bounded on it
 
@@ -41,6 +42,7 @@ class Scales(NamedTuple):
     outward: jax.Array  # whether the steps there lead further away from the start
     flat: jax.Array  # and no turn of the loss is in sight on that way
     grows: jax.Array  # whether a residual that grows is no sign of divergence
+    apart: jax.Array  # whether what is left is in coordinates that the steps have hardly changed
     evaluations: jax.Array  # of F
 
 
@@ -52,6 +54,7 @@ class _Seen(NamedTuple):
     size: jax.Array  # ||A w||
     bend: jax.Array  # <A (w - cold), w - cold>
     value: jax.Array  # of the loss
+    apart: jax.Array  # as of `Scales`
 
 
 def look(
@@ -82,6 +85,7 @@ def look(
             jnp.where(first | second, seen.size, size),
             jnp.where(second, trees.dot(change, way).astype(size.dtype), seen.bend),
             jnp.where(first | second, seen.value, _size_of_loss(instance, params, ~(first | second), size.dtype)),
+            jnp.where(second, _apart(here, change), seen.apart),
         )
 
     def unfinished(seen: _Seen) -> jax.Array:
@@ -90,8 +94,21 @@ def look(
     shapes = jax.eval_shape(instance.residual, params)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(trees.norm(nothing))
-    seen = jax.lax.while_loop(unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero))
+    seen = jax.lax.while_loop(
+        unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, jnp.bool_(False))
+    )
     return _scales(instance, params, cold, seen)
+
+
+def _apart(here: PyTree, change: PyTree) -> jax.Array:
+    """Whether the residual ``here`` is small beside ``change``, A (w - cold), by norms alone: most of it is in
+    coordinates in which it is as large as all that the way there changed. So it is along columns of other units."""
+
+    def unchanged(left: jax.Array, change: jax.Array) -> jax.Array:
+        return jnp.where(jnp.abs(left) > UNSOLVED * jnp.abs(change), left, 0)
+
+    left, size = trees.norm(jax.tree.map(unchanged, here, change)), trees.norm(here)
+    return (left > 0.5 * size) & (size <= UNSOLVED * trees.norm(change))
 
 
 def _size_of_loss(instance: Instance, params: Params, asked: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -122,7 +139,8 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
     # Outward a gradient grows where a minimiser descends; multipliers grow where no point is feasible, which the
     # solver has still to prove.
     grows = outward | isinstance(instance.mapping, KKT)
-    return Scales(seen.residual, local, terms, far, outward, flat, grows, seen.number)
+    apart = seen.apart & isinstance(instance.mapping, OF_THE_GRADIENT)
+    return Scales(seen.residual, local, terms, far, outward, flat, grows, apart, seen.number)
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
@@ -167,7 +185,7 @@ def judge(ending: Ending, scales: Scales, limits: Limits, unbounded: jax.Array) 
     """The code of the solve, and whether it goes on instead."""
     stuck = ending.code == Code.stalled
     failed = (ending.code != Code.converged) & ~stuck
-    precise = scales.residual <= limits.floor
+    precise = (scales.residual <= limits.floor) & ~scales.apart
     cases = [
         (ending.empty, Code.infeasible),
         (~jnp.isfinite(scales.residual), Code.nonfinite),

@@ -65,7 +65,7 @@ def test_the_derivative_does_not_depend_on_the_units_of_columns():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The hypergradient")
+@pytest.mark.filterwarnings("ignore:The inner solve ended")
 @pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.SpectralProximalGradient()])
 def test_a_tolerance_in_bad_units_is_told_by_the_estimate(solver):
     """The norm of the residual does not see the smallest columns: steps in these coordinates end early, and say so."""
