@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -12,30 +11,32 @@ import jax.numpy as jnp
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bilevel.batches import Minibatch
 from bilevel.cli.choices import options
+from bilevel.cli.settings import merged
 from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.hypergradients import hypergradient
 from bilevel.foundation.compilation import Program
+from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, HParams, Key
 from bilevel.task import PRECISIONS, Task
 from bilevel.verification.oracle import Oracle, oracle_of
 
-ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # relative, of engines that claim to be exact
+ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # the relative error of engines that claim to be exact
 MANY = 100  # forward mode costs a tangent for each hyperparameter
 HEADINGS = ("engine", "error", "estimate", "grade", "status", "gradients", "Hv", "Jv", "proxes", "factors")
 WIDTHS = (15, 9, 9, 9, 12, 10, 7, 7, 7, 8)
 
 
 class DisagreementError(RuntimeError):
-    """An engine is wrong, or more wrong than it says."""
+    """An engine is wrong, or its error is larger than its estimate."""
 
 
 class Row(NamedTuple):
-    """What is found of one engine; error and estimate are relative to the size of the gradient."""
+    """The findings on one engine; error and estimate are relative to the size of the gradient."""
 
     engine: str
     error: float
@@ -86,7 +87,7 @@ def reduced(config: DictConfig) -> DictConfig:
     sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
     if "data" in given:
         sizes.pop("data", None)
-    return OmegaConf.merge(config, {"task": sizes})  # type: ignore[return-value]
+    return merged(config, {"task": sizes})
 
 
 def measured(config: DictConfig, task: Task) -> Iterator[Row]:
@@ -108,7 +109,7 @@ def measured(config: DictConfig, task: Task) -> Iterator[Row]:
 
 
 def describe(task: Task, hparams: HParams, oracle: Oracle) -> None:
-    """What the engines are compared with."""
+    """Prints the truth that the engines are compared with."""
     number = sum(leaf.size for leaf in jax.tree.leaves(hparams))
     unknowns = sum(leaf.size for leaf in jax.tree.leaves(oracle.carry.params))
     print(
@@ -130,7 +131,7 @@ def result_of(task: Task, hparams: HParams, engine: Engine, key: Key, oracle: Or
         carry = first._replace(params=oracle.carry.params, adjoint=oracle.carry.adjoint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, grad, report = hypergradient(task, hparams, replace(engine, on_failure="warn"), key=key, carry=carry)  # type: ignore[type-var]
+        _, grad, report = hypergradient(task, hparams, changed(engine, on_failure="warn"), key=key, carry=carry)
     return grad, report
 
 
@@ -138,9 +139,7 @@ def exact(task: Task, engine: Engine, report: Report, key: Key) -> bool:
     """Whether the result claims to be the hypergradient itself, up to the tolerances of the solves."""
     if not engine.stochastic:
         return report.status.name in ("converged", "stalled")
-    whole = all(
-        not isinstance(batch, Minibatch) or batch.samples == batch.index.shape[0] for batch in task.batches(key, 0)
-    )
+    whole = all(not isinstance(batch, Minibatch) or batch.whole for batch in task.batches(key, 0))
     return whole and not engine.biased and bool(report.status.ok)
 
 
@@ -162,7 +161,7 @@ def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, 
 
 
 def engines(config: DictConfig, hparams: HParams) -> Iterator[tuple[str, Engine]]:
-    """The engine that was asked for, or all of the group ``engine``."""
+    """The engine of the command line, or all of the group ``engine``."""
     choices = HydraConfig.get().overrides.task
     asked = [choice.partition("=")[2] for choice in choices if choice.startswith("engine=")]
     number = sum(leaf.size for leaf in jax.tree.leaves(hparams))

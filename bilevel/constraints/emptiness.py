@@ -1,4 +1,4 @@
-"""Sets that hold no point, told by their parameters alone or by a projection that is not defined."""
+"""Empty sets, found from their parameters alone, or from a projection that is undefined."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def refuse_empty(penalty: Penalty, hparams: HParams) -> None:
     found = parameters_exclude(penalty, hparams)
     if isinstance(found, Tracer) or not bool(found):
         return
-    names = [field.name for field in dataclasses.fields(penalty)]  # type: ignore[arg-type]  # all in RULES are
+    names = [field.name for field in dataclasses.fields(penalty)]
     values = ", ".join(f"{name}={value}" for name, value in zip(names, parameters(penalty, hparams), strict=True))
     _, reason = RULES[type(penalty)]
     raise ValueError(f"bl.{type(penalty).__name__}({values}) holds no point: {reason}. Give a set that is not empty.")

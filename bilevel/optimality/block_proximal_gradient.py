@@ -47,6 +47,8 @@ class BlockProximalGradient(Mapping):
     proxes: Sequence[Callable[..., Params]]
     step_sizes: Sequence[float | jax.Array]
 
+    of_gradient: ClassVar[bool] = True
+    iterates: ClassVar[bool] = True
     prox_calls: ClassVar[int] = 1
 
     @property
@@ -62,11 +64,11 @@ class BlockProximalGradient(Mapping):
         point = subtract(params, self._scaled(gradient))
         _, derivative = jax.linearize(lambda z: self._prox(z, *args, **kwargs), point)
         derivative = without_rounding(derivative, point)
-        curve = lambda x: self._scaled(hessian(x))  # noqa: E731
+        curve = lambda x: self._scaled(hessian(x))
         return reduced_system(derivative, curve, str(self), weigh=lambda x: self._scaled(x, inverse=True))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """Not known: of the proxes only the values are."""
+        """Not known, because the proxes are known by their values only."""
         return not_known(params)
 
     def _scaled(self, tree: PyTree, inverse: bool = False) -> PyTree:

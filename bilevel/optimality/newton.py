@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 from jax.flatten_util import ravel_pytree
@@ -17,10 +18,10 @@ from bilevel.linear_solve.base import Operator, materialize
 class Newton(Mapping):
     """F(w, *args) = -step_size [dG/dw]^{-1} G(w, *args), for a residual G (a function, or a mapping of the catalogue).
 
-    At a root the derivative of the inverse meets G = 0, so A = dF/dw = -step_size I: the linear system needs no solve,
-    and the work is the one inverse in B = -step_size [dG/dw]^{-1} dG/dh. It is applied with the factor of dG/dw that
-    the residual has made already. The identity holds along the whole path of solutions w*(h), so derivatives of any
-    order are right. At a point with G != 0 it is an approximation whose error is of the order of G.
+    At a root the derivative of the inverse multiplies G = 0, so A = dF/dw = -step_size I and the linear system needs no
+    solve. The work is the inverse in B = -step_size [dG/dw]^{-1} dG/dh, which reuses the factor of dG/dw that the
+    residual has made. The identity holds along the whole path of solutions w*(h), so derivatives of any order are
+    right. At a point with G != 0 it is an approximation whose error is of the order of G.
 
     Builds the matrix of dG/dw: for up to a few thousand unknowns. Source: Blondel et al., 2021, equation (14).
 
@@ -37,6 +38,8 @@ class Newton(Mapping):
     residual: Mapping | Callable[..., PyTree]
     step_size: float | jax.Array = 1.0
 
+    iterates: ClassVar[bool] = True
+
     @property
     def stated(self) -> Callable[..., PyTree]:
         return self.residual
@@ -49,7 +52,7 @@ class Newton(Mapping):
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         identity = Operator(lambda x: x, symmetric=True, definite=True, owner=str(self))
-        divide = lambda rhs: jax.tree.map(lambda leaf: -leaf / self.step_size, rhs)  # noqa: E731
+        divide = lambda rhs: jax.tree.map(lambda leaf: -leaf / self.step_size, rhs)
         return System(identity, divide, lambda _, solution: solution)
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ UNDEFINED = {
 
 def problem(constraint, **parts):
     start = jnp.full((2, 2), 0.25) if isinstance(constraint, bl.Transport) else jnp.zeros(2)
-    loss = lambda w, h, batch: jnp.sum((w - 0.1) ** 2)  # noqa: E731
+    loss = lambda w, h, batch: jnp.sum((w - 0.1) ** 2)
     return bl.InnerProblem(loss, lambda key, h: start, constraint=constraint, solver=bl.ProximalGradient(), **parts)
 
 
@@ -73,7 +73,7 @@ def test_a_set_whose_projection_is_undefined_is_infeasible(name):
 
 
 def test_the_solve_of_such_a_set_says_so_too():
-    capped = lambda h: problem(UNDEFINED["capped simplex"](h)).solve(h, None).status.code  # noqa: E731
+    capped = lambda h: problem(UNDEFINED["capped simplex"](h)).solve(h, None).status.code
     statuses = jax.jit(jax.vmap(capped))(jnp.array([0.5, 0.4, jnp.nan]))
     assert statuses.tolist() == [bl.Code.converged, bl.Code.infeasible, bl.Code.nonfinite]
 

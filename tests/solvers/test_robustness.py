@@ -34,7 +34,7 @@ def lasso(weight, solver, constraint=None):
 def test_columns_from_1e_minus_4_to_1e4(solver):
     """Columns and weights scaled together: the solution is that of the well scaled problem in other units. The residual
     is measured in these units, where the smallest column counts for 1e-8 of the largest: hence the tolerance."""
-    weights = lambda h: jnp.exp(h) * jnp.asarray(SCALES)  # noqa: E731
+    weights = lambda h: jnp.exp(h) * jnp.asarray(SCALES)
     tight = replace(SOLVERS[solver], tol=1e-15)
     scaled = lasso(weights, tight).solve(-2.0, (jnp.asarray(MATRIX * SCALES), jnp.asarray(TARGET)))
     plain = lasso(jnp.exp, bl.ActiveSetNewton()).solve(-2.0, (jnp.asarray(MATRIX), jnp.asarray(TARGET)))
@@ -50,7 +50,7 @@ def hypergradient_in_units(scales, solver):
     """Of the lasso whose columns and weights are multiplied by ``scales``: it depends on them only by rounding."""
     batch = (jnp.asarray(MATRIX * scales), jnp.asarray(TARGET))
     inner = lasso(lambda h: jnp.exp(h) * jnp.asarray(scales), solver)
-    outer = lambda w, h, batch: 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)  # noqa: E731
+    outer = lambda w, h, batch: 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)
     task = bl.Task(inner, outer, lambda key: jnp.asarray(-3.0), bl.full_batch(batch, batch))
     return bl.hypergradient(task, jnp.asarray(-3.0), bl.Implicit(on_failure="warn"))
 

@@ -2,7 +2,7 @@
 
 import math
 
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bilevel.tasks.grids import lowest
@@ -16,10 +16,10 @@ def test_what_is_no_number_is_left_out_and_told():
 
 def test_a_grid_without_a_number_is_refused():
     with pytest.raises(ValueError, match="None of the 2 losses on the grid of penalties is a finite number"):
-        lowest([math.nan, jnp.inf], "the grid of penalties")
+        lowest([math.nan, np.inf], "the grid of penalties")
 
 
 def test_a_baseline_on_a_broken_hold_out_is_refused():
-    inputs, labels = jnp.array([[1.0], [-1.0]]), jnp.array([0, 1])
+    inputs, labels = np.array([[1.0], [-1.0]]), np.array([0, 1])
     with pytest.raises(ValueError, match="None of the 2 losses"):
-        best_of_grid((inputs, labels), (jnp.full_like(inputs, jnp.nan), labels), 2, [0.1, 1.0])
+        best_of_grid((inputs, labels), (np.full_like(inputs, np.nan), labels), 2, [0.1, 1.0])
