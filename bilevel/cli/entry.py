@@ -36,6 +36,9 @@ def run() -> None:
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
     sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules beside the user's data are found
+    if sys.argv[1:] == ["--version"]:  # Hydra would tell its own
+        print(f"bilevel {importlib.import_module('bilevel').__version__}")
+        return
     try:
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
