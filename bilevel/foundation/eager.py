@@ -18,7 +18,7 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Setting:
-    """An argument that is compared by value and never traced, whatever leaves it has: `Setting(solver).value`."""
+    """An argument that is compared by value and never traced, even if it has leaves: `Setting(solver).value`."""
 
     value: Any
 

@@ -35,7 +35,7 @@ from bilevel.solvers.programs.verdict import verdict
 POLISHES = 3
 DENSE_STEP = 1024  # unknowns and rows up to which such a step of a cone or sparse program has a dense matrix
 DENSE = 4096  # unknowns up to which a dense quadratic program is polished and differentiated by dense factors
-JUDGED = 1024  # unknowns and rows up to which its active rows are looked at for independence, by a factor of them all
+JUDGED = 1024  # up to so many unknowns and rows the independence of active rows is checked, by a factor of them all
 
 
 def quadratic_program(
@@ -152,7 +152,7 @@ def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, so
         unknown = PrimalDual(*moving(tuple(unknown), (Q, q, A, b, G, h, told), reading))
     else:
         unknown = attach(QP, solve.value, unknown, (Q, q, A, b, G, h, usable))
-    looked = jnp.full((), 0.0 if not program.sparse else jnp.nan, q.dtype)  # `verdict` has looked at the eigenvalues
+    looked = jnp.full((), 0.0 if not program.sparse else jnp.nan, q.dtype)  # `verdict` has checked the eigenvalues
     return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), looked, grade)
 
 
