@@ -32,7 +32,7 @@ from bilevel.solvers.programs.arguments import cone_arguments, quadratic_argumen
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
 from bilevel.solvers.programs.verdict import verdict
 
-POLISHES = 3
+POLISHES = 3  # Newton steps, which double the digits
 DENSE_STEP = 1024  # unknowns and rows up to which such a step of a cone or sparse program has a dense matrix
 DENSE = 4096  # unknowns up to which a dense quadratic program is polished and differentiated by dense factors
 JUDGED = 1024  # up to so many unknowns and rows the independence of active rows is checked, by a factor of them all

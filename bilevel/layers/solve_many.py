@@ -13,7 +13,7 @@ from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.problem import InnerProblem, Solution
 from bilevel.solvers.lanes import iterate_many
 
-LANES = 8
+LANES = 8  # problems at a time
 
 
 def solve_batch(
