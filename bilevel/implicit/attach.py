@@ -56,6 +56,7 @@ def attach(
     where the solve fails, or where params are NaN or ``lost``; a cotangent that is exactly zero still gives zero.
     """
     moving = split_arguments(args, kwargs or {})
+    # The solution gets the attached derivative alone, not that of the steps which led to it.
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
     fixed_args, fixed_kwargs = moving.rebuild(*jax.lax.stop_gradient(moving.leaves))
     mapping = mapping.localize(params, *fixed_args, **fixed_kwargs)
@@ -69,8 +70,10 @@ def attach(
         return solve_system(mapping.system(w, *args, **kwargs), linear_solve, rhs)
 
     _check_shapes(mapping, params, jax.eval_shape(residual, params, *moving.leaves))
+    # A rule of JAX must not close over traced values, so they become arguments.
     residual, closed_over = jax.closure_convert(residual, params, *moving.leaves)
     hidden: list[Any] = []
+    # Only then, because converting the solve traces it.
     if closed_over:
         solve, hidden = jax.closure_convert(solve, params, moving.leaves, params)
     lost = lost | jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(params)]))
@@ -139,6 +142,7 @@ def solve_system_counted(system: System, linear_solve: LinearSolver, rhs: PyTree
         off_range = operator.singular & (solution.residual <= epsilon(flat) ** 0.625)
         return jnp.where(solution.status.ok | off_range, solution.value, jnp.nan), counts.as_arrays()
 
+    # Told that A is symmetric, JAX solves the transposed system in the same way, without transposing the product.
     symmetric = bool(operator.symmetric)
     flat, counts = jax.lax.custom_linear_solve(matvec, reduced, solve, solve, symmetric=symmetric, has_aux=True)
     return system.extend(rhs, unravel(flat)), counts.plus(hessian_products=system.products)

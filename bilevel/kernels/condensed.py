@@ -64,6 +64,7 @@ def condensed(parts: Parts) -> Condensed:
 
     def solve(top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
         rhs = jnp.concatenate([scale * top, bottom])
+        # A linear solve to JAX, so that derivatives go through the product and never through the factors.
         flat = jax.lax.custom_linear_solve(matvec, rhs, refined, symmetric=True)
         return scale * flat[:n], flat[n:]
 

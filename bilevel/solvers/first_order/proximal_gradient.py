@@ -102,6 +102,7 @@ class ProximalGradient(Solver):
         if not self.acceleration:
             return memory.momentum, params
         progress = trees.subtract(params, before)
+        # The restart of O'Donoghue and Candes: momentum that points uphill starts again from nothing.
         uphill = trees.dot(trees.subtract(memory.extrapolated, params), progress) > 0
         momentum = 0.5 * (1 + jnp.sqrt(1 + 4 * memory.momentum**2))
         weight = jnp.where(uphill, 0.0, (memory.momentum - 1) / momentum)

@@ -88,6 +88,7 @@ class Newton(Solver):
         minimises = instance.mapping.stationary
         halvings = MAX_HALVINGS if minimises else MAX_HALVINGS_TO_A_ROOT
         if minimises:
+            # Near a saddle or a maximum Newton's direction may ascend: the negative gradient replaces it.
             descends = trees.dot(direction, residual) < 0
             direction = trees.select(descends, direction, jax.tree.map(jnp.negative, residual))
         slope = jax.lax.stop_gradient(trees.dot(direction, residual))
@@ -117,6 +118,7 @@ class Newton(Solver):
             return state._replace(
                 params=first.params, residual=first.norm, counts=counts, memory=memory, derivative=transposed
             )
+        # The search is frozen, because reverse mode cannot go back over a while loop.
         trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
         failed = trials >= halvings
         if instance.differentiable:
@@ -143,6 +145,7 @@ class Newton(Solver):
         found = trust_region.descend(evaluate, start, matrix, memory.radius)
         point, trials, inverse = found.point, found.trials, CholeskyFactor(found.lower, found.definite)
         if instance.differentiable:
+            # The accepted step once more, as a linear solve, because the search that found it has no derivative.
             matvec = lambda x: ravel_pytree(operator(unravel(x)))[0] + found.damping * x
             by_factor = lambda _, rhs: found.inverse(rhs)
             newton = jax.lax.custom_linear_solve(matvec, -gradient, by_factor, by_factor, symmetric=True)
