@@ -14,6 +14,7 @@ import numpy as np
 
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
+from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
@@ -78,6 +79,19 @@ def _tells(solve: Method) -> Method:
             return solve(self, hparams, batch, *args, **kwargs)
 
     return told  # type: ignore[return-value]  # of the type that is wrapped
+
+
+@solves_once
+def _outcome(problem: Setting, hparams: HParams, batch: Batch, key: Key, init: Params | None) -> Outcome:
+    inner: InnerProblem = problem.value
+    cold = inner.cold_start(key, hparams, batch)
+    start = cold if init is None else inner.unknown(init, hparams, batch)
+    return inner.run(hparams, batch, start, cold)
+
+
+@compiles_once
+def _attached(problem: Setting, linear_solve: Setting, params: Params, hparams: HParams, batch: Batch) -> Params:
+    return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,14 +208,15 @@ class InnerProblem:
         """The solution at ``hparams``, differentiable in hparams and batch by implicit differentiation.
 
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
-        relative to the residual of the cold start. The status is per lane under vmap, and never raises. Raises
+        relative to the residual of the cold start. Called eagerly, also in an eager gradient or batch, it compiles once
+        for shapes, and anew where a global or closure of the problem's functions has been bound to another value; an
+        array that is changed in place goes unnoticed. The status is per lane under vmap, and never raises. Raises
         ValueError where the set is empty and values are concrete; in a trace the status is then ``infeasible``.
         """
         refuse_empty(self.constraint, hparams)
-        cold = self.cold_start(jax.random.key(0) if key is None else key, hparams, batch)
-        start = cold if init is None else self.unknown(init, hparams, batch)
-        outcome = self.run(hparams, batch, start, cold)
-        unknown = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
+        problem = stated(self)
+        outcome = _outcome(problem, hparams, batch, jax.random.key(0) if key is None else key, init)
+        unknown = _attached(problem, Setting(linear_solve), outcome.params, hparams, batch)
         dual = unknown.dual if self.constraint.by_functions else None
         return Solution(
             self.primal(unknown),

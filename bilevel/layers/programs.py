@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from bilevel.cones import Cone, NonNegative, Product, Zero
-from bilevel.foundation.eager import Setting, compiles_once
+from bilevel.foundation.eager import Setting, compiles_once, solves_once
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Counts, Params, Scalar
 from bilevel.implicit.attach import attach, solve_system
@@ -76,7 +76,11 @@ def quadratic_program(
     data = quadratic_arguments(Q, q, A, b, G, h)
     sizes = (data[1].size, data[3].size, data[5].size)
     start = None if init is None else start_arguments("quadratic_program", (init.params, *init.dual), sizes)
-    return _quadratic_program(data, start, solver, Setting(linear_solve))
+    solve = Setting(linear_solve)
+    solved = _solve_quadratic(data, start, solver, solve)
+    moved = _move_quadratic(data, solved, solve)
+    looked = 0.0 if _is_dense(data) else jnp.nan  # `verdict` has looked at the eigenvalues of Q
+    return _solution(solved, moved.primal, moved.dual, looked)
 
 
 def cone_program(
@@ -106,31 +110,46 @@ def cone_program(
     data = cone_arguments(A, b, c, cone)
     sizes = (data[2].size, data[1].size)
     start = None if init is None else start_arguments("cone_program", (init.params, init.dual), sizes)
-    return _cone_program(data, cone, start, solver, Setting(linear_solve))
+    solved = _solve_conic(data, cone, start, solver)
+    x, y = _move_conic(data, cone, solved, Setting(linear_solve))
+    return _solution(solved, x, y, 0.0)  # a linear objective has no curvature
 
 
-@compiles_once
-def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
+class _Solved(NamedTuple):
+    """A program's solution before it gets its derivative; ``usable`` is 1, or NaN where there is no solution."""
+
+    unknown: Any
+    usable: jax.Array
+    residual: jax.Array
+    status: Status
+    grade: jax.Array
+    answer: Answer
+    frame: Any  # what the derivative is computed in: the active rows, or the units of a cone program
+
+
+def _finite_rows(data: list) -> tuple:
+    """Q, q, A, b, G, h with zero rows 0 <= 1 for the rows whose bound is infinite."""
     Q, q, A, b, G, h = data
-    impossible = jnp.any(h == -jnp.inf)
-    G, h = rows_kept(G, h != jnp.inf), jnp.where(jnp.isinf(h), 1, h)
-    frozen = jax.lax.stop_gradient((Q, q, A, b, G, h))
+    return Q, q, A, b, rows_kept(G, h != jnp.inf), jnp.where(jnp.isinf(h), 1, h)
+
+
+def _is_dense(data: list) -> bool:
+    Q, q, A, b, G, h = data
+    return not any(map(is_sparse, (Q, A, G))) and q.size + b.size + h.size <= DENSE
+
+
+@solves_once
+def _solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> _Solved:
+    impossible = jnp.any(data[5] == -jnp.inf)
+    Q, q, A, b, G, h = frozen = jax.lax.stop_gradient(_finite_rows(data))
     cone = Product(Zero(b.size), NonNegative(h.size))
-    program = ConeProgram(
-        symmetric_part(frozen[0]),
-        frozen[1],
-        stacked(frozen[2], frozen[4]),
-        jnp.concatenate([frozen[3], frozen[5]]),
-        cone,
-    )
+    program = ConeProgram(symmetric_part(Q), q, stacked(A, G), jnp.concatenate([b, h]), cone)
     begin = None if start is None else _start(program, start[0], jnp.concatenate(start[1:]))
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
 
-    dense = not program.sparse and q.size + program.b.size <= DENSE
-
     def correction(at: PrimalDual) -> PrimalDual:
-        if dense:
+        if _is_dense(data):
             return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
         return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
 
@@ -139,30 +158,33 @@ def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, so
     status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
     usable = jnp.where(impossible, jnp.nan, usable)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    arguments = (Q, q, A, b, G, h, usable)
-    grade = _grade(status, jnp.bool_(False))
-    if dense and solve.value == AutoLinear():
+    grade, reading = _grade(status, jnp.bool_(False)), None
+    if _is_dense(data) and solve.value == AutoLinear():
         arrays = (program.P, *frozen[1:])
         reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
         grade = _grade(status, activity.is_regular(arrays, reading))
-        unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
-    else:
-        unknown = attach(QP, solve.value, unknown, arguments)
-    looked = jnp.full((), 0.0 if dense else jnp.nan, q.dtype)  # `verdict` has looked at the eigenvalues of Q
-    return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), looked, grade)
+    return _Solved(unknown, usable, residual, status, grade, answer, reading)
 
 
 @compiles_once
-def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSolver, solve: Setting) -> Solution:
-    A, b, c = data
+def _move_quadratic(data: list, solved: _Solved, solve: Setting) -> PrimalDual:
+    """The solution with its derivative in the data."""
+    arguments = (*_finite_rows(data), solved.usable)
+    if solved.frame is not None:
+        return PrimalDual(*moving(tuple(solved.unknown), arguments, solved.frame))
+    return attach(QP, solve.value, solved.unknown, arguments)
+
+
+@solves_once
+def _solve_conic(data: list, cone: Cone, start: list | None, solver: ProgramSolver) -> _Solved:
+    A, b, c = frozen = jax.lax.stop_gradient(tuple(data))
     n = c.size
-    frozen = jax.lax.stop_gradient((A, b, c))
     curvature = BCOO.fromdense(jnp.zeros((n, n), c.dtype), nse=0) if is_sparse(A) else jnp.zeros((n, n), c.dtype)
-    program = ConeProgram(curvature, frozen[2], frozen[0], frozen[1], cone)
+    program = ConeProgram(curvature, c, A, b, cone)
     begin = None if start is None else _start(program, *start)
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     mapping = Conic(cone)
-    units = conic_units(frozen[0], frozen[2], cone, ConicPoint(answer.x, answer.y, answer.s))
+    units = conic_units(A, c, cone, ConicPoint(answer.x, answer.y, answer.s))
     scaled = units.data(*frozen)
     unknown = mapping.pack(*units.inward(answer.x, answer.y, answer.s))
 
@@ -173,14 +195,19 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
     unknown, residual = _polished(lambda at: _root_step(mapping, at, scaled), unknown, measure)
     status, usable = verdict(program, answer, residual, solver.tol)
     grade = _grade(status, is_regular(mapping, unknown, *scaled))
-    lost = jnp.isnan(usable)
-    unknown = jnp.where(
-        lost, mapping.pack(*map(jnp.zeros_like, (c, b, b))), unknown
-    )  # of which a cotangent of zero stays zero
-    point = units.outward(mapping.unpack(attach(mapping, solve.value, unknown, units.data(A, b, c), lost=lost)))
-    x, y = (part + (usable - 1) for part in (point.x, point.y))  # NaN where lost, with the derivative of `attach`
-    flat = jnp.zeros((), c.dtype)  # a linear objective has no curvature
-    return Solution(x, y, residual, answer.steps, status, _counts(answer), flat, grade)
+    nothing = mapping.pack(*map(jnp.zeros_like, (c, b, b)))  # of which a cotangent of zero stays zero
+    unknown = jnp.where(jnp.isnan(usable), nothing, unknown)
+    return _Solved(unknown, usable, residual, status, grade, answer, units)
+
+
+@compiles_once
+def _move_conic(data: list, cone: Cone, solved: _Solved, solve: Setting) -> tuple[jax.Array, jax.Array]:
+    """x and y with their derivatives in the data."""
+    A, b, c = data
+    mapping, units, lost = Conic(cone), solved.frame, jnp.isnan(solved.usable)
+    unknown = attach(mapping, solve.value, solved.unknown, units.data(A, b, c), lost=lost)
+    point = units.outward(mapping.unpack(unknown))
+    return point.x + (solved.usable - 1), point.y + (solved.usable - 1)  # NaN where lost, as its derivative is
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
@@ -238,6 +265,13 @@ def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
     x, y = jnp.where(usable, x, 0), jnp.where(usable, y, 0)
     none = jnp.zeros((), jnp.int32)
     return jax.lax.stop_gradient(Answer(x, y, program.b - program.A @ x, none, none))
+
+
+def _solution(solved: _Solved, params: jax.Array, dual: Any, curvature: float) -> Solution:
+    looked = jnp.full((), curvature, solved.residual.dtype)
+    counts = _counts(solved.answer)
+    steps = solved.answer.steps
+    return Solution(params, dual, solved.residual, steps, solved.status, counts, looked, solved.grade)
 
 
 def _counts(answer: Answer) -> Counts:
