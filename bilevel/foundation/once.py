@@ -29,7 +29,7 @@ class Once:
         """The leaves of the result."""
         if any(isinstance(leaf, Tracer) for leaf in data):
             return _ONCE.bind(*data, once=self)
-        data = [jnp.asarray(leaf) for leaf in data]
+        data = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in data]
         if self.executable is None:
             self.executable = executable_of(self.traced, data, _options(data))[0]
         return self.executable.results(data)

@@ -79,8 +79,7 @@ def quadratic_program(
     solve = Setting(linear_solve)
     solved = _solve_quadratic(data, start, solver, solve)
     moved = _move_quadratic(data, solved, solve)
-    looked = 0.0 if _is_dense(data) else jnp.nan  # `verdict` has looked at the eigenvalues of Q
-    return _solution(solved, moved.primal, moved.dual, looked)
+    return _solution(solved, moved.primal, moved.dual)
 
 
 def cone_program(
@@ -112,7 +111,7 @@ def cone_program(
     start = None if init is None else start_arguments("cone_program", (init.params, init.dual), sizes)
     solved = _solve_conic(data, cone, start, solver)
     x, y = _move_conic(data, cone, solved, Setting(linear_solve))
-    return _solution(solved, x, y, 0.0)  # a linear objective has no curvature
+    return _solution(solved, x, y)
 
 
 class _Solved(NamedTuple):
@@ -123,7 +122,9 @@ class _Solved(NamedTuple):
     residual: jax.Array
     status: Status
     grade: jax.Array
-    answer: Answer
+    steps: jax.Array
+    counts: Counts
+    curvature: jax.Array
     frame: Any  # what the derivative is computed in: the active rows, or the units of a cone program
 
 
@@ -163,7 +164,8 @@ def _solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solv
         arrays = (program.P, *frozen[1:])
         reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
         grade = _grade(status, activity.is_regular(arrays, reading))
-    return _Solved(unknown, usable, residual, status, grade, answer, reading)
+    looked = jnp.full((), 0.0 if _is_dense(data) else jnp.nan, q.dtype)  # `verdict` has looked at Q's eigenvalues
+    return _Solved(unknown, usable, residual, status, grade, answer.steps, _counts(answer), looked, reading)
 
 
 @compiles_once
@@ -197,7 +199,8 @@ def _solve_conic(data: list, cone: Cone, start: list | None, solver: ProgramSolv
     grade = _grade(status, is_regular(mapping, unknown, *scaled))
     nothing = mapping.pack(*map(jnp.zeros_like, (c, b, b)))  # of which a cotangent of zero stays zero
     unknown = jnp.where(jnp.isnan(usable), nothing, unknown)
-    return _Solved(unknown, usable, residual, status, grade, answer, units)
+    flat = jnp.zeros((), c.dtype)  # a linear objective has no curvature
+    return _Solved(unknown, usable, residual, status, grade, answer.steps, _counts(answer), flat, units)
 
 
 @compiles_once
@@ -267,11 +270,9 @@ def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
     return jax.lax.stop_gradient(Answer(x, y, program.b - program.A @ x, none, none))
 
 
-def _solution(solved: _Solved, params: jax.Array, dual: Any, curvature: float) -> Solution:
-    looked = jnp.full((), curvature, solved.residual.dtype)
-    counts = _counts(solved.answer)
-    steps = solved.answer.steps
-    return Solution(params, dual, solved.residual, steps, solved.status, counts, looked, solved.grade)
+def _solution(solved: _Solved, params: jax.Array, dual: Any) -> Solution:
+    _, _, residual, status, grade, steps, counts, curvature, _ = solved
+    return Solution(params, dual, residual, steps, status, counts, curvature, grade)
 
 
 def _counts(answer: Answer) -> Counts:
