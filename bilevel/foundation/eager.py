@@ -107,35 +107,46 @@ class _Kept:
 _KEPT = _Kept()
 
 
+def prepared(kind: type, function: Callable, args: tuple, kwargs: dict | None = None) -> Callable[[], Any] | None:
+    """function(*args, **kwargs) as a compiled call; None where it must be called as it is."""
+    if _staging():
+        return None
+    leaves, structure = jax.tree.flatten((args, kwargs or {}))
+    is_data = [_is_data(leaf) for leaf in leaves]
+    data = [leaf for leaf, moves in zip(leaves, is_data, strict=True) if moves]
+    settings = tuple(None if moves else Setting(leaf) for leaf, moves in zip(leaves, is_data, strict=True))
+    key = (function, kind, structure, settings, *map(_place, data), bool(jax.config.read("jax_enable_x64")))
+    try:
+        compiled = _KEPT.get(key)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return None
+    if compiled is None:
+        traced = _traced(function, structure, settings, data)
+        if any(isinstance(one, Tracer) for one in traced.constants):
+            return None
+        compiled = kind(traced)
+        _KEPT.keep(key, compiled)
+    if compiled.traced.jaxpr is None:
+        return None
+    return lambda: jax.tree.unflatten(compiled.traced.structure, compiled(data))
+
+
 def _kept(function: Call, kind: type) -> Call:
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if kind is Once:
-            args = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, args)
-        if _staging():
-            return function(*args)
-        leaves, structure = jax.tree.flatten(args)
-        is_data = [_is_data(leaf) for leaf in leaves]
-        data = [leaf for leaf, moves in zip(leaves, is_data, strict=True) if moves]
-        settings = tuple(None if moves else Setting(leaf) for leaf, moves in zip(leaves, is_data, strict=True))
-        key = (function, kind, structure, settings, *map(_place, data), bool(jax.config.read("jax_enable_x64")))
-        try:
-            compiled = _KEPT.get(key)
-        except TypeError as error:
-            if "unhashable" not in str(error):
-                raise
-            return function(*args)
-        if compiled is None:
-            traced = _traced(function, structure, settings, data)
-            if any(isinstance(one, Tracer) for one in traced.constants):
-                return function(*args)
-            compiled = kind(traced)
-            _KEPT.keep(key, compiled)
-        if compiled.traced.jaxpr is None:
-            return function(*args)
-        return jax.tree.unflatten(compiled.traced.structure, compiled(data))
+            args, kwargs = frozen((args, kwargs))
+        compiled = prepared(kind, function, args, kwargs)
+        return function(*args, **kwargs) if compiled is None else compiled()
 
     return call  # type: ignore[return-value]  # of the type that is wrapped
+
+
+def frozen(tree: Any) -> Any:
+    """The tree without derivatives; what is no traced value stays as it is."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
 
 
 def _traced(function: Callable, structure: Any, settings: tuple, data: list) -> Traced:
@@ -144,7 +155,8 @@ def _traced(function: Callable, structure: Any, settings: tuple, data: list) -> 
     def run(data: list) -> Any:
         rest = iter(data)
         leaves = [next(rest) if setting is None else setting.value for setting in settings]
-        return function(*jax.tree.unflatten(structure, leaves))
+        args, kwargs = jax.tree.unflatten(structure, leaves)
+        return function(*args, **kwargs)
 
     try:
         return trace(run, [jax.typeof(leaf) for leaf in data])

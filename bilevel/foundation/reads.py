@@ -13,8 +13,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Same:
-    """A value that equals itself alone, whatever its own ``==`` says; holding it keeps its identity from being reused.
-    """
+    """A value that equals itself alone, whatever its own ``==`` says; holding it keeps its identity from being reused."""
 
     __slots__ = ("value",)
 
