@@ -35,6 +35,16 @@ class Minibatch:
     def __init__(self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray, samples: int = 0):
         self.data, self.index, self.weight, self.samples = data, index, weight, samples
 
+    @property
+    def blocks(self) -> int:
+        """The batches of an epoch."""
+        return -(-self.samples // self.index.shape[0])
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all samples."""
+        return self.samples == self.index.shape[0]
+
     def __iter__(self) -> Iterator:
         return iter(self.data)
 

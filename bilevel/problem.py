@@ -18,11 +18,10 @@ from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
-from bilevel.implicit.attach import attach
+from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.losses.host_matrix import HostMatrix
-from bilevel.losses.linear import Linear
+from bilevel.losses.linear import stays_on_host
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
@@ -160,7 +159,7 @@ class InnerProblem:
         if self.optimality is not None:
             return self.optimality
         if self.constraint.by_functions:
-            return KKT(self.loss, self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]
+            return KKT(self.loss, self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]  # by functions
         nonsmooth = self.nonsmooth
         if nonsmooth.smooth:
             return Stationary(self.loss)
@@ -169,9 +168,9 @@ class InnerProblem:
             return nonsmooth.kinks(point, step, hparams)
 
         if nonsmooth is self.constraint:
-            project = lambda point, hparams, batch: self.constraint.project(point, hparams)  # noqa: E731
+            project = lambda point, hparams, batch: self.constraint.project(point, hparams)
             return ProjectedGradient(self.loss, project, kinks=kinks)
-        prox = lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams)  # noqa: E731
+        prox = lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams)
         return ProximalGradient(self.loss, prox, kinks=kinks)
 
     def at(self, hparams: HParams, batch: Batch, differentiable: bool = False, searches: bool = True) -> Instance:
@@ -209,14 +208,15 @@ class InnerProblem:
 
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
         relative to the residual of the cold start. Called eagerly, also in an eager gradient or batch, it compiles once
-        for shapes, and anew where a global or closure of the problem's functions has been bound to another value; an
-        array that is changed in place goes unnoticed. The status is per lane under vmap, and never raises. Raises
+        for shapes, and anew where a global or closure of the problem's functions has been bound to another value; a
+        list or an array that is changed in place goes unnoticed. The status is per lane under vmap, and never raises. Raises
         ValueError where the set is empty and values are concrete; in a trace the status is then ``infeasible``.
         """
         refuse_empty(self.constraint, hparams)
         problem = stated(self)
         outcome = _outcome(problem, hparams, batch, jax.random.key(0) if key is None else key, init)
-        unknown = _attached(problem, Setting(linear_solve), outcome.params, hparams, batch)
+        attached = _attached.__wrapped__ if asks_for_values(self.mapping, linear_solve) else _attached
+        unknown = attached(problem, Setting(linear_solve), outcome.params, hparams, batch)
         dual = unknown.dual if self.constraint.by_functions else None
         return Solution(
             self.primal(unknown),
@@ -235,7 +235,7 @@ class InnerProblem:
             return params
         values = [
             jax.eval_shape(function, params, hparams, batch)
-            for function in (self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]
+            for function in (self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]  # by functions
         ]
         return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, row.dtype), values))
 
@@ -263,8 +263,7 @@ class InnerProblem:
 
         A `HostMatrix` is not multiplied for this, because each of its products is a call to the host.
         """
-        host = isinstance(self.loss, Linear) and isinstance(self.loss.design(batch), HostMatrix)
-        if host or self.loss is no_loss:
+        if self.loss is no_loss or stays_on_host(self.loss, batch):
             return jnp.bool_(True)
         return jnp.isfinite(self.loss(params, hparams, batch))
 

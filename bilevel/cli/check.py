@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -12,14 +11,16 @@ import jax.numpy as jnp
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bilevel.batches import Minibatch
 from bilevel.cli.choices import options
+from bilevel.cli.settings import merged
 from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.hypergradients import hypergradient
 from bilevel.foundation.compilation import Program
+from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, HParams, Key
 from bilevel.task import PRECISIONS, Task
 from bilevel.verification.oracle import Oracle, oracle_of
@@ -86,7 +87,7 @@ def reduced(config: DictConfig) -> DictConfig:
     sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
     if "data" in given:
         sizes.pop("data", None)
-    return OmegaConf.merge(config, {"task": sizes})  # type: ignore[return-value]
+    return merged(config, {"task": sizes})
 
 
 def measured(config: DictConfig, task: Task) -> Iterator[Row]:
@@ -130,7 +131,7 @@ def result_of(task: Task, hparams: HParams, engine: Engine, key: Key, oracle: Or
         carry = first._replace(params=oracle.carry.params, adjoint=oracle.carry.adjoint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, grad, report = hypergradient(task, hparams, replace(engine, on_failure="warn"), key=key, carry=carry)  # type: ignore[type-var]
+        _, grad, report = hypergradient(task, hparams, changed(engine, on_failure="warn"), key=key, carry=carry)
     return grad, report
 
 
@@ -138,9 +139,7 @@ def exact(task: Task, engine: Engine, report: Report, key: Key) -> bool:
     """Whether the result claims to be the hypergradient itself, up to the tolerances of the solves."""
     if not engine.stochastic:
         return report.status.name in ("converged", "stalled")
-    whole = all(
-        not isinstance(batch, Minibatch) or batch.samples == batch.index.shape[0] for batch in task.batches(key, 0)
-    )
+    whole = all(not isinstance(batch, Minibatch) or batch.whole for batch in task.batches(key, 0))
     return whole and not engine.biased and bool(report.status.ok)
 
 

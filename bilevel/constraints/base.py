@@ -19,6 +19,7 @@ class Constraint(Penalty):
     the first-order condition may be a local minimum.
     """
 
+    is_set: ClassVar[bool] = True
     by_functions: ClassVar[bool] = False  # stated by functions instead: the unknown then holds multipliers too
 
     @abc.abstractmethod

@@ -57,6 +57,7 @@ class Simplex(ParametricSet):
     """
 
     scale: Parameter = 1.0
+    by_rows: ClassVar[bool] = True
     zero_rows: ClassVar[bool] = False
     reach = staticmethod(extent.rows)
     operator = staticmethod(projections.simplex)

@@ -1,12 +1,12 @@
-"""What follows from a hypergradient that failed: raise, warn, retry or skip."""
+"""The policies for a hypergradient that failed: raise, warn, retry or skip."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from bilevel.engines import Engine, Point, Report
 from bilevel.engines.remedies import adjoint_remedy, inner_remedy
 from bilevel.foundation import trees
+from bilevel.foundation.settings import changed
 from bilevel.foundation.status import Code, ConvergenceError
 from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
@@ -27,15 +28,15 @@ Found = TypeVar("Found")
 
 
 def failed(report: Report) -> bool:
-    """Whether a result cannot be used (in any lane): a solve failed, or a number is not finite."""
+    """Whether a result cannot be used, in any lane: a solve failed, or a number is not finite."""
     return not bool(report.status.ok.all())
 
 
 def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
-    """What is not finite, else one sentence a failing solve, with its residual and the remedy (the engine's own, where
-    it has one). The data are asked first, because all else that is not finite may follow from them; then, where the
-    inner solve ended well, the outer level: an adjoint solve for a cotangent of NaN has failed through no fault of its
-    own."""
+    """The number that is not finite, else a sentence for each failing solve with its residual and the remedy,
+    preferably the engine's own. The data are examined first, because other numbers that are not finite may follow from
+    them. Then comes the outer level, where the inner solve ended well, because a cotangent of NaN makes the adjoint
+    solve fail."""
     if data := in_data(point):
         return data
     outer = not_finite(report, task, point) if bool(report.inner_status.ok.all()) else ""
@@ -95,9 +96,9 @@ ZERO_ROOT = (
 
 
 def not_finite(report: Report, task: Task, point: Point) -> str:
-    """Which number of the outer level is not finite, and whether it is the prior's or the outer loss's; "" if none is.
+    """Which number of the outer level is not finite, and whether the prior or the outer loss gave it; "" if none is.
 
-    Evaluates both once more: this is where a run ends, or a step is skipped.
+    Evaluates both once more, because here a run ends or a step is skipped.
     """
     params, hparams, batch = report.params, point.hparams, point.outer_batch
     own = _whose("prior", *jax.value_and_grad(task.prior)(hparams), "hparams")
@@ -136,9 +137,9 @@ def leaves_where(flags: PyTree, argument: str = "hparams") -> list[str]:
 def with_retries(
     engine: Engine, solver: Solver, attempt: Callable[[Engine, Solver], tuple[Report, Found]]
 ) -> tuple[Report, Found]:
-    """``attempt(engine, solver)``; where a solve failed and the policy is "retry" also with what is harder, until one
-    can be used. The report counts the retries and all their work. A number that is not finite although both solves
-    ended well is no reason to solve again.
+    """``attempt(engine, solver)``. Where a solve failed and the policy is "retry", harder engines and solvers follow
+    until a result can be used. The report counts the retries and all their work. A number that is not finite although
+    both solves ended well is not retried, because another solve gives it again.
     """
     report, found = attempt(engine, solver)
     if engine.on_failure != "retry" or bool(report.solved.ok.all()):
@@ -155,8 +156,8 @@ def with_retries(
 
 
 def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
-    """Raises or warns with ``sentence()`` as the engine's ``on_failure`` says where the report is of a failure; "skip"
-    logs, and is counted in the report."""
+    """Raises or warns with ``sentence()`` where the report says that something failed, as ``on_failure`` of the engine
+    asks; "skip" logs the sentence, and the report counts it."""
     if not failed(report):
         return
     if engine.on_failure in ("raise", "retry"):
@@ -169,19 +170,9 @@ def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
 
 
 def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, Solver]]:
-    """What "retry" tries, in order: tighter, then what the engine offers (damped, another linear solver, dense)."""
-    longer = replace(solver, max_steps=MORE_STEPS * solver.max_steps)  # type: ignore[type-var]
-    yield "more inner and adjoint steps", _longer(engine), longer
+    """The attempts of "retry" in order: more steps, then the harder engines that this engine offers (damped, another
+    linear solver, dense)."""
+    longer = changed(solver, max_steps=MORE_STEPS * solver.max_steps)
+    yield "more inner and adjoint steps", engine.longer(MORE_STEPS), longer
     for name, harder in engine.harder():
         yield name, harder, longer
-
-
-def _longer(engine: Engine) -> Engine:
-    """The engine with more steps for its linear solver, where it has one that counts steps."""
-    settings: Any = engine
-    if not any(field.name == "linear_solve" for field in fields(settings)):
-        return engine
-    linear_solve = settings.linear_solve
-    if not any(field.name == "max_steps" for field in fields(linear_solve)):
-        return engine
-    return replace(settings, linear_solve=replace(linear_solve, max_steps=MORE_STEPS * linear_solve.max_steps))

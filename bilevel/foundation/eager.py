@@ -1,4 +1,4 @@
-"""Public functions that compile once: for their settings and the shapes of their data, also when called eagerly."""
+"""Public functions that compile once for their settings and the shapes of their data, also when called eagerly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bilevel.foundation.compilation import Traced, trace
 from bilevel.foundation.once import Once
 from bilevel.foundation.reads import reads
 
-KEPT = 64  # compiled calls of all such functions together: each holds some dozens of the process's memory maps
+KEPT = 64  # compiled calls of all functions together, because each holds dozens of the process's memory maps
 KEPT_BYTES = 2**28  # of arrays that these calls close over
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -43,11 +43,11 @@ def stated(value: Any) -> Setting:
 def compiles_once(function: Call) -> Call:
     """``function(*args)``, compiled once for a structure, its settings and the shapes of its arrays.
 
-    Arrays and numbers among the leaves of ``args`` are data. All other leaves, and what is wrapped in a `Setting`, are
-    settings, compared by value. What is compiled is kept for the last `KEPT` of such calls, since a loop over many
-    shapes would otherwise run out of memory maps. Works under `jax.jit`, `jax.vmap`, `jax.jvp` and `jax.grad`, eager or
-    not. Settings that cannot be hashed are used, but not kept; so are calls that close over traced values, and calls
-    whose function asks for the values of its arguments. Within `jax.jit` the function is called as it is.
+    Arrays and numbers among the leaves of ``args`` are data. All other leaves are settings and are compared by value,
+    and so is everything in a `Setting`. The last `KEPT` compiled calls are kept, because a loop over many shapes would
+    otherwise run out of memory maps. Works under `jax.vmap`, `jax.jvp` and `jax.grad`. Within `jax.jit` the function is
+    called as it is. So it is where its settings cannot be hashed, where it closes over traced values, and where it asks
+    for the values of its arguments.
 
     >>> import jax.numpy as jnp
     >>> traces = []

@@ -13,7 +13,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Same:
-    """A value that equals itself alone, whatever its own ``==`` says; holding it keeps its identity from being reused."""
+    """A value that equals itself alone, whatever its own ``==`` says. Holding it keeps its identity its own."""
 
     __slots__ = ("value",)
 
@@ -31,7 +31,7 @@ def reads(value: Any) -> Hashable:
     """What ``value``, a function or an object with functions among its fields, would read now: two results are equal
     where no global, closure, default or attribute that the functions name has been bound anew between them.
 
-    An array that is changed in place goes unnoticed, as it does under `jax.jit`.
+    A list or an array that is changed in place goes unnoticed, as it does under `jax.jit`.
 
     >>> scale = [2.0]
     >>> def loss(w): return factor * w
@@ -68,7 +68,7 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from vars(value.__self__).values() if hasattr(value.__self__, "__dict__") else (value.__self__,)
     elif isinstance(value, functools.partial):
         yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, (tuple, list)):
+    elif isinstance(value, tuple):  # not a list: a loss that notes its calls in one would never be the same
         yield from value
     elif isinstance(value, dict):
         yield from value.values()

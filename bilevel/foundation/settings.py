@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from typing import Any, TypeVar
 
 import jax
 
 Settings = TypeVar("Settings", bound=type)
+Value = TypeVar("Value")
 
 
 def settings(cls: Settings) -> Settings:
@@ -32,3 +33,18 @@ def settings(cls: Settings) -> Settings:
 def traced(default: Any) -> Any:
     """A field of settings whose value is a traced leaf."""
     return field(default=default, metadata={"traced": True})
+
+
+def changed(settings: Value, **values: Any) -> Value:
+    """The same settings with these values, those left out that it has no field for: a direct solver has no tolerance.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Descent:
+    ...     max_steps: int = 10
+    >>> changed(Descent(), max_steps=20, tol=1e-3)
+    Descent(max_steps=20)
+    """
+    own: Any = settings
+    known = {one.name for one in fields(own)}
+    return replace(own, **{name: value for name, value in values.items() if name in known})

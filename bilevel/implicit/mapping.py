@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.untraceable import traced_or_on_host
 from bilevel.linear_solve.base import Operator
 
 
 class System(NamedTuple):
-    """The system A x = b, A = dF/dw at a solution, in the form in which it is best solved.
+    """The system A x = b, A = dF/dw at a solution, reduced to the form that is best solved.
 
         K y = restrict(b),      x = extend(b, y)
 
@@ -31,12 +31,23 @@ class System(NamedTuple):
 
 
 class Mapping(abc.ABC):
-    """An optimality condition: a callable residual that is zero at the solution, and knows its linear system."""
+    """An optimality condition: a callable residual that is zero at the solution, and knows its linear system.
 
+    The class attributes are what solvers and engines ask before they choose a method. A condition that declares
+    nothing is one of which nothing is known, and is treated with that caution.
+    """
+
+    states_loss: ClassVar[bool] = True  # False: stated by a residual or a map alone, and there is no loss to evaluate
+    of_gradient: ClassVar[bool] = False  # a minimum of the field ``loss``, of which nothing but the gradient is read
+    stationary: ClassVar[bool] = False  # F is that gradient: no prox, no set
+    iterates: ClassVar[bool] = False  # F(w) = T(w) - w for a map T
+    smooth: ClassVar[bool] = False  # dF/dw jumps nowhere, unless a derivative of the user's functions does
+    primal_dual: ClassVar[bool] = False  # the unknown is a `PrimalDual`, of the params and their multipliers
+    downhill: ClassVar[int] = 0  # the sign that makes F a step down the loss: -1 of a gradient, 1 of a step; 0: unknown
     prox_calls: ClassVar[int] = 0  # proximal operators in one evaluation
-    localization: ClassVar[Counts] = Counts()  # what `localize` costs
-    inspection: ClassVar[Counts] = Counts()  # what `faces` costs
-    preparation: ClassVar[Counts] = Counts()  # what `system` costs before its first product
+    localization: ClassVar[Counts] = Counts()  # the cost of `localize`
+    inspection: ClassVar[Counts] = Counts()  # the cost of `faces`
+    preparation: ClassVar[Counts] = Counts()  # the cost of `system` before its first product
 
     @abc.abstractmethod
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
@@ -47,8 +58,13 @@ class Mapping(abc.ABC):
         """The function of (params, *args) whose arguments are those of the condition."""
         return self
 
+    def with_loss(self, loss: Callable[..., Scalar]) -> Mapping:
+        """The same condition of another loss; of those that are ``of_gradient``."""
+        settings: Any = self  # a dataclass, of which ``of_gradient`` says that it has this field
+        return replace(settings, loss=loss)
+
     def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """The residual that solvers stop on; differs from F where F also vanishes at points that are no solutions."""
+        """The residual that solvers stop on. It is F, unless F also vanishes at points that are no solutions."""
         return self(params, *args, **kwargs)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> Mapping:
@@ -62,7 +78,7 @@ class Mapping(abc.ABC):
         return jnp.full((), jnp.inf)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
-        """The system A x = b at ``params``; the default is A itself, of which nothing is known."""
+        """The system A x = b at ``params``; the default is A itself, without known facts."""
         return plain_system(lambda w: self(w, *args, **kwargs), params, owner=str(self))
 
 
@@ -74,9 +90,12 @@ def plain_system(residual: Callable[[Params], PyTree], params: Params, **facts: 
 
 @dataclass(frozen=True, eq=False)
 class Residual(Mapping):
-    """A residual stated as a plain function, of which nothing more is known."""
+    """A residual stated as a plain function, without further facts."""
 
     residual: Callable[..., PyTree]
+
+    states_loss: ClassVar[bool] = False
+    smooth: ClassVar[bool] = True
 
     @property
     def stated(self) -> Callable[..., PyTree]:
@@ -94,6 +113,10 @@ class FixedPoint(Mapping):
     """F(w, *args) = T(w, *args) - w for a map T whose fixed point is the solution."""
 
     fixed_point: Callable[..., PyTree]
+
+    states_loss: ClassVar[bool] = False
+    iterates: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     @property
     def stated(self) -> Callable[..., PyTree]:

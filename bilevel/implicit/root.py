@@ -14,7 +14,7 @@ from jax.core import Tracer
 from bilevel.foundation.eager import Setting, compiles_once, frozen, prepared, stated
 from bilevel.foundation.once import Once
 from bilevel.foundation.typing import Params, PyTree
-from bilevel.implicit.attach import attach, attach_once, split_arguments
+from bilevel.implicit.attach import asks_for_values, attach, attach_once, split_arguments
 from bilevel.implicit.calls import for_condition, like, pair
 from bilevel.implicit.mapping import FixedPoint, Mapping, as_mapping
 from bilevel.implicit.undefined import undefined
@@ -38,10 +38,10 @@ def custom_root(
     ``has_aux``: the solver returns (params, aux), as any kind of tuple. aux passes through; using its derivative raises
     TypeError in reverse mode and gives NaN in forward mode.
 
-    The decorated solver is called as solver(init, *args, **kwargs), the first argument by its own name too; F gets the
-    others, keywords by name where it has the name, else in the solver's order. The derivative with respect to ``init``
-    is zero by definition. A solver that cannot be traced (NumPy) runs eagerly with a warning; under jit and vmap wrap
-    it in ``jax.pure_callback`` first. Where the linear solve fails, the derivative is NaN.
+    The decorated solver is called as solver(init, *args, **kwargs); the first argument may be given by name. F gets the
+    other arguments: keywords by name where F has the name, else in the solver's order. The derivative with respect to
+    ``init`` is zero by definition. A solver that cannot be traced (NumPy) runs eagerly with a warning; under jit and
+    vmap wrap it in ``jax.pure_callback`` first. Where the linear solve fails, the derivative is NaN.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> @bl.custom_root(lambda w, theta: w**2 - theta)
@@ -95,7 +95,8 @@ def root_jvp(
     >>> round(float(bl.root_jvp(lambda w, theta: w**2 - theta, 2.0, (4.0,), (1.0,))), 6)
     0.25
     """
-    return _jvp(stated(as_mapping(residual)), params, tuple(args), tuple(tangents), Setting(solve))
+    moved = _jvp.__wrapped__ if asks_for_values(as_mapping(residual), solve) else _jvp
+    return moved(stated(residual), params, tuple(args), tuple(tangents), Setting(solve))
 
 
 def root_vjp(
@@ -111,17 +112,20 @@ def root_vjp(
     >>> [round(float(grad), 6) for grad in bl.root_vjp(lambda w, theta: w**2 - theta, 2.0, (4.0,), 1.0)]
     [0.25]
     """
-    return _vjp(stated(as_mapping(residual)), params, tuple(args), cotangent, Setting(solve))
+    pulled = _vjp.__wrapped__ if asks_for_values(as_mapping(residual), solve) else _vjp
+    return pulled(stated(residual), params, tuple(args), cotangent, Setting(solve))
 
 
 @compiles_once
-def _jvp(mapping: Setting, params: Params, args: tuple, tangents: tuple, solve: Setting) -> Params:
-    return jax.jvp(lambda *args: attach(mapping.value, solve.value, params, args), args, tangents)[1]
+def _jvp(residual: Setting, params: Params, args: tuple, tangents: tuple, solve: Setting) -> Params:
+    mapping = as_mapping(residual.value)
+    return jax.jvp(lambda *args: attach(mapping, solve.value, params, args), args, tangents)[1]
 
 
 @compiles_once
-def _vjp(mapping: Setting, params: Params, args: tuple, cotangent: Params, solve: Setting) -> tuple:
-    return jax.vjp(lambda *args: attach(mapping.value, solve.value, params, args), *args)[1](cotangent)
+def _vjp(residual: Setting, params: Params, args: tuple, cotangent: Params, solve: Setting) -> tuple:
+    mapping = as_mapping(residual.value)
+    return jax.vjp(lambda *args: attach(mapping, solve.value, params, args), *args)[1](cotangent)
 
 
 def _called(solver: Setting, form: Setting, leaves: list) -> Any:
@@ -130,7 +134,7 @@ def _called(solver: Setting, form: Setting, leaves: list) -> Any:
 
 
 def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
-    """The solver's result without any derivative, and the values it may depend on, those it closes over included."""
+    """The solver's result without any derivative, and the values that it may depend on, closed-over ones included."""
     given = split_arguments(args, kwargs)
 
     def call(*leaves: Any) -> Any:
@@ -169,7 +173,7 @@ def _run_eagerly(solver: Callable, call: Callable, leaves: list) -> Any:
 
 
 def _without_derivative(aux: PyTree, origins: list) -> PyTree:
-    """``aux`` with a derivative that speaks: NaN in forward mode, TypeError in reverse mode when it is used."""
+    """``aux`` whose derivative is not silent: NaN in forward mode, TypeError in reverse mode when it is used."""
     numbers, rest = _split_inexact(aux)
     sources, _ = _split_inexact(origins)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.typing import Batch, HParams, Params, PyTree
-from bilevel.implicit.attach import attach
+from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.problem import InnerProblem, Solution
 from bilevel.solvers import Instance, Outcome
@@ -47,7 +47,8 @@ def solve_batch(
         raise ValueError(f"bl.solve_batch: {number} problems in {lanes} lanes; at least one of each is needed.")
     problem, axes = stated(inner), Setting(tuple(in_axes))
     outcome = _outcomes(problem, hparams, batch, axes, Setting((number, lanes)))
-    unknown = _attached(problem, Setting(linear_solve), outcome.params, hparams, batch, axes)
+    attached = _attached.__wrapped__ if asks_for_values(inner.mapping, linear_solve) else _attached
+    unknown = attached(problem, Setting(linear_solve), outcome.params, hparams, batch, axes)
     dual = unknown.dual if inner.constraint.by_functions else None
     return Solution(
         inner.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature
@@ -95,7 +96,7 @@ def _picker(trees: tuple[PyTree, PyTree], in_axes: tuple[int | None, int | None]
     """index -> the hyperparameters and the batch of that problem."""
 
     def pick(index: jax.Array) -> tuple:
-        chosen = lambda leaf: jnp.asarray(leaf)[index]  # noqa: E731
+        chosen = lambda leaf: jnp.asarray(leaf)[index]
         return tuple(
             jax.tree.map(chosen, tree) if axis == 0 else tree for tree, axis in zip(trees, in_axes, strict=True)
         )

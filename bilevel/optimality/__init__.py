@@ -2,7 +2,7 @@
 
 from bilevel.optimality.block_proximal_gradient import BlockProximalGradient
 from bilevel.optimality.conic import Conic
-from bilevel.optimality.geometry import Entropy
+from bilevel.optimality.geometry import Entropy, Geometry
 from bilevel.optimality.kkt import KKT, Margin
 from bilevel.optimality.mirror_descent import MirrorDescent
 from bilevel.optimality.newton import Newton
@@ -16,6 +16,7 @@ __all__ = [
     "Conic",
     "Dual",
     "Entropy",
+    "Geometry",
     "Margin",
     "MirrorDescent",
     "Newton",

@@ -47,6 +47,8 @@ class BlockProximalGradient(Mapping):
     proxes: Sequence[Callable[..., Params]]
     step_sizes: Sequence[float | jax.Array]
 
+    of_gradient: ClassVar[bool] = True
+    iterates: ClassVar[bool] = True
     prox_calls: ClassVar[int] = 1
 
     @property
@@ -62,7 +64,7 @@ class BlockProximalGradient(Mapping):
         point = subtract(params, self._scaled(gradient))
         _, derivative = jax.linearize(lambda z: self._prox(z, *args, **kwargs), point)
         derivative = without_rounding(derivative, point)
-        forward = lambda x: subtract(x, self._scaled(hessian(x)))  # noqa: E731
+        forward = lambda x: subtract(x, self._scaled(hessian(x)))
         return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:

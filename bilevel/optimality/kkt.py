@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,8 @@ class KKT(Mapping):
     loss: Callable[..., Scalar]
     equality: Callable[..., PyTree] | None = no_rows
     inequality: Callable[..., PyTree] | None = no_rows
+
+    primal_dual: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("equality", "inequality"):

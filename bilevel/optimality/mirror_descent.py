@@ -7,16 +7,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from bilevel.foundation.trees import axpy, subtract
-from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
+from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.kernels.side_by_side import on_rows
-from bilevel.linear_solve.base import Operator
-from bilevel.optimality.geometry import Entropy
+from bilevel.optimality.geometry import Geometry, Linearized
 from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system
-from bilevel.penalties.base import not_known
 
 
 def no_mirror_map(params: Params) -> PyTree:
@@ -25,6 +21,23 @@ def no_mirror_map(params: Params) -> PyTree:
         "MirrorDescent got a Bregman projection and no mirror map: give the gradient of its potential, "
         "MirrorDescent(loss, projection, mirror_map), or a geometry such as bl.Entropy()."
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Bregman(Geometry):
+    """The step projection(mirror_map(w) - t g), for interior points."""
+
+    projection: Callable[..., Params]
+    mirror_map: Callable[[Params], PyTree]
+
+    def move(self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> Params:
+        return self.projection(axpy(-t, gradient, self.mirror_map(params)), *args, **kwargs)
+
+    def system(self, params: Params, of: Linearized, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> System:
+        dual, metric = jax.linearize(self.mirror_map, params)
+        point = axpy(-t, of.gradient, dual)
+        _, derivative = jax.linearize(lambda y: self.projection(y, *args, **kwargs), point)
+        return reduced_system(derivative, lambda x: axpy(-t, of.hessian(x), metric(x)), of.owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +70,12 @@ class MirrorDescent(Mapping):
     """
 
     loss: Callable[..., Scalar]
-    projection: Callable[..., Params] | Entropy
+    projection: Callable[..., Params] | Geometry
     mirror_map: Callable[[Params], PyTree] = no_mirror_map
     step_size: float | jax.Array = 1.0
 
+    of_gradient: ClassVar[bool] = True
+    iterates: ClassVar[bool] = True
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = ProximalGradient.localization
     inspection: ClassVar[Counts] = ProximalGradient.inspection
@@ -69,19 +84,19 @@ class MirrorDescent(Mapping):
     def stated(self) -> Callable[..., PyTree]:
         return self.loss
 
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry given, or the one that projection and mirror map make."""
+        given = self.projection
+        return given if isinstance(given, Geometry) else Bregman(given, self.mirror_map)
+
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         gradient = jax.grad(self.loss)(params, *args, **kwargs)
-        if isinstance(self.projection, Entropy):
-            on_support = _masked(self._support(self.projection, params, gradient, args), params)
-            return subtract(self.projection.step(on_support, gradient, self.step_size, *args), params)
-        dual_point = axpy(-self.step_size, gradient, self.mirror_map(params))
-        return subtract(self.projection(dual_point, *args, **kwargs), params)
+        return subtract(self.geometry.move(params, gradient, self.step_size, *args, **kwargs), params)
 
     def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        if not isinstance(self.projection, Entropy):
-            return self(params, *args, **kwargs)
         gradient = jax.grad(self.loss)(params, *args, **kwargs)
-        return subtract(self.projection.projected(params, gradient, self.step_size, *args), params)
+        return subtract(self.geometry.natural(params, gradient, self.step_size, *args, **kwargs), params)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> MirrorDescent:
         params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
@@ -89,75 +104,13 @@ class MirrorDescent(Mapping):
         return replace(self, step_size=jax.lax.stop_gradient(inverse_norm(hessian, params)))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        if not isinstance(self.projection, Entropy):
-            return not_known(params)
         gradient = jax.grad(self.loss)(params, *args, **kwargs)
-        return self.projection.faces(params, gradient, self.step_size, *args)
+        return self.geometry.faces(params, gradient, self.step_size, *args, **kwargs)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
-        project = self.projection
-        if isinstance(project, Entropy):
-            support = self._support(project, params, gradient, args)
-            return _simplex_system(params, support, hessian, self.step_size, str(self))
-        dual, metric = jax.linearize(self.mirror_map, params)
-        point = axpy(-self.step_size, gradient, dual)
-        _, derivative = jax.linearize(lambda y: project(y, *args, **kwargs), point)
-        return reduced_system(derivative, lambda x: axpy(-self.step_size, hessian(x), metric(x)), str(self))
-
-    def _support(self, geometry: Entropy, params: Params, gradient: PyTree, args: tuple) -> PyTree:
-        projected = geometry.projected(params, gradient, self.step_size, *args)
-        return jax.lax.stop_gradient(on_rows(_carried, projected, params))
+        at = Linearized(gradient, hessian, str(self))
+        return self.geometry.system(params, at, self.step_size, *args, **kwargs)
 
     def __str__(self) -> str:
         return f"MirrorDescent({getattr(self.loss, '__name__', 'loss')})"
-
-
-def _simplex_system(params: Params, support: PyTree, hessian: LinearMap, step: float | jax.Array, owner: str) -> System:
-    """The saddle system of the docstring above, in the null space of its constraint: x = D y + particular(b)."""
-
-    def tangent(tree: PyTree) -> PyTree:
-        return on_rows(_centered, tree, support)
-
-    def particular(rhs: PyTree) -> PyTree:
-        return on_rows(_shifted, rhs, support)
-
-    def scaled_hessian(x: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: step * leaf, hessian(x))
-
-    def restrict(rhs: PyTree) -> PyTree:
-        slopes = jax.tree.map(_over_weights, support, rhs, params)
-        return jax.tree.map(jnp.negative, tangent(jax.tree.map(jnp.add, slopes, scaled_hessian(particular(rhs)))))
-
-    operator = Operator(
-        lambda y: tangent(scaled_hessian(tangent(y))), symmetric=True, definite=True, singular=True, owner=owner
-    )
-    return System(operator, restrict, lambda rhs, y: jax.tree.map(jnp.add, tangent(y), particular(rhs)))
-
-
-def _carried(projected: jax.Array, weights: jax.Array) -> jax.Array:
-    """Where the projected step and the weights are positive; far from a solution that may be nowhere: the weights'."""
-    both = (projected > 0) & (weights > 0)
-    return jnp.where(jnp.any(both, axis=-1, keepdims=True), both, weights > 0)
-
-
-def _masked(support: PyTree, tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda on, leaf: jnp.where(on, leaf, 0), support, tree)
-
-
-def _mean(on: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.where(on, x, 0), axis=-1, keepdims=True) / jnp.maximum(jnp.sum(on, axis=-1, keepdims=True), 1)
-
-
-def _centered(x: jax.Array, on: jax.Array) -> jax.Array:
-    """D x: the projection on the directions along the face."""
-    return jnp.where(on, x - _mean(on, x), 0)
-
-
-def _shifted(rhs: jax.Array, on: jax.Array) -> jax.Array:
-    """A point with <1, x> = -<1, b> on the support and x = -b off it."""
-    return jnp.where(on, -_mean(on, rhs), -rhs)
-
-
-def _over_weights(on: jax.Array, rhs: jax.Array, weights: jax.Array) -> jax.Array:
-    return jnp.where(on, rhs / jnp.where(on, weights, 1), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 from jax.flatten_util import ravel_pytree
@@ -37,6 +38,8 @@ class Newton(Mapping):
     residual: Mapping | Callable[..., PyTree]
     step_size: float | jax.Array = 1.0
 
+    iterates: ClassVar[bool] = True
+
     @property
     def stated(self) -> Callable[..., PyTree]:
         return self.residual
@@ -49,7 +52,7 @@ class Newton(Mapping):
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         identity = Operator(lambda x: x, symmetric=True, definite=True, owner=str(self))
-        divide = lambda rhs: jax.tree.map(lambda leaf: -leaf / self.step_size, rhs)  # noqa: E731
+        divide = lambda rhs: jax.tree.map(lambda leaf: -leaf / self.step_size, rhs)
         return System(identity, divide, lambda _, solution: solution)
 
     def __str__(self) -> str:

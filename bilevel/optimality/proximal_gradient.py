@@ -77,6 +77,9 @@ class ProximalGradient(Mapping):
     step_size: float | jax.Array = 1.0
     kinks: Callable[..., PyTree] = no_kinks_known
 
+    of_gradient: ClassVar[bool] = True
+    iterates: ClassVar[bool] = True
+    downhill: ClassVar[int] = 1
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = Counts(hessian_products=POWERS)
     inspection: ClassVar[Counts] = Counts(gradients=1)
@@ -171,6 +174,9 @@ class ProjectedGradient(Mapping):
     step_size: float | jax.Array = 1.0
     kinks: Callable[..., PyTree] = no_kinks_known
 
+    of_gradient: ClassVar[bool] = True
+    iterates: ClassVar[bool] = True
+    downhill: ClassVar[int] = 1
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = ProximalGradient.localization
     inspection: ClassVar[Counts] = ProximalGradient.inspection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
@@ -26,6 +27,11 @@ class Stationary(Mapping):
     """
 
     loss: Callable[..., Scalar]
+
+    of_gradient: ClassVar[bool] = True
+    stationary: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
+    downhill: ClassVar[int] = -1
 
     @property
     def stated(self) -> Callable[..., PyTree]:

@@ -97,6 +97,7 @@ class GroupLasso(ParametricPenalty):
     """
 
     weight: Parameter
+    by_rows: ClassVar[bool] = True
     reach = staticmethod(extent.rows)
     operator = staticmethod(prox.group_lasso)
     term = staticmethod(lambda w, weight: jnp.sum(weight * jnp.linalg.norm(w, axis=-1)))

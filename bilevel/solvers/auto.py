@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
-from bilevel.constraints import Constraint
+from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Params
-from bilevel.implicit.mapping import FixedPoint
-from bilevel.losses.linear import Linear, is_sparse
-from bilevel.optimality import KKT, Stationary
+from bilevel.losses.linear import Linear, design_of, is_sparse
 from bilevel.solvers.base import Solver, State, is_narrow, settings
 from bilevel.solvers.first_order.anderson import Anderson
 from bilevel.solvers.first_order.block_coordinate_descent import BlockCoordinateDescent
@@ -37,32 +35,32 @@ from bilevel.solvers.second_order.proximal_newton import ProximalNewton, takes
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 SMALL = 64  # unknowns up to which Newton's method on a fixed point costs less than many evaluations
-MANY_ROWS = 512  # rows beyond which a sparse solution is worth a search for its support
-MANY_ROWS_CURVED = 4096  # the same where each restricted problem takes several Newton models
+MANY_ROWS = 512  # rows beyond which a sparse solution repays the search for its support
+MANY_ROWS_CURVED = 4096  # the same bound where each restricted problem takes several Newton models
 DENSE = 256  # unknowns up to which a Hessian and its factor cost less than many gradients
-FEW = 32  # the same where the Hessian changes, and several are needed
+FEW = 32  # the same bound where the Hessian changes, because several factors are needed
 
-LARGE_PROGRAM = 4000  # unknowns beyond which the dense matrices of an interior-point method are too many
+LARGE_PROGRAM = 4000  # unknowns beyond which the dense matrices of an interior-point method are too large
 
 
 @settings
 @dataclass(frozen=True)
 class Auto(Solver, ProgramSolver):
-    """Chooses from what the problem states: a penalty or a set, a loss or only a residual, and the number of unknowns.
+    """Chooses from the statement of the problem: a penalty or a set, a loss or only a residual, and the number of
+    unknowns.
 
-    ``explain(problem, hparams, batch)`` of the inner problem says what was chosen and why.
+    `InnerProblem.explain` names the chosen solver and the reason.
     """
 
     max_steps: int = 10_000
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     takes_functions: ClassVar[bool] = True
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
         """The solver for this instance, and the reason in a sentence."""
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         solver, reason = _choice(instance, params, size)
-        settings: Any = solver  # each of them a dataclass with these two fields
-        return replace(settings, max_steps=self.max_steps, tol=self.tol), reason
+        return changed(solver, max_steps=self.max_steps, tol=self.tol), reason
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         if program.sparse or program.q.size > LARGE_PROGRAM:
@@ -84,16 +82,16 @@ class Auto(Solver, ProgramSolver):
 
 
 def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:
-    if isinstance(instance.mapping, KKT):
+    if instance.mapping.primal_dual:
         if size > LARGE_PROGRAM and not instance.differentiable:
             reason = f"{size} unknowns and multipliers, too many for a dense Hessian"
             return OperatorSplitting(), f"the set is stated by functions, {reason}: operator splitting, by products"
         return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
     if not instance.penalty.smooth:
         return _nonsmooth(instance, params, size)
-    if isinstance(instance.mapping, FixedPoint) and size > SMALL:
+    if instance.mapping.iterates and not instance.mapping.states_loss and size > SMALL:
         return Anderson(), f"a fixed point of {size} unknowns: Anderson acceleration, which needs no derivatives"
-    if not isinstance(instance.mapping, Stationary):
+    if not instance.mapping.stationary:
         return Newton(), "the problem is stated by a residual: Newton's method on it"
     if not is_narrow(params) and (size <= FEW or (size <= DENSE and is_quadratic(instance, params))):
         return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
@@ -104,7 +102,7 @@ def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, s
     name = type(instance.penalty).__name__
     if instance.differentiable:
         return ProximalGradient(), f"{name} is known by its prox: accelerated proximal gradient, whose steps unroll"
-    sparse = not isinstance(instance.penalty, Constraint) and isinstance(instance.loss, Linear)
+    sparse = not instance.penalty.is_set and isinstance(instance.loss, Linear)
     if sparse and has_rows(instance, params) and params.shape[0] > _many_rows(instance, params):
         return _on_working_sets(instance, params, f"{name} on {params.shape[0]} rows of a bl.Linear loss")
     reason = "Newton's method on the active face after accelerated proximal gradient steps"
@@ -118,7 +116,7 @@ def _on_working_sets(instance: Instance, params: Params, where: str) -> tuple[So
     inside, how = BlockCoordinateDescent(), "coordinate descent"
     if takes(instance, params):
         inside, how = ProximalNewton(), "proximal Newton steps"
-    design = instance.loss.design(instance.batch)  # type: ignore[attr-defined]
+    design = design_of(instance.loss, instance.batch)
     whole = ActiveSetNewton() if is_sparse(design) else BlockCoordinateDescent()  # which needs it dense
     sizes = tuple(sizes_for(design.shape[0], params.shape[0]))
     reason = f"{how} on working sets, whose columns are gathered"

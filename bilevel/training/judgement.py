@@ -33,13 +33,12 @@ def mean_outer_loss(task: Task, key: Key, params: Params, hparams: HParams) -> f
     batch = task.batches(for_batches, 0)[1]
     if not isinstance(batch, Minibatch):
         return None
-    blocks = -(-batch.samples // len(batch.index))
 
     def loss(params: Params, hparams: HParams) -> Scalar:
         def one(step: jax.Array) -> Scalar:
             return task.levels.outer_loss(params, hparams, task.batches(for_batches, step)[1])
 
-        return jnp.mean(jax.lax.map(one, jnp.arange(blocks))) + task.prior(hparams)
+        return jnp.mean(jax.lax.map(one, jnp.arange(batch.blocks))) + task.prior(hparams)
 
     return float(Program(loss)(params, hparams))
 

@@ -10,20 +10,21 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings, traced
-from bilevel.engines.implicit_function.implicit import Implicit, as_float, tolerance_of
+from bilevel.engines.implicit_function.implicit import Implicit, as_float
 from bilevel.engines.implicit_function.tolerances import ErrorDriven, Evidence, Schedule, Tolerances
 from bilevel.foundation import trees
+from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
 
 
 class Round(NamedTuple):
-    """Both solves at some tolerances, and what they gave."""
+    """Both solves at some tolerances, and their results."""
 
-    start: Params  # of the next inner solve
+    start: Params  # the start of the next inner solve
     adjoint: PyTree  # the start of the next adjoint solve
-    inverse: Preconditioner | None  # what is known of its system
+    inverse: Preconditioner | None  # an approximate inverse of its system
     tolerances: Tolerances
     result: tuple[Scalar, HParams, Report]
     number: jax.Array
@@ -36,9 +37,9 @@ class Adaptive(Engine):
     """``engine`` with tolerances that follow the outer progress, by ``schedule``.
 
     The tolerances of the inner solver and of ``engine.linear_solve`` are the finest that are used; the schedule starts
-    from looser ones. They are traced values, kept in the carry: nothing is compiled again. A gradient that the
-    schedule finds too inaccurate is computed again from where both solves stopped, ``rounds`` times at most.
-    ``report.inner_tol`` and ``adjoint_tol`` are the tolerances used, steps and counts those of all rounds.
+    from looser ones. They are traced values, kept in the carry: nothing is compiled again. A gradient that the schedule
+    finds too inaccurate is computed again from the point where both solves stopped, ``rounds`` times at most.
+    ``report.inner_tol`` and ``adjoint_tol`` are the tolerances used; steps and counts add up all rounds.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(
@@ -70,6 +71,9 @@ class Adaptive(Engine):
             assert isinstance(engine, Implicit)
             yield name, replace(self, engine=engine)
 
+    def longer(self, factor: int) -> Engine:
+        return replace(self, engine=self.engine.longer(factor))
+
     def finest(self, carry: Carry) -> Carry:
         zero = jnp.zeros_like(carry.memory.inner)
         return carry._replace(memory=carry.memory._replace(inner=zero, adjoint=zero, steps=jnp.int32(0)))
@@ -100,11 +104,11 @@ class Adaptive(Engine):
     def _finest(self, bilevel: Bilevel) -> Tolerances:
         """The tolerances as the user set them."""
         start = self.schedule.begin()
-        inner, adjoint = as_float(bilevel.inner.solver.tol), as_float(tolerance_of(self.engine.linear_solve))
+        inner, adjoint = as_float(bilevel.inner.solver.tol), as_float(self.engine.linear_solve.tol)
         return start._replace(inner=inner, adjoint=jnp.where(jnp.isnan(adjoint), jnp.inf, adjoint))
 
     def _round(self, bilevel: Bilevel, point: Point, last: Round, cold: Params, finest: Tolerances) -> Round:
-        """One more solve of both systems, from where the last ended."""
+        """One more solve of both systems, from the end of the last."""
         (value, grad, report), fresh = self._result(bilevel, point, last, cold, finest)
         evidence = Evidence(
             inner_residual=report.inner_residual,
@@ -134,7 +138,7 @@ class Adaptive(Engine):
             jnp.maximum(tol, least).astype(tol.dtype)
             for tol, least in zip(last.tolerances[:2], finest[:2], strict=True)
         )
-        solver = replace(bilevel.inner.solver, tol=inner_tol)  # type: ignore[type-var]
+        solver = changed(bilevel.inner.solver, tol=inner_tol)
         bilevel = replace(bilevel, inner=bilevel.inner.with_solver(solver))
         engine = replace(self.engine, linear_solve=self.engine.linear_solve.with_tol(adjoint_tol))
         outcome = bilevel.inner.run(point.hparams, point.inner_batch, last.start, cold)
@@ -159,11 +163,11 @@ class Adaptive(Engine):
 
 
 def _start(carry: Carry) -> Round:
-    return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]
+    return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]  # no result yet
 
 
 def _uniform(report: Report) -> Report:
-    """The report in the types that a loop carries, whatever was asked for."""
+    """The report in the types that a loop carries, the same for all figures that were asked for."""
     asked = ("error_estimate", "error_inner", "error_adjoint", "theta", "margin", "condition")
     figures = {name: as_float(getattr(report, name)) for name in asked}
     unknown = jnp.asarray(report.weakly_active, jnp.int32)
@@ -173,7 +177,7 @@ def _uniform(report: Report) -> Report:
 
 
 def _caution(report: Report) -> jax.Array:
-    """1 / (1 - theta): what Newton steps after the first would add, where each shrinks the residual by theta."""
+    """1 / (1 - theta): the factor for the Newton steps after the first, each of which reduces the residual by theta."""
     theta = jnp.where(jnp.isnan(report.theta), 0, report.theta)
     return 1 / jnp.where(theta < 1, 1 - theta, jnp.finfo(theta.dtype).eps)
 

@@ -12,12 +12,9 @@ from bilevel.engines.implicit_function.accuracy import rounding_of
 from bilevel.engines.implicit_function.linearization import Linearization
 from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, PyTree
-from bilevel.implicit import FixedPoint, Residual
-from bilevel.optimality import Stationary
 from bilevel.penalties import Parameter, resolve
 
 MISSING = float("nan")
-SMOOTH = (Stationary, Residual, FixedPoint)
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def refuse_bound(bilevel: Bilevel, constants: Constants, refine: bool) -> None:
             'ask for accuracy="estimate", which needs none.'
         )
     mapping = bilevel.inner.mapping
-    if not isinstance(mapping, SMOOTH):
+    if not mapping.smooth:
         raise ValueError(
             f'accuracy="bound" is a theorem about smooth conditions, and {mapping} is not one: its derivative jumps '
             'from face to face. Ask for accuracy="estimate", which says how close the next face is.'

@@ -18,8 +18,8 @@ from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Dense, Operator
 from bilevel.losses.linear import Linear
 
-REFINEMENTS = 2  # passes of iterative refinement, of solution and adjoint
-TOLERANCE = 1e-9  # relative residual that a quadratic loss leaves at most, in float64
+REFINEMENTS = 2  # passes of iterative refinement for solution and adjoint
+TOLERANCE = 1e-9  # the largest relative residual of a quadratic loss, in float64
 
 
 @settings
@@ -110,7 +110,7 @@ def _status(residual: Scalar, tolerance: float) -> Status:
 def inverse(
     bilevel: Bilevel, point: Point, params: Params, hessian: Callable
 ) -> tuple[Callable[[PyTree], PyTree], int]:
-    """rhs -> H^{-1} rhs, by Woodbury's identity or by H itself, and the products with H that were made."""
+    """rhs -> H^{-1} rhs, by Woodbury's identity or by H itself, and the number of products with H."""
     loss = bilevel.inner.loss
     if isinstance(loss, Linear) and isinstance(params, jax.Array):
         design = loss.design(point.inner_batch)
@@ -118,12 +118,12 @@ def inverse(
             return woodbury(loss, design, point, params), 0
     operator = Operator(hessian, symmetric=True, definite=True, owner="the inner Hessian")
     prepared = Dense().prepare(operator, params)
-    matrix_only = lambda rhs: prepared.solve(rhs).value  # noqa: E731
+    matrix_only = lambda rhs: prepared.solve(rhs).value
     return matrix_only, int(prepared.products)
 
 
 def woodbury(loss: Linear, design: jax.Array, point: Point, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """rhs -> (X' M X + D)^{-1} rhs for diagonal M and D, read off by a product with ones; column by column."""
+    """rhs -> (X' M X + D)^{-1} rhs, column by column; the diagonals M and D are read off by a product with ones."""
     predictions = design @ params
 
     def diagonal(slope: Callable, where: jax.Array) -> jax.Array:

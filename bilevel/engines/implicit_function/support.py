@@ -1,4 +1,4 @@
-"""The hypergradient of a sparse solution in the rows that it uses: a cost that follows the support."""
+"""The hypergradient of a sparse solution in the rows of its support, at a cost that follows the support."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.implicit import System
 from bilevel.linear_solve import Operator
-from bilevel.losses.linear import Linear, is_sparse
+from bilevel.losses.linear import Linear, design_of, is_sparse, stays_on_host
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty
 from bilevel.problem import InnerProblem
@@ -30,13 +30,12 @@ from bilevel.solvers.first_order.rows import (
     restricted_loss,
     sizes_for,
     sizes_on_host,
-    stays_on_host,
 )
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.proximal_newton import hessian_matrix
 
-LEAST = 512  # rows below which nothing is worth gathering
-ROOM = 8  # rows more than the support has, those nearest to it among them
+LEAST = 512  # gathering does not pay for fewer rows
+ROOM = 8  # so many rows are taken beside the support, the nearest to it first
 NEARBY = 1e-2  # the step of the prox that finds the support, relative to the sizes of params and gradient
 
 Result = tuple[Scalar, HParams, Report]
@@ -47,7 +46,7 @@ def sizes_of(bilevel: Bilevel, point: Point, params: jax.Array) -> list[int]:
     loss, batch, rows = bilevel.inner.loss, point.inner_batch, params.shape[0]
     if multiplies_on_host(loss, batch):
         return [*sizes_on_host(rows), rows]
-    samples = bilevel.inner.loss.design(point.inner_batch).shape[0]  # type: ignore[attr-defined]
+    samples = design_of(loss, batch).shape[0]
     return sizes_for(samples, rows) + ([rows] if stays_on_host(loss, batch) else [])
 
 
@@ -71,9 +70,9 @@ def on_support(
     start: PyTree,
 ) -> Result:
     """``solve`` on the rows that the solution uses, gathered into the first of some sizes that holds them; on all rows
-    where none does. A design on the host that has many samples, or a support that fits no size, multiplies with the
-    columns of these rows, whatever their number. Exact: a row is left out only if it is zero and the prox there moves
-    with nothing."""
+    where none does. A design on the host with many samples, or a support that fits no size, multiplies with the columns
+    of these rows without gathering. Exact, because a row is left out only if it is zero and its prox does not move with
+    the point or the hyperparameters."""
     params = outcome.params
     used, priority = _used(bilevel, point, params)
     sizes, number = sizes_of(bilevel, point, params), jnp.sum(used)
@@ -102,8 +101,8 @@ def _uniform(report: Report) -> Report:
 
 
 def _used(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The rows that are not zero or that the prox moves with its point or the hyperparameters; and the order in which
-    rows are taken: those first, then by their distance from a kink."""
+    """The rows that are not zero, or whose prox moves with its point or the hyperparameters; and the order in which
+    rows are taken: these first, then by their distance from a kink."""
     instance = bilevel.inner.at(point.hparams, point.inner_batch)
     gradient = instance.gradient(params)
     size, slope = trees.norm(params), trees.norm(gradient)
@@ -118,7 +117,7 @@ def _used(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Array,
     direction = jax.tree.unflatten(jax.tree.structure(point.hparams), random)
     moves = jax.jvp(prox, (forward, point.hparams), (jnp.ones_like(params), jax.tree.map(jnp.zeros_like, direction)))[1]
     shifts = jax.jvp(prox, (forward, point.hparams), (jnp.zeros_like(params), direction))[1]
-    rows = lambda leaf: leaf.reshape(leaf.shape[0], -1)  # noqa: E731
+    rows = lambda leaf: leaf.reshape(leaf.shape[0], -1)
     used = jnp.any(rows((params != 0) | (moves != 0) | (shifts != 0)), axis=1)
     distance = instance.penalty.kinks(forward, step, point.hparams)
     nearest = jnp.min(rows(jnp.broadcast_to(distance, params.shape)), axis=1)
@@ -170,11 +169,11 @@ class Gathered(ProximalGradient):
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         hparams, batch = args
-        if not self.penalty.separable or params.ndim > 1 or is_sparse(self.loss.design(batch)):  # type: ignore[attr-defined]
+        if not self.penalty.separable or params.ndim > 1 or is_sparse(design_of(self.loss, batch)):
             return super().system(params, *args, **kwargs)
         hessian = hessian_matrix(Instance(self.loss, self.penalty, self, hparams, batch), params)
         point = params - self.step_size * jax.grad(self.loss)(params, *args)
-        prox = lambda at: self.prox(at, self.step_size, *args)  # noqa: E731
+        prox = lambda at: self.prox(at, self.step_size, *args)
         _, derivative = jax.jvp(prox, (point,), (jnp.ones_like(point),))
         off = (derivative == 0).astype(params.dtype)
         matrix = self.step_size * derivative[:, None] * hessian * derivative

@@ -1,4 +1,4 @@
-"""The minibatch directions of single-loop bilevel methods, and the variance reduction that may be put on them."""
+"""The minibatch directions of single-loop bilevel methods, in the form that variance reduction needs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from bilevel.batches import Minibatch
 from bilevel.engines.base import Bilevel, Engine, Point
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Batch, HParams, Params, PyTree, Scalar
-from bilevel.optimality import Stationary
 
 
 class Iterate(NamedTuple):
-    """Where directions are taken: inner unknown, adjoint, hyperparameters."""
+    """The point of the directions: inner unknown, adjoint, hyperparameters."""
 
     params: Params
     adjoint: PyTree
@@ -23,7 +22,7 @@ class Iterate(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """What an inner batch contributes (averages over its samples)."""
+    """The contribution of an inner batch: averages over its samples."""
 
     gradient: PyTree  # F, the gradient of the inner loss
     product: PyTree  # H u
@@ -31,7 +30,7 @@ class Inner(NamedTuple):
 
 
 class Outer(NamedTuple):
-    """What an outer batch contributes."""
+    """The contribution of an outer batch."""
 
     value: Scalar
     cotangent: PyTree  # dg/dw
@@ -47,7 +46,7 @@ class Directions(NamedTuple):
 
 
 def inner_part(bilevel: Bilevel, at: Iterate, batch: Batch) -> Inner:
-    """One gradient, one product with the Hessian and one with the cross derivative."""
+    """The cost of one gradient, one product with the Hessian and one with the cross derivative."""
 
     def gradient(w: Params, h: HParams) -> PyTree:
         return jax.grad(bilevel.inner.loss)(w, h, batch)
@@ -57,7 +56,7 @@ def inner_part(bilevel: Bilevel, at: Iterate, batch: Batch) -> Inner:
 
 
 def outer_part(bilevel: Bilevel, at: Iterate, batch: Batch) -> Outer:
-    """One gradient of the outer loss."""
+    """The contribution of an outer batch: one gradient of the outer loss."""
     value, slopes = jax.value_and_grad(bilevel.outer, argnums=(0, 1))(at.params, at.hparams, batch)
     return Outer(value, *slopes)
 
@@ -84,7 +83,7 @@ def average(weights: jax.Array, stacked: PyTree) -> PyTree:
 
 
 def refuse_problem(engine: Engine, bilevel: Bilevel) -> None:
-    """Raises ValueError for inner problems that are not the minimisation of a smooth loss, or not always the same."""
+    """Raises ValueError for inner problems that do not minimise a smooth loss, or that change from step to step."""
     if not bilevel.warm_start:
         raise ValueError(
             f"bl.{type(engine).__name__} carries the inner unknown from one outer step to the next, and this task "
@@ -95,7 +94,7 @@ def refuse_problem(engine: Engine, bilevel: Bilevel) -> None:
 
 def refuse_nonsmooth(engine: Engine, bilevel: Bilevel) -> None:
     """Raises ValueError for inner problems that are not the minimisation of a smooth loss."""
-    if not isinstance(bilevel.inner.mapping, Stationary):
+    if not bilevel.inner.mapping.stationary:
         raise ValueError(
             f"bl.{type(engine).__name__} needs a smooth inner loss without constraints, and {bilevel.inner.mapping} is "
             "not the condition of one. Use bl.Implicit()."
@@ -103,7 +102,7 @@ def refuse_nonsmooth(engine: Engine, bilevel: Bilevel) -> None:
 
 
 def refuse_whole(engine: Engine, point: Point) -> None:
-    """Raises ValueError where the batches do not say which samples they hold."""
+    """Raises ValueError where the batches do not name their samples."""
     if not all(isinstance(batch, Minibatch) for batch in (point.inner_batch, point.outer_batch)):
         raise ValueError(
             f"bl.{type(engine).__name__} remembers samples, and these batches do not say which they hold: use "
@@ -115,14 +114,12 @@ def over_epoch(bilevel: Bilevel, point: Point, inner: Any, outer: Any) -> tuple[
     """The averages of ``inner(batch)`` and ``outer(batch)`` over all inner and all outer samples."""
 
     def total(which: int, function: Any, batch: Minibatch) -> PyTree:
-        blocks = -(-batch.samples // batch.index.shape[0])
-
         def add(step: jax.Array, so_far: PyTree) -> PyTree:
             value = function(bilevel.batches(jax.random.key(0), step)[which])
-            return jax.tree.map(lambda mean, one: mean + one / blocks, so_far, value)
+            return jax.tree.map(lambda mean, one: mean + one / batch.blocks, so_far, value)
 
         shapes = jax.eval_shape(lambda: function(bilevel.batches(jax.random.key(0), jnp.int32(0))[which]))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.fori_loop(0, blocks, add, zeros)
+        return jax.lax.fori_loop(0, batch.blocks, add, zeros)
 
     return total(0, inner, point.inner_batch), total(1, outer, point.outer_batch)

@@ -17,7 +17,7 @@ from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 
 class Drawn(NamedTuple):
     reference: Scalar
-    step: jax.Array  # of the engine's own sequence of minibatches
+    step: jax.Array  # the number in the engine's own sequence of minibatches
 
 
 class Penalised(NamedTuple):
@@ -46,7 +46,7 @@ def _loops(
 
     def improve(number: jax.Array, adjoint: PyTree) -> PyTree:
         batch, _ = bilevel.batches(key, first + steps[0] + number)
-        gradient = lambda w: jax.grad(bilevel.inner.loss)(w, point.hparams, batch)  # noqa: E731
+        gradient = lambda w: jax.grad(bilevel.inner.loss)(w, point.hparams, batch)
         _, product = jax.jvp(gradient, (params,), (adjoint,))
         return trees.axpy(-sizes[1], trees.subtract(product, outer.cotangent), adjoint)
 
@@ -103,7 +103,7 @@ class AmIGO(Engine):
 @settings
 @dataclass(frozen=True)
 class StocBiO(Engine):
-    """As `AmIGO`, with the adjoint begun anew from zero: a stochastic Neumann series of ``adjoint_steps`` terms.
+    """As `AmIGO`, with the adjoint started at zero each time: a stochastic Neumann series of ``adjoint_steps`` terms.
 
     Source: Ji, Yang and Liang, 2021.
     """

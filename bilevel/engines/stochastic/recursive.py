@@ -66,7 +66,6 @@ class SRBA(Engine):
 
     def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         at, memory = at_carry(point, carry), carry.memory
-        blocks = [-(-batch.samples // batch.index.shape[0]) for batch in (point.inner_batch, point.outer_batch)]
 
         def whole() -> tuple[Inner, Outer]:
             return over_epoch(
@@ -91,7 +90,7 @@ class SRBA(Engine):
         directions = combine(inner, outer)
         after = Recursion(memory.reference, memory.step + 1, at, inner, outer)
         carry = moved(carry, directions, self.step_size, self.adjoint_step, after)
-        times = jnp.where(due, blocks[0], 2)
-        counts = Counts(gradients=times + jnp.where(due, blocks[1], 2), hessian_products=times, jacobian_products=times)
+        times, beside = (jnp.where(due, batch.blocks, 2) for batch in (point.inner_batch, point.outer_batch))
+        counts = Counts(gradients=times + beside, hessian_products=times, jacobian_products=times)
         report = stochastic_report(bilevel, directions, outer.cotangent, memory.reference, carry, counts)
         return outer.value, directions.hparams, report

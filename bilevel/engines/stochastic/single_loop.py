@@ -38,7 +38,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, PyTree, Scalar
 
-DIVERGED = 1e8  # times the first direction
+DIVERGED = 1e8  # directions beyond so many times the first have diverged
 
 
 def at_carry(point: Point, carry: Carry) -> Iterate:
@@ -54,7 +54,7 @@ def moved(carry: Carry, directions: Directions, step: float, adjoint_step: float
 def stochastic_report(
     bilevel: Bilevel, directions: Directions, cotangent: PyTree, reference: Scalar, carry: Carry, counts: Counts
 ) -> Report:
-    """Truncated by design, unless the directions grew beyond reason; the residuals are those of the minibatch."""
+    """The status is truncated by design, unless the directions diverged; the residuals belong to the minibatch."""
     size, rest = trees.norm(directions.params), trees.norm(directions.adjoint)
     whole = trees.norm(cotangent)
     relative = size / jnp.where(reference > 0, reference, 1)
@@ -71,7 +71,7 @@ def stochastic_report(
         adjoint_residual=left,
         adjoint_steps=jnp.int32(1),
         adjoint_status=status(left, (directions.adjoint, directions.hparams)),
-        error_estimate=jnp.full_like(relative, jnp.inf),  # of a random direction nothing is known
+        error_estimate=jnp.full_like(relative, jnp.inf),  # the error of a random direction is not known
         error_inner=jnp.full_like(relative, NAN),
         error_adjoint=jnp.full_like(relative, NAN),
         grade=jnp.int32(0),
@@ -128,7 +128,7 @@ class SOBA(Engine):
 
 class Tables(NamedTuple):
     reference: Scalar
-    inner: Inner  # a row a sample
+    inner: Inner  # a row for each sample
     outer: Outer
     inner_mean: Inner
     outer_mean: Outer
@@ -137,7 +137,7 @@ class Tables(NamedTuple):
 @settings
 @dataclass(frozen=True)
 class SABA(Engine):
-    """As `SOBA`, with SAGA on the three directions: what each sample contributed last is remembered.
+    """As `SOBA`, with SAGA on the three directions: the last contribution of each sample is remembered.
 
         D = mean over the batch of weight (new - remembered) + mean of all that is remembered
 
@@ -191,15 +191,14 @@ def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyT
     change = jax.tree.map(lambda new, rows: new - rows[batch.index], fresh, table)
     direction = jax.tree.map(jnp.add, average(weights, change), mean)
     present = weights > 0
-    places = jnp.where(present, batch.index, batch.samples)  # beyond the end: dropped
+    places = jnp.where(present, batch.index, batch.samples)  # indices beyond the end are dropped
     table = jax.tree.map(lambda rows, new: rows.at[places].set(new, mode="drop"), table, fresh)
     share = present.astype(weights.dtype) * weights.size / batch.samples
     return direction, table, jax.tree.map(jnp.add, mean, average(share, change))
 
 
 def _filled(bilevel: Bilevel, which: int, batch, part) -> PyTree:
-    """The table of what every sample contributes, by one pass over the data."""
-    blocks = -(-batch.samples // batch.index.shape[0])
+    """The table of the contributions of all samples, by one pass over the data."""
 
     def fill(step: jax.Array, table: PyTree) -> PyTree:
         block = bilevel.batches(jax.random.key(0), step)[which]
@@ -209,4 +208,4 @@ def _filled(bilevel: Bilevel, which: int, batch, part) -> PyTree:
 
     shapes = jax.eval_shape(lambda: part(jax.tree.map(lambda leaf: leaf[0], samples(batch)[0])))
     empty = jax.tree.map(lambda leaf: jnp.zeros((batch.samples, *leaf.shape), leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, blocks, fill, empty)
+    return jax.lax.fori_loop(0, batch.blocks, fill, empty)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optimistix
 
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, Params
-from bilevel.implicit.mapping import FixedPoint, Residual
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
 
@@ -35,7 +35,7 @@ class Optimistix(Solver):
     solver: Any = optimistix.BFGS(rtol=1e-8, atol=1e-8)
     inner_steps: int = 1000
     max_steps: int = 5
-    tol: float = 1e-6
+    tol: float | jax.Array = 1e-6
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:
@@ -58,7 +58,6 @@ class Optimistix(Solver):
         """The function that Optimistix gets, and its entry point."""
         if isinstance(self.solver, optimistix.AbstractFixedPointSolver):
             return lambda w, _: trees.axpy(1.0, instance.residual(w), w), optimistix.fixed_point
-        has_loss = not isinstance(instance.mapping, (Residual, FixedPoint))
-        if has_loss and isinstance(self.solver, optimistix.AbstractMinimiser):
+        if instance.mapping.states_loss and isinstance(self.solver, optimistix.AbstractMinimiser):
             return lambda w, _: instance.value(w), optimistix.minimise
         return lambda w, _: instance.residual(w), optimistix.root_find

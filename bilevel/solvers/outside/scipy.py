@@ -11,21 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bilevel.constraints import Constraint
 from bilevel.foundation.closures import hoisted
 from bilevel.foundation.typing import Counts, Params, PyTree
-from bilevel.implicit.mapping import FixedPoint, Residual
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.outside.host import call_host
 from bilevel.solvers.second_order.lbfgsb import bounds
 
-TOL = 1e-12  # what SciPy is asked for; what it reached is measured
+TOL = 1e-12  # the tolerance given to SciPy; the residual that it reached is computed here
 DERIVATIVE_FREE = ("Powell", "Nelder-Mead", "COBYLA")
 BOUNDED = ("L-BFGS-B", "TNC", "trust-constr", "SLSQP", "Powell", "Nelder-Mead")
 WITH_REGION = ("hybr", "lm")
-FIRST_REGIONS = (100.0, 1.0, 0.1)  # of the size of the start; the first is SciPy's own
-SOLVED = 1e-6  # of the residual at the start: below it, no other region is tried
+FIRST_REGIONS = (100.0, 1.0, 0.1)  # first trust regions relative to the size of the start; 100 is SciPy's own
+SOLVED = 1e-6  # no other region is tried below this share of the first residual
 ROOTS = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane")
 
 
@@ -50,7 +48,7 @@ class SciPy(Solver):
     method: str = "L-BFGS-B"
     options: tuple[tuple[str, Any], ...] = ()
     max_steps: int = 5
-    tol: float = 1e-6
+    tol: float | jax.Array = 1e-6
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:
@@ -72,9 +70,9 @@ class SciPy(Solver):
         return state
 
     def refuse(self, instance: Instance) -> None:
-        has_loss = not isinstance(instance.mapping, (Residual, FixedPoint))
+        has_loss = instance.mapping.states_loss
         penalty = instance.penalty
-        boxed = isinstance(penalty, Constraint) and penalty.separable and self.method in BOUNDED
+        boxed = penalty.is_set and penalty.separable and self.method in BOUNDED
         if has_loss == (self.method in ROOTS):
             right = 'a minimiser such as bl.SciPy("L-BFGS-B")' if has_loss else 'a root finder such as bl.SciPy("hybr")'
             stated = "a loss" if has_loss else "a residual"
@@ -111,10 +109,10 @@ class SciPy(Solver):
 
 
 def _root(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
-    """The best of SciPy's runs, the later ones with a smaller first trust region, until one succeeds.
+    """The best of SciPy's runs, each with a smaller first trust region than the last, until one succeeds.
 
-    MINPACK begins with a region of 100 times the start, and stops where a step out of the domain gives NaN. So what is
-    not finite becomes large, which makes it shorten the step.
+    MINPACK begins with a region of 100 times the start and stops where a step out of the domain gives NaN. So NaN and
+    infinity become large numbers, which make it shorten the step.
     """
     from scipy import optimize
 

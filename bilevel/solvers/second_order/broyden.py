@@ -1,4 +1,4 @@
-"""Broyden's method for residuals and fixed points: no derivative but that of the first step."""
+"""Broyden's method for residuals and fixed points; only the first step takes a derivative."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
 
-MAX_HALVINGS = 8  # of a step that the updates propose: it need not descend
-MAX_HALVINGS_DOWNHILL = 50  # of the steepest descent step of ||F||^2, which does, however long it is
+MAX_HALVINGS = 8  # halvings of a step of the updates; few, because it need not descend
+MAX_HALVINGS_DOWNHILL = 50  # halvings of the steepest descent step of ||F||^2: it descends once it is short
 SUFFICIENT = 1e-4
 
 
@@ -46,9 +46,9 @@ class Trial(NamedTuple):
 class Broyden(Solver):
     """w <- w - t B F(w) with B+ = B + (s - B y) s'B / (s'B y), the inverse of "good" Broyden updates; t by halving.
 
-    Finds the root of any condition F from its values. The first direction, and the one after a failed search, is the
-    steepest descent step of ||F||^2, which takes one product with dF/dw and one with its transpose. ``memory`` rank-one
-    terms are kept, then the memory starts anew. Source: Broyden, 1965.
+    Finds the root of any condition F from its values. The first direction, and the direction after a failed search, is
+    the steepest descent step of ||F||^2, which takes one product with dF/dw and one with its transpose. The memory
+    holds ``memory`` rank-one terms; when it is full it is emptied. Source: Broyden, 1965.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem.from_residual(lambda w, h, batch: w**3 + w - h, init=lambda key, h: jnp.zeros(2),
@@ -58,7 +58,7 @@ class Broyden(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 30
     patience = 30
 
@@ -83,7 +83,7 @@ class Broyden(Solver):
         counts = state.counts.plus(gradients=found.trials, hessian_products=jnp.where(fresh, 2, 0))
         code = jnp.where(failed & fresh, Code.stalled, Code.converged)
         norm = jnp.where(failed, state.residual, found.norm)
-        derivative = ONE.plus(hessian_products=jnp.where(fresh, 2, 0))  # of the two products too
+        derivative = ONE.plus(hessian_products=jnp.where(fresh, 2, 0))  # for the two products too
         return State(params, norm, counts, Memory(after, inverse), code, derivative)
 
     def refresh(self, instance: Instance, state: State) -> State:
@@ -104,7 +104,7 @@ def _low_rank(scale: jax.Array, left: PyTree, right: PyTree, vector: PyTree) -> 
     """scale v + sum_i left_i <right_i, v>."""
     products = jax.tree.map(lambda stack, leaf: jnp.einsum("i...,...->i", stack, leaf), right, vector)
     weights = trees.total(products)
-    add = lambda v, stack: jnp.asarray(scale * v + jnp.tensordot(weights, stack, 1), v.dtype)  # noqa: E731
+    add = lambda v, stack: jnp.asarray(scale * v + jnp.tensordot(weights, stack, 1), v.dtype)
     return jax.tree.map(add, vector, left)
 
 
@@ -156,5 +156,5 @@ def _updated(inverse: Inverse, s: PyTree, y: PyTree, memory: int) -> Inverse:
     safe = jnp.abs(denominator) > 1e-10 * trees.norm(row) * trees.norm(y)
     weight = jnp.where(safe, 1 / jnp.where(safe, denominator, 1.0), 0.0)
     column = jax.tree.map(lambda a, b: (weight * (a - b)).astype(a.dtype), s, image)
-    put = lambda stack, leaf: stack.at[count].set(leaf)  # noqa: E731
+    put = lambda stack, leaf: stack.at[count].set(leaf)
     return Inverse(scale, jax.tree.map(put, left, column), jax.tree.map(put, right, row), count + 1)

@@ -12,7 +12,6 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.linear_solve import LBFGSPairs, Preconditioner
-from bilevel.optimality import Stationary
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.first_order.step_size import smooth_norm
 from bilevel.solvers.instance import Instance
@@ -87,7 +86,7 @@ class LBFGS(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 10
     patience = 15
 
@@ -120,7 +119,7 @@ class LBFGS(Solver):
 
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
         """The pairs."""
-        if not isinstance(instance.mapping, Stationary):
+        if not instance.mapping.stationary:
             return None
         pairs = state.memory.pairs
         return LBFGSPairs(pairs.steps, pairs.changes)

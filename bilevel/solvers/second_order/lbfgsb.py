@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.constraints import Constraint
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
@@ -19,14 +18,14 @@ from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_produ
 
 SUFFICIENT = 1e-4
 MAX_HALVINGS = 30
-NEAR = 1e-3  # how near a bound counts as on it, at most
+NEAR = 1e-3  # a coordinate at most this near a bound counts as on it
 
 
 class Memory(NamedTuple):
     value: Scalar
     gradient: PyTree
     pairs: Pairs
-    bounds: tuple[PyTree, PyTree]  # the lower and the upper ones
+    bounds: tuple[PyTree, PyTree]  # the lower and the upper bounds
 
 
 class Trial(NamedTuple):
@@ -56,7 +55,7 @@ class LBFGSB(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 10
     patience = 60
 
@@ -90,7 +89,7 @@ class LBFGSB(Solver):
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
-        if not (isinstance(instance.penalty, Constraint) and instance.penalty.separable):
+        if not (instance.penalty.is_set and instance.penalty.separable):
             raise ValueError(
                 f"bl.LBFGSB minimises a smooth loss in a box and would ignore {type(instance.penalty).__name__}. "
                 "Use bl.ActiveSetNewton(), bl.ProximalGradient() or bl.Auto()."
@@ -98,7 +97,8 @@ class LBFGSB(Solver):
 
 
 def bounds(instance: Instance, params: Params) -> tuple[PyTree, PyTree]:
-    """The lower and upper bounds of a box that is known by its projection: where it sends the infinities."""
+    """The lower and upper bounds of a box that is known by its projection: the projections of minus and plus
+    infinity."""
     lowest, highest = (
         jax.tree.map(lambda leaf, far=far: jnp.full_like(leaf, far), params) for far in (-jnp.inf, jnp.inf)
     )
@@ -114,7 +114,7 @@ def _direction(state: State, ends: tuple[PyTree, PyTree]) -> PyTree:
         return jnp.where(bound, 0, 1).astype(w.dtype)
 
     mask = jax.tree.map(free, state.params, gradient, *ends)
-    masked = lambda tree: jax.tree.map(jnp.multiply, mask, tree)  # noqa: E731
+    masked = lambda tree: jax.tree.map(jnp.multiply, mask, tree)
     steps, changes = masked(pairs.steps), masked(pairs.changes)
     curvature = sum(
         jax.tree.leaves(jax.tree.map(lambda s, y: jnp.sum((s * y).reshape(s.shape[0], -1), axis=-1), steps, changes))

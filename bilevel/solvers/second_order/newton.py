@@ -15,26 +15,25 @@ from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.attach import solve_system_counted
 from bilevel.implicit.prepare import asserted
 from bilevel.kernels import trust_region
-from bilevel.linear_solve import AutoLinear, Dense, LinearSolver, Preconditioner
+from bilevel.linear_solve import AutoLinear, LinearSolver, Preconditioner
 from bilevel.linear_solve.preconditioners import CholeskyFactor
-from bilevel.optimality import Stationary
 from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 MAX_HALVINGS = 30
-MAX_HALVINGS_TO_A_ROOT = 100  # a step to a root may be too long by any factor: exp(w) = 1e12 from -20
+MAX_HALVINGS_TO_A_ROOT = 100  # many, because a step to a root may be too long by any factor: exp(w) = 1e12 from -20
 SUFFICIENT = 1e-4  # Armijo's constant
-NEAR = 1e-2  # a step of this share of the point's size leaves the sign of the curvature as it was
+NEAR = 1e-2  # a step of this share of the point's size does not change the sign of the curvature
 
 
 class Memory(NamedTuple):
     residual: PyTree
     inverse: (
         Preconditioner | None
-    )  # the factor of the last step, or directions of its CG; none where a derivative is taken
-    value: jax.Array  # of the loss; zero where there is none
-    radius: jax.Array  # of the ball in which the loss is like its quadratic model; infinite until a step was too long
+    )  # the factor of the last step, or directions of its CG; None where a derivative is taken
+    value: jax.Array  # the value of the loss; zero where there is no loss
+    radius: jax.Array  # the radius within which the quadratic model is trusted; infinite until a step was too long
 
 
 class Trial(NamedTuple):
@@ -50,11 +49,12 @@ class Trial(NamedTuple):
 class Newton(Solver):
     """w <- w - A^{-1} F(w), A = dF/dw; quadratic convergence near the solution.
 
-    Where F is the gradient of a loss, the loss has to fall. With the matrix of A (``linear_solve`` direct: the default
-    up to 256 unknowns) Newton's step is taken where A is positive definite and the loss falls enough; else that of the
-    quadratic model in a ball, which leaves saddles and maxima along negative curvature. With products (`bl.CG`),
-    the step that conjugate gradients reach before they meet negative curvature, or the gradient, halved until the loss
-    falls. Where F is a residual (`InnerProblem.from_residual`), the step is halved until ||F|| decreases.
+    Where F is the gradient of a loss, the loss has to fall. A direct ``linear_solve`` (the default up to 256 unknowns)
+    has the matrix of A: Newton's step is taken where A is positive definite and the loss falls enough. Else the step is
+    the minimiser of the quadratic model in a ball, which leaves saddles and maxima along negative curvature. With
+    products (`bl.CG`) the step is the point that conjugate gradients reach before they meet negative curvature, or the
+    gradient; it is halved until the loss falls. Where F is a residual (`InnerProblem.from_residual`), the step is
+    halved until ||F|| decreases.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem.from_residual(lambda w, h, batch: w**3 - h, init=lambda key, h: jnp.ones(()),
@@ -64,7 +64,7 @@ class Newton(Solver):
     """
 
     max_steps: int = 100
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     linear_solve: LinearSolver = AutoLinear()
     patience = 3
 
@@ -75,17 +75,17 @@ class Newton(Solver):
         inverse = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
         norm = trees.norm(residual)
         memory = Memory(residual, inverse, value, jnp.full_like(norm, jnp.inf))
-        curvature = jnp.full_like(norm, jnp.nan) if self._direct(instance, residual) else None
+        curvature = jnp.full_like(norm, jnp.nan) if self._builds(instance, residual) else None
         return State(params, norm, Counts(gradients=1), memory, curvature=curvature)
 
     def step(self, instance: Instance, state: State) -> State:
-        if self._direct(instance, state.memory.residual) is not None:
+        if self._builds(instance, state.memory.residual):
             return self._descend(instance, state)
         residual = state.memory.residual
         solution, cost, inverse = self._solve(instance, state.params, residual)
-        transposed = cost.add(SPARING).plus(hessian_products=1)  # another solve, and the derivative of A
+        transposed = cost.add(SPARING).plus(hessian_products=1)  # the cost of another solve and of the derivative of A
         direction = jax.tree.map(jnp.negative, solution)
-        minimises = isinstance(instance.mapping, Stationary)
+        minimises = instance.mapping.stationary
         halvings = MAX_HALVINGS if minimises else MAX_HALVINGS_TO_A_ROOT
         if minimises:
             descends = trees.dot(direction, residual) < 0
@@ -133,20 +133,18 @@ class Newton(Solver):
         memory, operator = state.memory, instance.system(state.params).operator
         flat, unravel = ravel_pytree(state.params)
         gradient = ravel_pytree(memory.residual)[0]
-        direct = self._direct(instance, memory.residual)
-        assert direct is not None
 
         def evaluate(x: jax.Array) -> trust_region.Point:
             value, after = _evaluate(instance, unravel(x))
             return trust_region.Point(x, value, ravel_pytree(after)[0])
 
-        matrix = direct.matrix(operator, state.params)
+        matrix = self.linear_solve.matrix(operator, state.params)
         start = trust_region.Point(flat, memory.value, gradient)
         found = trust_region.descend(evaluate, start, matrix, memory.radius)
         point, trials, inverse = found.point, found.trials, CholeskyFactor(found.lower, found.definite)
         if instance.differentiable:
-            matvec = lambda x: ravel_pytree(operator(unravel(x)))[0] + found.damping * x  # noqa: E731
-            by_factor = lambda _, rhs: found.inverse(rhs)  # noqa: E731
+            matvec = lambda x: ravel_pytree(operator(unravel(x)))[0] + found.damping * x
+            by_factor = lambda _, rhs: found.inverse(rhs)
             newton = jax.lax.custom_linear_solve(matvec, -gradient, by_factor, by_factor, symmetric=True)
             moved = evaluate(flat + newton + found.push)
             point, trials, inverse = trees.select(found.accepted, moved, start), trials + 1, None
@@ -161,23 +159,21 @@ class Newton(Solver):
             state.counts.add(cost).plus(gradients=trials),
             Memory(unravel(point.gradient), inverse, point.value, found.radius),
             jnp.where(found.accepted, Code.converged, Code.stalled),
-            SPARING.plus(hessian_products=2),  # a product with A that the solve is linear in, and the derivative of A
+            SPARING.plus(hessian_products=2),  # the cost of a product with A and of the derivative of A
             jnp.where(looked, found.curvature, jnp.nan),
         )
 
-    def _direct(self, instance: Instance, example: PyTree) -> Dense | None:
-        """The direct solver of the Hessian's system, where the problem is to minimise and there is one. None for
-        natural steps, and where all that leads to a step is differentiated: a ball's damping is frozen, a halving not.
+    def _builds(self, instance: Instance, example: PyTree) -> bool:
+        """Whether the step is made with the matrix of the Hessian: where the problem is to minimise and the linear
+        solver has a matrix. Not for natural steps, nor where all that leads to a step is differentiated, because the
+        damping of a ball is frozen, and a halving is not.
         """
-        if not isinstance(instance.mapping, Stationary) or not instance.searches or instance.exact:
-            return None
-        operator = instance.system(example).operator
-        chosen = self.linear_solve.choose(operator, example) if isinstance(self.linear_solve, AutoLinear) else None
-        chosen = self.linear_solve if chosen is None else chosen
-        return chosen if isinstance(chosen, Dense) else None
+        if not instance.mapping.stationary or not instance.searches or instance.exact:
+            return False
+        return self.linear_solve.builds(instance.system(example).operator, example)
 
     def _known_inverse(self, instance: Instance, params: Params, residual: PyTree) -> Preconditioner | None:
-        if self._direct(instance, residual) is None:
+        if not self._builds(instance, residual):
             return self._solve(instance, params, residual)[2]
         if instance.differentiable:
             return None
@@ -185,7 +181,7 @@ class Newton(Solver):
         return CholeskyFactor(jnp.zeros((size, size), ravel_pytree(params)[0].dtype), jnp.bool_(False))
 
     def _solve(self, instance: Instance, params: Params, rhs: PyTree) -> tuple[PyTree, Counts, Preconditioner | None]:
-        """A^{-1} rhs (NaN where the solve failed), what it cost, and what it found of A^{-1}."""
+        """A^{-1} rhs (NaN where the solve failed), its cost, and the approximate inverse that it found."""
         system = instance.system(params)
         if instance.differentiable:
             return *solve_system_counted(system, self.linear_solve, rhs), None
@@ -196,13 +192,13 @@ class Newton(Solver):
             hessian_products=prepared.products + found.products + system.products,
             factorizations=prepared.factorizations + found.factorizations,
         )
-        usable = found.status.ok | isinstance(instance.mapping, Stationary)  # what CG reached on the way descends
+        usable = found.status.ok | instance.mapping.stationary  # the point that CG reached before descends
         value = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.nan), found.value)
         return system.extend(rhs, value), cost, prepared.inverse or found.inverse
 
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
         """The last step's factor (not usable where there was none, or it was singular), or the directions of its CG."""
-        return state.memory.inverse if isinstance(instance.mapping, Stationary) else None
+        return state.memory.inverse if instance.mapping.stationary else None
 
     def refresh(self, instance: Instance, state: State) -> State:
         return self.init(instance, state.params)
@@ -217,7 +213,7 @@ class Newton(Solver):
 
 def _evaluate(instance: Instance, params: Params) -> tuple[jax.Array, PyTree]:
     """The value of the loss, which is never differentiated, and its gradient; the residual where there is no loss."""
-    if not isinstance(instance.mapping, Stationary):
+    if not instance.mapping.stationary:
         return jnp.zeros(()), instance.residual(params)
-    value, gradient = jax.value_and_grad(instance.mapping.loss)(params, instance.hparams, instance.batch)
+    value, gradient = jax.value_and_grad(instance.mapping.stated)(params, instance.hparams, instance.batch)
     return jax.lax.stop_gradient(value), gradient
