@@ -52,7 +52,7 @@ def split_arguments(args: tuple, kwargs: dict) -> Arguments:
 
 
 def asks_for_values(mapping: Mapping, linear_solve: LinearSolver) -> bool:
-    """Whether the symmetry that a user asserts is looked at where values are concrete, which they are not in a program."""
+    """Whether the symmetry that a user asserts is checked, which needs concrete values and so no compiled program."""
     return linear_solve.needs_symmetric and type(mapping).system is Mapping.system
 
 

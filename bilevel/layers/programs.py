@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
-from bilevel.cones import Cone, NonNegative, Product, Zero
-from bilevel.foundation.eager import Setting, compiles_once, solves_once
-from bilevel.foundation.status import GRADES, Code, Status
-from bilevel.foundation.typing import Counts, Params, Scalar
-from bilevel.implicit.attach import attach, solve_system
-from bilevel.implicit.mapping import Mapping
-from bilevel.kernels import activity
-from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
-from bilevel.kernels.polish import newton_step
-from bilevel.kernels.program_derivative import moving
-from bilevel.layers.conic_units import conic_units, is_regular
+from bilevel.cones import Cone
+from bilevel.foundation.eager import Setting
+from bilevel.layers.cone import move_conic, solve_conic
+from bilevel.layers.quadratic import move_quadratic, solve_quadratic
+from bilevel.layers.solved import Solved
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.optimality.conic import Conic, ConicPoint
-from bilevel.optimality.kkt import KKT
-from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.problem import Solution
 from bilevel.solvers import Auto
 from bilevel.solvers.programs.arguments import cone_arguments, quadratic_arguments, start_arguments
-from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
-from bilevel.solvers.programs.verdict import verdict
-
-POLISHES = 3
-DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
+from bilevel.solvers.programs.stated_by_arrays import ProgramSolver
 
 
 def quadratic_program(
@@ -49,21 +33,21 @@ def quadratic_program(
     """min 1/2 x'Qx + q'x subject to A x = b and G x <= h, for a symmetric positive semidefinite Q.
 
     Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); the pair A, b or G, h may be left out, and entries of
-    h may be infinite (no constraint). The matrices may be dense, or sparse (`BCOO`, for which only products with them
-    are taken; derivatives are those of their data). ``init`` is the solution of a program nearby, from which a
-    `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
-    (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
-    argument, in both modes. Of Q the symmetric part counts.
+    h may be infinite (no constraint). The matrices may be dense or sparse (`BCOO`). With sparse ones only products are
+    taken, and their derivatives are with respect to the stored entries. ``init`` is the solution of a nearby program,
+    from which a `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and
+    ``dual`` (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in
+    every argument, in both modes. Only the symmetric part of Q counts.
 
     ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
     there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
     with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
     lane, and params, dual and derivatives are NaN (to a cotangent that is exactly zero, zero). Compiles once for shapes
-    and settings, in eager calls too. Multiplying rows, unknowns or the objective multiplies the derivatives by just
-    that. ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active ones do not
-    depend on each other. Else, and where nobody looks (sparse and large programs), it is "residual": the derivative may
-    be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for shapes
-    that do not fit.
+    and settings, in eager calls too. Rescaling rows, unknowns or the objective rescales the derivatives exactly.
+    ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active rows are
+    independent. Elsewhere, and where that is not examined (sparse and large programs), it is "residual": the derivative
+    may be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for
+    shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
@@ -77,8 +61,8 @@ def quadratic_program(
     sizes = (data[1].size, data[3].size, data[5].size)
     start = None if init is None else start_arguments("quadratic_program", (init.params, *init.dual), sizes)
     solve = Setting(linear_solve)
-    solved = _solve_quadratic(data, start, solver, solve)
-    moved = _move_quadratic(data, solved, solve)
+    solved = solve_quadratic(data, start, solver, solve)
+    moved = move_quadratic(data, solved, solve)
     return _solution(solved, moved.primal, moved.dual)
 
 
@@ -109,171 +93,11 @@ def cone_program(
     data = cone_arguments(A, b, c, cone)
     sizes = (data[2].size, data[1].size)
     start = None if init is None else start_arguments("cone_program", (init.params, init.dual), sizes)
-    solved = _solve_conic(data, cone, start, solver)
-    x, y = _move_conic(data, cone, solved, Setting(linear_solve))
+    solved = solve_conic(data, cone, start, solver)
+    x, y = move_conic(data, cone, solved, Setting(linear_solve))
     return _solution(solved, x, y)
 
 
-class _Solved(NamedTuple):
-    """A program's solution before it gets its derivative; ``usable`` is 1, or NaN where there is no solution."""
-
-    unknown: Any
-    usable: jax.Array
-    residual: jax.Array
-    status: Status
-    grade: jax.Array
-    steps: jax.Array
-    counts: Counts
-    curvature: jax.Array
-    frame: Any  # what the derivative is computed in: the active rows, or the units of a cone program
-
-
-def _finite_rows(data: list) -> tuple:
-    """Q, q, A, b, G, h with zero rows 0 <= 1 for the rows whose bound is infinite."""
-    Q, q, A, b, G, h = data
-    return Q, q, A, b, rows_kept(G, h != jnp.inf), jnp.where(jnp.isinf(h), 1, h)
-
-
-def _is_dense(data: list) -> bool:
-    Q, q, A, b, G, h = data
-    return not any(map(is_sparse, (Q, A, G))) and q.size + b.size + h.size <= DENSE
-
-
-@solves_once
-def _solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> _Solved:
-    impossible = jnp.any(data[5] == -jnp.inf)
-    Q, q, A, b, G, h = frozen = jax.lax.stop_gradient(_finite_rows(data))
-    cone = Product(Zero(b.size), NonNegative(h.size))
-    program = ConeProgram(symmetric_part(Q), q, stacked(A, G), jnp.concatenate([b, h]), cone)
-    begin = None if start is None else _start(program, start[0], jnp.concatenate(start[1:]))
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
-    unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
-
-    def correction(at: PrimalDual) -> PrimalDual:
-        if _is_dense(data):
-            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
-        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
-
-    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
-    status, usable = verdict(program, answer, residual, solver.tol)
-    status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
-    usable = jnp.where(impossible, jnp.nan, usable)
-    unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    grade, reading = _grade(status, jnp.bool_(False)), None
-    if _is_dense(data) and solve.value == AutoLinear():
-        arrays = (program.P, *frozen[1:])
-        reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
-        grade = _grade(status, activity.is_regular(arrays, reading))
-    looked = jnp.full((), 0.0 if _is_dense(data) else jnp.nan, q.dtype)  # `verdict` has looked at Q's eigenvalues
-    return _Solved(unknown, usable, residual, status, grade, answer.steps, _counts(answer), looked, reading)
-
-
-@compiles_once
-def _move_quadratic(data: list, solved: _Solved, solve: Setting) -> PrimalDual:
-    """The solution with its derivative in the data."""
-    arguments = (*_finite_rows(data), solved.usable)
-    if solved.frame is not None:
-        return PrimalDual(*moving(tuple(solved.unknown), arguments, solved.frame))
-    return attach(QP, solve.value, solved.unknown, arguments)
-
-
-@solves_once
-def _solve_conic(data: list, cone: Cone, start: list | None, solver: ProgramSolver) -> _Solved:
-    A, b, c = frozen = jax.lax.stop_gradient(tuple(data))
-    n = c.size
-    curvature = BCOO.fromdense(jnp.zeros((n, n), c.dtype), nse=0) if is_sparse(A) else jnp.zeros((n, n), c.dtype)
-    program = ConeProgram(curvature, c, A, b, cone)
-    begin = None if start is None else _start(program, *start)
-    answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
-    mapping = Conic(cone)
-    units = conic_units(A, c, cone, ConicPoint(answer.x, answer.y, answer.s))
-    scaled = units.data(*frozen)
-    unknown = mapping.pack(*units.inward(answer.x, answer.y, answer.s))
-
-    def measure(z: jax.Array) -> jax.Array:
-        at = units.outward(mapping.unpack(z))
-        return program_residual(program, at.x, at.y)
-
-    unknown, residual = _polished(lambda at: _root_step(mapping, at, scaled), unknown, measure)
-    status, usable = verdict(program, answer, residual, solver.tol)
-    grade = _grade(status, is_regular(mapping, unknown, *scaled))
-    nothing = mapping.pack(*map(jnp.zeros_like, (c, b, b)))  # of which a cotangent of zero stays zero
-    unknown = jnp.where(jnp.isnan(usable), nothing, unknown)
-    flat = jnp.zeros((), c.dtype)  # a linear objective has no curvature
-    return _Solved(unknown, usable, residual, status, grade, answer.steps, _counts(answer), flat, units)
-
-
-@compiles_once
-def _move_conic(data: list, cone: Cone, solved: _Solved, solve: Setting) -> tuple[jax.Array, jax.Array]:
-    """x and y with their derivatives in the data."""
-    A, b, c = data
-    mapping, units, lost = Conic(cone), solved.frame, jnp.isnan(solved.usable)
-    unknown = attach(mapping, solve.value, solved.unknown, units.data(A, b, c), lost=lost)
-    point = units.outward(mapping.unpack(unknown))
-    return point.x + (solved.usable - 1), point.y + (solved.usable - 1)  # NaN where lost, as its derivative is
-
-
-def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
-    return usable * (0.5 * x @ (Q @ x) + q @ x)  # usable is 1, or NaN: then so are all derivatives
-
-
-def _qp_equality(x, Q, q, A, b, G, h, usable) -> jax.Array:
-    return A @ x - b
-
-
-def _qp_inequality(x, Q, q, A, b, G, h, usable) -> jax.Array:
-    return G @ x - h
-
-
-QP = KKT(_qp_loss, _qp_equality, _qp_inequality)
-
-
-def _flat(at: PrimalDual) -> tuple[jax.Array, jax.Array]:
-    return at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual])
-
-
-def _root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
-    return solve_system(mapping.system(at, *args), AutoLinear(dense=DENSE), mapping(at, *args))
-
-
-def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
-    """Newton steps on the optimality condition, as long as they lower the residual; taken where it is not small yet."""
-    first = measure(unknown)
-    precise = 100 * float(jnp.finfo(first.dtype).eps)
-
-    def body(state: tuple) -> tuple:
-        unknown, residual, _, tries = state
-        moved = jax.tree.map(jnp.subtract, unknown, correction(unknown))
-        after = measure(moved)
-        better = after < residual
-        unknown = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, unknown)
-        return unknown, jnp.where(better, after, residual), better, tries + 1
-
-    def proceed(state: tuple) -> jax.Array:
-        _, residual, better, tries = state
-        return better & (residual > precise) & (tries < POLISHES)
-
-    usable = jnp.isfinite(first)
-    unknown, residual, _, _ = jax.lax.while_loop(proceed, body, (unknown, first, usable, jnp.int32(0)))
-    return unknown, residual
-
-
-def _grade(status: Status, regular: jax.Array) -> jax.Array:
-    return jnp.where(status.ok & regular, GRADES.index("estimate"), GRADES.index("residual")).astype(jnp.int32)
-
-
-def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
-    """The solution of a program nearby; zeros where that had none."""
-    usable = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
-    x, y = jnp.where(usable, x, 0), jnp.where(usable, y, 0)
-    none = jnp.zeros((), jnp.int32)
-    return jax.lax.stop_gradient(Answer(x, y, program.b - program.A @ x, none, none))
-
-
-def _solution(solved: _Solved, params: jax.Array, dual: Any) -> Solution:
+def _solution(solved: Solved, params: jax.Array, dual: Any) -> Solution:
     _, _, residual, status, grade, steps, counts, curvature, _ = solved
     return Solution(params, dual, residual, steps, status, counts, curvature, grade)
-
-
-def _counts(answer: Answer) -> Counts:
-    return Counts(factorizations=answer.steps).as_arrays()
