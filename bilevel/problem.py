@@ -208,13 +208,14 @@ class InnerProblem:
 
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
         relative to the residual of the cold start. The status is per lane under vmap, and never raises. Raises
-        ValueError where the set is empty and values are concrete; in a trace the status is then ``infeasible``.
+        ValueError where values are concrete and the parameters of the set alone tell that it is empty (a radius
+        below 0); elsewhere the status is then ``infeasible``.
 
         An eager call, also in an eager gradient or batch, compiles once for shapes. It compiles anew where a global or
         closure of the problem's functions has been bound to another value. A list or an array that is changed in place
         goes unnoticed.
         """
-        refuse_empty(self.constraint, hparams)
+        refuse_empty(self.nonsmooth.as_set, hparams)
         problem = stated(self)
         outcome = _outcome(problem, hparams, batch, jax.random.key(0) if key is None else key, init)
         attached = _attached.__wrapped__ if asks_for_values(self.mapping, linear_solve) else _attached
@@ -239,7 +240,8 @@ class InnerProblem:
             jax.eval_shape(function, params, hparams, batch)
             for function in (self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]  # by functions
         ]
-        return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, row.dtype), values))
+        kind = jnp.result_type(*jax.tree.leaves(params))  # the solvers': rows are wider where their data are
+        return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, kind), values))
 
     def primal(self, unknown: Params) -> Params:
         """The params in the unknown of the mapping."""
@@ -256,7 +258,7 @@ class InnerProblem:
         solver, _ = self.solver.choose(instance, start)
         outcome = iterate(solver, instance, start, cold)
         defined = self.defined(self.primal(outcome.params), hparams, batch)
-        code = jnp.where(defined, Code.converged, Code.nonfinite)
+        code = jnp.where(defined | ~outcome.status.ok, Code.converged, Code.nonfinite)  # a failure has its own reason
         return outcome._replace(status=outcome.status.worse(Status.of(code)))
 
     def defined(self, params: Params, hparams: HParams, batch: Batch) -> jax.Array:

@@ -18,6 +18,7 @@ COMMANDS = {
 }
 GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")  # folders of configs/
 UNIQUE = ("hydra.run.dir", "resume", "fork")  # of one run
+LOGGER = "choose_logger"  # logger=NAME of a run that goes on: the settings recorded have no groups to choose from
 QUIET = (  # this package's settings of Hydra, for settings that are read from another folder
     *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
     *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
@@ -39,12 +40,13 @@ def translate(arguments: list[str]) -> list[str]:
         raise SettingsError(f"command={command}: there is no such command; choose one of {', '.join(COMMANDS)}.")
     if command == "doctor":
         return examined(flags, overrides)
-    directory = value_of(overrides, "resume")
-    if directory not in (None, "", "null"):
-        return resumed(flags, overrides, Path(directory).expanduser())
-    origin = value_of(overrides, "fork")
-    if origin not in (None, "", "null"):
-        return forked(flags, overrides, Path(origin).expanduser())
+    directory, origin = (folder_of(overrides, name) for name in ("resume", "fork"))
+    if directory and origin:
+        raise SettingsError("resume=DIR goes on with a run, and fork=DIR starts a new one: give one of the two.")
+    if directory:
+        return resumed(flags, overrides, directory)
+    if origin:
+        return forked(flags, overrides, origin)
     if command != "train":
         overrides = [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null"]
     return [*flags, *own_task(overrides)]
@@ -67,6 +69,12 @@ def value_of(arguments: list[str], name: str) -> str | None:
     return re.sub(r"^(['\"])(.*)\1$", r"\2", values[-1]) if values else None
 
 
+def folder_of(overrides: list[str], name: str) -> Path | None:
+    """The folder that ``name=DIR`` gives; None where there is none."""
+    given = value_of(overrides, name)
+    return None if given in (None, "", "null") else Path(given).expanduser()
+
+
 def own_task(arguments: list[str]) -> list[str]:
     """A task given by ``task._target_`` alone starts without the settings of the default task."""
     if value_of(arguments, "task._target_") is None or value_of(arguments, "task") is not None:
@@ -80,7 +88,7 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
     if {"-m", "--multirun"} & set(flags):
         raise SettingsError("resume=DIR goes on with one run: leave out --multirun.")
     for override in overrides:
-        if (name := override.partition("=")[0]) in GROUPS:
+        if (name := override.partition("=")[0]) in GROUPS and name != "logger":
             raise SettingsError(
                 f"{override}: a run that goes on keeps its {name}; leave it out, or start a new run from its "
                 f"hyperparameters by fork={directory}."
@@ -88,7 +96,7 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
     place = quoted(directory.absolute())
     return [
         *(*flags, *recorded),
-        *(override for override in overrides if not override.startswith("resume=")),
+        *(re.sub("^logger=", f"++{LOGGER}=", one) for one in overrides if not one.startswith("resume=")),
         *(f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *QUIET),
     ]
 

@@ -88,7 +88,7 @@ def failed_call(error: BaseException) -> str:
             )
     if isinstance(cause, InstantiationException):
         return failed_call(cause)
-    if isinstance(cause, ValueError | OSError):
+    if isinstance(cause, ValueError | OSError) or (cause and type(cause).__module__.startswith("bilevel.")):
         return sentence(cause)
     return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
 

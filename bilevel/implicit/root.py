@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from bilevel.foundation.eager import Setting, compiles_once, frozen, prepared, stated
@@ -58,7 +60,8 @@ def custom_root(
             taken = for_condition(solver, mapping.stated, str(mapping), args, kwargs)
             result, origins = _run(solver, args, kwargs)
             if not has_aux:
-                return attach_once(mapping, solve, result, *taken)
+                with _telling_of_pairs(solver, result):
+                    return attach_once(mapping, solve, result, *taken)
             params, aux = pair(result, solver)
             return like(result, attach_once(mapping, solve, params, *taken), _without_derivative(aux, origins))
 
@@ -95,6 +98,7 @@ def root_jvp(
     >>> round(float(bl.root_jvp(lambda w, theta: w**2 - theta, 2.0, (4.0,), (1.0,))), 6)
     0.25
     """
+    _refuse_others("tangents", tangents, "args", args)
     moved = _jvp.__wrapped__ if asks_for_values(as_mapping(residual), solve) else _jvp
     return moved(stated(residual), params, tuple(args), tuple(tangents), Setting(solve))
 
@@ -112,6 +116,7 @@ def root_vjp(
     >>> [round(float(grad), 6) for grad in bl.root_vjp(lambda w, theta: w**2 - theta, 2.0, (4.0,), 1.0)]
     [0.25]
     """
+    _refuse_others("cotangent", cotangent, "params", params)
     pulled = _vjp.__wrapped__ if asks_for_values(as_mapping(residual), solve) else _vjp
     return pulled(stated(residual), params, tuple(args), cotangent, Setting(solve))
 
@@ -133,6 +138,27 @@ def _called(solver: Setting, form: Setting, leaves: list) -> Any:
     return solver.value(*args, **kwargs)
 
 
+@contextmanager
+def _telling_of_pairs(solver: Callable, result: Any) -> Iterator[None]:
+    """A condition that cannot be evaluated at a tuple was stated for its first entry, most likely."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        if type(result) is not tuple:
+            raise
+        raise TypeError(
+            f"{getattr(solver, '__name__', 'the solver')} returns a tuple of {len(result)}, at which the condition "
+            f"cannot be evaluated ({error}): if all but the first is auxiliary, decorate it with has_aux=True."
+        ) from error
+
+
+def _refuse_others(name: str, given: PyTree, model: str, like: PyTree) -> None:
+    """ValueError where a direction has not the structure and shapes of what it is a direction of."""
+    shapes = [jax.tree.map(np.shape, tree) for tree in (given, like)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{name} must be as {model}: {model} have the shapes {shapes[1]}, and {name} {shapes[0]}.")
+
+
 def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
     """The solver's result without any derivative, and the values that it may depend on, closed-over ones included."""
     given = split_arguments(args, kwargs)
@@ -149,7 +175,8 @@ def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
         call, closed_over = jax.closure_convert(call, *given.leaves)
     except NOT_TRACEABLE:
         return _run_eagerly(solver, call, fixed), given.leaves
-    result = call(*fixed, *jax.lax.stop_gradient(closed_over))
+    # jnp.asarray, because a number that does not depend on the arguments comes back as a literal of JAX.
+    result = jax.tree.map(jnp.asarray, call(*fixed, *jax.lax.stop_gradient(closed_over)))
     return jax.lax.stop_gradient(result), [*given.leaves, *closed_over]
 
 

@@ -11,7 +11,7 @@ from bilevel.foundation.eager import Setting, compiles_once, solves_once
 from bilevel.implicit.attach import attach
 from bilevel.kernels.matrices import is_sparse
 from bilevel.layers.conic_units import conic_units, is_regular
-from bilevel.layers.solved import Solved, counts_of, grade_of, polished, root_step, start_of
+from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
 from bilevel.optimality.conic import Conic, ConicPoint
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
 from bilevel.solvers.programs.verdict import verdict
@@ -34,7 +34,7 @@ def solve_conic(data: list, cone: Cone, start: list | None, solver: ProgramSolve
         at = units.outward(mapping.unpack(z))
         return program_residual(program, at.x, at.y)
 
-    unknown, residual = polished(lambda at: root_step(mapping, at, scaled), unknown, measure)
+    unknown, residual = improved_at_root(mapping, unknown, scaled, measure)
     status, usable = verdict(program, answer, residual, solver.tol)
     grade = grade_of(status, is_regular(mapping, unknown, *scaled))
     nothing = mapping.pack(*map(jnp.zeros_like, (c, b, b)))  # where a cotangent of zero stays zero

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -12,14 +14,17 @@ from bilevel.foundation.typing import Scalar
 from bilevel.implicit.attach import attach
 from bilevel.kernels import activity
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
-from bilevel.kernels.polish import newton_step
+from bilevel.kernels.polish import polished
 from bilevel.kernels.program_derivative import moving
-from bilevel.layers.solved import DENSE, Solved, counts_of, grade_of, polished, root_step, start_of
+from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
 from bilevel.linear_solve import AutoLinear
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
 from bilevel.solvers.programs.verdict import verdict
+
+DENSE = 4096  # unknowns up to which a dense quadratic program is polished and differentiated by dense factors
+JUDGED = 1024  # unknowns and rows up to which its active rows are looked at for independence, by a factor of them all
 
 
 def _finite_rows(data: list) -> tuple:
@@ -28,9 +33,9 @@ def _finite_rows(data: list) -> tuple:
     return Q, q, A, b, rows_kept(G, h != jnp.inf), jnp.where(jnp.isinf(h), 1, h)
 
 
-def _is_dense(data: list) -> bool:
-    Q, q, A, b, G, h = data
-    return not any(map(is_sparse, (Q, A, G))) and q.size + b.size + h.size <= DENSE
+def _is_sparse(data: list) -> bool:
+    Q, _, A, _, G, _ = data
+    return any(map(is_sparse, (Q, A, G)))
 
 
 @solves_once
@@ -43,23 +48,26 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
 
-    def correction(at: PrimalDual) -> PrimalDual:
-        if _is_dense(data):
-            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
-        return root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
-
-    unknown, residual = polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
+    dense = not _is_sparse(data) and q.size <= DENSE
+    arrays = (program.P, *frozen[1:])
+    if dense:
+        unknown = PrimalDual(*polished(arrays, tuple(unknown)))
+        residual = _measure(program, unknown)
+    else:
+        ones = jnp.ones((), q.dtype)
+        unknown, residual = improved_at_root(QP, unknown, (*frozen, ones), partial(_measure, program))
     status, usable = verdict(program, answer, residual, solver.tol)
     status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
     usable = jnp.where(impossible, jnp.nan, usable)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    grade, reading = grade_of(status, jnp.bool_(False)), None
-    if _is_dense(data) and solve.value == AutoLinear():
-        arrays = (program.P, *frozen[1:])
+    grade, reading, told = grade_of(status, jnp.bool_(False)), None, usable
+    if dense and solve.value == AutoLinear():
         reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
-        grade = grade_of(status, activity.is_regular(arrays, reading))
-    looked = jnp.full((), 0.0 if _is_dense(data) else jnp.nan, q.dtype)  # `verdict` has looked at Q's eigenvalues
-    return Solved(unknown, usable, residual, status, grade, answer.steps, counts_of(answer), looked, reading)
+        if q.size + program.b.size <= JUDGED:
+            grade = grade_of(status, activity.is_regular(arrays, reading))
+        told = jnp.where(reading.told, usable, jnp.nan)  # a guess of the active rows gives no derivative
+    looked = jnp.full((), 0.0 if not _is_sparse(data) else jnp.nan, q.dtype)  # `verdict` has looked at the eigenvalues
+    return Solved(unknown, told, residual, status, grade, answer.steps, counts_of(answer), looked, reading)
 
 
 @compiles_once
@@ -86,5 +94,5 @@ def _qp_inequality(x, Q, q, A, b, G, h, usable) -> jax.Array:
 QP = KKT(_qp_loss, _qp_equality, _qp_inequality)
 
 
-def _flat(at: PrimalDual) -> tuple[jax.Array, jax.Array]:
-    return at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual])
+def _measure(program: ConeProgram, at: PrimalDual) -> jax.Array:
+    return program_residual(program, at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual]))

@@ -8,19 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation import trees
 from bilevel.foundation.status import GRADES, Status
 from bilevel.foundation.typing import Counts, Params
 from bilevel.implicit.attach import solve_system
 from bilevel.implicit.mapping import Mapping
+from bilevel.kernels.polish import improved
 from bilevel.linear_solve import AutoLinear
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
 
 POLISHES = 3
-DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
+DENSE_STEP = 1024  # unknowns and rows up to which such a step of a cone or sparse program has a dense matrix
 
 
 class Solved(NamedTuple):
-    """A program's solution before it gets its derivative; ``usable`` is 1, or NaN where there is no solution."""
+    """A program's solution before it gets its derivative; ``usable`` is 1, or NaN where there is no derivative."""
 
     unknown: Any
     usable: jax.Array
@@ -33,30 +35,16 @@ class Solved(NamedTuple):
     frame: Any  # what the derivative is computed in: the active rows, or the units of a cone program
 
 
-def root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
-    return solve_system(mapping.system(at, *args), AutoLinear(dense=DENSE), mapping(at, *args))
-
-
-def polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
+def improved_at_root(mapping: Mapping, at: Params, args: tuple, measure: Callable) -> tuple[Params, jax.Array]:
     """Newton steps on the optimality condition while the residual is not small yet and they lower it."""
-    first = measure(unknown)
-    precise = 100 * float(jnp.finfo(first.dtype).eps)
 
-    def body(state: tuple) -> tuple:
-        unknown, residual, _, tries = state
-        moved = jax.tree.map(jnp.subtract, unknown, correction(unknown))
-        after = measure(moved)
-        better = after < residual
-        unknown = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, unknown)
-        return unknown, jnp.where(better, after, residual), better, tries + 1
+    solve = AutoLinear(dense=DENSE_STEP)
 
-    def proceed(state: tuple) -> jax.Array:
-        _, residual, better, tries = state
-        return better & (residual > precise) & (tries < POLISHES)
+    def step(at: Params) -> Params:
+        return trees.subtract(at, solve_system(mapping.system(at, *args), solve, mapping(at, *args)))
 
-    usable = jnp.isfinite(first)
-    unknown, residual, _, _ = jax.lax.while_loop(proceed, body, (unknown, first, usable, jnp.int32(0)))
-    return unknown, residual
+    precise = 100 * float(jnp.finfo(jax.tree.leaves(at)[0].dtype).eps)
+    return improved(step, measure, at, POLISHES, enough=precise)
 
 
 def grade_of(status: Status, regular: jax.Array) -> jax.Array:

@@ -85,3 +85,16 @@ def test_a_run_that_goes_on_keeps_its_groups(tmp_path, override):
 def test_the_groups_are_the_folders_of_settings():
     configs = pathlib.Path(__file__).parents[2] / "configs"
     assert sorted(folder.name for folder in configs.iterdir() if folder.is_dir()) == sorted((*GROUPS, "hydra"))
+
+
+def test_a_run_that_goes_on_is_no_fork():
+    with pytest.raises(SettingsError, match="give one of the two"):
+        translate(["resume=a", "fork=b"])
+
+
+def test_a_run_that_goes_on_may_change_its_logger(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("seed: 0\n")
+    assert "++choose_logger=wandb" in translate([f"resume={tmp_path}", "logger=wandb"])
+    with pytest.raises(SettingsError, match="keeps its optimizer"):
+        translate([f"resume={tmp_path}", "optimizer=sgd"])

@@ -69,10 +69,10 @@ WRONG = {
     "task._target_=mine.no_task": r"task._target_=mine.no_task gives a int; task needs a Task\.",
     "task._target_=mine.broken": "ZeroDivisionError: one over zero",
     "task=own": r"task._target_=VALUE is needed",
-    "task.fraction=1.5": "fraction",
+    "task.fraction=1.5": "A fraction of 1.5 of the labels",
     "task.data=nope": "no data set 'nope'",
-    "task.precision=float16": "precision='float16'",
-    "engine.on_failure=shrug": "on_failure='shrug'",
+    "task.precision=float16": "task.precision=float16: choose one of float32, float64",
+    "engine.on_failure=shrug": "engine.on_failure=shrug: choose one of raise",
     "--config-dir=nowhere": "nowhere",
     "--no-such-flag": "--no-such-flag",
 }
@@ -124,7 +124,7 @@ def test_settings_of_the_users_own(bilevel, folder):
 
 def test_an_unknown_argument_of_the_users_task(bilevel):
     done = bilevel(*MINE, "task.colour=3")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("bilevel: task: TypeError: shrinkage() got an unexpected keyword argument 'colour'")
 
 
@@ -134,6 +134,13 @@ def test_a_failed_solve_ends_with_one_sentence(bilevel, folder):
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("bilevel: Outer step 0: The inner solve ended with status max_steps after 2 steps")
     assert json.loads((folder / "run/summary.json").read_text())["status"] == "failed"
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_in_one_line(bilevel, folder):
+    (folder / "file").write_text("")
+    done = bilevel(*MINE, "hydra.run.dir=run", "compilation_cache=file/cache")
+    assert done.returncode == 0
+    assert done.stderr == "bilevel: compilation_cache=file/cache: nothing is kept there (Not a directory).\n"
 
 
 def test_a_directory_in_use_is_refused(bilevel):
@@ -180,7 +187,7 @@ def test_wandb_is_offline_unless_told(bilevel, folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((folder / "run/wandb").glob("offline-run-*"))) == 1
     wrong = bilevel(*MINE, "logger=wandb", "logger.mode=sideways")
-    assert "W&B has no mode 'sideways'" in wrong.stderr
+    assert "logger.mode=sideways: choose one of offline, online, disabled" in wrong.stderr
 
 
 SPREAD = """
