@@ -37,7 +37,8 @@ class Solution(NamedTuple):
 
     ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
     solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
-    "residual" where it is one of several or nobody looked (`InnerProblem.solve` does not: `bl.hypergradient` does).
+    "residual" where it is one of several, or where that was not examined (`InnerProblem.solve` does not examine it,
+    `bl.hypergradient` does).
     """
 
     params: Params
@@ -51,8 +52,8 @@ class Solution(NamedTuple):
 
     @property
     def order(self) -> str:
-        """What was looked at: "second order", or "first order" where nobody looked at the curvature (``curvature`` is
-        NaN), so that the point may be a saddle. Of a batch, the weaker."""
+        """Either "second order", where the curvature was examined, or "first order": ``curvature`` is then NaN and the
+        point may be a saddle. Of a batch, the weaker."""
         return order_of(self.curvature)
 
     @property
@@ -155,7 +156,8 @@ class InnerProblem:
 
     @property
     def mapping(self) -> Mapping:
-        """The optimality condition F(params, hparams, batch): the one given, or the one that the statement implies."""
+        """The optimality condition F(params, hparams, batch): the given one, or the one that follows from the
+        statement."""
         if self.optimality is not None:
             return self.optimality
         if self.constraint.by_functions:

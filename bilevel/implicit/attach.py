@@ -166,7 +166,7 @@ def solve_system_counted(system: System, linear_solve: LinearSolver, rhs: PyTree
     def solve(matvec: Callable, flat: jax.Array) -> tuple[jax.Array, Counts]:
         solution = linear_solve(replace(operator, matvec=matvec), flat)
         counts = Counts(hessian_products=solution.products, factorizations=solution.factorizations)
-        # a reduced right-hand side leaves the range by rounding of what it was reduced from, which may be far larger
+        # a reduced right-hand side leaves the range by the rounding of the full one, which may be far larger
         off_range = operator.singular & (solution.residual <= epsilon(flat) ** 0.625)
         return jnp.where(solution.status.ok | off_range, solution.value, jnp.nan), counts.as_arrays()
 

@@ -153,7 +153,7 @@ def _telling_of_pairs(solver: Callable, result: Any) -> Iterator[None]:
 
 
 def _refuse_others(name: str, given: PyTree, model: str, like: PyTree) -> None:
-    """ValueError where a direction has not the structure and shapes of what it is a direction of."""
+    """Raises ValueError where a direction has another structure or other shapes than the value that it moves."""
     shapes = [jax.tree.map(np.shape, tree) for tree in (given, like)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{name} must be as {model}: {model} have the shapes {shapes[1]}, and {name} {shapes[0]}.")

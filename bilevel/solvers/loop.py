@@ -21,7 +21,7 @@ from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, judge, limits, look
 
 
 class Progress(NamedTuple):
-    """A solver's state with what the stopping rule remembers."""
+    """A solver's state with the memory of the stopping rule."""
 
     state: State
     steps: jax.Array
@@ -195,8 +195,8 @@ def ending_of(solver: Solver, progress: Progress, empty: bool | jax.Array = Fals
 def sentence(
     solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, cold_start: Params
 ) -> Judged:
-    """The verdict of `conclude`, after a look at the curvature where the solver never does; beside a saddle the steps
-    begin anew."""
+    """The verdict of `conclude`, after examining the curvature where the solver never does; at a saddle the steps begin
+    again."""
     judged = conclude(solver, instance, progress, reference, cold_start)
     if progress.state.curvature is not None or not can_look(instance):
         return judged

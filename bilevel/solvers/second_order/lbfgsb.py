@@ -111,8 +111,8 @@ def bounds(instance: Instance, params: Params) -> tuple[PyTree, PyTree]:
 
 
 def longer(found: Trial, pairs: Pairs, stretch: jax.Array, params: Params) -> jax.Array:
-    """The stretch of the next first step: more where this one was taken at once and met no curvature, up to lengths of
-    which the verdict is clear; after a pair, none."""
+    """The stretch of the next first step. It grows where this step was taken at once and met no curvature, up to a
+    length at which the verdict is clear; after a pair there is no stretch."""
     flat = found.accepted & (found.trials == 1) & (pairs.rho[-1] == 0)
     most = trees.epsilon(params) ** -1.5
     grown = jnp.where(flat, jnp.minimum(GROWTH * stretch, most), 1)

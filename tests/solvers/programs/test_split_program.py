@@ -21,7 +21,8 @@ EYE = np.eye(4)
 
 def stated(rows, b, cone, point=POINT, dtype="float64"):
     """min ||x - point||^2 / 2 subject to b - rows x in the cone."""
-    return ConeProgram(*(jnp.asarray(part, dtype) for part in (EYE, -point, rows, b)), cone)
+    P, q, A, b = (jnp.asarray(part, dtype) for part in (EYE, -point, rows, b))
+    return ConeProgram(P, q, A, b, cone)
 
 
 PROJECTIONS = {
