@@ -26,14 +26,10 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Setting:
-<<<<<<< HEAD
     """An argument that is compared by value and never traced, whatever leaves it has: `Setting(solver).value`.
 
     ``reads`` are values that the setting's functions read from outside, as `stated` finds them.
     """
-=======
-    """An argument that is compared by value and never traced, even if it has leaves: `Setting(solver).value`."""
->>>>>>> main
 
     value: Any
     reads: Hashable = ()
