@@ -25,8 +25,8 @@ from bilevel.kernels.certificate import no_minimum, no_point
 from bilevel.kernels.condensed import Parts, factored
 from bilevel.kernels.second_orders import SecondOrders, scaling
 
-RUNNING = -1
-TO_THE_BOUNDARY = 0.99
+RUNNING = -1  # no `Code` yet
+TO_THE_BOUNDARY = 0.99  # below 1, because s and z have to stay inside of the cones
 PATIENCE = 3  # steps without progress after which the precision is exhausted
 
 

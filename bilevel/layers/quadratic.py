@@ -24,7 +24,7 @@ from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, Progr
 from bilevel.solvers.programs.verdict import verdict
 
 DENSE = 4096  # unknowns up to which a dense quadratic program is polished and differentiated by dense factors
-JUDGED = 1024  # unknowns and rows up to which its active rows are looked at for independence, by a factor of them all
+JUDGED = 1024  # up to so many unknowns and rows the independence of active rows is checked, by a factor of them all
 
 
 def _finite_rows(data: list) -> tuple:

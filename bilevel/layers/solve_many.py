@@ -15,7 +15,7 @@ from bilevel.problem import InnerProblem, Solution
 from bilevel.solvers import Instance, Outcome
 from bilevel.solvers.lanes import iterate_many
 
-LANES = 8
+LANES = 8  # problems at a time
 
 
 def solve_batch(

@@ -17,7 +17,7 @@ from bilevel.kernels.polish import improved
 from bilevel.linear_solve import AutoLinear
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
 
-POLISHES = 3
+POLISHES = 3  # Newton steps, which double the digits
 DENSE_STEP = 1024  # unknowns and rows up to which such a step of a cone or sparse program has a dense matrix
 
 

@@ -17,7 +17,7 @@ from bilevel.solvers.instance import Instance
 
 FEW = 32  # unknowns up to which all curvatures are found, by a product for each
 PRODUCTS = 12  # steps of Lanczos' method for more unknowns: finds -0.1 beside a thousand curvatures from 0 to 1
-MAX_TRIALS = 30
+MAX_TRIALS = 30  # points on each side
 
 
 class Curvature(NamedTuple):

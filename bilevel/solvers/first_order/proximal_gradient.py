@@ -16,7 +16,7 @@ from bilevel.solvers.first_order.step_size import BACKTRACKING, GROWTH, backtrac
 from bilevel.solvers.instance import Instance
 
 ALWAYS_CHECKED = 10  # so many first steps each compute the residual and search the step size
-CHECK_EVERY = 8
+CHECK_EVERY = 8  # steps between checks, because the residual costs about as much as a step
 
 
 class Memory(NamedTuple):

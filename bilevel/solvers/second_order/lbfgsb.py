@@ -16,8 +16,8 @@ from bilevel.solvers.first_order.step_size import followed, smooth_norm
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_product, remember
 
-SUFFICIENT = 1e-4
-MAX_HALVINGS = 30
+SUFFICIENT = 1e-4  # Armijo's constant
+MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
 NEAR = 1e-3  # a coordinate at most this near a bound counts as on it
 GROWTH = 10.0  # of the next first step, where the last step met no curvature, as along a linear loss
 

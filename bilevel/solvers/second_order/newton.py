@@ -21,7 +21,7 @@ from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
-MAX_HALVINGS = 30
+MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
 MAX_HALVINGS_TO_A_ROOT = 100  # many, because a step to a root may be too long by any factor: exp(w) = 1e12 from -20
 SUFFICIENT = 1e-4  # Armijo's constant
 NEAR = 1e-2  # a step of this share of the point's size does not change the sign of the curvature
