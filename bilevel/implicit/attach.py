@@ -12,6 +12,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.eager import Setting, compiles_once, stated
 from bilevel.foundation.trees import epsilon
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
@@ -20,25 +21,55 @@ from bilevel.implicit.silence import silent
 from bilevel.linear_solve import LinearSolver
 
 
+class Form(NamedTuple):
+    """How arguments are put together: their structure, and the leaves that are no arrays, with None for the others."""
+
+    structure: Any
+    fixed: tuple
+
+    def rebuild(self, *leaves: Any) -> tuple[tuple, dict]:
+        moving = iter(leaves)
+        whole = [next(moving) if one is None else one.value for one in self.fixed]
+        return jax.tree.unflatten(self.structure, whole)
+
+
 class Arguments(NamedTuple):
-    """Arguments split into the array leaves that can carry derivatives and the function that puts them together."""
+    """Arguments split into the array leaves that can carry derivatives and the form that puts them together."""
 
     leaves: list[Any]
-    rebuild: Callable[..., tuple[tuple, dict]]
+    form: Form
+
+    def rebuild(self, *leaves: Any) -> tuple[tuple, dict]:
+        """(args, kwargs) with these leaves."""
+        return self.form.rebuild(*leaves)
 
 
 def split_arguments(args: tuple, kwargs: dict) -> Arguments:
     """Arrays, tracers and Python floats become leaves; everything else (integers, strings, functions) stays fixed."""
     everything, structure = jax.tree.flatten((args, kwargs))
-    dynamic = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in everything]
+    moves = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in everything]
+    fixed = tuple(None if moving else Setting(leaf) for leaf, moving in zip(everything, moves, strict=True))
+    return Arguments([leaf for leaf, moving in zip(everything, moves, strict=True) if moving], Form(structure, fixed))
 
-    def rebuild(*leaves: Any) -> tuple[tuple, dict]:
-        moving = iter(leaves)
-        return jax.tree.unflatten(
-            structure, [next(moving) if moves else leaf for leaf, moves in zip(everything, dynamic, strict=True)]
-        )
 
-    return Arguments([leaf for leaf, moves in zip(everything, dynamic, strict=True) if moves], rebuild)
+def asks_for_values(mapping: Mapping, linear_solve: LinearSolver) -> bool:
+    """Whether the symmetry that a user asserts is checked, which needs concrete values and so no compiled program."""
+    return linear_solve.needs_symmetric and type(mapping).system is Mapping.system
+
+
+def attach_once(
+    mapping: Mapping, linear_solve: LinearSolver, params: Params, args: tuple, kwargs: dict | None = None
+) -> Params:
+    """As `attach`, compiled once for the mapping and the shapes, in eager calls too."""
+    if asks_for_values(mapping, linear_solve):
+        return attach(mapping, linear_solve, params, args, kwargs)
+    leaves, form = split_arguments(args, kwargs or {})
+    return _attach_once(stated(mapping), Setting(linear_solve), params, leaves, Setting(form))
+
+
+@compiles_once
+def _attach_once(mapping: Setting, linear_solve: Setting, params: Params, leaves: list, form: Setting) -> Params:
+    return attach(mapping.value, linear_solve.value, params, *form.value.rebuild(*leaves))
 
 
 def attach(
