@@ -26,7 +26,7 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Setting:
-    """An argument that is compared by value and never traced, whatever leaves it has: `Setting(solver).value`.
+    """An argument that is compared by value and never traced, even if it has leaves: `Setting(solver).value`.
 
     ``reads`` are values that the setting's functions read from outside, as `stated` finds them.
     """
@@ -45,9 +45,9 @@ def compiles_once(function: Call) -> Call:
 
     Arrays and numbers among the leaves of ``args`` are data. All other leaves are settings and are compared by value,
     and so is everything in a `Setting`. The last `KEPT` compiled calls are kept, because a loop over many shapes would
-    otherwise run out of memory maps. Works under `jax.vmap`, `jax.jvp` and `jax.grad`. Within `jax.jit` the function is
-    called as it is. So it is where its settings cannot be hashed, where it closes over traced values, and where it asks
-    for the values of its arguments.
+    otherwise run out of memory maps. Works under `jax.vmap`, `jax.jvp` and `jax.grad`. The function itself is called
+    within `jax.jit`, where its settings cannot be hashed, where it closes over traced values, and where it asks for the
+    values of its arguments.
 
     >>> import jax.numpy as jnp
     >>> traces = []
@@ -145,7 +145,7 @@ def _kept(function: Call, kind: type) -> Call:
 
 
 def frozen(tree: Any) -> Any:
-    """The tree without derivatives; what is no traced value stays as it is."""
+    """The tree without derivatives; values that are not traced are unchanged."""
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
 
 

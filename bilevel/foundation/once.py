@@ -12,7 +12,7 @@ from jax.interpreters import batching
 
 from bilevel.foundation.compilation import Executable, Traced, compiler_options, executable_of, trace
 
-SMALL = 4096  # numbers that go in, up to which a program runs about as fast unoptimised and compiles in a quarter
+SMALL = 4096  # a program of up to so many inputs runs as fast unoptimised, and compiles in a quarter of the time
 # One module for the code: split into several and unoptimised, XLA 0.10 got a comparison of 1e-17 with 1e-10 wrong.
 UNOPTIMISED = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
 
@@ -35,7 +35,7 @@ class Once:
         return self.executable.results(data)
 
     def batched(self, data: list, axes: tuple[int | None, ...], size: int) -> Once:
-        """The same of a batch of this size: ``axes`` says of each array which of its axes is that of the lanes."""
+        """The same for a batch of this size: ``axes`` has for each array the axis of the lanes."""
         if (axes, size) not in self.lanes:
             lanes = jax.vmap(self.traced, in_axes=(list(axes),), axis_size=size)
             self.lanes[axes, size] = Once(trace(lanes, [jax.typeof(leaf) for leaf in data]))

@@ -28,10 +28,10 @@ class Same:
 
 
 def reads(value: Any) -> Hashable:
-    """What ``value``, a function or an object with functions among its fields, would read now: two results are equal
-    where no global, closure, default or attribute that the functions name has been bound anew between them.
+    """The values that ``value``, a function or an object with functions among its fields, would read now.
 
-    A list or an array that is changed in place goes unnoticed, as it does under `jax.jit`.
+    Two results are equal where no global, closure, default or attribute that the functions name was rebound between
+    them. A list or an array that is changed in place goes unnoticed, as it does under `jax.jit`.
 
     >>> scale = [2.0]
     >>> def loss(w): return factor * w

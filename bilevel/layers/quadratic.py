@@ -66,7 +66,7 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
         if q.size + program.b.size <= JUDGED:
             grade = grade_of(status, activity.is_regular(arrays, reading))
         told = jnp.where(reading.told, usable, jnp.nan)  # a guess of the active rows gives no derivative
-    looked = jnp.full((), 0.0 if not _is_sparse(data) else jnp.nan, q.dtype)  # `verdict` has looked at the eigenvalues
+    looked = jnp.full((), 0.0 if not _is_sparse(data) else jnp.nan, q.dtype)  # `verdict` has checked the eigenvalues
     return Solved(unknown, told, residual, status, grade, answer.steps, counts_of(answer), looked, reading)
 
 

@@ -1,4 +1,4 @@
-"""What quadratic and cone programs share between the solve and the derivative of its solution."""
+"""The common part of quadratic and cone programs, between the solve and the derivative of its solution."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Solved(NamedTuple):
     steps: jax.Array
     counts: Counts
     curvature: jax.Array
-    frame: Any  # what the derivative is computed in: the active rows, or the units of a cone program
+    frame: Any  # the data of the derivative: the active rows, or the units of a cone program
 
 
 def improved_at_root(mapping: Mapping, at: Params, args: tuple, measure: Callable) -> tuple[Params, jax.Array]:
