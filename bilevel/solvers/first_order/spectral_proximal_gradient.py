@@ -15,7 +15,7 @@ from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, fi
 from bilevel.solvers.instance import Instance
 
 REMEMBERED = 8  # a step has to stay below the largest of so many last objectives
-SUFFICIENT = 1e-4
+SUFFICIENT = 1e-4  # Armijo's constant
 CHANGE = 1e3  # the largest ratio of a step size to the one before it
 CHECK_EVERY = 8  # steps after which the residual is computed in any case
 CLOSE = 10.0  # below so many times the goal it is computed at each step
@@ -119,7 +119,10 @@ def _search(instance: Instance, state: State) -> Trial:
 
 
 def _spectral(found: Trial, memory: Memory) -> jax.Array:
-    """The inverse of the curvature along the last step; more than the last step size where there was none."""
+    """The inverse of the curvature along the last step; more than the last step size where there was none, up to steps
+    so long that a loss without end is told from others (it would overflow otherwise)."""
     curved = found.curvature > 0
-    step_size = jnp.where(curved, found.length**2 / jnp.where(curved, found.curvature, 1), jnp.inf)
+    endless = found.length > trees.epsilon(found.params) ** -1.5
+    longest = jnp.where(endless, found.step_size, jnp.inf)
+    step_size = jnp.where(curved, found.length**2 / jnp.where(curved, found.curvature, 1), longest)
     return jnp.clip(step_size, found.step_size / CHANGE, found.step_size * CHANGE)
