@@ -81,7 +81,7 @@ def build(config: DictConfig) -> tuple[Task, Trainer]:
         if config.get("fork"):
             task = replace(task, init_hparams=from_run(Path(config.fork), task))
         if config.get("solver"):
-            task = replace(task, inner=task.inner.with_solver(instantiate(config.solver)))
+            task = task.with_solver(instantiate(config.solver))
         loggers = [*([Console()] if config.progress else []), *([instantiate(config.logger)] if config.logger else [])]
         trainer = instantiate(config.trainer, _partial_=True, _convert_="all")(
             optimizer=made(config, "optimizer", optax.GradientTransformation),

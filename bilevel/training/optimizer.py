@@ -10,17 +10,17 @@ import optax
 
 from bilevel.engines import Carry, Engine, Point
 from bilevel.foundation.typing import HParams, Scalar
-from bilevel.task import Bilevel
+from bilevel.task import Task
 
 
-def outer_value(engine: Engine, levels: Bilevel, point: Point, carry: Carry) -> Callable[[HParams], Scalar]:
+def outer_value(engine: Engine, task: Task, point: Point, carry: Carry) -> Callable[[HParams], Scalar]:
     """hparams -> outer loss at the inner solution there, whose gradient is the engine's: what a line search evaluates.
 
     Every solve begins from ``carry``; one that fails has an infinite loss. Costs a whole hypergradient each time.
     """
 
     def both(hparams: HParams) -> tuple[Scalar, HParams]:
-        value, grad, report = engine.hypergradient(levels, point._replace(hparams=hparams), carry)
+        value, grad, report = engine.hypergradient(task, point._replace(hparams=hparams), carry)
         return jnp.where(report.status.ok, value, jnp.inf), grad
 
     @jax.custom_vjp
