@@ -253,7 +253,7 @@ _MODULES = (
 )
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted([*_OWNER, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]  (checkers read the imports above)
+__all__ = sorted([*_OWNER, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]  # checkers read the imports above
 
 
 def __getattr__(name: str) -> Any:

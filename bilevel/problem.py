@@ -145,7 +145,7 @@ class InnerProblem:
         if self.optimality is not None:
             return self.optimality
         if self.constraint.by_functions:
-            return KKT(self.loss, self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]
+            return KKT(self.loss, self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]  # by functions
         nonsmooth = self.nonsmooth
         if nonsmooth.smooth:
             return Stationary(self.loss)
@@ -154,9 +154,9 @@ class InnerProblem:
             return nonsmooth.kinks(point, step, hparams)
 
         if nonsmooth is self.constraint:
-            project = lambda point, hparams, batch: self.constraint.project(point, hparams)  # noqa: E731
+            project = lambda point, hparams, batch: self.constraint.project(point, hparams)
             return ProjectedGradient(self.loss, project, kinks=kinks)
-        prox = lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams)  # noqa: E731
+        prox = lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams)
         return ProximalGradient(self.loss, prox, kinks=kinks)
 
     def at(self, hparams: HParams, batch: Batch, differentiable: bool = False, searches: bool = True) -> Instance:
@@ -219,7 +219,7 @@ class InnerProblem:
             return params
         values = [
             jax.eval_shape(function, params, hparams, batch)
-            for function in (self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]
+            for function in (self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]  # by functions
         ]
         return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, row.dtype), values))
 

@@ -27,16 +27,16 @@ if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the oracle's matrices are small
     os.environ["XLA_FLAGS"] = f"{UNOPTIMISED} {os.environ.get('XLA_FLAGS', '')}".strip()
 
-import gc  # noqa: E402
-import logging  # noqa: E402
-import warnings  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+import gc
+import logging
+import warnings
+from collections.abc import Iterator
 
-import adversary_cases as cases  # noqa: E402
-import adversary_programs as programs  # noqa: E402
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from adversary_judge import FAULTS, Verdict, ask, judge  # noqa: E402
+import adversary_cases as cases
+import adversary_programs as programs
+import jax
+import numpy as np
+from adversary_judge import FAULTS, Verdict, ask, judge
 
 DRAWS, SMALL, DRAWS_OF_SMALL = 6, 12, 20  # the draws of small cases cost little beside their compilation
 PROGRAMS = 5  # every so many cases is a program

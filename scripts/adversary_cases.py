@@ -138,7 +138,7 @@ def draw_structure(seed: int, sizes: tuple[int, ...] = (*SIZES, *SIZES, *LARGE_S
     convex = loss.convex and entry.name != "L2Sphere"
     samples = max(3, n // 2) if rng.random() < 0.3 else min(2 * n + 2, 120)
     return Structure(
-        task, ENGINES[engine], entry, loss, names, exact, lags, solver.tol, convex, precision, samples, n, text
+        task, ENGINES[engine], entry, loss, names, exact, lags, float(solver.tol), convex, precision, samples, n, text
     )
 
 

@@ -124,8 +124,8 @@ def compiled(entry):
 
 def kinks_on(entry, start, end, pieces=64):
     """The points of a segment at which the Jacobian jumps, with the distance to a kink that is claimed there."""
-    at = lambda t: start + t[:, None] * (end - start)  # noqa: E731
-    jump = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(axis=(1, 2))  # noqa: E731
+    at = lambda t: start + t[:, None] * (end - start)
+    jump = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(axis=(1, 2))
     low = np.linspace(0, 1, pieces + 1)[:-1]
     high = low + 1 / pieces
     for _ in range(52):

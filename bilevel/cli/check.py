@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bilevel.batches import Minibatch
 from bilevel.cli.choices import options
+from bilevel.cli.settings import merged
 from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.hypergradients import hypergradient
@@ -86,7 +87,7 @@ def reduced(config: DictConfig) -> DictConfig:
     sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
     if "data" in given:
         sizes.pop("data", None)
-    return OmegaConf.merge(config, {"task": sizes})  # type: ignore[return-value]
+    return merged(config, {"task": sizes})
 
 
 def measured(config: DictConfig, task: Task) -> Iterator[Row]:

@@ -12,6 +12,7 @@ import jax
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.sentences import SettingsError
+from bilevel.cli.settings import merged
 from bilevel.cli.train import build, short, use_compilation_cache
 from bilevel.loggers import JsonLines, read_json_lines
 from bilevel.loggers.strict_json import loads
@@ -99,8 +100,8 @@ def replayed(config: DictConfig, directory: Path, step: int) -> Iterator[str]:
     if not 0 <= step <= steps:
         raise SettingsError(f"replay={step}: the run has the steps 0 to {steps}.")
     use_compilation_cache(config.compilation_cache)
-    task, trainer = build(OmegaConf.merge(config, {"progress": False, "logger": None}))  # type: ignore[arg-type]
-    double, _ = build(OmegaConf.merge(config, {"progress": False, "logger": None, "task": precise(config)}))  # type: ignore[arg-type]
+    task, trainer = build(merged(config, {"progress": False, "logger": None}))
+    double, _ = build(merged(config, {"progress": False, "logger": None, "task": precise(config)}))
     with jax.enable_x64(PRECISIONS[task.precision]), ExitStack() as stack:
         fit = Fit(replace(trainer, loggers=()), task, jax.random.key(config.seed), None, stack)
         state = fit.reach(step, directory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -37,10 +37,16 @@ def check_settings(config: DictConfig) -> None:
         if isinstance(value, int | float) and not value > 0:  # a schedule has settings of its own
             raise SettingsError(f"{key}={value}: it must be positive.")
     if config.get("resume"):
-        check_unchanged(config, OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml"))  # type: ignore[arg-type]
+        recorded = OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml")
+        check_unchanged(config, cast(DictConfig, recorded))
     root = config.data.root
     if root and not Path(root).expanduser().is_dir():
         raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")
+
+
+def merged(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    """The settings with ``changes`` put in."""
+    return cast(DictConfig, OmegaConf.merge(config, changes))  # a list only where both are
 
 
 def check_unchanged(config: DictConfig, recorded: DictConfig) -> None:

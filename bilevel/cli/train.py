@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bilevel.cli.arguments import plain_yaml
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.sentences import SettingsError
+from bilevel.cli.settings import merged
 from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
@@ -113,7 +114,7 @@ def with_seed(config: DictConfig) -> DictConfig:
     if "seed" not in arguments or "seed" in config.task:
         return config
     with open_dict(config):
-        return OmegaConf.merge(config, {"task": {"seed": config.seed}})  # type: ignore[return-value]
+        return merged(config, {"task": {"seed": config.seed}})
 
 
 def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:

@@ -71,7 +71,7 @@ def refuse_empty(penalty: Penalty, hparams: HParams) -> None:
     found = is_empty(penalty, hparams)
     if isinstance(found, Tracer) or not bool(found):
         return
-    names = [field.name for field in dataclasses.fields(penalty)]  # type: ignore[arg-type]  # all in RULES are
+    names = [field.name for field in dataclasses.fields(penalty)]
     values = ", ".join(f"{name}={value}" for name, value in zip(names, parameters(penalty, hparams), strict=True))
     _, reason = RULES[type(penalty)]
     raise ValueError(f"bl.{type(penalty).__name__}({values}) holds no point: {reason}. Give a set that is not empty.")

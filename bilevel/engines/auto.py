@@ -126,7 +126,7 @@ class AutoEngine(Engine):
 def facts_of(task: Task, point: Point) -> Facts:
     """What is known of the problem from shapes and structure."""
     cold = jax.eval_shape(lambda: cold_start(task, point))
-    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
+    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
     operator = {}
 
     def system(w: PyTree) -> PyTree:

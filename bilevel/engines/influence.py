@@ -67,7 +67,7 @@ def influence(engine: Engine, task: Task, point: Point) -> Influence:
     """
     cold = cold_start(task, point)
     outer = jax.grad(task.outer, argnums=(0, 1))
-    outer_of = lambda h: task.outer(cold, h, point.outer_batch)  # noqa: E731
+    outer_of = lambda h: task.outer(cold, h, point.outer_batch)
     by_params, direct = _zeros(lambda w, h: outer(w, h, point.outer_batch), cold, point.hparams)
     through_params = not all(jax.tree.leaves(by_params))
     learned = engine.through_steps and _has_functions(task.inner.solver)

@@ -1,1 +1,1 @@
-"""What everything stands on and what knows nothing of optimisation: types, statuses, trees, compilation."""
+"""The ground floor, which knows nothing of optimisation: types, statuses, trees, compilation."""

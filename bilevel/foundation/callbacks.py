@@ -15,9 +15,10 @@ from bilevel.foundation.typing import PyTree
 def on_host(function: Callable[..., PyTree], like: PyTree, *args: PyTree) -> PyTree:
     """function(*args) on the host, on NumPy arrays, with a result of the structure, shapes and dtypes of ``like``.
 
-    Under jit, and lane by lane under vmap. JAX runs callbacks in a thread of its own, where ``jax.enable_x64`` as a
-    context does not reach and 64-bit values would be rounded to 32 bits: they travel as pairs of words, and the setting
-    is restored around the call. Raises ValueError, on the host, for a result of another shape.
+    Works under jit; under vmap the lanes are called one after another. JAX runs callbacks in a thread of its own. The
+    context ``jax.enable_x64`` does not reach that thread, so 64-bit values would be rounded to 32 bits there: they
+    travel as pairs of words, and the setting is restored around the call. Raises ValueError, on the host, for a result
+    of another shape.
     """
     double = bool(jax.config.read("jax_enable_x64"))
     leaves, structure = jax.tree.flatten(args)

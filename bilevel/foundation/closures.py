@@ -13,8 +13,9 @@ from bilevel.foundation.typing import PyTree
 
 
 def hoisted(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Callable[[list, PyTree], PyTree], list]:
-    """``function`` as (constants, argument) -> result, and the values that it closes over: traced ones too, so that
-    they can be arguments of whatever cannot close over them. ``example`` has the structure and shapes of the argument.
+    """``function`` as (constants, argument) -> result, and the list of constants: the values that it closes over. Some
+    may be traced; as arguments they can enter a program that may not close over them. ``example`` has the structure and
+    shapes of the argument.
 
     >>> import jax.numpy as jnp
     >>> scale = jnp.array([2.0, 3.0])

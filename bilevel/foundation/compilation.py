@@ -33,12 +33,13 @@ def compiler_options(backend: str) -> dict[str, Any]:
 
 COPIES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "stop_gradient")
 SHARED = 32  # compiled programs kept for other tasks
-_COMPILED: OrderedDict[Hashable, Callable] = OrderedDict()
+_COMPILED: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
 
 
-def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -> tuple[Callable, bool]:
-    """The compiled program, and whether it had to be compiled: programs of the same text, as tasks of the same shapes
-    have them, are compiled once. Those with calls to the host are not shared: their text does not say what is called.
+def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -> tuple[jax.stages.Compiled, bool]:
+    """The compiled program, and whether it had to be compiled. Programs with the same text are compiled once, because
+    tasks of the same shapes often have the same text. A program that calls the host is not shared, because its text
+    does not say which function is called.
     """
     options, text = compiler_options(jax.default_backend()), lowered.as_text()
     if "callback" in text:
@@ -60,8 +61,8 @@ def _number(leaf: Any) -> Any:
 
 
 def not_a_number(closed: Any) -> dict[int, np.ndarray]:
-    """The results of a traced function that are constants and NaN, as what was not asked for is, by their places. A
-    program that returned them would be stopped by ``jax_debug_nans``."""
+    """The results of a traced function that are the constant NaN, by their places: a figure that was not asked for is
+    one. They stay out of the program because ``jax_debug_nans`` would stop it for returning them."""
     constants = dict(zip(map(id, closed.jaxpr.constvars), closed.consts, strict=True))
     made = {id(one): step for step in closed.jaxpr.eqns if step.primitive.name in COPIES for one in step.outvars}
     found = {}
@@ -71,14 +72,14 @@ def not_a_number(closed: Any) -> dict[int, np.ndarray]:
             source = made[id(source)].invars[0]
         value = source.val if isinstance(source, Literal) else constants.get(id(source))
         if value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind == "f" and np.isnan(value):
-            found[place] = np.asarray(value, variable.aval.dtype)  # on a device it would be checked too
+            found[place] = np.asarray(value, variable.aval.dtype)  # NumPy's: on a device JAX would check it too
     return found
 
 
 class Executable(NamedTuple):
     """A compiled program with the constants it takes as arguments and the structure of what it returns."""
 
-    compiled: Callable
+    compiled: jax.stages.Compiled
     constants: list
     structure: Any
     unknown: dict[int, np.ndarray]  # results that are NaN by construction, by their places
@@ -92,7 +93,7 @@ class Executable(NamedTuple):
 
     def takes(self, leaves: list) -> bool:
         """Whether every argument lies on the devices that the program was compiled for, or may be moved there."""
-        places = self.compiled.input_shardings[0][1]  # type: ignore[attr-defined]
+        places = self.compiled.input_shardings[0][1]
         return all(
             leaf.sharding.is_equivalent_to(place, leaf.ndim) or not leaf.committed
             for leaf, place in zip(leaves, places, strict=True)
@@ -100,7 +101,7 @@ class Executable(NamedTuple):
 
 
 class Seconds(NamedTuple):
-    """What a compilation took: Python tracing the function, its translation for the compiler, and the compiler."""
+    """The seconds of a compilation: tracing the function in Python, translating it for the compiler, compiling it."""
 
     tracing: float = 0.0
     lowering: float = 0.0
@@ -113,17 +114,17 @@ class Seconds(NamedTuple):
         return Seconds(*(now - then for now, then in zip(self, before, strict=True)))
 
     def named(self) -> dict[str, float]:
-        """As in the record and the summary of a run."""
+        """The seconds by the names that the record and the summary of a run give them."""
         return {f"seconds_{part}": spent for part, spent in self._asdict().items()}
 
 
 class Program:
-    """A function of pytrees of arrays, compiled on first use and again only when structure, shapes or dtypes change, or
-    the devices that the arrays are spread over.
+    """A function of pytrees of arrays, compiled on first use. It is compiled again only when structures, shapes or
+    dtypes change, or the devices that hold the arrays.
 
-    Arrays that the function closes over become arguments of the compiled program: as constants they would be folded
-    and copied by the compiler. ``traces`` counts how often the function was traced, ``compilations`` how often it
-    had to be compiled, no other program having the same text; ``seconds`` adds up what all of this took.
+    Arrays that the function closes over become arguments of the compiled program, because the compiler would fold and
+    copy constants. ``traces`` counts how often the function was traced. ``compilations`` counts how often it was
+    compiled, which a program with the same text saves. ``seconds`` adds up the time of both.
     """
 
     def __init__(self, function: Callable):
@@ -131,7 +132,7 @@ class Program:
         self.traces = self.compilations = 0
         self.seconds = Seconds()
         self._executables: dict[Any, list[Executable]] = {}  # by structure, shapes and dtypes
-        self._found: dict[Any, Executable] = {}  # and by where the arguments lie
+        self._found: dict[Any, Executable] = {}  # by all of that and the devices of the arguments
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
@@ -144,7 +145,7 @@ class Program:
         return executable.called(leaves)
 
     def _find(self, signature: tuple, leaves: list, structure: Any) -> Executable:
-        """A program for these shapes that takes arguments where they lie, compiled if there is none."""
+        """A program for these shapes and the devices of these arguments, compiled if there is none."""
         known = self._executables.setdefault(signature, [])
         for executable in known:
             if executable.takes(leaves):

@@ -1,4 +1,4 @@
-"""Public functions that compile once: for their settings and the shapes of their data, also when called eagerly."""
+"""Public functions that compile once for their settings and the shapes of their data, also when called eagerly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-KEPT = 64  # compiled calls of all such functions together: each holds some dozens of the process's memory maps
+KEPT = 64  # compiled calls of all functions together, because each holds dozens of the process's memory maps
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
@@ -26,10 +26,10 @@ class Setting:
 def compiles_once(function: Call) -> Call:
     """``function(*args)``, compiled once for a structure, its settings and the shapes of its arrays.
 
-    Arrays and numbers among the leaves of ``args`` are data. All other leaves, and what is wrapped in a `Setting`, are
-    settings, compared by value. What is compiled is kept for the last `KEPT` of such calls, since a loop over many
-    shapes would otherwise run out of memory maps. Works under `jax.jit`, `jax.vmap`, `jax.jvp` and `jax.grad`, eager or
-    not. The function may close over nothing that changes. Settings that cannot be hashed are used, but not kept.
+    Arrays and numbers among the leaves of ``args`` are data. All other leaves are settings and are compared by value,
+    and so is everything in a `Setting`. The last `KEPT` compiled calls are kept, because a loop over many shapes would
+    otherwise run out of memory maps. Works under `jax.jit`, `jax.vmap`, `jax.jvp` and `jax.grad`, eager or not. The
+    function may close over nothing that changes. A call whose settings cannot be hashed runs, and is not kept.
 
     >>> import jax.numpy as jnp
     >>> traces = []

@@ -1,4 +1,4 @@
-"""Values that JAX may not differentiate, or not in reverse mode, with a sentence that says what to do instead."""
+"""Values that JAX may not differentiate, or not in reverse mode: an attempt raises a sentence with the remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bilevel.foundation.typing import PyTree
 
 
 def _identity(name: str) -> Primitive:
-    """The identity, which ``sentence`` goes along with."""
+    """The identity as a primitive; its parameter is the sentence that a refused derivative raises."""
     primitive = Primitive(name)
     primitive.def_impl(lambda value, *, sentence: value)
     primitive.def_abstract_eval(lambda value, *, sentence: value)

@@ -31,15 +31,15 @@ ARGUMENTS = {
     "prior": "(hparams)",
     "feasible": "(hparams)",
 }
-TOLD = "told_by_bilevel"  # an attribute of errors that say already whose they are
+TOLD = "told_by_bilevel"  # an attribute of errors that name their function already
 
 
 @contextmanager
 def telling(functions: Mapping[str, Callable], check: Callable[[], None]) -> Iterator[None]:
-    """What is raised within names the user's function that it came from ("the inner loss", its name, file and line).
+    """An error raised within names the user's function that it came from ("the inner loss", its name, file and line).
 
-    ``functions`` are those functions by what they are. An error from outside of them may still be due to what one of
-    them returned: ``check`` raises a sentence where it finds that. Nothing is done where nothing is raised.
+    ``functions`` are the user's functions by their roles. An error from elsewhere may still be caused by what one of
+    them returned: then ``check`` finds that and raises a sentence. Costs nothing where nothing is raised.
     """
     try:
         yield
@@ -52,21 +52,21 @@ def telling(functions: Mapping[str, Callable], check: Callable[[], None]) -> Ite
 
 
 def check_again(functions: Mapping[str, Callable], check: Callable[[], None], error: Exception) -> None:
-    """Runs ``check`` and raises what it finds, in place of ``error``."""
+    """Runs ``check``, whose sentence, if it raises one, replaces ``error``."""
     try:
         check()
     except Exception as found:
         if not _tell(found, functions) and not isinstance(found, StatementError):
-            return  # nothing new
+            return  # ``check`` met the same error again
         raise found from error
 
 
 class StatementError(TypeError):
-    """A function that a user stated returns, or takes, what it must not; the message is one sentence."""
+    """A user's function returns or takes something that it must not; the message is one sentence."""
 
 
 def checked_scalar(name: str, function: Callable, *args: PyTree) -> None:
-    """StatementError where function(*args) cannot be called so, or is no real scalar; args may be shapes."""
+    """StatementError where the function does not take ``args`` or returns no real scalar; args may be shapes."""
     found = shapes_of(name, function, *args)
     leaves = jax.tree.leaves(found)
     if isinstance(found, tuple | list | dict) or len(leaves) != 1:
@@ -95,7 +95,7 @@ def checked_real(name: str, function: Callable, value: Any) -> Any:
 
 
 def checked_metrics(function: Callable, measured: Any) -> dict[str, Any]:
-    """What evaluate returned, if that is a dict of numbers by name; else StatementError."""
+    """The result of evaluate, if it is a dict of numbers by name; else StatementError."""
     name = f"The evaluate {described(function)}"
     if not isinstance(measured, Mapping):
         raise StatementError(
@@ -123,7 +123,7 @@ def checked_batch(name: str, batch: PyTree) -> None:
 
 
 def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
-    """The shapes of function(*args); StatementError where it does not take so many arguments."""
+    """The shapes of function(*args); StatementError where it takes another number of arguments."""
     check_arguments(name, function, len(args))
     return jax.eval_shape(function, *args)
 
@@ -164,7 +164,8 @@ def codes_of(function: Any, depth: int = 2) -> list[CodeType]:
 
 
 def _tell(error: Exception, functions: Mapping[str, Callable]) -> bool:
-    """Puts into the message of an error which function it came from, and where; whether it came from one."""
+    """Adds to the message of an error the function that it came from and where; False where it came from none of
+    them."""
     owners = {code: (name, function) for name, function in functions.items() for code in codes_of(function)}
     owner, place = None, ""
     for code, line in _frames(error.__traceback__):

@@ -42,8 +42,8 @@ REMEDIES = {
 }
 
 
-# What is claimed of a derivative and its error, from least to most: nothing beyond an order of magnitude; right in the
-# regime where a Newton correction is; a theorem.
+# What is claimed of a derivative and its error, from least to most: an order of magnitude; an estimate that is right
+# where a Newton correction is; a theorem.
 GRADES = ("residual", "estimate", "bound")
 
 

@@ -17,9 +17,9 @@ def norm(tree: PyTree) -> jax.Array:
         return jnp.zeros(())
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
     tiny = jnp.finfo(jnp.result_type(largest, float)).tiny
-    usable = (largest > 0) & jnp.isfinite(largest)  # of constant zeros XLA makes 0 * (1 / scale)^2, which is NaN
+    usable = (largest > 0) & jnp.isfinite(largest)  # else XLA turns zeros into 0 * (1 / scale)^2, which is NaN
     scale = jnp.where(usable, jnp.clip(largest, tiny, 0.25 / tiny), 1.0)
-    inverse = 1 / scale  # neither it nor the scale is subnormal; a multiplication is five times faster than a division
+    inverse = 1 / scale  # a multiplication, five times faster than a division; neither factor is subnormal
     return scale * jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf * inverse))) for leaf in leaves))
 
 
@@ -29,7 +29,7 @@ def dot(x: PyTree, y: PyTree) -> jax.Array:
 
 
 def total(terms: PyTree) -> jax.Array:
-    """The sum of the scalars of a pytree, in their own dtype: a zero to start from would make float32 to float64."""
+    """The sum of the scalars of a pytree, in their own dtype: starting from a float64 zero would promote float32."""
     return jnp.asarray(sum(jax.tree.leaves(terms), 0.0))
 
 
@@ -49,19 +49,19 @@ def select(condition: jax.Array, chosen: PyTree, otherwise: PyTree) -> PyTree:
 
 
 def strong(tree: PyTree) -> PyTree:
-    """The leaves as arrays with a dtype of their own: that of a Python number, or of ``jnp.full`` of one, is
-    weak, which the first arithmetic changes; and with it the program would have to be compiled again."""
+    """The leaves as arrays with a dtype of their own. A Python number, or ``jnp.full`` of one, has a weak dtype; the
+    first arithmetic changes it, and the program would be compiled again for the new dtype."""
 
     def own(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.aval.weak_type:
-            return leaf  # not converted, which would copy it
+            return leaf  # because a conversion would copy it
         return jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
 
     return jax.tree.map(own, tree)
 
 
 def differentiable(tree: PyTree, name: str) -> PyTree:
-    """`strong`, refusing integers and complex numbers: ValueError in a sentence that calls the tree ``name``."""
+    """`strong` of floating-point leaves; ValueError for integers and complex numbers, which calls the tree ``name``."""
     tree = strong(tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -88,13 +88,13 @@ def zeros(tree: PyTree) -> jax.Array:
 
 
 def zeros_changed(x: PyTree, y: PyTree) -> jax.Array:
-    """How many entries are exactly zero in one of two pytrees of one structure, and not in the other."""
+    """How many entries are exactly zero in one of two pytrees of one structure and nonzero in the other."""
     changed = jax.tree.map(lambda a, b: jnp.sum((a == 0) != (b == 0), dtype=jnp.int32), x, y)
     return sum(jax.tree.leaves(changed), jnp.zeros((), jnp.int32))
 
 
 def epsilon(tree: PyTree) -> float:
-    """The machine epsilon of the coarsest floating-point leaf (that of float64 where there is none)."""
+    """The machine epsilon of the coarsest floating-point leaf; float64's where there is no such leaf."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]
     found = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return max(found, default=float(jnp.finfo(jnp.float64).eps))

@@ -1,7 +1,7 @@
 """Vectors that are pytrees: the few operations that a Krylov method needs, leaf by leaf.
 
-Nothing is ravelled, so sharded leaves stay where they are. Scalars are computed in the widest dtype of the leaves;
-leaves keep their own.
+No leaf is ravelled, so sharded leaves stay on their devices. Scalars have the widest dtype of the leaves; each leaf
+keeps its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def dot(left: PyTree, right: PyTree) -> Scalar:
 
 
 def norm(tree: PyTree) -> Scalar:
-    """The Euclidean norm, for vectors of moderate size (see `normalized` for the others)."""
+    """The Euclidean norm, where the squares of the entries neither over- nor underflow; see `normalized` where they
+    do."""
     return jnp.sqrt(dot(tree, tree))
 
 
@@ -88,7 +89,7 @@ def normalized(tree: PyTree) -> tuple[PyTree, tuple[Scalar, Scalar]]:
     entries = [jnp.max(jnp.abs(leaf), initial=0).astype(scalar) for leaf in jax.tree.leaves(tree)]
     largest = functools.reduce(jnp.maximum, entries, jnp.zeros((), scalar))
     largest = jnp.where(largest == 0, 1, largest)
-    # compilers divide by multiplying with the reciprocal, which underflows at the upper end of the range
+    # Compilers divide by multiplying with the reciprocal, which underflows at the upper end of the range.
     shrink = jnp.where(largest > 1, 2.0**-32, 1.0).astype(scalar)
     tree = jax.tree.map(lambda leaf: leaf * shrink.astype(leaf.dtype) / (largest * shrink).astype(leaf.dtype), tree)
     length = norm(tree)

@@ -50,9 +50,9 @@ def attach(
 ) -> Params:
     """``params`` unchanged in value, with the derivative of the solution of mapping(params, *args, **kwargs) = 0.
 
-    With A = dF/dw and B = dF/dh at the solution, dw = -A^{-1} B dh; reverse mode transposes the one linear solve, so
-    it serves all arguments. Values that the mapping closes over are arguments too. Where the solve fails,
-    or params are NaN or ``lost``, the derivative is NaN, except to a cotangent that is exactly zero, which gives zero.
+    With A = dF/dw and B = dF/dh at the solution, dw = -A^{-1} B dh. Reverse mode transposes this one linear solve, so
+    one adjoint solve serves all arguments. Values that the mapping closes over are arguments too. The derivative is NaN
+    where the solve fails, or where params are NaN or ``lost``; a cotangent that is exactly zero still gives zero.
     """
     moving = split_arguments(args, kwargs or {})
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
@@ -87,8 +87,8 @@ def _check_shapes(mapping: Mapping, params: Params, residual: PyTree) -> None:
 
 
 def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: int) -> Callable:
-    """The identity in ``params`` whose tangent is that of the solution. ``hidden`` are values that the linear system
-    closes over: they matter for second derivatives only."""
+    """The identity in ``params`` whose tangent is that of the solution. ``hidden`` are the values that the linear
+    system closes over; only second derivatives depend on them."""
 
     @jax.custom_jvp
     def solution(params: Params, values: list, hidden: list, lost: jax.Array) -> Params:
@@ -124,7 +124,7 @@ def solve_system(system: System, linear_solve: LinearSolver, rhs: PyTree) -> PyT
 
 
 def solve_system_counted(system: System, linear_solve: LinearSolver, rhs: PyTree) -> tuple[PyTree, Counts]:
-    """As `solve_system`, with what the solve cost (of a derivative, the cost is not in it)."""
+    """As `solve_system`, with the cost of the solve; the cost of a derivative is not counted."""
     operator = asserted(system.operator, linear_solve, rhs)
     reduced, unravel = ravel_pytree(system.restrict(rhs))
 

@@ -1,4 +1,5 @@
-"""How the call of a decorated solver is put to its optimality condition: by name where it can, else in order."""
+"""How the arguments of a decorated solver reach its optimality condition: by name where it has the name, else in
+order."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ Arguments = tuple[tuple, dict]
 def for_condition(solver: Callable, condition: Callable, named: str, args: tuple, kwargs: dict) -> Arguments:
     """The arguments of condition(params, *args, **kwargs) for the call solver(*args, **kwargs).
 
-    The solver's first argument is where it starts, and may be given by its own name. A keyword stays one where the
-    condition has an argument of that name, and so do the solver's defaults; else all take the places that they have in
-    the solver's signature. Raises TypeError in a sentence where the two do not fit. ``named`` says what the condition
-    is.
+    The solver's first argument is where it starts, and may be given by its own name. A keyword, or a default of the
+    solver, stays a keyword where the condition has an argument of that name; else all arguments take their places in
+    the solver's signature. Raises TypeError in a sentence where the signatures do not fit. ``named`` is what that
+    sentence calls the condition.
     """
     signature, takes = _signature(solver), _signature(condition)
     if signature is None or not signature.parameters:
@@ -42,8 +43,8 @@ def for_condition(solver: Callable, condition: Callable, named: str, args: tuple
 def _candidates(
     given: Arguments, bound: inspect.BoundArguments, takes: inspect.Signature, first: str
 ) -> Iterator[Arguments]:
-    """As given, with the solver's defaults that the condition knows by name; as given; in the solver's order, first
-    with its defaults, then without those that nobody gave, one by one from the end."""
+    """The calls to try: as given, with the defaults that the condition knows by name; as given; in the solver's order
+    with all its defaults; then without the defaults, dropped one by one from the end."""
     known = {first, *bound.arguments}
     bound.apply_defaults()
     optional = [name for name in bound.arguments if name not in known]

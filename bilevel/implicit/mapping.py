@@ -16,7 +16,7 @@ from bilevel.linear_solve.base import Operator
 
 
 class System(NamedTuple):
-    """The system A x = b, A = dF/dw at a solution, in the form in which it is best solved.
+    """The system A x = b, A = dF/dw at a solution, reduced to the form that is best solved.
 
         K y = restrict(b),      x = extend(b, y)
 
@@ -45,9 +45,9 @@ class Mapping(abc.ABC):
     primal_dual: ClassVar[bool] = False  # the unknown is a `PrimalDual`, of the params and their multipliers
     downhill: ClassVar[int] = 0  # the sign that makes F a step down the loss: -1 of a gradient, 1 of a step; 0: unknown
     prox_calls: ClassVar[int] = 0  # proximal operators in one evaluation
-    localization: ClassVar[Counts] = Counts()  # what `localize` costs
-    inspection: ClassVar[Counts] = Counts()  # what `faces` costs
-    preparation: ClassVar[Counts] = Counts()  # what `system` costs before its first product
+    localization: ClassVar[Counts] = Counts()  # the cost of `localize`
+    inspection: ClassVar[Counts] = Counts()  # the cost of `faces`
+    preparation: ClassVar[Counts] = Counts()  # the cost of `system` before its first product
 
     @abc.abstractmethod
     def __call__(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
@@ -64,7 +64,7 @@ class Mapping(abc.ABC):
         return replace(settings, loss=loss)
 
     def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """The residual that solvers stop on; differs from F where F also vanishes at points that are no solutions."""
+        """The residual that solvers stop on. It is F, unless F also vanishes at points that are no solutions."""
         return self(params, *args, **kwargs)
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> Mapping:
@@ -78,7 +78,7 @@ class Mapping(abc.ABC):
         return jnp.full((), jnp.inf)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
-        """The system A x = b at ``params``; the default is A itself, of which nothing is known."""
+        """The system A x = b at ``params``; the default is A itself, without known facts."""
         return plain_system(lambda w: self(w, *args, **kwargs), params, owner=str(self))
 
 
@@ -90,7 +90,7 @@ def plain_system(residual: Callable[[Params], PyTree], params: Params, **facts: 
 
 @dataclass(frozen=True, eq=False)
 class Residual(Mapping):
-    """A residual stated as a plain function, of which nothing more is known."""
+    """A residual stated as a plain function, without further facts."""
 
     residual: Callable[..., PyTree]
 

@@ -25,7 +25,7 @@ class Solve(NamedTuple):
 
 
 class PreparedSystem(NamedTuple):
-    """A x = b and A' u = v with all that these solves share done once. Neither is differentiable itself."""
+    """A x = b and A' u = v, with their shared work done once. Neither solve is differentiable itself."""
 
     operator: Operator  # K
     example: PyTree  # zeros of the shapes of its unknown
@@ -77,8 +77,9 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
 
 
 def asserted(operator: Operator, linear_solve: LinearSolver, example: PyTree) -> Operator:
-    """Refuses what the mapping rules out. Where it knows nothing, an explicit symmetric solver is the user's assertion,
-    checked with random vectors where values are concrete and by the sign of the curvature on the way."""
+    """Raises ValueError where the mapping rules out a fact that the solver needs. Where the mapping does not know, an
+    explicit symmetric solver is the user's assertion: random vectors check it where values are concrete, and the sign
+    of the curvature checks it during the solve."""
     linear_solve.refuse(operator)
     if linear_solve.needs_symmetric and operator.symmetric is None:
         check_symmetric(operator, example, jax.random.key(0))

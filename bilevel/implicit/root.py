@@ -36,10 +36,10 @@ def custom_root(
     ``has_aux``: the solver returns (params, aux), as any kind of tuple. aux passes through; using its derivative raises
     TypeError in reverse mode and gives NaN in forward mode.
 
-    The decorated solver is called as solver(init, *args, **kwargs), the first argument by its own name too; F gets the
-    others, keywords by name where it has the name, else in the solver's order. The derivative with respect to ``init``
-    is zero by definition. A solver that cannot be traced (NumPy) runs eagerly with a warning; under jit and vmap wrap
-    it in ``jax.pure_callback`` first. Where the linear solve fails, the derivative is NaN.
+    The decorated solver is called as solver(init, *args, **kwargs); the first argument may be given by name. F gets the
+    other arguments: keywords by name where F has the name, else in the solver's order. The derivative with respect to
+    ``init`` is zero by definition. A solver that cannot be traced (NumPy) runs eagerly with a warning; under jit and
+    vmap wrap it in ``jax.pure_callback`` first. Where the linear solve fails, the derivative is NaN.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> @bl.custom_root(lambda w, theta: w**2 - theta)
@@ -115,7 +115,7 @@ def root_vjp(
 
 
 def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
-    """The solver's result without any derivative, and the values it may depend on, those it closes over included."""
+    """The solver's result without any derivative, and the values that it may depend on, closed-over ones included."""
     given = split_arguments(args, kwargs)
 
     def call(*leaves: Any) -> Any:
@@ -151,7 +151,7 @@ def _run_eagerly(solver: Callable, call: Callable, leaves: list) -> Any:
 
 
 def _without_derivative(aux: PyTree, origins: list) -> PyTree:
-    """``aux`` with a derivative that speaks: NaN in forward mode, TypeError in reverse mode when it is used."""
+    """``aux`` whose derivative is not silent: NaN in forward mode, TypeError in reverse mode when it is used."""
     numbers, rest = _split_inexact(aux)
     sources, _ = _split_inexact(origins)
 

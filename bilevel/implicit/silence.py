@@ -1,4 +1,4 @@
-"""A linear map under which nothing comes of nothing, whatever NaN it holds."""
+"""A linear map that takes zero to zero even where it holds NaN."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bilevel.foundation.typing import PyTree
 
 
 def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array) -> PyTree:
-    """``linear(tangents)``, NaN where ``lost``; its transpose takes a cotangent that is exactly zero to exactly zero.
+    """``linear(tangents)``, NaN where ``lost``; its transpose maps a cotangent that is exactly zero to exactly zero.
 
-    So a lane of a batch whose solve failed, and whose derivative is therefore NaN, leaves a gradient that it shares
-    with other lanes alone where its own result is masked. Differentiable to any order, in both modes. Stated as the
-    solution of (t, r) = (t, linear(t)), a triangular system, because of JAX's rules only that of a linear solve lets
-    its transpose be given, is batched and can be differentiated again.
+    A lane of a batch whose solve failed has a derivative of NaN. Where its result is masked its cotangent is zero, and
+    then it must not spoil a gradient that it shares with other lanes. Differentiable to any order, in both modes.
+    Stated as the solution of the triangular system (t, r) = (t, linear(t)), because JAX's linear solve is the only rule
+    that takes a transpose, is batched, and can be differentiated again.
 
     >>> gone = lambda t: silent(lambda t: 2 * t, t, jnp.array(True))
     >>> jax.vjp(gone, 1.0)[1](0.0)[0].tolist(), jax.vjp(gone, 1.0)[1](1.0)[0].tolist()
@@ -26,7 +26,8 @@ def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array
     anchor = sum(jnp.sum(jnp.real(leaf)) for leaf in jax.tree.leaves(tangents))
 
     def tied(leaf: jax.Array) -> jax.Array:
-        """The leaf, which JAX takes to depend on all tangents: it transposes where all parts are unknown, or none."""
+        """The leaf, made to depend on all tangents, because JAX transposes only where all parts are unknown, or
+        none."""
         return leaf + jnp.where(False, anchor, 0).astype(leaf.dtype)
 
     shapes = jax.eval_shape(linear, tangents)

@@ -15,8 +15,8 @@ from jax.interpreters import ad, batching, mlir
 def undefined(like: Sequence[jax.Array], tangents: Sequence[jax.Array]) -> list[jax.Array]:
     """Tangents of the shapes of ``like`` that depend on ``tangents`` in an unknown way: NaN. Transposing raises.
 
-    A primitive, because a linear map of JAX has to state its transpose when it is traced: here it is refused when, and
-    only when, reverse mode needs it. Batches, and can be differentiated again.
+    A primitive, because other linear maps of JAX state their transpose when they are traced; a primitive refuses it
+    only when reverse mode asks for it. Batches, and can be differentiated again.
     """
     if not like:
         return []

@@ -1,4 +1,4 @@
-"""Functions that JAX cannot trace, as those written with NumPy: run on the host, without a derivative."""
+"""Functions that JAX cannot trace, such as those written with NumPy: they run on the host, without a derivative."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CONCRETE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversion
 
 
 def traced_or_on_host(function: Callable[..., PyTree], name: str, params: Params, *args: Any, **kwargs: Any) -> PyTree:
-    """function(params, *args, **kwargs), of the structure of ``params``: traced, or where it asks for the values of its
-    arguments called back on the host, with a warning. Its derivative is then refused with a TypeError."""
+    """function(params, *args, **kwargs), of the structure of ``params``. It is traced; where it asks for the values of
+    its arguments it is called on the host instead, with a warning, and its derivative is refused with a TypeError."""
     try:
         return function(params, *args, **kwargs)
     except CONCRETE as error:
@@ -37,7 +37,7 @@ def _without_derivative(function: Callable[..., PyTree], name: str) -> Callable[
     def called(params: Params, args: tuple, kwargs: dict) -> PyTree:
         params = jax.tree.map(jnp.asarray, params)
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-        plain = lambda params, args, kwargs: function(_plain(params), *_plain(args), **_plain(kwargs))  # noqa: E731
+        plain = lambda params, args, kwargs: function(_plain(params), *_plain(args), **_plain(kwargs))
         return on_host(plain, like, params, args, kwargs)
 
     def refuse(primals: Any, tangents: Any) -> NoReturn:

@@ -1,1 +1,1 @@
-"""Array-level numerics that projections, proximal operators and solvers are built on: fixed shapes, jit and vmap."""
+"""Numerics on arrays for projections, proximal operators and solvers: fixed shapes, jit and vmap."""

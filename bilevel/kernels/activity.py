@@ -1,4 +1,5 @@
-"""Which inequalities hold a solution, read in units in which a row, an unknown or the objective may have any size."""
+"""Which inequalities hold a solution, judged in units that rescaling a row, an unknown or the objective does not
+change."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SWEEPS = 24  # each halves what is left of the logarithms: 2^-24 of any range of scales
-DIGITS = 1e3  # units of rounding, and multiples of the residual, below which a strength is no strength
+SWEEPS = 24  # each halves the logarithms of the scales, so 2^-24 of their range is left
+DIGITS = 1e3  # a strength below so many units of rounding, or multiples of the residual, is zero
 
 
 class Units(NamedTuple):
@@ -20,12 +21,13 @@ class Units(NamedTuple):
 
 
 def units_of(curvature: jax.Array, rows: jax.Array, owner: np.ndarray | None = None) -> Units:
-    """Units in which the entries of [[Q, C'], [C, 0]] that are not zero are near 1 in the geometric mean.
+    """Units in which the nonzero entries of [[Q, C'], [C, 0]] have a geometric mean near 1.
 
-    min over u of the sum of (log |K_ij| + u_i + u_j)^2: multiplying rows, columns or the objective moves u by just
-    that, whereas the largest entry of a row or column may hide the others. ``owner`` numbers the groups of rows that
-    share one unit, as those of a cone do. Powers of two, so that scaling rounds nothing.
-    Source: Curtis and Reid, On the automatic scaling of matrices for Gaussian elimination, 1972.
+    Their logarithms u minimise the sum of (log |K_ij| + u_i + u_j)^2. Multiplying a row, a column or the objective
+    moves u by exactly the logarithm of the factor; with the largest entry of a row as its unit, that entry would hide
+    the others. ``owner`` numbers the groups of rows that share one unit, as the rows of a cone do. The units are powers
+    of two, so that scaling rounds nothing. Source: Curtis and Reid, On the automatic scaling of matrices for Gaussian
+    elimination, 1972.
 
     >>> columns, rows = units_of(jnp.zeros((2, 2)), jnp.array([[1.0, 64.0], [4.0, 256.0]]))
     >>> (rows[:, None] * jnp.array([[1.0, 64.0], [4.0, 256.0]]) * columns).tolist()
@@ -56,15 +58,16 @@ class Activity(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What multipliers and slacks are compared with."""
+    """The sizes that multipliers and slacks are compared with."""
 
     forces: jax.Array
     point: jax.Array
 
 
 def sizes_of(forces: jax.Array, point: jax.Array, slack: jax.Array, curvature: jax.Array) -> Sizes:
-    """Sizes of the gradients and of the point, in `Units`, neither of which is rounding: forces that vanish at an
-    interior solution are held against curvature times x, a point that vanishes against what the forces would move."""
+    """Sizes of the gradients and of the point, in `Units`, neither of them rounding. Forces that vanish at an interior
+    solution are replaced by curvature times x, and a point that vanishes by the distance that the forces would move
+    it."""
     half = jnp.finfo(forces.dtype).eps ** 0.5
     moved = half * forces / jnp.where(curvature > 0, curvature, jnp.inf)
     largest = jnp.max(jnp.abs(slack), initial=0)
@@ -75,7 +78,7 @@ def sizes_of(forces: jax.Array, point: jax.Array, slack: jax.Array, curvature: j
 
 
 def activity(dual: jax.Array, slack: jax.Array, sizes: Sizes) -> Activity:
-    """The multiplier as a share of the forces against the slack as a share of what it is measured in, both in `Units`.
+    """Compares the multiplier, as a share of the forces, with the slack, as a share of the size of x, both in `Units`.
 
     >>> activity(jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0]), Sizes(jnp.ones(()), jnp.ones(()))).active.tolist()
     [True, False]
@@ -85,15 +88,15 @@ def activity(dual: jax.Array, slack: jax.Array, sizes: Sizes) -> Activity:
 
 
 class Reading(NamedTuple):
-    """What the derivative of a program needs to know of its solution, beside the solution."""
+    """What the derivative of a program needs beside the solution."""
 
     active: jax.Array
     units: Units
-    certain: jax.Array  # whether every multiplier or slack exceeds what rounding and the residual leave in doubt
+    certain: jax.Array  # whether every multiplier or slack exceeds the doubt that rounding and the residual leave
 
 
 def read_program(program: tuple[jax.Array, ...], at: tuple[jax.Array, jax.Array, jax.Array]) -> Reading:
-    """Of the solution (x, y, z) of (Q, q, A, b, G, h)."""
+    """The reading of the solution (x, y, z) of the program (Q, q, A, b, G, h)."""
     Q, q, A, b, G, h = program
     x, y, z = at
     C, known = jnp.concatenate([A, G]), jnp.concatenate([b, h])

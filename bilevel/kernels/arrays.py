@@ -33,8 +33,8 @@ def _real(array: jax.Array, role: str) -> jax.Array:
 def known(*arrays: jax.Array, rows: bool = False) -> jax.Array:
     """Whether no entry is NaN; with ``rows``, for each row, the last axis kept with length one.
 
-    A comparison with NaN is false, so an operator that compares would take NaN for any number: what it returns there is
-    marked by `valid`.
+    A comparison with NaN is false, so an operator that compares would turn NaN into a number: `valid` marks such
+    results.
     """
     axis = -1 if rows else None
     return ~sum((jnp.any(jnp.isnan(array), axis=axis, keepdims=rows) for array in arrays), jnp.bool_(False))
@@ -68,7 +68,7 @@ def norm(x: jax.Array, axis: int = -1) -> jax.Array:
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x / ||x|| along the last axis, which must not be zero: to every scale of x, and so is its derivative.
+    """x / ||x|| along the last axis, which must not be zero; right at every scale of x, and so is its derivative.
 
     >>> bool(jnp.allclose(unit(jnp.array([3e-30, 4e-30])), jnp.array([0.6, 0.8])))
     True

@@ -2,8 +2,9 @@
 
     min 1/2 x'Px + q'x   s.t.   A x + s = b, s in K,       y in K* the multipliers
 
-A proof is an inequality between sums that rounding leaves uncertain, so what it can show is that there is no solution
-within a certain reach. The reach is measured in units of the program: rows and columns of A brought to size 1.
+A proof is an inequality between sums, and rounding leaves the sums uncertain. So it can show only that there is no
+solution within a certain distance. The distance is measured in units of the program: rows and columns of A brought to
+size 1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 
 
 def closeness(dtype: jnp.dtype) -> float:
-    """The share that a proof may miss, 2e-10 in float64 and 5e-5 in float32: no solution within its inverse."""
+    """The relative error that a proof may have, 2e-10 in float64 and 5e-5 in float32: a solution would lie farther than
+    its inverse."""
     return float(jnp.finfo(dtype).eps) ** 0.625
 
 

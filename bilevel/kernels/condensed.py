@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 REFINEMENTS = 2
-FIRST_SHIFT = 1e-4  # relative to the largest entry of the Hessian; each further one is SHIFT_GROWTH times larger
+FIRST_SHIFT = 1e-4  # relative to the largest entry of the Hessian; each further shift is SHIFT_GROWTH times larger
 SHIFT_GROWTH = 8.0
 MAX_SHIFTS = 12
 
@@ -18,7 +18,7 @@ class Condensed(NamedTuple):
     """[[M, E'], [E, 0]] with M positive definite on the null space of E, factored."""
 
     solve: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (top, bottom) -> (x, y)
-    shift: jax.Array  # what was added to the diagonal of M to make it so: 0 for a convex problem
+    shift: jax.Array  # added to the diagonal of M for that; 0 for a convex problem
     factorizations: jax.Array
 
 
@@ -39,12 +39,12 @@ class Parts(NamedTuple):
 def condensed(parts: Parts) -> Condensed:
     """The system by Cholesky factors of M and of its Schur complement, with iterative refinement.
 
-    The weights may span any range: rounding in the formed M is then far larger than the Hessian, and the refinement,
-    which applies M by its parts, removes it. M may be singular: a multiple of E'E is added, which changes no solution,
-    and a shift of the size of rounding, which is refined away. If that is not positive definite (a nonconvex problem),
-    multiples of the identity are added until it is. All of it in unknowns that are scaled to one size, so that neither
-    shift drowns those of small coefficients. Differentiable in the parts and in the right-hand sides; the factors
-    themselves carry no derivative.
+    The weights may span any range. Rounding in the formed M is then far larger than the Hessian; refinement removes the
+    error because it applies M by its parts. M may be singular: a multiple of E'E is added, which changes no solution,
+    and a shift of the size of rounding, which refinement removes. Where the sum is not positive definite (a nonconvex
+    problem), multiples of the identity are added until it is. All unknowns are scaled to one size first, so that no
+    shift drowns an unknown with small coefficients. Differentiable in the parts and in the right-hand sides; the
+    factors carry no derivative.
     """
     scale = jax.lax.stop_gradient(_unit(parts))
     parts = hessian, bounds, weights, rows = parts.scaled(scale)
@@ -153,7 +153,7 @@ def _roundoff(matrix: jax.Array) -> float:
 
 
 def _weight(hessian: jax.Array, rows: jax.Array) -> jax.Array:
-    """Of E'E beside H: what makes the two of one size."""
+    """The weight of E'E beside H that gives the two one size."""
     curvature, largest = jnp.max(jnp.abs(hessian), initial=0), jnp.max(jnp.abs(rows), initial=0)
     return jnp.where(curvature > 0, curvature, 1) / jnp.where(largest > 0, largest, 1) ** 2
 

@@ -196,7 +196,7 @@ def _step(data: Data, cones: SecondOrders, at: Iterate) -> Iterate:
 
     step = jax.lax.fori_loop(0, 2, direction, jax.tree.map(jnp.zeros_like, at))  # a loop is compiled once
     moved = at.plus(jnp.minimum(1.0, TO_THE_BOUNDARY * _longest(cones, at, step)), step)
-    size = jnp.maximum(moved.t, moved.k)  # the embedding is homogeneous: keep its scale
+    size = jnp.maximum(moved.t, moved.k)  # kept at one scale: the embedding is homogeneous
     return Iterate(*(part / size for part in moved))
 
 

@@ -1,4 +1,4 @@
-"""Newton's method for smooth convex functions of few variables, with a damping that finds itself."""
+"""Newton's method for smooth convex functions of few variables, with a damping that adapts to the steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Evaluation = tuple[jax.Array, jax.Array, jax.Array]  # value, gradient (n,), Hes
 
 
 class Minimum(NamedTuple):
-    """Where the search ended."""
+    """The point where the search ended."""
 
     x: jax.Array
     error: jax.Array  # max |gradient| / scale
@@ -53,7 +53,7 @@ def minimize_convex(
         gain = (value - trial[0]) / predicted
         halved = error(trial) <= 0.5 * error(search.evaluation)
         accepted = (gain > 1e-3) | halved
-        keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
+        keep = lambda new, old: jnp.where(accepted, new, old)
         damping = jnp.where((gain > 0.75) | halved, 0.1, jnp.where(accepted, 1.0, 8.0)) * search.damping
         rejected = jnp.where(accepted, 0, search.rejected + 1)
         return _Search(

@@ -1,4 +1,4 @@
-"""Rows and columns of a program brought to size 1, which is what tolerances of a solver refer to."""
+"""Rows and columns of a program brought to size 1, because the tolerances of a solver refer to that size."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def equilibrate(data: Data, cones: SecondOrders) -> tuple[Data, Scales]:
 
 
 def units(data: Data, cones: SecondOrders) -> Units:
-    """The units of a proof, which is about [E; G] alone."""
+    """The units of a proof; they depend on [E; G] alone because the proof does."""
     bare = data._replace(P=jnp.zeros_like(data.P), q=jnp.zeros_like(data.q))
     return Units(*equilibrate(bare, cones)[1][:3])
 
 
 def _largest(matrix: jax.Array, scale: jax.Array) -> jax.Array:
-    """The largest entry of each row, its columns being scaled."""
+    """The largest entry of each row after its columns are scaled."""
     return jnp.max(matrix * scale[None, :], axis=1, initial=0)
 
 

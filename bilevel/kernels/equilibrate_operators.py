@@ -1,4 +1,4 @@
-"""The scaling of a program that is known by matrices, dense or sparse, or by products with them."""
+"""The scaling of a program whose matrices are dense, sparse, or known by their products only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from bilevel.kernels.matrices import Matrix, squared
 from bilevel.kernels.splitting import Quadratic, Scales, Units
 
-SWEEPS = 8  # each takes the square root of what is left of the bad scaling
+SWEEPS = 8  # each round takes the square root of the remaining ratios of scale
 PROBES = 8
 
 
 class Squares(NamedTuple):
-    """How long the columns and rows of a scaled program are, squared: of [P; A] diag(columns) and of A."""
+    """The squared lengths of the columns of [P; A] and of the rows of A in a scaled program."""
 
     hessian: Callable[[jax.Array], jax.Array]  # d -> P^2 d, entries squared
     rows: Callable[[jax.Array], jax.Array]  # d -> A^2 d
@@ -25,7 +25,7 @@ class Squares(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Rows that share a scale, because they make up one cone."""
+    """Groups of rows that share a scale because they form one cone."""
 
     owner: np.ndarray  # the group of each row
     number: int
@@ -44,7 +44,7 @@ def single(rows: int) -> Groups:
 
 
 def squares_of(P: Matrix, A: Matrix) -> Squares:
-    """Of matrices, exactly."""
+    """The lengths of given matrices, exact."""
     P2, A2 = squared(P), squared(A)
     return Squares(lambda d: P2 @ d, lambda d: A2 @ d, lambda e: A2.T @ e)
 
@@ -90,7 +90,7 @@ def units(program: Quadratic, squares: Squares, groups: Groups) -> Units:
 
 
 def _fourth_root(square: jax.Array) -> jax.Array:
-    """What makes the square root of a length of a squared length."""
+    """1 / sqrt(length), from the squared length."""
     return jnp.where(square > 0, jnp.where(square > 0, square, 1) ** -0.25, 1)
 
 

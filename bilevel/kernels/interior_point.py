@@ -54,8 +54,8 @@ class _Loop(NamedTuple):
 def interior_point(program: Program) -> tuple[Iterate, jax.Array, jax.Array]:
     """The last iterate, divided by t unless there is no solution, the number of steps, and a `Code`.
 
-    Meant for a program whose rows and columns are of size 1 (see `equilibrate`), which also sets what the tolerances
-    mean. Accurate to about the square root of the precision; `polish` does the rest.
+    Meant for a program whose rows and columns have size 1 (see `equilibrate`): the tolerances refer to that size.
+    Accurate to about the square root of the precision; `polish` gives the other digits.
     """
     start = _start(program)
     loop = _Loop(start, jnp.zeros((), jnp.int32), jnp.asarray(RUNNING, jnp.int32))
@@ -130,7 +130,7 @@ def _step(program: Program, at: Iterate) -> Iterate:
     corrector = _direction(program, at, solve, second, centering, products, last)
     length = jnp.minimum(1.0, 0.99 * _longest(at, corrector))
     moved = Iterate(*(part + length * change for part, change in zip(at, corrector, strict=True)))
-    size = jnp.maximum(moved.t, moved.k)  # the embedding is homogeneous: keep its scale
+    size = jnp.maximum(moved.t, moved.k)  # kept at one scale: the embedding is homogeneous
     return Iterate(*(part / size for part in moved))
 
 

@@ -1,4 +1,5 @@
-"""Strictly convex quadratic programs by exchanges of the active set: exact, and of a few factorisations of one size."""
+"""Strictly convex quadratic programs by exchanges of the active set: exact, at the cost of a few factorisations of one
+size."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ PATIENCE = 3  # exchanges of whole blocks without progress, before single rows a
 
 
 class Pivoted(NamedTuple):
-    """The multipliers, and whether they are optimal (otherwise they mean nothing)."""
+    """The multipliers, and whether they are optimal; otherwise they have no meaning."""
 
     y: jax.Array
     solved: jax.Array
@@ -21,8 +22,8 @@ class Pivoted(NamedTuple):
 class _Loop(NamedTuple):
     active: jax.Array
     y: jax.Array
-    wrong: jax.Array  # rows on the wrong side
-    fewest: jax.Array  # of them so far
+    wrong: jax.Array  # the number of rows on the wrong side
+    fewest: jax.Array  # the least number so far
     patience: jax.Array
     steps: jax.Array
 
@@ -41,7 +42,7 @@ def block_pivoting(matrix: jax.Array, offset: jax.Array, free: jax.Array, max_st
     ([1.0, 0.0], True)
     """
     diagonal = jnp.diagonal(matrix)
-    empty = diagonal == 0  # rows that are zero: their multipliers stay zero, where that is optimal
+    empty = diagonal == 0  # the multiplier of a zero row stays zero, where that is optimal
     scale = 1 / jnp.sqrt(jnp.where(empty, 1, diagonal))
     scaled, d = scale[:, None] * matrix * scale[None, :] + jnp.diag(empty.astype(matrix.dtype)), scale * offset
     rounding = 10 * d.size * jnp.finfo(d.dtype).eps

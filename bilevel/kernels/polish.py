@@ -12,9 +12,10 @@ def newton_step(program: tuple[jax.Array, ...], at: Point) -> Point:
     """What is to be subtracted from (x, y, z) so that Q x + q + A'y + G'z = 0, A x = b, and G x = h on the rows with
     z > h - G x, z = 0 on the others; ``program`` is (Q, q, A, b, G, h).
 
-    By one LU factor of the system with Q + d and -d in its corner, d being half of the digits of the largest entry, in
-    rows scaled to size 1: regular for any convex program, and what the shift leaves is for the next step, which leaves
-    out directions without curvature. Source: Friedlander and Orban, 2012.
+    By one LU factor, rows scaled to size 1, with a shift of the diagonal: up in Q and down in its corner, by the square
+    root of the precision in units of the largest entry of Q. The shifted system is regular for every convex program.
+    The next step removes the error of the shift, and leaves out directions without curvature. Source: Friedlander and
+    Orban, 2012.
 
     >>> program = (jnp.eye(1), -jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.ones((1, 1)), jnp.zeros(1))
     >>> x, y, z = newton_step(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])))

@@ -14,7 +14,7 @@ from bilevel.kernels.saddle import solve_saddle
 
 
 class Arguments(NamedTuple):
-    """Of min 1/2 x'Qx + q'x, A x = b, G x <= h; ``usable`` is 1, or NaN where there is no solution."""
+    """The arguments of min 1/2 x'Qx + q'x, A x = b, G x <= h; ``usable`` is 1, or NaN where there is no solution."""
 
     Q: jax.Array
     q: jax.Array
@@ -28,9 +28,9 @@ class Arguments(NamedTuple):
 @jax.custom_jvp
 def moving(solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading) -> tuple[jax.Array, ...]:
     """The ``solution`` (x, y, z), unchanged in value, with its derivative in the `Arguments`, in both modes and to any
-    order. By factors of Q and of its Schur complement on the active rows of the ``reading``, in its units; the
-    derivative of least norm where these depend on each other, NaN where ``usable`` is (except to a cotangent that is
-    exactly zero, which gives zero) or where Q is singular along a direction that the derivative needs.
+    order. By factors of Q and of its Schur complement on the active rows of the ``reading``, in its units. Where the
+    active rows are dependent, it is the derivative of least norm. It is NaN where ``usable`` is NaN, or where Q is
+    singular along a direction that the derivative needs; a cotangent that is exactly zero still gives zero.
 
     >>> from bilevel.kernels.activity import read_program
     >>> solution = (jnp.array([1.0]), jnp.zeros(0), jnp.array([2.0]))  # min 1/2 x^2 - 3 x, x <= h = 1

@@ -32,11 +32,11 @@ def solve_qp(Q, q, A, b, G, h) -> QPSolution:
     """min 1/2 x'Qx + q'x subject to Ax = b and Gx <= h, for a symmetric positive semidefinite Q.
 
     Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); p and m may be zero, and entries of h infinite (no
-    constraint). An interior-point method finds the active rows, the equality-constrained program on them gives the
-    last digits. x, y and z are differentiable in every argument, in both modes and repeatedly; where constraints depend
-    on each other, or rows are weakly active, the derivative is the one of least norm on the rows where z outweighs
-    h - Gx. With several minimisers, one of them is returned. The status says infeasible, unbounded, or max_steps; never
-    raises.
+    constraint). An interior-point method finds the active rows; the equality-constrained program on these rows gives
+    the last digits. x, y and z are differentiable in every argument, in both modes and repeatedly. Where constraints
+    are dependent or rows are weakly active, the derivative is the one of least norm on the rows where z outweighs h -
+    Gx. Of several minimisers one is returned. A failure is a status (infeasible, unbounded or max_steps) and raises
+    nothing.
 
     >>> solution = solve_qp(jnp.eye(2), -jnp.ones(2), jnp.zeros((0, 2)), jnp.zeros(0), jnp.ones((1, 2)), jnp.ones(1))
     >>> solution.x.round(6).tolist(), solution.z.round(6).tolist(), solution.status.name
@@ -132,7 +132,7 @@ class _Polished(NamedTuple):
 
 
 def polish(program: Program, x: jax.Array, y: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Newton steps on the rows with z > h - Gx, the set being read anew after each; the best point is returned."""
+    """Newton steps on the rows with z > h - Gx, which are read again after each step; the best point is returned."""
 
     def step(state: _Polished) -> _Polished:
         point = _newton(program, *state.point)

@@ -36,7 +36,7 @@ def rescued(failed: jax.Array, method: Callable[..., Any], args: tuple, found: A
     def batched(size: int, in_batched: list, failed: jax.Array, *leaves: jax.Array) -> tuple[Any, Any]:
         def joined(leaf: jax.Array, batch: bool) -> jax.Array:
             spread = leaf if batch else jnp.broadcast_to(leaf, (size, *leaf.shape))
-            return spread.reshape(size * spread.shape[1], *spread.shape[2:])  # -1 has no answer where n = 0
+            return spread.reshape(size * spread.shape[1], *spread.shape[2:])  # a shape with -1 is ambiguous where n = 0
 
         flat = [joined(leaf, batch) for leaf, batch in zip((failed, *leaves), in_batched, strict=True)]
         chosen = choose(*flat)

@@ -17,11 +17,11 @@ def solve_saddle(
 ) -> tuple[jax.Array, jax.Array]:
     """(x, y) with Q x + C' y = top and C x = bottom, for Q (n, n) symmetric and C (k, n).
 
-    Zero rows (constraints that are switched off) and dependent rows are allowed: x and y of least norm. By Cholesky
-    factors of Q and of its Schur complement on the rows that are not zero; where these lose digits, by the null space
-    of C, whose rank is decided on C alone (rows scaled to norm 1), not on the whole matrix, in which a nearly dependent
-    row appears squared. Where Q is singular on that null space and there is no solution, x and y are those of least
-    squares, or NaN with ``strict``. Differentiable in all arguments to any order.
+    Zero rows (constraints that are switched off) and dependent rows are allowed: x and y have least norm. By Cholesky
+    factors of Q and of its Schur complement on the nonzero rows; where these lose digits, by the null space of C. The
+    rank is decided on C alone, rows scaled to norm 1, because a nearly dependent row appears squared in the whole
+    matrix. Where Q is singular on that null space and no solution exists, x and y solve the least-squares problem, or
+    are NaN with ``strict``. Differentiable in all arguments to any order.
 
     >>> x, y = solve_saddle(jnp.eye(2), jnp.array([[1.0, 1.0]]), jnp.zeros(2), jnp.array([2.0]))
     >>> x.round(6).tolist(), y.round(6).tolist()
@@ -66,7 +66,7 @@ def _regular(hessian: jax.Array, rows: jax.Array) -> _Regular:
 
 
 def _weakest(factor: jax.Array, matrix: jax.Array) -> jax.Array:
-    """The smallest share of a diagonal entry that is left when its pivot is reached; NaN if the factor has none."""
+    """The smallest pivot relative to its diagonal entry; NaN where there is no factor."""
     diagonal = jnp.diagonal(matrix)
     return jnp.min(jnp.diagonal(factor) ** 2 / jnp.where(diagonal > 0, diagonal, 1), initial=1)
 

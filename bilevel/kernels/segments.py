@@ -1,4 +1,4 @@
-"""Sequences that are constant on runs: which runs they are is decided by sequential algorithms, in linear time."""
+"""Sequences that are constant on runs; sequential algorithms find the runs in linear time."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def total_variation_jumps(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _cut_left(pieces: _Pieces, line: _Line, level: jax.Array) -> tuple[_Pieces, jax.Array]:
-    """Replaces the function by ``level`` to the left of the place where it is reached; returns that place, too."""
+    """Replaces the function by ``level`` to the left of the place where it reaches that level; returns the place,
+    too."""
 
     def below(state):
         pieces, line = state
@@ -135,8 +136,8 @@ def _cut_left(pieces: _Pieces, line: _Line, level: jax.Array) -> tuple[_Pieces, 
 
 
 def _cut_right(pieces: _Pieces, line: _Line, level: jax.Array) -> tuple[_Pieces, jax.Array]:
-    """Replaces the function by ``level`` to the right of the place where it is reached. The first knot, where the
-    function was cut to the left, stays: both cuts are at one place for a weight of zero."""
+    """Replaces the function by ``level`` to the right of the place where it reaches that level. The first knot is the
+    cut to the left; it stays, because for a weight of zero both cuts are at one place."""
 
     def above(state):
         pieces, line = state

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 CYCLES = 60
-SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # of a Newton step, that are tried
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # the fractions of a Newton step that are tried
 EPOCHS = (4, 64)  # passes over the coordinates between Newton steps: at least, at most
-PER_EPOCH = 16  # coordinates for each of which a factorisation costs about one more pass
-BLOCK = 8  # coordinates updated between two updates of the whole slope: XLA makes one function of so small a loop
-ROUNDING = 10.0  # units of roundoff, relative to the slope, below which a residual is none
+PER_EPOCH = 16  # a factorisation costs about one pass for each so many coordinates
+BLOCK = 8  # coordinates between two updates of the whole slope, because XLA compiles so small a loop into one function
+ROUNDING = 10.0  # units of roundoff, relative to the slope, below which a residual counts as zero
 RIDGE = 10.0  # units of roundoff, relative to the diagonal
 
 
@@ -42,21 +42,22 @@ def minimise(
 ) -> tuple[jax.Array, jax.Array]:
     """argmin of 1/2 (x - start)' G (x - start) + slope'(x - start) + term(x), and the factorisations it took.
 
-    A cycle makes some passes of coordinate descent, which find the face (the signs, the bounds that hold), and a Newton
-    step on it: with r = prox(x - s q, s) - x, q the slope at x, s = 1 / diag G and d the derivative of the prox,
+    A cycle is some passes of coordinate descent, which find the face (the signs, the active bounds), and a Newton step
+    on the face: with r = prox(x - s q, s) - x, q the slope at x, s = 1 / diag G and d the derivative of the prox,
 
         (G_AA + diag((1 - d) / (d s))) y_A = r_A / (d s) - G_AI r_I,    y_I = r_I,    A = {d > 0}, I the others.
 
-    Of some points on its way the one of least value is taken, if that decreases: so convergence is that of coordinate
-    descent from anywhere, and finite for polyhedral terms. Ends where ||r / s|| fell by ``tol``, or to rounding.
-    ``matrix`` (k, k) is symmetric and positive semidefinite. Source: Tseng, 2001; Qi and Sun, 1993.
+    Of some points on the way of the step the one of least value is taken, if it decreases the value. So the method
+    converges from anywhere as coordinate descent does, and in finitely many steps for polyhedral terms. Ends where ||r
+    / s|| fell by ``tol``, or to rounding. ``matrix`` (k, k) is symmetric and positive semidefinite. Source: Tseng,
+    2001; Qi and Sun, 1993.
     """
     largest = jnp.max(jnp.diagonal(matrix), initial=0)
     floor = jnp.finfo(matrix.dtype).eps * jnp.where(largest > 0, largest, 1)
     diagonal = jnp.maximum(jnp.diagonal(matrix), floor)
     epochs = passes(matrix.shape[0])
-    at = lambda point: slope + matrix @ (point - start)  # noqa: E731
-    measure = lambda point, slope: jnp.linalg.norm(diagonal * _move(term, point, slope, diagonal))  # noqa: E731
+    at = lambda point: slope + matrix @ (point - start)
+    measure = lambda point, slope: jnp.linalg.norm(diagonal * _move(term, point, slope, diagonal))
     first = measure(start, slope)
     rounding = ROUNDING * jnp.finfo(matrix.dtype).eps * (jnp.linalg.norm(slope) + jnp.linalg.norm(diagonal * start))
     target = jnp.maximum(tol * first, rounding)
@@ -92,12 +93,12 @@ def _move(term: Separable, point: jax.Array, slope: jax.Array, diagonal: jax.Arr
 
 
 def _passes(matrix: jax.Array, diagonal: jax.Array, term: Separable, state: State, epochs: int) -> jax.Array:
-    """Coordinate descent, the slope kept up to date: that of a block of coordinates at each update of one of them, the
-    others by the rows of the block."""
+    """Coordinate descent that keeps the slope up to date: the slope of a block of coordinates after each of its
+    updates, the other entries once a block."""
     size = math.gcd(len(diagonal), BLOCK)
 
     def block(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * size, size)  # noqa: E731
+        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * size, size)
         point, slope = carry
         rows, steps, parameters = cut(matrix), 1 / cut(diagonal), jax.tree.map(cut, term.parameters)
         near = jax.lax.dynamic_slice_in_dim(rows, number * size, size, axis=1)
@@ -122,7 +123,7 @@ def _passes(matrix: jax.Array, diagonal: jax.Array, term: Separable, state: Stat
 
 def _newton(matrix: jax.Array, diagonal: jax.Array, term: Separable, point: jax.Array, slope: jax.Array) -> jax.Array:
     """The step to the minimiser on the face that the prox points at."""
-    prox = lambda moved: term.proxes(moved, 1 / diagonal)  # noqa: E731
+    prox = lambda moved: term.proxes(moved, 1 / diagonal)
     after, derivative = jax.jvp(prox, (point - slope / diagonal,), (jnp.ones_like(point),))
     residual = after - point
     active = derivative > 0
@@ -138,7 +139,7 @@ def _newton(matrix: jax.Array, diagonal: jax.Array, term: Separable, point: jax.
 
 
 def _least(matrix: jax.Array, term: Separable, point: jax.Array, slope: jax.Array, step: jax.Array) -> jax.Array:
-    """Of the points on the way of a step the one of least value; the beginning where that is none of them."""
+    """The point of least value on the way of a step; its start where no point is better."""
     shares = jnp.array(SHARES, point.dtype)
     nowhere = jnp.zeros_like(point)
     ends = jax.vmap(lambda share: term.proxes(point + share * step, nowhere))(shares)  # into the set, where it is one

@@ -18,7 +18,7 @@ Restore = Callable[[jax.Array], PyTree]
 def side_by_side(tree: PyTree, owner: str) -> tuple[jax.Array, Restore]:
     """The leaves (..., n_i) as one array (..., sum of n_i), and the way back; a scalar is a row of one entry.
 
-    Raises ValueError, in the name of ``owner``, where the leading axes differ: which rows belong together is not known.
+    Raises ValueError, in the name of ``owner``, where the leading axes differ, because then no rows belong together.
 
     >>> array, restore = side_by_side({"a": jnp.arange(2.0), "b": jnp.array(5.0)}, "it")
     >>> array.tolist(), float(restore(2 * array)["b"])
@@ -52,8 +52,8 @@ def on_rows(function: Callable[..., jax.Array], tree: PyTree, *others: Any, owne
 
 
 def beside(parameter: Any, tree: PyTree) -> Any:
-    """A parameter that is a pytree like ``tree`` as an array like that of `side_by_side`, a number in it standing for
-    all entries of its leaf; any other parameter as it is."""
+    """A parameter that is a pytree like ``tree`` as an array in the order of `side_by_side`; a number in it counts for
+    all entries of its leaf. Any other parameter is unchanged."""
     if not stated_like(parameter, tree):
         return parameter
     pairs = zip(jax.tree.leaves(parameter), jax.tree.leaves(tree), strict=True)
@@ -61,8 +61,8 @@ def beside(parameter: Any, tree: PyTree) -> Any:
 
 
 def raveled(parameter: Any, tree: PyTree) -> Any:
-    """A parameter that is a pytree like ``tree`` as one vector, its leaves broadcast against those of ``tree``; any
-    other parameter as it is."""
+    """A parameter that is a pytree like ``tree`` as one vector, each leaf broadcast against the leaf of ``tree``; any
+    other parameter unchanged."""
     if not stated_like(parameter, tree):
         return parameter
     pairs = zip(jax.tree.leaves(parameter), jax.tree.leaves(tree), strict=True)

@@ -43,7 +43,7 @@ def _shrink_jvp(primals, tangents):
     left, values, right = jnp.linalg.svd(fixed_matrix, full_matrices=False)
     core = jnp.concatenate([values, -values]) - fixed_threshold
     first = _direction(left, right, *tangents)
-    # zero in value, and the way in which the second derivative is found
+    # zero in value; its derivative is the second derivative
     moved = _direction(left, right, primals[0] - fixed_matrix, primals[1] - fixed_threshold)
     change = _second_difference(core, -fixed_threshold, first, moved)
     slopes, side_slopes = signs(core), _side_signs(core, -fixed_threshold)

@@ -38,7 +38,7 @@ def _positive_part_jvp(primals, tangents):
     fixed = jax.lax.stop_gradient(matrix)
     values, vectors = jnp.linalg.eigh(fixed)
     first = vectors.T @ direction @ vectors
-    # zero in value, and the way in which the second derivative finds D2
+    # zero in value; its derivative is D2
     moved = vectors.T @ (matrix - fixed) @ vectors
     change = 0.5 * (first + signs(values) * first) + 0.5 * second_difference(values, first, moved)
     return positive_part(matrix), vectors @ change @ vectors.T

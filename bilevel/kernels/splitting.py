@@ -26,7 +26,7 @@ from bilevel.linear_solve.base import Operator
 RELAXATION = 1.6
 SIGMA = 1e-6
 RHO = (1e-6, 1e6)  # the least and the largest
-CHANGE = 2.0  # the factor by which rho must be off before it is changed
+CHANGE = 2.0  # rho is changed when it is off by more than this factor
 INEXACT = 0.05  # the share of the first residual that conjugate gradients leave
 INNER = 50  # their most iterations
 POLISHES = 3
@@ -55,7 +55,7 @@ class Scales(NamedTuple):
 
 
 class Units(NamedTuple):
-    """What brings rows and columns of A to size 1, and the lengths of the columns of P when it has done so."""
+    """The scales that bring rows and columns of A to size 1, and the lengths of the columns of P in them."""
 
     columns: jax.Array
     rows: jax.Array
@@ -71,7 +71,7 @@ class Point(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """The residuals of an iterate, and the terms that they are to be compared with."""
+    """The residuals of an iterate, and the sizes of the terms that they are compared with."""
 
     primal: jax.Array
     dual: jax.Array
@@ -123,8 +123,8 @@ def advance(program: Quadratic, point: Point, rho: jax.Array, iterations: int) -
 
 
 def _inner_solver(program: Quadratic, penalty: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(right-hand side, guess) -> the solution: by a Cholesky factor, or by conjugate gradients from the guess, as
-    exactly as its own residual asks for."""
+    """(right-hand side, guess) -> the solution: by a Cholesky factor, or by conjugate gradients from the guess, which
+    reduce its residual by a fixed share."""
     if program.matrix is not None:
         matrix = program.matrix(penalty)
         factor = jnp.linalg.cholesky(matrix + SIGMA * jnp.eye(matrix.shape[0], dtype=matrix.dtype))
@@ -152,7 +152,7 @@ def sizes(program: Quadratic, point: Point) -> Sizes:
 
 
 def adapted(rho: jax.Array, found: Sizes) -> jax.Array:
-    """rho brought to where both residuals are of one relative size, if it is off by more than a factor."""
+    """The rho that would give both residuals one relative size, if the present one is off by more than a factor."""
     tiny = jnp.finfo(rho.dtype).tiny ** 0.5
     primal, dual = (
         residual / jnp.maximum(terms, tiny) + tiny
@@ -164,8 +164,8 @@ def adapted(rho: jax.Array, found: Sizes) -> jax.Array:
 
 
 def certificate(program: Quadratic, units: Units, before: Point, after: Point) -> tuple[jax.Array, Point]:
-    """`Code.infeasible`, `Code.unbounded` or `Code.converged` (neither is proved), from how the iterates of the program
-    as stated run away, and the iterate with the proof in place of y or x.
+    """`Code.infeasible`, `Code.unbounded` or `Code.converged` (neither is proved), and the iterate with the proof in
+    place of y or x. The proof is the direction in which the iterates of the program as stated diverge.
 
     Source: Banjac et al., Infeasibility detection in the alternating direction method of multipliers, 2019.
     """
@@ -183,7 +183,7 @@ def proofs(program: Quadratic, units: Units, x: jax.Array, y: jax.Array) -> tupl
     """Whether y proves that no point is feasible, and x that the loss falls without end; see `kernels.certificate`."""
     close = float(jnp.finfo(x.dtype).eps) ** 0.5
     columns, rows, curvatures = units
-    # -A x is off K by the part of A x in K* (Moreau): one projection to compile for both
+    # the distance of -A x from K is the part of A x in K* (Moreau), so one projection is compiled for both
     y, off = jax.vmap(program.project_dual)(jnp.stack([y, program.rows(x)]))
     infeasible = no_point(rows * program.b, y / rows, columns * program.transposed(y), close)
     left = rows * off
@@ -192,7 +192,7 @@ def proofs(program: Quadratic, units: Units, x: jax.Array, y: jax.Array) -> tupl
 
 
 def _moving(change: jax.Array, at: jax.Array) -> jax.Array:
-    """Whether an iterate runs away, and does not settle."""
+    """Whether an iterate keeps moving."""
     return _largest(change) > float(jnp.finfo(at.dtype).eps) ** 0.5 * _largest(at)
 
 

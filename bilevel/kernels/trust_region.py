@@ -1,4 +1,4 @@
-"""One descent step with the matrix of the Hessian: Newton's where it descends, else the model's minimiser in a ball."""
+"""One descent step with the Hessian's matrix: Newton's where it descends, else the minimiser of the model in a ball."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Spectrum(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Where a step led, and its parts: x + ``push`` - (H + ``damping`` I)^{-1} gradient."""
+    """The point after a step, and its parts: x + ``push`` - (H + ``damping`` I)^{-1} gradient."""
 
     point: Point
     accepted: jax.Array
     trials: jax.Array
-    radius: jax.Array  # of the next step's ball; infinite as long as Newton's steps descend
+    radius: jax.Array  # the radius of the next step's ball; infinite as long as Newton's steps descend
     damping: jax.Array
     push: jax.Array  # along negative curvature, where the gradient has no part there
     whole: jax.Array  # whether this was Newton's own step, with Cholesky's factor ``lower``
@@ -50,7 +50,8 @@ class Step(NamedTuple):
 
     @property
     def curvature(self) -> jax.Array:
-        """The least eigenvalue as a share of the largest in size where it is negative beyond rounding, else 0."""
+        """The least eigenvalue relative to the largest in absolute value where it is negative beyond rounding, else
+        0."""
         values, _ = _cleaned(self.spectrum)
         largest = jnp.max(jnp.abs(values))
         share = jnp.minimum(values[0], 0) / jnp.where(largest > 0, largest, 1)
@@ -66,7 +67,7 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
     """The first point whose value falls enough, of: Newton's, where the matrix is positive definite and the step within
     ``radius``; the minimisers of the model in smaller and smaller balls.
 
-    Where no ball will do the step is not accepted, and ends where it started. Nothing of it is differentiable.
+    Where no ball gives a decrease the step is rejected and ends at its start. The step is not differentiable.
     Reference: Conn, Gould and Toint, Trust-region methods, 2000, chapters 6 and 7; More and Sorensen, 1983.
     """
     start, matrix, radius = jax.lax.stop_gradient((start, matrix, radius))
@@ -125,7 +126,7 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
 
 
 def _judged(start: Point, point: Point, direction: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Whether the point will do, and the decrease as a share of the predicted one. Where rounding hides the decrease,
+    """Whether the point is accepted, and its decrease relative to the predicted one. Where rounding hides the decrease,
     the size of the gradient decides."""
     predicted = -(start.gradient @ direction + 0.5 * direction @ (matrix @ direction))
     decrease = start.value - point.value
@@ -139,7 +140,7 @@ def _judged(start: Point, point: Point, direction: jax.Array, matrix: jax.Array)
 
 
 def _cleaned(spectrum: Spectrum) -> tuple[jax.Array, jax.Array]:
-    """The eigenvalues with those of rounding size at zero, and which these are."""
+    """The eigenvalues, rounding set to zero, and a mask of the zeros."""
     values = spectrum.values
     noise = 10 * len(values) ** 0.5 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
     flat = jnp.abs(values) <= noise
@@ -147,14 +148,15 @@ def _cleaned(spectrum: Spectrum) -> tuple[jax.Array, jax.Array]:
 
 
 def _slopes(spectrum: Spectrum, gradient: jax.Array, flat: jax.Array) -> jax.Array:
-    """The gradient along the eigenvectors; what is small along flat ones is noise, and would lead far."""
+    """The gradient along the eigenvectors. Small components along flat eigenvectors are dropped because they are noise,
+    and a step along them would be long."""
     slopes = spectrum.vectors.T @ gradient
     small = jnp.abs(slopes) <= jnp.finfo(slopes.dtype).eps ** 0.5 * jnp.linalg.norm(slopes)
     return jnp.where(flat & small, 0, slopes)
 
 
 def _ball(spectrum: Spectrum, start: Point, radius: jax.Array) -> jax.Array:
-    """The radius; where none is known yet and the model has no minimiser, the size of the point."""
+    """The radius; the size of the point where no radius is known yet and the model has no minimiser."""
     values, flat = _cleaned(spectrum)
     endless = (values[0] < 0) | jnp.any(flat & (_slopes(spectrum, start.gradient, flat) != 0))
     size = jnp.maximum(1, jnp.linalg.norm(start.x))

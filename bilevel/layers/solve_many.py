@@ -80,7 +80,7 @@ def _picker(trees: tuple[PyTree, PyTree], in_axes: tuple[int | None, int | None]
     """index -> the hyperparameters and the batch of that problem."""
 
     def pick(index: jax.Array) -> tuple:
-        chosen = lambda leaf: jnp.asarray(leaf)[index]  # noqa: E731
+        chosen = lambda leaf: jnp.asarray(leaf)[index]
         return tuple(
             jax.tree.map(chosen, tree) if axis == 0 else tree for tree, axis in zip(trees, in_axes, strict=True)
         )

@@ -17,7 +17,7 @@ from bilevel.linear_solve.minres import MINRES
 from bilevel.linear_solve.preconditioners import Identity
 from bilevel.linear_solve.refactored import Refactored
 
-BUILT = 2048  # unknowns up to which a matrix that is there already is factored
+BUILT = 2048  # unknowns up to which a matrix that its owner has built already is factored
 
 
 @jax.tree_util.register_dataclass
@@ -32,11 +32,10 @@ class AutoLinear(LinearSolver):
     anything else                           `GMRES`
     ======================================  =====================================================================
 
-    The default bound is a compromise between speed and robustness. On Hessians of logistic regressions (2 busy cores,
-    float64, 20 to 430 products of CG) well-conditioned systems were faster by `CG` at every size from 128; the others
-    by `Dense` up to 256, and about equal at 512.
-    ``preconditioner`` is that of the iterative methods; where it is a factor of an A nearby, it takes the place of
-    `Dense` (`Refactored`). `explain` says what it chose, and why.
+    The default bound is a compromise between speed and robustness. Measured on Hessians of logistic regressions (2 busy
+    cores, float64, 20 to 430 products of CG): `CG` was faster on well-conditioned systems at every size from 128; on
+    the others `Dense` was faster up to 256 unknowns, and both took about as long at 512. ``preconditioner`` is for the
+    iterative methods; a factor of a nearby A replaces `Dense` (`Refactored`). `explain` says what was chosen, and why.
 
     >>> import jax.numpy as jnp
     >>> print(AutoLinear().explain(Operator(lambda x: 2.0 * x, symmetric=True, definite=True), jnp.ones(1000)))
@@ -44,11 +43,11 @@ class AutoLinear(LinearSolver):
     to which a dense factorisation is preferred.
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     dense: int = field(default=256, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
-    memory: int = field(default=0, metadata={"static": True})  # that of `CG`
+    memory: int = field(default=0, metadata={"static": True})  # `CG`'s default
 
     direct: ClassVar[bool] = True
 
@@ -59,11 +58,11 @@ class AutoLinear(LinearSolver):
         return self.choose(operator, rhs)(operator, rhs, init, preconditioner)
 
     def prepare(self, operator: Operator, example: PyTree) -> Prepared:
-        """What was chosen, prepared."""
+        """The chosen solver, prepared."""
         return self.choose(operator, example).prepare(operator, example)
 
     def prepare_both(self, operator: Operator, example: PyTree) -> tuple[Prepared, Prepared]:
-        """What was chosen, prepared for A and A'."""
+        """The chosen solver, prepared for A and A'."""
         return self.choose(operator, example).prepare_both(operator, example)
 
     def builds(self, operator: Operator, example: PyTree) -> bool:
@@ -86,7 +85,7 @@ class AutoLinear(LinearSolver):
         return GMRES(self.tol, self.max_steps, preconditioner=self.preconditioner)
 
     def explain(self, operator: Operator | LinearMap, example: PyTree) -> str:
-        """What was chosen for this operator, and why, in a sentence."""
+        """The solver chosen for this operator, and why, in a sentence."""
         operator, unknowns = as_operator(operator), tree.size(tree.as_vector(example))
         chosen = self.choose(operator, example)
         if unknowns <= self.dense:

@@ -1,4 +1,4 @@
-"""What a linear system is, what a linear solver takes and returns, and the checks that all of them share."""
+"""What a linear system is, what a linear solver takes and returns, and the checks that all solvers share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from bilevel.foundation.typing import LinearMap, PyTree
 class Operator:
     """A square linear map x -> A x on pytrees, with what its owner knows about A.
 
-    ``symmetric`` and ``definite`` are True or False where it is known, None where it is not; ``sign`` is +1 for
-    positive and -1 for negative (semi)definite. ``singular`` says that A may have a null space by construction,
-    with right-hand sides in its range (the reduced systems of proximal mappings): direct solvers then take the
-    minimum-norm solution. ``owner`` names who stated the facts, for error messages.
+    ``symmetric`` and ``definite`` are True, False or None for unknown; ``sign`` is +1 for positive and -1 for negative
+    (semi)definite. ``singular`` says that A may have a null space by construction while right-hand sides lie in its
+    range, as in the reduced systems of proximal mappings: direct solvers then return the solution of least norm.
+    ``owner`` is the name, in error messages, of who stated the facts.
     """
 
     matvec: LinearMap
@@ -33,14 +33,14 @@ class Operator:
     sign: int = 1
     singular: bool = False
     owner: str = "the system"
-    matrix: jax.Array | None = None  # of A on one flat array, where its owner has built it already
+    matrix: jax.Array | None = None  # A for one flat array, where its owner has built it already
 
     def __call__(self, x: PyTree) -> PyTree:
         return self.matvec(x)
 
     @property
     def factorable(self) -> bool:
-        """Whether Cholesky's factorisation is allowed."""
+        """Whether A is known to be symmetric and definite, as Cholesky's factorisation needs."""
         return bool(self.symmetric and self.definite and not self.singular)
 
     def transpose(self, example: PyTree) -> Operator:
@@ -55,7 +55,7 @@ class Preconditioner(abc.ABC):
     """A way to approximate the inverse of A. Abstract; the subclasses are frozen dataclasses, registered as pytrees."""
 
     trivial: ClassVar[bool] = False  # whether it does nothing
-    exact: ClassVar[bool] = False  # whether it is a factor: the inverse of A itself, or of an A nearby
+    exact: ClassVar[bool] = False  # whether it is a factorisation: the exact inverse of A, or of a nearby A
 
     @abc.abstractmethod
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
@@ -70,16 +70,16 @@ class LinearSolution(NamedTuple):
     products: jax.Array  # how often A (or its transpose) was applied, the recomputed residual included
     status: Status
     factorizations: jax.Array | int = 0
-    inverse: Preconditioner | None = None  # what was learnt of the inverse of A, where that was asked for
+    inverse: Preconditioner | None = None  # an approximate inverse of A learnt on the way, where it was asked for
 
 
 class Prepared(NamedTuple):
-    """A solver with an operator put in: what all right-hand sides share has been done, at the cost stated."""
+    """A solver bound to an operator. The work that all right-hand sides share is done; its cost is stated here."""
 
-    solve: Callable[..., LinearSolution]  # (rhs, init=None, tol=None) -> solution; its own products and factorisations
+    solve: Callable[..., LinearSolution]  # (rhs, init=None, tol=None) -> solution, with the cost of this solve alone
     products: jax.Array | int = 0
     factorizations: jax.Array | int = 0
-    inverse: Preconditioner | None = None  # what was found of the inverse of A, where it can be handed on
+    inverse: Preconditioner | None = None  # the approximate inverse of A, where there is one to hand on
 
 
 class LinearSolver(abc.ABC):
@@ -88,7 +88,7 @@ class LinearSolver(abc.ABC):
 
     needs_symmetric: ClassVar[bool] = False
     needs_definite: ClassVar[bool] = False
-    truncates: ClassVar[bool] = False  # whether it leaves something out by design, and cannot measure what
+    truncates: ClassVar[bool] = False  # whether it leaves out by design something that it cannot measure
     direct: ClassVar[bool] = False  # whether it factors a matrix wherever that has a size that can be factored
     tol: float | jax.Array = math.nan  # relative; NaN: there is none to state
     max_steps: int = 0
@@ -130,18 +130,17 @@ class LinearSolver(abc.ABC):
         raise ValueError(f"bl.{type(self).__name__} solves by products and has no matrix: use bl.Dense().")
 
     def reusing(self, inverse: Preconditioner) -> LinearSolver:
-        """The same solver with an approximate inverse of A that somebody has already; itself where it has no use for
-        one, or a preconditioner of its own."""
+        """The same solver preconditioned by ``inverse``; itself where it takes no preconditioner or has one already."""
         own: Preconditioner | None = getattr(self, "preconditioner", None)
         return self if own is None or not own.trivial else changed(self, preconditioner=inverse)
 
     def remembering(self, directions: int) -> LinearSolver:
-        """The same solver, which returns the last directions it took (`LinearSolution.inverse`); itself where it takes
-        none."""
+        """The same solver, which returns so many of its ``directions`` as `LinearSolution.inverse`; itself where it
+        takes none."""
         return changed(self, memory=directions)
 
     def refuse(self, operator: Operator) -> None:
-        """Raises ValueError where the owner of the operator declared what this solver cannot do without."""
+        """Raises ValueError where the owner of the operator ruled out a fact that this solver needs."""
         for needed, fact, word in (
             (self.needs_symmetric, operator.symmetric, "symmetric"),
             (self.needs_definite, operator.definite, "definite"),
@@ -154,7 +153,7 @@ class LinearSolver(abc.ABC):
 
 
 def as_operator(operator: Operator | LinearMap) -> Operator:
-    """A plain linear function as an operator of which nothing is known."""
+    """A plain linear function as an operator without known facts; an operator unchanged."""
     return operator if isinstance(operator, Operator) else Operator(operator)
 
 

@@ -24,10 +24,10 @@ from bilevel.linear_solve.refine import Advance, Method
 class BiCGStab(Krylov):
     """BiCGStab for any square A: two products a step and eight vectors, whatever the number of steps.
 
-    Preconditioned from the right. Where the recurrence breaks down (a divisor of the size of rounding) it starts
-    anew from the residual reached; a breakdown that gained nothing ends the solve as ``indefinite`` (a skew
-    symmetric A, for instance): use `GMRES` or `Dense`. ``tol`` is relative to the right-hand side (never below
-    10 eps). Reference: van der Vorst, 1992.
+    Preconditioned from the right. The recurrence breaks down where a divisor is of the size of rounding: it then starts
+    anew from the residual reached. A breakdown that gained nothing ends the solve as ``indefinite``, as for a skew
+    symmetric A: use `GMRES` or `Dense`. ``tol`` is relative to the right-hand side (never below 10 eps). Reference: van
+    der Vorst, 1992.
 
     >>> import jax.numpy as jnp
     >>> solution = BiCGStab()(lambda x: jnp.array([[2.0, 1.0], [0.0, 4.0]]) @ x, jnp.array([4.0, 8.0]))
@@ -35,11 +35,11 @@ class BiCGStab(Krylov):
     ([1.0, 2.0], 'converged')
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
 
-    gain: ClassVar[float] = 0.9  # runs also end at a breakdown, after which a new shadow residual may help
+    gain: ClassVar[float] = 0.9  # low: a run also ends at a breakdown, after which a new shadow residual may help
 
     def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:
         return functools.partial(stabilized_biconjugate_gradients, operator, precondition)

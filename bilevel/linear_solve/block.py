@@ -12,7 +12,7 @@ from bilevel.foundation.typing import LinearMap, Scalar
 
 
 class Block(NamedTuple):
-    """Where a run on k right-hand sides stands. Vectors are rows, so R = C' Q holds the residuals of all of them."""
+    """The state of a run on k right-hand sides. Vectors are rows: R = C' Q holds the residuals of all k."""
 
     value: jax.Array  # (k, n)
     basis: jax.Array  # Q: orthonormal rows, zero where the residuals span less than k dimensions
@@ -38,9 +38,9 @@ def block_conjugate_gradients(
         X <- X + S a C,   a = (S'AS)^{-1} N,   Q z = qr(Q - A S a),   C <- z C
         S <- M Q + S N_old^{-1} z' N,          N = Q'MQ
 
-    in columns. The residuals are held as Q C with an orthonormal Q, so that dependent ones and those that converge
-    first do no harm: directions that vanish to rounding leave Q, and S with it. A matrix S'AS (or N) that is not
-    definite ends the run, with x as it was and ``broken`` set. Sources: O'Leary, 1980; Dubrulle, 2001 (BCGrQ); Ji and
+    in columns. The residuals are held as Q C with an orthonormal Q. Dependent residuals and early convergence do no
+    harm, because directions that vanish to rounding leave Q, and S with it. A matrix S'AS (or N) that is not definite
+    ends the run: x keeps its last value and ``broken`` is set. Sources: O'Leary, 1980; Dubrulle, 2001 (BCGrQ); Ji and
     Li, 2017 (without breakdowns).
     """
     roundoff = 10 * float(jnp.finfo(rhs.dtype).eps)
@@ -89,11 +89,11 @@ def block_conjugate_gradients(
 
 
 def orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(Q, z) with rows = z' Q and Q Q' = I, where rows of Q and z are zero for what is zero to rounding.
+    """(Q, z) with rows = z' Q and Q Q' = I; a direction that is zero to rounding is a zero row of Q and z.
 
-    Products of matrices and eigenvalues of small ones only. In the first pass, which squares, directions below
-    sqrt(eps) cannot be told apart: they are brought up to size and told apart by the second; one step of Newton and
-    Schulz makes the result orthonormal to rounding. Source: Stathopoulos and Wu, 2002.
+    Takes products of matrices, and eigenvalues of k x k matrices. The first pass works with squares, so it cannot
+    separate directions below sqrt(eps): it scales them up, and the second pass separates them. One step of Newton and
+    Schulz then makes the result orthonormal to rounding. Source: Stathopoulos and Wu, 2002.
     """
     precision = jnp.finfo(rows.dtype)
     noise = len(rows) * float(precision.eps)
@@ -110,11 +110,11 @@ def orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def factorized(matrix: jax.Array, squares: jax.Array, floor: Scalar | float) -> tuple[tuple, jax.Array]:
-    """A k x k matrix, in which zero ``squares`` mark rows that are not in use, prepared for `solve`, and whether its
-    eigenvalues, when it is scaled by ``squares``, are above ``floor``.
+    """A k x k matrix prepared for `solve`, and whether its eigenvalues exceed ``floor`` after scaling by ``squares``,
+    which are zero for rows that are not in use.
 
-    By eigenvalues and not by Cholesky's factor: triangular solves of this size wait for threads on busy CPUs, up to
-    a hundred times as long as they take.
+    Eigenvalues replace Cholesky's factor because triangular solves of this size wait for threads on busy CPUs, up to a
+    hundred times as long as they compute.
     """
     used = squares > 0
     scales = jnp.where(used, 1 / jnp.sqrt(jnp.where(used, squares, 1)), 0)

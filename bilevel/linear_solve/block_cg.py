@@ -30,16 +30,16 @@ class BlockCG(Krylov):
     """`CG` that puts the right-hand sides of one system under ``jax.vmap`` into one Krylov space.
 
     For one right-hand side it is `CG`. Under ``jax.vmap`` over right-hand sides (``jax.jacrev``, ``jax.jacfwd``,
-    several cotangents of `root_vjp`) each step minimises the error over the directions of all of them: k outlying
-    eigenvalues are found by k right-hand sides in a step or two, where each alone takes k steps. More than ``block``
-    right-hand sides are solved in blocks of that size, side by side, with one product a step for all of them. Equal,
-    dependent and zero right-hand sides are allowed; what the block cannot solve (a system that is not definite) each
-    lane goes on with alone, and is told by its own status. Operators that are batched themselves are solved by `CG`,
-    lane by lane, and so is a batch of one.
+    several cotangents of `root_vjp`) each step minimises the error over the directions of all right-hand sides. So k
+    right-hand sides together find k outlying eigenvalues in a step or two; each alone takes k steps. More than
+    ``block`` right-hand sides are solved in blocks of that size, side by side, with one product a step for all of them.
+    Right-hand sides may be equal, dependent or zero. Where a block breaks down, because the system is not definite,
+    each lane goes on alone with `CG` and gets its own status. Batched operators are solved by `CG`, lane by lane, and
+    so is a batch of one.
 
-    ``tol``, ``max_steps`` and ``preconditioner`` are those of `CG`. ``products`` counts for each lane the products
-    that its block took while it was in it, one a step, with the recomputed residuals. Within a block pytrees are
-    ravelled. Raises ValueError for a system declared not symmetric. References: O'Leary, 1980; Dubrulle, 2001.
+    ``tol``, ``max_steps`` and ``preconditioner`` are those of `CG`. ``products`` counts for each lane one product for
+    each step that the lane was in its block, and the recomputed residuals. Within a block pytrees are ravelled. Raises
+    ValueError for a system declared not symmetric. References: O'Leary, 1980; Dubrulle, 2001.
 
     >>> import jax, jax.numpy as jnp
     >>> scales = jnp.array([1.0, 1.0, 1.0, 50.0, 80.0])
@@ -49,7 +49,7 @@ class BlockCG(Krylov):
     ('converged', True, [3, 3, 3])
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
     block: int = field(default=64, metadata={"static": True})
@@ -62,7 +62,8 @@ class BlockCG(Krylov):
 
 def together(operator: Operator, precondition: LinearMap, example: PyTree, block: int) -> Method:
     """Runs of conjugate gradients. Where ``jax.vmap`` batches a run over right-hand sides alone, it becomes a run of
-    blocks. What A and M close over are arguments, so that the batching rule sees whether they are batched."""
+    blocks. The values that A and M close over are arguments, because the batching rule has to see whether they are
+    batched."""
     matvec, of_matvec = hoisted(lambda x: tree.apply(operator, x, operator.owner), example)
     apply, of_apply = hoisted(precondition, example)
     sign = operator.sign if operator.definite else 0
@@ -105,7 +106,7 @@ def _axes(batched: list) -> PyTree:
 
 
 def _spread(size: int, batched: list, lanes: tuple) -> tuple:
-    """All of ``lanes`` with a leading axis."""
+    """The leaves of ``lanes``, each with a leading axis of lanes."""
 
     def spread(is_batched: bool, leaf: jax.Array) -> jax.Array:
         return leaf if is_batched else jnp.broadcast_to(leaf, (size, *leaf.shape))
@@ -122,15 +123,15 @@ def in_blocks(
     targets: jax.Array,
     max_steps: jax.Array,
 ) -> Advance:
-    """Runs from zero on right-hand sides with a leading axis, in blocks; lanes whose block broke go on alone.
+    """Runs from zero on right-hand sides with a leading axis, in blocks; each lane of a block that broke goes on alone.
 
-    They begin anew where A may be singular: a direction of its null space, brought in by one right-hand side, would
-    be in the solutions of all.
+    Where A may be singular these lanes begin anew, because one right-hand side may have brought a null direction into
+    all solutions of its block.
     """
     unique = bool(operator.definite and not operator.singular)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], rhs))[1]
     flat = jax.vmap(lambda vector: ravel_pytree(vector)[0])(rhs)
-    wanted = targets < 1  # the others are done, or there is nothing to do: they have left the block
+    wanted = targets < 1  # the other lanes have left the block: they are done, or had nothing to do
     count = len(flat)
     blocks = -(-count // block)
     size = -(-count // blocks)

@@ -27,14 +27,14 @@ class CG(Krylov):
 
         x_{k+1} = x_k + a_k p_k,   a_k = r_k' M r_k / p_k' A p_k,   p_{k+1} = M r_{k+1} + b_k p_k
 
-    The sign of A is that of the first p'Ap, or the one the operator declares. A later change of sign ends the run
-    with status ``indefinite``, a p'Ap of the size of rounding with ``singular``. Singular but consistent systems are
+    The sign of A is the sign of the first p'Ap, or the one that the operator declares. A later change of sign ends the
+    run as ``indefinite``; a p'Ap of the size of rounding ends it as ``singular``. Singular but consistent systems are
     solved. ``tol`` is relative to the right-hand side (|| b - A x || <= tol || b ||, never below 10 eps: 2e-15 in
-    float64, 1.2e-6 in float32). ``preconditioner`` is a strategy (`Jacobi`, `RandomizedNystrom`, `LBFGSPairs`), set
-    up at each call; one given to the call goes before it. With ``memory``, so many of the directions p and their images
-    A p, spread over the solve, are returned as `LinearSolution.inverse`: a preconditioner for systems nearby (Morales
-    and Nocedal, 2000). Raises ValueError for a system declared not symmetric.
-    Reference: Hestenes and Stiefel, 1952.
+    float64, 1.2e-6 in float32). ``preconditioner`` is a strategy (`Jacobi`, `RandomizedNystrom`, `LBFGSPairs`), set up
+    at each call; the argument of the call takes precedence over it. ``memory`` is a number of directions p that are
+    returned with their images A p as `LinearSolution.inverse`, spread evenly over the steps: a preconditioner for
+    nearby systems (Morales and Nocedal, 2000). Raises ValueError for a system declared not symmetric. Reference:
+    Hestenes and Stiefel, 1952.
 
     >>> import jax.numpy as jnp
     >>> solution = CG()(lambda x: 2.0 * x, jnp.array([4.0, 6.0]))
@@ -42,7 +42,7 @@ class CG(Krylov):
     ([2.0, 3.0], 'converged', 2)
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
     memory: int = field(default=0, metadata={"static": True})
@@ -73,14 +73,15 @@ class Taken(NamedTuple):
     """Directions of length 1 with their images, spread evenly over the steps."""
 
     pairs: LBFGSPairs
-    numbers: jax.Array  # of the steps that they are of, -1 in an empty slot
+    numbers: jax.Array  # the step that each was taken in; -1 in an empty slot
 
     @classmethod
     def none(cls, example: PyTree, memory: int) -> Taken | None:
         return cls(LBFGSPairs.empty(example, memory), jnp.full(memory, -1, jnp.int32)) if memory else None
 
     def noted(self, step: jax.Array, direction: PyTree, image: PyTree, length: Scalar, sound: jax.Array) -> Taken:
-        """With another. Where all slots are full every second one is given up, and from then on every second step."""
+        """The pairs with one more. Where all slots are full every second pair is dropped, and from then on every second
+        step is kept."""
         size = self.numbers.size
         stride = 2 ** jnp.ceil(jnp.log2(jnp.maximum((step + 1) / size, 1.0))).astype(jnp.int32)
         free = (self.numbers < 0) | (self.numbers % stride != 0)
@@ -95,7 +96,7 @@ class Taken(NamedTuple):
         return Taken(pairs, self.numbers.at[slot].set(jnp.where(noted, step, self.numbers[slot])))
 
     def in_order(self) -> LBFGSPairs:
-        """Empty slots first, then from the first step to the last."""
+        """The pairs in the order of their steps, empty slots first."""
         order = jnp.argsort(self.numbers)
         return jax.tree.map(lambda stack: stack[order], self.pairs)
 
@@ -120,7 +121,7 @@ def conjugate_gradients(
         curvature, square = tree.dot(state.direction, image), tree.dot(state.direction, state.direction)
         sign = jnp.where(state.sign == 0, jnp.sign(curvature), state.sign)
         norm = jnp.maximum(state.norm, jnp.abs(curvature) / jnp.where(square == 0, 1, square))
-        flat = jnp.abs(curvature) <= roundoff * norm * square  # no more than rounding
+        flat = jnp.abs(curvature) <= roundoff * norm * square  # p'Ap is rounding
         broken = flat | (sign * curvature < 0)
         rate = jnp.where(broken, 0, state.decrease / jnp.where(broken, 1, curvature))
         residual = tree.plus(state.residual, -rate, image)

@@ -21,8 +21,8 @@ from bilevel.linear_solve.refine import damped_code, true_residual, unscaled
 class Damped(LinearSolver):
     """Solves A + damping I in place of A (A - damping I where A is declared negative definite) by ``inner``.
 
-    For systems that are nearly singular, at the price of a bias: the residual reported is that of A, and the status
-    of a damped system that was solved is ``truncated``. With damping 0 it is ``inner``.
+    For nearly singular systems, at the price of a bias. The residual reported belongs to A, and a damped system that
+    was solved has the status ``truncated``. With damping 0 this is ``inner``.
 
     >>> import jax.numpy as jnp
     >>> solution = Damped(damping=1.0)(lambda x: 3.0 * x, jnp.array([4.0]))
@@ -33,7 +33,7 @@ class Damped(LinearSolver):
     inner: LinearSolver = CG()
     damping: float = 1e-6
 
-    truncates: ClassVar[bool] = True  # by the damping: it cannot measure what that left out
+    truncates: ClassVar[bool] = True  # it cannot measure the bias of the damping
 
     def __call__(
         self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None

@@ -26,14 +26,14 @@ from bilevel.linear_solve.refine import attainable, damped_code, judge, scaled_b
 class Dense(LinearSolver):
     """Builds the n x n matrix of A by n products, factors it, and solves.
 
-    Cholesky where the operator is declared symmetric and definite (of -A for sign -1), else LU with pivoting; where
-    the operator is declared singular, or the factor turns out to be, the solution of least norm of
-    min || A x - b || by an eigen- or singular-value decomposition. Whether that solves the system is told by the
-    residual: if not, the status is ``singular``. Where the operator is declared definite and has an eigenvalue of the
-    wrong sign, the status is ``indefinite``.
+    The factor is Cholesky's where the operator is declared symmetric and definite (of -A for sign -1), else LU with
+    pivoting. Where the operator is declared singular, or its factor proves to be, x is the solution of least norm of
+    min || A x - b ||, by an eigen- or singular-value decomposition. The residual tells whether that x solves the
+    system: if not, the status is ``singular``. An operator declared definite that has an eigenvalue of the wrong sign
+    is ``indefinite``.
 
-    ``damping`` solves A + damping I (A - damping I for a negative definite A) instead. The residual remains that of
-    A: a damped solution is ``truncated``. ``init`` and ``preconditioner`` are accepted and not used.
+    ``damping`` solves A + damping I (A - damping I for a negative definite A) instead. The residual still belongs to A,
+    so a damped solution is ``truncated``. ``init`` and ``preconditioner`` are accepted and not used.
 
     >>> import jax.numpy as jnp
     >>> solution = Dense()(lambda x: jnp.array([[2.0, 1.0], [0.0, 4.0]]) @ x, jnp.array([4.0, 8.0]))
@@ -42,7 +42,7 @@ class Dense(LinearSolver):
     """
 
     damping: float = 0.0
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
 
     direct: ClassVar[bool] = True
 
@@ -79,7 +79,7 @@ class Dense(LinearSolver):
         return matrix + operator.sign * self.damping * jnp.eye(len(matrix), dtype=matrix.dtype)
 
     def factored(self, operator: Operator, matrix: jax.Array, example: PyTree) -> Prepared:
-        """Solves with A by a factor of ``matrix``."""
+        """A solver of A x = b by a factor of ``matrix``."""
         matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))  # LAPACK has no narrower types
         factored = factorize(matrix, operator)
 
@@ -109,7 +109,7 @@ class Factored(NamedTuple):
     solve: Callable[[jax.Array], jax.Array]
     lost: jax.Array
     lower: jax.Array | None = None  # Cholesky's factor, where it is one
-    ends: jax.Array | None = None  # the least and the largest eigenvalue, where known, as shares of the largest in size
+    ends: jax.Array | None = None  # the least and the largest eigenvalue, where known, relative to the largest in size
 
 
 def factorize(matrix: jax.Array, operator: Operator) -> Factored:
@@ -137,8 +137,8 @@ def _signed_cholesky_solve(sign: int, factor: jax.Array, rhs: jax.Array) -> jax.
 def solve_factored(
     factored: Factored, matrix: jax.Array, rhs: jax.Array, operator: Operator, target: Scalar
 ) -> tuple[jax.Array, int | jax.Array, jax.Array]:
-    """x with matrix x = rhs; how many further factorisations that took (0, or 1 where the factor failed); and the least
-    eigenvalue (of -A for sign -1) as a share of the largest in size, 0 where it is positive or not known."""
+    """x with matrix x = rhs; the further factorisations that it took (0, or 1 where the factor failed); and the least
+    eigenvalue (of -A for sign -1) relative to the largest in absolute value, 0 where it is positive or unknown."""
 
     def least(ends: jax.Array) -> jax.Array:
         return jnp.minimum(ends[0] if operator.sign > 0 else -ends[1], 0)
@@ -154,8 +154,9 @@ def solve_factored(
 
 
 def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """rhs -> the solution of least norm of min || matrix x - rhs ||; what is below 10 sqrt(n) eps counts as zero. And
-    the ends of the spectrum as shares of the largest eigenvalue in size, zeros of a matrix that is not symmetric."""
+    """rhs -> the solution of least norm of min || matrix x - rhs ||, where eigen- or singular values below 10 sqrt(n)
+    eps of the largest count as zero; and the ends of the spectrum relative to the largest eigenvalue in absolute value
+    (zeros for a matrix that is not symmetric)."""
     if symmetric:
         values, left = jnp.linalg.eigh((matrix + matrix.T) / 2)
         right = left.T
@@ -187,7 +188,7 @@ def _rescue(symmetric: bool):
         solve, ends = pseudo_inverse(matrix, symmetric)
         small = jax.vmap(solve)(rhs)
         residual, other = (jnp.linalg.norm(x @ matrix.T - rhs, axis=1) for x in (small, value))
-        kept = (residual > target) & (other < residual)  # badly scaled, but regular
+        kept = (residual > target) & (other < residual)  # the factor is good: the matrix is badly scaled, not singular
         return jnp.where(kept[:, None], value, small), jnp.broadcast_to(ends, (len(rhs), 2))
 
     def as_they_are(matrices, rhs, values, targets):
@@ -200,7 +201,7 @@ def _rescue(symmetric: bool):
 
     @rescue.def_vmap
     def batched(axis_size, in_batched, failed, matrices, rhs, values, targets):
-        place = 0 if in_batched[1] else 1  # of the batch: beside the matrices, or beside the right-hand sides of each
+        place = 0 if in_batched[1] else 1  # where the batch goes: an axis of matrices, or one of right-hand sides
 
         def joined(arg: jax.Array, is_batched: bool) -> jax.Array:
             arg = arg if is_batched else jnp.broadcast_to(arg, (axis_size, *arg.shape))

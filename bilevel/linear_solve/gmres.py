@@ -25,12 +25,12 @@ from bilevel.linear_solve.refine import Advance, Method
 class GMRES(Krylov):
     """Restarted GMRES for any square A: x minimises || b - A x || over the Krylov space of the residual.
 
-    Needs no fact about A and ``restart`` + 1 vectors of memory. Preconditioned from the right, so the residual stays
-    that of the system itself. ``tol`` is relative to the right-hand side (never below 10 eps). A breakdown that
-    solves the system is ``converged``; one that does not is ``singular`` (x is then no least-squares solution: see
-    `Normal` and `Dense`); a restart that gains nothing ends the solve with ``max_steps`` (raise ``restart``). The
-    vectors are orthogonalised twice, and nothing is divided by a number of the size of rounding.
-    Reference: Saad and Schultz, 1986.
+    Needs no fact about A, and memory for ``restart`` + 1 vectors. Preconditioned from the right, so the residual stays
+    the residual of A x = b. ``tol`` is relative to the right-hand side (never below 10 eps). A breakdown that solves
+    the system is ``converged``. A breakdown that does not is ``singular``; its x is no least-squares solution (see
+    `Normal` and `Dense`). A restart that gains nothing ends the solve with ``max_steps``: raise ``restart``. The
+    vectors are orthogonalised twice, and no number of the size of rounding is a divisor. Reference: Saad and Schultz,
+    1986.
 
     >>> import jax.numpy as jnp
     >>> solution = GMRES()(lambda x: jnp.array([[0.0, 1.0], [-2.0, 0.0]]) @ x, jnp.array([3.0, 4.0]))
@@ -38,12 +38,12 @@ class GMRES(Krylov):
     ([-2.0, 3.0], 'converged')
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     restart: int = field(default=50, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
 
-    gain: ClassVar[float] = 0.999  # a run is one cycle, and restarts may gain little at a time
+    gain: ClassVar[float] = 0.999  # high, because a run is one cycle, and a cycle may gain little
 
     def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:
         return functools.partial(minimal_residual_cycle, operator, precondition, self.restart)
@@ -69,7 +69,7 @@ class _Column(NamedTuple):
     entries: jax.Array
     size: Scalar  # the norm of the product
     norm: Scalar
-    spent: jax.Array  # nothing is left of it off the space so far
+    spent: jax.Array  # the product lies in the space so far
 
 
 def minimal_residual_cycle(
@@ -106,7 +106,7 @@ def _orthogonalized(state: _State, image: jax.Array, unit: Scalar, roundoff: flo
     norm = jnp.maximum(state.norm, length / jnp.where(unit == 0, 1, unit))
     first = state.basis @ image
     image = image - first @ state.basis
-    second = state.basis @ image  # once more: the first pass leaves errors of the size of rounding
+    second = state.basis @ image  # twice, because the first pass leaves errors of the size of rounding
     image = image - second @ state.basis
     height = jnp.linalg.norm(image)
     spent = height <= roundoff * length

@@ -1,4 +1,4 @@
-"""What all Krylov methods share: a preconditioner set up once, and runs of one method that `refine` drives."""
+"""What all Krylov methods share: one preconditioner for all right-hand sides, and runs that `refine` drives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Krylov(LinearSolver):
     max_steps: int
     preconditioner: Preconditioner
 
-    gain: ClassVar[float] = 0.5  # another run follows one that reduced the true residual by this factor
+    gain: ClassVar[float] = 0.5  # a further run is made if the last one reduced the true residual by this factor
 
     @abc.abstractmethod
     def runs(self, operator: Operator, precondition: LinearMap, example: PyTree) -> Method:

@@ -17,11 +17,11 @@ from bilevel.linear_solve.base import Operator, Preconditioner
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class LBFGSPairs(Preconditioner):
-    """The inverse that limited-memory BFGS builds from pairs y = A s, given as data: no products.
+    """The inverse that limited-memory BFGS builds from pairs y = A s. The pairs are given, so it takes no products.
 
-    ``steps`` (s) and ``images`` (y) are pytrees like the unknown with a leading axis of pairs, oldest first: what an
-    inner L-BFGS solver has at hand. Pairs without curvature of the operator's sign (empty slots, for instance) are
-    left out, so M is definite. Reference: Nocedal, 1980.
+    ``steps`` (s) and ``images`` (y) are pytrees like the unknown with a leading axis of pairs, oldest first; an inner
+    L-BFGS solver has such pairs. Empty slots, and pairs without curvature of the operator's sign, are left out, so M is
+    definite. Reference: Nocedal, 1980.
 
     >>> import jax.numpy as jnp
     >>> pairs = LBFGSPairs(steps=jnp.eye(2), images=jnp.diag(jnp.array([2.0, 4.0])))
@@ -40,7 +40,7 @@ class LBFGSPairs(Preconditioner):
         return cls(stacked, stacked)
 
     def followed_by(self, newer: LBFGSPairs) -> LBFGSPairs:
-        """The newest of both, as many as there are slots in either; empty slots come first."""
+        """The newest pairs of both, as many as there are slots in the larger; empty slots come first."""
         filled = jax.vmap(tree.dot)(newer.steps, newer.steps) > 0
         taken = jnp.sum(filled)
 

@@ -37,7 +37,7 @@ class MINRES(Krylov):
     ([2.0, -3.0], 'converged', 3)
     """
 
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
     preconditioner: Preconditioner = Identity()
 
@@ -81,14 +81,15 @@ class _Lanczos(NamedTuple):
 
 
 class _Rotation(NamedTuple):
-    """The plane rotation that takes the entry below the diagonal away, and what it makes of the right-hand side."""
+    """The plane rotation that removes the entry below the diagonal, and the entry of the right-hand side that it
+    gives."""
 
     delta: Scalar  # entry above the diagonal, after the rotation before
     dbar: Scalar
     divisor: Scalar  # the diagonal entry
     cosine: Scalar
     sine: Scalar
-    rate: Scalar  # how far to go along the search direction
+    rate: Scalar  # the step along the search direction
     length: Scalar
     optimal: jax.Array  # || A r || / || r || is rounding: no smaller residual exists
     lost: jax.Array  # the diagonal entry is rounding
@@ -124,7 +125,7 @@ def _lanczos(operator: Operator, inverse: Callable[[PyTree], tuple[PyTree, Scala
     image = tree.plus(image, -state.beta / state.beta_before, state.before)
     lanczos = tree.plus(image, -alpha / state.beta, state.lanczos)
     image, beta_squared = inverse(lanczos)
-    beta = jnp.sqrt(jnp.maximum(beta_squared, 0) + 0 * beta_squared)  # keeps NaN
+    beta = jnp.sqrt(jnp.maximum(beta_squared, 0) + 0 * beta_squared)  # the multiple of zero keeps NaN
     column = jnp.maximum(state.column, jnp.sqrt(alpha**2 + beta**2))
     norm = jnp.maximum(state.norm, jnp.abs(alpha) / square)
     return _Lanczos(vector, lanczos, image, alpha, beta_squared, beta, column, norm)
@@ -148,7 +149,7 @@ def _advanced(state: _State, new: _Lanczos, turn: _Rotation, target: Scalar, rou
     search = tree.scaled(1 / turn.divisor, search)
     value = tree.plus(state.value, turn.rate, search)
     most = tree.epsilon(value) ** (-2 / 3)
-    runaway = new.column * tree.norm(value) > most  # along the null space, to no effect on the residual
+    runaway = new.column * tree.norm(value) > most  # x runs along the null space, without effect on the residual
     ended = turn.optimal | turn.lost | runaway | (new.beta <= roundoff * new.column)
     code = jnp.where(ended, Code.singular, Code.max_steps)
     code = jnp.where(new.beta_squared < -roundoff * new.column**2, Code.indefinite, code)

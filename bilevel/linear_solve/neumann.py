@@ -21,10 +21,10 @@ from bilevel.linear_solve.refine import scaled_back, unscaled
 class Neumann(LinearSolver):
     """Truncated Neumann series: x = alpha * sum_{k < terms} (I - alpha A)^k b.
 
-    The terms are the residuals of Richardson's iteration, which converges where all eigenvalues of alpha A lie
-    within 1 of 1: for 0 < alpha < 2 / || A || if A is symmetric and positive definite, for alpha = 1 if A = I - J
-    with a contraction J. A declared negative definite is taken with -alpha. With ``init`` the series continues from
-    it, with ``preconditioner`` M it is that of M A. The status is ``truncated``; ``diverged`` if the terms grew.
+    The terms are the residuals of Richardson's iteration, which converges where all eigenvalues of alpha A lie within 1
+    of 1: for 0 < alpha < 2 / || A || if A is symmetric and positive definite, for alpha = 1 if A = I - J with a
+    contraction J. An A declared negative definite takes -alpha. With ``init`` the series continues from it; with
+    ``preconditioner`` M it is the series of M A. The status is ``truncated``; ``diverged`` if the terms grew.
     Reference: Lorraine et al., 2020.
 
     >>> import jax.numpy as jnp

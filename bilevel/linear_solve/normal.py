@@ -21,13 +21,12 @@ from bilevel.linear_solve.refine import Advance, refine, unscaled
 class Normal(LinearSolver):
     """Least squares by a symmetric solver on A'A x = A'b: the solution of least norm for singular systems.
 
-    ``inner`` solves each normal system to its own tolerance, in the norm || A'(b - A x) || / || A'b ||; it is called
-    anew on the true residual as long as that falls (A'A has the squared condition number, so one pass leaves much).
-    The residual reported, and the status, are those of the system itself: || b - A x || / || b || against ``tol``.
-    ``singular`` says that x is a least-squares solution of a system that has none; a failure of ``inner`` keeps
-    its code. Of a rectangular system, whose unknown has the shapes of ``init``, least squares are what is asked for:
-    the status is that of the normal system, the residual that of A x = b. A product with A' counts like one with A. A
-    ``preconditioner`` approximates the inverse of A'A.
+    ``inner`` solves each normal system to its own tolerance, in the norm || A'(b - A x) || / || A'b ||. It is called
+    again on the true residual as long as that falls, because A'A has the squared condition number and one pass leaves
+    much. The residual reported is || b - A x || / || b ||, and the status compares it with ``tol``. ``singular`` says
+    that x is a least-squares solution and that A x = b has none; a failure of ``inner`` keeps its code. A rectangular
+    system asks for least squares, so its status is the status of the normal system; its unknown has the shapes of
+    ``init``. A product with A' counts like one with A. A ``preconditioner`` approximates the inverse of A'A.
 
     >>> import jax.numpy as jnp
     >>> solution = Normal()(lambda x: jnp.array([[0.0, 1.0], [-2.0, 0.0]]) @ x, jnp.array([3.0, 4.0]))
@@ -36,7 +35,7 @@ class Normal(LinearSolver):
     """
 
     inner: LinearSolver = CG()
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     passes: int = field(default=20, metadata={"static": True})
 
     def __call__(
@@ -72,7 +71,7 @@ class Normal(LinearSolver):
 
 
 def _check_shapes(operator: Operator, example: PyTree, rhs: PyTree) -> None:
-    """ValueError where A x has not the shapes of the right-hand side, or A cannot be applied to its unknown."""
+    """Raises ValueError where A x has other shapes than the right-hand side, or A does not take the unknown."""
     wanted = jax.tree.map(jnp.shape, rhs)
     try:
         got: Any = jax.tree.map(jnp.shape, jax.eval_shape(operator, example))

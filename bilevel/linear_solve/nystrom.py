@@ -24,14 +24,14 @@ class Nystrom(LinearSolver):
         A_k = Y (S'Y)^+ Y' = U L U',   Y = A S,   x = U L^{-1} U' b + (b - U U' b) / ((1 + rho) min L)
 
     with a Gaussian S of k = min(rank, n) columns drawn from ``seed``: k products, in one batch. For a symmetric
-    semidefinite A (of the sign that the operator declares) of low effective rank. What lies outside A_k is taken to be
-    (1 + rho) times the smallest eigenvalue seen (eigenvalues of rounding size are not seen): so ``rho`` has no units,
-    a large one leaves out what was not seen, and with k = n the inverse is exact, whatever ``rho``.
+    semidefinite A (of the sign that the operator declares) of low effective rank. Outside of A_k all eigenvalues are
+    taken to be (1 + rho) times the smallest one in A_k above rounding. So ``rho`` has no units, a large one drops the
+    rest, and with k = n the inverse is exact for every ``rho``.
 
-    The status is ``truncated``, and the residual, of A itself, tells how good that was; an A of both signs is
-    ``indefinite``, and x then NaN; one that is zero on all that was seen is ``singular``. ``init`` and
-    ``preconditioner`` are accepted and not used. Raises ValueError for a system declared not symmetric.
-    References: Hataya and Yamada, 2023 (with an absolute rho); Frangella, Tropp and Udell, 2023.
+    The status is ``truncated``, and the residual of A x = b tells how good the approximation was. An A with eigenvalues
+    of both signs is ``indefinite``, with x NaN; an A that is zero on the sample is ``singular``. ``init`` and
+    ``preconditioner`` are accepted and not used. Raises ValueError for a system declared not symmetric. References:
+    Hataya and Yamada, 2023 (with an absolute rho); Frangella, Tropp and Udell, 2023.
 
     >>> import jax.numpy as jnp
     >>> solution = Nystrom(rank=2)(lambda x: jnp.array([1.0, 4.0]) * x, jnp.array([1.0, 8.0]))
@@ -58,7 +58,7 @@ class Nystrom(LinearSolver):
         self.refuse(operator)
         vectors, values, definite = approximate(operator, tree.as_vector(example), self.rank, self.seed)
         spoiled = jnp.all(jnp.isfinite(vectors)) & ~definite
-        # Below this the eigenvalues are rounding of the largest: 1/L would only amplify it.
+        # Smaller eigenvalues are rounding errors of the largest, which 1/L would amplify.
         seen = values > 10 * jnp.finfo(values.dtype).eps * vectors.shape[0] ** 0.5 * jnp.max(values)
         smallest = jnp.min(jnp.where(seen, values, jnp.inf))
         vectors, values = jnp.where(seen, vectors, 0), jnp.where(seen, values, 1)
@@ -81,7 +81,8 @@ class Nystrom(LinearSolver):
 def approximate(operator: Operator, example: PyTree, rank: int, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """U (n, k), the eigenvalues L >= 0 (k,), decreasing, and whether sign * A was positive semidefinite on the sample.
 
-    The sketch is shifted by a multiple of the roundoff, which is taken off the eigenvalues again.
+    The sketch is shifted by a multiple of the roundoff, so that rounding leaves its core semidefinite; the eigenvalues
+    are shifted back.
     """
     flat, unravel = ravel_pytree(example)
     rank = min(rank, flat.size)

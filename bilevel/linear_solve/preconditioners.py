@@ -32,8 +32,8 @@ class Jacobi(Preconditioner):
     """The inverse of the diagonal of A.
 
     Exact for up to ``probes`` unknowns (one product for each); beyond, the mean of z * A z over ``probes`` vectors z of
-    random signs. Entries below ``floor`` times the largest, or of the wrong sign, are set to that.
-    Reference: Bekas, Kokiopoulou and Saad, 2007.
+    random signs. Entries of the wrong sign, or below ``floor`` times the largest, are set to that value. Reference:
+    Bekas, Kokiopoulou and Saad, 2007.
 
     >>> import jax.numpy as jnp
     >>> precondition, products = Jacobi().prepare(Operator(lambda x: jnp.array([2.0, 4.0]) * x), jnp.ones(2))
@@ -67,7 +67,7 @@ class Jacobi(Preconditioner):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RandomizedNystrom(Preconditioner):
-    """The inverse of the randomised Nystrom approximation of rank k; what lies outside it is scaled like its end.
+    """The inverse of the randomised Nystrom approximation of rank k; outside of it all directions are scaled by L_k.
 
         M = U (L + rho)^{-1} U' + (I - U U') / (L_k + rho)
 
@@ -88,10 +88,11 @@ class RandomizedNystrom(Preconditioner):
     def prepare(self, operator: Operator, example: PyTree) -> tuple[LinearMap, int]:
         _, unravel = ravel_pytree(example)
         vectors, values, definite = approximate(operator, example, self.rank, self.seed)
-        # What is far below the largest may be the null space of a singular system: scaled like the end, not by 1/0.
+        # Eigenvalues far below the largest may belong to a null space, where 1/L would be 1/0: they are scaled by the
+        # last.
         counted = values > values[0] * jnp.finfo(values.dtype).eps ** 0.5
         last = jnp.min(jnp.where(counted, values, values[0])) + self.rho
-        usable = definite & (last > 0)  # else plain conjugate gradients, which will tell what is wrong
+        usable = definite & (last > 0)  # else the identity: conjugate gradients find out what is wrong
         vectors, values = jnp.where(usable, vectors, 0), jnp.where(usable, jnp.maximum(values + self.rho, last), 1)
         rest = jnp.where(usable, last, 1)
 
@@ -104,9 +105,9 @@ class RandomizedNystrom(Preconditioner):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class CholeskyFactor(Preconditioner):
-    """The inverse of A = L L' (of -A for sign -1), or of an A nearby: a factor that somebody has already, no products.
+    """The inverse of A = L L' (of -A for sign -1), or of a nearby A. The factor is given, so it takes no products.
 
-    ``lower`` is L; where ``usable`` is False there is none, and nothing is done.
+    ``lower`` is L; where ``usable`` is False there is no factor, and the preconditioner is the identity.
 
     >>> import jax.numpy as jnp
     >>> factor = CholeskyFactor(jnp.diag(jnp.array([2.0, 3.0])), jnp.bool_(True))

@@ -1,4 +1,4 @@
-"""Solves with a factor that was made of a matrix nearby."""
+"""Solves with the factor of a nearby matrix."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from bilevel.linear_solve.preconditioners import CholeskyFactor
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Refactored(LinearSolver):
-    """`Dense` where a Cholesky factor of A, or of an A nearby, is there already: a few steps of `CG` with it.
+    """`Dense` where a Cholesky factor of A, or of a nearby A, is known: a few steps of `CG` preconditioned by it.
 
-    The nearer, the fewer the steps: of A itself one. The residual is that of A, whatever the factor is of. Where the
-    factor is not ``usable`` the matrix is built and factored as `Dense` does, once for all right-hand sides; only that
-    counts as products and a factorisation. For symmetric and definite systems.
+    The nearer the matrix, the fewer the steps; with the factor of A itself it is one. The residual is the residual of A
+    x = b, whichever matrix was factored. Where the factor is not ``usable`` the matrix of A is built and factored once
+    for all right-hand sides, as `Dense` does; only then do products and a factorisation count. For symmetric and
+    definite systems.
 
     >>> import jax.numpy as jnp
     >>> factor = CholeskyFactor(jnp.diag(jnp.array([2.0, 3.0])), jnp.bool_(True))
@@ -35,7 +36,7 @@ class Refactored(LinearSolver):
     """
 
     preconditioner: Preconditioner
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     max_steps: int = field(default=1000, metadata={"static": True})
 
     needs_symmetric: ClassVar[bool] = True
@@ -52,7 +53,7 @@ class Refactored(LinearSolver):
         )
 
     def prepare(self, operator: Operator, example: PyTree) -> Prepared:
-        """The factor, made where there is none."""
+        """The solver with the given factor, or with one made here where it is not usable."""
         self.refuse(operator)
         factor = self.preconditioner
         assert isinstance(factor, CholeskyFactor)
@@ -63,7 +64,7 @@ class Refactored(LinearSolver):
         precondition, _ = factor.prepare(operator, example)
 
         def solve(rhs: PyTree, init: PyTree = None, tol: float | jax.Array | None = None) -> LinearSolution:
-            iterative = CG(self.tol if tol is None else tol, self.max_steps)  # type: ignore[arg-type]
+            iterative = CG(self.tol if tol is None else tol, self.max_steps)
             return lax.cond(
                 factor.usable,
                 lambda: _uniform(iterative(operator, rhs, init, precondition)),

@@ -1,9 +1,9 @@
 """The loop that every linear solver shares: scale, solve, recompute the true residual, repeat, and say how it ended.
 
 An iterative method is a function ``advance(rhs, target, max_steps) -> Advance`` that starts at zero and gets a
-right-hand side of norm 1. What it believes about its own convergence is never reported: the residual is computed
-anew from x, and as long as that pays, the method is run again on it (iterative refinement; for restarted methods,
-the restart).
+right-hand side of norm 1. Its own opinion of its convergence is never reported, because recurrences drift: the residual
+is recomputed from x. As long as that pays, the method is run again on the residual (iterative refinement; for restarted
+methods, the restart).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Advance(NamedTuple):
     value: PyTree  # the correction to x
     steps: jax.Array
     products: jax.Array
-    code: jax.Array  # how the run believes it ended; Code.max_steps as long as it is not at its end
+    code: jax.Array  # the run's own opinion of its end; Code.max_steps until it ends
     norm: Scalar  # a lower estimate of || A ||
     learned: LBFGSPairs | None = None  # directions taken and their images
 
@@ -37,7 +37,7 @@ class _State(NamedTuple):
     value: PyTree
     residual: PyTree
     length: Scalar  # || residual ||
-    previous: Scalar  # the same before the last run
+    previous: Scalar  # || residual || before the last run
     steps: jax.Array
     products: jax.Array
     code: jax.Array
@@ -49,7 +49,7 @@ Method = Callable[[PyTree, Scalar, jax.Array], Advance]
 
 
 def attainable(tol: Scalar | float, example: PyTree) -> Scalar:
-    """The relative residual that is asked for: ``tol``, but no less than 10 units of roundoff."""
+    """The relative residual to reach: ``tol``, and at least 10 units of roundoff, because no solve gets below."""
     return jnp.maximum(jnp.asarray(tol, tree.dtype(example)), 10 * tree.epsilon(example))
 
 
@@ -66,9 +66,9 @@ def refine(
 ) -> LinearSolution:
     """Solves A x = rhs to || rhs - A x || <= tol || rhs || by runs of ``advance``.
 
-    A run is followed by another while the true residual misses the tolerance, the last run reduced it by the factor
-    ``gain``, and steps are left. ``otherwise`` is the code of a solve whose runs believed that they had converged
-    although the true residual says that they had not. ``learned`` are empty pairs for a method that returns some.
+    Another run is made while the true residual misses the tolerance, the last run reduced it by the factor ``gain``,
+    and steps are left. ``otherwise`` is the code where the runs report convergence and the true residual denies it.
+    ``learned`` holds empty pairs for a method that returns pairs.
     """
     rhs, scales = tree.normalized(tree.as_vector(rhs))
     target = attainable(tol, rhs)
@@ -82,7 +82,7 @@ def refine(
         value = tree.plus(state.value, state.length, run.value)
         residual = tree.minus(rhs, tree.apply(operator, value, operator.owner))
         length = tree.norm(residual)
-        worse = length >= 0.999 * state.length  # no gain, or one of rounding only; False for NaN, which must be seen
+        worse = length >= 0.999 * state.length  # no gain beyond rounding; False for NaN, which has to be seen
         return _State(
             tree.where(worse, state.value, value),
             tree.where(worse, state.residual, residual),
@@ -124,9 +124,10 @@ def _start(operator: Operator, rhs: PyTree, init: PyTree, scales: tuple[Scalar, 
 def judge(residual: Scalar, target: Scalar, image: Scalar, code: int | jax.Array, example: PyTree) -> jax.Array:
     """The code of a solve from its true relative residual.
 
-    ``code`` is what the solve is called if the residual is large. ``image`` estimates || A || || x || / || b ||:
-    rounding alone leaves a residual of about 10 eps (1 + image), and one below that is ``stalled`` unless the method
-    was merely out of steps. The floor is capped: for a system without a solution x grows, and so would the excuse.
+    ``code`` is the code for a large residual. ``image`` estimates || A || || x || / || b ||: rounding alone leaves a
+    residual of about 10 eps (1 + image), and a residual below that is ``stalled``, unless the method ran out of steps.
+    The floor is capped because x grows without bound where the system has no solution, and the floor would grow with
+    it.
     """
     roundoff = tree.epsilon(example)
     floor = jnp.minimum(10 * roundoff * (1 + image), 10 * roundoff**0.5)
@@ -137,12 +138,12 @@ def judge(residual: Scalar, target: Scalar, image: Scalar, code: int | jax.Array
 
 
 def damped_code(code: jax.Array, damping: Scalar | float) -> jax.Array:
-    """What a solve of A + damping I is called, whose own code is ``code``: by design not a solution of A x = b."""
+    """The code of a solve of A + damping I that ended with ``code``: by design it does not solve A x = b."""
     return jnp.where((jnp.asarray(damping) > 0) & (code <= Code.stalled), Code.truncated, code)
 
 
 def true_residual(operator: Operator, rhs: PyTree, value: PyTree) -> PyTree:
-    """b - A x; of b = 0, whose solution is x = 0 whatever A holds, zero."""
+    """b - A x; zero where b = 0, because x = 0 then solves the system even if A holds NaN."""
     image = tree.apply(operator, value, operator.owner)
     return tree.where(tree.norm(rhs) == 0, rhs, tree.minus(rhs, image))
 
@@ -161,7 +162,7 @@ def scaled_back(
     code: jax.Array,
     factorizations: int | jax.Array = 0,
 ) -> LinearSolution:
-    """The solution in the scale of the right-hand side; an overflow on the way back of a good one is ``nonfinite``."""
+    """The solution in the scale of the right-hand side; ``nonfinite`` where that scale makes it overflow."""
     value = tree.scaled(scales[0], tree.scaled(scales[1], value))
     code = jnp.where(tree.all_finite(value) | (code > Code.stalled), code, Code.nonfinite)
     return LinearSolution(value, residual, jnp.asarray(products, jnp.int32), Status.of(code), factorizations)

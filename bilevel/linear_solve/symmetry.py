@@ -1,4 +1,4 @@
-"""The check of what a user asserts by an explicit choice of a solver for symmetric systems."""
+"""The check that a system is symmetric, which a user asserts by choosing a solver for symmetric systems."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bilevel.linear_solve.base import Operator, as_operator
 def check_symmetric(operator: Operator | LinearMap, example: PyTree, key: Key) -> None:
     """Raises ValueError where u' A v differs from v' A u for random u and v.
 
-    The difference is compared with eps^(2/3) (|| A u || + || A v ||), far above rounding and far below what a matrix
-    that is not symmetric gives. ``example`` has the shapes of x. Two products. Under a trace, or where a product
-    is not finite, nothing can be said here and nothing is raised.
+    The difference is compared with eps^(2/3) (|| A u || + || A v ||), far above rounding and far below the difference
+    for a matrix that is not symmetric. ``example`` has the shapes of x. Takes two products. Raises nothing under a
+    trace, or where a product is not finite, because the values do not tell there.
 
     >>> import jax.numpy as jnp
     >>> check_symmetric(lambda x: jnp.array([[2.0, 1.0], [1.0, 3.0]]) @ x, jnp.ones(2), jax.random.key(0))

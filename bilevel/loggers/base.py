@@ -47,7 +47,7 @@ class Logger(abc.ABC):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Ends the record; ``summary["status"]`` is one of `FAILED` where the run broke off."""
 
-    def sync(self) -> None:  # noqa: B027 (nothing to do is a good default)
+    def sync(self) -> None:  # noqa: B027  # nothing to do is a good default
         """Puts what was logged where it outlives a crash of the machine; called before each checkpoint."""
 
     def state(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class WandB(Logger):
         self.step = step
 
     def figure(self, name: str, figure: Any) -> None:
-        import matplotlib.pyplot  # noqa: F401  W&B looks for it, imported or not
+        import matplotlib.pyplot  # noqa: F401  # W&B looks for it, imported or not
         import wandb
 
         self.run.log({f"figures/{name}": wandb.Image(figure)}, step=self.step)

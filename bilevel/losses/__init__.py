@@ -1,4 +1,4 @@
-"""How a loss is stated, where more is known of it than a function says."""
+"""Losses that state more than a function can: that they are linear in a design matrix, or quadratic."""
 
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.losses.linear import Linear, quadratic_form

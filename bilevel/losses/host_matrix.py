@@ -1,4 +1,4 @@
-"""A sparse matrix that stays on the host, with products whose cost follows the columns in use."""
+"""A sparse matrix that stays on the host; a product costs as much as the columns in use."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from bilevel.foundation.callbacks import on_host
 
 @jax.tree_util.register_static
 class HostMatrix:
-    """X, a SciPy sparse matrix of shape (samples, features), for a design of `bl.Linear` that stays on the host.
+    """X, a SciPy sparse matrix of shape (samples, features): a design of `bl.Linear` that stays on the host.
 
         X @ w,   X.T @ r,   X.using(indices, number) @ v
 
-    Products are made by SciPy, in compiled programs too (`jax.pure_callback`), and are differentiable to any order;
-    under vmap many vectors are one product. `using` takes columns, as many of the ``indices`` as ``number`` says, both
-    traced values: products touch their entries alone, and nothing is compiled again when they change. 12 bytes an entry
-    in float64, and no more than vectors on the device. Entries are constants: no derivative is taken in them.
-
-    Without array leaves, so it may be in a batch of `bl.full_batch`; another matrix is another program. Raises
-    ValueError for anything but a SciPy sparse matrix of two axes with finite entries.
+    SciPy makes the products, in compiled programs too (`jax.pure_callback`). They are differentiable to any order;
+    under vmap many vectors are one product. `using` takes the columns ``indices[:number]``, both traced values:
+    products read only the entries of these columns, and a change of columns compiles nothing again. An entry takes 12
+    bytes in float64 on the host; the device holds vectors only. Entries are constants: no derivative is taken with
+    respect to them. A `HostMatrix` has no array leaves, so it may stand in a batch of `bl.full_batch`; another matrix
+    compiles another program. Raises ValueError for anything but a SciPy sparse matrix of two axes with finite entries.
 
     >>> import jax, jax.numpy as jnp, scipy.sparse, bilevel as bl
     >>> X = bl.HostMatrix(scipy.sparse.eye(3, 4) * 2.0)
@@ -67,7 +66,7 @@ class HostMatrix:
         return View(self, transposed=True)
 
     def using(self, indices: jax.Array, number: int | jax.Array) -> View:
-        """Some columns: those of the first ``number`` of the ``indices``, and zeros for the others."""
+        """The columns ``indices``; all but the first ``number`` of them are zero."""
         return View(self, indices, jnp.asarray(number, jnp.int32))
 
     def __matmul__(self, vectors: jax.Array) -> jax.Array:
@@ -78,7 +77,8 @@ class HostMatrix:
         return self.using(jnp.arange(self.shape[1]), self.shape[1]).todense()
 
     def part(self, indices: np.ndarray, number: np.ndarray) -> Any:
-        """The first ``number`` of these columns, on the host; the last ones asked for are kept."""
+        """The columns ``indices[:number]`` on the host; the last choice is kept because many products follow with
+        it."""
         places, (known, columns) = indices[: int(number)], self._last
         if not np.array_equal(places, known):
             columns = self._columns[:, places]
@@ -103,7 +103,7 @@ class View:
 
     matrix: HostMatrix
     indices: jax.Array | None = None  # None: all columns
-    number: jax.Array | None = None  # of the indices that count
+    number: jax.Array | None = None  # how many of the indices count
     transposed: bool = False
 
     ndim: ClassVar[int] = 2
@@ -148,7 +148,7 @@ class View:
         return self.indices, self.number
 
 
-# (indices, number, vectors) -> the product, of so many ``rows``; linear in the vectors.
+# (indices, number, vectors) -> the product, with ``rows`` rows; linear in the vectors.
 product_p = Primitive("host_matrix_product")
 
 
@@ -202,5 +202,5 @@ product_p.def_impl(_call)
 product_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[product_p] = _jvp
 ad.primitive_transposes[product_p] = _transpose
-batching.primitive_batchers[product_p] = _batch  # type: ignore[assignment]
+batching.primitive_batchers[product_p] = _batch
 mlir.register_lowering(product_p, mlir.lower_fun(_call, multiple_results=False))

@@ -1,4 +1,4 @@
-"""Losses that are a function of a linear map: stating it lets solvers and engines exploit it."""
+"""Losses that are a function of X w, stated so that solvers and engines can use the matrix X."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class Linear:
     ``loss(z, params, hparams, batch)`` is the smooth part.
     An instance is itself a loss, to be used wherever one is asked for.
 
-    A SciPy sparse matrix that ``design`` closes over becomes a BCOO, once: 16 bytes an entry in float64, beside SciPy's
-    12. In a batch it has to be a BCOO already (``BCOO.from_scipy_sparse``), since JAX takes no other object there.
+    A SciPy sparse matrix that ``design`` closes over becomes a BCOO, once: an entry takes 16 bytes in float64, beside
+    12 in SciPy's. In a batch it has to be a BCOO already (``BCOO.from_scipy_sparse``), because JAX takes no SciPy
+    matrix there.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> loss = bl.Linear(design=lambda batch: batch[0],
@@ -46,13 +47,19 @@ class Linear:
         return self.loss(self.design(batch) @ params, params, hparams, batch)
 
 
+def design_of(loss: Loss, batch: Batch) -> Any:
+    """The design of a loss that the caller knows to be a `Linear`."""
+    assert isinstance(loss, Linear)
+    return loss.design(batch)
+
+
 def stays_on_host(loss: Loss, batch: Batch) -> bool:
     """Whether this is a `Linear` loss whose design is a `HostMatrix`, each product with which calls the host."""
     return isinstance(loss, Linear) and isinstance(loss.design(batch), HostMatrix)
 
 
 def is_sparse(design: Any) -> bool:
-    """Whether a design is known by products, and would grow if it were made an array."""
+    """Whether a design is sparse, so that making it an array would need more memory."""
     return isinstance(design, JAXSparse | HostMatrix | View)
 
 
@@ -74,7 +81,7 @@ def _converting(design: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
 
 
 def _as_bcoo(matrix: Any, dtype: Any) -> BCOO:
-    """The entries of a SciPy matrix in the order of its rows, also where this is called while JAX traces."""
+    """The entries of a SciPy matrix in the order of its rows; concrete arrays, also while JAX traces."""
     entries = matrix.tocsr(copy=True)
     entries.sum_duplicates()
     places = entries.tocoo()
@@ -88,9 +95,9 @@ def _as_bcoo(matrix: Any, dtype: Any) -> BCOO:
 def quadratic_form(matrix: Any, vectors: jax.Array) -> Scalar:
     """1/2 sum_c v_c' K v_c of a symmetric ``matrix`` K (n, n) and the columns v_c of ``vectors``, (n,) or (n, c).
 
-    The same number as ``0.5 * jnp.vdot(v, K @ v)``, with the derivative rules d = <K v, dv> + 1/2 <v, dK v>: a gradient
-    and a Hessian product cost one product with K instead of two, one of them with the transpose, which is the slow one
-    on a CPU. For the Gram matrix of a dual problem. Not checked: for a K that is not symmetric the gradient is wrong.
+    The same number as ``0.5 * jnp.vdot(v, K @ v)``, with the derivative <K v, dv> + 1/2 <v, dK v>. A gradient or a
+    Hessian product costs one product with K. JAX's rule costs two, the second with the transpose, which is slow on a
+    CPU. Made for the Gram matrix of a dual problem. Symmetry is not checked: for another K the gradient is wrong.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> K, v = jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.array([1.0, 2.0])

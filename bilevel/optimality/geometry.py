@@ -72,7 +72,7 @@ class Entropy(Geometry):
 
     def step(self, params: Params, gradient: PyTree, step_size: float | jax.Array, *args: PyTree) -> Params:
         """The mirror descent step from ``params``."""
-        move = lambda w, g, total: multiplicative(w, -step_size * g, total)  # noqa: E731
+        move = lambda w, g, total: multiplicative(w, -step_size * g, total)
         return on_rows(move, params, gradient, self._total(args))
 
     def move(self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> Params:
@@ -84,13 +84,13 @@ class Entropy(Geometry):
         self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree
     ) -> Params:
         """The projected gradient step, because `move` also keeps a zero whose multiplier has the wrong sign."""
-        nearest = lambda w, g, total: projections.simplex(w - t * g, total)  # noqa: E731
+        nearest = lambda w, g, total: projections.simplex(w - t * g, total)
         return on_rows(nearest, params, gradient, self._total(args))
 
     def faces(self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """How far the input of the projection is, coordinate by coordinate, from entering or leaving the support."""
 
-        distance = lambda w, g, total: kinks.simplex(w - t * g, jnp.asarray(total, w.dtype))  # noqa: E731
+        distance = lambda w, g, total: kinks.simplex(w - t * g, jnp.asarray(total, w.dtype))
         return on_rows(distance, params, gradient, self._total(args))
 
     def system(self, params: Params, of: Linearized, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> System:

@@ -52,7 +52,7 @@ class Newton(Mapping):
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         identity = Operator(lambda x: x, symmetric=True, definite=True, owner=str(self))
-        divide = lambda rhs: jax.tree.map(lambda leaf: -leaf / self.step_size, rhs)  # noqa: E731
+        divide = lambda rhs: jax.tree.map(lambda leaf: -leaf / self.step_size, rhs)
         return System(identity, divide, lambda _, solution: solution)
 
     def __str__(self) -> str:

@@ -34,6 +34,7 @@ class Penalty(abc.ABC):
     are convex, and sets too unless they say otherwise. Every parameter is an array or a function of the
     hyperparameters. A term or set is one of whole params, whatever their leaves: `bl.Parts` says otherwise."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every penalty
     separable: ClassVar[bool] = False  # a sum of terms in single coordinates: then a box may be combined with it
     smooth: ClassVar[bool] = False  # the prox is the identity
     is_set: ClassVar[bool] = False  # a feasible set: of value 0, and its prox a projection, whatever the step size

@@ -31,7 +31,7 @@ class Parts(Penalty):
     parts: PyTree
 
     @property
-    def separable(self) -> bool:  # type: ignore[override]
+    def separable(self) -> bool:  # type: ignore[override]  # as its parts are, not as the class is
         return all(part.separable for part in jax.tree.leaves(self.parts, is_leaf=is_penalty))
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:

@@ -9,7 +9,7 @@ import jax
 
 from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Params
-from bilevel.losses.linear import Linear, is_sparse
+from bilevel.losses.linear import Linear, design_of, is_sparse
 from bilevel.solvers.base import Solver, State, is_narrow, settings
 from bilevel.solvers.first_order.anderson import Anderson
 from bilevel.solvers.first_order.block_coordinate_descent import BlockCoordinateDescent
@@ -35,24 +35,25 @@ from bilevel.solvers.second_order.proximal_newton import ProximalNewton, takes
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 SMALL = 64  # unknowns up to which Newton's method on a fixed point costs less than many evaluations
-MANY_ROWS = 512  # rows beyond which a sparse solution is worth a search for its support
-MANY_ROWS_CURVED = 4096  # the same where each restricted problem takes several Newton models
+MANY_ROWS = 512  # rows beyond which a sparse solution repays the search for its support
+MANY_ROWS_CURVED = 4096  # the same bound where each restricted problem takes several Newton models
 DENSE = 256  # unknowns up to which a Hessian and its factor cost less than many gradients
-FEW = 32  # the same where the Hessian changes, and several are needed
+FEW = 32  # the same bound where the Hessian changes, because several factors are needed
 
-LARGE_PROGRAM = 4000  # unknowns beyond which the dense matrices of an interior-point method are too many
+LARGE_PROGRAM = 4000  # unknowns beyond which the dense matrices of an interior-point method are too large
 
 
 @settings
 @dataclass(frozen=True)
 class Auto(Solver, ProgramSolver):
-    """Chooses from what the problem states: a penalty or a set, a loss or only a residual, and the number of unknowns.
+    """Chooses from the statement of the problem: a penalty or a set, a loss or only a residual, and the number of
+    unknowns.
 
-    ``explain(problem, hparams, batch)`` of the inner problem says what was chosen and why.
+    `InnerProblem.explain` names the chosen solver and the reason.
     """
 
     max_steps: int = 10_000
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     takes_functions: ClassVar[bool] = True
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
@@ -115,7 +116,7 @@ def _on_working_sets(instance: Instance, params: Params, where: str) -> tuple[So
     inside, how = BlockCoordinateDescent(), "coordinate descent"
     if takes(instance, params):
         inside, how = ProximalNewton(), "proximal Newton steps"
-    design = instance.loss.design(instance.batch)  # type: ignore[attr-defined]
+    design = design_of(instance.loss, instance.batch)
     whole = ActiveSetNewton() if is_sparse(design) else BlockCoordinateDescent()  # which needs it dense
     sizes = tuple(sizes_for(design.shape[0], params.shape[0]))
     reason = f"{how} on working sets, whose columns are gathered"

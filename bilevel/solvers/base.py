@@ -1,4 +1,4 @@
-"""What a solver is: settings, a start and a step. The loop that drives it stands in loop.py."""
+"""A solver is settings, a start and a step; the loop in loop.py drives it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from bilevel.foundation.typing import Counts, Params
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers.instance import Instance
 
-# What the derivative of a step takes in one direction, where the step takes one gradient, and where it ends with one.
+# The cost of a step's derivative in one direction. SPARING is the cost where the step ends with the gradient that the
+# next step begins with, because that gradient is saved.
 ONE = Counts(hessian_products=1, jacobian_products=1)
 SPARING = ONE.plus(gradients=-1)
 
@@ -27,9 +28,9 @@ class State(NamedTuple):
     counts: Counts
     memory: Any  # the solver's own
     code: jax.Array | int = Code.converged  # anything worse stops the loop
-    derivative: Counts = ONE  # of the last step; saved gradients count negative
-    # The least curvature near ``params`` as a share of the largest, where it is negative, else 0; NaN: not looked at by
-    # this step. None: the solver never looks, and somebody else does where the solve ends.
+    derivative: Counts = ONE  # the cost of the last step's derivative; a saved gradient counts as -1
+    # The least curvature near ``params`` relative to the largest, where it is negative, else 0. NaN: this step did not
+    # look. None: the solver never looks, so the loop looks at the end of the solve.
     curvature: jax.Array | None = None
 
 
@@ -38,9 +39,10 @@ class Solver(abc.ABC):
 
     max_steps: int
     tol: float | jax.Array  # stop at ||F(w)|| <= tol * ||F(init)||
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every solver
     patience: ClassVar[int] = 100  # steps without progress at the floor of the precision before the solve is stalled
     takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
-    structured: ClassVar[bool] = False  # whether it takes a loss apart (`bl.Linear`), which must then not be wrapped
+    structured: ClassVar[bool] = False  # whether it reads the parts of a `bl.Linear`, so that nothing may wrap the loss
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
     keeps_gradient: ClassVar[bool] = True  # whether a step ends with the gradient that the next begins with
 
@@ -54,18 +56,18 @@ class Solver(abc.ABC):
 
     @abc.abstractmethod
     def refresh(self, instance: Instance, state: State) -> State:
-        """The state at ``state.params`` with gradients taken anew and step sizes and curvature kept, so that one more
-        step depends on the instance as the solver's map does."""
+        """The state at ``state.params`` with fresh gradients and the same step sizes and curvature. One more step from
+        it depends on the instance as the solver's map does."""
 
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
-        """What the state knows of the inverse of the system at ``state.params``; None where it knows nothing."""
+        """An approximate inverse of the system at ``state.params`` that the state contains; None where it has none."""
         return None
 
-    def refuse(self, instance: Instance) -> None:  # noqa: B027
+    def refuse(self, instance: Instance) -> None:  # noqa: B027  # most solvers refuse nothing
         """Raises ValueError where the solver cannot do the problem; called once, before any work."""
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
-        """The solver that does the work, and why: itself, unless it is one that chooses."""
+        """The solver that does the work, and the reason: itself, unless it chooses among others."""
         return self, "chosen by hand"
 
 

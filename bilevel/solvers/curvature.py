@@ -16,14 +16,15 @@ from bilevel.losses.linear import stays_on_host
 from bilevel.solvers.instance import Instance
 
 FEW = 32  # unknowns up to which all curvatures are found, by a product for each
-PRODUCTS = 12  # of Lanczos' method for more: finds -0.1 beside curvatures from 0 to 1 among a thousand
+PRODUCTS = 12  # steps of Lanczos' method for more unknowns: finds -0.1 beside a thousand curvatures from 0 to 1
 MAX_TRIALS = 30
 
 
 class Curvature(NamedTuple):
-    """The least curvature as a share of the largest in size, and a direction (in params) that has it."""
+    """The least curvature relative to the largest in absolute value, and a direction in params along which it
+    occurs."""
 
-    least: jax.Array  # NaN where nobody looked
+    least: jax.Array  # NaN: not looked at
     direction: PyTree
 
 
@@ -35,23 +36,24 @@ class Descent(NamedTuple):
 
 
 def noise(params: Params) -> float:
-    """The share of the largest curvature below which a negative one may be rounding."""
+    """A negative curvature below this share of the largest may be rounding."""
     return 100 * trees.epsilon(params)
 
 
 def bends_down(curvature: jax.Array | None, params: Params) -> jax.Array | bool:
-    """Whether a minimiser has to go on, however small the gradient: no minimum, or nobody has looked yet. Where the
-    solver never looks (None) nothing is known here."""
+    """Whether a minimiser has to go on although the gradient is small: the point is no minimum, or its curvature was
+    not looked at. False where the solver never looks (None)."""
     return False if curvature is None else ~(curvature >= -noise(params))
 
 
 def refuted(curvature: jax.Array | None, params: Params) -> jax.Array | bool:
-    """Whether the point is shown to be no minimum: beyond what the error of a degenerate one explains."""
+    """Whether the point is proved to be no minimum: the curvature is more negative than the error at a degenerate
+    minimum explains."""
     return False if curvature is None else curvature < -(trees.epsilon(params) ** 0.5)
 
 
 def order_of(curvature: jax.Array | float) -> str:
-    """What is known beside the gradient, in words; of a batch, the least."""
+    """What is known of the point beside its gradient, in words; of a batch, the weakest statement."""
     return "first order" if np.any(np.isnan(np.asarray(curvature))) else "second order"
 
 
@@ -61,8 +63,8 @@ def can_look(instance: Instance) -> bool:
 
 
 def least_curvature(instance: Instance, params: Params) -> Curvature:
-    """That of the reduced system at ``params``, by products: all curvatures of few unknowns, of many by Lanczos' method
-    from a fixed random vector. NaN where the system is not known to be symmetric."""
+    """The least curvature of the reduced system at ``params``, by products: from all curvatures for few unknowns, by
+    Lanczos' method from a fixed random vector for many. NaN where the system is not known to be symmetric."""
     params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
     like = trees.norm(params)
     system = instance.mapping.system(params, hparams, batch)
@@ -84,12 +86,12 @@ def least_curvature(instance: Instance, params: Params) -> Curvature:
 
 
 def unseen(params: Params) -> Curvature:
-    """What is known where nobody looked."""
+    """The curvature where it was not looked at."""
     return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params))
 
 
 def cost_of_a_look(instance: Instance, params: Params) -> Counts:
-    """What `least_curvature` takes."""
+    """The cost of `least_curvature`."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     return instance.mapping.preparation.plus(hessian_products=size if size <= FEW else PRODUCTS)
 
@@ -121,8 +123,8 @@ def _lanczos(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def push(instance: Instance, params: Params, direction: PyTree, wanted: jax.Array) -> Descent:
-    """A feasible point with a smaller objective on either side of ``params``, from far to near; not found where there
-    is none, or none is ``wanted``."""
+    """A feasible point with a smaller objective on either side of ``params``, searched from far to near. ``found`` is
+    False where there is none, or where none is ``wanted``."""
     params, direction = jax.lax.stop_gradient((params, direction))
     size, length = jnp.maximum(1, trees.norm(params)), trees.norm(direction)
     first = size / jnp.where(length > 0, length, 1)
@@ -142,6 +144,6 @@ def push(instance: Instance, params: Params, direction: PyTree, wanted: jax.Arra
 
 
 def _eigenpairs(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of a symmetric matrix, in float32 at least: LAPACK has no narrower types."""
+    """The eigenvalues of a symmetric matrix, in float32 at least, because LAPACK has no narrower types."""
     values, vectors = jnp.linalg.eigh(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
     return values.astype(matrix.dtype), vectors.astype(matrix.dtype)

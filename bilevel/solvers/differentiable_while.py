@@ -1,4 +1,4 @@
-"""A while loop with a reverse mode of its own: what it stores are states, never the data that the steps read."""
+"""A while loop with a reverse mode of its own, which stores states and never the data that the steps read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Walk(NamedTuple):
 @partial(jax.tree_util.register_dataclass, data_fields=("constants", "starts", "steps"), meta_fields=("perturbed",))
 @dataclass(frozen=True)
 class Kept:
-    """What the reverse pass needs; ``perturbed`` are the numbers of the constants that have a derivative."""
+    """The values that the reverse pass needs; ``perturbed`` are the places of the constants that have a derivative."""
 
     constants: Leaves
     starts: Leaves
@@ -63,18 +63,18 @@ def differentiable_while(
 ) -> PyTree:
     """The state after ``state, going = advance(state)`` for as long as ``going``, at most ``max_steps`` times.
 
-    Reverse mode keeps the states at the start of each segment of about sqrt(max_steps) steps. It walks back over the
+    Reverse mode keeps the states at the start of each segment of about sqrt(max_steps) steps. It goes back over the
     segments that were used, takes the steps of each once more and applies the vector-Jacobian product of one step at a
-    time. Only steps that were taken are differentiated. Cotangents of what ``advance`` closes over are summed on the
-    way, and only those of what is differentiated; the data are read in place. Forward mode over reverse mode works;
-    reverse mode twice raises TypeError. ``walk`` is the same step for where it is only taken, in a form that forward
-    mode takes, if ``advance`` has none. Source: Griewank and Walther, 2008, chapter 12 (checkpointing).
+    time. Only steps that were taken are differentiated. The cotangents of the differentiated values that ``advance``
+    closes over are summed on the way; other data are read in place. Forward mode over reverse mode works; reverse mode
+    twice raises TypeError. ``walk`` is the same step without its derivative rule, for steps that are only taken; give
+    it where forward mode cannot take ``advance``. Source: Griewank and Walther, 2008, chapter 12 (checkpointing).
     """
     leaves, structure = jax.tree.flatten((begin, going))
     leaves = [jnp.asarray(leaf) for leaf in leaves]
 
     def program(function: Callable[[PyTree], PyTree]) -> Any:  # what it closes over is in its constants
-        flat = lambda leaves: jax.tree.leaves(function(jax.tree.unflatten(structure, leaves)[0]))  # noqa: E731
+        flat = lambda leaves: jax.tree.leaves(function(jax.tree.unflatten(structure, leaves)[0]))
         return jax.make_jaxpr(flat)(leaves)
 
     step = program(advance)
@@ -88,8 +88,8 @@ def differentiable_while(
 
 @dataclass(frozen=True, eq=False)
 class _Loop:
-    step: Any  # a jaxpr: constants, leaves -> leaves, to be differentiated
-    walked: Any  # the same, to be taken
+    step: Any  # a jaxpr: constants, leaves -> leaves, for steps that are differentiated
+    walked: Any  # the same, for steps that are only taken
     of_step: tuple[int, ...]  # which constants they read
     of_walked: tuple[int, ...]
     length: int
@@ -172,8 +172,9 @@ class _Loop:
         segments = (kept.steps + self.length - 1) // self.length
         _, state, total = jax.lax.while_loop(lambda carry: carry[0] >= 0, segment, (segments - 1, state, total))
         state, total = forward_only((state, total), TWICE)
-        nothing: Leaves = [None] * len(kept.constants), [None] * len(avals)  # type: ignore[assignment]
-        return _put(nothing[0], kept.perturbed, total), _put(nothing[1], moving, state)
+        still: Leaves = [None] * len(kept.constants)
+        unmoved: Leaves = [None] * len(avals)
+        return _put(still, kept.perturbed, total), _put(unmoved, moving, state)
 
     def states(self, kept: Kept, segment: jax.Array) -> tuple[Leaves, jax.Array]:
         """The states that the steps of a segment start from, and the place of the last of them."""

@@ -18,7 +18,7 @@ from bilevel.solvers.loop import Outcome
 
 
 class Taken(NamedTuple):
-    """A solver's state after some steps, with what they and their derivatives cost (as in `Progress`)."""
+    """A solver's state after some steps, with the cost of the steps and of their derivatives (as in `Progress`)."""
 
     state: State
     steps: jax.Array
@@ -32,8 +32,9 @@ def take_steps(
 ) -> Outcome:
     """The outcome after exactly ``steps`` steps, with the status ``truncated``; fewer only where a step failed.
 
-    The tolerance is not looked at, and a solver that reports the floor of the precision goes on: the derivative is that
-    of all the steps, from a start that is the solution too. ``reverse``: for reverse mode, else for forward mode.
+    The tolerance is ignored, and a solver that reports the floor of the precision goes on. So the derivative is the
+    derivative of exactly these steps, also where the start is the solution. ``reverse``: for reverse mode, else for
+    forward mode.
     """
     solver.refuse(instance)
     instance = replace(instance, exact=True)
@@ -51,11 +52,11 @@ def take_steps(
         return (taken.steps < steps) & usable
 
     none, state = Counts().as_arrays(), _settled(solver.init(instance, start))
-    beside = jax.tree.map(jnp.subtract, state.derivative, ONE.as_arrays())  # of the step sizes at the start
+    beside = jax.tree.map(jnp.subtract, state.derivative, ONE.as_arrays())  # the cost of the step sizes at the start
     first = beside.plus(jacobian_products=1) if solver.keeps_gradient else beside
     begin = Taken(state, jnp.int32(0), first, none, none)
     if reverse:
-        step = lambda instance, taken: (after := advance(instance, taken), going(after))  # noqa: E731
+        step = lambda instance, taken: (after := advance(instance, taken), going(after))
         walk = None if instance.stated is None else partial(step, replace(instance, loss=instance.stated, stated=None))
         taken = differentiable_while(partial(step, instance), begin, going(begin), steps, walk)
     else:
@@ -65,7 +66,7 @@ def take_steps(
 
 
 def _settled(state: State) -> State:
-    """In the types that a loop carries; nothing is differentiated of the bookkeeping."""
+    """The state in the types that a loop carries, without derivatives of the bookkeeping."""
     return state._replace(
         residual=jax.lax.stop_gradient(state.residual),
         counts=state.counts.as_arrays(),

@@ -21,10 +21,10 @@ class Instance:
     mapping: Mapping
     hparams: HParams
     batch: Batch
-    differentiable: bool = False  # derivatives pass through the steps: what a search accepts is evaluated once more
+    differentiable: bool = False  # derivatives pass through the steps: accepted points are evaluated once more
     searches: bool = True  # False: take the natural step without a search (at the solution, where none can succeed)
-    exact: bool = False  # what a search accepts is differentiated too: the steps are not to converge, but to be taken
-    stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` is in another
+    exact: bool = False  # accepted step sizes are differentiated too, because the steps need not converge
+    stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` has another form
 
     def with_values(self, hparams: HParams, batch: Batch) -> Instance:
         """The same problem at other hyperparameters and data."""
@@ -55,7 +55,7 @@ class Instance:
         return self.value(params) + self.penalty.value(params, self.hparams)
 
     def residual(self, params: Params) -> PyTree:
-        """The natural residual of the optimality condition: what the stopping rule measures."""
+        """The natural residual of the optimality condition, which the stopping rule measures."""
         return self.mapping.natural_residual(params, self.hparams, self.batch)
 
     def residual_norm(self, params: Params) -> jax.Array:
@@ -63,8 +63,8 @@ class Instance:
         return jax.lax.stop_gradient(trees.norm(self.residual(params)))
 
     def residual_given(self, params: Params, gradient: PyTree) -> jax.Array:
-        """`residual_norm` where the gradient of the smooth part at ``params`` is known already: the mappings that need
-        the loss for its gradient alone get one with that gradient."""
+        """`residual_norm` where the gradient of the smooth part at ``params`` is known already: a mapping that uses the
+        loss for its gradient alone gets a loss with that gradient."""
         if not self.mapping.of_gradient:
             return self.residual_norm(params)
         mapping = self.mapping.with_loss(lambda w, *_: trees.dot(gradient, w))

@@ -1,4 +1,5 @@
-"""Many problems of one shape in a few lanes: a lane whose problem is solved takes the next one from the queue."""
+"""Many problems of one shape in a few lanes: when a lane has solved its problem, it takes the next one from the
+queue."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def iterate_many(
     """The outcomes of problems 0 .. number - 1 from their cold starts, and the sweeps (steps of all lanes) it took.
 
     ``instance_of(i)`` and ``start_of(i)`` take a traced number. Under vmap all problems step until the slowest is done,
-    max steps x number of steps; here about the sum of steps / lanes sweeps, each of ``lanes`` steps.
+    which takes number x max(steps) steps. Here it takes about sum(steps) / lanes sweeps of ``lanes`` steps each.
     """
     lanes = min(lanes, number)
 
@@ -56,15 +57,15 @@ def iterate_many(
     def leave(lane: Lane) -> tuple[Judged, Outcome]:
         instance = instance_of(lane.owner)
         judged = sentence(solver, instance, lane.progress, lane.reference, start_of(lane.owner))
-        return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]
+        return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]  # a queue keeps no states
 
     def step(lane: Lane) -> Lane:
         after = take_step(solver, instance_of(lane.owner), lane.progress)
-        going = lane.busy & goes(lane)  # one that has just come in may be solved already
+        going = lane.busy & goes(lane)  # a problem that has just come in may be solved at its start
         return lane._replace(progress=trees.select(going, after, lane.progress))
 
     def exchange(queue: Queue, done: jax.Array) -> Queue:
-        """Judges what has stopped, writes what is done away and lets the next problems in."""
+        """Judges the lanes that stopped, stores the outcomes of the solved ones and lets the next problems in."""
         judged, found = jax.vmap(leave)(queue.lanes)
         progress = jax.vmap(trees.select)(done, judged.progress, queue.lanes.progress)
         queue, done = queue._replace(lanes=queue.lanes._replace(progress=progress)), done & ~judged.goes_on

@@ -26,19 +26,19 @@ class Progress(NamedTuple):
     state: State
     steps: jax.Array
     best: jax.Array  # the smallest residual so far
-    since_best: jax.Array  # steps since there was a smaller one
-    target: jax.Array  # the residual at which the steps stop and are judged
-    level: jax.Array  # the residual up to which a lack of progress stops them too
-    ceiling: jax.Array  # the residual beyond which they have diverged
-    onward: jax.Array  # whether the next step is due whatever the residual: the last verdict was to go on
-    derivative: Counts  # what the derivatives of start and steps take in one direction
-    again: Counts  # what a reverse pass takes once more
-    last: Counts  # what the last step took
+    since_best: jax.Array  # steps since the residual last fell
+    target: jax.Array  # the residual at which the steps stop, to be judged
+    level: jax.Array  # below this residual a lack of progress stops the steps too
+    ceiling: jax.Array  # beyond this residual the steps have diverged
+    onward: jax.Array  # whether the next step is taken at any residual, because the last verdict was to go on
+    derivative: Counts  # the cost of the derivatives of start and steps in one direction
+    again: Counts  # the cost of the steps that a reverse pass takes once more
+    last: Counts  # the cost of the last step
 
 
 class Outcome(NamedTuple):
-    """What a solve ends with. ``residual`` is relative to the cold start's (of a cold start that solves the problem but
-    for rounding, to the terms of the residual)."""
+    """The result of a solve. ``residual`` is relative to the residual of the cold start, or to the terms of the
+    residual where the cold start solves the problem up to rounding."""
 
     params: Params
     residual: jax.Array
@@ -46,12 +46,12 @@ class Outcome(NamedTuple):
     status: Status
     counts: Counts
     state: State
-    derivative: Counts  # what the derivatives of start and steps take in one direction
-    curvature: jax.Array  # the least one as a share of the largest, where negative, else 0; NaN: a first-order point
+    derivative: Counts  # the cost of the derivatives of start and steps in one direction
+    curvature: jax.Array  # the least relative to the largest, where negative, else 0; NaN: a first-order point
 
 
 class Judged(NamedTuple):
-    """The verdict on where the steps stopped."""
+    """The verdict on the point where the steps stopped."""
 
     progress: Progress  # ready for the next step
     goes_on: jax.Array
@@ -63,9 +63,9 @@ class Judged(NamedTuple):
 def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
     """Steps from ``start`` until the residual is small (see verdict.py), max_steps, or a failure; jit- and vmap-safe.
 
-    The steps stop at ||F(w)|| <= tol * ||F(cold_start)|| or without progress, and only there the scales of the point
-    are looked at: where they tell that it is no solution yet, the steps go on. A point that the loss falls from on
-    both sides is none either.
+    The steps stop at ||F(w)|| <= tol * ||F(cold_start)|| or without progress. Only there the scales of the point are
+    computed; where they show that it is no solution yet, the steps go on. A point from which the loss falls on both
+    sides is no solution either.
     """
     solver.refuse(instance)
     reference = instance.residual_norm(cold_start)
@@ -94,8 +94,8 @@ def advance(solver: Solver, instance: Instance, state: State, reference: jax.Arr
 
 
 def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
-    """As `iterate`, differentiable in reverse mode: about sqrt(max_steps) states are kept, the others recomputed, and
-    of a step nothing but the state it starts from. The first verdict is the last."""
+    """As `iterate`, differentiable in reverse mode. About sqrt(max_steps) states are kept and the others recomputed; of
+    a step only its first state is kept. The first verdict is final."""
     solver.refuse(instance)
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
 
@@ -149,7 +149,7 @@ def _settled(state: State) -> State:
 
 def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progress:
     state = _settled(solver.step(instance, progress.state))
-    fell = state.residual < progress.best  # by however little: slow progress is progress
+    fell = state.residual < progress.best  # by any amount, because slow progress is progress
     if state.curvature is not None:
         fell |= state.curvature < 0  # away from a saddle the gradient grows
     best = jnp.where(fell, state.residual, progress.best)
@@ -168,8 +168,8 @@ def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progres
 
 
 def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts, Counts]:
-    """What this step took, and what reverse mode takes again of all steps so far: each for its derivative, and those
-    that another follows in the same segment once more, for the state they lead to."""
+    """The cost of this step, and the cost of the steps that reverse mode takes again: each step for its derivative, and
+    each step but the last of its segment once more for the state that it leads to."""
     last = jax.tree.map(jnp.subtract, state.counts, progress.state.counts)
     recomputed = progress.steps % segment_length(solver.max_steps) != 0
     again = jax.tree.map(lambda all, before: all + jnp.where(recomputed, before, 0), progress.again, progress.last)
@@ -177,7 +177,7 @@ def _reversed(solver: Solver, progress: Progress, state: State) -> tuple[Counts,
 
 
 def goes_on(solver: Solver, progress: Progress) -> jax.Array:
-    """Whether another step is due before anything is judged."""
+    """Whether another step is due before the point is judged."""
     residual, ending = progress.state.residual, ending_of(solver, progress)
     open_ = (residual > progress.target) | bends_down(progress.state.curvature, progress.state.params)
     calm = open_ & jnp.isfinite(residual) & (ending.code == Code.converged)
@@ -246,7 +246,7 @@ def conclude(
         ceiling=ceiling.astype(progress.ceiling.dtype),
         onward=further,
     )
-    solved = scales.residual <= limit.rounding  # beside a start of rounding size, too, no residual is large
+    solved = scales.residual <= limit.rounding  # no residual is large beside a start of rounding size either
     yardstick = jnp.where(solved, jnp.maximum(reference, scales.terms), reference)
     relative = jnp.where(yardstick > 0, scales.residual / jnp.where(yardstick > 0, yardstick, 1.0), scales.residual)
     curvature = jnp.full_like(relative, jnp.nan) if state.curvature is None else state.curvature
@@ -254,7 +254,7 @@ def conclude(
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:
-    """What was judged last, with the cost of the reference."""
+    """The point judged last, with the cost of the reference."""
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
     status = Status.of(judged.code)

@@ -23,8 +23,8 @@ class Found(NamedTuple, Generic[Point]):
 
 
 def followed(accepted: jax.Array, first: jax.Array, instance: Instance) -> jax.Array:
-    """The step size that a frozen search accepted, a fixed multiple of the first trial: with its derivative, where that
-    is part of what is differentiated."""
+    """The step size that a frozen search accepted, as a fixed multiple of the first trial, so that it has the
+    derivative of the first trial where that is differentiated."""
     if not instance.exact:
         return accepted
     frozen = jax.lax.stop_gradient

@@ -26,7 +26,7 @@ _OF_PAPERS = {  # name: its module in bilevel.experiments, and its name there
     "svm": ("svm.task", "svm"),
 }
 
-__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  (those of papers load on first use)
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers load on first use
     "distillation",
     "few_shot_sinusoid",
     "hyperclean",

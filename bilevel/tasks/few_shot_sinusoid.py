@@ -101,9 +101,8 @@ def perceptron(width: int) -> Any:
     """A flax network with two hidden layers; smooth, so that the inner problem is."""
     from flax import linen  # loads when the task is asked for
 
-    return linen.Sequential(
-        [linen.Dense(width), jnp.tanh, linen.Dense(width), jnp.tanh, linen.Dense(1)]  # pyright: ignore[reportCallIssue]
-    )
+    layers: list[Any] = [linen.Dense(width), jnp.tanh, linen.Dense(width), jnp.tanh, linen.Dense(1)]
+    return linen.Sequential(layers)  # pyright: ignore[reportCallIssue]  # flax adds the fields name and parent
 
 
 def drawn(key: Key, number: int, shots: int, queries: int) -> tuple[Points, Points]:

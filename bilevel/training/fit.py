@@ -154,7 +154,7 @@ class Fit:
 
     def _sizes(self) -> dict[str, Any]:
         """What was run, for the summary of any end."""
-        count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))  # noqa: E731
+        count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
         batch, _ = self.task.batches(self.state.key, 0)
         solver, _ = self.task.inner.choose(self.state.hparams, batch)
         return {

@@ -45,7 +45,7 @@ class Result:
     def save_arrays(self, path: Path) -> None:
         """Writes `arrays` as one .npz; it is in place only when it is whole."""
         beside = path.with_name(f"{path.stem}.part.npz")
-        np.savez(beside, **self.arrays())  # pyright: ignore[reportArgumentType]  (numpy types **kwds as its own flags)
+        np.savez(beside, **self.arrays())  # pyright: ignore[reportArgumentType]  # numpy types **kwds as its own flags
         os.replace(beside, path)
 
 

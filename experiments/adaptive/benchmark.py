@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -58,13 +59,13 @@ def data(condition: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     return curvature, towards, towards @ jnp.ones(HYPERPARAMETERS) + 0.1 * jax.random.normal(keys[1], (UNKNOWNS,))
 
 
-def task(condition: int, solver: type[bl.Solver], tol: float) -> bl.Task:
+def task(condition: int, solver: Callable[..., bl.Solver], tol: float) -> bl.Task:
     curvature, towards, target = data(condition)
     return bl.Task(
         inner=bl.InnerProblem(
             loss=lambda w, h, batch: 0.5 * jnp.sum(curvature * w**2) - w @ (curvature * (towards @ h)),
             init=lambda key, h: jnp.zeros(UNKNOWNS),
-            solver=solver(max_steps=20_000, tol=tol),  # type: ignore[call-arg]
+            solver=solver(max_steps=20_000, tol=tol),
         ),
         outer_loss=lambda w, h, batch: 0.5 * jnp.sum((w - target) ** 2),
         init_hparams=lambda key: jnp.zeros(HYPERPARAMETERS),
@@ -75,7 +76,7 @@ def task(condition: int, solver: type[bl.Solver], tol: float) -> bl.Task:
 def gap(condition: int, hparams: jax.Array) -> float:
     """The exact outer loss above its minimum, relative to that of the start."""
     _, towards, target = data(condition)
-    loss = lambda h: 0.5 * jnp.sum((towards @ h - target) ** 2)  # noqa: E731
+    loss = lambda h: 0.5 * jnp.sum((towards @ h - target) ** 2)
     least = loss(jnp.linalg.lstsq(towards, target)[0])
     return float((loss(hparams) - least) / (loss(jnp.zeros(HYPERPARAMETERS)) - least))
 

@@ -51,7 +51,7 @@ def classifier(features: int, sparse: bool) -> InnerProblem:
 
     solver: Solver = ProximalGradient(max_steps=500, tol=1e-4) if sparse else LBFGS(max_steps=300, tol=1e-5)
     penalty: Penalty = L1(weight=weights) if sparse else Zero()
-    init = lambda key, hparams: {"offset": jnp.zeros(()), "slope": jnp.zeros(features)}  # noqa: E731
+    init = lambda key, hparams: {"offset": jnp.zeros(()), "slope": jnp.zeros(features)}
     return InnerProblem(loss=loss, init=init, penalty=penalty, solver=solver)
 
 

@@ -33,7 +33,7 @@ class Equilibrium(Stationary):
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         matrix = self.hessian(params, args[0])
-        product = lambda x: (matrix @ x.ravel()).reshape(x.shape)  # noqa: E731
+        product = lambda x: (matrix @ x.ravel()).reshape(x.shape)
         return System(
             Operator(product, symmetric=True, singular=True, owner=str(self)),
             lambda rhs: rhs,
@@ -115,7 +115,7 @@ class SoftSpheres:
 
         One forward derivative of the optimality condition, of which the solution of least norm is taken.
         """
-        at = lambda moved: attach(Equilibrium(self.energy, self.hessian), Dense(), positions, (moved, ()))  # noqa: E731
+        at = lambda moved: attach(Equilibrium(self.energy, self.hessian), Dense(), positions, (moved, ()))
         return jax.jvp(at, (jnp.asarray(diameter, positions.dtype),), (jnp.ones((), positions.dtype),))[1]
 
     def polished(self, positions: jax.Array, diameter: float | jax.Array) -> jax.Array:

@@ -55,10 +55,10 @@ def logistic(unknowns: int, hyperparameters: int) -> bl.Task:
     parts = [(jnp.asarray(X[part]), jnp.asarray(y[part])) for part in (slice(1000), slice(1000, 2000))]
     if hyperparameters <= unknowns:
         index = jnp.asarray(np.arange(unknowns) % hyperparameters)
-        spread = lambda h: h[index]  # noqa: E731
+        spread = lambda h: h[index]
     else:
         share = hyperparameters // unknowns
-        spread = lambda h: jnp.mean(h[: share * unknowns].reshape(unknowns, share), axis=1)  # noqa: E731
+        spread = lambda h: jnp.mean(h[: share * unknowns].reshape(unknowns, share), axis=1)
 
     def error(w: jax.Array, batch: tuple) -> jax.Array:
         return jnp.mean(jnp.logaddexp(0.0, -batch[1] * (batch[0] @ w)))

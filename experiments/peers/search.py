@@ -109,7 +109,8 @@ def suggestions(python: str, size: int, seed: int) -> Iterator[Any]:
     try:
         yield process
     finally:
-        process.stdin.close()  # type: ignore[union-attr]
+        assert process.stdin is not None
+        process.stdin.close()
         process.wait()
 
 

@@ -141,7 +141,7 @@ def measured(stated: Stated, penalties: jax.Array, batch: Batch, iterations: int
         return at.prox(params - step_size * at.gradient(params), step_size)
 
     def path(hparams: HParams) -> jax.Array:
-        advance = lambda params, _: (step(params, hparams),) * 2  # noqa: E731
+        advance = lambda params, _: (step(params, hparams),) * 2
         return jax.lax.scan(advance, jnp.zeros_like(hparams), length=iterations)[1]
 
     def implicit(params: Params) -> jax.Array:

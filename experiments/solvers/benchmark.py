@@ -58,7 +58,7 @@ def native(name: str, problem: Problem, solver: bl.Solver, repeats: int) -> Iter
 
     @jax.jit
     def solve(tol: jax.Array, hparams: object, batch: object) -> bl.Solution:
-        return chosen.with_solver(replace(solver, tol=tol)).solve(hparams, batch)  # type: ignore[type-var]
+        return chosen.with_solver(replace(solver, tol=tol)).solve(hparams, batch)
 
     began = time.process_time()
     jax.block_until_ready(solve(0.5, problem.hparams, problem.batch))

@@ -34,7 +34,7 @@ def run_peers(problems: list[str], peers: dict[str, str]) -> Iterator[Found]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, problem in enumerate(problems):
-            np.savez(folder / f"{number}.npz", **PROBLEMS[problem]().form)  # type: ignore[arg-type]
+            np.savez(folder / f"{number}.npz", **PROBLEMS[problem]().form)  # type: ignore[arg-type]  # numpy types **kwds as its own flags
         for peer, python in peers.items():
             print(f"{peer} ...", file=sys.stderr, flush=True)
             code = subprocess.run([python, str(FOLDER / f"run_{peer}.py"), name], check=False).returncode

@@ -92,7 +92,7 @@ def begin(path: Path, part: str, resume: bool) -> Lines:
     """Leaves in results.csv the rows of the other parts, and of this one, where a run resumes, those of what was
     finished; these are returned."""
     lines = read(path) if path.exists() else []
-    key = lambda line: tuple(line[name] for name in COLUMNS[:5])  # noqa: E731
+    key = lambda line: tuple(line[name] for name in COLUMNS[:5])
     finished = {key(line) for line in lines if resume and line["part"] == part and line["quantity"] in LAST}
     own = [line for line in lines if key(line) in finished]
     kept = [line for line in lines if line["part"] != part] + own

@@ -73,11 +73,11 @@ def plain_scan(features: int) -> Compiled:
     return Compiled.of(jax.grad(value), task)
 
 
-def by_engine(engine: bl.Engine, **settings: object) -> Callable[[int], Compiled]:
+def by_engine(engine: bl.Engine, **settings: Any) -> Callable[[int], Compiled]:
     """features -> the compiled hypergradient."""
 
     def compiled(features: int) -> Compiled:
-        task = bl.tasks.svm(features=features, tol=TOL, **settings)  # type: ignore[arg-type]
+        task = bl.tasks.svm(features=features, tol=TOL, **settings)
         return Compiled.of(lambda h, batch: bl.hypergradient(task, h, engine, batch=batch)[1], task)
 
     return compiled

@@ -16,7 +16,7 @@ EMPTY = {
 
 def problem(constraint, **parts):
     start = jnp.full((2, 2), 0.25) if isinstance(constraint, bl.Transport) else jnp.zeros(2)
-    loss = lambda w, h, batch: jnp.sum((w - 0.1) ** 2)  # noqa: E731
+    loss = lambda w, h, batch: jnp.sum((w - 0.1) ** 2)
     return bl.InnerProblem(loss, lambda key, h: start, constraint=constraint, solver=bl.ProximalGradient(), **parts)
 
 

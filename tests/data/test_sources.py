@@ -18,7 +18,7 @@ def no_folder(monkeypatch):
 
 @pytest.fixture
 def source():
-    read = lambda path: DataSet(np.zeros((1, 1)), np.zeros(1))  # noqa: E731
+    read = lambda path: DataSet(np.zeros((1, 1)), np.zeros(1))
     return Source("toy", "a toy", read, (File("toy.bin", DIGEST),), "example.org/toy")
 
 

@@ -64,7 +64,7 @@ def test_memory_is_a_limit():
 
 
 def test_what_only_the_steps_know_is_differentiated_through_them():
-    loss = lambda w, h, batch: jnp.sum(jnp.cosh(w - 1.0))  # noqa: E731
+    loss = lambda w, h, batch: jnp.sum(jnp.cosh(w - 1.0))
     learned = task_of(loss, start=lambda key, h: jnp.zeros(4) + h)
     assert isinstance(decide(learned)[0], bl.Forward)
     many = task_of(loss, start=lambda key, h: h[:4])
@@ -73,7 +73,7 @@ def test_what_only_the_steps_know_is_differentiated_through_them():
 
 def test_minibatches_lead_to_stochastic_engines():
     data = np.ones((20, 4))
-    loss = lambda w, h, batch: jnp.mean(batch.weight * (batch.data @ w - 1.0) ** 2) + jnp.exp(h) * jnp.sum(w**2)  # noqa: E731
+    loss = lambda w, h, batch: jnp.mean(batch.weight * (batch.data @ w - 1.0) ** 2) + jnp.exp(h) * jnp.sum(w**2)
     task = task_of(loss, batches=bl.minibatches(data, data, 5))
     assert isinstance(decide(task)[0], bl.SABA)
     assert isinstance(decide(task, bl.AutoEngine(memory_budget=10.0, quiet=True))[0], bl.SOBA)

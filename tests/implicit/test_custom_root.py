@@ -362,8 +362,8 @@ def test_the_derivative_of_aux_is_undefined_under_every_transformation():
     def solver(init, theta):
         return jnp.sqrt(theta), {"seen": 3.0 * theta}
 
-    root = lambda theta: solver(1.0, theta)[0]  # noqa: E731
-    aux = lambda theta: solver(1.0, theta)[1]["seen"]  # noqa: E731
+    root = lambda theta: solver(1.0, theta)[0]
+    aux = lambda theta: solver(1.0, theta)[1]["seen"]
     theta = jnp.array([4.0, 9.0])
     np.testing.assert_allclose(jax.hessian(root)(4.0), -0.25 * 4.0**-1.5, rtol=1e-12)
     np.testing.assert_allclose(jax.jacfwd(root)(theta), np.diag([0.25, 1 / 6]), rtol=1e-12)

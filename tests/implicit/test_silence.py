@@ -27,8 +27,8 @@ def _(primals, tangents):
 
 
 def test_a_silent_map_is_the_map():
-    value = lambda x, y: sine(x, y)["value"]  # noqa: E731
-    plain = lambda x, y: y * jnp.sin(x)  # noqa: E731
+    value = lambda x, y: sine(x, y)["value"]
+    plain = lambda x, y: y * jnp.sin(x)
     for derivative in (jax.grad, jax.jacfwd, jax.hessian):
         for argument in (0, 1):
             found, expected = (derivative(f, argument)(1.0, 3.0) for f in (value, plain))

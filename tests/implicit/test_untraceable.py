@@ -15,7 +15,7 @@ def numpy_map(w, h, batch):
 
 
 def problem(solver):
-    init = lambda key, h: {"a": jnp.zeros(2), "b": jnp.zeros((1, 1))}  # noqa: E731
+    init = lambda key, h: {"a": jnp.zeros(2), "b": jnp.zeros((1, 1))}
     return bl.InnerProblem.from_fixed_point(numpy_map, init=init, solver=solver)
 
 

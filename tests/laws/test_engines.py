@@ -41,7 +41,7 @@ def problem(name):
     if name == "ridge":
         return bl.InnerProblem(loss=ridge, init=zeros), squares, per_feature
     if name == "logistic":
-        loss = lambda w, h, batch: logistic(w, h, batch) + 0.5 * jnp.sum(jnp.exp(h) * w**2)  # noqa: E731
+        loss = lambda w, h, batch: logistic(w, h, batch) + 0.5 * jnp.sum(jnp.exp(h) * w**2)
         return bl.InnerProblem(loss=loss, init=zeros), logistic, per_feature
     if name == "lasso":
         return bl.InnerProblem(loss=squares, init=zeros, penalty=bl.L1(weight=jnp.exp)), squares, jnp.array(-1.0)
@@ -49,13 +49,13 @@ def problem(name):
         box = bl.Box(lower=lambda h: h[0], upper=lambda h: h[1])
         return bl.InnerProblem(loss=squares, init=zeros, constraint=box), squares, jnp.array([-0.7, 0.4])
     if name == "simplex":
-        start = lambda key, h: jnp.full(FEATURES, 1 / FEATURES)  # noqa: E731
-        loss = lambda w, h, batch: squares(w, h, batch) + 0.5 * jnp.sum((w - h[1:]) ** 2)  # noqa: E731
+        start = lambda key, h: jnp.full(FEATURES, 1 / FEATURES)
+        loss = lambda w, h, batch: squares(w, h, batch) + 0.5 * jnp.sum((w - h[1:]) ** 2)
         inner = bl.InnerProblem(loss=loss, init=start, constraint=bl.Simplex(scale=lambda h: h[0]))
         return inner, squares, jnp.array([1.3, 0.5, 0.1, -0.2, 0.4, 0.3, -0.4])
     # A contraction whose Jacobian is not symmetric.
     matrix = 0.4 * jax.random.normal(KEYS[4], (FEATURES, FEATURES)) / FEATURES**0.5
-    step = lambda w, h, batch: jnp.tanh(matrix @ w + h)  # noqa: E731
+    step = lambda w, h, batch: jnp.tanh(matrix @ w + h)
     inner = bl.InnerProblem.from_fixed_point(step, zeros)
     return inner, lambda w, h, batch: 0.5 * jnp.sum((w - 0.3) ** 2), per_feature
 
@@ -183,7 +183,7 @@ def test_ridge_agrees_with_the_closed_form_of_its_derivative():
 def test_jit_and_vmap_of_the_hypergradient(name):
     task, hparams = task_of(name)
     several = jnp.stack([hparams, hparams - 0.3, hparams + 0.2])
-    one = lambda h: bl.hypergradient(task, h)[:2]  # noqa: E731
+    one = lambda h: bl.hypergradient(task, h)[:2]
     values, grads = jax.vmap(one)(several)
     for h, value, grad in zip(several, values, grads, strict=True):
         exact_value, exact = bl.hypergradient(task, h)[:2]

@@ -95,7 +95,7 @@ class Case:
 def case(name: str) -> Case:
     """The problem in JAX, in the precision of the test that asks for it."""
     batch = (jnp.asarray(MATRIX), jnp.asarray(TARGET))
-    zeros = lambda key, h: jnp.zeros(6)  # noqa: E731
+    zeros = lambda key, h: jnp.zeros(6)
     far, far_rows = 100.0 * jnp.ones(6), jnp.array([[100.0, -3.0, 2.0], [0.0, 1.0, 50.0]])
 
     def of(loss: Callable) -> bl.Linear:
@@ -118,7 +118,7 @@ def case(name: str) -> Case:
         loss=lambda z, w, h, batch: 0.5 * jnp.mean((z - batch[1][:, None] * jnp.array([0.6, 0.2, 0.1])) ** 2),
     )
     box, simplex = bl.Box(lower=-0.5, upper=jnp.exp), bl.Simplex(scale=jnp.exp)
-    uniform = lambda key, h: jnp.exp(h) * jnp.ones((2, 3)) / 3  # noqa: E731
+    uniform = lambda key, h: jnp.exp(h) * jnp.ones((2, 3)) / 3
     problem = bl.InnerProblem
     return {
         "ridge": lambda: Case(problem(ridge, zeros), np.log(0.3), far, batch),
@@ -187,7 +187,7 @@ def pairs(*, only: Callable[[str], bool] = lambda solver: True) -> list:
 
 def true_residual(inner: bl.InnerProblem, params: Any, hparams: float, batch: Any) -> float:
     """The natural residual by another way than the solver's: relative to that of the cold start."""
-    size = lambda w: float(jnp.linalg.norm(inner.mapping.natural_residual(w, hparams, batch)))  # noqa: E731
+    size = lambda w: float(jnp.linalg.norm(inner.mapping.natural_residual(w, hparams, batch)))
     return size(params) / size(inner.init(jax.random.key(0), hparams))
 
 
@@ -215,7 +215,7 @@ def test_value_status_residual_and_starts(name, solver):
 @pytest.mark.parametrize(("name", "solver"), pairs(only=lambda solver: solver != "Auto"))
 def test_the_status_is_honest_when_steps_run_out(name, solver):
     at = case(name)
-    inner = at.inner.with_solver(replace(SOLVERS[solver], max_steps=1))  # type: ignore[type-var]
+    inner = at.inner.with_solver(replace(SOLVERS[solver], max_steps=1))
     solution = inner.solve(at.hparams, at.batch, init=at.far)
     residual = true_residual(inner, solution.params, at.hparams, at.batch)
     assert_allclose(float(solution.residual), residual, rtol=1e-6, atol=1e-14)
@@ -243,7 +243,7 @@ def test_derivative_and_vmap(name, solver):
 )
 def test_unrolled_is_implicit(name, solver):
     at = case(name)
-    inner = at.inner.with_solver(replace(SOLVERS[solver], max_steps=100))  # type: ignore[type-var]
+    inner = at.inner.with_solver(replace(SOLVERS[solver], max_steps=100))
     task = bl.Task(
         inner=inner,
         outer_loss=lambda w, h, batch: jnp.sum(jnp.sin(w)),

@@ -18,7 +18,7 @@ SOLVERS = [bl.Auto(), bl.InteriorPoint(), bl.OperatorSplitting(), bl.OperatorSpl
 
 def by_functions(solver: bl.Solver):
     rows = bl.Functional(equality=lambda w, h, batch: jnp.sum(w) - 1, inequality=lambda w, h, batch: w - batch)
-    loss = lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2)  # noqa: E731
+    loss = lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2)
     inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(3), constraint=rows, solver=solver)
     return lambda h, batch: jnp.sum(inner.solve(h, batch).params)
 
@@ -26,10 +26,10 @@ def by_functions(solver: bl.Solver):
 def cases():
     for solver in SOLVERS:
         name = f"{type(solver).__name__}{'' if solver != SOLVERS[-1] else ' by products'}"
-        layer = lambda *data, s=solver: jnp.sum(bl.quadratic_program(*data, solver=s).params)  # noqa: E731
+        layer = lambda *data, s=solver: jnp.sum(bl.quadratic_program(*data, solver=s).params)
         yield pytest.param(layer, QUADRATIC, id=f"quadratic {name}")
         if solver in (SOLVERS[1], SOLVERS[2]):
-            layer = lambda A, b, c, s=solver: jnp.sum(bl.cone_program(A, b, c, CONE, solver=s).params)  # noqa: E731
+            layer = lambda A, b, c, s=solver: jnp.sum(bl.cone_program(A, b, c, CONE, solver=s).params)
             yield pytest.param(layer, CONIC, id=f"cone {name}")
             yield pytest.param(by_functions(solver), (np.ones(3), np.ones(3)), id=f"functions {name}")
 

@@ -30,9 +30,9 @@ def problem():
 def test_equals_vmap_in_values_steps_and_derivatives():
     @jax.jit
     def by(hparams, targets):
-        queue = lambda h: bl.solve_batch(problem(), h, targets, lanes=3)  # noqa: E731
-        plain = lambda h: jax.vmap(problem().solve)(h, targets)  # noqa: E731
-        slope = lambda solve: jax.grad(lambda h: jnp.sum(solve(h).params ** 3))(hparams)  # noqa: E731
+        queue = lambda h: bl.solve_batch(problem(), h, targets, lanes=3)
+        plain = lambda h: jax.vmap(problem().solve)(h, targets)
+        slope = lambda solve: jax.grad(lambda h: jnp.sum(solve(h).params ** 3))(hparams)
         return [(solve(hparams), slope(solve)) for solve in (queue, plain)]
 
     (found, slope), (plain, expected) = by(CONDITIONS, TARGETS)
@@ -48,7 +48,7 @@ def test_equals_vmap_in_values_steps_and_derivatives():
 def test_short_problems_do_not_wait_for_long_ones():
     inner = problem()
     steps = jax.vmap(inner.solve)(jnp.asarray(CONDITIONS), jnp.asarray(TARGETS)).steps
-    instance = lambda i: inner.at(jnp.asarray(CONDITIONS)[i], jnp.asarray(TARGETS)[i])  # noqa: E731
+    instance = lambda i: inner.at(jnp.asarray(CONDITIONS)[i], jnp.asarray(TARGETS)[i])
     _, sweeps = iterate_many(inner.solver, instance, lambda i: jnp.zeros(3), 11, 2)
     waits = 11 * int(jnp.max(steps))  # steps that vmap takes, in lanes
     assert 2 * int(sweeps) < 0.4 * waits

@@ -156,7 +156,7 @@ def test_preconditioned(strategy, sign):
 @pytest.mark.slow
 def test_batches_of_systems_and_batches_in_batches():
     matrices = np.stack([OUTLIERS, WIDE])
-    solve = lambda matrix, b: BlockCG()(lambda x: matrix @ x, b)  # noqa: E731
+    solve = lambda matrix, b: BlockCG()(lambda x: matrix @ x, b)
     lanes = jax.vmap(solve, (None, 0))
     exact = np.einsum("mij,bj->mbi", np.linalg.inv(matrices), RHS)
     of_systems = jax.jit(jax.vmap(lanes, (0, None)))(matrices, RHS)  # a block for each
@@ -213,8 +213,8 @@ def test_jacobians_of_a_solution(mode):
 def test_several_cotangents_under_jit_with_traced_data():
     @jax.jit
     def pulled(design, cotangents):
-        condition = lambda w, theta: design.T @ (design @ w - 1.0) + jnp.exp(theta) * w  # noqa: E731
-        vjp = lambda v: bl.root_vjp(condition, _ridge(THETA), (THETA,), v, solve=BlockCG())[0]  # noqa: E731
+        condition = lambda w, theta: design.T @ (design @ w - 1.0) + jnp.exp(theta) * w
+        vjp = lambda v: bl.root_vjp(condition, _ridge(THETA), (THETA,), v, solve=BlockCG())[0]
         return jax.vmap(vjp)(cotangents)
 
     expected = jax.vmap(jax.vjp(_ridge, THETA)[1])(jnp.asarray(RHS))[0]
@@ -246,7 +246,7 @@ def test_an_inner_problem_in_both_precisions():
         init=lambda key, h: jnp.zeros(SIZE, h.dtype),
         solver=bl.Newton(),
     )
-    solution = lambda h: inner.solve(h, DESIGN.astype(h.dtype), linear_solve=BlockCG()).params  # noqa: E731
+    solution = lambda h: inner.solve(h, DESIGN.astype(h.dtype), linear_solve=BlockCG()).params
     exact = jax.jacrev(_ridge)(jnp.asarray(THETA))
     for dtype, error in (("float64", 1e-8), ("float32", 2e-3)):
         jacobian = jax.jit(jax.jacrev(solution))(THETA.astype(dtype))

@@ -74,7 +74,7 @@ def test_a_jacobian_of_the_solution_has_one_factorisation():
         solver=bl.LBFGS(tol=1e-12),
     )
     design, hparams = jnp.asarray(FACTOR), jnp.linspace(0.0, 1.0, SIZE)
-    solution = lambda h: inner.solve(h, design).params  # noqa: E731
+    solution = lambda h: inner.solve(h, design).params
     inverse = jnp.linalg.inv(design.T @ design + jnp.diag(jnp.exp(hparams)))
     exact = -inverse * (jnp.exp(hparams) * (inverse @ design.sum(axis=0)))
     for jacobian in (jax.jacrev(solution), jax.jacfwd(solution)):

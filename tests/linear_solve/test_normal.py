@@ -52,7 +52,7 @@ def test_rectangular_systems_are_solved_by_least_squares(shape):
 def test_a_rectangular_system_of_two_leaves_in_single_precision():
     matrix, rhs = RNG.normal(size=(9, 5)).astype(np.float32), RNG.normal(size=9).astype(np.float32)
     like = {"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros((1, 3), jnp.float32)}
-    apply = lambda x: [matrix[:, :2] @ x["a"] + matrix[:, 2:] @ x["b"][0]]  # noqa: E731
+    apply = lambda x: [matrix[:, :2] @ x["a"] + matrix[:, 2:] @ x["b"][0]]
     solve = jax.jit(jax.vmap(lambda rhs: Normal(CG(tol=1e-6), tol=1e-6)(apply, [rhs], like).value))
     found = solve(jnp.stack([rhs, 2e-20 * rhs]))
     expected = np.linalg.lstsq(matrix, rhs)[0]

@@ -43,7 +43,7 @@ def test_full_rank_is_the_inverse(smallest, rho):
 
 def test_full_rank_on_two_leaves_in_single_precision():
     scales = {"a": jnp.float32([1.0, 0.1]), "b": jnp.float32([1e-3])}
-    matvec = lambda x: jax.tree.map(jnp.multiply, scales, x)  # noqa: E731
+    matvec = lambda x: jax.tree.map(jnp.multiply, scales, x)
     exact = {"a": jnp.float32([3.0, -2.0]), "b": jnp.float32([5.0])}
     solution = jax.jit(lambda rhs: Nystrom()(matvec, rhs))(matvec(exact))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3), solution.value, exact)

@@ -68,4 +68,4 @@ def test_online_without_an_account_ends_with_a_sentence(tmp_path, monkeypatch):
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="no mode 'ofline'"):
-        WandB(mode="ofline")  # pyright: ignore[reportArgumentType]
+        WandB(mode="ofline")  # pyright: ignore[reportArgumentType]  # the wrong word is the test

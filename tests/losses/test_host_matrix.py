@@ -59,7 +59,7 @@ def test_many_vectors_are_one_product(axis, monkeypatch):
 
 def test_columns_are_traced_values():
     matrix, v = bl.HostMatrix(HOST), jnp.asarray(RNG.standard_normal(5))
-    product = lambda indices, number: matrix.using(indices, number) @ v  # noqa: E731
+    product = lambda indices, number: matrix.using(indices, number) @ v
     several = jnp.stack([jnp.asarray(INDICES), jnp.asarray(INDICES[::-1])])
     expected = [DENSE[:, order[:number]] @ v[:number] for order in np.asarray(several) for number in (0, 2, 5)]
     each_number = jax.vmap(product, in_axes=(None, 0))

@@ -38,7 +38,7 @@ def together(w, step, h):
 def solve(h):
     mapping = ProximalGradient(loss, together, step_size=0.05)
     start = {"group": jnp.ones(3), "simplex": jnp.full(3, jnp.exp(h[1]) / 3), "sparse": jnp.ones(3)}
-    move = lambda _, w: jax.tree.map(jnp.add, w, mapping(w, h))  # noqa: E731
+    move = lambda _, w: jax.tree.map(jnp.add, w, mapping(w, h))
     return jax.lax.fori_loop(0, 4000, move, start)
 
 

@@ -196,7 +196,7 @@ def test_pytrees_vmap_and_float32(hparams, batch):
     gradient = jax.grad(lambda h: jnp.sum(solution(MirrorDescent(loss, Entropy(scale)))(None, h, batch) ** 3))
     batched = jax.vmap(gradient)(lanes)
     for lane in range(2):
-        single = gradient(jax.tree.map(lambda leaf: leaf[lane], lanes))  # noqa: B023
+        single = gradient(jax.tree.map(lambda leaf, lane=lane: leaf[lane], lanes))
         for name in hparams:
             assert_allclose(batched[name][lane], single[name], atol=1e-10)
 

@@ -25,7 +25,7 @@ def residual(w, h):
 
 def solution(mapping, function):
     def solve(init, h):
-        step = lambda _, w: w - jnp.linalg.solve(jax.jacfwd(function)(w, h), function(w, h))  # noqa: E731
+        step = lambda _, w: w - jnp.linalg.solve(jax.jacfwd(function)(w, h), function(w, h))
         return jax.lax.fori_loop(0, 30, step, init)
 
     return lambda h: bl.custom_root(mapping)(solve)(jnp.zeros(5), h)
@@ -46,20 +46,20 @@ def test_first_derivatives(function):
 @pytest.mark.slow
 def test_second_derivatives():
     mapped, plain = solution(Newton(residual), residual), solution(residual, residual)
-    value = lambda solve: jax.hessian(lambda h: jnp.sum(jnp.sin(solve(h))))(HPARAMS)  # noqa: E731
+    value = lambda solve: jax.hessian(lambda h: jnp.sum(jnp.sin(solve(h))))(HPARAMS)
     assert_allclose(value(mapped), value(plain), atol=1e-10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [jax.grad(loss), residual])
 def test_third_derivatives(function):
-    third = lambda solve: jax.jacfwd(jax.hessian(lambda t: jnp.sum(jnp.sin(solve(t * HPARAMS)))))(1.0)  # noqa: E731
+    third = lambda solve: jax.jacfwd(jax.hessian(lambda t: jnp.sum(jnp.sin(solve(t * HPARAMS)))))(1.0)
     mapped, plain = solution(Newton(function, step_size=3.0), function), solution(function, function)
     assert_allclose(third(mapped), third(plain), rtol=1e-9)
 
 
 def test_a_mapping_as_residual_and_pytrees():
-    tree_loss = lambda w, h: loss(jnp.concatenate([w["a"], w["b"]]), h)  # noqa: E731
+    tree_loss = lambda w, h: loss(jnp.concatenate([w["a"], w["b"]]), h)
     plain = solution(jax.grad(loss), jax.grad(loss))
 
     def solve(init, h):

@@ -27,7 +27,7 @@ def slope(project, target, parameter):
 def test_a_box_section(number):
     """Of one free coordinate, the total moves it alone."""
     weights = jnp.asarray(WEIGHTS[number])
-    project = lambda w, total: bl.projections.box_section(w, 0.0, 1.0, weights, total)  # noqa: E731
+    project = lambda w, total: bl.projections.box_section(w, 0.0, 1.0, weights, total)
     target, total = jnp.asarray(POINTS[number]), 0.37 * jnp.sum(weights)
     forward, backward = jax.jit(lambda target, total: slope(project, target, total))(target, total)
     differences = (project(target, total + 1e-6) - project(target, total - 1e-6)) / 2e-6
@@ -39,7 +39,7 @@ def test_a_transport_polytope():
     """At a permutation the solution does not move with the cost."""
     cost = 20 * jnp.array([[1.0, -1.0], [-1.0, 1.0]])
     half = jnp.ones(2) / 2
-    project = lambda w, scale: bl.projections.transport(w, half, half)  # noqa: E731
+    project = lambda w, scale: bl.projections.transport(w, half, half)
 
     def slopes(scale):
         mapping = bl.optimality.ProjectedGradient(lambda w, scale: 0.5 * jnp.sum((w - scale * cost) ** 2), project)

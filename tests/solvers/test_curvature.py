@@ -135,7 +135,7 @@ def test_trees_and_single_precision():
 @pytest.mark.parametrize("solver", [bl.Auto(), bl.LBFGS()])
 def test_a_saddle_that_cannot_be_left_is_indefinite(solver):
     """Where rounding hides every decrease of the loss."""
-    loss = lambda w, h, batch: 1e18 + double_well(w, h, batch) + 0.05 * w[1] ** 4  # noqa: E731
+    loss = lambda w, h, batch: 1e18 + double_well(w, h, batch) + 0.05 * w[1] ** 4
     inner = problem(loss, [0.0, 0.0], solver=solver)
     assert inner.solve(0.0, None).status.name == "indefinite"
 

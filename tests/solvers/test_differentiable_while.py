@@ -64,7 +64,7 @@ def test_second_derivatives_and_batches():
 
 def test_lanes_stop_each_in_its_own_time():
     def value(hparams, used):
-        advance = lambda state: ((moved(state[0], hparams, DATA), state[1] + 1), state[1] + 1 < used)  # noqa: E731
+        advance = lambda state: ((moved(state[0], hparams, DATA), state[1] + 1), state[1] + 1 < used)
         return jnp.sum(differentiable_while(advance, (hparams, jnp.int32(0)), jnp.bool_(True), 20)[0])
 
     found = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(AT, jnp.array([1, 4, 9]))
@@ -84,7 +84,7 @@ def test_steps_that_were_not_taken_are_not_differentiated():
     """The step after the last would divide by zero, and so would its derivative."""
 
     def value(h):
-        advance = lambda x: (h * jnp.sqrt(x - 1.0) + 1.0, x > 2.0)  # noqa: E731
+        advance = lambda x: (h * jnp.sqrt(x - 1.0) + 1.0, x > 2.0)
         return differentiable_while(advance, jnp.float64(5.0), jnp.bool_(True), 100)
 
     assert np.isfinite(jax.grad(value)(0.5))
@@ -98,8 +98,8 @@ def test_only_states_are_stored_never_data():
         data = jax.ShapeDtypeStruct((samples, unknowns), jnp.float64)
 
         def value(h, data):
-            slope = lambda w: data.T @ jnp.tanh(data @ w) / samples + h * w  # noqa: E731
-            advance = lambda w: (w - 0.1 * slope(w), jnp.max(jnp.abs(w)) > 1e-9)  # noqa: E731
+            slope = lambda w: data.T @ jnp.tanh(data @ w) / samples + h * w
+            advance = lambda w: (w - 0.1 * slope(w), jnp.max(jnp.abs(w)) > 1e-9)
             return jnp.sum(differentiable_while(advance, jnp.ones(unknowns), jnp.bool_(True), steps))
 
         used = jax.jit(jax.grad(value)).lower(1.0, data).compile().memory_analysis()
@@ -145,11 +145,11 @@ def test_what_is_only_walked_takes_the_form_that_forward_mode_takes():
     cubed.defvjp(lambda x: (x**3, x), lambda x, slope: (3 * x**2 * slope,))
 
     def value(h, step, walk):
-        going = lambda step: lambda x: (h * jnp.sin(step(x)), x > 1e-6)  # noqa: E731
+        going = lambda step: lambda x: (h * jnp.sin(step(x)), x > 1e-6)
         return differentiable_while(going(step), jnp.sin(h), jnp.bool_(True), 3, walk and going(walk))
 
-    curvature = lambda h, *steps: jax.jvp(lambda h: jax.grad(value)(h, *steps), (h,), (1.0,))[1]  # noqa: E731
-    plainly = lambda x: x**3  # noqa: E731
+    curvature = lambda h, *steps: jax.jvp(lambda h: jax.grad(value)(h, *steps), (h,), (1.0,))[1]
+    plainly = lambda x: x**3
     np.testing.assert_allclose(curvature(0.9, cubed, plainly), curvature(0.9, plainly, None), rtol=1e-12)
     with pytest.raises(TypeError, match="custom_vjp"):
         curvature(0.9, cubed, None)

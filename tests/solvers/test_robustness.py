@@ -34,7 +34,7 @@ def lasso(weight, solver, constraint=None):
 def test_columns_from_1e_minus_4_to_1e4(solver):
     """Columns and weights scaled together: the solution is that of the well scaled problem in other units. The residual
     is measured in these units, where the smallest column counts for 1e-8 of the largest: hence the tolerance."""
-    weights = lambda h: jnp.exp(h) * jnp.asarray(SCALES)  # noqa: E731
+    weights = lambda h: jnp.exp(h) * jnp.asarray(SCALES)
     tight = replace(SOLVERS[solver], tol=1e-15)
     scaled = lasso(weights, tight).solve(-2.0, (jnp.asarray(MATRIX * SCALES), jnp.asarray(TARGET)))
     plain = lasso(jnp.exp, bl.ActiveSetNewton()).solve(-2.0, (jnp.asarray(MATRIX), jnp.asarray(TARGET)))

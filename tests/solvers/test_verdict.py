@@ -79,7 +79,7 @@ def test_slow_is_not_stalled():
     assert found.status.name == "converged" and int(found.steps) > 5000
     assert_allclose(found.params, 1.0, atol=1.1e-3)
     slow = bl.FixedPointIteration(tol=5e-3, max_steps=10_000)
-    start = lambda key, h: jnp.zeros((), jnp.float32)  # noqa: E731
+    start = lambda key, h: jnp.zeros((), jnp.float32)
     fixed = bl.InnerProblem.from_fixed_point(lambda w, h, b: jnp.float32(0.999) * w + 1, start, solver=slow)
     found = fixed.solve(0.0, None)
     assert found.status.name == "converged" and 5200 < int(found.steps) < 5400
@@ -88,7 +88,7 @@ def test_slow_is_not_stalled():
 def test_a_tolerance_below_the_floor_is_rounding_or_stalled():
     """From a start that is a million times too large, four epsilons of its gradient are no solution."""
     slopes = jnp.array([1.0, 0.1], jnp.float32)
-    loss = lambda w, h, b: 0.5 * jnp.sum(slopes * (w - 1) ** 2)  # noqa: E731
+    loss = lambda w, h, b: 0.5 * jnp.sum(slopes * (w - 1) ** 2)
     found = solve(loss, jnp.full(2, 1e6, jnp.float32), bl.GradientDescent(step_size=1.0, tol=1e-12, max_steps=3000))
     assert found.status.name == "converged"
     assert_allclose(found.params, 1.0, atol=1e-4)
@@ -97,7 +97,7 @@ def test_a_tolerance_below_the_floor_is_rounding_or_stalled():
 @pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.ActiveSetNewton()])
 @pytest.mark.parametrize("constraint", [bl.NonNegative(), bl.Box(lower=0.0)])
 def test_a_program_unbounded_on_a_set(solver, constraint):
-    loss = lambda w, h, b: -w.sum() * h  # noqa: E731
+    loss = lambda w, h, b: -w.sum() * h
     found = solve(loss, jnp.zeros(2), solver, constraint=constraint)
     assert found.status.name == "unbounded"
     assert float(found.residual) > 0.5
@@ -144,7 +144,7 @@ def test_too_long_steps_still_diverge():
 
 def test_a_flat_bottom_is_a_solution():
     """A squared hinge is exactly zero, with a derivative that is, on a half-line."""
-    loss = lambda w, h, b: jnp.sum(jnp.maximum(1 - w, 0) ** 2)  # noqa: E731
+    loss = lambda w, h, b: jnp.sum(jnp.maximum(1 - w, 0) ** 2)
     assert solve(loss, jnp.zeros(2), bl.LBFGS()).status.name == "converged"
 
 

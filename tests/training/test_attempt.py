@@ -152,6 +152,6 @@ def test_a_run_without_a_usable_step_has_failed_and_its_result_was_solved(policy
 
 def test_a_batch_that_fails_by_itself_is_no_border():
     """Where the hyperparameters of the last step fail too, on the batch of this one, the step is not to blame."""
-    batches = lambda key, step: (4.0, jnp.where(step == 2, jnp.nan, 1.0))  # noqa: E731
+    batches = lambda key, step: (4.0, jnp.where(step == 2, jnp.nan, 1.0))
     with pytest.raises(bl.ConvergenceError, match="Outer step 2: The data of the outer loss hold NaN or infinity"):
         bl.Trainer(optimizer=optax.sgd(0.1), steps=4).fit(quadratic(batches=batches))

@@ -164,7 +164,7 @@ class Adaptive(Engine):
 
 
 def _start(carry: Carry) -> Round:
-    return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]
+    return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]  # no result yet
 
 
 def _uniform(report: Report) -> Report:

@@ -117,7 +117,7 @@ def inverse(task: Task, point: Point, params: Params, hessian: Callable) -> tupl
             return woodbury(loss, design, point, params), 0
     operator = Operator(hessian, symmetric=True, definite=True, owner="the inner Hessian")
     prepared = Dense().prepare(operator, params)
-    matrix_only = lambda rhs: prepared.solve(rhs).value  # noqa: E731
+    matrix_only = lambda rhs: prepared.solve(rhs).value
     return matrix_only, int(prepared.products)
 
 

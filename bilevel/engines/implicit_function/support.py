@@ -14,7 +14,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.implicit import System
 from bilevel.linear_solve import Operator
-from bilevel.losses.linear import Linear, is_sparse, stays_on_host
+from bilevel.losses.linear import Linear, design_of, is_sparse, stays_on_host
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty
 from bilevel.problem import InnerProblem
@@ -47,7 +47,7 @@ def sizes_of(task: Task, point: Point, params: jax.Array) -> list[int]:
     loss, batch, rows = task.inner.loss, point.inner_batch, params.shape[0]
     if multiplies_on_host(loss, batch):
         return [*sizes_on_host(rows), rows]
-    samples = task.inner.loss.design(point.inner_batch).shape[0]  # type: ignore[attr-defined]
+    samples = design_of(loss, batch).shape[0]
     return sizes_for(samples, rows) + ([rows] if stays_on_host(loss, batch) else [])
 
 
@@ -118,7 +118,7 @@ def _used(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.A
     direction = jax.tree.unflatten(jax.tree.structure(point.hparams), random)
     moves = jax.jvp(prox, (forward, point.hparams), (jnp.ones_like(params), jax.tree.map(jnp.zeros_like, direction)))[1]
     shifts = jax.jvp(prox, (forward, point.hparams), (jnp.zeros_like(params), direction))[1]
-    rows = lambda leaf: leaf.reshape(leaf.shape[0], -1)  # noqa: E731
+    rows = lambda leaf: leaf.reshape(leaf.shape[0], -1)
     used = jnp.any(rows((params != 0) | (moves != 0) | (shifts != 0)), axis=1)
     distance = instance.penalty.kinks(forward, step, point.hparams)
     nearest = jnp.min(rows(jnp.broadcast_to(distance, params.shape)), axis=1)
@@ -168,11 +168,11 @@ class Gathered(ProximalGradient):
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         hparams, batch = args
-        if not self.penalty.separable or params.ndim > 1 or is_sparse(self.loss.design(batch)):  # type: ignore[attr-defined]
+        if not self.penalty.separable or params.ndim > 1 or is_sparse(design_of(self.loss, batch)):
             return super().system(params, *args, **kwargs)
         hessian = hessian_matrix(Instance(self.loss, self.penalty, self, hparams, batch), params)
         point = params - self.step_size * jax.grad(self.loss)(params, *args)
-        prox = lambda at: self.prox(at, self.step_size, *args)  # noqa: E731
+        prox = lambda at: self.prox(at, self.step_size, *args)
         _, derivative = jax.jvp(prox, (point,), (jnp.ones_like(point),))
         off = (derivative == 0).astype(params.dtype)
         matrix = self.step_size * derivative[:, None] * hessian * derivative

@@ -48,7 +48,7 @@ def _loops(
 
     def improve(number: jax.Array, adjoint: PyTree) -> PyTree:
         batch, _ = task.batches(key, first + steps[0] + number)
-        gradient = lambda w: jax.grad(task.inner.loss)(w, point.hparams, batch)  # noqa: E731
+        gradient = lambda w: jax.grad(task.inner.loss)(w, point.hparams, batch)
         _, product = jax.jvp(gradient, (params,), (adjoint,))
         return trees.axpy(-sizes[1], trees.subtract(product, outer.cotangent), adjoint)
 

@@ -46,7 +46,7 @@ def forward_over_reverse(loss: Loss) -> Loss:
         gradient, change = jax.jvp(at, tuple((params, hparams)[number] for number in moving), along)
         if _is_zero(of_value):
             return (*change, None)
-        added = lambda slope, moved: (of_value * slope + moved).astype(slope.dtype)  # noqa: E731
+        added = lambda slope, moved: (of_value * slope + moved).astype(slope.dtype)
         return (*jax.tree.map(added, gradient, change), None)
 
     value_and_gradient.defvjp(keep, pull, symbolic_zeros=True)

@@ -232,7 +232,7 @@ class Forward(WholeEngine):
         def along(direction: jax.Array) -> tuple[Scalar, jax.Array, jax.Array, jax.Array, Outcome]:
             tangent = unravel(direction)
             end, moved, outcome = jax.jvp(params, (point.hparams,), (tangent,), has_aux=True)
-            at = lambda w, h: task.outer(w, h, point.outer_batch)  # noqa: E731
+            at = lambda w, h: task.outer(w, h, point.outer_batch)
             value, through = jax.jvp(lambda w: at(w, point.hparams), (end,), (moved,))
             _, direct = jax.jvp(lambda h: at(end, h), (point.hparams,), (tangent,))
             ratio = unexplained(task, point, jax.lax.stop_gradient(end), moved, tangent)

@@ -35,7 +35,7 @@ LEFT_OUT = Derivative(0.0, 0.0, truncated=True)
 def unexplained(task: Task, point: Point, params: Params, moved: Params, tangent: HParams) -> jax.Array:
     """||A moved + B tangent|| / ||B tangent||: 0 where ``moved`` is how the solution moves along ``tangent``."""
     mapping, _ = localized(task, point, params)
-    residual = lambda w, h: mapping(w, h, point.inner_batch)  # noqa: E731
+    residual = lambda w, h: mapping(w, h, point.inner_batch)
     _, pushed = jax.jvp(lambda h: residual(params, h), (point.hparams,), (tangent,))
     _, image = jax.jvp(lambda w: residual(w, point.hparams), (params,), (moved,))
     left = jax.tree.map(jnp.add, image, pushed)

@@ -14,15 +14,15 @@ from bilevel.solvers.base import Solver, State, needs_fixed_point, settings
 from bilevel.solvers.first_order.fixed_point import change
 from bilevel.solvers.instance import Instance
 
-GROWTH = 10.0  # an accelerated step whose residual is this many times the best so far is taken back
+GROWTH = 10.0  # an accelerated step is undone where its residual is this many times the best so far
 
 
 class Memory(NamedTuple):
     change: PyTree  # f = T(w) - w
     steps: PyTree  # the last differences of w, each leaf (memory, *shape), in a ring
-    changes: PyTree  # and those of f
+    changes: PyTree  # the last differences of f
     kept: jax.Array  # (memory,): whether there is a difference in this place of the ring
-    place: jax.Array  # of the ring, for the next difference
+    place: jax.Array  # the place in the ring of the next difference
     best: tuple[Params, PyTree, jax.Array]  # the point of least ||f||, its f and ||f||
 
 
@@ -33,8 +33,8 @@ class Anderson(Solver):
 
     ``memory`` is the number of differences kept, ``mixing`` the weight of f. The least squares problem is solved by its
     normal equations in normalised columns with a ridge of ``ridge``. A step that multiplies the best residual by ten is
-    taken back, and the memory cleared. Raises ValueError where the condition is no fixed point.
-    Source: Anderson, 1965; Walker and Ni, 2011.
+    undone, and the memory cleared. Raises ValueError where the condition is no fixed point. Source: Anderson, 1965;
+    Walker and Ni, 2011.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem.from_fixed_point(lambda w, h, batch: jnp.cos(w) + h, init=lambda key, h: jnp.zeros(3),
@@ -44,7 +44,7 @@ class Anderson(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 5
     mixing: float = 1.0
     ridge: float = 1e-12
@@ -87,7 +87,7 @@ class Anderson(Solver):
         needs_fixed_point(self, instance)
 
     def _coefficients(self, changes: PyTree, kept: jax.Array, f: PyTree) -> jax.Array:
-        """Of the differences in the ring; zero where there is none."""
+        """The least squares coefficients of the differences in the ring; zero in empty places."""
         pairs = list(zip(jax.tree.leaves(changes), jax.tree.leaves(f), strict=True))
         gram = sum(jnp.einsum("i...,j...->ij", stack, stack) for stack, _ in pairs)
         slope = sum(jnp.einsum("i...,...->i", stack, leaf) for stack, leaf in pairs)

@@ -26,11 +26,11 @@ class BlockCoordinateDescent(Solver):
     """w_j <- prox_j(w_j - [grad]_j / L_j, 1 / L_j), row after row, on a quadratic model of loss(z, w), z = X w.
 
     The rows of ``params`` (p,) or (p, q) are the blocks; L_j bounds the j-th diagonal block of the Hessian. A step
-    makes ``epochs`` passes over all rows on the second-order model around its start, keeping X w up to date (one column
-    of X an update), and then takes the part of the way that decreases the objective: all of it where the loss is
-    quadratic. So it needs no step size and does not mind badly scaled columns. For `bl.Linear` losses with a separable
-    penalty or set, `bl.Simplex` or `bl.GroupLasso` by rows; for sparse solutions put it into a `bl.WorkingSet`.
-    Raises ValueError for other problems. Source: Tseng, 2001; Friedman, Hastie and Tibshirani, 2010.
+    makes ``epochs`` passes over all rows on the second-order model around its start and keeps X w up to date (one
+    column of X an update). Then it goes the part of the way that decreases the objective; that is all of it where the
+    loss is quadratic. So it needs no step size, and badly scaled columns do not slow it down. For `bl.Linear` losses
+    with a separable penalty or set, `bl.Simplex` or `bl.GroupLasso` by rows; for sparse solutions put it into a
+    `bl.WorkingSet`. Raises ValueError for other problems. Source: Tseng, 2001; Friedman, Hastie and Tibshirani, 2010.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> loss = bl.Linear(design=lambda batch: batch, loss=lambda z, w, h, batch: jnp.sum((z - h) ** 2))
@@ -41,7 +41,7 @@ class BlockCoordinateDescent(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     epochs: int = 10
     patience = 30
     structured = True
@@ -56,7 +56,7 @@ class BlockCoordinateDescent(Solver):
         target = self._model_minimum(instance, state)
         found = search(instance, state, target)
         trials = found.trials
-        checked = 1 if instance.searches else 0  # the residual, which no derivative needs, nor a step without a search
+        checked = 1 if instance.searches else 0  # the residual: neither derivatives nor steps without a search need it
         proxes = self.epochs + trials - 1 + checked
         counts = state.counts.plus(gradients=trials, hessian_products=self.epochs, proxes=proxes)
         code = jnp.where(found.accepted, Code.converged, Code.stalled)

@@ -13,9 +13,9 @@ from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
 
-GROWTH, SHRINKAGE = 1.1, 0.5  # of the time step, while the motion goes downhill and when it does not
+GROWTH, SHRINKAGE = 1.1, 0.5  # the factors of the time step: while the motion goes downhill, and when it does not
 PATIENCE = 5  # downhill steps before the time step grows
-MIXING, DECAY = 0.1, 0.99  # how much velocity is turned towards the force, and how that decays
+MIXING, DECAY = 0.1, 0.99  # the share of the velocity that is turned towards the force, and its decay
 
 
 class Memory(NamedTuple):
@@ -33,9 +33,9 @@ class FIRE(Solver):
 
         v <- v + mixing (|v| f/|f| - v),  f = -grad loss(w);      if <f, v> <= 0: v <- 0 and dt <- dt/2
 
-    For smooth losses whose scale suits the ``time_step``, which grows up to ``largest``. The brake makes it a
-    discontinuous function of the loss: derivatives through its steps need not converge, those of the minimum it finds
-    do (`bl.Implicit`). Source: Bitzek et al., 2006.
+    For smooth losses whose scale suits the ``time_step``, which grows up to ``largest``. The brake makes the steps a
+    discontinuous function of the loss, so derivatives through them need not converge; take the derivative of the
+    minimum (`bl.Implicit`). Source: Bitzek et al., 2006.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),
@@ -45,7 +45,7 @@ class FIRE(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     time_step: float = 0.1
     largest: float = 0.4
 

@@ -31,7 +31,7 @@ class FixedPointIteration(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     step_size: Parameter = 1.0
 
     def init(self, instance: Instance, params: Params) -> State:

@@ -36,7 +36,7 @@ class GradientDescent(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     step_size: Parameter = BACKTRACKING
 
     def init(self, instance: Instance, params: Params) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, Tr
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.search import search
 
-GROWTH = 1.5  # how much larger than the last accepted step the next first trial is
+GROWTH = 1.5  # the next search begins at the last accepted step times this
 LEAST = 1e-10  # the share of a uniform row that a coordinate is lifted to before it can grow
 
 
@@ -55,12 +55,12 @@ class MirrorDescent(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     step_size: Parameter = BACKTRACKING
     schedule: Callable[[jax.Array], float | jax.Array] = constant
 
     def init(self, instance: Instance, params: Params) -> State:
-        params = on_rows(_feasible, params, resolve(instance.penalty.scale, instance.hparams))  # type: ignore[attr-defined]
+        params = on_rows(_feasible, params, _scale(instance))
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
         residual = instance.residual_given(params, gradient)
@@ -68,7 +68,7 @@ class MirrorDescent(Solver):
 
     def step(self, instance: Instance, state: State) -> State:
         gradient, step_size, steps = state.memory
-        scale = resolve(instance.penalty.scale, instance.hparams)  # type: ignore[attr-defined]
+        scale = _scale(instance)
         origin = on_rows(_lifted, state.params, gradient, scale)
         factor = self.schedule(steps)
 
@@ -97,6 +97,12 @@ class MirrorDescent(Solver):
             )
 
 
+def _scale(instance: Instance) -> Any:
+    """The sum of each row."""
+    assert isinstance(instance.penalty, Simplex)
+    return resolve(instance.penalty.scale, instance.hparams)
+
+
 def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: Params, first: jax.Array) -> Trial:
     """The step from a frozen search, its derivative through the accepted step alone."""
     frozen = jax.lax.stop_gradient
@@ -118,7 +124,8 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
 
 
 def _centered(w: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient without its multiplier, which every shift along the simplex is orthogonal to up to rounding."""
+    """The gradient less its multiplier: adding a constant to a row changes nothing along the simplex, up to
+    rounding."""
     size = jnp.sum(w, axis=-1, keepdims=True)
     return gradient - jnp.sum(w * gradient, axis=-1, keepdims=True) / jnp.where(size > 0, size, 1)
 
@@ -132,7 +139,7 @@ def _feasible(w: jax.Array, total: float | jax.Array) -> jax.Array:
 
 
 def _lifted(w: jax.Array, gradient: jax.Array, total: float | jax.Array) -> jax.Array:
-    """w with its (almost) zeros raised where the multiplier says that they should grow."""
+    """w with its (almost) zeros raised where the multiplier has the sign that makes them grow."""
     total = jnp.asarray(total, w.dtype)[..., None]
     multiplier = jnp.sum(w * gradient, axis=-1, keepdims=True) / jnp.where(total > 0, total, 1)
     least = LEAST * total / w.shape[-1]

@@ -15,7 +15,7 @@ from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.first_order.step_size import BACKTRACKING, GROWTH, backtrack, first_step_size, steady
 from bilevel.solvers.instance import Instance
 
-ALWAYS_CHECKED = 10  # the first steps look at the residual and the step size each time
+ALWAYS_CHECKED = 10  # so many first steps each compute the residual and search the step size
 CHECK_EVERY = 8
 
 
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
     momentum: jax.Array  # t of Nesterov's sequence
     step_size: jax.Array
     steps: jax.Array
-    before: Params  # the y of the last step, and its gradient
+    before: Params  # y of the last step, and the gradient there
     slope: PyTree
 
 
@@ -45,7 +45,7 @@ class ProximalGradient(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     step_size: Parameter = BACKTRACKING
     acceleration: bool = True
     keeps_gradient = False
@@ -59,7 +59,7 @@ class ProximalGradient(Solver):
         return state._replace(derivative=ONE.add(ONE).add(ONE)) if searched else state
 
     def begin(self, params: Params, residual: jax.Array, step_size: jax.Array, counts: Counts) -> State:
-        """The state at a start where residual and a step size are known already."""
+        """The state at a start whose residual and step size are known already."""
         memory = _memory(params, jnp.ones_like(step_size), step_size)
         return State(params, residual, counts, memory)
 
@@ -110,7 +110,7 @@ class ProximalGradient(Solver):
 
 
 def _memory(params: Params, momentum: jax.Array, step_size: jax.Array) -> Memory:
-    """That of a start, which has no step behind it."""
+    """The memory at a start, before any step."""
     return Memory(params, momentum, step_size, jnp.int32(0), params, jax.tree.map(jnp.zeros_like, params))
 
 

@@ -1,5 +1,5 @@
-"""Problems whose penalty is a sum over the rows of one array of params (whose set is a product), and their restriction
-to some of the rows. For separable penalties on a vector the rows are the coordinates."""
+"""Problems on one array of params whose penalty is a sum over its rows, or whose set is a product over them, and their
+restriction to some rows. For separable penalties on a vector the rows are the coordinates."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from jax.experimental.sparse import BCOO, JAXSparse
 
 from bilevel.foundation.typing import Batch, HParams, Loss, Params, PyTree, Scalar
 from bilevel.losses.host_matrix import HostMatrix
-from bilevel.losses.linear import Linear, stays_on_host
+from bilevel.losses.linear import Linear, design_of, stays_on_host
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty, resolve
 from bilevel.solvers.instance import Instance
 
-SIZES = (64, 128, 256, 512, 1024, 2048)  # into which sparse supports are gathered
-RATIO = 4  # of one size to the next: each is compiled, and finer ones save little
-COSTLY, BETWEEN = 512, 0.625  # a largest size that has one more below it, for supports of half as many rows
-ON_HOST = 8192  # rows for which a call to the host costs about what it does for one
-GATHERED = 4096  # samples up to which columns on the host are gathered, as dense ones cost less than calls
-LEAST = 128  # below which a size costs about what the products with the design do
+SIZES = (64, 128, 256, 512, 1024, 2048)  # sizes of the arrays that sparse supports are gathered into
+RATIO = 4  # the ratio of one size to the next; each size is compiled, and finer ones save little
+COSTLY, BETWEEN = 512, 0.625  # a largest size from here on has one more below it, for supports of half as many rows
+ON_HOST = 8192  # a call to the host costs about the same for up to so many rows
+GATHERED = 4096  # samples up to which columns on the host are gathered, because dense ones then cost less than calls
+LEAST = 128  # smaller sizes cost no more than the products with the design
 
 
 def sizes_for(samples: int, rows: int) -> list[int]:
-    """The sizes that a support in general position fits in: it has no more rows than there are samples. None is above
-    half of the ``rows``, beyond which nothing is saved."""
+    """The sizes for a support in general position, which has no more rows than there are samples. None is above half of
+    the ``rows``, because larger ones save nothing."""
     fitting = [size for size in SIZES if 2 * size <= rows]
     largest = next((size for size in fitting if size >= samples), max(fitting, default=0))
     smaller = [size for size in fitting if LEAST <= size < largest and math.log(largest / size, RATIO).is_integer()]
@@ -44,8 +44,8 @@ def sizes_on_host(rows: int) -> list[int]:
 
 
 def first_with_room(sizes: list[int], number: jax.Array, room: int | jax.Array, last: int) -> jax.Array:
-    """The index of the first of ``sizes`` that holds ``number`` rows and ``room`` for more; in the largest ``last`` is
-    room enough. ``len(sizes)`` where there is none."""
+    """The index of the first of ``sizes`` with room for ``number`` rows and ``room`` more; the largest needs room for
+    ``last`` more only. ``len(sizes)`` where none is large enough."""
     if not sizes:
         return jnp.int32(0)
     limits = jnp.array(sizes, jnp.int32)
@@ -54,15 +54,16 @@ def first_with_room(sizes: list[int], number: jax.Array, room: int | jax.Array, 
 
 
 def foremost(priority: jax.Array, number: int) -> jax.Array:
-    """The indices of the ``number`` rows of highest priority, ranked in float32, since XLA sorts all of a float64 array
-    for it on a CPU: 40 ms for 100,000 rows instead of 0.4."""
+    """The indices of the ``number`` rows of highest priority. Ranked in float32, because on a CPU XLA sorts the whole
+    array for a float64 ranking: for 100,000 rows that takes 40 ms instead of 0.4 ms."""
     largest = jnp.max(jnp.where(jnp.isfinite(priority), jnp.abs(priority), 0), initial=0)
     scaled = priority / jnp.where(largest > 0, largest, 1)
     return jax.lax.top_k(scaled.astype(jnp.float32), number)[1]
 
 
 class Rows(NamedTuple):
-    """A penalty taken apart: the parameters that differ from row to row, and how to put it together from others."""
+    """A penalty taken apart: the parameters that differ from row to row, and a function that rebuilds it with
+    others."""
 
     varying: list[jax.Array]
     rebuild: Callable[[list[Any]], Penalty]
@@ -91,7 +92,7 @@ def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
     """Takes a penalty on ``params`` (rows, ...) apart. Parameters of separable penalties broadcast against params from
     the last axis on; those of row-wise ones have the axes of params but the last."""
     axes = params.ndim if penalty.separable else params.ndim - 1
-    names = [field.name for field in dataclasses.fields(penalty)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(penalty)]
     fixed: dict[str, Any] = {}
     parts: dict[str, Rows] = {}
     varying: dict[str, jax.Array] = {}
@@ -109,7 +110,7 @@ def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
         changed = dict(fixed) | {name: next(given) for name in varying}
         for name, part in parts.items():
             changed[name] = part.rebuild([next(given) for _ in part.varying])
-        return dataclasses.replace(penalty, **changed)  # type: ignore[type-var]
+        return dataclasses.replace(penalty, **changed)
 
     nested = [parameter for part in parts.values() for parameter in part.varying]
     return Rows([*varying.values(), *nested], rebuild)
@@ -123,7 +124,7 @@ class Held(Penalty):
     number: int | jax.Array
 
     @property
-    def separable(self) -> bool:  # type: ignore[override]
+    def separable(self) -> bool:  # type: ignore[override]  # as the whole is, not as the class is
         return self.whole.separable
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
@@ -149,7 +150,7 @@ class OnRows(Penalty):
     indices: jax.Array
 
     @property
-    def separable(self) -> bool:  # type: ignore[override]
+    def separable(self) -> bool:  # type: ignore[override]  # as the whole is, not as the class is
         return self.whole.separable
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
@@ -166,11 +167,11 @@ class OnRows(Penalty):
 
 
 class Restriction(NamedTuple):
-    """The problem in some rows, and what of the others it needs."""
+    """The problem in some rows, and the values of the other rows that it needs."""
 
     instance: Instance
-    columns: Any  # those of the design, where the loss is `bl.Linear`
-    offset: jax.Array | None  # what the other rows contribute to the image
+    columns: Any  # the columns of the design, where the loss is `bl.Linear`
+    offset: jax.Array | None  # the product of the design with the other rows
 
 
 def restricted(
@@ -188,9 +189,9 @@ def restricted(
 def restricted_loss(
     whole: Loss, batch: Batch, params: jax.Array, indices: jax.Array, number: jax.Array | None = None
 ) -> tuple[Loss, Any, jax.Array | None]:
-    """A loss of params as one of some of their rows; of a `bl.Linear` one the columns are gathered, and the product
-    with the others is made only if one of them is not zero. A `bl.HostMatrix` keeps them if it is told the ``number``
-    that counts, and multiplies with these."""
+    """A loss of params as a loss of some of their rows. Of a `bl.Linear` loss the columns of these rows are gathered;
+    the product with the other columns is made only if one of their rows is not zero. With a ``number``, a
+    `bl.HostMatrix` gathers nothing and multiplies with the first ``number`` columns."""
     if not isinstance(whole, Linear):
         return lambda rows, hparams, batch: whole(params.at[indices].set(rows), hparams, batch), None, None
     design = whole.design(batch)
@@ -212,19 +213,19 @@ def gradient_of_linear(instance: Instance, params: jax.Array, predictions: jax.A
     """The gradient of a `bl.Linear` loss at ``params`` whose image is known already: one product with X'."""
     whole = instance.loss
     assert isinstance(whole, Linear)
-    of = lambda z, w: whole.loss(z, w, instance.hparams, instance.batch)  # noqa: E731
+    of = lambda z, w: whole.loss(z, w, instance.hparams, instance.batch)
     slopes, direct = jax.grad(of, argnums=(0, 1))(predictions, params)
     (pulled,) = jax.linear_transpose(lambda w: whole.design(instance.batch) @ w, params)(slopes)
     return pulled + direct
 
 
 def multiplies_on_host(loss: Loss, batch: Batch) -> bool:
-    """Whether such a design multiplies also with few columns, since it has too many samples to gather them."""
-    return stays_on_host(loss, batch) and loss.design(batch).shape[0] > GATHERED  # type: ignore[attr-defined]
+    """Whether the design is a `bl.HostMatrix` with too many samples to gather even a few columns."""
+    return stays_on_host(loss, batch) and design_of(loss, batch).shape[0] > GATHERED
 
 
 def gathered(design: Any, indices: jax.Array, dtype: Any) -> jax.Array:
-    """Some columns of a matrix, dense; of a sparse one from its entries."""
+    """Some columns of a matrix as a dense array; of a sparse matrix by its entries."""
     if isinstance(design, HostMatrix):
         return design.using(indices, indices.size).todense().astype(dtype)
     if not isinstance(design, JAXSparse):

@@ -14,11 +14,11 @@ from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size
 from bilevel.solvers.instance import Instance
 
-REMEMBERED = 8  # objectives of which a step has to stay below the largest
+REMEMBERED = 8  # a step has to stay below the largest of so many last objectives
 SUFFICIENT = 1e-4
-CHANGE = 1e3  # the most by which a step size differs from the one before it
-CHECK_EVERY = 8  # steps after which the residual is looked at in any case
-CLOSE = 10.0  # times the goal at which it is looked at each time
+CHANGE = 1e3  # the largest ratio of a step size to the one before it
+CHECK_EVERY = 8  # steps after which the residual is computed in any case
+CLOSE = 10.0  # below so many times the goal it is computed at each step
 
 
 class Memory(NamedTuple):
@@ -46,9 +46,9 @@ class SpectralProximalGradient(Solver):
     """w+ = prox(w - s grad loss(w), s),  s+ = ||w+ - w||^2 / <grad loss(w+) - grad loss(w), w+ - w>.
 
     s is halved until the objective is below the largest of the last eight, or until the curvature along the step is at
-    most 1 / s, as it is for every s below 1/L. One gradient a step, and no product: where the condition is moderate
-    half of what the accelerated method takes, where it is bad more.
-    Source: Birgin, Martinez and Raydan, 2000; Wright, Nowak and Figueiredo, 2009.
+    most 1 / s, as it is for every s below 1/L. One gradient a step, and no product. Where the condition is moderate it
+    takes half as many gradients as the accelerated method, where it is bad more. Source: Birgin, Martinez and Raydan,
+    2000; Wright, Nowak and Figueiredo, 2009.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2), penalty=bl.L1(weight=jnp.exp),
@@ -58,7 +58,7 @@ class SpectralProximalGradient(Solver):
     """
 
     max_steps: int = 5000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:
@@ -71,14 +71,14 @@ class SpectralProximalGradient(Solver):
         self, params: Params, gradient: PyTree, residual: jax.Array, step_size: jax.Array, counts: Counts
     ) -> State:
         """The state at a start where gradient, residual and a step size are known already."""
-        objectives = jnp.full(REMEMBERED, -jnp.inf, residual.dtype)  # the start may not be feasible: its does not count
+        objectives = jnp.full(REMEMBERED, -jnp.inf, residual.dtype)  # not the start's, which may be infeasible
         memory = Memory(gradient, step_size, objectives, self.tol * residual, jnp.int32(0))
         return State(params, residual, counts, memory)
 
     def step(self, instance: Instance, state: State) -> State:
         memory = state.memory
         found = _search(instance, state)
-        natural = found.length / jnp.minimum(found.step_size, 1)  # at least the residual before the step
+        natural = found.length / jnp.minimum(found.step_size, 1)  # a bound: no less than the residual before the step
         due = (natural <= CLOSE * memory.goal) | (memory.steps % CHECK_EVERY == CHECK_EVERY - 1)
         due |= ~jnp.isfinite(found.objective)
         residual = jax.lax.cond(
@@ -108,7 +108,7 @@ def _search(instance: Instance, state: State) -> Trial:
         square = trees.dot(shift, shift)
         curvature = trees.dot(trees.subtract(gradient, memory.gradient), shift)
         length = jnp.sqrt(square)
-        rounding = 8 * trees.epsilon(params) * trees.norm(gradient) * length  # a square would overflow, and allow all
+        rounding = 8 * trees.epsilon(params) * trees.norm(gradient) * length  # a square would overflow
         decreased = objective <= largest - 0.5 * SUFFICIENT * square / step
         accepted = decreased | (jnp.isfinite(curvature) & (curvature <= square / step + rounding))
         return Trial(params, gradient, objective, length, curvature, step, before.number + 1, accepted)

@@ -17,8 +17,8 @@ from bilevel.solvers.search import Found, search
 
 BACKTRACKING = "backtracking"
 MAX_HALVINGS = 60
-STABLE = 0.8  # of the inverse of a norm of the Hessian that a few powers find a little too small
-GROWTH = 1.25  # how much larger than the last accepted step the next first trial is
+STABLE = 0.8  # a factor below 1, because a few powers find a norm of the Hessian that is a little too small
+GROWTH = 1.25  # the next search begins at the last accepted step times this
 
 
 class Trial(NamedTuple):
@@ -51,8 +51,9 @@ def smooth_norm(tree: PyTree) -> jax.Array:
 
 
 def steady(step_size: Parameter, last: jax.Array, instance: Instance, params: Params) -> tuple[jax.Array, int]:
-    """The step size for steps without a search, and the products with the Hessian that it cost: the last one that a
-    search accepted, which is confirmed along the way taken only, and at most what is stable in all directions."""
+    """The step size for steps without a search, and the products with the Hessian that it cost. It is the last step
+    size that a search accepted, capped by a bound that is stable in all directions, because a search confirms its step
+    along one direction only."""
     if step_size != BACKTRACKING or instance.searches:
         return last, 0
     stable = STABLE * inverse_norm(instance.hessian(jax.lax.stop_gradient(params)), params)
@@ -64,8 +65,8 @@ def backtrack(
 ) -> Trial:
     """Halves the step until <grad(w+) - grad(w), w+ - w> <= ||w+ - w||^2 / step, w+ = move(step).
 
-    For a quadratic this is the usual sufficient decrease; being stated in gradients it does not stall at the rounding
-    of function values. Differentiation passes through the accepted step, not through the search.
+    For a quadratic this is the usual sufficient decrease. It is stated in gradients, so it does not stall at the
+    rounding of function values. Differentiation passes through the accepted step, not through the search.
     """
     frozen = jax.lax.stop_gradient
     if not instance.searches:
@@ -87,8 +88,8 @@ def backtrack(
 
 
 def _informed(found: Found[tuple[Params, PyTree]], origin: Params) -> jax.Array:
-    """The accepted step size, without its growth where the step was rounding: there any step size would be accepted,
-    and a later step, or a derivative through one, would be taken with one that no curvature has confirmed."""
+    """The accepted step size, without its growth where the step was rounding. There any step size would be accepted,
+    and later steps and their derivatives would use one that no curvature has confirmed."""
     params, gradient = found.point
     length = trees.norm(trees.subtract(params, origin)) / found.step
     return jnp.where(length > 64 * trees.epsilon(origin) * trees.norm(gradient), 1.0, 1 / GROWTH) * found.step

@@ -27,12 +27,12 @@ from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.proximal_newton import ProximalNewton, model_minimum
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
-INNER_TOL = 0.1  # how far a subproblem is solved, relative to its residual at the start: its rows will change;
-WHOLE_TOL = 1e-3  # and how far the problem in all rows is, in which nothing changes but the point
+INNER_TOL = 0.1  # a subproblem is solved to this share of its first residual, because its rows will change
+WHOLE_TOL = 1e-3  # the problem in all rows is solved to this share, because only the point changes
 INNER_STEPS = 100
-ROOM = 8  # rows that a working set has beside the active ones, at least,
-SHARE = 16  # and at least this part of their number
-FIRST = 64  # rows that a working set on the host takes beside the active ones, or as many as these are
+ROOM = 8  # rows of a working set beside the active ones, at least
+SHARE = 16  # and at least this part of the number of active rows
+FIRST = 64  # the same of a working set on the host, or as many rows as are active
 NEARBY = 1e-2  # the step of the prox that ranks rows, relative to the sizes of params and gradient
 
 
@@ -45,7 +45,7 @@ class Solved(NamedTuple):
     """A subproblem, solved."""
 
     params: jax.Array
-    gradient: jax.Array  # of the whole loss
+    gradient: jax.Array  # the gradient of the whole loss
     members: jax.Array
     counts: Counts
 
@@ -60,10 +60,10 @@ class WorkingSet(Solver):
     For sparse solutions: a step costs a solve in |S| rows and one gradient of the whole loss. If that is `bl.Linear`,
     columns are gathered, and the one product with the whole design is X' times a vector. |S| is the first of ``sizes``
     with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed under jit).
-    With a `bl.HostMatrix` of many samples ``sizes`` are those of vectors only: products are made with the active
-    columns and about as many more, whatever their number; of few samples, only where ``whole`` would take all rows.
-    Active is a row in S that the prox lets move. Raises ValueError where the penalty is no sum over rows.
-    Source: Johnson and Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
+    With a `bl.HostMatrix` of many samples ``sizes`` are lengths of vectors only: products take the active columns and
+    about as many more. With few samples this holds only where ``whole`` would take all rows. A row is active if it is
+    in S and the prox lets it move. Raises ValueError where the penalty is no sum over rows. Source: Johnson and
+    Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> loss = bl.Linear(design=lambda batch: batch, loss=lambda z, w, h, batch: jnp.sum((z - h) ** 2))
@@ -75,7 +75,7 @@ class WorkingSet(Solver):
 
     solver: Solver = ActiveSetNewton()
     max_steps: int = 100
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     sizes: tuple[int, ...] = (64, 256, 512, 1024)
     whole: Solver = ActiveSetNewton()
     patience = 10
@@ -96,10 +96,10 @@ class WorkingSet(Solver):
         number, loss, batch = jnp.sum(active), instance.loss, instance.batch
         more = number + jnp.maximum(FIRST, number)
         taken = more if multiplies_on_host(loss, batch) else None
-        everything = lambda: self._on_all(instance, state.params)  # noqa: E731
+        everything = lambda: self._on_all(instance, state.params)
         if stays_on_host(loss, batch):
             whole = replace(self, solver=self.whole)
-            everything = lambda: whole._on(instance, state, priority, active.size, more)  # noqa: E731
+            everything = lambda: whole._on(instance, state, priority, active.size, more)
         branches = [lambda size=size: self._on(instance, state, priority, size, taken) for size in sizes]
         chosen = first_with_room(sizes, number, jnp.maximum(ROOM, number // SHARE), last=1)
         solved = jax.lax.switch(chosen, [*branches, everything])
@@ -112,7 +112,7 @@ class WorkingSet(Solver):
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def _on(self, instance: Instance, state: State, priority: jax.Array, size: int, taken: jax.Array | None) -> Solved:
-        """A solve in the ``size`` rows of highest priority, or in the first that are ``taken`` of them."""
+        """A solve in the ``size`` rows of highest priority; with ``taken``, in the first ``taken`` of them."""
         indices = foremost(priority, size)
         params = state.params
         part = restricted(instance, params, indices, taken)
@@ -139,7 +139,7 @@ class WorkingSet(Solver):
 
 
 def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tuple[Params, Counts]:
-    """Where a rough solve ends, and what it took, without a verdict."""
+    """The end of a rough solve and its cost, without a verdict."""
     roughly = changed(solver, max_steps=INNER_STEPS, tol=tol)
     begun = roughly.init(instance, params)
     end = advance(roughly, instance, begun, begun.residual).state
@@ -159,7 +159,7 @@ def _ranked(
     known = (size > 0) & (slope > 0)
     step = jnp.where(known, NEARBY * size / jnp.where(known, slope, 1), 1)
     tangent = jax.random.normal(jax.random.key(0), params.shape, params.dtype)
-    prox = lambda point: instance.prox(point, step)  # noqa: E731
+    prox = lambda point: instance.prox(point, step)
     moved, derivative = jax.jvp(prox, (params - step * gradient,), (tangent,))
     violation = jnp.sum(((moved - params) / step).reshape(params.shape[0], -1) ** 2, axis=-1)
     active = (members & (_any(derivative != 0) | _any(moved != params))) | _any(params != 0)

@@ -38,7 +38,7 @@ class Host(Solver):
 
     function: Callable[[Params, PyTree, PyTree], Params]
     max_steps: int = 1
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:

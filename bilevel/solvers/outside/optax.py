@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import optax
 
 from bilevel.foundation import trees
@@ -30,7 +31,7 @@ class Optax(Solver):
 
     transformation: optax.GradientTransformation = optax.sgd(0.1)
     max_steps: int = 1000
-    tol: float = 1e-6
+    tol: float | jax.Array = 1e-6
 
     def init(self, instance: Instance, params: Params) -> State:
         gradient = instance.gradient(params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optimistix
 
 from bilevel.foundation import trees
@@ -34,7 +35,7 @@ class Optimistix(Solver):
     solver: Any = optimistix.BFGS(rtol=1e-8, atol=1e-8)
     inner_steps: int = 1000
     max_steps: int = 5
-    tol: float = 1e-6
+    tol: float | jax.Array = 1e-6
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:

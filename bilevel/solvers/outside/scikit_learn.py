@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from bilevel.foundation.typing import Batch, Counts, HParams, Params
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
@@ -54,7 +56,7 @@ class ScikitLearn(Solver):
     read: Callable[[Any], Params] = coefficients
     start: Callable[[Any, Params], None] = start_from_coefficients
     max_steps: int = 1
-    tol: float = 1e-6
+    tol: float | jax.Array = 1e-6
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:

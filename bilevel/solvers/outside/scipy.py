@@ -48,7 +48,7 @@ class SciPy(Solver):
     method: str = "L-BFGS-B"
     options: tuple[tuple[str, Any], ...] = ()
     max_steps: int = 5
-    tol: float = 1e-6
+    tol: float | jax.Array = 1e-6
     unrolls = False
 
     def init(self, instance: Instance, params: Params) -> State:

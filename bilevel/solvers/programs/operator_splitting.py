@@ -77,7 +77,7 @@ class OperatorSplitting(Solver, ProgramSolver):
     """
 
     max_steps: int = 400
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     iterations: int = 25
     factored: int = 2000
     polish: bool = True

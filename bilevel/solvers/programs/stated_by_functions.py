@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -125,7 +125,7 @@ def _jacobian(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.A
 
 def program_of(instance: Instance, params: PrimalDual) -> tuple[Program, Point]:
     """The program of an instance whose mapping is `KKT`, and ``params`` as its flat point."""
-    mapping = instance.mapping
+    mapping: Any = instance.mapping  # a `KKT`, or another one with its two functions
     primal, unravel = ravel_pytree(params.primal)
     equality_dual, split_equality = ravel_pytree(params.equality_dual)
     inequality_dual, split_inequality = ravel_pytree(params.inequality_dual)
@@ -148,11 +148,11 @@ def program_of(instance: Instance, params: PrimalDual) -> tuple[Program, Point]:
 
     program = Program(
         lambda x: instance.value(unravel(x)),
-        flat(mapping.equality),  # type: ignore[attr-defined]
-        flat(mapping.inequality),  # type: ignore[attr-defined]
+        flat(mapping.equality),
+        flat(mapping.inequality),
         pack,
         unpack,
-        lambda x: [[instance.value(unravel(x))], leaves(mapping.equality)(x), leaves(mapping.inequality)(x)],  # type: ignore[attr-defined]
+        lambda x: [[instance.value(unravel(x))], leaves(mapping.equality)(x), leaves(mapping.inequality)(x)],
     )
     dtype = primal.dtype
     return program, Point(primal, equality_dual.astype(dtype), inequality_dual.astype(dtype))

@@ -69,7 +69,7 @@ class ActiveSetNewton(Solver):
     """
 
     max_steps: int = 500
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     linear_solve: LinearSolver = AutoLinear()
     patience = 20
     unrolls = False
@@ -111,14 +111,14 @@ class ActiveSetNewton(Solver):
     def _newton(self, instance: Instance, inner: Instance, state: State, memory: Memory) -> Point:
         """The point after a Newton step."""
         params = times(state.params, memory.scale, inverse=True)
-        mapping = replace(inner.mapping, step_size=memory.step_size)  # type: ignore[call-arg]
+        mapping = replace(inner.mapping, step_size=memory.step_size)  # type: ignore[call-arg]  # a prox has one
         residual = _move(inner, state, memory, params)
         system = mapping.system(params, inner.hparams, inner.batch)
         length = trees.norm(residual) / (1 + trees.norm(params))
         unknowns = sum(leaf.size for leaf in jax.tree.leaves(params))
         least = 10 * (10 + unknowns) * trees.epsilon(params)
         damping = jnp.where(memory.damps, jnp.clip(0.1 * length, least, DAMPING), least)
-        damped = lambda y: trees.axpy(damping, y, system.operator(y))  # noqa: E731
+        damped = lambda y: trees.axpy(damping, y, system.operator(y))
         operator = replace(system.operator, matvec=damped, singular=False)
         rhs = jax.tree.map(jnp.negative, residual)
         linear_solve = self.linear_solve.with_tol(jnp.clip(length, 1e-10, LOOSE))
@@ -164,18 +164,18 @@ def _burst(
     goal = 0.5 * tol * memory.start / jnp.where(state.residual > 0, state.residual, 1)
     start, gradient = times(state.params, memory.scale, inverse=True), times(state.memory.gradient, memory.scale)
     residual = inner.residual_given(start, gradient)
-    spectral = SpectralProximalGradient(SPECTRAL, goal)  # type: ignore[arg-type]
+    spectral = SpectralProximalGradient(SPECTRAL, goal)
     begun = spectral.begin(start, gradient, residual, memory.step_size, before.plus(proxes=1))
     middle = advance(spectral, inner, begun, residual).state
     left = goal * residual / jnp.where(middle.residual > 0, middle.residual, 1)
-    accelerated = ProximalGradient(length, left)  # type: ignore[arg-type]
+    accelerated = ProximalGradient(length, left)
 
     def further() -> tuple:
         begun = accelerated.begin(middle.params, middle.residual, memory.step_size, middle.counts)
         end = advance(accelerated, inner, begun, middle.residual).state
         return end.params, inner.gradient(end.params), end.memory.step_size, end.counts.plus(gradients=1)
 
-    enough = lambda: (middle.params, middle.memory.gradient, memory.step_size, middle.counts)  # noqa: E731
+    enough = lambda: (middle.params, middle.memory.gradient, memory.step_size, middle.counts)
     params, gradient, step_size, counts = jax.lax.cond(left >= 1, enough, further)
     after, gradient = times(params, memory.scale), times(gradient, memory.scale, inverse=True)
     return Point(after, gradient, instance.residual_given(after, gradient), step_size, counts.plus(proxes=1))

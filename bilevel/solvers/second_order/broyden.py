@@ -59,7 +59,7 @@ class Broyden(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 30
     patience = 30
 
@@ -105,7 +105,7 @@ def _low_rank(scale: jax.Array, left: PyTree, right: PyTree, vector: PyTree) -> 
     """scale v + sum_i left_i <right_i, v>."""
     products = jax.tree.map(lambda stack, leaf: jnp.einsum("i...,...->i", stack, leaf), right, vector)
     weights = trees.total(products)
-    add = lambda v, stack: jnp.asarray(scale * v + jnp.tensordot(weights, stack, 1), v.dtype)  # noqa: E731
+    add = lambda v, stack: jnp.asarray(scale * v + jnp.tensordot(weights, stack, 1), v.dtype)
     return jax.tree.map(add, vector, left)
 
 
@@ -148,5 +148,5 @@ def _updated(inverse: Inverse, s: PyTree, y: PyTree, memory: int) -> Inverse:
     safe = jnp.abs(denominator) > 1e-10 * trees.norm(row) * trees.norm(y)
     weight = jnp.where(safe, 1 / jnp.where(safe, denominator, 1.0), 0.0)
     column = jax.tree.map(lambda a, b: (weight * (a - b)).astype(a.dtype), s, image)
-    put = lambda stack, leaf: stack.at[count].set(leaf)  # noqa: E731
+    put = lambda stack, leaf: stack.at[count].set(leaf)
     return Inverse(scale, jax.tree.map(put, left, column), jax.tree.map(put, right, row), count + 1)

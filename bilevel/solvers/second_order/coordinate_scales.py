@@ -42,7 +42,7 @@ def scaled(instance: Instance, scale: PyTree) -> Instance:
     """The problem in u, w = scale * u, with its proximal gradient condition; itself in w where it has no scales."""
     loss, penalty = instance.loss, instance.penalty
     if scales(instance, scale):
-        loss = lambda u, hparams, batch: instance.loss(scale * u, hparams, batch)  # noqa: E731
+        loss = lambda u, hparams, batch: instance.loss(scale * u, hparams, batch)
         penalty = Scaled(penalty, scale)
     mapping = ProximalGradient(loss, lambda point, step, hparams, batch: penalty.prox(point, step, hparams))
     return replace(instance, loss=loss, penalty=penalty, mapping=mapping)

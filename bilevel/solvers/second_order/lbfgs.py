@@ -86,7 +86,7 @@ class LBFGS(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 10
     patience = 15
 

@@ -55,7 +55,7 @@ class LBFGSB(Solver):
     """
 
     max_steps: int = 1000
-    tol: float = 1e-8
+    tol: float | jax.Array = 1e-8
     memory: int = 10
     patience = 60
 
@@ -113,7 +113,7 @@ def _direction(state: State, ends: tuple[PyTree, PyTree]) -> PyTree:
         return jnp.where(bound, 0, 1).astype(w.dtype)
 
     mask = jax.tree.map(free, state.params, gradient, *ends)
-    masked = lambda tree: jax.tree.map(jnp.multiply, mask, tree)  # noqa: E731
+    masked = lambda tree: jax.tree.map(jnp.multiply, mask, tree)
     steps, changes = masked(pairs.steps), masked(pairs.changes)
     curvature = sum(
         jax.tree.leaves(jax.tree.map(lambda s, y: jnp.sum((s * y).reshape(s.shape[0], -1), axis=-1), steps, changes))

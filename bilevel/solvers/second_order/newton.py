@@ -63,7 +63,7 @@ class Newton(Solver):
     """
 
     max_steps: int = 100
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     linear_solve: LinearSolver = AutoLinear()
     patience = 3
 
@@ -132,8 +132,8 @@ class Newton(Solver):
         found = trust_region.descend(evaluate, start, matrix, memory.radius)
         point, trials, inverse = found.point, found.trials, CholeskyFactor(found.lower, found.definite)
         if instance.differentiable:
-            matvec = lambda x: ravel_pytree(operator(unravel(x)))[0] + found.damping * x  # noqa: E731
-            by_factor = lambda _, rhs: found.inverse(rhs)  # noqa: E731
+            matvec = lambda x: ravel_pytree(operator(unravel(x)))[0] + found.damping * x
+            by_factor = lambda _, rhs: found.inverse(rhs)
             newton = jax.lax.custom_linear_solve(matvec, -gradient, by_factor, by_factor, symmetric=True)
             moved = evaluate(flat + newton + found.push)
             point, trials, inverse = trees.select(found.accepted, moved, start), trials + 1, None

@@ -47,7 +47,7 @@ class ProximalNewton(Solver):
     """
 
     max_steps: int = 100
-    tol: float = 1e-10
+    tol: float | jax.Array = 1e-10
     patience = 10
     structured = True
     unrolls = False

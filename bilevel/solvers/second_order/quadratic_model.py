@@ -46,7 +46,7 @@ def evaluate(instance: Instance, params: jax.Array) -> Trial:
 def search(instance: Instance, state: State, target: jax.Array) -> Trial:
     """Halves the way to ``target`` until the objective decreases enough, or neither it nor the residual grows."""
     memory, before, end = jax.lax.stop_gradient((state.memory, state.params, target))
-    penalty = lambda params: instance.penalty.value(params, instance.hparams)  # noqa: E731
+    penalty = lambda params: instance.penalty.value(params, instance.hparams)
     predicted = trees.dot(memory.gradient, end - before) + penalty(end) - penalty(before)
     rounding = 10 * trees.epsilon(before) * jnp.abs(memory.value)
 
@@ -78,7 +78,7 @@ def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> 
     """Those of a `bl.Linear` loss at ``params``, whose image is ``predictions``."""
     loss, hparams, batch = instance.loss, instance.hparams, instance.batch
     assert isinstance(loss, Linear)
-    gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)  # noqa: E731
+    gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)
     _, product = jax.linearize(gradients, predictions, params)
     direct = depends(lambda w: loss.loss(jax.lax.stop_gradient(predictions), w, hparams, batch), params)
     return Curvature(product, direct)

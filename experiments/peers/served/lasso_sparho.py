@@ -23,7 +23,7 @@ def prepare(arrays: dict, tol: float) -> Run:
     adjoint = partial(implicit_forward, tol=1e-12)
 
     def run() -> dict:
-        wrapped = lambda *args, **kwargs: solver(*args, **(kwargs | {"tol": tol}))  # noqa: E731
+        wrapped = lambda *args, **kwargs: solver(*args, **(kwargs | {"tol": tol}))
         found = criterion.value_and_hypergrad(problem, alpha, wrapped, adjoint)
         gradient = 0.5 * alpha * float(found.hypergrad)  # of half the mean square, in log alpha
         return {"value": 0.5 * found.value, "gradient": gradient, "support": len(found.active_set)}

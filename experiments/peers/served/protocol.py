@@ -58,5 +58,5 @@ def _answer(arms: Arms, arrays: dict, ready: dict[str, Run], question: dict, fol
         seconds.append(time.perf_counter() - began[0])
         processor.append(time.process_time() - began[1])
     path = folder / f"{list(arms).index(arm)}-{os.getpid()}.npz"
-    np.savez(path, **{name: np.asarray(value) for name, value in result.items()})  # type: ignore[arg-type]
+    np.savez(path, **{name: np.asarray(value) for name, value in result.items()})  # type: ignore[arg-type]  # numpy types **kwds as its own flags
     return {"seconds": seconds, "cpu_seconds": processor, "compile_seconds": compile_seconds, "result": str(path)}

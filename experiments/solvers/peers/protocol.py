@@ -44,7 +44,7 @@ def serve(peer: Peer) -> None:
             for label, prepare in peer.get(str(form), {}).items():
                 found |= sweep(label, prepare, arrays)
         if found:
-            np.savez(results / path.name, **found)  # type: ignore[arg-type]
+            np.savez(results / path.name, **found)  # type: ignore[arg-type]  # numpy types **kwds as its own flags
 
 
 class CannotDo(Exception):

@@ -33,11 +33,11 @@ def losses(a: dict) -> tuple:
     """The smooth part, the start, the l1 weight and the data."""
     X, y, weight = jnp.asarray(a["X"]), jnp.asarray(a["y"]), float(a["ridge"])
     if "labels" in a:
-        loss = lambda z: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(z), axis=1))  # noqa: E731
+        loss = lambda z: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(z), axis=1))
     elif set(a["y"].ravel().tolist()) <= {-1.0, 1.0}:
-        loss = lambda z: jnp.mean(jnp.logaddexp(0.0, -y * z))  # noqa: E731
+        loss = lambda z: jnp.mean(jnp.logaddexp(0.0, -y * z))
     else:
-        loss = lambda z: 0.5 * jnp.mean((z - y) ** 2)  # noqa: E731
+        loss = lambda z: 0.5 * jnp.mean((z - y) ** 2)
     start = jnp.zeros((X.shape[1], *y.shape[1:]))
     return lambda w, X: loss(X @ w) + 0.5 * weight * jnp.sum(w**2), start, float(a.get("l1", 0.0)), X
 
@@ -66,7 +66,7 @@ def coordinate(a: dict) -> Run:
     _, start, l1, X = losses(a)
     if float(a["ridge"]) or not l1:
         raise CannotDo("the lasso only")
-    build = lambda tol: package.BlockCoordinateDescent(  # noqa: E731
+    build = lambda tol: package.BlockCoordinateDescent(
         package.objective.least_squares, package.prox.prox_lasso, tol=tol, maxiter=MOST
     )
     return compiled(build, start, l1, (X, jnp.asarray(a["y"])))
@@ -77,7 +77,7 @@ def projected(a: dict, projection: Callable) -> Run:
     if "X" in a:
         X, y = jnp.asarray(a["X"]), jnp.asarray(a["y"])
         if "scale" in a:
-            loss = lambda w: 0.5 * a["scale"] * jnp.sum((X.T @ (y - w)) ** 2) + jnp.sum(w * y)  # noqa: E731
+            loss = lambda w: 0.5 * a["scale"] * jnp.sum((X.T @ (y - w)) ** 2) + jnp.sum(w * y)
             start = jnp.full(y.shape, 1 / y.shape[1])
         else:
             loss, start = lambda w: squares(w, (X, y)), jnp.zeros(X.shape[1])
@@ -95,7 +95,7 @@ def _rows_on_simplex(w: Any, hyper: Any = None) -> Any:
 def bounded(a: dict) -> Run:
     P, q = jnp.asarray(a["P"]), jnp.asarray(a["q"])
     bounds = (jnp.asarray(a["low"]), jnp.asarray(a["high"]))
-    build = lambda tol: package.LBFGSB(lambda w: 0.5 * w @ (P @ w) + q @ w, tol=tol, maxiter=MOST)  # noqa: E731
+    build = lambda tol: package.LBFGSB(lambda w: 0.5 * w @ (P @ w) + q @ w, tol=tol, maxiter=MOST)
     return compiled(build, jnp.zeros(q.size), bounds)
 
 
@@ -123,7 +123,7 @@ def program(a: dict) -> Run:
 
 def equilibrium(a: dict, solver: str) -> Run:
     W, U = jnp.asarray(a["W"]), jnp.asarray(a["U"])
-    step = lambda z: jnp.tanh(z @ W.T + U)  # noqa: E731
+    step = lambda z: jnp.tanh(z @ W.T + U)
     build = {
         "AndersonAcceleration": partial(package.AndersonAcceleration, step, history_size=5),
         "FixedPointIteration": partial(package.FixedPointIteration, step),

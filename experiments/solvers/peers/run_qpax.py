@@ -9,7 +9,7 @@ from protocol import CannotDo, Run, serve
 
 jax.config.update("jax_enable_x64", True)
 
-import qpax as package  # noqa: E402
+import qpax as package
 
 LARGEST = 1000
 

@@ -145,7 +145,7 @@ def equilibrium(a: dict, method: str) -> Run:
     first = np.linalg.norm(gap(np.zeros_like(U)))
 
     def run(tol: float) -> dict:
-        norm = lambda v: np.linalg.norm(v)  # noqa: E731
+        norm = lambda v: np.linalg.norm(v)
         options = {"fatol": tol * first, "tol_norm": norm, "maxiter": 10_000}
         return {"params": package.root(gap, np.zeros_like(U), method=method, options=options).x}
 

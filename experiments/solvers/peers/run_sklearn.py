@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import sklearn.linear_model as package
@@ -12,18 +13,18 @@ from sklearn.isotonic import isotonic_regression
 MOST = 1_000_000
 
 
-def ridge(arrays: dict, solver: str) -> Run:
+def ridge(arrays: dict, solver: Any) -> Run:
     X, y = arrays["X"], arrays["y"]
     alpha = len(y) * float(arrays["ridge"])
 
     def run(tol: float) -> dict:
-        model = package.Ridge(alpha, fit_intercept=False, solver=solver, tol=tol, max_iter=MOST)  # type: ignore[arg-type]
+        model = package.Ridge(alpha, fit_intercept=False, solver=solver, tol=tol, max_iter=MOST)
         return {"params": model.fit(X, y).coef_}
 
     return run
 
 
-def logistic(arrays: dict, solver: str) -> Run:
+def logistic(arrays: dict, solver: Any) -> Run:
     X = arrays["X"]
     y = arrays["labels"] if "labels" in arrays else arrays["y"]
     l1, weight = float(arrays.get("l1", 0)), float(arrays["ridge"])
@@ -36,7 +37,7 @@ def logistic(arrays: dict, solver: str) -> Run:
     def run(tol: float) -> dict:
         model = package.LogisticRegression(
             C=C, l1_ratio=1.0 if l1 else 0.0, fit_intercept=False, solver=solver, tol=tol, max_iter=5_000
-        )  # type: ignore[arg-type]
+        )
         coefficients = model.fit(X, y).coef_
         return {"params": coefficients.T if "labels" in arrays else coefficients[0]}
 

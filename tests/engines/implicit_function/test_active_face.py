@@ -43,8 +43,8 @@ def test_the_face_is_read_with_a_step_that_suits_the_loss():
     inputs = 100.0 * jax.random.normal(KEYS[0], (samples, features))
     truth = jax.random.normal(KEYS[1], (features,)) / 100.0
     train = (inputs, inputs @ truth + 0.3 * jax.random.normal(KEYS[2], (samples,)))
-    error = lambda params, hparams, batch: 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2)  # noqa: E731
-    make = lambda solver: bl.InnerProblem(  # noqa: E731
+    error = lambda params, hparams, batch: 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2)
+    make = lambda solver: bl.InnerProblem(
         loss=error, init=lambda key, h: jnp.zeros(features), penalty=bl.L1(weight=jnp.exp), solver=solver
     )
     hparams = jnp.log(30.0)

@@ -86,7 +86,7 @@ def test_lanes_have_factors_of_their_own():
 def test_a_singular_system_is_solved_as_without():
     """Two equal columns and no penalty on them: Newton's factor is lost to rounding, and not handed on."""
     x, xv = (jnp.concatenate([part[:, :2], part[:, :4]], axis=1) for part in (X, XV))
-    loss = lambda params, hparams, batch: squares(params, hparams, (batch[0], hparams[0] * batch[1]))  # noqa: E731
+    loss = lambda params, hparams, batch: squares(params, hparams, (batch[0], hparams[0] * batch[1]))
     task = make(squares, bl.Newton(), loss)
     task = dataclasses.replace(task, batches=bl.full_batch((x, Y), (xv, YV)))
     found = [bl.hypergradient(task, AT, engine) for engine in (PLAIN, REUSING)]

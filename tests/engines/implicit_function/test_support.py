@@ -40,7 +40,7 @@ CASES = {
 def problem(name, opaque=False, accuracy="estimate", design=lambda batch: batch[0]):
     term, _ = CASES[name]
     loss = bl.Linear(design, squares)
-    plain = lambda w, h, batch: squares(design(batch) @ w, w, h, batch)  # noqa: E731
+    plain = lambda w, h, batch: squares(design(batch) @ w, w, h, batch)
     field = "constraint" if "box" in name else "penalty"
     inner = bl.InnerProblem(
         loss=plain if opaque else loss,
@@ -128,7 +128,7 @@ def test_vmap_and_sparse_designs():
     (x, y), validation = data()
     task, engine = problem(name, accuracy="residual")
     hparams = jnp.array([-1.0, -2.0])
-    one = lambda h, batch: bl.hypergradient(task, h, engine, batch=batch)[1]  # noqa: E731
+    one = lambda h, batch: bl.hypergradient(task, h, engine, batch=batch)[1]
     batched = jax.jit(jax.vmap(lambda h: one(h, data())))(hparams)
     design = BCOO.fromdense(x)
     for h, grad in zip(hparams, batched, strict=True):

@@ -176,7 +176,7 @@ def test_nonsmooth_inner_problems_are_refused(engine):
 
 def test_batches_that_do_not_know_their_samples_are_refused():
     train, validation = data()
-    plain = lambda params, hparams, batch: jnp.mean((batch[0] @ params - batch[1]) ** 2)  # noqa: E731
+    plain = lambda params, hparams, batch: jnp.mean((batch[0] @ params - batch[1]) ** 2)
     inner = bl.InnerProblem(loss=plain, init=lambda key, h: jnp.zeros(FEATURES))
     task = bl.Task(
         inner=inner,

@@ -83,7 +83,7 @@ def test_under_jit_and_vmap():
 def test_any_solver_that_unrolls_takes_them(solver, kind):
     """Step sizes that a search finds depend on the hyperparameters, and that is in the derivative."""
     task, engine = task_of(solver), kind(steps=2)
-    value = lambda h: float(bl.hypergradient(task, h, engine)[0])  # noqa: E731
+    value = lambda h: float(bl.hypergradient(task, h, engine)[0])
     _, grad, report = bl.hypergradient(task, H, engine)
     difference = [(value(H + 1e-5 * e) - value(H - 1e-5 * e)) / 2e-5 for e in np.eye(2)]
     np.testing.assert_allclose(grad, difference, rtol=1e-6, atol=1e-8)

@@ -22,12 +22,12 @@ def network(params, hparams, batch):
 def network_task(steps):
     batch = jax.random.normal(KEYS[0], (200, 10)), jax.random.normal(KEYS[1], (200, 3))
     solver = bl.GradientDescent(max_steps=steps, tol=0.0, step_size=0.05)
-    init = lambda key, h: (  # noqa: E731
+    init = lambda key, h: (
         0.3 * jax.random.normal(KEYS[2], (10, 40)),
         0.3 * jax.random.normal(KEYS[3], (40, 3)),
     )
     inner = bl.InnerProblem(loss=network, init=init, solver=solver)
-    outer = lambda params, hparams, batch: network(params, jnp.zeros(200), batch)  # noqa: E731
+    outer = lambda params, hparams, batch: network(params, jnp.zeros(200), batch)
     return bl.Task(
         inner=inner,
         outer_loss=outer,
@@ -93,7 +93,7 @@ def meta_task(solver, start):
 
 
 def difference(task, hparams, engine, width=1e-6):
-    value = lambda h: float(bl.hypergradient(task, h, engine)[0])  # noqa: E731
+    value = lambda h: float(bl.hypergradient(task, h, engine)[0])
     units = jnp.eye(hparams.size)
     return np.array([(value(hparams + width * e) - value(hparams - width * e)) / (2 * width) for e in units])
 
@@ -145,7 +145,7 @@ def quartic_task():
 
 def test_the_unrolled_gradient_has_derivatives_in_forward_mode_only():
     task, h = quartic_task(), jnp.array(0.8)
-    gradient = lambda h: bl.hypergradient(task, h, bl.Unrolled())[1]  # noqa: E731
+    gradient = lambda h: bl.hypergradient(task, h, bl.Unrolled())[1]
     slope, curvature = jax.jit(lambda h: jax.jvp(gradient, (h,), (1.0,)))(h)
     np.testing.assert_allclose([slope, curvature], [3 * h**2, 6 * h], rtol=1e-9)
     with pytest.raises(TypeError, match=r"bl\.Unrolled.*jax\.jacfwd"):

@@ -20,7 +20,7 @@ def inner(**settings):
 @pytest.mark.slow
 def test_the_minimum_and_its_derivative_are_those_of_newton():
     target = jnp.array([1.0, -2.0, 0.5])
-    solve = lambda solver: lambda h: inner(solver=solver).solve(h, None).params  # noqa: E731
+    solve = lambda solver: lambda h: inner(solver=solver).solve(h, None).params
     fire, newton = solve(bl.FIRE(tol=1e-12)), solve(bl.Newton(tol=1e-14))
     assert_allclose(fire(target), newton(target), atol=1e-10)
     assert_allclose(jax.jacobian(fire)(target), jax.jacobian(newton)(target), atol=1e-9)

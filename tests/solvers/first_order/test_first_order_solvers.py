@@ -31,7 +31,7 @@ def test_mirror_descent_leaves_wrong_zeros(start):
 
 
 def test_mirror_descent_with_a_schedule_and_a_fixed_step():
-    decay = lambda step: 1.0 / jnp.sqrt(1.0 + step / 100.0)  # noqa: E731
+    decay = lambda step: 1.0 / jnp.sqrt(1.0 + step / 100.0)
     for solver in (
         bl.MirrorDescent(tol=1e-8, step_size=1.0),
         bl.MirrorDescent(tol=1e-8, step_size=lambda h: 2.0 + 0 * h[0], schedule=decay),
@@ -52,7 +52,7 @@ def test_the_papers_showcase():
     )
 
     def problem(solver, **parts):
-        start = lambda key, h: jnp.full((12, 3), 1 / 3)  # noqa: E731
+        start = lambda key, h: jnp.full((12, 3), 1 / 3)
         return bl.InnerProblem(loss, start, constraint=bl.Simplex(), solver=solver, **parts)
 
     def primal(h, inner):
@@ -72,7 +72,7 @@ def test_the_papers_showcase():
 def test_anderson_solves_what_plain_iteration_cannot():
     """A map that expands in one direction: the iteration diverges, and says so."""
     stretch = jnp.array([-1.5, 0.9, 0.5])
-    problem = lambda solver: bl.InnerProblem.from_fixed_point(  # noqa: E731
+    problem = lambda solver: bl.InnerProblem.from_fixed_point(
         lambda w, h, batch: stretch * w + h, lambda key, h: jnp.zeros(3), solver
     )
     assert problem(bl.FixedPointIteration(tol=1e-10)).solve(jnp.ones(3), None).status.name == "diverged"
@@ -82,7 +82,7 @@ def test_anderson_solves_what_plain_iteration_cannot():
 
 
 def test_a_fixed_point_of_proximal_steps():
-    loss = lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2)  # noqa: E731
+    loss = lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2)
     mapping = ProximalGradient(loss, lambda w, step, h, batch: bl.prox.l1(w, step, 1.0), step_size=0.5)
     for solver in (bl.FixedPointIteration(tol=1e-9), bl.Anderson(tol=1e-9)):
         inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(2), bl.L1(1.0), solver=solver, optimality=mapping)
@@ -144,7 +144,7 @@ def test_spectral_steps_halve_the_gradients_at_a_moderate_condition():
     curvature, target = jnp.logspace(-1.5, 0, 40), jnp.asarray(np.random.default_rng(1).normal(size=40))
 
     def solve(solver, start):
-        loss = lambda w, h, batch: 0.5 * jnp.sum(curvature * (w - 2 * target) ** 2)  # noqa: E731
+        loss = lambda w, h, batch: 0.5 * jnp.sum(curvature * (w - 2 * target) ** 2)
         inner = bl.InnerProblem(loss, lambda key, h: jnp.zeros(40), constraint=bl.Box(-1.0, 1.0), solver=solver)
         found = inner.solve(0.0, None, init=start)
         assert found.status.name == "converged"
@@ -157,7 +157,7 @@ def test_spectral_steps_halve_the_gradients_at_a_moderate_condition():
 
 
 def test_refusals():
-    quadratic = lambda w, h, batch: jnp.sum((w - h) ** 2)  # noqa: E731
+    quadratic = lambda w, h, batch: jnp.sum((w - h) ** 2)
     for solver, sentence in ((bl.LBFGSB(), "would ignore L1"), (bl.MirrorDescent(), "keeps to bl.Simplex only")):
         with pytest.raises(ValueError, match=sentence):
             bl.InnerProblem(quadratic, lambda key, h: jnp.zeros(2), bl.L1(1.0), solver=solver).solve(0.0, None)

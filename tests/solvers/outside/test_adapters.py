@@ -74,8 +74,8 @@ def test_a_loss_over_traced_values():
 
 
 def test_scipy_refuses_what_does_not_fit():
-    quadratic = lambda w, h, batch: jnp.sum((w - h) ** 2)  # noqa: E731
-    zeros = lambda key, h: jnp.zeros(2)  # noqa: E731
+    quadratic = lambda w, h, batch: jnp.sum((w - h) ** 2)
+    zeros = lambda key, h: jnp.zeros(2)
     with pytest.raises(ValueError, match=r"would ignore L1.*Use bl.ActiveSetNewton"):
         bl.InnerProblem(quadratic, zeros, penalty=bl.L1(1.0), solver=bl.SciPy("L-BFGS-B")).solve(1.0, 0.0)
     with pytest.raises(ValueError, match="would ignore Box"):

@@ -28,7 +28,7 @@ def test_values_arrive_whole_in_every_dtype():
 
 
 def test_pytrees_and_float32():
-    function = lambda params, h, batch: {"a": params["a"] + h, "b": params["b"] * batch}  # noqa: E731
+    function = lambda params, h, batch: {"a": params["a"] + h, "b": params["b"] * batch}
     with jax.enable_x64(False):
         params = {"a": jnp.zeros(2), "b": jnp.ones((2, 1))}
         result = jax.jit(lambda h: call_host(function, params, h, 3.0))(jnp.float32(2.0))
@@ -39,7 +39,7 @@ def test_pytrees_and_float32():
 
 def test_a_wrong_answer_is_called_by_its_name():
     def problem(function):
-        loss = lambda w, h, batch: jnp.sum((w - h) ** 2)  # noqa: E731
+        loss = lambda w, h, batch: jnp.sum((w - h) ** 2)
         return bl.InnerProblem(loss, lambda key, h: jnp.zeros(2), solver=bl.Host(function))
 
     found = problem(lambda w, h, batch: w + 0.5).solve(2.0, None)

@@ -50,11 +50,11 @@ def test_solutions_of_size_1e6_are_found(dtype):
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_proofs_do_not_depend_on_units(dtype, scale):
     assert solve(lambda w: -scale * jnp.sum(w), 2, dtype, inequality=lambda w: -scale * w).status.name == "unbounded"
-    rows = lambda w: jnp.stack([w[0] / scale - scale, 2 * scale - w[0] / scale])  # noqa: E731
+    rows = lambda w: jnp.stack([w[0] / scale - scale, 2 * scale - w[0] / scale])
     assert solve(lambda w: jnp.sum(w**2), 1, dtype, inequality=rows).status.name == "infeasible"
 
 
 def test_degrees_are_read_from_the_programs_of_the_derivatives():
     matrix = np.array([[2.0, 1.0], [1.0, 3.0]])
-    functions = lambda w: [matrix @ w - 1, w @ matrix @ w, jnp.sum(w**2), jnp.exp(w[0]), w[0] * w[1], jnp.float64(3)]  # noqa: E731
+    functions = lambda w: [matrix @ w - 1, w @ matrix @ w, jnp.sum(w**2), jnp.exp(w[0]), w[0] * w[1], jnp.float64(3)]
     assert _degrees(functions, jnp.ones(2)) == [1, 2, 2, 3, 2, 1]

@@ -50,7 +50,7 @@ def test_both_problems_have_the_same_objective_and_residual_zero():
 def test_the_prox_of_the_scaled_penalty_minimises_its_own_objective():
     penalty, point, step = Scaled(bl.L1(weight=0.3), jnp.asarray(SIZES)), jnp.array([0.4, -2.0, 1e-4, 0.0]), 0.7
     found = penalty.prox(point, step, jnp.zeros(()))
-    objective = lambda u: 0.5 * jnp.sum((u - point) ** 2) / step + penalty.value(u, jnp.zeros(()))  # noqa: E731 (a formula)
+    objective = lambda u: 0.5 * jnp.sum((u - point) ** 2) / step + penalty.value(u, jnp.zeros(()))
     for direction in np.random.default_rng(1).normal(size=(20, 4)):
         assert float(objective(found)) <= float(objective(found + 1e-4 * jnp.asarray(direction))) + 1e-14
     assert_allclose(jax.jit(penalty.prox)(point, step, jnp.zeros(())), found, rtol=1e-14)
