@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel.foundation.settings import settings as settings, traced as traced
@@ -101,6 +102,15 @@ class Report:
     @property
     def status(self) -> Status:
         return self.solved.worse(self.outer_status)
+
+    def uniform(self) -> Report:
+        """In the types that branches and loops carry, whatever was asked for: every field an array."""
+        asked = ("error_estimate", "error_inner", "error_adjoint", "theta", "margin", "condition")
+        figures = {name: jnp.asarray(getattr(self, name), jnp.result_type(float)) for name in asked}
+        unknown = jnp.asarray(self.weakly_active, jnp.int32)
+        return jax.tree.map(
+            jnp.asarray, replace(self, **figures, weakly_active=unknown, counts=self.counts.as_arrays())
+        )
 
     @property
     def order(self) -> str:

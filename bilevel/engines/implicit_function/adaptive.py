@@ -146,7 +146,7 @@ class Adaptive(Engine):
 
         def by(engine: Implicit, outcome: Outcome, *start: PyTree) -> tuple[Scalar, HParams, Report]:
             value, grad, report = engine.at_solution(task, point, outcome, *start)
-            return value, grad, _uniform(report)
+            return value, grad, report.uniform()
 
         if self.engine.accuracy != "estimate":
             return by(engine, outcome, last.adjoint, last.inverse), jnp.bool_(True)
@@ -165,16 +165,6 @@ class Adaptive(Engine):
 
 def _start(carry: Carry) -> Round:
     return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]  # no result yet
-
-
-def _uniform(report: Report) -> Report:
-    """The report in the types that a loop carries, whatever was asked for."""
-    asked = ("error_estimate", "error_inner", "error_adjoint", "theta", "margin", "condition")
-    figures = {name: as_float(getattr(report, name)) for name in asked}
-    unknown = jnp.asarray(report.weakly_active, jnp.int32)
-    counts = report.counts.as_arrays()
-    report = replace(report, **figures, weakly_active=unknown, counts=counts)
-    return jax.tree.map(jnp.asarray, report)
 
 
 def _caution(report: Report) -> jax.Array:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Carry, Point, Report
-from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.implicit import System
 from bilevel.linear_solve import Operator
@@ -19,17 +18,21 @@ from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
+from bilevel.solvers.first_order.ranking import (
+    any_in_row,
+    first_with_room,
+    foremost,
+    short_step,
+    sizes_for,
+    sizes_on_host,
+)
 from bilevel.solvers.first_order.rows import (
     Held,
     OnRows,
-    first_with_room,
-    foremost,
     gradient_of_linear,
     has_rows,
     multiplies_on_host,
     restricted_loss,
-    sizes_for,
-    sizes_on_host,
 )
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.proximal_newton import hessian_matrix
@@ -37,7 +40,6 @@ from bilevel.task import Task
 
 LEAST = 512  # rows below which nothing is worth gathering
 ROOM = 8  # rows more than the support has, those nearest to it among them
-NEARBY = 1e-2  # the step of the prox that finds the support, relative to the sizes of params and gradient
 
 Result = tuple[Scalar, HParams, Report]
 
@@ -86,19 +88,15 @@ def on_support(
         begin = None if start is None else start[indices]
         value, grad, report = solve(part, point, outcome._replace(params=params[indices]), begin)
         adjoint = jnp.zeros_like(params).at[indices].set(report.carry.adjoint)
-        return value, grad, _uniform(replace(report, params=params, carry=Carry(params, adjoint)))
+        return value, grad, replace(report, params=params, carry=Carry(params, adjoint)).uniform()
 
     def on_all() -> Result:
         value, grad, report = solve(task, point, outcome, start)
-        return value, grad, _uniform(report)
+        return value, grad, report.uniform()
 
     chosen = first_with_room(sizes, number, ROOM, last=0)
     branches = [lambda size=size: on(size) for size in sizes]
     return jax.lax.switch(chosen, branches if sizes[-1] == params.shape[0] else [*branches, on_all])
-
-
-def _uniform(report: Report) -> Report:
-    return jax.tree.map(jnp.asarray, replace(report, counts=report.counts.as_arrays()))
 
 
 def _used(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -106,9 +104,7 @@ def _used(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.A
     rows are taken: those first, then by their distance from a kink."""
     instance = task.inner.at(point.hparams, point.inner_batch)
     gradient = instance.gradient(params)
-    size, slope = trees.norm(params), trees.norm(gradient)
-    known = (size > 0) & (slope > 0)
-    step = jnp.where(known, NEARBY * size / jnp.where(known, slope, 1), 1)
+    step = short_step(params, gradient)
     forward = params - step * gradient
 
     def prox(point: jax.Array, hparams: HParams) -> jax.Array:
@@ -118,10 +114,9 @@ def _used(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.A
     direction = jax.tree.unflatten(jax.tree.structure(point.hparams), random)
     moves = jax.jvp(prox, (forward, point.hparams), (jnp.ones_like(params), jax.tree.map(jnp.zeros_like, direction)))[1]
     shifts = jax.jvp(prox, (forward, point.hparams), (jnp.zeros_like(params), direction))[1]
-    rows = lambda leaf: leaf.reshape(leaf.shape[0], -1)
-    used = jnp.any(rows((params != 0) | (moves != 0) | (shifts != 0)), axis=1)
+    used = any_in_row((params != 0) | (moves != 0) | (shifts != 0))
     distance = instance.penalty.kinks(forward, step, point.hparams)
-    nearest = jnp.min(rows(jnp.broadcast_to(distance, params.shape)), axis=1)
+    nearest = jnp.min(jnp.broadcast_to(distance, params.shape).reshape(len(params), -1), axis=1)
     return used, jnp.where(used, jnp.inf, -jnp.where(jnp.isnan(nearest), jnp.inf, nearest))
 
 
