@@ -19,12 +19,12 @@ Batches: TypeAlias = Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
 
 @jax.tree_util.register_pytree_node_class
 class Minibatch:
-    """Some samples of a data set: it unpacks like the data, and knows which samples they are and what each counts.
+    """Some samples of a data set, with their places and weights; it unpacks like the data.
 
-    ``index`` (b,) are positions in the data set; ``weight`` (b,) makes averages exact. With values l_i, one a sample,
-    ``mean(weight * l)`` over the batches of an epoch averages to mean(l) over the data set, also when its size is no
-    multiple of b: places of the last block that no sample fills have weight 0 (and index 0). ``samples`` is the size of
-    the data set.
+    ``index`` (b,) are positions in the data set; ``weight`` (b,) makes averages exact. For values l_i, one for each
+    sample, the mean of ``mean(weight * l)`` over the batches of an epoch is mean(l) over the data set. That holds also
+    when its size is no multiple of b, because unfilled places of the last block have weight 0 (and index 0).
+    ``samples`` is the size of the data set.
 
     >>> batch = whole_batch((np.arange(3.0), np.ones(3)))
     >>> x, y = batch
@@ -79,8 +79,8 @@ def minibatches(train: Batch, validation: Batch, batch_size: int, validation_bat
     """Random minibatches without replacement: (key, step) -> (`Minibatch` of train, `Minibatch` of validation).
 
     Every epoch of ceil(n / batch_size) steps is a permutation of the n samples (the leading axis of every leaf), a new
-    one each time, independent for train and validation. The batch of a step costs O(batch_size), whatever n is. Within
-    a run ``key`` is the same at every step. ``validation_batch_size`` 0 means the same size as ``batch_size``.
+    one each time, independent for train and validation. The batch of a step costs O(batch_size), independent of n.
+    Within a run ``key`` is the same at every step. ``validation_batch_size`` 0 means the same size as ``batch_size``.
 
     Raises `ValueError` for a size below 1 or beyond the data, or leaves of unequal length.
 
@@ -105,7 +105,7 @@ def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | ja
             f"A batch size of {batch_size} is impossible with {samples} {name} samples: choose one from 1 to {samples}."
         )
     blocks = -(-samples // batch_size)
-    # A sample is met once in an epoch of blocks * batch_size places.
+    # Each sample occurs once in an epoch of blocks * batch_size places.
     weight = blocks * batch_size / samples
 
     def draw(key: Key, step: int | jax.Array) -> Minibatch:
@@ -121,8 +121,8 @@ def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | ja
 
 
 def same_at_every_step(batches: Batches, key: Key) -> bool:
-    """Whether neither batch depends on the step, as far as the program that makes them says: only then are the outer
-    losses of two steps comparable.
+    """Whether the program of the batches does not read the step, because only then are the outer losses of two steps
+    comparable.
 
     >>> both = np.ones(4), np.zeros(4)
     >>> same_at_every_step(full_batch(*both), jax.random.key(0))
@@ -132,18 +132,19 @@ def same_at_every_step(batches: Batches, key: Key) -> bool:
     """
 
     def traced_part(step: jax.Array) -> list:
-        """What the step computes; data that is passed on as it is need not be an array of JAX."""
+        """The computed leaves of the batches; data that is passed on unchanged need not be an array of JAX."""
         return [leaf for leaf in jax.tree.leaves(batches(key, step)) if isinstance(leaf, Tracer)]
 
     return not depends(traced_part, jnp.int32(0))
 
 
 def permuted(key: Key, places: jax.Array, samples: int) -> jax.Array:
-    """Where a random permutation of range(samples), chosen by ``key``, sends the given places (unsigned integers).
+    """The images of the given places (unsigned integers) under a random permutation of range(samples), chosen by
+    ``key``.
 
     The swap-or-not shuffle: in round r every place x has one partner, (pivot_r - x) mod samples, and a random bit that
-    both share decides whether they change places. Each round is a permutation, so all are; after 6 log2(samples)
-    rounds it is as good as random. Only the places asked for are computed, where a shuffle would sort all samples.
+    both share decides whether they change places. Each round is a permutation, so their product is one; after 6
+    log2(samples) rounds it is as good as random. Only the given places are computed; a shuffle would sort all samples.
 
     Reference: Hoang, Morris and Rogaway, An enciphering scheme based on a card shuffle, 2012.
 

@@ -38,8 +38,8 @@ class Cone(abc.ABC):
         """The dual cone {y : <y, s> >= 0 for all s in the cone}."""
 
     def kinks(self, point: ArrayLike) -> jax.Array:
-        """How far each entry of ``point`` is from where the derivative of `project` jumps: infinity where it never
-        does, NaN where it is not known."""
+        """The distance of each entry of ``point`` from a jump of the derivative of `project`: infinity where it never
+        jumps, NaN where that is not known."""
         return jnp.full_like(_checked(self, point), jnp.nan)
 
     def project_dual(self, point: ArrayLike) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The inner problem: what a user states once, and everything follows from."""
+"""The inner problem: the one statement that solutions and derivatives follow from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Solution(NamedTuple):
-    """What `InnerProblem.solve` returns; ``params`` and ``dual`` carry implicit derivatives, the rest has none.
+    """The result of `InnerProblem.solve`; ``params`` and ``dual`` carry implicit derivatives, the other fields none.
 
     ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
     solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
@@ -45,7 +45,7 @@ class Solution(NamedTuple):
     steps: jax.Array
     status: Status
     counts: Counts
-    curvature: jax.Array | float = math.nan  # the least on the face, as a share of the largest, where negative; else 0
+    curvature: jax.Array | float = math.nan  # the least on the face, relative to the largest, where negative; else 0
     grade: Any = np.int32(0)
 
     @property
@@ -61,7 +61,7 @@ class Solution(NamedTuple):
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
-    """Stands in for the loss of a problem that is stated by its residual alone."""
+    """Stands in for the loss of a problem that is stated by a residual."""
     raise ValueError(
         "This inner problem has no loss (it was stated by a residual or a fixed point), and the solver asks for one: "
         "use bl.Newton() or bl.Auto()."
@@ -134,7 +134,7 @@ class InnerProblem:
 
     @property
     def nonsmooth(self) -> Penalty:
-        """Penalty and constraint as the one prox that they are."""
+        """Penalty and constraint as one term with one prox."""
         if self.constraint.smooth:
             return self.penalty
         return self.constraint if self.penalty.smooth else Both(self.penalty, self.constraint)
@@ -165,15 +165,15 @@ class InnerProblem:
 
     @property
     def functions(self) -> dict[str, Callable]:
-        """What the user stated as functions, by what they are: for errors that say whose they are."""
+        """The user's functions by their roles, for errors that name the function."""
         stated: dict[str, Any] = {"init": self.init, "penalty": self.penalty, "constraint": self.constraint}
         if self.optimality is None:
             return {**stated, "inner loss": self.loss}
         return {**stated, "condition": self.optimality.stated}
 
     def check(self, hparams: HParams, batch: Batch) -> Params:
-        """The shapes of the params; StatementError where a function of the problem takes or returns what it must not.
-        For errors only: a solve finds out by itself."""
+        """The shapes of the params; StatementError where a function of the problem takes or returns something that it
+        must not. Called after an error only, because a good problem needs no check."""
         checked_batch("inner batch", batch)
         params = shapes_of("init", self.init, jax.random.key(0), hparams)
         if self.optimality is None:
@@ -224,11 +224,11 @@ class InnerProblem:
         return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, row.dtype), values))
 
     def primal(self, unknown: Params) -> Params:
-        """The params within the unknown of the mapping."""
+        """The params in the unknown of the mapping."""
         return unknown.primal if self.constraint.by_functions else unknown
 
     def cold_start(self, key: Key, hparams: HParams, batch: Batch) -> Params:
-        """The unknown that a solve without a warm start begins from."""
+        """The unknown at the start of a solve without a warm start."""
         return self.unknown(trees.differentiable(self.init(key, hparams), "init(key, hparams)"), hparams, batch)
 
     def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
@@ -242,17 +242,17 @@ class InnerProblem:
         return outcome._replace(status=outcome.status.worse(Status.of(code)))
 
     def defined(self, params: Params, hparams: HParams, batch: Batch) -> jax.Array:
-        """Whether the loss is a finite number at ``params``: the gradient of a mean over no samples is 0, and a solver
-        that looks at gradients alone is content with it. True where there is no loss to ask.
+        """Whether the loss is a finite number at ``params``, because the gradient of a mean over no samples is 0 and a
+        solver that reads gradients alone would accept it. True where there is no loss.
 
-        A `HostMatrix` is not multiplied for this, because each of its products is a call to the host.
+        A `HostMatrix` is not multiplied for this, because each of its products calls the host.
         """
         if self.loss is no_loss or stays_on_host(self.loss, batch):
             return jnp.bool_(True)
         return jnp.isfinite(self.loss(params, hparams, batch))
 
     def explain(self, hparams: HParams, batch: Batch) -> str:
-        """Which solver does the work at these shapes, and why."""
+        """The name of the solver that does the work at these shapes, and the reason."""
         solver, reason = self.choose(hparams, batch)
         return f"bl.{type(solver).__name__}: {reason}."
 

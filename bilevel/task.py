@@ -35,17 +35,17 @@ def no_prior(hparams: HParams) -> Scalar:
 
 
 def anywhere(hparams: HParams) -> HParams:
-    """All hyperparameters are feasible."""
+    """The projection where all hyperparameters are feasible: the identity."""
     return hparams
 
 
 def no_metrics(params: Params, hparams: HParams) -> dict[str, Any]:
-    """Nothing is measured on held-out data."""
+    """No metrics on held-out data."""
     return {}
 
 
 def no_baselines() -> dict[str, Any]:
-    """Nothing is compared with."""
+    """No baselines."""
     return {}
 
 
@@ -55,12 +55,11 @@ class Task:
     """minimise over h   outer_loss(w*(h), h, outer batch) + prior(h)   subject to   w*(h) solving ``inner``.
 
     ``init_hparams(key)``: the start. ``batches(key, step) -> (inner batch, outer batch)``: a pure function.
-    ``evaluate(params, hparams) -> {name: scalar}``: metrics on held-out data that nothing is chosen on, and
-    ``stop/loss`` on a second hold-out where the trainer may stop early. ``feasible``: the projection of the
-    hyperparameters on their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``:
-    "float64" or "float32". ``figures``: {name: function(result) -> matplotlib figure}.
-    ``baselines() -> {name: number}``: what simpler methods reach on the same data, or a study of the task finds;
-    computed once, for the summary.
+    ``evaluate(params, hparams) -> {name: scalar}``: metrics on held-out data, which choose nothing, and ``stop/loss``
+    on a second hold-out, on which the trainer may stop early. ``feasible``: the projection of the hyperparameters on
+    their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``: "float64" or "float32".
+    ``figures``: {name: function(result) -> matplotlib figure}. ``baselines() -> {name: number}``: the figures of
+    simpler methods on the same data, or of a study of the task; computed once, for the summary.
 
     As an argument of a compiled program a task is a pytree whose leaves are the tolerances of its solver; all else is
     the statement, compared by identity. A task `with_solver` has the statement of the one it was made from.
@@ -85,7 +84,7 @@ class Task:
 
     @property
     def functions(self) -> dict[str, Callable]:
-        """What the user stated as functions, by what they are: for errors that say whose they are."""
+        """The user's functions by their roles, for errors that name the function."""
         own = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines")
         return {
             **self.inner.functions,
@@ -95,7 +94,8 @@ class Task:
         }
 
     def check(self, hparams: HParams = None, batch: tuple[Batch, Batch] | None = None) -> None:
-        """StatementError where a function of the task takes or returns what it must not; for errors only."""
+        """StatementError where a function of the task takes or returns something that it must not; called after an
+        error only."""
         key = jax.random.key(0)
         if hparams is None:
             hparams = shapes_of("init_hparams", self.init_hparams, key)
@@ -135,8 +135,8 @@ class Task:
         return task.with_solver(*children)
 
     def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        """The outer loss at the inner unknown ``params`` (of which it sees the primal part, where there are duals),
-        with the prior."""
+        """The outer loss at the inner unknown ``params``, with the prior; where that holds duals, the loss gets the
+        primal part."""
         loss = self.outer_loss(self.inner.primal(params), hparams, batch)
         return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)
 

@@ -8,9 +8,9 @@ from bilevel.cli.interrupts import INTERRUPTED, quit_at_once, watch
 
 
 def main() -> None:
-    """What the command ``bilevel`` runs. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C).
+    """The command ``bilevel``. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C).
 
-    Nothing heavy is imported before this function, so that Ctrl-C ends in one sentence from the first moment on.
+    No large package is imported before this function, so that Ctrl-C ends in one sentence from the first moment on.
     """
     watch()
     try:

@@ -1,4 +1,4 @@
-"""What the command line adds to Hydra's: resume=DIR, own tasks, commands that write no run directory."""
+"""Additions to Hydra's command line: resume=DIR, users' tasks, commands that write no run directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = {
 }
 GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")  # folders of configs/
 UNIQUE = ("hydra.run.dir", "resume", "fork")  # of one run
-QUIET = (  # what the settings of this package say of Hydra, for settings that are read from elsewhere
+QUIET = (  # this package's settings of Hydra, for settings that are read from another folder
     *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
     *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
 )
@@ -26,7 +26,7 @@ TAKES_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "
 
 
 def translate(arguments: list[str]) -> list[str]:
-    """The arguments as Hydra takes them: flags first, then overrides.
+    """The arguments in the order that Hydra takes: flags first, then overrides.
 
     >>> translate(["task._target_=mine.task", "-m", "task.alpha=0.5,1"])
     ['-m', 'task=own', 'task._target_=mine.task', '++task.alpha=0.5,1']
@@ -51,7 +51,7 @@ def translate(arguments: list[str]) -> list[str]:
 
 
 def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Flags (with their values) and overrides: argparse does not take the two mixed."""
+    """Flags (with their values) and overrides, apart, because argparse does not take them mixed."""
     before = ["", *arguments]
     is_override = [
         not word.startswith("-") and ("=" in word or word.startswith("~")) and last not in TAKES_VALUE
@@ -62,7 +62,7 @@ def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def value_of(arguments: list[str], name: str) -> str | None:
-    """The value of the last ``name=value``, without the quotes that Hydra needs; None where there is none."""
+    """The value of the last ``name=value`` without Hydra's quotes; None where there is none."""
     values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
     return re.sub(r"^(['\"])(.*)\1$", r"\2", values[-1]) if values else None
 
@@ -107,7 +107,7 @@ def forked(flags: list[str], overrides: list[str], directory: Path) -> list[str]
 
 
 def examined(flags: list[str], overrides: list[str]) -> list[str]:
-    """The arguments of ``command=doctor RUN``: the settings recorded in RUN, and where they are from."""
+    """The arguments of ``command=doctor RUN``: the settings recorded in RUN, and the folder of the run."""
     folders = [word for word in overrides if Path(word).expanduser().is_dir()]  # lr=0.1 may be the name of a folder
     overrides = [word for word in overrides if word not in folders]
     words = [*(word for word in flags if not word.startswith("-")), *folders]
@@ -140,7 +140,7 @@ def settings_of(directory: Path, name: str) -> tuple[str, str]:
 
 
 def plain_yaml(path: Path, kind: type) -> Any:
-    """What a YAML file holds, without any code being run."""
+    """The content of a YAML file, read without running any code."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else kind()
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -151,6 +151,6 @@ def plain_yaml(path: Path, kind: type) -> Any:
 
 
 def quoted(path: Path) -> str:
-    """A path as a value that Hydra's grammar reads back unchanged: backslashes count only before a quote."""
+    """A path as a value that Hydra's grammar reads back unchanged; it reads backslashes only before a quote."""
     escaped = re.sub(r"(\\*)'", r"\1\1\'", str(path))
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

@@ -25,18 +25,18 @@ from bilevel.foundation.typing import Counts, HParams, Key
 from bilevel.task import PRECISIONS, Task
 from bilevel.verification.oracle import Oracle, oracle_of
 
-ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # relative, of engines that claim to be exact
+ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # the relative error of engines that claim to be exact
 MANY = 100  # forward mode costs a tangent for each hyperparameter
 HEADINGS = ("engine", "error", "estimate", "grade", "status", "gradients", "Hv", "Jv", "proxes", "factors")
 WIDTHS = (15, 9, 9, 9, 12, 10, 7, 7, 7, 8)
 
 
 class DisagreementError(RuntimeError):
-    """An engine is wrong, or more wrong than it says."""
+    """An engine is wrong, or its error is larger than its estimate."""
 
 
 class Row(NamedTuple):
-    """What is found of one engine; error and estimate are relative to the size of the gradient."""
+    """The findings on one engine; error and estimate are relative to the size of the gradient."""
 
     engine: str
     error: float
@@ -109,7 +109,7 @@ def measured(config: DictConfig, task: Task) -> Iterator[Row]:
 
 
 def describe(task: Task, hparams: HParams, oracle: Oracle) -> None:
-    """What the engines are compared with."""
+    """Prints the truth that the engines are compared with."""
     number = sum(leaf.size for leaf in jax.tree.leaves(hparams))
     unknowns = sum(leaf.size for leaf in jax.tree.leaves(oracle.carry.params))
     print(
@@ -161,7 +161,7 @@ def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, 
 
 
 def engines(config: DictConfig, hparams: HParams) -> Iterator[tuple[str, Engine]]:
-    """The engine that was asked for, or all of the group ``engine``."""
+    """The engine of the command line, or all of the group ``engine``."""
     choices = HydraConfig.get().overrides.task
     asked = [choice.partition("=")[2] for choice in choices if choice.startswith("engine=")]
     number = sum(leaf.size for leaf in jax.tree.leaves(hparams))

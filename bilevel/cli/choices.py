@@ -1,4 +1,4 @@
-"""The folder of settings that ships with the library, and what there is to choose from in it."""
+"""The folder of settings that ships with the library, and its choices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def configs() -> Path:
 
 
 def options(group: str) -> list[str]:
-    """What GROUP=NAME accepts, those in folders of the group included.
+    """The names that GROUP=NAME accepts, with those in folders of the group.
 
     >>> "paper/precision" in options("experiment"), options("nothing")
     (True, [])

@@ -1,4 +1,4 @@
-"""``command=data``: which data sets are found, where, and how to get the others."""
+"""``command=data``: the data sets that are found, their places, and how to get the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``command=doctor RUN``: what went wrong in a run, what cures it, and a step of it taken again."""
+"""``command=doctor RUN``: the causes of a run's failures, their cures, and a step of the run taken again."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from bilevel.verification import Record, diagnose, statuses
 
 
 def doctor(config: DictConfig) -> None:
-    """Prints how the solves ended, each cause with its evidence and the command that cures it, and, with ``replay=K``,
-    what step K shows when it is looked at closely. Reads the record only; nothing in the directory changes."""
+    """Prints how the solves ended, and each cause with its evidence and the command that cures it. With ``replay=K`` it
+    examines step K closely. It reads the record only; nothing in the directory changes."""
     directory = Path(config.run)
     record = read(directory, config)
     print(f"{short(directory)}: {title(record)}")
@@ -49,7 +49,7 @@ def read(directory: Path, config: DictConfig) -> Record:
 
 
 def title(record: Record) -> str:
-    """What was run, and how it ended."""
+    """The settings of the run, and how it ended."""
     summary = record.summary
     sizes = [f"{summary[name]} {name}" for name in ("unknowns", "hyperparameters") if name in summary]
     what = f"{summary.get('task', 'a run')} by {summary.get('engine', 'an engine')}, {summary.get('status')}"
@@ -57,7 +57,7 @@ def title(record: Record) -> str:
 
 
 def overrides_of(directory: Path) -> list[str]:
-    """What the run was started with, as it was typed."""
+    """The command that started the run, as it was typed."""
     path = directory / ".hydra" / "overrides.yaml"
     return typed([str(one) for one in OmegaConf.load(path)]) if path.is_file() else []
 
@@ -74,8 +74,8 @@ def typed(overrides: Sequence[str]) -> list[str]:
 
 
 def command(given: Sequence[str], change: Sequence[str]) -> str:
-    """The command line of the run with a change: an override replaces one of the same name, a choice of a group all
-    that was set within it.
+    """The command line of the run with a change: an override replaces the override of the same name, a choice of a
+    group all overrides within the group.
 
     >>> command(["task=ridge", "engine=implicit_cg", "engine.linear_solve.tol=1e-3"], ["engine=implicit_dense"])
     'bilevel task=ridge engine=implicit_dense'
@@ -91,7 +91,7 @@ def name_of(override: str) -> str:
 
 
 def replayed(config: DictConfig, directory: Path, step: int) -> Iterator[str]:
-    """Step ``step`` taken again from the nearest checkpoint, and what scrutiny shows there."""
+    """Step ``step`` taken again from the nearest checkpoint, and its examination."""
     from bilevel.training.fit import Fit
     from bilevel.training.outer_step import point_of
     from bilevel.verification.scrutiny import scrutinize

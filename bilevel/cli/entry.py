@@ -29,7 +29,7 @@ def run() -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
-    sys.path.insert(0, os.getcwd())  # as `python -m` does: modules beside the user's data are found
+    sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules beside the user's data are found
     try:
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
@@ -48,7 +48,7 @@ def run() -> None:
 
 def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
-    if not config.debug:  # the threads of checkpoints and W&B print tracebacks of what the run tells in a sentence
+    if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run tells in a sentence
         threading.excepthook = lambda _: None
     try:
         check_settings(config)
@@ -71,17 +71,17 @@ def job(config: DictConfig) -> Any:
 
 
 def take_away_empty(folder: Path) -> None:
-    """Removes what Hydra made for a run that was refused, up to where the user is."""
+    """Removes the folders that Hydra made for a refused run, up to the user's folder."""
     while folder != Path.cwd() and folder.is_relative_to(Path.cwd()):
         try:
             folder.rmdir()
-        except OSError:  # it holds something
+        except OSError:  # it is not empty
             return
         folder = folder.parent
 
 
 def tell(text: str) -> None:
-    """One line on stderr; in a sweep with what sets this run apart."""
+    """One line on stderr; in a sweep with the overrides of this run."""
     context = HydraConfig.get()
     which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else ""
     print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)

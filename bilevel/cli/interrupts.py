@@ -10,8 +10,8 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130
-GRACE = 10.0  # seconds until Python must have heard of a signal: compiled code of a study may run for minutes
-STOPS = (signal.SIGINT, signal.SIGTERM)  # schedulers stop jobs by SIGTERM: it is handled as Ctrl-C
+GRACE = 10.0  # seconds until Python must have handled a signal, because compiled code may run for minutes
+STOPS = (signal.SIGINT, signal.SIGTERM)  # handled as Ctrl-C, because schedulers stop jobs by SIGTERM
 
 _heard = threading.Event()
 _last_words = ["interrupted"]
@@ -29,7 +29,7 @@ def watch() -> None:
 
 
 def last_words(text: str) -> None:
-    """What is printed where the process has to be ended from outside of its computation."""
+    """The sentence printed where the process has to be ended from outside of its computation."""
     _last_words[0] = text
 
 
@@ -49,8 +49,8 @@ def _guard(reading: int) -> None:
 
 
 def quit_at_once(code: int) -> NoReturn:
-    """Ends the process without the interpreter's clean-up, in which a second Ctrl-C would print a traceback for each
-    thread that is waited for."""
+    """Ends the process without the interpreter's clean-up, because a second Ctrl-C there would print a traceback for
+    each waiting thread."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -23,11 +23,11 @@ class SettingsError(ValueError):
 
 
 class Told(Exception):
-    """A failure of one run of a sweep, which was told when it happened."""
+    """A failure of one run of a sweep, which was printed when it happened."""
 
 
 def sentence(error: BaseException) -> str:
-    """What to print for an error: one line."""
+    """The line to print for an error."""
     while not str(error) and error.__cause__ is not None:
         error = error.__cause__
     for kind, phrase in PHRASES.items():
@@ -40,7 +40,7 @@ def sentence(error: BaseException) -> str:
 
 
 def missing_choice(error: BaseException) -> str:
-    """Hydra names the file that it did not find, as group/option, where the option may lie in a folder of the group."""
+    """Hydra names the missing file as group/option, and the option may lie in a folder of the group."""
     assert isinstance(error, MissingConfigException)
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group:
@@ -55,7 +55,7 @@ def missing_choice(error: BaseException) -> str:
 
 
 def bad_override(error: BaseException) -> str:
-    """An override of what is not there: Hydra gives the key, its cause the siblings."""
+    """An override of a missing setting: Hydra's error names the key, its cause the siblings."""
     key = re.search(r"Could not override '([^']+)'", str(error))
     if key is None:
         return str(error)
@@ -72,7 +72,7 @@ def unreadable(error: BaseException) -> str:
 
 
 def failed_call(error: BaseException) -> str:
-    """What a `_target_` raised, with the group it stands in."""
+    """The error that a `_target_` raised, with its group."""
     cause = error.__cause__
     place = re.search(r"full_key: (\S+)", str(error))
     where = f"{place[1]}: " if place else ""
@@ -94,7 +94,7 @@ def failed_call(error: BaseException) -> str:
 
 
 def without(target: str) -> str:
-    """What to say of a name that a module which is there does not have; nothing where there is no such module.
+    """The sentence for a name that an existing module lacks; "" where there is no such module.
 
     >>> without("math.sqroot")
     'math has no sqroot (did you mean sqrt?).'
@@ -118,7 +118,7 @@ def missing_value(error: BaseException) -> str:
 
 
 def unresolved(error: BaseException) -> str:
-    """A value that refers to what is not there, ``${...}``, with the setting that it stands in."""
+    """A value ``${...}`` that refers to a missing setting, with the setting that holds it."""
     key, reason = getattr(error, "full_key", None), str(error).splitlines()[0]
     reason = re.sub(r"^\w+ raised while resolving interpolation: \"?(.*?)\"?$", r"\1", reason)
     return f"{key}: {reason.rstrip('.')}." if key else reason
@@ -135,7 +135,7 @@ PHRASES = {
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """A guess at what was meant: ", did you mean X?"; nothing where nothing is near.
+    """A guess at the intended name: ", did you mean X?"; "" where no name is near.
 
     >>> nearest("rigde", ["lasso", "ridge"])
     ' (did you mean ridge?)'

@@ -15,7 +15,7 @@ from bilevel.cli.sentences import SettingsError
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
-NULLABLE = ("compilation_cache",)  # null is a value of these too, though it is not their default
+NULLABLE = ("compilation_cache",)  # these may also be null, though that is not their default
 POSITIVE = ("optimizer.learning_rate", "trainer.steps", "trainer.checkpoint_every", "solver.tol", "solver.max_steps")
 
 
@@ -34,7 +34,7 @@ def check_settings(config: DictConfig) -> None:
                 check_kind(key, value, default)
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
-        if isinstance(value, int | float) and not value > 0:  # a schedule has settings of its own
+        if isinstance(value, int | float) and not value > 0:  # a schedule is checked by its own settings
             raise SettingsError(f"{key}={value}: it must be positive.")
     if config.get("resume"):
         recorded = OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml")
@@ -50,7 +50,8 @@ def merged(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
 
 
 def check_unchanged(config: DictConfig, recorded: DictConfig) -> None:
-    """Refuses a resumed run whose settings state another problem than the record: its lines would be of two."""
+    """Refuses a resumed run whose settings state another problem than the record, because the record would mix two
+    problems."""
     for key in PROBLEM:
         before, now = (flat(key, OmegaConf.select(resolved(one), key)) for one in (recorded, config))
         for name in sorted(before | now):
@@ -78,7 +79,7 @@ def flat(name: str, value: Any) -> dict[str, Any]:
 
 
 def check_kind(key: str, value: Any, default: Any) -> None:
-    """Refuses ``value`` where ``default`` is of another kind; anything goes where the default says nothing.
+    """Refuses ``value`` where ``default`` is of another kind; accepts all values where the default is null.
 
     >>> check_kind("trainer.steps", 50, 100)
     >>> check_kind("trainer.steps", "many", 100)

@@ -1,4 +1,4 @@
-"""``command=train``: settings to objects, the fit, and what it leaves in its directory."""
+"""``command=train``: objects from settings, the fit, and the files of its directory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def train(config: DictConfig) -> float:
 
 
 def claimed(resumed: bool) -> RunFolder:
-    """The folder of the run, claimed for it: the one asked for, or, where none was, the first that is free."""
+    """The folder of the run, claimed for it: the folder of the command line, else the first free one."""
     hydra = HydraConfig.get()
     wanted = Path(hydra.runtime.output_dir)
     asked = any(one.startswith(("hydra.run.dir=", "hydra.sweep.")) for one in hydra.overrides.hydra)
@@ -93,7 +93,7 @@ def build(config: DictConfig) -> tuple[Task, Trainer]:
 
 
 def made(config: DictConfig, group: str, kind: type) -> Any:
-    """What the ``_target_`` of a group returns, if it is of the kind that the group is for."""
+    """The object that the ``_target_`` of a group returns; refused where it is of another kind than the group's."""
     thing = instantiate(config[group], _convert_="all")
     if not isinstance(thing, kind):
         target = config[group].get("_target_")
@@ -104,12 +104,12 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
 
 
 def with_seed(config: DictConfig) -> DictConfig:
-    """Hands the run's seed to a task that has an argument of this name and no setting for it: else the runs of a sweep
-    over seeds would be the same."""
+    """Gives the run's seed to a task with an argument of this name and no setting for it, because the runs of a sweep
+    over seeds would else be the same."""
     module, _, name = str(config.task.get("_target_")).rpartition(".")
     try:
         arguments = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except Exception:  # `made` tells what is wrong with it
+    except Exception:  # `made` reports the error
         return config
     if "seed" not in arguments or "seed" in config.task:
         return config
@@ -133,21 +133,21 @@ def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
 
 
 def name_of(config: DictConfig) -> str:
-    """What to call a task that has no name of its own: as its settings are called, else as its function."""
+    """The name of a task that has none: the name of its settings, else of its function."""
     choice = HydraConfig.get().runtime.choices.get("task", "own")
     return config.task._target_.rpartition(".")[2] if choice == "own" else choice
 
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs between runs: a second run of the same settings starts at once."""
+    """Keeps compiled programs between runs, so that a second run of the same settings starts at once."""
     if folder:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class SettingsRecord(Logger):
-    """``.hydra/``: the composed settings, and what was typed. It is written when everything has been checked: a command
-    that is refused leaves the record of an earlier run as it is. Settings that a resumed run changed hold from then on.
+    """``.hydra/``: the composed settings, and what was typed. It is written after all checks, so that a refused command
+    does not change the record of an earlier run. Settings that a resumed run changed hold from then on.
     """
 
     def __init__(self, config: DictConfig):
@@ -177,12 +177,12 @@ class SettingsRecord(Logger):
 
 
 def is_own(override: str) -> bool:
-    """Whether an override names the run itself, not a setting of it."""
+    """Whether an override names the run itself instead of a setting."""
     return override.lstrip("+").startswith(("resume=", "fork="))
 
 
 def short(directory: Path) -> str:
-    """The directory as one types it: relative to where the user is, if it lies below."""
+    """The directory as a user types it: relative to the user's folder, if it lies below that."""
     with contextlib.suppress(ValueError):
         return str(directory.relative_to(Path.cwd()))
     return str(directory)

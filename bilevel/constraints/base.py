@@ -13,14 +13,14 @@ from bilevel.penalties.base import nothing
 
 
 class Constraint(Penalty):
-    """A closed set as a penalty: its prox is the projection, whatever the step size.
+    """A closed set as a penalty: its prox is the projection for every step size.
 
-    Convex, unless it says otherwise: of a set that is not, the projection is one of the nearest points, and what solves
-    the first-order condition may be a local minimum.
+    Convex, unless it says otherwise. The projection on a set that is not convex is one of the nearest points, and a
+    solution of the first-order condition may be a local minimum.
     """
 
     is_set: ClassVar[bool] = True
-    by_functions: ClassVar[bool] = False  # stated by functions instead: the unknown then holds multipliers too
+    by_functions: ClassVar[bool] = False  # stated by functions, so that the unknown holds multipliers too
 
     @abc.abstractmethod
     def project(self, point: Params, hparams: HParams) -> Params:

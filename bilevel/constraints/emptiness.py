@@ -1,4 +1,4 @@
-"""Sets that hold no point, told by their parameters alone."""
+"""Empty sets, found from their parameters alone."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ RULES: dict[type[Penalty], tuple[Callable[..., jax.Array], str]] = {
 
 
 def is_empty(penalty: Penalty, hparams: HParams) -> jax.Array | bool:
-    """Whether the set ``penalty`` is empty at these hyperparameters, as far as its parameters alone can tell; NaN among
-    them tells nothing. A plain False of what has no such parameters: nothing is then compiled."""
+    """Whether the set ``penalty`` is empty at these hyperparameters, as far as its parameters alone tell; a parameter
+    of NaN tells nothing. The result is Python's False for a set without such parameters, so that nothing is
+    compiled."""
     penalty = penalty.as_set
     rule, _ = RULES.get(type(penalty), (None, ""))
     return False if rule is None else rule(*parameters(penalty, hparams))

@@ -11,7 +11,7 @@ from bilevel.foundation.typing import Batch, HParams, Params, PyTree
 
 
 def no_rows(params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-    """No equality, or no inequality: nothing to satisfy."""
+    """Stands for an equality or inequality that was left out."""
     return ()
 
 

@@ -14,8 +14,8 @@ from bilevel.penalties.parametric import distances, pieces_of
 
 
 class ParametricSet(Constraint):
-    """A set whose fields are, in order, the parameters of its projection and of the distance to its kinks, on what
-    ``reach`` puts together: on whole trees."""
+    """A set on the pieces that ``reach`` makes of a tree. Its fields are, in order, the parameters of its projection
+    and of the distance to its kinks."""
 
     reach: ClassVar[extent.Extent]
     operator: ClassVar[Callable[..., jax.Array]]  # (point, *parameters) -> point

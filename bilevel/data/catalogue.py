@@ -17,7 +17,7 @@ MNIST = "yann.lecun.com/exdb/mnist"
 TICK = "github.com/X-DataInitiative/tick-datasets (first published in the LIBSVM collection)"
 FEATURES = "jundongl.github.io/scikit-feature/datasets.html"
 OMNIGLOT = "github.com/brendenlake/omniglot"
-DENSE = 3e7  # numbers up to which a sparse matrix is made dense (240 MB)
+DENSE = 3e7  # a sparse matrix is made dense up to so many numbers (240 MB)
 
 # sha256 of the files as published
 CHECKSUMS = {
@@ -163,7 +163,7 @@ def classification(name: str, root: str = "") -> DataSet:
 
 
 class Row(NamedTuple):
-    """What `listing` says of a data set."""
+    """The entry of `listing` for a data set."""
 
     name: str
     description: str

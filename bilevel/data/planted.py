@@ -7,11 +7,11 @@ import numpy as np
 from bilevel.data.sources import DataSet
 
 SAMPLES, GENES, ATOMS = 299, 1000, 10
-LOUD, QUIET, NOISE = 4.0, 3.5, 1.0  # deviations of the codes that mean nothing, size of the one that does, of a gene
+LOUD, QUIET, NOISE = 4.0, 3.5, 1.0  # deviation of the loud codes, size of the quiet code, noise of a gene
 
 
 def planted(seed: int = 0) -> DataSet:
-    """299 samples, 1,000 genes: ten loud atoms that tell nothing, and a quiet one whose presence decides the label.
+    """299 samples, 1,000 genes: ten loud atoms without meaning, and a quiet atom whose presence decides the label.
 
     The expression is the sum of sparse codes times atoms of unit norm, plus noise in every gene. The quiet code has
     about a tenth of the variance of all codes; one label in ten is flipped.

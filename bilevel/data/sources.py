@@ -1,4 +1,4 @@
-"""The data sets by name: what each is, which published files it needs, and how to get them."""
+"""The sources of the data sets: the published files that each needs, and how to get them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENVIRONMENT = "BILEVEL_DATA"
 
 
 class DataError(ValueError):
-    """A data set cannot be had as asked; the message is one sentence with the remedy."""
+    """A data set cannot be loaded as asked; the message is one sentence with the remedy."""
 
 
 class DataSet(NamedTuple):
@@ -38,7 +38,7 @@ class DataSet(NamedTuple):
 
 
 def checked(data: DataSet) -> DataSet:
-    """The data set, if each sample has one target, and each label is one of the classes.
+    """The data set, if each sample has one target and each label is a class.
 
     Raises `DataError` in one sentence: targets of shape (n, 1) would be broadcast against (n,) predictions to (n, n)
     errors, and a label outside 0..classes-1 belongs to no class.
@@ -71,7 +71,7 @@ class Source:
 
     name: str
     description: str
-    read: Callable[..., DataSet]  # () for what a package ships or downloads; (path, ...) of `files` otherwise
+    read: Callable[..., DataSet]  # () where a package ships or downloads the data; else (path, ...) of `files`
     files: tuple[File, ...] = ()
     address: str = "scikit-learn ships it"
     package: str = "sklearn"  # the module that must be installed

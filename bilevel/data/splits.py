@@ -1,4 +1,4 @@
-"""What is done to a data set before it is learned from: splits, standardisation, corruption of labels."""
+"""The preparation of a data set: splits, standardisation, corruption of labels."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 
 from bilevel.data.sources import DataError, DataSet, checked
 
-LARGEST = 1e150  # whose square, and that of its inverse, is a number of double precision
+LARGEST = 1e150  # a deviation whose square, and whose inverse's square, double precision holds
 
 
 class Splits(NamedTuple):
-    """Disjoint parts of a data set, by what is decided on them."""
+    """Disjoint parts of a data set, each with its purpose."""
 
-    train: DataSet  # parameters
-    validation: DataSet  # hyperparameters
-    stop: DataSet  # when to stop; may be empty
-    test: DataSet  # nothing
+    train: DataSet  # chooses parameters
+    validation: DataSet  # chooses hyperparameters
+    stop: DataSet  # chooses when to stop; may be empty
+    test: DataSet  # chooses nothing
 
 
 def split(data: DataSet, train: int, validation: int, stop: int = 0, seed: int = 0) -> Splits:
-    """A random split into parts of the given sizes; all that remains is the test set. The same for the same seed.
+    """A random split into parts of the given sizes; the remaining samples are the test set. The same for the same seed.
 
-    Raises `DataError` when no test sample would remain, a class is absent from the training set, or targets are not
-    what they should be (`checked`).
+    Raises `DataError` when no test sample would remain, a class is absent from the training set, or `checked` refuses
+    the targets.
 
     >>> data = DataSet(np.arange(10.0)[:, None], np.arange(10.0))
     >>> [len(part.targets) for part in split(data, train=4, validation=3, stop=1)]
@@ -53,7 +53,7 @@ def split(data: DataSet, train: int, validation: int, stop: int = 0, seed: int =
 
 
 def standardise(splits: Splits, targets: bool = False) -> Splits:
-    """Inputs (and ``targets``, of a regression) with the mean and standard deviation of the training set taken out.
+    """Inputs (and ``targets``, of a regression) less the mean, divided by the standard deviation, of the training set.
 
     A column that is constant in the training set is only centred. Raises `DataError` for a column whose deviation
     cannot be computed, because the squares of its numbers over- or underflow.
@@ -71,8 +71,8 @@ def _scaled(splits: Splits, field: str) -> Splits:
 
 
 def _refuse_sizes(data: DataSet, field: str) -> None:
-    """Numbers of 1e300 have an infinite deviation, and those of 1e-300 the deviation 0: either column would become
-    zeros, on which everything converges."""
+    """Refuses columns whose deviation over- or underflows. Numbers of 1e300 have an infinite deviation and numbers of
+    1e-300 the deviation 0, so the column would become zeros, on which every solve converges."""
     values = np.asarray(getattr(data, field))
     sizes = np.abs(values).reshape(len(values), -1).max(axis=0)
     for column in np.flatnonzero(~((sizes == 0) | ((sizes > 1 / LARGEST) & (sizes < LARGEST)))):
@@ -84,14 +84,14 @@ def _refuse_sizes(data: DataSet, field: str) -> None:
 
 
 def add_noise_features(data: DataSet, number: int, seed: int = 0) -> DataSet:
-    """The data set with ``number`` further columns of standard normal noise, which tell nothing of the targets."""
+    """The data set with ``number`` further columns of standard normal noise, independent of the targets."""
     noise = np.random.default_rng(seed).standard_normal((len(data.inputs), number))
     names = data.features + tuple(f"noise {column}" for column in range(number))
     return data._replace(inputs=np.hstack([data.inputs, noise]), features=names)
 
 
 class Corruption(NamedTuple):
-    """Labels after corruption, and which of them are wrong now."""
+    """Labels after corruption, and a mask of the wrong ones."""
 
     labels: np.ndarray
     corrupted: np.ndarray
@@ -116,10 +116,10 @@ def exact_wrong(labels: np.ndarray, classes: int, fraction: float = 0.5, seed: i
 
 
 def uniform_replacement(labels: np.ndarray, classes: int, fraction: float = 0.5, seed: int = 0) -> Corruption:
-    """The rule "uniform replacement": each label is, with probability ``fraction``, drawn anew from all classes.
+    """The rule "uniform replacement": each label is drawn again from all classes with probability ``fraction``.
 
-    The new label may be the true one: about fraction * (classes - 1) / classes are wrong in the end (the protocol of
-    Dagréou et al., 2022).
+    The new label may be the true one, so about fraction * (classes - 1) / classes of the labels are wrong (the protocol
+    of Dagréou et al., 2022).
     """
     _check_corruption(classes, fraction)
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The engine chosen from what is measured of the problem."""
+"""The engine chosen by measurements of the problem."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from bilevel.task import Task
 
 LANCZOS = 24  # products spent on the spectrum
 DENSE = 1024  # unknowns up to which building and factoring the system is preferred
-RESOLVED = 110  # ratio of Ritz values beyond which so few steps have not resolved the spectrum: CG would be slow
+RESOLVED = 110  # beyond this ratio of Ritz values so few steps have not resolved the spectrum, and CG would be slow
 FEW = 20  # hyperparameters up to which forward mode is preferred to reverse mode through steps
 
 
 class Facts(NamedTuple):
-    """What the choice rests on."""
+    """The facts that decide the choice."""
 
     unknowns: int
     hyperparameters: int
@@ -56,7 +56,7 @@ class AutoEngine(Engine):
     anything else                                             `Implicit` with `GMRES`
     ========================================================  =================================================
 
-    ``memory_budget`` is in bytes. Where no value is known (inside another trace) the spectrum is not looked at.
+    ``memory_budget`` is in bytes. Inside another trace no value is known, so the spectrum is not measured.
     """
 
     memory_budget: float = 2e9
@@ -124,7 +124,7 @@ class AutoEngine(Engine):
 
 
 def facts_of(task: Task, point: Point) -> Facts:
-    """What is known of the problem from shapes and structure."""
+    """The facts of the problem that follow from shapes and structure."""
     cold = jax.eval_shape(lambda: cold_start(task, point))
     count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
     operator = {}

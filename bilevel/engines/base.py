@@ -1,4 +1,4 @@
-"""What an engine is: a way to the gradient of the outer loss through the inner solution."""
+"""An engine is a way to the gradient of the outer loss through the inner solution."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ FINE: Any = Status(np.int32(Code.converged))  # type: ignore[arg-type]  # no jax
 
 
 class Carry(NamedTuple):
-    """What one hypergradient hands to the next: where the inner solve (duals included) and the adjoint solve start."""
+    """The values that one hypergradient hands to the next: the starts of the inner solve (duals included) and of the
+    adjoint solve."""
 
     params: Params
     adjoint: PyTree
     memory: PyTree = ()  # an engine's own: tables, counters, further iterates
-    inverse: Preconditioner | None = None  # what is known of the inverse of the system, where that is handed on
+    inverse: Preconditioner | None = None  # an approximate inverse of the system, where one is handed on
 
 
 class Point(NamedTuple):
-    """Where a hypergradient is asked for."""
+    """The point of a hypergradient."""
 
     hparams: HParams
     inner_batch: Batch
@@ -50,13 +51,13 @@ class Undefined(NamedTuple):
     value: jax.Array  # of the outer loss with its prior
     loss: jax.Array  # of the inner problem, at its solution
     gradient: PyTree  # a flag for each leaf of the hyperparameters
-    update: PyTree  # the same of the hyperparameters that the optimiser moved to
+    update: PyTree  # a flag for each leaf of the hyperparameters after the optimiser's step
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What is known of a hypergradient beside its value.
+    """The report on a hypergradient.
 
     Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint (through the
     steps of a solver: what is left of v at their start). ``status`` is the worst of the two and of ``outer_status``,
@@ -64,7 +65,7 @@ class Report:
     finite number (``undefined`` says which). ``error_estimate`` estimates the norm of the error of the returned
     gradient, and ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its
     regime of validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by
-    design). What was not asked for, or does not apply, is NaN (or -1, of numbers that count).
+    design). A figure that was not asked for, or does not apply, is NaN (a count is -1).
     """
 
     inner_residual: jax.Array
@@ -80,19 +81,17 @@ class Report:
     counts: Counts
     params: Params
     carry: Carry
-    theta: jax.Array = NAN  # by how much the Newton correction shrank the residual: the estimate is claimed up to 0.1
+    theta: jax.Array = NAN  # the residual's ratio after a Newton correction; the estimate is claimed up to 0.1
     margin: jax.Array = NAN  # distance of the solution from the next face, in the units of the mapping
-    weakly_active: jax.Array = UNKNOWN  # coordinates whose distance is within what the error of the solution may move
+    weakly_active: jax.Array = UNKNOWN  # coordinates that the error of the solution may move to the next face
     condition: jax.Array = NAN  # a lower estimate of the condition number of the (reduced) linear system
-    inner_tol: jax.Array = NAN  # the tolerances that the two solves had
+    inner_tol: jax.Array = NAN  # the tolerances of the two solves
     adjoint_tol: jax.Array = NAN
-    retries: jax.Array = ZERO  # what "retry" tried before this result
-    curvature: jax.Array = (
-        NAN  # the least one at the inner solution, as a share of the largest; 0 where none is negative
-    )
+    retries: jax.Array = ZERO  # the attempts of "retry" before this result
+    curvature: jax.Array = NAN  # the least at the inner solution, relative to the largest; 0 where none is negative
     skipped: jax.Array = ZERO  # 1 where ``on_failure="skip"`` discarded this result
     outer_status: Status = FINE
-    undefined: Undefined | None = None  # None: not looked at, as inside an engine
+    undefined: Undefined | None = None  # None: not examined, as inside an engine
 
     @property
     def solved(self) -> Status:
@@ -114,7 +113,7 @@ class Report:
 
     @property
     def order(self) -> str:
-        """Whether the curvature of the inner solution was looked at: "second order", or "first order"."""
+        """Whether the curvature of the inner solution was examined: "second order", or "first order"."""
         return order_of(self.curvature)
 
     @property
@@ -132,8 +131,8 @@ class Engine(abc.ABC):
     adapts: ClassVar[bool] = False  # whether its tolerances follow the outer progress: a first gradient may be loose
     chooses: ClassVar[bool] = False  # whether `choose` has to be asked which engine does the work
     through_steps: ClassVar[bool] = False  # whether it differentiates the steps of the solver, from its start on
-    differentiable: ClassVar[bool] = False  # whether a derivative of its result is one of the hypergradient
-    remedy: ClassVar[str] = ""  # what to do when this engine's solves fail, where the status alone does not tell
+    differentiable: ClassVar[bool] = False  # whether a derivative of its result is a derivative of the hypergradient
+    remedy: ClassVar[str] = ""  # the remedy when this engine's solves fail, where the status alone does not tell it
 
     @abc.abstractmethod
     def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
@@ -144,11 +143,12 @@ class Engine(abc.ABC):
         """The carry of a cold start."""
 
     def choose(self, task: Task, point: Point) -> tuple[Engine, str]:
-        """The engine that does the work, and why: itself, unless it is one that chooses. Values are concrete here."""
+        """The engine that does the work, and the reason: itself, unless it chooses among others. Values are concrete
+        here."""
         return self, "chosen by hand"
 
     def advice(self, code: Code) -> str:
-        """The remedy for an inner solve that ended with this code, where this engine has one of its own."""
+        """This engine's own remedy for an inner solve that ended with this code; "" where it has none."""
         return ""
 
     def longer(self, factor: int) -> Engine:
@@ -156,12 +156,12 @@ class Engine(abc.ABC):
         return self
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
-        """What ``on_failure="retry"`` tries in turn after more inner steps, each with its name."""
+        """The engines, by name, that ``on_failure="retry"`` tries in turn after more inner steps."""
         yield from ()
 
     def finest(self, carry: Carry) -> Carry:
-        """The carry after which both solves are as accurate as the engine makes them: of one that ``adapts``, at its
-        finest tolerances."""
+        """The carry with which both solves are as accurate as this engine can be; an engine that ``adapts`` then uses
+        its finest tolerances."""
         return carry
 
 

@@ -1,4 +1,4 @@
-"""What is looked at around a hypergradient beside its two solves: whether every number is one."""
+"""The examination of the numbers around a hypergradient, beside its two solves: whether all are finite."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bilevel.task import Task
 
 
 def examined(engine: Engine, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-    """The engine's hypergradient, with a report that has looked at every number around it: `Undefined`.
+    """The engine's hypergradient, whose report says in `Undefined` which numbers around it are not finite.
 
-    A stochastic engine differentiates at the params of the carry, so there its inner loss is looked at too: the forward
-    pass is then a part of what is computed anyway.
+    A stochastic engine differentiates at the params of the carry, so its inner loss is evaluated there: that costs
+    nothing, because the forward pass is computed anyway.
     """
     value, grad, report = engine.hypergradient(task, point, carry)
     params = task.inner.primal(carry.params) if engine.stochastic else report.params
@@ -31,21 +31,21 @@ def examined(engine: Engine, task: Task, point: Point, carry: Carry) -> tuple[Sc
     )
     inner = report.inner_status.worse(_nonfinite_if(undefined.loss))
     report = replace(report, inner_status=inner, undefined=undefined)
-    # The value does not need the adjoint solve, and a cotangent of NaN makes that fail.
+    # The value is computed without the adjoint solve, because a cotangent of NaN makes that solve fail.
     report = _judged(report, undefined.value, report.inner_status)
     return value, grad, _judged(report, undefined.gradient, report.solved)
 
 
 def updated(report: Report, moved: HParams) -> Report:
-    """The report after the optimiser's step, which is looked at too."""
+    """The report with the optimiser's step examined too."""
     assert report.undefined is not None, "only what was examined is updated"
     undefined = report.undefined._replace(update=trees.not_finite(moved))
     return _judged(replace(report, undefined=undefined), undefined.update, report.solved)
 
 
 def _judged(report: Report, flags: PyTree, solved: Status) -> Report:
-    """With the outer level nonfinite where a flag is set and what it rests on was ``solved``: what follows from a
-    failed solve is no failure of its own."""
+    """The report with the outer level nonfinite where a flag is set and both solves were ``solved``, because numbers
+    that follow from a failed solve are no further failure."""
     outer = Status(jnp.where(solved.ok, _nonfinite_if(flags).code, Code.converged))
     return replace(report, outer_status=report.outer_status.worse(outer))
 

@@ -1,4 +1,4 @@
-"""What follows from a hypergradient that failed: raise, warn, retry or skip."""
+"""The policies for a hypergradient that failed: raise, warn, retry or skip."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Found = TypeVar("Found")
 
 
 def failed(report: Report) -> bool:
-    """Whether a result cannot be used (in any lane): a solve failed, or a number is not finite."""
+    """Whether a result cannot be used, in any lane: a solve failed, or a number is not finite."""
     return not bool(report.status.ok.all())
 
 
 def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
-    """What is not finite, else one sentence a failing solve, with its residual and the remedy (the engine's own, where
-    it has one). The data are asked first, because all else that is not finite may follow from them; then, where the
-    inner solve ended well, the outer level: an adjoint solve for a cotangent of NaN has failed through no fault of its
-    own."""
+    """The number that is not finite, else a sentence for each failing solve with its residual and the remedy,
+    preferably the engine's own. The data are examined first, because other numbers that are not finite may follow from
+    them. Then comes the outer level, where the inner solve ended well, because a cotangent of NaN makes the adjoint
+    solve fail."""
     if data := in_data(point):
         return data
     outer = not_finite(report, task, point) if bool(report.inner_status.ok.all()) else ""
@@ -96,9 +96,9 @@ ZERO_ROOT = (
 
 
 def not_finite(report: Report, task: Task, point: Point) -> str:
-    """Which number of the outer level is not finite, and whether it is the prior's or the outer loss's; "" if none is.
+    """Which number of the outer level is not finite, and whether the prior or the outer loss gave it; "" if none is.
 
-    Evaluates both once more: this is where a run ends, or a step is skipped.
+    Evaluates both once more, because here a run ends or a step is skipped.
     """
     params, hparams, batch = report.params, point.hparams, point.outer_batch
     own = _whose("prior", *jax.value_and_grad(task.prior)(hparams), "hparams")
@@ -137,9 +137,9 @@ def leaves_where(flags: PyTree, argument: str = "hparams") -> list[str]:
 def with_retries(
     engine: Engine, task: Task, attempt: Callable[[Engine, Task], tuple[Report, Found]]
 ) -> tuple[Report, Found]:
-    """``attempt(engine, task)``; where a solve failed and the policy is "retry" also with what is harder, until one
-    can be used. The report counts the retries and all their work. A number that is not finite although both solves
-    ended well is no reason to solve again.
+    """``attempt(engine, task)``. Where a solve failed and the policy is "retry", harder engines and solvers follow
+    until a result can be used. The report counts the retries and all their work. A number that is not finite although
+    both solves ended well is not retried, because another solve gives it again.
     """
     report, found = attempt(engine, task)
     if engine.on_failure != "retry" or bool(report.solved.ok.all()):
@@ -156,8 +156,8 @@ def with_retries(
 
 
 def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
-    """Raises or warns with ``sentence()`` as the engine's ``on_failure`` says where the report is of a failure; "skip"
-    logs, and is counted in the report."""
+    """Raises or warns with ``sentence()`` where the report says that something failed, as ``on_failure`` of the engine
+    asks; "skip" logs the sentence, and the report counts it."""
     if not failed(report):
         return
     if engine.on_failure in ("raise", "retry"):
@@ -170,7 +170,8 @@ def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
 
 
 def escalations(engine: Engine, task: Task) -> Iterator[tuple[str, Engine, Task]]:
-    """What "retry" tries, in order: tighter, then what the engine offers (damped, another linear solver, dense)."""
+    """The attempts of "retry" in order: more steps, then the harder engines that this engine offers (damped, another
+    linear solver, dense)."""
     solver = task.inner.solver
     longer = task.with_solver(changed(solver, max_steps=MORE_STEPS * solver.max_steps))
     yield "more inner and adjoint steps", engine.longer(MORE_STEPS), longer

@@ -45,12 +45,12 @@ def hypergradient(
 ) -> tuple[Scalar, HParams, Report]:
     """(value, grad, report) of g(w*(h), h) + prior(h) at ``hparams``.
 
-    ``batch`` is a pair (inner batch, outer batch), by default that of step 0; ``key`` goes to the problem's init;
+    ``batch`` is a pair (inner batch, outer batch), by default the pair of step 0; ``key`` goes to the problem's init;
     ``carry`` is the last report's, for a warm start. A second call with the same task, shapes and engine settings
     traces nothing. A failed solve follows the engine's ``on_failure``: "raise" (`ConvergenceError`), "warn", "retry"
-    (counted in ``report.retries``; raises when nothing helps) or "skip" (NaN, and ``report.skipped`` is 1).
-    A value, a gradient or an inner loss that is not finite is such a failure too, however well the solves ended.
-    Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
+    (counted in ``report.retries``; raises when nothing helps) or "skip" (NaN, and ``report.skipped`` is 1). A value, a
+    gradient or an inner loss that is not finite is a failure too, even if both solves ended well. Inside another trace
+    nothing can raise: there the gradient of a failed solve is NaN.
 
     All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace the
     precision is that of the trace, with a warning where it is lower.
@@ -89,18 +89,19 @@ def _is_double() -> bool:
 
 
 def _as_double(leaf: jax.Array) -> jax.Array:
-    """float32 is the widest type where 64 bits are switched off; a narrower one was asked for by name."""
+    """The type to compute in: float32 is the widest where 64 bits are off; a narrower type has to be asked for by
+    name."""
     return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
 
 
 def _as_single(leaf: Any) -> Any:
-    """By NumPy: JAX would warn of 64 bits where they are switched off."""
+    """Converted by NumPy, because JAX would warn of 64 bits where they are off."""
     array = np.asarray(leaf)
     return array.astype(np.float32) if array.dtype == np.float64 else leaf
 
 
 def _for_outside(leaf: Any) -> Any:
-    """Of the report: NumPy's float64, with which one computes where JAX's would warn, because 64 bits are off there."""
+    """The report with NumPy's float64, because arithmetic with JAX's would warn where 64 bits are off."""
     wide = isinstance(leaf, jax.Array) and leaf.dtype == jnp.float64
     return np.asarray(leaf) if wide else leaf
 
@@ -120,7 +121,7 @@ def _point(task: Task, hparams: HParams, batch: tuple[Batch, Batch] | None, key:
 
 
 def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> tuple[Scalar, HParams, Report]:
-    """The compiled hypergradient, and what the policy of the engine makes of a failure."""
+    """The result of the compiled hypergradient, after the engine's policy has dealt with a failure."""
     engine = _chosen(task, engine, point)
     start = _first_carry(task, engine, point) if carry is None else carry
 
@@ -138,7 +139,7 @@ def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> 
 
 
 def _warn_of_idle(task: Task, engine: Engine, point: Point, grad: HParams) -> None:
-    """Once for a task and kind of engine: says which gradients are zero by construction, where one is zero."""
+    """Says which gradients are zero by construction, once for a task and kind of engine, and only where one is zero."""
     looked = _LOOKED.setdefault(task, set())
     if type(engine) in looked:
         return
@@ -162,7 +163,8 @@ def _chosen(task: Task, engine: Engine, point: Point) -> Engine:
 
 
 def _first_carry(task: Task, engine: Engine, point: Point) -> Carry:
-    """The carry of a cold start, by a small program of its own: the large one then serves cold and warm starts."""
+    """The carry of a cold start, by a small program of its own, so that one large program serves cold and warm
+    starts."""
     first = Program(lambda engine, task, point: engine.first_carry(task, point))
     return _STARTS.setdefault(task.statement, first)(engine, task, point)
 

@@ -17,7 +17,7 @@ from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import HParams, PyTree
 from bilevel.task import Task
 
-# Equations that give zeros where all of their inputs are zeros, and where one of them is.
+# Equations whose results are zeros where all of their inputs are zeros, and where one of them is.
 LINEAR = {
     "add", "sub", "add_any", "neg", "broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type",
     "reduce_sum", "concatenate", "slice", "copy", "copy_p", "real", "cumsum", "rev",
@@ -27,8 +27,8 @@ NESTED = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "cus
 
 
 class Influence(NamedTuple):
-    """For each leaf of the hyperparameters, by name, whether a derivative of the outer loss can reach it; without those
-    that the user holds constant by ``jax.lax.stop_gradient``."""
+    """For each leaf of the hyperparameters, by name, whether a derivative of the outer loss can reach it. Leaves that
+    the user holds constant by ``jax.lax.stop_gradient`` are left out."""
 
     reached: dict[str, bool]
     through_params: bool  # whether the outer loss has a derivative in the params
@@ -40,7 +40,7 @@ class Influence(NamedTuple):
         return [name for name, reached in self.reached.items() if not reached]
 
     def sentence(self) -> str:
-        """What to tell the user of the leaves without a path."""
+        """The sentence for the user about the leaves without a path."""
         names = ", ".join(self.without_path)
         if not self.through_params:
             why = (
@@ -60,10 +60,11 @@ class Influence(NamedTuple):
 def influence(engine: Engine, task: Task, point: Point) -> Influence:
     """Whether the derivative of each leaf is zero by construction, as JAX sees it when it differentiates.
 
-    A leaf has a path where the derivative of the outer loss or of the prior with respect to it is not identically zero,
-    or where that with respect to the params is not, and the optimality condition depends on the leaf. An engine that
-    differentiates the solver's steps (``through_steps``) also sees the start, and settings of the solver that are
-    functions of the hyperparameters: where there are such, every leaf may have a path.
+    A leaf has a path where the outer loss or the prior has a derivative with respect to it that is not identically
+    zero. It also has a path where the outer loss has such a derivative with respect to the params, and the optimality
+    condition depends on the leaf. An engine that differentiates the solver's steps (``through_steps``) also
+    differentiates the start, and settings of the solver that are functions of the hyperparameters: where there are
+    such, every leaf may have a path.
     """
     cold = cold_start(task, point)
     outer = jax.grad(task.outer, argnums=(0, 1))
@@ -113,7 +114,7 @@ def _pulled(task: Task, point: Point, params: PyTree, hparams: HParams) -> HPara
 
 
 def _start_pulled(task: Task, point: Point, hparams: HParams) -> HParams:
-    """The same of the cold start."""
+    """The derivative of the cold start, in the same form."""
     start, pull = jax.vjp(lambda h: task.inner.cold_start(point.key, h, point.inner_batch), hparams)
     return pull(jax.tree.map(jnp.ones_like, start))[0]
 
@@ -164,5 +165,6 @@ def _program_of(equation: Any) -> Jaxpr | None:
 
 
 def _is_zero(value: Any) -> bool:
-    """Of single numbers alone: zeros that JAX makes are broadcast, and data is not to be brought to the host."""
+    """Looks at single numbers only, because JAX broadcasts the zeros that it makes, and data must not be copied to the
+    host."""
     return not isinstance(value, Tracer) and np.size(value) == 1 and not np.any(np.asarray(value))

@@ -1,4 +1,4 @@
-"""What to do about a failed solve, in words that name nothing that is in use already."""
+"""The remedy for a failed solve, which never proposes a setting that is in use already."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOR_INDEFINITE = ("bl.MINRES()", "bl.GMRES()", "bl.Dense()")
 
 
 def inner_remedy(code: Code, steps: int, solver: Solver) -> str:
-    """For an inner solve that ended with ``code`` after ``steps`` steps of ``solver``."""
+    """The remedy for an inner solve that ended with ``code`` after ``steps`` steps of ``solver``."""
     used = _name(solver)
     if code == Code.max_steps:
         return _out_of_steps(steps, solver, used)
@@ -43,7 +43,7 @@ def _out_of_steps(steps: int, solver: Solver, used: str) -> str:
 
 
 def adjoint_remedy(code: Code, engine: Engine) -> str:
-    """For an adjoint solve of ``engine`` that ended with ``code``."""
+    """The remedy for an adjoint solve of ``engine`` that ended with ``code``."""
     linear_solve: Any = getattr(engine, "linear_solve", None)
     used = _name(linear_solve)
     direct = linear_solve is not None and linear_solve.direct

@@ -1,6 +1,6 @@
 """The door to the tasks that belong to one paper: ``experiments/``, beside this package, has a folder for each.
 
-A wheel has them in here; in a checkout this package looks into the folder beside ``bilevel/``, as `bilevel.cli` does
+A wheel has the folders in here; in a checkout this package reads the folder beside ``bilevel/``, as `bilevel.cli` does
 for ``configs/``.
 """
 

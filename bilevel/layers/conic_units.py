@@ -1,7 +1,7 @@
-"""A conic program in units in which its rows, unknowns and objective have size 1, and what its solution is worth there.
+"""A conic program in units in which its rows, unknowns and objective have size 1, and whether its derivative exists.
 
-Multiplying the rows of one cone by a number, an unknown or the objective leaves a program what it is, but not the sum
-of a multiplier and a slack, which says on which face of the cone a solution lies.
+The face of the cone on which a solution lies is read off the sum of a multiplier and a slack. Rescaling the rows of a
+cone, an unknown or the objective does not change the program, but it changes that sum; so the units are fixed first.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bilevel.kernels.matrices import Matrix, is_sparse
 from bilevel.optimality.conic import Conic, ConicPoint
 from bilevel.solvers.programs.stated_by_arrays import pieces
 
-MEASURED = 1024  # unknowns and rows up to which a dense program is measured; others stay in the units they came in
-JUDGED = 256  # and up to which the face of the solution is looked at
+MEASURED = 1024  # a dense program up to this size is rescaled; others keep their units
+JUDGED = 256  # the face of the solution is examined up to this size
 
 
 class ConicUnits(NamedTuple):
@@ -31,16 +31,16 @@ class ConicUnits(NamedTuple):
     forces: jax.Array
 
     def data(self, A: Matrix, b: jax.Array, c: jax.Array) -> tuple[Matrix, jax.Array, jax.Array]:
-        """(A, b, c) in these units."""
+        """(A, b, c) in the units."""
         scaled = A if is_sparse(A) else self.rows[:, None] * A * self.columns
         return scaled, self.rows * b / self.point, self.columns * c / self.forces
 
     def inward(self, x: jax.Array, y: jax.Array, s: jax.Array) -> ConicPoint:
-        """A point of the program, in these units."""
+        """A point of the program, in the units."""
         return ConicPoint(x / self.columns / self.point, y / self.rows / self.forces, self.rows * s / self.point)
 
     def outward(self, at: ConicPoint) -> ConicPoint:
-        """A point in these units, in those of the program."""
+        """A point in the units, converted to those of the program."""
         return ConicPoint(
             self.columns * self.point * at.x, self.rows * self.forces * at.y, self.point * at.s / self.rows
         )
@@ -60,7 +60,7 @@ def conic_units(A: Any, c: jax.Array, cone: Cone, at: ConicPoint) -> ConicUnits:
 
 
 def _owners(cone: Cone) -> np.ndarray:
-    """A number for each row: the same for those that only change their size together."""
+    """A number for each row, equal for rows that can be rescaled together only."""
     owners, number = [np.zeros(0, int)], 0
     for piece in pieces(cone):
         alone = isinstance(piece.cone, Zero | Free | NonNegative)
@@ -70,9 +70,9 @@ def _owners(cone: Cone) -> np.ndarray:
 
 
 def is_regular(mapping: Conic, z: jax.Array, A: Any, b: jax.Array, c: jax.Array) -> jax.Array:
-    """Whether the derivative at z (in units of size 1) exists for certain: further from the kinks of the projection
-    than rounding and the residual leave in doubt, primal and dual unique. False where nobody looks: sparse and large
-    programs, cones whose kinks are not known.
+    """Whether the derivative at z (in units of size 1) exists for certain: z is further from the kinks of the
+    projection than rounding and the residual explain, and primal and dual are unique. False where that is not examined:
+    sparse and large programs, cones whose kinks are not known.
 
     The derivative exists where [[0, A'D], [D A, -(I - D)]] is invertible, D the Jacobian of the projection.
     """

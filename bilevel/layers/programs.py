@@ -31,7 +31,7 @@ from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, Progr
 from bilevel.solvers.programs.verdict import verdict
 
 POLISHES = 3
-DENSE = 1024  # unknowns and rows up to which these Newton steps are made with a dense matrix
+DENSE = 1024  # up to so many unknowns and rows, Newton steps use a dense matrix
 
 
 def quadratic_program(
@@ -49,21 +49,21 @@ def quadratic_program(
     """min 1/2 x'Qx + q'x subject to A x = b and G x <= h, for a symmetric positive semidefinite Q.
 
     Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); the pair A, b or G, h may be left out, and entries of
-    h may be infinite (no constraint). The matrices may be dense, or sparse (`BCOO`, for which only products with them
-    are taken; derivatives are those of their data). ``init`` is the solution of a program nearby, from which a
-    `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
-    (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in every
-    argument, in both modes. Of Q the symmetric part counts.
+    h may be infinite (no constraint). The matrices may be dense or sparse (`BCOO`). With sparse ones only products are
+    taken, and their derivatives are with respect to the stored entries. ``init`` is the solution of a nearby program,
+    from which a `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and
+    ``dual`` (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in
+    every argument, in both modes. Only the symmetric part of Q counts.
 
     ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
     there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
     with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
     lane, and params, dual and derivatives are NaN (to a cotangent that is exactly zero, zero). Compiles once for shapes
-    and settings, in eager calls too. Multiplying rows, unknowns or the objective multiplies the derivatives by just
-    that. ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active ones do not
-    depend on each other. Else, and where nobody looks (sparse and large programs), it is "residual": the derivative may
-    be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for shapes
-    that do not fit.
+    and settings, in eager calls too. Rescaling rows, unknowns or the objective rescales the derivatives exactly.
+    ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active rows are
+    independent. Elsewhere, and where that is not examined (sparse and large programs), it is "residual": the derivative
+    may be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for
+    shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)
@@ -176,7 +176,7 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
     lost = jnp.isnan(usable)
     unknown = jnp.where(
         lost, mapping.pack(*map(jnp.zeros_like, (c, b, b))), unknown
-    )  # of which a cotangent of zero stays zero
+    )  # where a cotangent of zero stays zero
     point = units.outward(mapping.unpack(attach(mapping, solve.value, unknown, units.data(A, b, c), lost=lost)))
     x, y = (part + (usable - 1) for part in (point.x, point.y))  # NaN where lost, with the derivative of `attach`
     flat = jnp.zeros((), c.dtype)  # a linear objective has no curvature
@@ -184,7 +184,7 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
-    return usable * (0.5 * x @ (Q @ x) + q @ x)  # usable is 1, or NaN: then so are all derivatives
+    return usable * (0.5 * x @ (Q @ x) + q @ x)  # usable is 1, or NaN, which makes all derivatives NaN
 
 
 def _qp_equality(x, Q, q, A, b, G, h, usable) -> jax.Array:
@@ -207,7 +207,7 @@ def _root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
 
 
 def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
-    """Newton steps on the optimality condition, as long as they lower the residual; taken where it is not small yet."""
+    """Newton steps on the optimality condition while the residual is not small yet and they lower it."""
     first = measure(unknown)
     precise = 100 * float(jnp.finfo(first.dtype).eps)
 
@@ -233,7 +233,7 @@ def _grade(status: Status, regular: jax.Array) -> jax.Array:
 
 
 def _start(program: ConeProgram, x: jax.Array, y: jax.Array) -> Answer:
-    """The solution of a program nearby; zeros where that had none."""
+    """The solution of a nearby program; zeros where that program had none."""
     usable = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
     x, y = jnp.where(usable, x, 0), jnp.where(usable, y, 0)
     none = jnp.zeros((), jnp.int32)

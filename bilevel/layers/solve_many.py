@@ -29,10 +29,10 @@ def solve_batch(
 
     ``hparams`` and ``batch`` have a leading axis where ``in_axes`` says 0, and are shared where it says None. ``lanes``
     problems are solved at a time; a lane whose problem is done takes the next one, in one compiled loop. Under vmap all
-    problems step until the slowest is done: this is faster by about the ratio of the largest to the mean number of
-    steps, where the steps of a lane cost what they cost alone. Cold starts from a fixed key; differentiable in hparams
-    and batch as ``inner.solve`` is. Raises ValueError where no axis is batched, the lengths differ, or there is no
-    problem or no lane.
+    problems step until the slowest is done, so this is faster by about the ratio of the largest to the mean number of
+    steps. That holds where a step of all lanes costs as much as the steps of each alone. Cold starts from a fixed key;
+    differentiable in hparams and batch as ``inner.solve`` is. Raises ValueError where no axis is batched, the lengths
+    differ, or there is no problem or no lane.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * h * w**2,

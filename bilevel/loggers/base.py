@@ -1,4 +1,4 @@
-"""What a logger is: it follows one run, step by step."""
+"""A logger follows one run, step by step."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LOG = logging.getLogger("bilevel")
-FAILED = ("failed", "interrupted")  # what `summary["status"]` says of a run that did not reach its end
+FAILED = ("failed", "interrupted")  # values of `summary["status"]` for a run that did not reach its end
 
 
 class Run(NamedTuple):
-    """What a logger is told about the run that it follows."""
+    """The facts about a run that a logger gets."""
 
     directory: Path | None = None  # where the run writes; None: nowhere
     config: Mapping[str, Any] = MappingProxyType({})  # the settings, as plain numbers, strings, lists and dicts
     steps: int = 0  # the outer steps that are planned
     name: str = "run"
-    resumed: bool = False  # whether it goes on with what its directory holds
+    resumed: bool = False  # whether it continues the run in its directory
 
 
 class Logger(abc.ABC):
     """Follows one run: ``start``, then ``log`` after each outer step, ``figure`` at will, and ``finish`` in any case.
 
-    A resumed run starts with the number of steps that the checkpoint holds and with what ``state`` returned then.
+    A resumed run starts with the number of steps in the checkpoint and with the value that ``state`` returned then.
     """
 
     @abc.abstractmethod
     def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Begins after ``step`` finished steps; ``state`` is what `state` gave at the checkpoint."""
+        """Begins after ``step`` finished steps; ``state`` is the value of `state` at the checkpoint."""
 
     @abc.abstractmethod
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -48,20 +48,20 @@ class Logger(abc.ABC):
         """Ends the record; ``summary["status"]`` is one of `FAILED` where the run broke off."""
 
     def sync(self) -> None:  # noqa: B027  # nothing to do is a good default
-        """Puts what was logged where it outlives a crash of the machine; called before each checkpoint."""
+        """Writes the log to the disk, so that it survives a crash of the machine; called before each checkpoint."""
 
     def state(self) -> dict[str, Any]:
-        """What a later process needs to go on with the same record, as JSON."""
+        """The state, as JSON, with which a later process continues the same record."""
         return {}
 
 
 def finish_all(loggers: Sequence[Logger], summary: Mapping[str, Any]) -> None:
-    """Ends every record: one that fails does not keep the others from it, and is told after them."""
+    """Ends every record. A failure does not stop the others; it is raised after them."""
     errors: list[Exception] = []
     for logger in loggers:
         try:
             logger.finish(summary)
-        except Exception as error:  # of any kind: it is raised again below
+        except Exception as error:  # of every kind, because it is raised again below
             errors.append(error)
     for error in errors[1:]:
         LOG.error("Another record could not be ended: %s", error)
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
 
 
 def brief(value: Any) -> str:
-    """A value as a reader wants it: four significant digits.
+    """A value for people: four significant digits.
 
     >>> brief(0.123456), brief(12), brief("adam")
     ('0.1235', '12', 'adam')

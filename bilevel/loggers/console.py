@@ -11,7 +11,7 @@ from bilevel.loggers.base import Logger, Run, brief, plain
 
 
 class Console(Logger):
-    """A progress line while the run lasts, and a table of its summary at the end, on stderr.
+    """A progress line during the run and a table of the summary at its end, on stderr.
 
     Silent where stderr is no terminal. ``every`` is the least number of seconds between two updates.
     """

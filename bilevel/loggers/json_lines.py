@@ -14,12 +14,12 @@ from bilevel.loggers.strict_json import dumps, loads
 
 
 class JsonLines(Logger):
-    """``metrics.jsonl`` with one object a step, ``figures/NAME.png`` and, at the end, ``summary.json``.
+    """``metrics.jsonl`` with one object for each step, ``figures/NAME.png`` and, at the end, ``summary.json``.
 
-    Each line is flushed as it is written, so that the record outlives `kill -9`, and `sync` puts it on the disk before
-    a checkpoint that relies on it. Lines are only ever appended: a run that goes on from a checkpoint repeats the steps
-    after it, and those that are in the file already are not written again. What follows the first line that is torn,
-    missing or doubled cannot be trusted: it is cut off when the run goes on. The JSON is strict (see `strict_json`).
+    Each line is flushed as it is written, so that the record survives `kill -9`, and `sync` puts it on the disk before
+    each checkpoint. Lines are only appended. A run that goes on from a checkpoint repeats the steps after it, but does
+    not write again the lines that the file holds already. Lines after the first torn, missing or doubled one cannot be
+    trusted, so they are cut off when the run goes on. The JSON is strict (see `strict_json`).
     """
 
     filename = "metrics.jsonl"
@@ -45,7 +45,7 @@ class JsonLines(Logger):
         self.last = step
 
     def sync(self) -> None:
-        if not os.fstat(self.file.fileno()).st_nlink:  # what is written to a file without a name is lost
+        if not os.fstat(self.file.fileno()).st_nlink:  # because writes to a deleted file are lost
             raise FileNotFoundError(f"{self.directory} is gone: it was removed while the run was writing there.")
         os.fsync(self.file.fileno())
 
@@ -82,8 +82,8 @@ def _whole(content: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def keep_whole_lines(path: Path) -> int:
-    """Cuts off what `read_json_lines` does not read; returns how many lines stay. A torn last line is what a killed
-    process leaves; more than that is told."""
+    """Cuts off the lines that `read_json_lines` does not read; returns how many lines stay. A killed process leaves a
+    torn last line; more damage is logged."""
     if not path.exists():
         return 0
     content = path.read_bytes()
@@ -102,7 +102,7 @@ def keep_whole_lines(path: Path) -> int:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a kill in between, finds either the old content or the new."""
+    """Writes a file so that a reader finds either the old content or the new one, even after a kill in between."""
     beside = path.with_name(f"{path.name}.part")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

@@ -1,7 +1,7 @@
 """JSON that every reader takes: NaN and infinity are no JSON, though Python's ``json`` writes them.
 
-NaN is written as null (there is no value), infinity as the string "Infinity" (or "-Infinity"): a number that is not
-known and one that is without bound stay apart.
+NaN is written as null, because it is no value, and infinity as the string "Infinity" or "-Infinity". So an unknown
+number and an unbounded one stay apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 
 def loads(text: str) -> Any:
-    """What `dumps` wrote, with null as NaN; also records from before that, which hold NaN and Infinity as they are.
+    """The value that `dumps` wrote, with null as NaN. Reads older records too, which hold NaN and Infinity themselves.
 
     >>> loads('{"loss": null, "bound": "Infinity"}')
     {'loss': nan, 'bound': inf}

@@ -31,7 +31,7 @@ class WandB(Logger):
 
     def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
         if self.mode == "offline":
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline means that nothing is sent
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # because offline must send nothing
         import wandb
 
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False)

@@ -10,18 +10,18 @@ from jax import lax
 
 from bilevel.kernels.rescue import rescued
 
-WELL_SEPARATED = 1e-4  # each row this far (relative to its length) from the span of those before: Cholesky will do
+WELL_SEPARATED = 1e-4  # Cholesky's factor is used if each row is so far from the span of the rows before
 
 
 class Coordinates(NamedTuple):
     """A change of the multipliers that makes the active rows orthonormal."""
 
     transform: jax.Array  # T, (rows, rows): the nonzero rows of T R are orthonormal
-    kept: jax.Array  # (rows,), 1 for directions that T spans, 0 for inactive and for redundant ones
+    kept: jax.Array  # (rows,), 1 for directions that T spans, 0 for inactive and for redundant rows
 
 
 def orthonormal(rows: jax.Array) -> Coordinates:
-    """T with T R (T R)' = diag(kept), for rows R of shape (rows, unknowns) of which some are zero or dependent.
+    """T with T R (T R)' = diag(kept), for rows R of shape (rows, unknowns), some of them zero or dependent.
 
     T is a constant: it carries no derivative, and any invertible T would be right. Where the rows are well separated it
     is the inverse of the Cholesky factor of R R', else the inverse singular values of R on those that exceed rounding
@@ -36,7 +36,8 @@ def orthonormal(rows: jax.Array) -> Coordinates:
 
 
 def dependent(rows: jax.Array) -> jax.Array:
-    """Which rows are combinations of others (zero rows are not): those with a part in the left null space.
+    """The rows that are combinations of others, because they have a part in the left null space; zero rows do not
+    count.
 
     >>> dependent(jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])).tolist()
     [True, False, True, False]

@@ -68,7 +68,7 @@ class BlockProximalGradient(Mapping):
         return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """Not known: of the proxes only the values are."""
+        """Not known, because the proxes are known by their values only."""
         return not_known(params)
 
     def _scaled(self, tree: PyTree, inverse: bool = False) -> PyTree:

@@ -50,7 +50,7 @@ class Conic(Mapping):
     cone: Cone
 
     def faces(self, params: jax.Array, *args: jax.Array, **kwargs: jax.Array) -> jax.Array:
-        """Not known: of the cone only the projection is."""
+        """Not known, because the cone is known by its projection only."""
         return not_known(params)
 
     def __call__(self, params: jax.Array, A: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:

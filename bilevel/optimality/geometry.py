@@ -20,8 +20,8 @@ from bilevel.projections import kinks
 
 
 class Geometry(abc.ABC):
-    """How a mirror descent step moves, and the linear system of its fixed point. ``args`` are those of the condition,
-    ``gradient`` is that of the loss at ``params``, and t the step size."""
+    """A mirror descent step, and the linear system of its fixed point. ``args`` are the arguments of the condition,
+    ``gradient`` is the gradient of the loss at ``params``, and t the step size."""
 
     @abc.abstractmethod
     def move(self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> Params:
@@ -34,7 +34,7 @@ class Geometry(abc.ABC):
     def natural(
         self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree
     ) -> Params:
-        """A step of which nothing but solutions are fixed points: the residual that solvers stop on."""
+        """A step whose fixed points are exactly the solutions: the residual that solvers stop on."""
         return self.move(params, gradient, t, *args, **kwargs)
 
     def faces(self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
@@ -76,7 +76,7 @@ class Entropy(Geometry):
         return on_rows(move, params, gradient, self._total(args))
 
     def move(self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> Params:
-        """The step from the weights on the support, which is that of the projected gradient step."""
+        """The step from the weights on the support of the projected gradient step."""
         on_support = _masked(self._support(params, gradient, t, args), params)
         return self.step(on_support, gradient, t, *args)
 
@@ -88,7 +88,7 @@ class Entropy(Geometry):
         return on_rows(nearest, params, gradient, self._total(args))
 
     def faces(self, params: Params, gradient: PyTree, t: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """How far the input of the projection is, coordinate by coordinate, from entering or leaving the support."""
+        """The distance of the projection's input, coordinate by coordinate, from entering or leaving the support."""
 
         distance = lambda w, g, total: kinks.simplex(w - t * g, jnp.asarray(total, w.dtype))
         return on_rows(distance, params, gradient, self._total(args))
@@ -105,7 +105,8 @@ class Entropy(Geometry):
 
 
 def multiplicative(weights: jax.Array, exponent: jax.Array, total: float | jax.Array = 1.0) -> jax.Array:
-    """total * w exp(e) / sum(w exp(e)) along the last axis, whatever the exponents where w = 0; NaN if all w are 0."""
+    """total * w exp(e) / sum(w exp(e)) along the last axis; exponents where w = 0 have no effect; NaN if all w are
+    0."""
     carried = weights > 0
     largest = jnp.max(jnp.where(carried, exponent, -jnp.inf), axis=-1, keepdims=True)
     shift = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
@@ -137,7 +138,8 @@ def _simplex_system(params: Params, support: PyTree, hessian: LinearMap, step: f
 
 
 def _carried(projected: jax.Array, weights: jax.Array) -> jax.Array:
-    """Where the projected step and the weights are positive; far from a solution that may be nowhere: the weights'."""
+    """The entries where the projected step and the weights are positive; far from a solution there may be none, then
+    those of the weights."""
     both = (projected > 0) & (weights > 0)
     return jnp.where(jnp.any(both, axis=-1, keepdims=True), both, weights > 0)
 

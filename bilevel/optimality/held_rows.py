@@ -1,4 +1,5 @@
-"""Which inequalities of a problem stated by functions hold its solution, whatever the units of rows and unknowns."""
+"""The inequalities of a problem stated by functions that hold its solution, judged in units that rescaling does not
+change."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.kernels.activity import Units, activity, sizes_of, units_of
 from bilevel.optimality.primal_dual import PrimalDual, size
 
-PROBES = 8  # random signs that measure the rows and columns of a Jacobian known by products: to a third
-PASSES = 3  # between rows and columns
+PROBES = 8  # random signs that measure the rows and columns of a Jacobian by products, accurate to a third
+PASSES = 3  # rounds of scaling rows, then columns
 
 
 class Measured(NamedTuple):
-    """The Jacobian of the constraints, as far as activity is concerned; flat."""
+    """The sizes of the Jacobian of the constraints that decide activity; flat."""
 
     units: Units
     forces: jax.Array  # (2, n): of the multipliers of equalities and inequalities on each unknown
@@ -30,13 +31,13 @@ class Held(NamedTuple):
 
     active: jax.Array  # 1 where the multiplier outweighs the slack, else 0
     strength: jax.Array  # see `kernels.activity.Activity`
-    divisor: jax.Array  # takes a product residual lam * G to the unknown of its row: the multiplier, or the value
+    divisor: jax.Array  # turns a product residual lam * G into the unknown of its row: multiplier or value
     units: Units
     curvature: jax.Array  # of the Lagrangian, in these units
 
 
 def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: Measured) -> Held:
-    """Reads the active rows off the point; one product with the Hessian says what its forces would move."""
+    """Reads the active rows off the point; one product with the Hessian measures how far its forces would move it."""
     (columns, rows), forces, touched = measured
     primal, unravel = ravel_pytree(at.primal)
     dual, value = ravel_pytree(at.inequality_dual)[0], ravel_pytree(inequality)[0].astype(primal.dtype)
@@ -50,7 +51,7 @@ def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: 
 
 
 def measured(jacobian: jax.Array, at: PrimalDual) -> Measured:
-    """Of a matrix (rows, unknowns), equalities first."""
+    """The sizes of a matrix (rows, unknowns), equalities first."""
     duals = jax.lax.stop_gradient(ravel_pytree((at.equality_dual, at.inequality_dual))[0])
     jacobian = jax.lax.stop_gradient(jacobian)
     first = jnp.arange(duals.size) < size(at.equality_dual)
@@ -60,7 +61,8 @@ def measured(jacobian: jax.Array, at: PrimalDual) -> Measured:
 
 
 def measured_by_products(push: Callable, pull: Callable, at: PrimalDual) -> Measured:
-    """Of a map known by its products and those of its transpose, from their lengths along random signs."""
+    """The sizes of a map known by products with it and its transpose, from the lengths of products with random
+    signs."""
     primal, unravel = ravel_pytree(at.primal)
     duals, split = ravel_pytree((at.equality_dual, at.inequality_dual))
     pushed = jax.vmap(lambda x: ravel_pytree(push(unravel(x)))[0])

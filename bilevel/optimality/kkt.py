@@ -17,11 +17,11 @@ from bilevel.optimality.saddle import Saddle, faces, margin, saddle_system
 
 
 class Margin(NamedTuple):
-    """How far a solution is from the points where its derivative does not exist; see `KKT.margin`."""
+    """The distance of a solution from points where its derivative does not exist; see `KKT.margin`."""
 
     smallest: jax.Array  # min over the inequalities of max(dual, slack), each as a share of what it is
     # measured in: 0 where strict complementarity fails
-    weakly_active: jax.Array  # inequalities for which that is below sqrt(eps)
+    weakly_active: jax.Array  # the number of inequalities for which that is below sqrt(eps)
     independence: jax.Array  # smallest / largest singular value of the active gradients, each scaled to length 1
     condition: jax.Array  # of the saddle system, in the 2-norm
 
@@ -36,8 +36,8 @@ class KKT(Mapping):
 
     Either function may be left out; both may return any pytree of arrays. Source: Blondel et al., 2021, equation (6).
 
-    F also vanishes at infeasible points with a zero multiplier and at negative multipliers, so what is stopped on is
-    the natural residual (grad_w L, equality, lam - max(lam + inequality, 0)), which vanishes at KKT points only.
+    F also vanishes at infeasible points with a zero multiplier and at negative multipliers, so solvers stop on the
+    natural residual (grad_w L, equality, lam - max(lam + inequality, 0)), which vanishes at KKT points only.
 
     A is solved on the active rows (dual > slack, in units in which rows, unknowns and the objective have size 1: a row
     multiplied by a number is the same constraint), with H the Hessian of L, E and C the Jacobians and m the mask:
@@ -46,7 +46,8 @@ class KKT(Mapping):
 
     Up to `saddle.DENSE` entries of the Jacobians, the active rows are first made orthonormal, so that nearly dependent
     ones cost accuracy only in proportion to their angle, and dependent ones lead to the multipliers of least norm.
-    Wherever strict complementarity holds the derivative is that of the solution; `margin` says how far off it is.
+    Wherever strict complementarity holds this is the derivative of the solution; `margin` measures the distance from
+    its failure.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> F = bl.optimality.KKT(lambda w, t: 0.5 * jnp.sum((w - t) ** 2), inequality=lambda w, t: w - 1.0)
@@ -83,8 +84,8 @@ class KKT(Mapping):
         return saddle_system(self._saddle(params, args, kwargs), params, str(self))
 
     def faces(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """How far each inequality is from changing sides, as a share of the norm of ``params``: zero where it is weakly
-        active, or active and dependent on others."""
+        """The distance of each inequality from changing sides, relative to the norm of ``params``: zero where it is
+        weakly active, or active and dependent on others."""
         return faces(self._saddle(params, args, kwargs), params)
 
     def margin(self, params: PrimalDual, *args: PyTree, **kwargs: PyTree) -> Margin:

@@ -16,7 +16,7 @@ from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm,
 
 
 def no_mirror_map(params: Params) -> PyTree:
-    """Stands in for the mirror map where a geometry brings its own."""
+    """Stands in for the mirror map where a geometry has its own."""
     raise ValueError(
         "MirrorDescent got a Bregman projection and no mirror map: give the gradient of its potential, "
         "MirrorDescent(loss, projection, mirror_map), or a geometry such as bl.Entropy()."

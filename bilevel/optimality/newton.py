@@ -18,10 +18,10 @@ from bilevel.linear_solve.base import Operator, materialize
 class Newton(Mapping):
     """F(w, *args) = -step_size [dG/dw]^{-1} G(w, *args), for a residual G (a function, or a mapping of the catalogue).
 
-    At a root the derivative of the inverse meets G = 0, so A = dF/dw = -step_size I: the linear system needs no solve,
-    and the work is the one inverse in B = -step_size [dG/dw]^{-1} dG/dh. It is applied with the factor of dG/dw that
-    the residual has made already. The identity holds along the whole path of solutions w*(h), so derivatives of any
-    order are right. At a point with G != 0 it is an approximation whose error is of the order of G.
+    At a root the derivative of the inverse multiplies G = 0, so A = dF/dw = -step_size I and the linear system needs no
+    solve. The work is the inverse in B = -step_size [dG/dw]^{-1} dG/dh, which reuses the factor of dG/dw that the
+    residual has made. The identity holds along the whole path of solutions w*(h), so derivatives of any order are
+    right. At a point with G != 0 it is an approximation whose error is of the order of G.
 
     Builds the matrix of dG/dw: for up to a few thousand unknowns. Source: Blondel et al., 2021, equation (14).
 

@@ -14,8 +14,8 @@ class PrimalDual(NamedTuple):
     """A point with the multipliers of its constraints: the unknown of `KKT`.
 
     The signs are those of the Lagrangian L = loss + equality_dual' equality + inequality_dual' inequality, so that
-    inequality_dual >= 0 at a solution. A multiplier has the structure and shapes of what its function returns; that of
-    a function which was left out is (), None or an empty array.
+    inequality_dual >= 0 at a solution. A multiplier has the structure and shapes of the result of its function; the
+    multiplier of a function that was left out is (), None or an empty array.
 
     >>> import jax.numpy as jnp
     >>> PrimalDual(jnp.zeros(2), inequality_dual=jnp.ones(1)).equality_dual

@@ -19,7 +19,7 @@ POWERS = 3  # steps of the power iteration that finds a step size
 
 
 def no_kinks_known(point: Params, step_size: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
-    """The distances to the kinks of a prox of which only the values are known."""
+    """The distances to the kinks of a prox that is known by its values only: NaN."""
     return not_known(point)
 
 
@@ -41,8 +41,8 @@ def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
 
 
 def visible(params: Params, step: PyTree) -> jax.Array:
-    """By how much a step has to be longer to change half the digits of ``params``; 1 where it does. Without, the
-    residual of a loss that falls without end would round to zero at large params."""
+    """The factor that makes a step long enough to change half the digits of ``params``; 1 where it is long enough.
+    Without it the residual of a loss that falls without end would round to zero at large params."""
     size, length = norm(params) * epsilon(params) ** 0.5, norm(step)
     ratio = size / jnp.where(length > 0, length, 1)
     return jax.lax.stop_gradient(jnp.where((length > 0) & jnp.isfinite(ratio), jnp.maximum(ratio, 1), 1))
@@ -52,11 +52,11 @@ def visible(params: Params, step: PyTree) -> jax.Array:
 class ProximalGradient(Mapping):
     """F(w, *args) = prox(w - step_size grad loss(w, *args), step_size, *args) - w.
 
-    ``prox(point, step_size, *args)`` is the proximal operator of the nonsmooth term. Any step size gives the same
-    root; one near 1/L keeps the active face right at inexact solutions: an error e of w moves the input of the prox by
-    up to (1 + step L) e. `localize` finds that step. ``kinks(point, step_size, *args)`` tells how far each coordinate
-    of that input is from where the derivative of the prox jumps; without it no error is claimed of a hypergradient.
-    Source: Blondel et al., 2021, equation (7).
+    ``prox(point, step_size, *args)`` is the proximal operator of the nonsmooth term. Any step size gives the same root;
+    one near 1/L keeps the active face right at inexact solutions: an error e of w moves the input of the prox by up to
+    (1 + step L) e. `localize` finds that step. ``kinks(point, step_size, *args)`` gives the distance of each coordinate
+    of that input from a jump of the prox's derivative; without it no error of a hypergradient is claimed. Source:
+    Blondel et al., 2021, equation (7).
 
     With D the Jacobian of the prox (symmetric, positive semidefinite) and H the Hessian, A = D (I - step H) - I is not
     symmetric. It is solved through the symmetric positive semidefinite system on the range of D
@@ -94,7 +94,7 @@ class ProximalGradient(Mapping):
         return subtract(self.prox(forward, self.step_size, *args, **kwargs), params)
 
     def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """The same, over a longer step where one of ``step_size`` would be lost in the digits of params."""
+        """The same residual over a longer step, where a step of ``step_size`` would be lost in the digits of params."""
         gradient = jax.grad(self.loss)(params, *args, **kwargs)
         stretch = visible(params, axpy(self.step_size, gradient, jax.tree.map(jnp.zeros_like, params)))
         step = stretch * self.step_size
@@ -122,11 +122,11 @@ class ProximalGradient(Mapping):
 
 
 def without_rounding(derivative: LinearMap, like: Params) -> LinearMap:
-    """The derivative D of a prox, exactly zero where all of it is rounding: at a vertex of a polytope D = I - n n'/n'n
-    of one free coordinate is 1 - 1 but for a unit of roundoff, and a system of that size looks singular."""
+    """The derivative D of a prox, exactly zero where all of it is rounding. At a vertex of a polytope D = I - n n'/n'n
+    of one free coordinate is 1 - 1 up to a unit of roundoff, and a system of that size would look singular."""
     leaves, structure = jax.tree.flatten(like)
     spread = [jnp.sin(1 + 2.4 * jax.lax.iota(leaf.dtype, leaf.size)).reshape(leaf.shape) for leaf in leaves]
-    probe = structure.unflatten(spread)  # of every direction a part, without a generator to compile
+    probe = structure.unflatten(spread)  # has a part in every direction, and needs no random generator to compile
     size = jax.lax.stop_gradient(norm(derivative(probe)))
     moves = ~(size <= 100 * epsilon(like) * norm(probe))
     return lambda tangent: jax.tree.map(lambda leaf: jnp.where(moves, leaf, 0), derivative(tangent))
@@ -158,9 +158,8 @@ class ProjectedGradient(Mapping):
     """F(w, *args) = projection(w - step_size grad loss(w, *args), *args) - w, for w in a closed set, convex or not.
 
     The special case of `ProximalGradient` in which the prox is the Euclidean projection ``projection(point, *args)``.
-    Of a set that is not convex it is one of the nearest points, and a root is a point that a projected gradient step
-    leaves in place: of local minima too, or of none at all.
-    Source: Blondel et al., 2021, equation (9).
+    For a set that is not convex the projection is one of the nearest points. A root is then a point that a projected
+    gradient step does not move; it may be a local minimum, or no minimum. Source: Blondel et al., 2021, equation (9).
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> F = bl.optimality.ProjectedGradient(

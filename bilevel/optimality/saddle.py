@@ -17,7 +17,7 @@ from bilevel.optimality.active_rows import dependent, orthonormal, singular_valu
 from bilevel.optimality.held_rows import Held, held_rows, measured, measured_by_products
 from bilevel.optimality.primal_dual import PrimalDual, size
 
-DENSE = 2**22  # entries of the Jacobian of the constraints up to which it is built
+DENSE = 2**22  # the Jacobian of the constraints is built up to so many entries
 
 
 class Saddle(NamedTuple):
@@ -28,7 +28,7 @@ class Saddle(NamedTuple):
 
 
 def saddle_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
-    """The system of `KKT` at ``at``; which of the two forms is decided by size."""
+    """The system of `KKT` at ``at``; the size decides which of the two forms it has."""
     duals = (at.equality_dual, at.inequality_dual)
     unknowns, rows = size(at.primal), size(duals)
     form = _dense_system if 0 < unknowns * rows <= DENSE else _free_system
@@ -71,7 +71,7 @@ def _free_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
 
 
 def _scale(held: Held, at: PrimalDual) -> PrimalDual:
-    """What the unknowns of the matrix-free system are multiplied by."""
+    """The factors of the unknowns of the matrix-free system."""
     _, unravel = ravel_pytree(at.primal)
     _, split = ravel_pytree((at.equality_dual, at.inequality_dual))
     cost = jnp.sqrt(jnp.where(held.curvature > 0, held.curvature, 1))
@@ -91,7 +91,7 @@ class Rows(NamedTuple):
 
     jacobian: jax.Array  # (rows, unknowns)
     active: jax.Array  # (rows,), 1 for equalities
-    divisor: jax.Array  # what the residual of a row is divided by: 1, the multiplier, or the constraint value
+    divisor: jax.Array  # the divisor of a row's residual: 1, the multiplier, or the constraint value
     held: Held
     pack: Callable[[PyTree], tuple[jax.Array, jax.Array]]  # PrimalDual -> (primal, both duals), flat
     unpack: Callable[[jax.Array, jax.Array], PrimalDual]
@@ -149,9 +149,9 @@ def _dense_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
 
 
 def faces(saddle: Saddle, at: PrimalDual) -> PyTree:
-    """How far each inequality is from changing sides: its strength, times the norm of the point, so that rounding is a
-    share of both. Zero for an active row that depends on others, as it could be exchanged for one of them; NaN where
-    the Jacobian is too large to see that."""
+    """The distance of each inequality from changing sides: its strength times the norm of the point, so that rounding
+    is relative to both. Zero for an active row that depends on others, because it could be exchanged for one of them;
+    NaN where the Jacobian is too large to check that."""
     unknowns, count = size(at.primal), size((at.equality_dual, at.inequality_dual))
     dual, split = ravel_pytree(at.inequality_dual)
     if not unknowns * count <= DENSE:

@@ -20,25 +20,25 @@ def resolve(parameter: Parameter, hparams: HParams) -> Any:
 
 
 def nothing(params: Params) -> Scalar:
-    """Zero in the dtype of ``params``, the value of what adds nothing to an objective."""
+    """Zero in the dtype of ``params``: the value of a term that adds nothing to an objective."""
     return jnp.zeros((), jnp.result_type(*(jax.tree.leaves(params) or [float])))
 
 
 def not_known(point: Params) -> PyTree:
-    """The distances to the kinks of what is known by its values alone."""
+    """The distances to the kinks of a term that is known by its values alone: NaN."""
     return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), point)
 
 
 class Penalty(abc.ABC):
     """A term added to the inner loss, known by its proximal operator; a feasible set is the case of a projection. Terms
-    are convex, and sets too unless they say otherwise. Every parameter is an array or a function of the
-    hyperparameters. A term or set is one of whole params, whatever their leaves: `bl.Parts` says otherwise."""
+    are convex, and so are sets unless they say otherwise. Every parameter is an array or a function of the
+    hyperparameters. A term or set acts on whole params, not leaf by leaf: use `bl.Parts` for separate parts."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every penalty
-    separable: ClassVar[bool] = False  # a sum of terms in single coordinates: then a box may be combined with it
+    separable: ClassVar[bool] = False  # a sum of terms in single coordinates, so that a box may be combined with it
     smooth: ClassVar[bool] = False  # the prox is the identity
-    is_set: ClassVar[bool] = False  # a feasible set: of value 0, and its prox a projection, whatever the step size
-    by_rows: ClassVar[bool] = False  # of an array of two axes a sum over its rows, with numbers or one for each of them
+    is_set: ClassVar[bool] = False  # a feasible set: its value is 0, and its prox a projection for every step size
+    by_rows: ClassVar[bool] = False  # a sum over the rows of an array, whose parameters are numbers, or one a row
     zero_rows: ClassVar[bool] = True  # whole rows of a solution may be zero
 
     @abc.abstractmethod
@@ -47,11 +47,11 @@ class Penalty(abc.ABC):
 
     @abc.abstractmethod
     def value(self, params: Params, hparams: HParams) -> Scalar:
-        """The term itself at ``params`` (of a set: 0, the iterates of the solvers being feasible)."""
+        """The term at ``params``; of a set it is 0, because the iterates of the solvers are feasible."""
 
     @property
     def as_set(self) -> Penalty:
-        """The part that restricts where the solution may lie: itself, unless it is one of several."""
+        """The part that is a feasible set: itself, unless it combines several."""
         return self
 
     def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:

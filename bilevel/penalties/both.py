@@ -13,8 +13,8 @@ from bilevel.penalties.base import Penalty
 
 @dataclass(frozen=True, eq=False)
 class Both(Penalty):
-    """A separable penalty inside a separable set: of functions of one variable, convex both, clipping after the prox is
-    exact."""
+    """A separable penalty inside a separable set. Clipping after the prox is exact, because both are convex functions
+    of one variable."""
 
     penalty: Penalty
     constraint: Penalty
@@ -34,8 +34,8 @@ class Both(Penalty):
         return jax.tree.map(jnp.minimum, inner, outer)
 
     def _held_twice(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
-        """Where the penalty holds a coordinate still and the set does not move either: on its bound, as zero often is,
-        nothing can jump there."""
+        """Where the penalty holds a coordinate at a bound of the set that does not move, as zero often is: nothing can
+        jump there."""
         ones = jax.tree.map(jnp.ones_like, point)
         shrunk, slopes = jax.jvp(lambda z: self.penalty.prox(z, step_size, hparams), (point,), (ones,))
         direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(1.0, leaf.size + 1)).reshape(leaf.shape), hparams)

@@ -1,7 +1,7 @@
-"""What of a pytree a set or penalty takes as one: each entry, each row, all entries, or a matrix.
+"""The pieces of a pytree that a set or penalty acts on: each entry, each row, all entries, or a matrix.
 
-One rule holds for the whole catalogue: an entry acts on the whole tree as it does on its leaves put together into one
-array. `bl.Parts` gives each part an entry of its own.
+One rule holds for the whole catalogue: an entry acts on a tree as it acts on the leaves joined into one array.
+`bl.Parts` gives each part an entry of its own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def everything(point: PyTree, parameters: list, owner: str) -> Pieces:
 
 
 def matrix(point: PyTree, parameters: list, owner: str) -> Pieces:
-    """The matrix that the last two axes of a single array are; ValueError for more arrays."""
+    """The matrix of the last two axes of a single array; ValueError for more arrays."""
     leaves, structure = jax.tree.flatten(point)
     if len(leaves) != 1:
         raise ValueError(
@@ -70,6 +70,6 @@ def matrix(point: PyTree, parameters: list, owner: str) -> Pieces:
 
 
 def _flat(parameter: Any, point: PyTree) -> Any:
-    """A parameter that is an array like a point that is one array, as a vector."""
+    """A parameter as a vector, where it is an array like a point that is one array."""
     alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(point))
     return jnp.broadcast_to(parameter, jnp.shape(point)).reshape(-1) if alone and jnp.ndim(parameter) else parameter

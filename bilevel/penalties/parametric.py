@@ -22,13 +22,13 @@ def parameters(of: Any, hparams: HParams) -> list[Any]:
 
 
 def pieces_of(of: Penalty, reach: extent.Extent, point: Params, hparams: HParams) -> extent.Pieces:
-    """The arrays that a set or penalty takes as one, with its parameters."""
+    """The arrays that a set or penalty acts on, with its parameters."""
     return reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
 
 
 def in_one_dtype(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
-    """function(array, *first, *parameters) with everything in the dtype of the array, as operators have it: float64
-    hyperparameters do not make float32 params to float64. Numbers of Python stay as they are, and static."""
+    """function(array, *first, *parameters) with all arguments in the dtype of the array, so that float64
+    hyperparameters do not promote float32 params. Python numbers stay as they are, and static."""
 
     def cast(array: jax.Array, *parameters: Any) -> Any:
         array = as_point(array)
@@ -44,8 +44,8 @@ def distances(of: Penalty, pieces: extent.Pieces, function: Callable[..., Any], 
 
 
 class ParametricPenalty(Penalty):
-    """A penalty whose fields are, in order, the parameters of its prox, of its value and of the distance to its kinks,
-    on what ``reach`` puts together: on whole trees."""
+    """A penalty on the pieces that ``reach`` makes of a tree. Its fields are, in order, the parameters of its prox, of
+    its value and of the distance to its kinks."""
 
     reach: ClassVar[extent.Extent]
     operator: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> point

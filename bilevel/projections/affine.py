@@ -40,8 +40,8 @@ def halfspace(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
 def affine_set(point: ArrayLike, A: ArrayLike, b: ArrayLike) -> jax.Array:
     """The nearest point of {p : A p = b}: x - A'y with A A'y = A x - b.
 
-    ``point`` is (..., n), A (k, n), b (..., k); rows may depend on each other. NaN where they contradict each other,
-    by more than the square root of the precision.
+    ``point`` is (..., n), A (k, n), b (..., k); rows may be dependent. NaN where they contradict each other by more
+    than the square root of the precision.
 
     >>> affine_set(jnp.array([1.0, 1.0]), jnp.array([[1.0, 1.0]]), jnp.array([1.0])).round(6).tolist()
     [0.5, 0.5]

@@ -16,9 +16,9 @@ def box_section(
 ) -> jax.Array:
     """The nearest point of {p : lower <= p <= upper, <weights, p> = total}: clip(x - tau weights, lower, upper).
 
-    Exact: <weights, clip(x - tau weights)> falls from piece to piece, so that bisection over the sorted 2n breaks
-    finds the piece of tau, on which tau has a closed form, and that is what is differentiated. ``point`` is (..., n);
-    bounds (also infinite) and weights broadcast against it, ``total`` against (...). NaN where no point is feasible.
+    Exact: <weights, clip(x - tau weights)> falls from piece to piece, so bisection over the sorted 2n breaks finds the
+    piece of tau. On that piece tau has a closed form, which is differentiated. ``point`` is (..., n); bounds (also
+    infinite) and weights broadcast against it, ``total`` against (...). NaN where no point is feasible.
 
     >>> box_section(jnp.array([0.5, 3.0]), 0.0, 1.0, jnp.array([1.0, 1.0]), 1.25).tolist()
     [0.25, 1.0]

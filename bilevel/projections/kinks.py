@@ -38,7 +38,7 @@ def simplex(x: jax.Array, total: jax.Array) -> jax.Array:
 
 
 def sparse_simplex(x: jax.Array, max_nonzeros: int, total: jax.Array) -> jax.Array:
-    """As of the simplex among the largest entries; for the others, to taking the place of one that is used."""
+    """For the largest entries as for the simplex; for the others, to taking the place of a used entry."""
     largest, places = jax.lax.top_k(x, max_nonzeros)
     level = threshold(largest, total[..., None])
     entry = jnp.maximum(level, largest[..., -1:])
@@ -85,8 +85,8 @@ def halfspace(x: jax.Array, normal: jax.Array, offset: jax.Array) -> jax.Array:
 
 
 def polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
-    """Of each inequality: its slack or its multiplier, as distances. Zero for all that hold with equality where these
-    depend on each other or on the equations: which of them hold on the way is not known then."""
+    """Of each inequality: its slack or its multiplier, as distances. Zero for all active rows where they depend on each
+    other or on the equations, because it is then not known which of them stay active."""
     return jnp.vectorize(_one_polyhedron, signature="(n),(k,n),(k),(m,n),(m)->(m)")(x, A, b, G, h)
 
 

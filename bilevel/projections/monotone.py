@@ -14,7 +14,7 @@ def isotonic(point: ArrayLike) -> jax.Array:
     """The nearest non-decreasing sequence, {p : p_1 <= ... <= p_n}; the point is (..., n).
 
     Constant on runs, with the mean of x on each; -isotonic(-x) is the nearest non-increasing sequence. Entries may be
-    infinite, which is what they draw their run to.
+    infinite; the mean of their run is then infinite too.
 
     >>> isotonic(jnp.array([1.0, 3.0, 2.0, 4.0])).tolist()
     [1.0, 2.5, 2.5, 4.0]

@@ -66,7 +66,7 @@ def l2_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
 
 
 def _within(x: jax.Array, radius: jax.Array) -> jax.Array:
-    """A point of the ball as it is; the ball of radius zero is one point, which nothing moves."""
+    """A point of the ball unchanged; a ball of radius zero is one point, with a derivative of zero."""
     return jnp.where(radius > 0, x, 0)
 
 

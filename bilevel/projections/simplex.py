@@ -8,14 +8,14 @@ from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, known, like, valid
 
-FEW = 32  # entries of a row up to which all pairs are compared
+FEW = 32  # all pairs are compared in rows of up to so many entries
 
 
 def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     """The nearest point of {p : p >= 0, sum p = total}: max(x - tau, 0), with tau set by the sum.
 
-    ``point`` is (..., n), ``total`` broadcasts against (...). NaN where total < 0: no point is feasible there. At
-    total = 0, where the set is one point, the derivative in the total is that for a growing one. Sorting finds the
+    ``point`` is (..., n), ``total`` broadcasts against (...). NaN where total < 0: no point is feasible there. At total
+    = 0, where the set is one point, the derivative in the total is one-sided, for a growing total. Sorting finds the
     support, on which tau = (sum x - total) / size is differentiated. Reference: Held, Wolfe and Crowder, Validation of
     subgradient optimization, 1974.
 
@@ -28,7 +28,7 @@ def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     x = x - jax.lax.stop_gradient(largest)  # no cancellation; the projection is the same
     support = jax.lax.stop_gradient((x > threshold(x, total)) | (x == 0))  # the largest entry is always in
     size = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
-    shifted = jnp.where(support & (total != 0), x, 0)  # without a total the support has x = 0, which nothing moves
+    shifted = jnp.where(support & (total != 0), x, 0)  # for a total of zero the point is 0 and does not move
     tau = (jnp.sum(shifted, axis=-1, keepdims=True) - total) / size
     projected = jnp.where(support, _at_least_zero(shifted - tau), 0)
     return valid((total >= 0) & known(x, rows=True), projected, x, total)
@@ -70,8 +70,8 @@ def simplex_kl(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
 def threshold(x: jax.Array, total: ArrayLike) -> jax.Array:
     """tau with sum max(x - tau, 0) = total along the last axis, which both arguments keep.
 
-    By sorting; rows of a few entries by comparing all pairs, since a sort costs the most there: x_i is above tau where
-    sum_j max(x_j - x_i, 0) < total.
+    By sorting. Short rows compare all pairs instead, because a sort costs more there: x_i is above tau where sum_j
+    max(x_j - x_i, 0) < total.
     """
     if x.shape[-1] <= FEW:
         excesses = [jnp.maximum(x[..., j : j + 1] - x, 0) for j in range(x.shape[-1])]

@@ -15,10 +15,10 @@ def transport(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Arra
     """The nearest matrix of {P : P >= 0, P 1 = rows, P'1 = columns}: max(X - a 1' - 1 b', 0).
 
     ``point`` is (..., m, n), ``rows`` (..., m), ``columns`` (..., n). NaN where a sum is negative, or where the sums of
-    rows and columns differ by more than the square root of the precision; below that, columns are scaled to the sum
-    of the rows, and so they are in the derivative. The potential a is eliminated exactly, b is found by a semismooth
-    Newton method, and on the support both follow in closed form, which is what is differentiated. Reference: Blondel,
-    Seguy and Rolet, Smooth and sparse optimal transport, 2018.
+    rows and columns differ by more than the square root of the precision. Below that the columns are scaled to the sum
+    of the rows, in the derivative too. The potential a is eliminated exactly and b is found by a semismooth Newton
+    method. On the support both have a closed form, which is differentiated. Reference: Blondel, Seguy and Rolet, Smooth
+    and sparse optimal transport, 2018.
 
     >>> transport(jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([0.5, 0.5]), jnp.array([0.5, 0.5])).round(5).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
@@ -62,8 +62,8 @@ _transport = jnp.vectorize(_one_transport, signature="(m,n),(m),(n)->(m,n)")
 
 
 def transport_distance(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
-    """How far each entry of X - a 1' - 1 b' is from zero, where the derivative of `transport` jumps. NaN where the
-    support falls apart (at a vertex, say): there a and b are not unique, and the distance is not known."""
+    """The distance of each entry of X - a 1' - 1 b' from zero, where the derivative of `transport` jumps. NaN where the
+    support is disconnected, as at a vertex, because there a and b are not unique."""
     x = as_point(point)
     return _distance(x, like(rows, x), like(columns, x))
 

@@ -19,7 +19,7 @@ def transport_kl(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.A
 
     ``point`` is a dual point v, (..., m, n); entries may be -inf (P is zero there). ``rows`` (..., m), ``columns``
     (..., n). NaN where no plan has these sums; sums that differ by rounding are made equal as in `transport`. Found by
-    a damped Newton method in log b, a being eliminated, from a smoothed problem to the one asked for. Reference:
+    a damped Newton method in log b, with a eliminated, on smoothed problems that approach the given one. Reference:
     Cuturi, Sinkhorn distances: lightspeed computation of optimal transport, 2013.
 
     >>> transport_kl(jnp.zeros((2, 2)), jnp.array([0.5, 0.5]), jnp.array([0.5, 0.5])).round(5).tolist()
@@ -124,8 +124,8 @@ def _potential_jvp(primals, tangents):
 def _laplacian_solver(hessian: jax.Array, columns: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """Solves with the Hessian, whose null space is the constants, for right-hand sides without a constant part.
 
-    A Cholesky factor of the matrix scaled to a diagonal of about one keeps the relative accuracy of columns of any
-    size, which eigenvectors do not. The ridge matters only where the plan falls apart into blocks.
+    A Cholesky factor of the matrix, scaled to a diagonal of about one, keeps the relative accuracy of columns of any
+    size; eigenvectors would not. The ridge matters only where the plan consists of separate blocks.
     """
     root = jnp.sqrt(columns)
     scaled = hessian / root / root[:, None] + root * root[:, None] / jnp.sum(columns)

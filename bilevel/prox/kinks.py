@@ -1,7 +1,7 @@
 """How far a point is from where the derivative of a proximal operator jumps: (point, step_size, *weights) -> distances
 of any shape, zero at a kink, infinity where nothing can jump. Points and weights are arrays of one dtype.
 
-Without a weight (step_size * weight = 0) there is no kink, since nothing happens there.
+Without a weight (step_size * weight = 0) there is no kink, because the operator is then the identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bilevel.prox.sequences import total_variation as shrink_jumps
 
 
 def l1(x: jax.Array, step: jax.Array, weight: jax.Array, *others: jax.Array) -> jax.Array:
-    """To the threshold, also of what is added to the l1 norm and is smooth."""
+    """To the threshold; a smooth term added to the l1 norm does not change it."""
     return _from_threshold(jnp.abs(x), step * weight)
 
 
@@ -64,7 +64,7 @@ def total_variation(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Arr
 def sorted_l1(x: jax.Array, step: jax.Array, weights: jax.Array) -> jax.Array:
     """One for each entry, to zero, and one for each pair in descending order, to joining or leaving a run.
 
-    A pair of equal weights that each form a run may change places without a kink; so may what is zero.
+    A pair with equal weights, each a run of its own, may change places without a kink; so may entries that are zero.
     """
     lowering = jnp.sort(step[..., None] * jnp.broadcast_to(weights, x.shape[-1:]), axis=-1, descending=True)
     lowered = jnp.sort(jnp.abs(x), axis=-1, descending=True) - lowering

@@ -90,7 +90,8 @@ def log_barrier(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) ->
 
 
 def _shrink(x: jax.Array, threshold: jax.Array) -> jax.Array:
-    """Without a threshold nothing happens, at zero either; NaN, of which no comparison holds, stays NaN."""
+    """The soft threshold; the identity without a threshold, at zero too. NaN stays NaN, because no comparison with it
+    holds."""
     cut = (jnp.abs(x) <= threshold) & (threshold > 0)
     return jnp.where(cut, 0, x - jnp.sign(x) * threshold)
 

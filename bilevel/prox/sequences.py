@@ -14,9 +14,9 @@ from bilevel.projections.monotone import isotonic
 def total_variation(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> jax.Array:
     """prox of sum_i weight_i |x_{i+1} - x_i|, the fused lasso on a line, exactly.
 
-    The point is (..., n); ``weight`` is a number or (n - 1,), one for each neighbouring pair: none couples where it is
-    zero, an infinite one keeps the two equal. On each run the result is the mean of x, moved by the weights of the
-    jumps at its ends; that is what is differentiated.
+    The point is (..., n); ``weight`` is a number or (n - 1,), one for each neighbouring pair: a weight of zero does not
+    couple its pair, an infinite one keeps the two equal. On each run the result is the mean of x, moved by the weights
+    of the jumps at its ends; this form is differentiated.
 
     >>> total_variation(jnp.array([0.0, 0.5, 5.0]), 1.0, 1.0).tolist()
     [0.75, 0.75, 4.0]
@@ -29,7 +29,7 @@ def total_variation(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayL
 
 
 def _one_total_variation(x: jax.Array, threshold: jax.Array) -> jax.Array:
-    enough = 2 * jnp.sum(jnp.abs(x - jnp.mean(x)))  # more than any multiplier: as good as infinity
+    enough = 2 * jnp.sum(jnp.abs(x - jnp.mean(x)))  # more than any multiplier, so it acts as infinity
     jumps = total_variation_jumps(*jax.lax.stop_gradient((x, jnp.minimum(threshold, enough))))
     pull = jnp.where(jumps == 0, 0, jumps * threshold)
     moved = x + jnp.pad(pull, (0, 1)) - jnp.pad(pull, (1, 0))
@@ -57,6 +57,6 @@ def sorted_l1(point: ArrayLike, step_size: ArrayLike = 1.0, weights: ArrayLike =
     order = jnp.argsort(-jax.lax.stop_gradient(size), axis=-1)
     lowering = jnp.sort(-thresholds, axis=-1)
     means = -isotonic(-(jnp.take_along_axis(size, order, axis=-1) + lowering))
-    cut = (means <= 0) & ((means < 0) | (lowering < 0))  # an entry that nothing lowers is not cut at zero
+    cut = (means <= 0) & ((means < 0) | (lowering < 0))  # an entry with a weight of zero is not cut at zero
     shrunk = jnp.where(cut, 0, means)
     return sign * jnp.take_along_axis(shrunk, jnp.argsort(order, axis=-1), axis=-1)

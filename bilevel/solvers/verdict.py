@@ -1,12 +1,12 @@
 """The verdict on where a solver stopped: whether its residual is small at the scales of that point, and how it ended.
 
-A residual that is small beside that of the cold start is no solution where the start was bad, and one of rounding size
-cannot be made smaller. So three scales are looked at:
+A residual that is small beside the residual at the cold start proves nothing where the start was bad, and a residual of
+the size of rounding cannot be reduced. So a residual is compared with three scales:
 
     reference   ||F(cold)||: the tolerance is relative to it;
-    local       ||A (w - cold)||, A = dF/dw here: what the start would have left if A were the same all the way. Of a
-                quadratic it is the reference; where the start was steeper than the solution is, it is less;
-    terms       the size of what cancels in F(w), of which rounding leaves a few units.
+    local       ||A (w - cold)|| with A = dF/dw at w: the residual that the start would have if A were constant. For a
+                quadratic it equals the reference; it is less where the start is steeper than the solution;
+    terms       the size of the terms that cancel in F(w), because rounding leaves a few units of it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Params, PyTree
 from bilevel.solvers.instance import Instance
 
-LENIENT = 100.0  # how many times ``local`` the reference may be before the start counts as a bad one
+LENIENT = 100.0  # a start is bad if the reference is more than so many times ``local``
 ROUNDING = 10.0  # units of roundoff of ``terms`` that count as zero
-NEARLY = 1e3  # units of it within which no progress is the floor of the precision
-GROWTH = 1e8  # a residual this many times the start's has diverged
-TURNS = 10.0  # a loss that turns within so many times the way from the cold start is bounded on it
+NEARLY = 1e3  # within so many units of it a lack of progress is the floor of the precision
+GROWTH = 1e8  # a residual so many times the residual at the start has diverged
+TURNS = 10.0  # a loss is bounded along a ray if it turns within so many times the way from the cold start
 
 
 class Scales(NamedTuple):
-    """What is seen at a point, all norms."""
+    """The norms and flags at a point that a verdict reads."""
 
     residual: jax.Array
     local: jax.Array
     terms: jax.Array
-    far: jax.Array  # whether the point is so far from the start that half the digits of the start are lost
-    outward: jax.Array  # whether the steps there lead further away from the start
-    flat: jax.Array  # and no turn of the loss is in sight on that way
+    far: jax.Array  # whether the point is so far from the start that the start loses half of its digits beside it
+    outward: jax.Array  # whether the steps at the point lead further away from the start
+    flat: jax.Array  # whether the loss shows no turn on that way
     grows: jax.Array  # whether a residual that grows is no sign of divergence
     evaluations: jax.Array  # of F
 
@@ -57,8 +57,8 @@ def look(
 ) -> Scales:
     """The scales at ``params``; the size of the terms only where ``enough(residual, local)`` is false.
 
-    A d is the difference of two residuals that are half the digits of d apart: exact for a quadratic, and else as far
-    as a scale needs. One copy of F is compiled for all points.
+    A d is a finite difference of the residual over a step of half the digits of d: exact for a quadratic, and else
+    accurate enough for a scale. One copy of F is compiled for all points.
     """
     params, cold, hparams, batch = jax.lax.stop_gradient((params, cold, instance.hparams, instance.batch))
     instance = instance.with_values(hparams, batch)
@@ -93,7 +93,7 @@ def look(
 
 
 def _size_of_loss(instance: Instance, params: Params, asked: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """|loss(params)| where it is asked for and there is a loss; else 0."""
+    """|loss(params)| where it is wanted and there is a loss; else 0."""
     if not instance.mapping.of_gradient:
         return jnp.zeros((), dtype)
     value = jax.lax.cond(asked, lambda: jnp.abs(instance.value(params)).astype(dtype), lambda: jnp.zeros((), dtype))
@@ -116,8 +116,8 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
         slope = sign * trees.dot(seen.here, way)
         outward, flat = slope > 0, -sign * TURNS * seen.bend < slope
     far = length * trees.epsilon(params) ** 0.5 > 1 + trees.norm(cold)
-    # Outward a gradient grows where a minimiser descends; multipliers grow where no point is feasible, which the
-    # solver has still to prove.
+    # A gradient may grow outward where a minimiser descends. Multipliers grow where no point is feasible, which the
+    # solver has yet to prove.
     grows = outward | instance.mapping.primal_dual
     return Scales(seen.residual, local, terms, far, outward, flat, grows, seen.number)
 
@@ -127,15 +127,15 @@ def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
 
 
 class Limits(NamedTuple):
-    """What a residual is compared with where a solver stopped."""
+    """The levels that a residual is compared with where a solver stopped."""
 
     converged: jax.Array  # at or below it, the point is a solution
     floor: jax.Array  # at or below it, no progress is the floor of the precision
-    rounding: jax.Array  # what rounding leaves
+    rounding: jax.Array  # the level of rounding
 
 
 def limits(scales: Scales, tol: float | jax.Array, reference: jax.Array, epsilon: float) -> Limits:
-    """Relative to the reference, but no more than to LENIENT times ``local``; and never below rounding."""
+    """The tolerance times the reference, but at most times LENIENT x ``local``; and never below rounding."""
     relative = jnp.minimum(reference, LENIENT * scales.local)
     rounding = ROUNDING * epsilon * scales.terms
     floor = jnp.maximum(epsilon**0.5 * relative, NEARLY * epsilon * scales.terms)
@@ -143,19 +143,19 @@ def limits(scales: Scales, tol: float | jax.Array, reference: jax.Array, epsilon
 
 
 def without_end(scales: Scales, reference: jax.Array, epsilon: float) -> jax.Array:
-    """Whether the loss falls on and on: far from the start with no turn in sight, or with a gradient that vanished
-    beside that of the start and is as large as ever beside the curvature (log(1 + exp(-w)))."""
+    """Whether the loss falls without end: the point is far from the start and the loss shows no turn; or the gradient
+    vanished beside the gradient at the start but not beside the curvature, as of log(1 + exp(-w))."""
     beyond = scales.far & scales.flat
     vanished = (scales.residual <= epsilon**2 * reference) & (scales.residual > epsilon**0.5 * scales.local)
     return scales.outward & (beyond | vanished)
 
 
 class Ending(NamedTuple):
-    """Why the steps stopped."""
+    """The reason why the steps stopped."""
 
     code: jax.Array  # the solver's own
     grown: jax.Array  # the residual grew beyond all measure
-    quiet: jax.Array  # no smaller residual for as long as the solver's patience
+    quiet: jax.Array  # the residual did not fall for as many steps as the solver's patience
     empty: jax.Array  # the set holds no point
     exhausted: jax.Array  # no steps are left
 

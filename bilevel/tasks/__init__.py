@@ -1,12 +1,12 @@
 """The tasks that come with the library: functions with keyword arguments that return a `bilevel.task.Task`.
 
-Those that belong to one paper stand in ``experiments/`` and load on first use.
+Tasks of one paper stand in ``experiments/`` and load on first use.
 """
 
 import importlib
 from typing import Any
 
-# All at once: were they loaded on demand, the name of a task would mean its module after the first import of that.
+# All at once, because the import of a module on demand would replace the task of the same name.
 from bilevel.tasks.distillation import distillation
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean

@@ -39,13 +39,13 @@ def distillation(
         inner:  mean_i cross_entropy(w; x_i(h), y_i) + penalty/2 ||w||^2      on the learned images h
         outer:  mean cross_entropy(w)                                         on the ``train`` real images
 
-    The labels y_i are fixed; the images start as normal noise of standard deviation ``scale``. On ``stop`` real images,
-    the second hold-out, the best step is chosen; what remains is the test set. ``train`` and ``stop`` are numbers of
-    images, or shares of all below 1. ``batch_size`` 0 takes all real images at every step.
+    The labels y_i are fixed; the images start as normal noise of standard deviation ``scale``. ``stop`` real images are
+    the second hold-out, which chooses the best step; the remaining images are the test set. ``train`` and ``stop`` are
+    numbers of images, or shares of all below 1. ``batch_size`` 0 takes all real images at every step.
 
-    ``form`` "primal" has the weights w of every pixel and of the intercept as its unknown. "kernel" has as many rows as
-    there are learned images: w = [x(h), 1]' a, which loses nothing, as the penalty is on all of w (the representer
-    theorem), and is much smaller; its ``params`` are a. Metrics: test/loss, test/accuracy, stop/loss. Baseline: softmax
+    ``form`` "primal" has the weights w of every pixel and of the intercept as its unknown. "kernel" has one row for
+    each learned image: w = [x(h), 1]' a, and its ``params`` are a. It is much smaller and loses nothing, because the
+    penalty is on all of w (the representer theorem). Metrics: test/loss, test/accuracy, stop/loss. Baseline: softmax
     regression on all real training images, its penalty the best of a grid on the second hold-out.
 
     Source: Wang et al., Dataset distillation, 2018; Blondel et al., 2021, section 4.2.
@@ -100,7 +100,7 @@ def distillation(
 
 
 def count(size: float, data: data_sets.DataSet) -> int:
-    """A number of samples, given as such or as a share of all of them."""
+    """A number of samples, given as a number or as a share of all."""
     return round(size * len(data.targets)) if 0 < size < 1 else int(size)
 
 

@@ -40,10 +40,10 @@ def few_shot_sinusoid(
         inner:  sum_t 1/2 mean (net(x; w_t) - y)^2 + proximity/2 ||w_t - h||^2      on ``shots`` points of sinusoid t
         outer:  mean_t mean (net(x; w_t) - y)^2                                     on ``queries`` other points
 
-    Each outer step draws ``sinusoids`` new ones: y = a sin(x - p), a from [0.1, 5], p from [0, pi], x from [-5, 5].
-    As the inner problem is new each time, there is no warm start; it starts at the meta-parameters h. All adaptations
-    are one inner problem. Those to ``held_out`` fixed sinusoids are solved beside the others, and do not enter the
-    outer loss. Metrics on the held-out sinusoids: test/loss (mean squared error at their query points after
+    Each outer step draws ``sinusoids`` new ones: y = a sin(x - p), a from [0.1, 5], p from [0, pi], x from [-5, 5]. The
+    inner problem is new each time, so there is no warm start; it starts at the meta-parameters h. All adaptations
+    together are one inner problem. Adaptations to ``held_out`` fixed sinusoids are solved beside the others and do not
+    enter the outer loss. Metrics on the held-out sinusoids: test/loss (mean squared error at their query points after
     adaptation) and test/loss_unadapted.
 
     Source: Finn et al., 2017, for the task; Rajeswaran et al., Meta-learning with implicit gradients, 2019.
@@ -68,7 +68,7 @@ def few_shot_sinusoid(
         return jax.tree.map(lambda new, kept: jnp.concatenate([new, kept]), support, for_support), query
 
     def init_hparams(key: Key) -> HParams:
-        weights = network.init(key, jnp.zeros((1, 1)))  # in float32, whatever the precision
+        weights = network.init(key, jnp.zeros((1, 1)))  # in float32 at every precision
         return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), weights)
 
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:

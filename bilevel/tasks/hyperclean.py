@@ -41,11 +41,11 @@ def hyperclean(
         outer:  mean cross_entropy(w)                                         on clean validation samples
 
     ``corruption`` names a rule of `bilevel.data.CORRUPTIONS`, which falsifies ``fraction`` of the training labels.
-    ``stop`` samples are a second hold-out; what remains of the data set is the test set. ``batch_size`` 0 takes all
-    samples at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the samples
-    with a weight below one half as a guess at the corrupted ones (the precision is NaN where no weight is). Baselines
-    are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of a grid that is
-    the most accurate on the validation set), and on the validation set alone (with ``penalty``).
+    ``stop`` samples are a second hold-out; the remaining samples are the test set. ``batch_size`` 0 takes all samples
+    at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the samples with a
+    weight below one half as a guess at the corrupted ones (the precision is NaN where no weight is below one half).
+    Baselines are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of a
+    grid that is the most accurate on the validation set), and on the validation set alone (with ``penalty``).
 
     Source: Franceschi et al., Forward and reverse gradient-based hyperparameter optimization, 2017.
     """

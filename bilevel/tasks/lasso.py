@@ -1,4 +1,4 @@
-"""The lasso with one penalty, among features of which most are noise."""
+"""The lasso with one penalty, on data where most features are noise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lasso(
         outer:  1/2 mean (Xw - y)^2                       on the validation set
 
     The penalty starts at ``start`` times the smallest one for which w = 0. Inputs and targets are standardised with the
-    statistics of the training set. What train, validation and ``stop`` (a second hold-out) leave is the test set.
+    statistics of the training set. ``stop`` samples are a second hold-out; the remaining samples are the test set.
     Metrics: test/loss, test/r2, stop/loss, lasso/selected and lasso/selected_noise (how many features have a
     coefficient that is not zero, and how many of these are noise). Baseline: the penalty of a grid of 31 that is the
     best on the validation set.

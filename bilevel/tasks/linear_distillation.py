@@ -31,11 +31,11 @@ def linear_distillation(
         inner:  1/2 mean_i ||x_i(h)' w - y_i(h)||^2 + inner_penalty/2 ||w||^2      on the learned pairs h
         outer:  1/2 mean ||x' w - y||^2 + penalty/2 ||w||^2                        on the ``train`` real images
 
-    y is 1 for the class of an image and 0 else; there is no intercept. With as many pairs as classes the inner
-    solutions are all matrices w, so that the minimum of the outer level is the ridge regression on the real data. The
-    unknown is a with w = x(h)' a, a row for each pair. Images are learned in coordinates in which the outer loss is
-    round, x = h (X'X/n + penalty)^(-1/2): in those of the pixels its condition is in the hundreds. Metrics:
-    full/distance (||w - w_full|| / ||w_full||), test/accuracy. Baseline: the full-data solution itself.
+    y is 1 for the class of an image and 0 else; there is no intercept. With as many pairs as classes every matrix w is
+    an inner solution for some pairs, so the minimum of the outer level is the ridge regression on the real data. The
+    unknown is a with w = x(h)' a, a row for each pair. Images are learned in coordinates that make the outer loss
+    round, x = h (X'X/n + penalty)^(-1/2), because in pixels its condition is in the hundreds. Metrics: full/distance
+    (||w - w_full|| / ||w_full||), test/accuracy. Baseline: the full-data solution itself.
 
     Source: Wang et al., Dataset distillation, 2018, section 3.3, with a penalty.
     """

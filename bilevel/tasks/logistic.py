@@ -44,9 +44,9 @@ def logistic(
     ``penalties`` is "single" (h is 1 x 1), "per_class" (1 x classes) or "per_feature" (features x 1, the intercept
     counting as a feature); h starts at ``start`` and stays within [``lower``, ``upper``]. Many hyperparameters can
     overfit the validation set: ``shrinkage`` pulls them ``towards`` their "mean" or their "start", and ``stop`` samples
-    are a second hold-out, on which the best step is chosen and training may stop (trainer.patience). What remains of
-    the data set is the test set. Metrics: test/loss, test/accuracy, stop/loss. Baseline: one penalty, the best of a
-    grid on the validation set.
+    are a second hold-out, on which the best step is chosen and training may stop (trainer.patience). The remaining
+    samples are the test set. Metrics: test/loss, test/accuracy, stop/loss. Baseline: one penalty, the best of a grid on
+    the validation set.
     """
     if towards not in SHRINKAGES:
         raise ValueError(f"task.towards={towards}: choose one of {', '.join(SHRINKAGES)}.")
@@ -110,7 +110,7 @@ def penalty_shape(penalties: str, features: int, classes: int) -> tuple[int, int
 
 
 def penalty_names(penalties: str, data: data_sets.DataSet) -> list[str]:
-    """What each hyperparameter penalises."""
+    """The name of what each hyperparameter penalises."""
     features = data.features or tuple(f"feature {number}" for number in range(data.inputs.shape[1]))
     return {
         "single": ["all"],

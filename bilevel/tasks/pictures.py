@@ -1,4 +1,4 @@
-"""What the figures of several tasks are made of. matplotlib loads when asked."""
+"""The parts of the figures of several tasks. matplotlib loads when a figure is made."""
 
 from __future__ import annotations
 

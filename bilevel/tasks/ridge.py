@@ -31,10 +31,10 @@ def ridge(
         inner:  1/2 mean (Xw - y)^2 + 1/2 sum_j exp(h_j) w_j^2      on the training set
         outer:  1/2 mean (Xw - y)^2                                 on the validation set
 
-    Inputs and targets are standardised with the statistics of the training set, so there is no intercept; all
-    penalties start at exp(``start``). What train, validation and ``stop`` (a second hold-out) leave is the test set.
-    Metrics: test/loss, test/r2 (the share of the variance that is explained), stop/loss. Baseline: one penalty for all
-    features, the best of a grid on the validation set.
+    Inputs and targets are standardised with the statistics of the training set, so there is no intercept; all penalties
+    start at exp(``start``). ``stop`` samples are a second hold-out; the remaining samples are the test set. Metrics:
+    test/loss, test/r2 (the share of the variance that is explained), stop/loss. Baseline: one penalty for all features,
+    the best of a grid on the validation set.
 
     The derivative has a closed form: with A = X'X/n + diag(exp h), dw_j/dh_k = -[A^-1]_jk exp(h_k) w_k.
     """

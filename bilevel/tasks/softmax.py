@@ -24,8 +24,8 @@ def samples(data: DataSet) -> Samples:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array | np.ndarray) -> jax.Array:
-    """-log softmax(logits)[label], for each sample; NaN for a label that is no class. By a mask: each derivative of a
-    lookup compiles to a loop."""
+    """-log softmax(logits)[label], for each sample; NaN for a label that is no class. Computed with a mask, because
+    each derivative of a lookup compiles to a loop."""
     chosen = jnp.asarray(labels)[:, None] == jnp.arange(logits.shape[1])
     losses = -jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0), axis=1)
     return jnp.where(jnp.any(chosen, axis=1), losses, jnp.nan)
@@ -74,10 +74,10 @@ def best_of_grid(
     cost: Callable[[Params, Batch], Scalar] = mean_loss,
     weights: np.ndarray | float = 1.0,
 ) -> Fit:
-    """Softmax regression with penalty/2 ||params||^2, the penalty being the one of the lowest cost on ``chosen_on``.
+    """Softmax regression with penalty/2 ||params||^2; the penalty has the lowest cost on ``chosen_on``.
 
-    ``weights`` of the training samples, in the mean of their losses: subsets of one set, stated by zeros, are fitted by
-    one compiled program.
+    ``weights`` multiply the losses of the training samples in their mean. One compiled program fits all subsets of a
+    set, because weights of zero state a subset.
     """
     weighted = (*train, np.broadcast_to(np.asarray(weights, float), train[1].shape))
     fits = [_fit(jnp.asarray(penalty), weighted, chosen_on, classes, cost) for penalty in penalties]

@@ -1,4 +1,4 @@
-"""The outer loop: its compiled step, the record, the checkpoints, and what a fit leaves behind."""
+"""The outer loop: its compiled step, the record, the checkpoints and the result."""
 
 from bilevel.training.fit import Interrupted
 from bilevel.training.result import Result

@@ -1,4 +1,5 @@
-"""One outer step seen from the host: harder solves where the policy says so, then shorter steps, then the policy."""
+"""One outer step on the host: after a failure harder solves where the policy says so, then shorter steps, then the
+policy."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ from bilevel.task import Task
 from bilevel.training.outer_step import Evaluation, TrainState
 
 Advance: TypeAlias = Callable[[Engine, Task, TrainState], tuple[TrainState, Evaluation]]
-MOST_HALVINGS = 10  # a thousandth of the step: what fails there fails where the step began, too
-LEAP = 100.0  # of the hyperparameters' size (at least 1): no optimiser with a sensible rate steps so far
-BORDER = 1e-3  # of the hyperparameters' size (at least 1): so short a step that still leads out has located the border
+MOST_HALVINGS = 10  # down to a thousandth of the step: a failure there is a failure at the start of the step too
+LEAP = 100.0  # relative to the hyperparameters (at least 1); no optimiser with a sensible rate steps so far
+BORDER = 1e-3  # relative to the hyperparameters (at least 1); a step this short that leads out has located the border
 
 
 def attempted(advance: Advance, engine: Engine, task: Task, start: TrainState) -> tuple[TrainState, Evaluation]:
-    """The outer step from ``start``: with what "retry" tries where a solve failed, and from hyperparameters nearer to
-    the last ones that could be used where the step that led here left the region in which the problem can be solved."""
+    """The outer step from ``start``. Where a solve failed it tries what "retry" offers. Where the last step left the
+    region in which the problem can be solved, it starts again from hyperparameters nearer to the last usable ones."""
 
     def attempt(tried: Engine, harder: Task) -> tuple[Report, tuple[TrainState, Evaluation]]:
         state, evaluation = advance(tried, harder, start)
@@ -40,8 +41,8 @@ def attempted(advance: Advance, engine: Engine, task: Task, start: TrainState) -
 
 
 def _led_out(engine: Engine, report: Report, start: TrainState) -> bool:
-    """Whether a shorter step may cure the failure. One of too few inner steps it does not: more steps do, which "raise"
-    and "retry" tell the user; under "skip" the same point would be taken again and again."""
+    """Whether a shorter step may cure the failure. It does not cure too few inner steps: "raise" and "retry" tell the
+    user to take more, and under "skip" the same point would come again and again."""
     if not int(report.skipped):
         return False
     too_few = int(report.status.code) == Code.max_steps and engine.on_failure != "skip"
@@ -52,8 +53,8 @@ def _led_out(engine: Engine, report: Report, start: TrainState) -> bool:
 def _nearer(
     advance: Advance, engine: Engine, task: Task, start: TrainState, failed: tuple[TrainState, Evaluation]
 ) -> tuple[TrainState, Evaluation]:
-    """The first of the halved steps that can be used, with the work of all of them in its counts; else the failure, and
-    the state at the shortest step."""
+    """The first halved step that can be used, whose counts include the work of all trials; else the failure, and the
+    state at the shortest step."""
     told, counts = failed[1].report.status.name, failed[1].report.counts
     state, evaluation = failed
     for number in range(1, MOST_HALVINGS + 1):
@@ -74,9 +75,8 @@ def _nearer(
 
 
 def at_border(advance: Advance, engine: Engine, task: Task, start: TrainState, evaluation: Evaluation) -> bool:
-    """Whether the run has located the border of the region in which the problem can be solved, and can go no further:
-    the shortest step still leads out of it, and the hyperparameters that it began from do not fail themselves, as they
-    might on the batch of this step."""
+    """Whether the run has located the border of the solvable region and can go no further. Then the shortest step leads
+    out of the region while the hyperparameters at its start still work, on the batch of this step too."""
     if not (int(evaluation.report.skipped) and int(evaluation.halvings)):
         return False
     length = 0.5**MOST_HALVINGS * float(trees.norm(trees.subtract(start.hparams, start.previous)))
@@ -89,7 +89,7 @@ def at_border(advance: Advance, engine: Engine, task: Task, start: TrainState, e
 
 
 def leap(start: TrainState) -> str:
-    """What to say of a failure after a step that was out of all proportion: then that step is the cause; else ""."""
+    """The sentence for a failure after a step that was far too long, because that step is then the cause; else ""."""
     moved = float(trees.norm(trees.subtract(start.hparams, start.previous)))
     size = float(trees.norm(start.previous))
     if not moved > LEAP * max(size, 1.0):
@@ -102,7 +102,7 @@ def leap(start: TrainState) -> str:
 
 
 def _halved(task: Task, start: TrainState) -> TrainState:
-    """Halfway back to the hyperparameters that could be used."""
+    """The point halfway back to the last usable hyperparameters."""
     halfway = jax.tree.map(
         lambda here, before: (before + 0.5 * (here - before)).astype(here.dtype), start.hparams, start.previous
     )

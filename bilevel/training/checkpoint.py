@@ -1,4 +1,4 @@
-"""What the next step needs, on disk, so that a run can be killed at any moment and go on. The one door to orbax."""
+"""The state of a run on disk, so that a run can be killed at any moment and go on. The one door to orbax."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Misfit(ValueError):
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that cannot be read back as it was written."""
+    """A checkpoint whose contents are not those that were written."""
 
 
 class Checkpoints:
     """The checkpoints of one run in one directory: ``state`` (any pytree of arrays and typed keys) and ``meta`` (JSON).
 
-    A save is written beside the earlier ones and moved into place when it is complete, in the background: a process
-    that is killed leaves the last complete one. The ``max_to_keep`` latest are kept. A checksum of every leaf is saved
-    and compared when it is read, because a flipped bit would else come back as a number; the first save is read back at
-    once, because a folder that does not keep what is written is better known at the first step. Close it, or use it in
-    a ``with`` block, so that the last save is waited for.
+    A save runs in the background: it is written beside the earlier ones and moved into place when it is complete, so a
+    killed process leaves the last complete one. The ``max_to_keep`` latest are kept. A checksum of every leaf is saved
+    and compared on reading, because a flipped bit is still a number. The first save is read back at once, so that a
+    folder that loses data is found at the first step. Close the checkpoints, or use them in a ``with`` block, to wait
+    for the last save.
 
     >>> import tempfile, jax.numpy as jnp
     >>> with tempfile.TemporaryDirectory() as directory, Checkpoints(directory) as checkpoints:
@@ -46,10 +46,10 @@ class Checkpoints:
     def __init__(self, directory: Path | str, max_to_keep: int = 3):
         import orbax.checkpoint as ocp
 
-        for name in ("absl", "concurrent.futures", "asyncio"):  # where orbax reports saves, and what it raises
+        for name in ("absl", "concurrent.futures", "asyncio"):  # orbax's reports of saves and its errors
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self.directory = Path(directory).absolute()
-        self.proven = False  # whether what this process saved has been read back once
+        self.proven = False  # whether a save of this process has been read back
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
@@ -81,8 +81,8 @@ class Checkpoints:
     def restore(
         self, template: PyTree, step: int | None = None, within: int | None = None
     ) -> tuple[PyTree, dict[str, Any]]:
-        """State and meta of ``step``, or of the latest (of at most ``within`` steps) that is whole; the state has
-        structure, shapes and dtypes of ``template``. One that is damaged is passed over with a warning.
+        """State and meta of ``step``, or of the latest intact checkpoint (of at most ``within`` steps). The state has
+        structure, shapes and dtypes of ``template``. A damaged checkpoint is passed over with a warning.
 
         Raises FileNotFoundError where there is no checkpoint, `Misfit` where it does not fit the template, and
         `DamagedCheckpoint` where none can be read.
@@ -105,7 +105,7 @@ class Checkpoints:
         raise next((one for one in failures if isinstance(one, Misfit)), failures[0])
 
     def drop_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps: a run that goes on from ``step`` saves them anew."""
+        """Deletes the checkpoints of later steps, because a run that goes on from ``step`` saves them again."""
         for later in self.steps():
             if later > step:
                 self.manager.delete(later)
@@ -124,7 +124,7 @@ class Checkpoints:
             different = checksums is not None and _checksums(restored.state) != checksums
         except Misfit:
             raise
-        except Exception as error:  # whatever orbax and its storage raise on files that are not as they wrote them
+        except Exception as error:  # orbax and its storage raise errors of many types on damaged files
             reason = " ".join(str(error).split())[:200]
             raise DamagedCheckpoint(
                 f"{self.directory / str(step)} cannot be read ({type(error).__name__}: {reason})."
@@ -136,7 +136,7 @@ class Checkpoints:
         return jax.tree.unflatten(structure, map(_loaded, leaves, stored)), meta
 
     def _refuse_misfit(self, stored: dict[str, jax.Array], step: int) -> None:
-        """orbax would restore another shape or precision without a word."""
+        """Raises `Misfit` for another shape or precision, which orbax would restore silently."""
         wanted = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in stored.items()}
         metadata: Any = self.manager.item_metadata(step).state
         found = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in metadata.items()}
@@ -174,7 +174,7 @@ def _stored(state: PyTree) -> dict[str, jax.Array]:
 
 
 def _checksums(stored: dict[str, jax.Array]) -> dict[str, int]:
-    """One of every leaf that this process holds whole."""
+    """A checksum of every leaf that this process holds whole."""
     whole = {name: leaf for name, leaf in stored.items() if leaf.is_fully_addressable}
     return {name: zlib.crc32(np.asarray(leaf).tobytes()) for name, leaf in whole.items()}
 

@@ -1,4 +1,4 @@
-"""The end of a run: which iterate is its result, what the summary says of it, and what was found to be wrong."""
+"""The end of a run: the iterate that is its result, the summary, and the warnings."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bilevel.training.outer_step import Evaluation, TrainState, metrics_of, poin
 from bilevel.training.result import Result, own, summarize
 
 LAST = "last step"
-TAIL = 10  # steps whose mean outer loss stands for that of the last iterate, where each step draws new tasks
+TAIL = 10  # where each step draws new tasks, the mean outer loss of so many steps is the loss of the last iterate
 FAILED = "failed"
-STANDSTILL = 3  # last steps that show whether a run still moves,
-UNMOVED = 1e-5  # which is further than this, relative to the hyperparameters (at least 1)
-STEEP = 1e-2  # of the largest gradient of the run: a projected gradient beyond is not that of a stationary point
+STANDSTILL = 3  # a run still moves if over so many last steps it moved
+UNMOVED = 1e-5  # further than this, relative to the hyperparameters (at least 1)
+STEEP = 1e-2  # a projected gradient above this share of the run's largest gradient is not at a stationary point
 
 
 def concluded(
@@ -64,7 +64,7 @@ def concluded(
 
 
 def with_baselines(result: Result, task: Task) -> Result:
-    """The result with what simpler methods reach, or a study of the task finds."""
+    """The result with the baselines of the task, or the findings of its study."""
     return replace(result, summary={**result.summary, **plain(own(task.baselines(), ""))})
 
 
@@ -75,9 +75,9 @@ def _mean_loss(task: Task, state: TrainState, metrics: list[dict[str, Any]], las
 
 
 def blocked(task: Task, metrics: Sequence[Mapping[str, Any]], projected: float, size: float) -> bool:
-    """Whether the steps ended at a point of the border of ``task.feasible`` that is not stationary, because the
-    projection takes the optimiser back to where it was: that of a step along the gradient does not, those of scaled
-    steps (Adam, RMSProp) may."""
+    """Whether the steps ended at a point on the border of ``task.feasible`` that is not stationary, because the
+    projection undoes each step. It cannot undo a step along the gradient, but it may undo scaled steps (Adam,
+    RMSProp)."""
     if task.feasible is anywhere or len(metrics) < STANDSTILL:
         return False
     still = all(line["outer/step_norm"] <= UNMOVED * max(size, 1.0) for line in metrics[-STANDSTILL:])
@@ -91,7 +91,7 @@ def _never(state: TrainState) -> Any:
 
 
 def _tell(summary: Mapping[str, Any], judge: str) -> None:
-    """What a reader of the log must not miss."""
+    """Logs the warnings about the run."""
     if summary["status"] == FAILED:
         LOG.error("%s", summary["failed_because"])
         return

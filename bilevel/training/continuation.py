@@ -14,11 +14,12 @@ from bilevel.loggers import read_json_lines
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.outer_step import TrainState
 
-Kept = tuple[TrainState, list[dict[str, Any]], dict[str, Any]]  # the state, the lines up to it, what goes with it
+Kept = tuple[TrainState, list[dict[str, Any]], dict[str, Any]]  # the state, the lines up to it, its meta
 
 
 def restored(checkpoints: Checkpoints, record: Path, template: TrainState, data: list[list[float]]) -> Kept:
-    """What the run goes on from. Raises ValueError where record and checkpoints do not meet, or the data are others."""
+    """The state that the run goes on from. Raises ValueError where record and checkpoints do not meet, or the data
+    differ."""
     lines = read_json_lines(record)
     try:
         state, meta = checkpoints.restore(template, within=len(lines))
@@ -54,7 +55,7 @@ def fingerprint(batches: PyTree) -> list[list[float]]:
 
 
 def same_data(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> bool:
-    """Whether two fingerprints are of the same data; nothing is known of records without one."""
+    """Whether two fingerprints belong to the same data; True for records without one, because they tell nothing."""
     if not one:
         return True
     return len(one) == len(other) and bool(np.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True))

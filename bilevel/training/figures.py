@@ -1,4 +1,4 @@
-"""What a run looks like: the losses, the hypergradient and the hyperparameters found. matplotlib loads when asked."""
+"""The figures of a run: losses, hypergradient and hyperparameters. matplotlib loads when a figure is made."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEW = 100  # up to so many hyperparameters are drawn one by one, more of them as a distribution
+FEW = 100  # up to so many hyperparameters are drawn one by one, more as a distribution
 
 
 def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
     """Name and figure of the standard pictures of a run and of the task's own.
 
-    One that cannot be drawn is reported by a warning: a picture never costs a result.
+    A figure that cannot be drawn becomes a warning, because a picture must never cost a result.
     """
     standard = {"training": training, "hyperparameters": hyperparameters}
     for name, draw in {**standard, **task.figures}.items():

@@ -1,4 +1,4 @@
-"""One run of the outer loop: the compiled step, what follows from failures, the record and the checkpoints."""
+"""One run of the outer loop: the compiled step, the policy for failures, the record and the checkpoints."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ from bilevel.training.result import Result
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a fit, after the state was saved, and with a directory what had been found (``result.npz``)."""
+    """Ctrl-C during a fit, raised after the state and, with a directory, the result so far (``result.npz``) were
+    saved."""
 
 
 class Fit:
-    """A run in progress: the state, the programs that advance it, and what is open."""
+    """A run in progress: the state, the programs that advance it, and the open files."""
 
     def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack):
         self.trainer, self.task, self.directory = trainer, task, directory
@@ -58,19 +59,19 @@ class Fit:
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
         self.border = ""  # why the run can go no further
-        self.data: list[list[float]] = []  # by which another run knows whether it goes on with the same
+        self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
 
     def run(self, resume: bool, config: Mapping[str, Any]) -> Result:
-        """To the last step, or to where it stops early; the loggers are closed in any case."""
+        """Runs to the last step, or to an early stop; the loggers are closed in any case."""
         self._open(resume, config)
         summary: dict[str, Any] = {}
         try:
             while not self._done():
                 self._step()
             result = self._conclude()
-            self._keep(result)  # before baselines and pictures, which may take long and be broken off
+            self._keep(result)  # saved before baselines and figures, which may take long and be interrupted
             result = with_baselines(result, self.task)
             self._draw(result)
             summary = result.summary
@@ -88,7 +89,7 @@ class Fit:
             result.save_arrays(self.directory / "result.npz")
 
     def _so_far(self, summary: dict[str, Any]) -> Result:
-        """What a run that is broken off has found."""
+        """The result of an interrupted run."""
         best, last = self.state.best, self.task.inner.primal(self.state.carry.params)
         hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (self.state.hparams, last)
         return Result(hparams, params, self.state.hparams, last, self.metrics, summary)
@@ -131,8 +132,8 @@ class Fit:
                     logger.figure(name, figure)
 
     def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
-        """The step, and what the engine's policy makes of a failure; "skip" leaves the hyperparameters as they were.
-        A run that has located the border of the solvable region has not failed: it ends there, and says so."""
+        """The step, and the engine's policy where it failed; "skip" leaves the hyperparameters unchanged. A run that
+        has located the border of the solvable region has not failed: it ends there, and says so."""
         start = start or self.state
         state, evaluation = attempted(self.advance, self.engine, self.task, start)
         report, number = evaluation.report, int(start.step)
@@ -153,7 +154,7 @@ class Fit:
         return state, evaluation
 
     def _sizes(self) -> dict[str, Any]:
-        """What was run, for the summary of any end."""
+        """The facts of the run for the summary, however it ends."""
         count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
         batch, _ = self.task.batches(self.state.key, 0)
         solver, _ = self.task.inner.choose(self.state.hparams, batch)
@@ -166,8 +167,8 @@ class Fit:
         }
 
     def reach(self, step: int, directory: Path) -> TrainState:
-        """The state before step ``step`` of the run in ``directory``: from the last checkpoint up to there (from the
-        start, where none is kept) by the steps between, which are those of the run."""
+        """The state before step ``step`` of the run in ``directory``. It starts at the last checkpoint before that
+        step, or at the start where there is none, and takes the steps of the run again."""
         with Checkpoints(directory / "checkpoints") as checkpoints:
             kept = [number for number in checkpoints.steps() if number <= step]
             if kept:
@@ -192,9 +193,9 @@ class Fit:
             self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border, "data": self.data})
 
     def _closely(self) -> tuple[TrainState, list[Evaluation]] | None:
-        """The best iterate, where one was chosen, and the last one at the finest tolerances, and the better of them;
-        None where that fails. The losses of the steps are of solutions more or less loose, and do not say which is
-        best."""
+        """The best iterate, where one was chosen, and the last one, both solved at the finest tolerances, and the
+        better of them; None where a solve fails. The losses of the steps come from solves with different tolerances, so
+        they are not comparable."""
         best, finest, looks = self.state.best, self.engine.finest, []
         state = self.state
         try:
@@ -213,8 +214,8 @@ class Fit:
         return None if any(failed(look.report) for look in looks) else (state, looks)
 
     def _conclude(self) -> Result:
-        """Looks at the last hyperparameters once more, without moving them; where tolerances follow the progress, as
-        closely as they allow, and at the best ones too."""
+        """Evaluates the last hyperparameters once more without moving them. Where tolerances follow the progress, it
+        uses the finest ones and evaluates the best hyperparameters too."""
         closely = self._closely() if self.engine.adapts else None
         if closely is None:
             state, evaluation = self._attempt()
@@ -227,7 +228,7 @@ class Fit:
         return "stopped_early" if int(self.state.step) < self.trainer.steps else "completed"
 
     def _told(self) -> dict[str, Any]:
-        """What the summary says of the run itself."""
+        """The summary's figures on the run itself."""
         return {
             **self._sizes(),
             **({"engine_chosen_because": self.reason} if self.reason else {}),

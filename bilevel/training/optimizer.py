@@ -1,4 +1,4 @@
-"""One update of an outer optimiser, with all that an optax transformation may ask for."""
+"""One update of an outer optimiser, with every argument that an optax transformation may take."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bilevel.task import Task
 
 
 def outer_value(engine: Engine, task: Task, point: Point, carry: Carry) -> Callable[[HParams], Scalar]:
-    """hparams -> outer loss at the inner solution there, whose gradient is the engine's: what a line search evaluates.
+    """hparams -> the outer loss at the inner solution, with the engine's gradient, for a line search.
 
-    Every solve begins from ``carry``; one that fails has an infinite loss. Costs a whole hypergradient each time.
+    Every solve begins from ``carry``; a failed solve has an infinite loss. Each call costs a whole hypergradient.
     """
 
     def both(hparams: HParams) -> tuple[Scalar, HParams]:

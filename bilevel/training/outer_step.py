@@ -19,14 +19,14 @@ from bilevel.training.judgement import judge_of
 from bilevel.training.optimizer import outer_value, update
 
 DIAGNOSTICS = ("theta", "margin", "weakly_active", "condition", "retries", "skipped")
-# A step that led out of the solvable region was halved. By 5/4 a step one such halving is undone in three steps, so
-# that a run along the border of the region fails at every third step only.
+# A step that leads out of the solvable region is halved. Growth by 5/4 undoes a halving in three steps, so that a run
+# along the border of the region fails at every third step only.
 GROWTH = 1.25
 
 
 class Best(NamedTuple):
-    """The iterate with the lowest loss so far: on the second hold-out where there is one, else on the outer batch where
-    that is the same at every step. The losses of different batches are not comparable, and choose nothing."""
+    """The iterate with the lowest loss so far, on the second hold-out where there is one, else on the outer batch if it
+    is the same at every step. The losses of different batches are not comparable, so they choose nothing."""
 
     hparams: HParams
     params: Params
@@ -35,7 +35,7 @@ class Best(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that the next step needs."""
+    """The state that the next step needs."""
 
     hparams: HParams
     optimizer: optax.OptState
@@ -44,27 +44,27 @@ class TrainState(NamedTuple):
     step: jax.Array
     best: Best
     skipped: jax.Array
-    previous: HParams  # where the last hypergradient that could be used was taken
-    scale: Scalar  # the share of the optimiser's step that is taken, below 1 after steps that had to be halved
-    sensed: PyTree  # a flag for each leaf of the hyperparameters: whether its hypergradient was ever other than zero
+    previous: HParams  # the hyperparameters of the last usable hypergradient
+    scale: Scalar  # the share of the optimiser's step that is taken; below 1 after halved steps
+    sensed: PyTree  # for each leaf of the hyperparameters, whether its hypergradient was ever nonzero
 
 
 class Evaluation(NamedTuple):
-    """What one outer step found at the hyperparameters it started from."""
+    """The findings of one outer step at the hyperparameters that it started from."""
 
     value: Scalar
     grad: HParams
     grad_norm: jax.Array
-    step_norm: jax.Array  # how far the hyperparameters moved
+    step_norm: jax.Array  # the norm of the change of the hyperparameters
     report: Report
     measured: dict[str, Any]
     zeros: jax.Array  # unknowns that are exactly zero: the size of the face, for sparse solutions
-    zeros_changed: jax.Array  # unknowns that became zero, or ceased to be, since the step before
-    halvings: jax.Array  # of the step that led here, before this hypergradient could be used
+    zeros_changed: jax.Array  # unknowns that became zero or nonzero since the step before
+    halvings: jax.Array  # halvings of the last step before this hypergradient was usable
 
 
 def point_of(task: Task, key: Key, step: jax.Array, hparams: HParams) -> Point:
-    """Where step ``step`` asks for a hypergradient: its batches, and a key of its own where nothing is warm-started."""
+    """The point of step ``step``: its batches, and a key of its own where there is no warm start."""
     for_batches, for_init = jax.random.split(key)
     inner_batch, outer_batch = task.batches(for_batches, step)
     for_init = for_init if task.warm_start else jax.random.fold_in(for_init, step)
@@ -72,7 +72,7 @@ def point_of(task: Task, key: Key, step: jax.Array, hparams: HParams) -> Point:
 
 
 def first_point(task: Task, key: Key) -> Point:
-    """Where the first step of a run with this key asks for its hypergradient."""
+    """The point of the first step of a run with this key."""
     for_hparams, key = jax.random.split(key)
     hparams = task.feasible(trees.differentiable(task.init_hparams(for_hparams), "init_hparams(key)"))
     return point_of(task, key, jnp.int32(0), hparams)
@@ -102,8 +102,8 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
 def outer_step(
     task: Task, optimizer: optax.GradientTransformation, engine: Engine, state: TrainState
 ) -> tuple[TrainState, Evaluation]:
-    """The state after one step. A step whose hypergradient failed, or that leads to what is no number, changes neither
-    hyperparameters nor optimiser; the engine may only warn of a failed solve, and then a finite gradient is used."""
+    """The state after one step. A step whose hypergradient failed, or whose update is not finite, changes neither
+    hyperparameters nor optimiser. Where the engine only warns of a failed solve, a finite gradient is used."""
     point = point_of(task, state.key, state.step, state.hparams)
     value, grad, report = examined(engine, task, point, state.carry)
     measured = checked_metrics(task.evaluate, task.evaluate(report.params, state.hparams))
@@ -137,7 +137,7 @@ def outer_step(
 
 
 def _judged(task: Task, state: TrainState, value: Scalar, measured: dict[str, Any]) -> Scalar:
-    """The loss by which this iterate is compared with others; infinite where nothing is comparable."""
+    """The loss that compares this iterate with others; infinite where losses are not comparable."""
     chosen_by = judge_of(task, state.key, measured)
     loss = {"stop/loss": measured.get("stop/loss"), "outer/loss": value}.get(chosen_by, jnp.inf)
     return jnp.asarray(loss, state.best.loss.dtype)

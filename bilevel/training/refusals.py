@@ -1,4 +1,4 @@
-"""What is checked of a task and a trainer before anything is compiled."""
+"""The checks of a task and a trainer before anything is compiled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bilevel.training.outer_step import first_point
 
 
 class Settings(Protocol):
-    """What a fit reads of the `Trainer` that started it."""
+    """The settings of a `Trainer` that a fit reads."""
 
     @property
     def optimizer(self) -> optax.GradientTransformation: ...
@@ -36,8 +36,8 @@ class Settings(Protocol):
 
 
 def heed_influence(engine: Engine, task: Task, key: Key) -> None:
-    """Says which hyperparameters cannot reach the outer loss, before anything is compiled: ValueError where none can,
-    because such a run would end where it began, else a warning."""
+    """Warns, before anything is compiled, of hyperparameters that cannot reach the outer loss. Raises ValueError where
+    none can, because such a run would end where it began."""
     found: list[Influence] = []
 
     def look(key: Key) -> None:
@@ -51,7 +51,8 @@ def heed_influence(engine: Engine, task: Task, key: Key) -> None:
 
 
 def refuse_patience(trainer: Settings, task: Task, key: Key) -> None:
-    """Patience counts steps without a better loss, and of different batches none is better than another."""
+    """Refuses patience where losses are on different batches, because it counts steps without a better loss, and such
+    losses are not comparable."""
 
     def measured(key: Key) -> dict[str, Any]:
         point = first_point(task, key)

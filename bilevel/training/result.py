@@ -1,4 +1,4 @@
-"""What a fit leaves behind: hyperparameters, parameters, the record, and its summary."""
+"""The result of a fit: hyperparameters, parameters, the record and its summary."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from bilevel.foundation.typing import Counts, HParams, Params
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """``hparams`` and ``params`` are those of the best iterate: lowest ``stop/loss`` where the task has a second
-    hold-out, lowest outer loss where the outer batch is the same at every step, else of the last one; the summary says
-    which (``chosen_by``). ``metrics`` has a dict a step, ``summary`` the figures of the whole run."""
+    """``hparams`` and ``params`` belong to the best iterate. It has the lowest ``stop/loss`` where the task has a
+    second hold-out, else the lowest outer loss where the outer batch is the same at every step; else it is the last
+    iterate. The summary says which (``chosen_by``). ``metrics`` has one dict for each step, ``summary`` the figures of
+    the whole run."""
 
     hparams: HParams
     params: Params
@@ -29,7 +30,7 @@ class Result:
     summary: dict[str, Any]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Hyperparameters and parameters, best and last, by name: what ``result.npz`` holds."""
+        """Hyperparameters and parameters, best and last, by their names in ``result.npz``."""
         kept = {
             "hparams": self.hparams,
             "params": self.params,
@@ -43,15 +44,15 @@ class Result:
         }
 
     def save_arrays(self, path: Path) -> None:
-        """Writes `arrays` as one .npz; it is in place only when it is whole."""
+        """Writes `arrays` as one .npz, which appears only when it is complete."""
         beside = path.with_name(f"{path.stem}.part.npz")
         np.savez(beside, **self.arrays())  # pyright: ignore[reportArgumentType]  # numpy types **kwds as its own flags
         os.replace(beside, path)
 
 
 def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:
-    """The figures of a whole run: ``metrics`` a dict a step, ``looks`` what was found at the end: of the last
-    hyperparameters, and before that of the best step where it had to be solved again, at finer tolerances.
+    """The figures of a whole run. ``metrics`` has one dict for each step. ``looks`` are the evaluations at the end: of
+    the best step first, where it had to be solved again at finer tolerances, and of the last hyperparameters.
 
     The task's metrics appear three times: at the best iterate (``test_accuracy``), at the start
     (``initial_test_accuracy``) and at the last (``last_test_accuracy``).

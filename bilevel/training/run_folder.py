@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and none that is there already is written over."""
+"""The folder of a run: it takes one run at a time, and a run that is there already is never overwritten."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ except ImportError:  # not on Windows, where a run is known by its record alone
 
 LOCK = "run.lock"
 RECORD, CHECKPOINTS = "metrics.jsonl", "checkpoints"
-GLOB = "*?[]"  # orbax looks for its files by patterns: in a folder of such a name it finds none
+GLOB = "*?[]"  # orbax searches by patterns, so in a folder with these characters it finds no file
 
 
 class FolderTaken(ValueError):
@@ -23,10 +23,10 @@ class FolderTaken(ValueError):
 
 
 class RunFolder:
-    """A claim on the folder of a run, held until it is left; taken before anything else in the folder is written.
+    """A claim on the folder of a run, taken before anything else in the folder is written and held until it is left.
 
-    The claim is a lock on ``run.lock``, which the operating system lets go when the process ends, however it ends.
-    With ``resume`` the folder may hold a run that ended; without, it may hold none. Raises `FolderTaken` where another
+    The claim is a lock on ``run.lock``; the operating system releases it when the process ends, even by a kill. With
+    ``resume`` the folder may hold a run that ended; without, it may hold none. Raises `FolderTaken` where another
     process holds the claim or a run is there already, ValueError for a name that checkpoints cannot be stored under.
 
     >>> import tempfile
@@ -62,7 +62,7 @@ class RunFolder:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
             raise FolderTaken(f"{self.path}: {holder} is writing a run there; wait for its end.") from None
-        if not self._is_there(descriptor):  # a run that wrote nothing took its folder away in between
+        if not self._is_there(descriptor):  # a run that wrote nothing has just removed its folder
             os.close(descriptor)
             return self._locked()
         os.ftruncate(descriptor, 0)
@@ -82,7 +82,7 @@ class RunFolder:
             raise FolderTaken(f"{self.path} holds a run already: resume that one, or choose another folder.")
 
     def release(self) -> None:
-        """Lets the folder go, and takes it away where nothing was written there."""
+        """Releases the folder, and removes it where nothing was written."""
         if self._lock >= 0:
             if [entry.name for entry in os.scandir(self.path)] == [LOCK]:
                 (self.path / LOCK).unlink()
@@ -108,8 +108,8 @@ def _make(path: Path) -> None:
 
 
 def free_folder(path: Path) -> RunFolder:
-    """A claim on ``path``, or on the first of path-2, path-3, ... where no run is: two runs that start in the same
-    second get two folders."""
+    """A claim on ``path``, or on the first of path-2, path-3, ... without a run, because two runs may start in the same
+    second."""
     number, candidate = 1, path
     while True:
         try:

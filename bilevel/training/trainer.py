@@ -27,8 +27,8 @@ class Trainer:
     """Minimises the outer loss of a task by ``optimizer`` on the hypergradients of ``engine``.
 
     ``steps`` outer steps; fewer if the judged loss (``stop/loss`` of the task's evaluate, else the outer loss) has not
-    improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes a JSON line a step, and the
-    whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
+    improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes one JSON line for each step,
+    and the whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
 
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bilevel.foundation.status import REMEDIES, Code
 from bilevel.verification.record import Record
 
-FAR = 100.0  # no hyperparameter, and no logarithm of one, is so large: outer steps that long are a mistake
+FAR = 100.0  # longer outer steps are a mistake, because no hyperparameter, nor its logarithm, is so large
 SMALL = 2000  # unknowns up to which a dense factorisation is a cure
 
 
@@ -19,7 +19,7 @@ def unchanged(record: Record) -> tuple[str, ...]:
 
 
 class Cause(NamedTuple):
-    """What a status of one solve stands for; ``overrides`` depends on the settings of the run."""
+    """The meaning and cure of a status of one solve; ``overrides`` depends on the settings of the run."""
 
     name: str
     cure: str
@@ -45,8 +45,8 @@ def another_adjoint(record: Record) -> tuple[str, ...]:
 
 
 def smaller_steps(record: Record) -> tuple[str, ...]:
-    """A tenth of the outer step, or less where the steps were longer than any hyperparameters are: then a rate with
-    which the longest would have been of length 1."""
+    """A tenth of the outer step. Where the steps were longer than hyperparameters can be: the rate with which the
+    longest would have had length 1."""
     rate = record.setting("optimizer.learning_rate")
     if not isinstance(rate, int | float):
         return ()
@@ -82,7 +82,7 @@ def tighter(record: Record) -> tuple[str, ...]:
 
 
 def hold_out(record: Record) -> tuple[str, ...]:
-    """Patience, on a second hold-out that is made where there is none; shrinkage where the task offers it."""
+    """Patience, on a second hold-out, which is created where there is none; shrinkage where the task offers it."""
     stop, validation = record.setting("task.stop"), record.setting("task.validation")
     patience = () if record.setting("trainer.patience", 0) else ("trainer.patience=10",)
     made = (f"task.stop={validation // 2}",) if stop == 0 and validation else ()

@@ -20,15 +20,15 @@ from bilevel.foundation.typing import HParams, Key
 from bilevel.linear_solve import Dense
 from bilevel.task import Task
 
-MANY = 64  # hyperparameters up to which all partial derivatives are taken, and directions beyond
+MANY = 64  # all partial derivatives are taken up to so many hyperparameters; beyond, slopes along so many directions
 STEPS = {"float64": 1e-3, "float32": 3e-2}
 TIGHT = {"float64": 1e-12, "float32": 1e-6}
 AGREEMENT = {"float64": 1e-7, "float32": 1e-3}  # relative, beyond the uncertainty of the differences
-LONGER = 10  # times the steps of the task's own solver
+LONGER = 10  # a multiple of the steps of the task's own solver
 
 
 class Oracle(NamedTuple):
-    """The slopes of the outer loss along orthonormal directions, with what they rest on."""
+    """The slopes of the outer loss along orthonormal directions, with their evidence."""
 
     directions: np.ndarray  # (number, hyperparameters)
     slopes: np.ndarray  # (number,)
@@ -45,7 +45,7 @@ class Oracle(NamedTuple):
         return max(float(np.linalg.norm(self.slopes)), self.uncertainty, math.ulp(0.0))
 
     def error(self, grad: HParams) -> float:
-        """The norm of the error of a gradient, as far as the directions see it."""
+        """The norm of the error of a gradient along the directions."""
         flat = np.asarray(ravel_pytree(grad)[0], float)
         return float(np.linalg.norm(self.directions @ flat - self.slopes))
 
@@ -54,8 +54,8 @@ def oracle_of(task: Task, hparams: HParams, key: Key) -> Oracle:
     """Central differences of fourth order of the outer loss at tightly solved inner problems, and the implicit gradient
     with a dense factorisation there.
 
-    The uncertainty of the differences is judged by their distance from those of second order. Where both ways agree the
-    dense slopes are the truth, being more precise; where they do not the differences are.
+    The uncertainty of the differences is their distance from differences of second order. Where both ways agree, the
+    dense slopes are the truth, because they are more precise; else the differences are.
     """
     solver: Any = task.inner.solver
     tight = replace(solver, tol=TIGHT[task.precision], max_steps=LONGER * solver.max_steps)

@@ -1,4 +1,4 @@
-"""The rules of the diagnosis about the outer level: numbers, gradients and steps, however well the solves ended."""
+"""The rules of the diagnosis about the outer level: numbers, gradients and steps, where both solves ended well."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def undefined(record: Record) -> Finding | None:
 
 
 def no_gradient(record: Record) -> Finding | None:
-    """Hyperparameters whose gradient is exactly zero at every step: nothing is learned of them."""
+    """Hyperparameters whose gradient is exactly zero at every step, so that they are not learned."""
     names = record.summary.get("without_gradient") or []
     sizes = [line["outer/grad_norm"] for line in record.lines if "outer/grad_norm" in line]
     if not names and (not sizes or any(size != 0 for size in sizes)):
@@ -42,7 +42,7 @@ def no_gradient(record: Record) -> Finding | None:
 
 
 def leaps(record: Record) -> Finding | None:
-    """Outer steps out of all proportion: what fails behind them is no cause of its own."""
+    """Outer steps that are far too long; failures after them have no cause of their own."""
     longest = max((step for step in record.series("outer/step_norm") if math.isfinite(step)), default=0.0)
     if longest <= FAR or record.summary.get("status") != "failed":
         return None
@@ -52,7 +52,7 @@ def leaps(record: Record) -> Finding | None:
 
 
 def left_region(record: Record) -> Finding | None:
-    """Outer steps that led to where the problem cannot be solved, and were shortened."""
+    """Outer steps that left the region in which the problem can be solved, and were shortened."""
     hits = [line for line in record.lines if line.get("outer/halvings", 0) > 0]
     if not hits:
         return None
@@ -66,7 +66,7 @@ def left_region(record: Record) -> Finding | None:
 
 
 def blocked(record: Record) -> Finding | None:
-    """A projection that takes every step back."""
+    """A projection that undoes every step."""
     if not record.summary.get("blocked"):
         return None
     evidence = (
@@ -78,7 +78,7 @@ def blocked(record: Record) -> Finding | None:
 
 
 def unjudged(record: Record) -> Finding | None:
-    """A second hold-out whose loss is never a number."""
+    """A second hold-out whose loss is NaN at every step."""
     losses = record.series("stop/loss")
     if not losses or any(map(math.isfinite, losses)):
         return None

@@ -17,7 +17,7 @@ class Record:
 
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], config: Mapping[str, Any]) -> Record:
-        """With the step that failed, which the summary holds, as the last line."""
+        """The record with the failed step, which the summary holds, as its last line."""
         failure = summary.get("failure")
         return cls([*lines, failure] if failure else list(lines), summary, config)
 
@@ -34,7 +34,7 @@ class Record:
 
 
 class Finding(NamedTuple):
-    """A cause, how it shows, what to do about it, and the overrides that do it (none where no setting can)."""
+    """A cause, its evidence, its cure, and the overrides for that (none where no setting helps)."""
 
     cause: str
     evidence: str

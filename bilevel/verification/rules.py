@@ -14,16 +14,16 @@ from bilevel.verification.record import Finding, Record
 
 SOLVES = ("inner", "adjoint")
 HARMLESS = (Code.converged, Code.truncated, Code.stalled)
-COARSE = 1e-2  # relative error of the hypergradient beyond which its precision, or that of the solves, is too low
+COARSE = 1e-2  # beyond this relative error of the hypergradient its precision, or the solves', is too low
 WORSE = 0.01  # relative rise of a held-out loss above its lowest value that counts as overfitting
-TAIL = 5  # outer steps after the lowest value before which nothing is said
-MANY = 2  # steps of L-BFGS for each unknown beyond which Newton's method is faster,
+TAIL = 5  # overfitting is reported only so many outer steps after the lowest value
+MANY = 2  # Newton's method is faster beyond so many steps of L-BFGS for each unknown,
 FACTORED = 512  # up to so many unknowns (a9a in docs/benchmarks.md)
 LAST = 10  # outer steps that show how a run ends
 
 
 def diagnose(record: Record) -> list[Finding]:
-    """All that the record shows, the most severe first; empty where nothing went wrong.
+    """The findings of all rules on a record, the most severe first; empty where nothing went wrong.
 
     >>> line = {"step": 0, "inner/status": "max_steps", "inner/steps": 50, "inner/residual": 1e-3}
     >>> finding = diagnose(Record([line], config={"solver": {"max_steps": 50}}))[0]
@@ -37,7 +37,7 @@ def diagnose(record: Record) -> list[Finding]:
 
 
 def statuses(record: Record) -> list[str]:
-    """A line for each status that a solve ended with: how often, what it means, and what cures it."""
+    """A line for each status that a solve ended with: its number, meaning and cure."""
     found = []
     for solve in SOLVES:
         for code in Code:
@@ -53,7 +53,7 @@ def statuses(record: Record) -> list[str]:
 
 
 def _status(record: Record, solve: str, code: Code) -> Finding | None:
-    """What the statuses of one solve say; harmless ones are left to the rules."""
+    """The findings from the statuses of one solve; the other rules treat harmless statuses."""
     if code in HARMLESS:
         return None
     hits = [line for line in record.lines if line.get(f"{solve}/status") == code.name]
@@ -69,7 +69,7 @@ def _status(record: Record, solve: str, code: Code) -> Finding | None:
 
 
 def coarse_precision(record: Record) -> Finding | None:
-    """float32 whose rounding is a good part of the hypergradient."""
+    """float32 where rounding is a large part of the hypergradient."""
     if record.setting("task.precision") != "float32":
         return None
     stalled = [line for line in record.lines if "stalled" in (line.get("inner/status"), line.get("adjoint/status"))]
@@ -84,7 +84,7 @@ def coarse_precision(record: Record) -> Finding | None:
 
 
 def changing_face(record: Record) -> Finding | None:
-    """Coordinates that the error of the solution may move across a kink, again and again, or that cross it."""
+    """Coordinates that often cross a kink, or that the error of the solution may move across one."""
     known = [line for line in record.lines[-LAST:] if solved(line) and line.get("engine/weakly_active", -1) >= 0]
     hits = [line for line in known if line["engine/weakly_active"] > 0]
     if not hits or 2 * len(hits) < len(known):
@@ -102,8 +102,8 @@ def changing_face(record: Record) -> Finding | None:
 
 
 def _alternating(record: Record) -> Finding | None:
-    """Coordinates that become zero and cease to be in most of the last steps, while the outer loss gets no better: a
-    support that changes while it does is one that is being learned."""
+    """Coordinates that become zero or nonzero in most of the last steps while the outer loss does not improve. Where
+    the loss improves, the support is being learned, which is no fault."""
     last = [line for line in record.lines[-LAST:] if solved(line) and "outer/loss" in line]
     hits = [line for line in last if line.get("inner/zeros_changed", 0) > 0]
     if len(last) < TAIL or 2 * len(hits) < len(last):
@@ -121,7 +121,7 @@ def _alternating(record: Record) -> Finding | None:
 
 
 def coarse_solution(record: Record) -> Finding | None:
-    """Solves that met their tolerance, which was too loose."""
+    """Solves that met a tolerance that was too loose."""
     lines = [
         line
         for line in record.lines[-LAST:]
@@ -138,7 +138,7 @@ def coarse_solution(record: Record) -> Finding | None:
 
 
 def slow_inner(record: Record) -> Finding | None:
-    """L-BFGS that takes more steps than Newton's method would take products."""
+    """L-BFGS with more steps than the products that Newton's method would take."""
     steps, unknowns = record.series("inner/steps"), record.summary.get("unknowns", 0)
     if record.summary.get("solver") != "LBFGS" or not steps or not 0 < unknowns <= FACTORED:
         return None
@@ -152,7 +152,7 @@ def slow_inner(record: Record) -> Finding | None:
 
 
 def unknown_bias(record: Record) -> Finding | None:
-    """An engine that stops by design, of whose bias nothing is known."""
+    """An engine that stops by design and whose bias is not known."""
     unknown = [line for line in record.lines if line.get("error_estimate") == math.inf]
     if not unknown or 2 * len(unknown) < len(record.lines):
         return None
@@ -161,7 +161,7 @@ def unknown_bias(record: Record) -> Finding | None:
 
 
 def overfitted(record: Record) -> Finding | None:
-    """The outer loss goes on falling while the loss on data that nothing is chosen on rises, and nothing stops it."""
+    """The outer loss falls while the loss on held-out data rises, and the run does not stop early."""
     if record.summary.get("status") == "stopped_early":
         return None
     outer = record.series("outer/loss")

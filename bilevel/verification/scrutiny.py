@@ -1,4 +1,4 @@
-"""One outer step of a run looked at again with more scrutiny: true residuals, symmetry, spectrum, a tight solve."""
+"""One outer step of a run examined again: true residuals, symmetry, spectrum, a tight solve."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LANCZOS = 60  # products spent on the spectrum
 
 
 def scrutinize(task: Task, double: Task, engine: Engine, point: Point, carry: Carry) -> Iterator[str]:
-    """What is found at ``point``, a line each. ``double`` is the task in double precision, by which it is judged."""
+    """The findings at ``point``, one line each. They are judged by ``double``, the task in double precision."""
     with jax.enable_x64(PRECISIONS[task.precision]):
         grad, report = taken(task, engine, point, carry)
         yield f"taken again: {_outcome(report)}"
@@ -42,7 +42,7 @@ def scrutinize(task: Task, double: Task, engine: Engine, point: Point, carry: Ca
 
 
 def taken(task: Task, engine: Engine, point: Point, carry: Carry | None) -> tuple[HParams, Report]:
-    """The hypergradient and its report, whatever came of the solves."""
+    """The hypergradient and its report, also where a solve failed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch = (point.inner_batch, point.outer_batch)
@@ -77,7 +77,7 @@ def spectrum(task: Task, point: Point, params: PyTree) -> Iterator[str]:
 
 
 def reference(task: Task, point: Point, grad: HParams) -> Iterator[str]:
-    """The gradient of a tight inner solve and a direct adjoint solve, and how far the one taken is from it."""
+    """The gradient of a tight inner solve and a direct adjoint solve, and its distance from the given gradient."""
     solver: Any = task.inner.solver
     tight = task.inner.with_solver(replace(solver, tol=TIGHT["float64"], max_steps=LONGER * solver.max_steps))
     unknowns = sum(np.size(leaf) for leaf in jax.tree.leaves(jax.eval_shape(lambda: _cold(task, point))))

@@ -21,9 +21,9 @@ from bilevel.implicit import Mapping, PreparedSystem, Solve
 from bilevel.task import Task
 
 SAFETY = 1.25  # published with the measured rate of under-estimates: docs/accuracy.md
-NEWTON_REGIME = 0.1  # the correction must shrink the residual this much for its size to be an estimate
+NEWTON_REGIME = 0.1  # the size of a correction is an estimate only if it reduces the residual by this factor
 LOOSE = 1e-2  # relative tolerance of solves whose result is only measured
-NEGLIGIBLE = 1e-3  # a part of the right-hand side this much smaller than the other is not solved for on its own
+NEGLIGIBLE = 1e-3  # a part of the right-hand side smaller than the other by this factor is not solved for separately
 POWERS = 3  # steps of the power iteration for the norm of the system
 ROUNDING = 10  # units of roundoff in a gradient, relative to the sizes of its terms
 
@@ -40,7 +40,7 @@ class Solved(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """What the distance of the corrected gradient from the uncorrected one says, and where it was taken."""
+    """The estimate that the distance between corrected and uncorrected gradient gives, and its evidence."""
 
     after: Solved
     error: jax.Array
@@ -51,8 +51,8 @@ class Correction(NamedTuple):
     face: Face
     condition: jax.Array
     solved: jax.Array  # whether all linear solves succeeded
-    counts: Counts  # of the corrected gradient
-    inspection: Counts  # of what is said about it
+    counts: Counts  # the cost of the corrected gradient
+    inspection: Counts  # the cost of the estimate
 
 
 def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOOSE) -> Correction:
@@ -60,18 +60,18 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
 
         w+ = w - A^{-1} F(w),      u+ = u + A^{-T} (v+ - A+'u),      g+ = dg/dh+ - B+'u+
 
-    ||g+ - g|| is an asymptotically exact estimate of the error of g, and g+ has an error quadratic in that of w. The
-    claim is made only in the Newton regime: theta <= 0.1, with theta = ||F(w+)|| / ||F(w)|| or the same of the adjoint,
-    whichever is larger; and no coordinate may change its face on the way. ``tol`` is that of the solves: loose, where
-    only the size of the correction is wanted. To be estimated itself, a corrected gradient is corrected once more.
-    Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
+    ||g+ - g|| is an asymptotically exact estimate of the error of g, and the error of g+ is quadratic in the error of
+    w. The claim is made only in the Newton regime: theta <= 0.1, where theta is the larger of ||F(w+)|| / ||F(w)|| and
+    the same ratio of the adjoint; and no coordinate may change its face on the way. ``tol`` is the tolerance of the
+    solves; it is loose where only the size of the correction is wanted. The error of a corrected gradient is estimated
+    by a second correction. Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
     """
     mapping, at, system, adjoint, pulled, grad = solved
     step = system.solve(jax.tree.map(jnp.negative, at.residual), tol)
     moved = linearize(task, point, trees.axpy(1.0, step.value, at.params), mapping)
-    rest = trees.subtract(at.cotangent, pulled[0])  # what the adjoint solve left
+    rest = trees.subtract(at.cotangent, pulled[0])  # the residual of the adjoint solve
     wrong_params, wrong_hparams = moved.pull(adjoint.value)
-    shifted = trees.subtract(trees.subtract(moved.cotangent, wrong_params), rest)  # what the step changes
+    shifted = trees.subtract(trees.subtract(moved.cotangent, wrong_params), rest)  # the change by the step
     parts = _solve_parts(system, moved, shifted, rest, tol)
     by_adjoint = jax.tree.map(lambda leaf: leaf[1], parts.hparams)
     change, *explained = jax.tree.map(lambda leaf: leaf[0] + leaf[1], (parts.value, parts.params, parts.hparams))
@@ -110,7 +110,7 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
 
 
 class Parts(NamedTuple):
-    """Two cotangents solved for, one after the other: x, its pulls A'x and B'x (stacked) and what that cost."""
+    """The solutions x for two cotangents, one after the other, with A'x and B'x (stacked) and the cost."""
 
     value: PyTree
     params: PyTree
@@ -124,7 +124,8 @@ class Parts(NamedTuple):
 def _solve_parts(
     system: PreparedSystem, moved: Linearization, shifted: PyTree, rest: PyTree, tol: float | None
 ) -> Parts:
-    """A'x for either part of the right-hand side, 0 for one that is far below the other. A loop: it compiles once."""
+    """A'x for both parts of the right-hand side, 0 for a part far below the other. A loop, because then the solve is
+    compiled once."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), shifted, rest)
     threshold = NEGLIGIBLE * jnp.maximum(trees.norm(shifted), trees.norm(rest))
 
@@ -144,7 +145,7 @@ def _solve_parts(
 
 
 class Noise(NamedTuple):
-    """What rounding contributes, as fractions of the parts of the error and in absolute terms."""
+    """The contribution of rounding, as fractions of the parts of the error and in absolute terms."""
 
     inner: jax.Array
     adjoint: jax.Array
@@ -154,8 +155,8 @@ class Noise(NamedTuple):
 
 
 def _noise(task: Task, point: Point, solved: Solved) -> Noise:
-    """Rounding of the residual from one more evaluation, the parameters moved by one unit of roundoff; of adjoint and
-    gradient from the sizes of the terms that were subtracted."""
+    """The rounding of the residual is measured by another evaluation at parameters moved by one unit of roundoff. The
+    rounding of adjoint and gradient follows from the sizes of the terms that were subtracted."""
     at, epsilon = solved.at, trees.epsilon(solved.at.params)
     again = solved.mapping(perturbed(at.params, epsilon), point.hparams, point.inner_batch)
     residual = trees.norm(trees.subtract(again, at.residual))
@@ -169,9 +170,8 @@ def _noise(task: Task, point: Point, solved: Solved) -> Noise:
 
 
 def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
-    """Two units of roundoff of each leaf of a gradient whose type is coarser than that of the params, of which
-    ``epsilon`` is the unit: half of one for rounding the result, and the rest for the functions of hparams, of which
-    each rounds once."""
+    """Two units of roundoff of each gradient leaf whose type is coarser than the params', whose unit is ``epsilon``.
+    Half a unit is for rounding the result, the rest for the functions of hparams, each of which rounds once."""
     units = jax.tree.map(lambda leaf: max(2 * float(jnp.finfo(leaf.dtype).eps) - epsilon, 0.0), gradient)
     scaled = jax.tree.map(
         lambda leaf, unit: unit * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), gradient, units
@@ -187,9 +187,9 @@ def perturbed(params: Params, epsilon: float) -> Params:
 
 
 def signs(like: jax.Array, number: int) -> jax.Array:
-    """1 or -1 for each entry: a bit of a hash of its index and of ``number``, a tenth of a generator to compile.
+    """1 or -1 for each entry: a bit of a hash of its index and ``number``.
 
-    Source: the finaliser of MurmurHash3 (Appleby).
+    A random generator would take ten times as long to compile. Source: the finaliser of MurmurHash3 (Appleby).
     """
     bits = jax.lax.iota(jnp.uint32, like.size) + jnp.uint32((number + 1) * 0x9E3779B9 & 0xFFFFFFFF)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
@@ -202,7 +202,7 @@ def _fraction(part: jax.Array, whole: jax.Array) -> jax.Array:
 
 
 def _shrinkage(after: PyTree, before: PyTree, noise: jax.Array) -> jax.Array:
-    """||after|| / ||before||, less what rounding leaves; 0 where ``before`` is rounding already."""
+    """||after|| / ||before||, less the rounding; 0 where ``before`` is rounding already."""
     size = trees.norm(before)
     ratio = _fraction(jnp.maximum(trees.norm(after) - ROUNDING * noise, 0), size)
     return jnp.where(jnp.isfinite(size), ratio, jnp.nan)
@@ -235,6 +235,7 @@ def _counts(mapping: Mapping, step: Solve, parts: Parts) -> Counts:
 
 
 def _inspection(mapping: Mapping) -> Counts:
-    """The residual at the rounded parameters, two looks at the face, and the norm of the system."""
+    """The cost of the residual at the rounded parameters, of two inspections of the face, and of the norm of the
+    system."""
     looks = mapping.inspection.add(mapping.inspection)
     return evaluation_counts(mapping).add(looks).plus(hessian_products=POWERS)

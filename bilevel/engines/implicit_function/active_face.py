@@ -12,19 +12,20 @@ from bilevel.engines.implicit_function.linearization import Linearization
 from bilevel.foundation import trees
 from bilevel.implicit import Mapping
 
-CAUTION = 2.0  # a coordinate counts as weakly active within this multiple of its own movement under the correction
+CAUTION = 2.0  # a coordinate nearer to a kink than so many times its correction is weakly active
 ROUNDING = 1e3  # units of roundoff below which a distance is zero
 
 
 class Face(NamedTuple):
-    """What is known of the face that a solution lies on."""
+    """The face that a solution lies on, and the distance to the next one."""
 
     margin: jax.Array  # the smallest distance to a kink; infinity for smooth problems, NaN where it is not known
-    weakly_active: jax.Array  # coordinates that the error of the solution may move across a kink; -1 if not known
+    weakly_active: jax.Array  # how many coordinates the error of the solution may move across a kink; -1: not known
 
 
 def compare_faces(mapping: Mapping, point: Point, at: Linearization, moved: Linearization) -> Face:
-    """The face at ``at``; weakly active is what moves half of its distance or more on the way to ``moved``."""
+    """The face at ``at``; a coordinate that moves half of its distance or more on the way to ``moved`` is weakly
+    active."""
     here = mapping.faces(at.params, point.hparams, point.inner_batch)
     there = mapping.faces(moved.params, point.hparams, point.inner_batch)
     floor = ROUNDING * trees.epsilon(at.params) * (trees.norm(at.params) + trees.epsilon(at.params))

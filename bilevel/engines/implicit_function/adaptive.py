@@ -21,11 +21,11 @@ from bilevel.task import Task
 
 
 class Round(NamedTuple):
-    """Both solves at some tolerances, and what they gave."""
+    """Both solves at some tolerances, and their results."""
 
-    start: Params  # of the next inner solve
+    start: Params  # the start of the next inner solve
     adjoint: PyTree  # the start of the next adjoint solve
-    inverse: Preconditioner | None  # what is known of its system
+    inverse: Preconditioner | None  # an approximate inverse of its system
     tolerances: Tolerances
     result: tuple[Scalar, HParams, Report]
     number: jax.Array
@@ -38,9 +38,9 @@ class Adaptive(Engine):
     """``engine`` with tolerances that follow the outer progress, by ``schedule``.
 
     The tolerances of the inner solver and of ``engine.linear_solve`` are the finest that are used; the schedule starts
-    from looser ones. They are traced values, kept in the carry: nothing is compiled again. A gradient that the
-    schedule finds too inaccurate is computed again from where both solves stopped, ``rounds`` times at most.
-    ``report.inner_tol`` and ``adjoint_tol`` are the tolerances used, steps and counts those of all rounds.
+    from looser ones. They are traced values, kept in the carry: nothing is compiled again. A gradient that the schedule
+    finds too inaccurate is computed again from the point where both solves stopped, ``rounds`` times at most.
+    ``report.inner_tol`` and ``adjoint_tol`` are the tolerances used; steps and counts add up all rounds.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(
@@ -109,7 +109,7 @@ class Adaptive(Engine):
         return start._replace(inner=inner, adjoint=jnp.where(jnp.isnan(adjoint), jnp.inf, adjoint))
 
     def _round(self, task: Task, point: Point, last: Round, cold: Params, finest: Tolerances) -> Round:
-        """One more solve of both systems, from where the last ended."""
+        """One more solve of both systems, from the end of the last."""
         (value, grad, report), fresh = self._result(task, point, last, cold, finest)
         evidence = Evidence(
             inner_residual=report.inner_residual,
@@ -168,7 +168,7 @@ def _start(carry: Carry) -> Round:
 
 
 def _caution(report: Report) -> jax.Array:
-    """1 / (1 - theta): what Newton steps after the first would add, where each shrinks the residual by theta."""
+    """1 / (1 - theta): the factor for the Newton steps after the first, each of which reduces the residual by theta."""
     theta = jnp.where(jnp.isnan(report.theta), 0, report.theta)
     return 1 / jnp.where(theta < 1, 1 - theta, jnp.finfo(theta.dtype).eps)
 

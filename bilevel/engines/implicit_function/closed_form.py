@@ -19,8 +19,8 @@ from bilevel.linear_solve import Dense, Operator
 from bilevel.losses.linear import Linear
 from bilevel.task import Task
 
-REFINEMENTS = 2  # passes of iterative refinement, of solution and adjoint
-TOLERANCE = 1e-9  # relative residual that a quadratic loss leaves at most, in float64
+REFINEMENTS = 2  # passes of iterative refinement for solution and adjoint
+TOLERANCE = 1e-9  # the largest relative residual of a quadratic loss, in float64
 
 
 @settings
@@ -109,7 +109,7 @@ def _status(residual: Scalar, tolerance: float) -> Status:
 
 
 def inverse(task: Task, point: Point, params: Params, hessian: Callable) -> tuple[Callable[[PyTree], PyTree], int]:
-    """rhs -> H^{-1} rhs, by Woodbury's identity or by H itself, and the products with H that were made."""
+    """rhs -> H^{-1} rhs, by Woodbury's identity or by H itself, and the number of products with H."""
     loss = task.inner.loss
     if isinstance(loss, Linear) and isinstance(params, jax.Array):
         design = loss.design(point.inner_batch)
@@ -122,7 +122,7 @@ def inverse(task: Task, point: Point, params: Params, hessian: Callable) -> tupl
 
 
 def woodbury(loss: Linear, design: jax.Array, point: Point, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """rhs -> (X' M X + D)^{-1} rhs for diagonal M and D, read off by a product with ones; column by column."""
+    """rhs -> (X' M X + D)^{-1} rhs, column by column; the diagonals M and D are read off by a product with ones."""
     predictions = design @ params
 
     def diagonal(slope: Callable, where: jax.Array) -> jax.Array:

@@ -54,16 +54,15 @@ class Implicit(Engine):
     """grad = dg/dh - B' u with A' u = dg/dw, A = dF/dw and B = dF/dh at the inner solution.
 
     ``linear_solve`` solves the adjoint system, in the reduced symmetric form of the mapping where there is one.
-    ``warm_start`` begins it from the last adjoint. ``reuse`` takes over what the inner solver knows of A: the factor of
-    Newton's last step, the pairs of L-BFGS, or the directions of its `CG` (``memory``), by CG with it; a warm-started
-    solve that takes no step hands on what the last one knew. ``recycle`` keeps so many directions of the adjoint's own
-    CG, as a preconditioner of the next. Both for losses whose products are dear: docs/speed.md.
-    ``accuracy`` is the grade of the error estimate asked for:
-    "residual" (free), "estimate" (a Newton correction, about one more linear solve) or "bound" (a theorem, with the
-    ``constants`` that it needs).
-    ``refine`` returns the corrected gradient, whose error is quadratic in that of the inner solution, for about one
-    more linear solve; the estimate is of what is returned.
-    ``on_failure``: "raise", "warn", "retry" or "skip". Source: Blondel et al., 2021; Pedregosa, 2016.
+    ``warm_start`` begins it from the last adjoint. ``reuse`` preconditions CG by the inner solver's approximate inverse
+    of A: the factor of Newton's last step, the pairs of L-BFGS, or the directions of its `CG` (``memory``). A
+    warm-started solve that takes no step hands on the inverse of the last one. ``recycle`` keeps so many directions of
+    the adjoint's own CG as a preconditioner of the next solve. Both pay for losses whose products are expensive:
+    docs/speed.md. ``accuracy`` is the grade of the error estimate asked for: "residual" (free), "estimate" (a Newton
+    correction, about one more linear solve) or "bound" (a theorem, with the ``constants`` that it needs). ``refine``
+    returns the corrected gradient, whose error is quadratic in the error of the inner solution, for about one more
+    linear solve; the estimate is for the gradient that is returned. ``on_failure``: "raise", "warn", "retry" or "skip".
+    Source: Blondel et al., 2021; Pedregosa, 2016.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(
@@ -128,8 +127,9 @@ class Implicit(Engine):
         start: PyTree = None,
         known: Preconditioner | None = None,
     ) -> tuple[Scalar, HParams, Report]:
-        """The hypergradient where an inner solve ended, the adjoint solve beginning from ``start`` with what is
-        ``known`` of the inverse of the system; of a sparse solution in the rows that it uses, with neither."""
+        """The hypergradient at the end of an inner solve. The adjoint solve begins at ``start`` with ``known``, an
+        approximate inverse of the system. For a sparse solution it works in the rows of the support, without start and
+        inverse."""
         if self.accuracy == "bound":
             refuse_bound(task, self.constants, self.refine)
         if has_support(task, point, outcome.params):
@@ -182,9 +182,9 @@ class Implicit(Engine):
         return self._corrected(task, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
 
     def _corrected(self, task: Task, point: Point, solved: Solved, report: Report) -> tuple[Scalar, HParams, Report]:
-        """With the error estimate of what is returned: the gradient, or the refined one.
+        """The result with its error estimate, for the gradient or the refined gradient.
 
-        A linear solver that stops by design cannot measure what it left out: there a solver with a tolerance does.
+        A linear solver that stops by design cannot measure its error, so a solver with a tolerance measures it.
         """
         counts = report.counts.add(evaluation_counts(solved.mapping)).plus(hessian_products=1)
         sound, before = jnp.bool_(True), solved
@@ -193,7 +193,7 @@ class Implicit(Engine):
             solved, counts = solved._replace(system=judge), counts.add(preparation)
         if self.refine:
             refined = correction(task, point, solved, tol=None)
-            # B'u of the first gradient, or A'du of the corrected adjoint, is then in nothing that is reported.
+            # No reported figure then needs B'u of the first gradient, or A'du of the corrected adjoint.
             unread = {"jacobian_products" if self.accuracy == "estimate" else "hessian_products": -1}
             solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
         if self.accuracy == "residual":
@@ -211,8 +211,9 @@ def as_float(number: float | jax.Array) -> jax.Array:
 
 
 def _no_claim(grad: HParams, inner: jax.Array, adjoint: LinearSolution) -> dict:
-    """The free figures: the relative residuals times the size of the gradient. Of an adjoint that was truncated by
-    design the error is not known: its residual is small where eigenvalues are, and those were left out."""
+    """The free figures: the relative residuals times the size of the gradient. The error of an adjoint that was
+    truncated by design is not known, because truncation leaves out small eigenvalues, and along those the residual is
+    small too."""
     size = trees.norm(grad)
     error_adjoint = jnp.where(adjoint.status.code == Code.truncated, jnp.inf, adjoint.residual * size)
     return {

@@ -1,4 +1,4 @@
-"""Both levels, linearised at inner parameters: what every implicit engine works with."""
+"""Both levels linearised at inner parameters, for every implicit engine."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def linearize(task: Task, point: Point, params: Params, mapping: Mapping) -> Lin
 
 
 def evaluation_counts(mapping: Mapping) -> Counts:
-    """What one evaluation of the optimality condition costs."""
+    """The cost of one evaluation of the optimality condition."""
     return Counts(gradients=1, proxes=mapping.prox_calls)
 
 
 def localized(task: Task, point: Point, params: Params) -> tuple[Mapping, Counts]:
-    """The optimality condition in its best form near ``params``, and what finding it cost."""
+    """The optimality condition in its best form near ``params``, and the cost of finding that form."""
     mapping = task.inner.mapping
     return mapping.localize(params, point.hparams, point.inner_batch), mapping.localization
 
@@ -48,7 +48,7 @@ def localized(task: Task, point: Point, params: Params) -> tuple[Mapping, Counts
 def prepared_system(
     point: Point, params: Params, mapping: Mapping, linear_solve: LinearSolver, both: bool
 ) -> tuple[PreparedSystem, Counts]:
-    """The linear system at ``params`` with its solver, and what setting it up cost."""
+    """The linear system at ``params`` with its solver, and the cost of setting it up."""
     system = mapping.system(params, point.hparams, point.inner_batch)
     prepared = prepare_system(system, linear_solve, params, both)
     shared = {"hessian_products": prepared.products, "factorizations": prepared.factorizations}

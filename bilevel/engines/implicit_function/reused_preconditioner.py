@@ -1,4 +1,4 @@
-"""What is known of the inverse of the linear system: by the inner solver, or by the last adjoint solve."""
+"""An approximate inverse of the linear system, from the inner solver or from the last adjoint solve."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bilevel.task import Task
 
 
 def nothing_known(task: Task, point: Point, cold: Params) -> Preconditioner | None:
-    """What an inner solver knows of the inverse before its first step; None for a solver that never knows anything."""
+    """The approximate inverse of an inner solver before its first step; None for a solver that never has one."""
     instance = task.inner.at(point.hparams, point.inner_batch)
     solver, _ = task.inner.solver.choose(instance, cold)
     shapes = jax.eval_shape(lambda w: solver.approximate_inverse(instance, solver.init(instance, w)), cold)
@@ -22,7 +22,7 @@ def nothing_known(task: Task, point: Point, cold: Params) -> Preconditioner | No
 
 
 def of_inner_solver(task: Task, point: Point, outcome: Outcome, known: Preconditioner | None) -> Preconditioner | None:
-    """What the inner solver knows of the inverse; what was ``known`` before, where it took no step."""
+    """The approximate inverse of the inner solver; ``known``, the one from before, where the solver took no step."""
     instance = task.inner.at(point.hparams, point.inner_batch)
     solver, _ = task.inner.solver.choose(instance, outcome.params)
     inverse = solver.approximate_inverse(instance, outcome.state)
@@ -30,7 +30,8 @@ def of_inner_solver(task: Task, point: Point, outcome: Outcome, known: Precondit
 
 
 def recycling(linear_solve: LinearSolver, known: Preconditioner | None, directions: int) -> LinearSolver:
-    """The solver with what is known as its preconditioner, learning ``directions`` more; ValueError where it cannot."""
+    """The solver preconditioned by the approximate inverse, which returns ``directions`` more; ValueError where it
+    cannot."""
     informed = linear_solve.reusing(LBFGSPairs.empty((), directions) if known is None else known)
     remembering = informed.remembering(directions)
     if informed is linear_solve or remembering is informed:

@@ -1,4 +1,4 @@
-"""The hypergradient of a sparse solution in the rows that it uses: a cost that follows the support."""
+"""The hypergradient of a sparse solution in the rows of its support, at a cost that follows the support."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.proximal_newton import hessian_matrix
 from bilevel.task import Task
 
-LEAST = 512  # rows below which nothing is worth gathering
-ROOM = 8  # rows more than the support has, those nearest to it among them
+LEAST = 512  # gathering does not pay for fewer rows
+ROOM = 8  # so many rows are taken beside the support, the nearest to it first
 
 Result = tuple[Scalar, HParams, Report]
 
@@ -73,9 +73,9 @@ def on_support(
     start: PyTree,
 ) -> Result:
     """``solve`` on the rows that the solution uses, gathered into the first of some sizes that holds them; on all rows
-    where none does. A design on the host that has many samples, or a support that fits no size, multiplies with the
-    columns of these rows, whatever their number. Exact: a row is left out only if it is zero and the prox there moves
-    with nothing."""
+    where none does. A design on the host with many samples, or a support that fits no size, multiplies with the columns
+    of these rows without gathering. Exact, because a row is left out only if it is zero and its prox does not move with
+    the point or the hyperparameters."""
     params = outcome.params
     used, priority = _used(task, point, params)
     sizes, number = sizes_of(task, point, params), jnp.sum(used)
@@ -100,8 +100,8 @@ def on_support(
 
 
 def _used(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The rows that are not zero or that the prox moves with its point or the hyperparameters; and the order in which
-    rows are taken: those first, then by their distance from a kink."""
+    """The rows that are not zero, or whose prox moves with its point or the hyperparameters; and the order in which
+    rows are taken: these first, then by their distance from a kink."""
     instance = task.inner.at(point.hparams, point.inner_batch)
     gradient = instance.gradient(params)
     step = short_step(params, gradient)

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-SHARE = 0.5  # of the error allowed, for either part
-AIM = 0.8  # of its share is what a new tolerance aims at
-LEAST = 0.5  # a tolerance that was too loose shrinks at least this much,
-MOST = 1e-3  # and at most this much
-GROWTH = 2.0  # an unnecessarily tight one grows at most this much in a step
+SHARE = 0.5  # the share of the allowed error for each of the two parts
+AIM = 0.8  # a new tolerance aims at this part of its share
+LEAST = 0.5  # a tolerance that was too loose shrinks at least by this factor,
+MOST = 1e-3  # and at most by this factor
+GROWTH = 2.0  # a tolerance that is too tight grows at most by this factor in a step
 
 
 class Evidence(NamedTuple):
-    """What one solve of both systems tells a schedule."""
+    """The evidence of one solve of both systems for a schedule."""
 
     inner_residual: jax.Array  # relative, as the tolerances are
     adjoint_residual: jax.Array
@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
 
 
 class Tolerances(NamedTuple):
-    """The tolerances of the next solve, and what a schedule remembers."""
+    """The tolerances of the next solve, and the memory of a schedule."""
 
     inner: jax.Array
     adjoint: jax.Array
@@ -63,8 +63,8 @@ class Schedule(abc.ABC):
 class Summable(Schedule):
     """tol_k = first * rate^k / (k + 1)^power in outer step k, for both solves.
 
-    The sum over all steps is finite (rate < 1, or power > 1), which is what convergence asks for: ``rate=0.9`` is the
-    exponential schedule of HOAG, ``rate=1.0, power=2.0`` its quadratic one. Source: Pedregosa, 2016, section 3.
+    The sum over all steps is finite (rate < 1, or power > 1), as convergence requires: ``rate=0.9`` is the exponential
+    schedule of HOAG, ``rate=1.0, power=2.0`` its quadratic one. Source: Pedregosa, 2016, section 3.
 
     >>> schedule = Summable(first=0.1, rate=0.5)
     >>> tolerances = schedule.begin()
@@ -87,7 +87,7 @@ class Summable(Schedule):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ErrorDriven(Schedule):
-    """Accurate enough is a gradient whose estimated error is at most ``fraction`` of its norm.
+    """A gradient is accurate enough if its estimated error is at most ``fraction`` of its norm.
 
     If it is not, the solve that causes more than half of the error allowed is refined, from where it stopped, to the
     residual that the estimate predicts to be enough: the error is proportional to the residual near the solution. If it
@@ -95,9 +95,9 @@ class ErrorDriven(Schedule):
     faster, and the work goes to the system that needs it. With an error below the norm of the gradient the negative
     gradient is a direction of descent.
 
-    The error is estimated in every ``every``-th outer step (a Newton correction: about the cost of an adjoint solve),
-    and in between taken to be in proportion to the residuals as it was then. ``first`` is the tolerance of the start.
-    Source: Ehrhardt and Roberts, 2021; Salehi et al., 2025 (MAID).
+    The error is estimated in every ``every``-th outer step by a Newton correction, which costs about an adjoint solve.
+    In between it is taken to be proportional to the residuals, with the last ratio. ``first`` is the tolerance of the
+    start. Source: Ehrhardt and Roberts, 2021; Salehi et al., 2025 (MAID).
     """
 
     fraction: float = 0.2
@@ -121,7 +121,7 @@ class ErrorDriven(Schedule):
             tolerances.adjoint, (finest.adjoint, upper), adjoint_ratio, seen.adjoint_residual, allowed
         )
         done = inner_enough & adjoint_enough
-        # What is accurate enough keeps its tolerance while the other is refined.
+        # A part that is accurate enough keeps its tolerance while the other part is refined.
         inner = jnp.where(~done & inner_enough, tolerances.inner, inner)
         adjoint = jnp.where(~done & adjoint_enough, tolerances.adjoint, adjoint)
         steps = tolerances.steps + jnp.where(done, 1, 0)

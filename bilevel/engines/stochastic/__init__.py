@@ -1,1 +1,1 @@
-"""Hypergradients approached over minibatch steps, by what is carried along."""
+"""Hypergradients approached over minibatch steps, by iterates that are carried along."""

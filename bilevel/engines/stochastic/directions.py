@@ -1,4 +1,4 @@
-"""The minibatch directions of single-loop bilevel methods, and the variance reduction that may be put on them."""
+"""The minibatch directions of single-loop bilevel methods, in the form that variance reduction needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bilevel.task import Task
 
 
 class Iterate(NamedTuple):
-    """Where directions are taken: inner unknown, adjoint, hyperparameters."""
+    """The point of the directions: inner unknown, adjoint, hyperparameters."""
 
     params: Params
     adjoint: PyTree
@@ -23,7 +23,7 @@ class Iterate(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """What an inner batch contributes (averages over its samples)."""
+    """The contribution of an inner batch: averages over its samples."""
 
     gradient: PyTree  # F, the gradient of the inner loss
     product: PyTree  # H u
@@ -31,7 +31,7 @@ class Inner(NamedTuple):
 
 
 class Outer(NamedTuple):
-    """What an outer batch contributes."""
+    """The contribution of an outer batch."""
 
     value: Scalar
     cotangent: PyTree  # dg/dw
@@ -47,7 +47,7 @@ class Directions(NamedTuple):
 
 
 def inner_part(task: Task, at: Iterate, batch: Batch) -> Inner:
-    """One gradient, one product with the Hessian and one with the cross derivative."""
+    """The cost of one gradient, one product with the Hessian and one with the cross derivative."""
 
     def gradient(w: Params, h: HParams) -> PyTree:
         return jax.grad(task.inner.loss)(w, h, batch)
@@ -57,7 +57,7 @@ def inner_part(task: Task, at: Iterate, batch: Batch) -> Inner:
 
 
 def outer_part(task: Task, at: Iterate, batch: Batch) -> Outer:
-    """One gradient of the outer loss."""
+    """The contribution of an outer batch: one gradient of the outer loss."""
     value, slopes = jax.value_and_grad(task.outer, argnums=(0, 1))(at.params, at.hparams, batch)
     return Outer(value, *slopes)
 
@@ -84,7 +84,7 @@ def average(weights: jax.Array, stacked: PyTree) -> PyTree:
 
 
 def refuse_problem(engine: Engine, task: Task) -> None:
-    """Raises ValueError for inner problems that are not the minimisation of a smooth loss, or not always the same."""
+    """Raises ValueError for inner problems that do not minimise a smooth loss, or that change from step to step."""
     if not task.warm_start:
         raise ValueError(
             f"bl.{type(engine).__name__} carries the inner unknown from one outer step to the next, and this task "
@@ -103,7 +103,7 @@ def refuse_nonsmooth(engine: Engine, task: Task) -> None:
 
 
 def refuse_whole(engine: Engine, point: Point) -> None:
-    """Raises ValueError where the batches do not say which samples they hold."""
+    """Raises ValueError where the batches do not name their samples."""
     if not all(isinstance(batch, Minibatch) for batch in (point.inner_batch, point.outer_batch)):
         raise ValueError(
             f"bl.{type(engine).__name__} remembers samples, and these batches do not say which they hold: use "

@@ -19,7 +19,7 @@ from bilevel.task import Task
 
 class Drawn(NamedTuple):
     reference: Scalar
-    step: jax.Array  # of the engine's own sequence of minibatches
+    step: jax.Array  # the number in the engine's own sequence of minibatches
 
 
 class Penalised(NamedTuple):
@@ -110,7 +110,7 @@ class AmIGO(TwoLoops):
 @settings
 @dataclass(frozen=True)
 class StocBiO(TwoLoops):
-    """As `AmIGO`, with the adjoint begun anew from zero: a stochastic Neumann series of ``adjoint_steps`` terms.
+    """As `AmIGO`, with the adjoint started at zero each time: a stochastic Neumann series of ``adjoint_steps`` terms.
 
     Source: Ji, Yang and Liang, 2021.
     """

@@ -39,13 +39,13 @@ from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, PyTree, Scalar
 from bilevel.task import Task
 
-DIVERGED = 1e8  # times the first direction
+DIVERGED = 1e8  # directions beyond so many times the first have diverged
 
 
 def stochastic_report(
     task: Task, directions: Directions, cotangent: PyTree, reference: Scalar, carry: Carry, counts: Counts
 ) -> Report:
-    """Truncated by design, unless the directions grew beyond reason; the residuals are those of the minibatch."""
+    """The status is truncated by design, unless the directions diverged; the residuals belong to the minibatch."""
     size, rest = trees.norm(directions.params), trees.norm(directions.adjoint)
     whole = trees.norm(cotangent)
     relative = size / jnp.where(reference > 0, reference, 1)
@@ -62,7 +62,7 @@ def stochastic_report(
         adjoint_residual=left,
         adjoint_steps=jnp.int32(1),
         adjoint_status=status(left, (directions.adjoint, directions.hparams)),
-        error_estimate=jnp.full_like(relative, jnp.inf),  # of a random direction nothing is known
+        error_estimate=jnp.full_like(relative, jnp.inf),  # the error of a random direction is not known
         error_inner=jnp.full_like(relative, NAN),
         error_adjoint=jnp.full_like(relative, NAN),
         grade=jnp.int32(0),
@@ -153,7 +153,7 @@ class SOBA(SingleLoop):
 
 class Tables(NamedTuple):
     reference: Scalar
-    inner: Inner  # a row a sample
+    inner: Inner  # a row for each sample
     outer: Outer
     inner_mean: Inner
     outer_mean: Outer
@@ -162,7 +162,7 @@ class Tables(NamedTuple):
 @settings
 @dataclass(frozen=True)
 class SABA(SingleLoop):
-    """As `SOBA`, with SAGA on the three directions: what each sample contributed last is remembered.
+    """As `SOBA`, with SAGA on the three directions: the last contribution of each sample is remembered.
 
         D = mean over the batch of weight (new - remembered) + mean of all that is remembered
 
@@ -206,14 +206,14 @@ def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyT
     change = jax.tree.map(lambda new, rows: new - rows[batch.index], fresh, table)
     direction = jax.tree.map(jnp.add, average(weights, change), mean)
     present = weights > 0
-    places = jnp.where(present, batch.index, batch.samples)  # beyond the end: dropped
+    places = jnp.where(present, batch.index, batch.samples)  # indices beyond the end are dropped
     table = jax.tree.map(lambda rows, new: rows.at[places].set(new, mode="drop"), table, fresh)
     share = present.astype(weights.dtype) * weights.size / batch.samples
     return direction, table, jax.tree.map(jnp.add, mean, average(share, change))
 
 
 def _filled(task: Task, which: int, batch, part) -> PyTree:
-    """The table of what every sample contributes, by one pass over the data."""
+    """The table of the contributions of all samples, by one pass over the data."""
 
     def fill(step: jax.Array, table: PyTree) -> PyTree:
         block = task.batches(jax.random.key(0), step)[which]

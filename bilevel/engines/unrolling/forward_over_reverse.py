@@ -1,4 +1,4 @@
-"""A loss whose gradient is differentiated forward over reverse: what reverse mode through solver steps needs."""
+"""A loss whose gradient is differentiated forward over reverse, for reverse mode through solver steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bilevel.foundation.typing import Batch, HParams, Loss, Params, Scalar
 
 
 def forward_over_reverse(loss: Loss) -> Loss:
-    """``loss`` with the same values and derivatives, whose second derivatives in reverse mode cost one tangent.
+    """``loss`` with the same values and derivatives; a second derivative in reverse mode costs one tangent.
 
     The vector-Jacobian product of the gradient map z -> grad loss(z), z = (params, hparams), is H u with the symmetric
-    Hessian H: the derivative of the gradient in the direction u. Nothing of the inner backward pass is stored for it,
-    where reverse over reverse stores all. For reverse mode only. Source: Kemaev et al., 2025 (MixFlow-MG).
+    Hessian H: the derivative of the gradient in the direction u. It stores nothing of the inner backward pass; reverse
+    over reverse stores all of it. For reverse mode only. Source: Kemaev et al., 2025 (MixFlow-MG).
     """
 
     def plain(params: Params, hparams: HParams, batch: Batch) -> tuple[Scalar, tuple[Params, HParams]]:
@@ -33,7 +33,7 @@ def forward_over_reverse(loss: Loss) -> Loss:
     def pull(kept: tuple, cotangents: tuple[Scalar, tuple[Params, HParams]]) -> tuple:
         params, hparams, batch = kept
         of_value, of_gradient = cotangents
-        # Where the hyperparameters' part is not used, as in a step of a solver, nothing but the params is perturbed.
+        # Only the params are perturbed where the part of the hyperparameters is not used, as in a step of a solver.
         moving = tuple(number for number, one in enumerate(of_gradient) if not _all_zero(one))
 
         def at(*some: Any) -> tuple[Params, HParams]:

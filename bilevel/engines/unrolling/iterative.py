@@ -42,8 +42,9 @@ def as_stated(instance: Instance, solver: Solver) -> Instance:
 
 
 def for_reverse_mode(instance: Instance, solver: Solver) -> Instance:
-    """The instance with a loss whose gradients reverse mode differentiates cheaply, unless the solver takes the loss
-    apart and differentiates the pieces itself. The optimality condition stays as stated: solvers linearise it."""
+    """The instance with a loss whose gradients are cheap to differentiate in reverse mode, unless the solver reads the
+    parts of the loss and differentiates them itself. The optimality condition stays as stated, because solvers
+    linearise it."""
     if solver.structured:
         return instance
     return replace(instance, loss=forward_over_reverse(instance.loss), stated=instance.loss)
@@ -60,13 +61,13 @@ def through_steps(
 ) -> Callable[[HParams, Params], Outcome]:
     """(hparams, nudge) -> outcome by the solver's steps on ``form(instance, solver)``, with its derivatives.
 
-    From the cold start, unless there is a ``carry``: a start that is near the solution already leaves few steps, or
-    none, through which the hyperparameters could be seen. ``nudge`` is added to the start, and where it is ``nudged``
-    differentiated too.
+    The steps start cold unless there is a ``carry``, because from a start near the solution few steps or none depend on
+    the hyperparameters. ``nudge`` is added to the start; where it is ``nudged`` it is differentiated too.
     """
 
     def first(hparams: HParams) -> Params:
-        """The point that the solver begins from, whose gradient has a product with the Hessian if it moves."""
+        """The point that the solver begins from; if it moves, the derivative of its gradient takes a product with the
+        Hessian."""
         instance = task.inner.at(hparams, point.inner_batch)
         start = task.inner.cold_start(point.key, hparams, point.inner_batch)
         return task.inner.solver.choose(instance, start)[0].init(instance, start).params
@@ -100,8 +101,8 @@ def reported(
 
 
 def report_of(task: Task, outcome: Outcome, grad: HParams, derivative: Derivative) -> Report:
-    """The report of an engine without an adjoint solve: its error is judged by the inner residual and by how far the
-    derivative through the steps has converged, and is not known (infinite) where steps were left out by design."""
+    """The report of an engine without an adjoint solve. Its error is judged by the inner residual and by the
+    convergence of the derivative through the steps; it is not known (infinite) where steps were left out by design."""
     size = trees.norm(grad)
     frozen: Outcome = jax.lax.stop_gradient(outcome)
     left = jnp.asarray(jax.lax.stop_gradient(derivative.residual), size.dtype)
@@ -127,7 +128,7 @@ def report_of(task: Task, outcome: Outcome, grad: HParams, derivative: Derivativ
 
 
 class StepEngine(Engine):
-    """What the engines that differentiate steps have in common. Abstract."""
+    """The common part of the engines that differentiate steps. Abstract."""
 
     accuracy: str
     through_steps = True
@@ -141,7 +142,7 @@ class StepEngine(Engine):
 
 
 class WholeEngine(StepEngine):
-    """What the engines that differentiate all steps have in common. Abstract."""
+    """The common part of the engines that differentiate all steps. Abstract."""
 
     steps: int
     differentiable = True
@@ -168,19 +169,20 @@ class WholeEngine(StepEngine):
 class Unrolled(WholeEngine):
     """The gradient of the loss after the solver's steps, by reverse mode through them.
 
-    The states of about sqrt(max_steps) steps are kept and the others recomputed; of a step nothing else is stored, and
-    its gradient is differentiated forward over reverse. Can differentiate what only the steps know: the initialisation
-    and learned step sizes. Every solve starts cold: from a warm start there may be no step left to differentiate.
+    The states of about sqrt(max_steps) steps are kept and the others recomputed. Nothing else of a step is stored,
+    because its gradient is differentiated forward over reverse. It also differentiates the initialisation and learned
+    step sizes, which only the steps depend on. Every solve starts cold, because from a warm start there may be no step
+    to differentiate.
 
-    ``steps``: so many steps and no stopping rule, whatever the solver's ``max_steps`` and ``tol``: a training budget.
-    The status is then ``truncated``, the gradient exactly that of the loss after those steps, and its distance from
-    that at the inner solution not known. 0: until the solver stops, which has to be at a solution.
+    ``steps`` is a budget: exactly so many steps are taken, and the solver's ``max_steps`` and ``tol`` are ignored. The
+    status is then ``truncated``. The gradient is exact for the loss after those steps; its distance from the gradient
+    at the inner solution is not known. With 0 the solver runs until it stops, and it has to stop at a solution.
 
-    ``accuracy`` "residual" judges the error by the inner residual and by r, the part of the cotangent of the end that
-    is left at the start (``adjoint_residual``): where the start does not matter any more the derivative is that of the
-    solution, else r / (1 - r) of the gradient is missing. "estimate" measures the distance from a refined implicit
-    gradient, for two adjoint solves.
-    Source: Domke, 2012; Maclaurin et al., 2015; Kemaev et al., 2025.
+    ``accuracy`` "residual" judges the error by the inner residual and by r (``adjoint_residual``), the part of the
+    cotangent that is left when the reverse pass reaches the start. At r = 0 the start has no influence and the
+    derivative is the derivative of the solution; else r / (1 - r) of the gradient is missing. "estimate" measures the
+    distance from a refined implicit gradient, for two adjoint solves. Source: Domke, 2012; Maclaurin et al., 2015;
+    Kemaev et al., 2025.
     """
 
     on_failure: str = "raise"
@@ -211,9 +213,8 @@ class Unrolled(WholeEngine):
 @dataclass(frozen=True)
 class Forward(WholeEngine):
     """The gradient through the solver's steps by forward mode: one tangent for each hyperparameter, memory free of the
-    number of steps. For few hyperparameters. ``accuracy``, ``steps`` and starts as for `Unrolled`; "residual" looks at
-    what A J + B leaves of B, one product with each for a hyperparameter.
-    Source: Franceschi et al., 2017."""
+    number of steps. For few hyperparameters. ``accuracy``, ``steps`` and starts as for `Unrolled`; "residual" measures
+    A J + B relative to B, with one product by each for a hyperparameter. Source: Franceschi et al., 2017."""
 
     on_failure: str = "raise"
     accuracy: str = "residual"

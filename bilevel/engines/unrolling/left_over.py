@@ -1,4 +1,4 @@
-"""How far the derivative through a solver's steps has converged: what the start still contributes."""
+"""How far the derivative through a solver's steps has converged, measured by the influence of the start."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bilevel.task import Task
 
 
 def left_over(ratio: jax.Array, size: jax.Array) -> jax.Array:
-    """How much is missing of a sum whose partial sum has the size ``size``, if the remainder is ``ratio`` times the
-    whole: as in a geometric series. Infinite where the ratio says that nothing converged."""
+    """The size of the missing part of a sum, if the partial sum has the size ``size`` and the missing part is ``ratio``
+    times the whole, as in a geometric series. Infinite where the ratio says that nothing converged."""
     return jnp.where(ratio < 1, ratio / jnp.where(ratio < 1, 1 - ratio, 1) * size, jnp.inf)
 
 
 class Derivative(NamedTuple):
-    """What is known of how far the derivative through the steps has converged."""
+    """How far the derivative through the steps has converged."""
 
-    residual: jax.Array | float  # what is left of its equation, relative
+    residual: jax.Array | float  # the relative residual of its equation
     error: jax.Array | float  # of the gradient
     truncated: bool = False  # whether steps were left out by design: the error is then not known
 
@@ -33,7 +33,8 @@ LEFT_OUT = Derivative(0.0, 0.0, truncated=True)
 
 
 def unexplained(task: Task, point: Point, params: Params, moved: Params, tangent: HParams) -> jax.Array:
-    """||A moved + B tangent|| / ||B tangent||: 0 where ``moved`` is how the solution moves along ``tangent``."""
+    """||A moved + B tangent|| / ||B tangent||: 0 where ``moved`` is the derivative of the solution along
+    ``tangent``."""
     mapping, _ = localized(task, point, params)
     residual = lambda w, h: mapping(w, h, point.inner_batch)
     _, pushed = jax.jvp(lambda h: residual(params, h), (point.hparams,), (tangent,))
@@ -43,7 +44,7 @@ def unexplained(task: Task, point: Point, params: Params, moved: Params, tangent
 
 
 def inspection(mapping: Mapping, directions: int) -> Counts:
-    """What `unexplained` costs in so many directions; the values of F are needed for the face of a prox alone."""
+    """The cost of `unexplained` in so many directions; the values of F are needed only for the face of a prox."""
     evaluations = 2 if mapping.prox_calls else 0
     values = Counts(gradients=evaluations, proxes=evaluations * mapping.prox_calls)
     return mapping.localization.add(values).plus(hessian_products=directions, jacobian_products=directions)

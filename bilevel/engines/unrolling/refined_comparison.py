@@ -1,4 +1,4 @@
-"""How wrong the gradient of an engine without an adjoint solve is: its distance from a refined implicit gradient."""
+"""The error of the gradient of an engine without an adjoint solve: its distance from a refined implicit gradient."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def audited(task: Task, point: Point, outcome: Outcome, grad: HParams, report: R
 
         ||grad - exact|| <= 1.25 ||grad - g+|| + ||g+ - exact||
 
-    with g+ the refined implicit gradient where the inner solve ended, and the estimate of its own error. It has the
-    grade of that estimate, and costs two adjoint solves more. Of what only the steps know (a learned start, learned
-    step sizes) the inner solution has no derivative, and neither has g+.
+    with g+ the refined implicit gradient at the end of the inner solve, and the estimate of its own error. The result
+    has the grade of that estimate and costs two more adjoint solves. A learned start and learned step sizes act through
+    the steps alone: the inner solution has no derivative with respect to them, and neither has g+.
     """
     frozen: Outcome = jax.lax.stop_gradient(outcome)
     _, refined, judged = Implicit(refine=True).at_solution(task, point, frozen)

@@ -18,12 +18,12 @@ from bilevel.task import Task
 @settings
 @dataclass(frozen=True)
 class Truncated(StepEngine):
-    """The gradient through the last ``steps`` steps of the solver, by reverse mode; those before count as constant.
+    """The gradient through the last ``steps`` steps of the solver, by reverse mode; earlier steps count as constant.
 
     Biased by (contraction factor)^steps for a solution that the solver has reached; memory of ``steps`` states. The
-    last steps are plain: with the step sizes and curvature that the solver arrived with, without a search. The bias is
-    not known (an infinite ``error_estimate``), unless ``accuracy="estimate"`` pays two adjoint solves to measure it.
-    Source: Shaban et al., 2019.
+    last steps are plain: they use the solver's last step sizes and curvature, without a search. The bias is not known
+    (an infinite ``error_estimate``), unless ``accuracy="estimate"`` pays two adjoint solves to measure it. Source:
+    Shaban et al., 2019.
     """
 
     steps: int = 20
@@ -58,7 +58,7 @@ class OneStep(StepEngine):
 def last_steps(
     engine: Truncated | OneStep, task: Task, point: Point, carry: Carry, steps: int
 ) -> tuple[Scalar, HParams, Report]:
-    """Solves, takes ``steps`` further plain steps, and differentiates those in reverse mode."""
+    """Solves, takes ``steps`` further plain steps, and differentiates only these steps in reverse mode."""
     frozen = jax.lax.stop_gradient(point.hparams)
     warm = carry if task.warm_start else None
     solve = through_steps(iterate, engine, task, point._replace(hparams=frozen), warm)
@@ -79,7 +79,7 @@ def last_steps(
 
 
 def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tuple[Params, Counts]:
-    """The params after some steps, and what those take with a reverse pass that takes each of them again."""
+    """The params after some steps, and the cost of the steps and of a reverse pass that takes each of them again."""
 
     @jax.checkpoint
     def step(state: State, _: None) -> tuple[State, Counts]:
@@ -94,8 +94,8 @@ def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tu
 
 
 def _one_step(solver: Solver, instance: Instance, start: State) -> tuple[Params, Counts]:
-    """The params after one step from a fixed point, and what it takes with a reverse pass: neither the gradient that it
-    ends with nor how the start moves is asked for."""
+    """The params after one step from a fixed point, and the cost of the step and of a reverse pass. The gradient at the
+    end of the step and the derivative of the start are not needed, so they cost nothing."""
     end = solver.step(instance, start)
     taken = jax.tree.map(jnp.subtract, end.counts, start.counts)
     gradients = taken.gradients - int(solver.keeps_gradient)

@@ -92,7 +92,8 @@ _KINDS = {
 
 
 def _arrangement(cone: Cone) -> np.ndarray:
-    """Our rows in Clarabel's order: free rows left out, a symmetric matrix by the columns of its upper triangle."""
+    """The places of our rows in Clarabel's order, which has no free rows and takes a symmetric matrix by the columns of
+    its upper triangle."""
     order = [np.zeros(0, int)]
     for piece in pieces(cone):
         if isinstance(piece.cone, cones.Free):
@@ -105,7 +106,7 @@ def _arrangement(cone: Cone) -> np.ndarray:
 
 
 def _upper_columns(n: int) -> np.ndarray:
-    """Where the entries of the upper triangle, column by column, stand in `cones.svec`."""
+    """The places in `cones.svec` of the entries of the upper triangle, column by column."""
     place = np.zeros((n, n), int)
     columns, rows = np.triu_indices(n)
     place[rows, columns] = np.arange(rows.size)

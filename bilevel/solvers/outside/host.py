@@ -19,11 +19,11 @@ from bilevel.solvers.instance import Instance
 class Host(Solver):
     """w <- function(w, hparams, batch), any code on NumPy arrays: the whole solver is one step.
 
-    Each step runs ``function`` once, from the current params, through `jax.pure_callback`: under jit, and lane by lane
-    under vmap. Before and after, the residual of the problem is computed here: a start that is a solution runs nothing,
-    and a result that is none has the status ``max_steps``, whatever the function believes. ``max_steps`` runs are made
-    at most. Derivatives are implicit (`bl.Implicit`): it has no steps to differentiate. The function has to be pure,
-    and params, hparams and batch pytrees of arrays.
+    Each step runs ``function`` once, from the current params, through `jax.pure_callback`; it works under jit, and lane
+    by lane under vmap. The residual of the problem is computed here before and after. So a start that is a solution
+    runs nothing, and a result that is no solution has the status ``max_steps``, whatever the function reports. At most
+    ``max_steps`` runs are made. Derivatives are implicit (`bl.Implicit`), because there are no steps to differentiate.
+    The function has to be pure, and params, hparams and batch pytrees of arrays.
 
     >>> import jax, jax.numpy as jnp, numpy as np, bilevel as bl
     >>> solver = bl.Host(lambda w, h, batch: np.linalg.solve(batch, h), tol=1e-5)

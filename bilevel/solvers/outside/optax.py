@@ -18,9 +18,9 @@ from bilevel.solvers.instance import Instance
 class Optax(Solver):
     """w <- w + update(grad loss(w)), with the updates of an ``optax.GradientTransformation``.
 
-    One that asks for ``value``, ``grad`` or ``value_fn`` (``optax.lbfgs``, ``polyak_sgd``, ``reduce_on_plateau``) gets
-    them. A transformation with a line search has a loop in it that `bl.Unrolled` cannot go back over; `bl.Forward` can.
-    The derivative of ``optax.adam`` is NaN where a gradient was always 0: give it an ``eps_root``.
+    A transformation that takes ``value``, ``grad`` or ``value_fn`` (``optax.lbfgs``, ``polyak_sgd``,
+    ``reduce_on_plateau``) gets them. A line search has a loop that `bl.Unrolled` cannot differentiate in reverse mode;
+    use `bl.Forward`. The derivative of ``optax.adam`` is NaN where a gradient was always 0: give it an ``eps_root``.
 
     >>> import jax.numpy as jnp, optax, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),

@@ -36,10 +36,10 @@ def start_from_coefficients(estimator: Any, params: Params) -> None:
 class ScikitLearn(Solver):
     """params = read(estimator.set_params(**parameters(hparams)).fit(*data(batch))), on the host.
 
-    ``parameters(hparams)`` gives the estimator's parameters at the hyperparameters, ``data(batch)`` what its ``fit``
-    takes, ``read(fitted)`` the params, and ``start(estimator, params)`` prepares a warm start. Arrays are NumPy's. The
-    inner problem states the same optimisation in JAX: its residual is computed here, so an estimator that solves
-    something else (a different scaling, an intercept) shows as the status ``max_steps``. A step is one fit.
+    ``parameters(hparams)`` gives the estimator's parameters, ``data(batch)`` the arguments of its ``fit``,
+    ``read(fitted)`` the params; ``start(estimator, params)`` prepares a warm start. Arrays are NumPy's. The inner
+    problem states the same optimisation in JAX, and its residual is computed here. So an estimator that solves another
+    problem (a different scaling, an intercept) ends with the status ``max_steps``. A step is one fit.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> from sklearn.linear_model import Lasso

@@ -18,12 +18,12 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.outside.host import call_host
 from bilevel.solvers.second_order.lbfgsb import bounds
 
-TOL = 1e-12  # what SciPy is asked for; what it reached is measured
+TOL = 1e-12  # the tolerance given to SciPy; the residual that it reached is computed here
 DERIVATIVE_FREE = ("Powell", "Nelder-Mead", "COBYLA")
 BOUNDED = ("L-BFGS-B", "TNC", "trust-constr", "SLSQP", "Powell", "Nelder-Mead")
 WITH_REGION = ("hybr", "lm")
-FIRST_REGIONS = (100.0, 1.0, 0.1)  # of the size of the start; the first is SciPy's own
-SOLVED = 1e-6  # of the residual at the start: below it, no other region is tried
+FIRST_REGIONS = (100.0, 1.0, 0.1)  # first trust regions relative to the size of the start; 100 is SciPy's own
+SOLVED = 1e-6  # no other region is tried below this share of the first residual
 ROOTS = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane")
 
 
@@ -109,10 +109,10 @@ class SciPy(Solver):
 
 
 def _root(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
-    """The best of SciPy's runs, the later ones with a smaller first trust region, until one succeeds.
+    """The best of SciPy's runs, each with a smaller first trust region than the last, until one succeeds.
 
-    MINPACK begins with a region of 100 times the start, and stops where a step out of the domain gives NaN. So what is
-    not finite becomes large, which makes it shorten the step.
+    MINPACK begins with a region of 100 times the start and stops where a step out of the domain gives NaN. So NaN and
+    infinity become large numbers, which make it shorten the step.
     """
     from scipy import optimize
 

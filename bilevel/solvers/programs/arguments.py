@@ -12,7 +12,7 @@ from bilevel.kernels.matrices import as_matrix, cast
 
 
 def quadratic_arguments(Q: Any, q: Any, A: Any, b: Any, G: Any, h: Any) -> list[Any]:
-    """Q, q, A, b, G, h, the pairs that were left out without rows. Raises ValueError for shapes that do not fit."""
+    """Q, q, A, b, G, h; a pair that was left out has no rows. Raises ValueError for shapes that do not fit."""
     for matrix, vector, names in ((A, b, "A and b"), (G, h, "G and h")):
         if (matrix is None) != (vector is None):
             raise ValueError(f"bl.quadratic_program needs both of {names}, or neither.")
@@ -45,7 +45,7 @@ def cone_arguments(A: Any, b: Any, c: Any, cone: Cone) -> list[Any]:
 
 
 def start_arguments(name: str, parts: tuple, sizes: tuple[int, ...]) -> list[jax.Array]:
-    """The arrays of a warm start. Raises ValueError where they are those of a program of other shapes."""
+    """The arrays of a warm start. Raises ValueError where a program of other shapes gave them."""
     found = [jnp.asarray(part) for part in parts]
     if [part.shape for part in found] != [(size,) for size in sizes]:
         raise ValueError(

@@ -15,15 +15,16 @@ from bilevel.kernels.second_orders import SecondOrders
 from bilevel.solvers.programs.predictor_corrector import Iterate
 from bilevel.solvers.programs.stated_by_functions import Degrees, Derivatives, Program
 
-FAR = (1e-4, 1e-2, 1.0)  # shares of the reach at which a loss that is not quadratic is looked at along a ray
+FAR = (1e-4, 1e-2, 1.0)  # a loss that is not quadratic is evaluated along a ray at these shares of the reach
 
 
 def judge(program: Program, scale: jax.Array, here: Derivatives, at: Iterate, step: jax.Array) -> jax.Array:
     """`Code.infeasible`, `Code.unbounded`, or `Code.converged` where neither is proved.
 
-    ``here`` are the derivatives at the iterate ``at``, with inequalities multiplied by ``scale``; ``step`` is the way
-    that the iterates go. What holds at the iterate holds everywhere only where the problem is known to be affine or
-    quadratic, which is read from the program of its derivatives: a local stationary point of the violation is no proof.
+    ``here`` are the derivatives at the iterate ``at``, with inequalities multiplied by ``scale``; ``step`` is the
+    direction of the iterates. A proof from one iterate holds everywhere only for affine and quadratic functions,
+    because elsewhere a local stationary point of the violation proves nothing. The program of the derivatives tells
+    which functions are affine or quadratic.
     """
     here, at, step = jax.lax.stop_gradient((here, at, step))
     degrees = program.degrees(at.primal)
@@ -54,13 +55,13 @@ def _infeasible(
     equality = measures.rows * (rows.equality_rows @ x - rows.equality)
     inequality = measures.bounds * (rows.inequality_rows @ x - rows.inequality)
     sides, duals = jnp.concatenate([equality, inequality]), jnp.concatenate([nu / measures.rows, lam / measures.bounds])
-    close = _close(x, 0.4)  # multipliers grow until the loop calls it divergence, and forces fall as fast, no further
+    close = _close(x, 0.4)  # multipliers grow until the loop calls that divergence; forces fall no further
     return convex & no_point(sides, duals, measures.columns * forces, close)
 
 
 def _lowest(program: Program, x: jax.Array, nu: jax.Array, lam: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the quadratic nu'equality + lam'inequality is least, from ``x``, and whether it is convex: the multipliers
-    of an infeasible problem grow without end, while x need not settle."""
+    """The minimiser of the quadratic nu'equality + lam'inequality, from ``x``, and whether it is convex. The iterate x
+    will not do, because in an infeasible problem the multipliers grow without end while x need not settle."""
     slope, curvature = jax.grad(program.weighted)(x, nu, lam), jax.hessian(program.weighted)(x, nu, lam)
     largest = jnp.max(jnp.abs(curvature))
     shift = float(jnp.finfo(x.dtype).eps) * jnp.where(largest > 0, largest, 1)
@@ -78,7 +79,7 @@ def _unbounded(
     step: jax.Array,
     measures: Units,
 ) -> jax.Array:
-    """A ray along which the loss falls without a turn and no constraint is met."""
+    """Whether along a ray the loss falls without a turn and no constraint is met."""
     columns, rows, bounds = measures
     left = jnp.concatenate([rows * (here.equality_rows @ step), bounds * jnp.maximum(here.inequality_rows @ step, 0)])
     curved, diagonal = columns * (here.hessian @ step), columns**2 * jnp.diagonal(here.hessian)
@@ -88,7 +89,7 @@ def _unbounded(
 
 
 def _falls_far(program: Program, scale: jax.Array, here: Derivatives, x: jax.Array, step: jax.Array) -> jax.Array:
-    """Whether the loss still falls, at half the rate at least, and constraints hold in proportion, far along a ray."""
+    """Whether far along a ray the loss still falls at half the rate at least, and constraints hold in proportion."""
     size = jnp.linalg.norm(step)
     ray = step / jnp.where(size > 0, size, 1)
     reach = (jnp.linalg.norm(x) + size) / _close(x)

@@ -20,12 +20,12 @@ from bilevel.solvers.programs.predictor_corrector import Iterate, barrier_direct
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
 
-ROOM = 0.1  # the share of tol that programs stated by arrays are solved to, as they are judged in other units
+ROOM = 0.1  # programs stated by arrays are solved to this share of tol, because they are judged in other units
 
 
 class Memory(NamedTuple):
     iterate: Iterate  # in scaled rows
-    scale: jax.Array  # what each inequality is multiplied by
+    scale: jax.Array  # the factor of each inequality
 
 
 @settings
@@ -33,11 +33,11 @@ class Memory(NamedTuple):
 class InteriorPoint(Solver, ProgramSolver):
     """Mehrotra's predictor-corrector method for min loss s.t. equality == 0, inequality <= 0 (`bl.Functional`).
 
-    With slacks s of the inequalities and their multipliers lam, each step solves the linearised KKT conditions with
-    s lam = sigma mu twice, on one factorisation of H + C' diag(lam / s) C (H the Hessian of the Lagrangian, E and C the
-    Jacobians, dense). Exact for quadratic programs, convex or not strictly; smooth convex programs are
-    solved with a backtracking search on the KKT residual; on nonconvex ones multiples of the identity keep H positive
-    definite on the null space of E, and a KKT point is found.
+    With slacks s of the inequalities and their multipliers lam, each step solves the linearised KKT conditions with s
+    lam = sigma mu twice, on one factorisation of H + C' diag(lam / s) C (H the Hessian of the Lagrangian, E and C the
+    Jacobians, dense). Exact for convex quadratic programs, strictly convex or not. Smooth convex programs take a
+    backtracking search on the KKT residual. On nonconvex programs multiples of the identity keep H positive definite on
+    the null space of E, and the result is a KKT point.
 
     Ends ``infeasible`` where multipliers y prove that y'c(w) > 0 everywhere, which only affine and quadratic rows whose
     weighted sum is convex can, and ``unbounded`` where the loss falls along a ray that meets no constraint; both in
@@ -77,8 +77,8 @@ class InteriorPoint(Solver, ProgramSolver):
         return State(params, instance.residual_norm(params), counts, Memory(after, scale), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
-        """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision: of a product
-        of 1e-30 with a quotient of 1e15, the derivative of a step would know no digit."""
+        """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision, because the
+        derivative of a step multiplies numbers like 1e-30 and 1e15 and would keep no digit."""
         at = state.memory.iterate
         least = math.sqrt(trees.epsilon(at.primal))
         raised = (jnp.maximum(at.inequality_dual, least), jnp.maximum(at.slack, least))

@@ -38,7 +38,7 @@ from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, Progr
 from bilevel.solvers.programs.stated_by_functions import program_of
 
 FIRST_RHO = 0.1
-NEAR = 1e-2  # the share of the first residual below which polishing is tried
+NEAR = 1e-2  # polishing is tried below this share of the first residual
 
 
 class Memory(NamedTuple):
@@ -46,7 +46,7 @@ class Memory(NamedTuple):
     scales: Scales
     units: Units
     rho: jax.Array
-    tried: jax.Array  # the residual at which polishing was tried last
+    tried: jax.Array  # the residual at the last trial of polishing
 
 
 @settings
@@ -59,14 +59,14 @@ class OperatorSplitting(Solver, ProgramSolver):
 
     A step is ``iterations`` of these, after which R = rho diag(weights) is adapted to the two residuals. The program is
     equilibrated first; the linear system is solved by a Cholesky factor up to ``factored`` unknowns (dense matrices),
-    beyond and for sparse ones by conjugate gradients, from products alone. Near a solution, ``polish`` tries Newton
-    steps on the reduced KKT system, the one of the derivative: they end at full accuracy where the active rows are
-    known.
+    beyond and for sparse ones by conjugate gradients, from products alone. Near a solution ``polish`` tries Newton
+    steps on the reduced KKT system, which is also the system of the derivative: they end at full accuracy where the
+    active rows are known.
 
     Takes `bl.quadratic_program` and `bl.cone_program`, whose matrices may be dense or `BCOO`, with any cone; and
-    problems constrained by `bl.Functional`, of which only products are taken, never a matrix: affine constraints and
-    quadratic losses, others being linearised (to second order) anew at each step, without a safeguard. Ends
-    ``infeasible`` or ``unbounded`` on a certificate, see `kernels.splitting.certificate`.
+    problems constrained by `bl.Functional`, by products only, without a matrix. These are meant to have affine
+    constraints and a quadratic loss; other functions are linearised (the loss to second order) again at each step,
+    without a safeguard. Ends ``infeasible`` or ``unbounded`` on a certificate, see `kernels.splitting.certificate`.
     Source: Stellato, Banjac, Goulart, Bemporad and Boyd, OSQP, 2020; Schubiger, Banjac and Lygeros, 2020.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -129,7 +129,8 @@ class OperatorSplitting(Solver, ProgramSolver):
 
 
 def _linearised(instance: Instance, params: PrimalDual) -> tuple[Quadratic, Point, Callable[[Point], PrimalDual]]:
-    """The quadratic model of the problem at ``params``, the iterate there, and the way back."""
+    """The quadratic model of the problem at ``params``, the iterate there, and the map from an iterate back to
+    params."""
     program, at = program_of(instance, params)
     x, nu, lam = at
 
@@ -167,7 +168,7 @@ def _linearised(instance: Instance, params: PrimalDual) -> tuple[Quadratic, Poin
 
 
 def _proves(instance: Instance, params: PrimalDual) -> bool:
-    """Whether a proof about the model is one about the problem: the model is the problem."""
+    """Whether a proof about the model is a proof about the problem, because the model equals the problem."""
     program, at = program_of(instance, params)
     degrees = program.degrees(at.primal)
     affine = np.all(degrees.equality == 1) and np.all(degrees.inequality == 1)

@@ -1,4 +1,4 @@
-"""One step of an interior-point method: where it starts, which way it goes, and how far."""
+"""One step of an interior-point method: its start, direction and length."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from bilevel.kernels.condensed import Parts, condensed
 from bilevel.solvers.programs.stated_by_functions import Derivatives, Point, Program
 
-TO_THE_BOUNDARY = 0.995  # the share of the way to the nearest bound that a step may go
+TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the nearest bound
 MAX_HALVINGS = 25
-LEAST = 1e-6  # slacks and multipliers start no closer to zero than this
+LEAST = 1e-6  # the least slack and multiplier at the start
 
 
 class Iterate(NamedTuple):
@@ -29,16 +29,16 @@ class Iterate(NamedTuple):
 
 class Direction(NamedTuple):
     step: Iterate
-    barrier: jax.Array  # the product of slack and multiplier that is aimed at
-    shift: jax.Array  # what was added to the Hessian, 0 for convex problems
+    barrier: jax.Array  # the aim for the product of slack and multiplier
+    shift: jax.Array  # the multiple of the identity added to the Hessian; 0 for convex problems
     factorizations: jax.Array
 
 
 def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
     """An interior start near ``at``, and the scale of the inequalities there.
 
-    Slacks and multipliers stay at least as far from zero as the KKT conditions are from being met, so a good start is
-    hardly moved and a poor one is centred.
+    Slacks and multipliers are at least the violation of the KKT conditions, so a good start hardly moves and a poor one
+    is centred.
     """
     at = Point(*jax.lax.stop_gradient(tuple(at)))
     here: Derivatives = jax.lax.stop_gradient(program.derivatives(*at))
@@ -56,10 +56,11 @@ def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
 
 
 def barrier_direction(here: Derivatives, at: Iterate) -> Direction:
-    """Mehrotra's direction: an affine step tells how far the products can fall and how much they bend.
+    """Mehrotra's direction: an affine step shows how far the products can fall, and its second-order terms.
 
-    The multipliers and slacks are eliminated, so that both systems are solved with one factor of
-    H + C' diag(dual / slack) C. Where that had to be made convex, the barrier stays as it is: the step then descends.
+    The multipliers and slacks are eliminated, so that both systems are solved with one factor of H + C' diag(dual /
+    slack) C. Where the factor needed a shift to be convex, the barrier parameter stays the same, so that the step
+    descends.
     """
     weights = at.inequality_dual / at.slack
     rows = here.inequality_rows
@@ -102,8 +103,8 @@ def longest(at: Iterate, step: Iterate, share: float) -> jax.Array:
 def step_length(
     program: Program, scale: jax.Array, here: Derivatives, at: Iterate, direction: Direction, searches: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """How far to go: short of the bounds, and no further than the KKT residual (or the merit, where the problem had to
-    be made convex) bears out. Constant for derivatives."""
+    """The step length: short of the bounds, and short enough that the KKT residual falls (or the merit, where the
+    Hessian needed a shift). Constant for derivatives."""
     if not searches:
         return jnp.ones((), at.primal.dtype), jnp.int32(0)
     here, at, direction = jax.lax.stop_gradient((here, at, direction))
@@ -133,7 +134,7 @@ def step_length(
 
 
 def _merit(program: Program, scale: jax.Array, at: Iterate, barrier: jax.Array, penalty: jax.Array) -> jax.Array:
-    """The barrier function with an exact penalty on what is violated."""
+    """The barrier function with an exact penalty on the violation."""
     infeasible = jnp.abs(scale * program.inequality(at.primal) + at.slack).sum()
     infeasible += jnp.abs(program.equality(at.primal)).sum()
     return program.value(at.primal) - barrier * jnp.sum(jnp.log(at.slack)) + penalty * infeasible

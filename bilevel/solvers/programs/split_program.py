@@ -29,13 +29,13 @@ from bilevel.kernels.splitting import (
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, pieces
 
 FIRST_RHO = 0.1
-STIFF = 1e3  # how much more an equality is penalised than an inequality
-SLACK = 1e-3  # and a row that is free
-NEAR = 1e-3  # the error below which polishing is tried first
+STIFF = 1e3  # the penalty of an equality relative to an inequality
+SLACK = 1e-3  # the penalty of a free row
+NEAR = 1e-3  # polishing is tried first below this error
 
 
 class Settings(Protocol):
-    """What is taken from the solver."""
+    """The settings taken from the solver."""
 
     @property
     def max_steps(self) -> int: ...
@@ -53,7 +53,7 @@ class _Loop(NamedTuple):
     point: Point  # in scaled coordinates
     error: jax.Array  # of the program as it was stated
     rho: jax.Array
-    tried: jax.Array  # the error below which polishing is tried next
+    tried: jax.Array  # polishing is tried next below this error
     steps: jax.Array
     code: jax.Array  # anything but `Code.converged` ends the loop
 
@@ -125,7 +125,7 @@ def relative_error(program: Quadratic, at: Point) -> jax.Array:
 
 
 def _start(program: Quadratic, start: Answer | None) -> Point:
-    """Zero, or the solution of a program nearby."""
+    """The start: zero, or the solution of a nearby program."""
     if start is None:
         return Point(jnp.zeros_like(program.q), jnp.zeros_like(program.b), program.b - program.project(program.b))
     return Point(start.x, start.y, program.b - program.project(program.b - program.rows(start.x)))

@@ -22,7 +22,7 @@ from bilevel.kernels.second_orders import SecondOrders
 from bilevel.kernels.triangular import inverse_lower
 
 MAX_PIVOTS = 50
-PRECISE = 1e-11  # relative residual that an exchange method reaches, unless the program is badly conditioned
+PRECISE = 1e-11  # the relative residual that exchanges reach unless the program is badly conditioned
 
 
 class ConeProgram(NamedTuple):
@@ -45,7 +45,7 @@ class ConeProgram(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a program solver found; ``code`` is a `Code`, to be checked against the residual."""
+    """The result of a program solver; ``code`` is the solver's own `Code`, which the residual has to confirm."""
 
     x: jax.Array
     y: jax.Array
@@ -55,14 +55,14 @@ class Answer(NamedTuple):
 
 
 class ProgramSolver(abc.ABC):
-    """A way to solve a `ConeProgram`; no derivatives, and nothing raised on values."""
+    """A way to solve a `ConeProgram`, without derivatives; failures are codes and raise nothing."""
 
-    tol: float | jax.Array  # of the residual, relative to the size of its terms
+    tol: float | jax.Array  # for the residual relative to the size of its terms
 
     @abc.abstractmethod
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         """The solution, or the last iterate with the `Code` that says why there is none. ``start`` is the answer to a
-        program nearby; interior-point methods do not use it."""
+        nearby program; interior-point methods do not use it."""
 
 
 def program_residual(program: ConeProgram, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -113,7 +113,7 @@ def is_native(cone: Cone) -> bool:
 
 
 class Layout(NamedTuple):
-    """Which rows are equalities and which belong to the orthant and second-order cones; free rows to neither."""
+    """The rows that are equalities, and the rows of the orthant and second-order cones; free rows are in neither."""
 
     equalities: np.ndarray
     bounds: np.ndarray
@@ -133,7 +133,7 @@ def layout(cone: Cone) -> Layout:
 
 
 def is_pivotable(program: ConeProgram) -> bool:
-    """Whether exchanges of the active set are worth a try: linear constraints, and not many more than unknowns."""
+    """Whether exchanges of the active set may pay: the constraints are linear and not many more than the unknowns."""
     kinds = {type(piece.cone) for piece in pieces(program.cone) if piece.cone.dim}
     return bool(kinds) and kinds <= {cones.Zero, cones.NonNegative} and program.b.size <= 2 * program.q.size
 
@@ -141,9 +141,9 @@ def is_pivotable(program: ConeProgram) -> bool:
 def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     """The program by exchanges of the active set in its dual: min 1/2 y'My + d'y, M = A P^{-1} A', d = b + A P^{-1} q.
 
-    About six factorisations of the size of the constraints, where interior-point steps are about twelve of their sum
-    with the Hessian. Where P is not positive definite or the answer is not precise, the ``otherwise`` solver is asked,
-    in a batch for those lanes.
+    It takes about six factorisations of the size of the constraints; an interior-point method takes about twelve of the
+    size of constraints and unknowns. Where P is not positive definite or the answer is not precise, the ``otherwise``
+    solver solves the program, in a batch only for those lanes.
     """
     P, q, A, b, cone = program.dense()
     free = np.zeros(b.size, bool)

@@ -53,7 +53,7 @@ class Derivatives(NamedTuple):
 
 
 class Degrees(NamedTuple):
-    """1 where a function is affine, 2 where it is quadratic at most, 3 where neither is known; of each row."""
+    """The degree of each row: 1 where it is affine, 2 where it is at most quadratic, 3 where neither is known."""
 
     loss: int
     equality: np.ndarray
@@ -71,7 +71,7 @@ class Program(NamedTuple):
     parts: Callable[[jax.Array], list[list[jax.Array]]]  # loss, equality and inequality, by the leaves they return
 
     def degrees(self, x: jax.Array) -> Degrees:
-        """Read from the programs of the derivatives: those of an affine function do not read the point."""
+        """Read from the programs of the derivatives: the derivative of an affine function does not read the point."""
         shapes = jax.eval_shape(self.parts, x)
         loss, *rows = (
             np.concatenate([np.zeros(0, int), *(np.full(leaf.size, next(found)) for leaf in leaves)])
@@ -112,7 +112,7 @@ def _degrees(function: Callable, x: jax.Array) -> list[int]:
 
 
 def _constant(function: Callable, x: jax.Array) -> list[bool]:
-    """For each leaf of function(x, x), whether it does not depend on its first argument."""
+    """For each leaf of function(x, x), whether it is independent of the first argument."""
     jaxpr = jax.make_jaxpr(function)(x, x).jaxpr
     count = len(jaxpr.outvars)
     return [not dce_jaxpr(jaxpr, [k == leaf for k in range(count)])[1][0] for leaf in range(count)]

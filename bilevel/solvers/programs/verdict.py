@@ -1,4 +1,4 @@
-"""How a program stated by arrays ended: judged on the data as they were given, whichever solver was at work."""
+"""The status of a program stated by arrays, judged on the data as given, in one way for all solvers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bilevel.kernels.splitting import proofs
 from bilevel.solvers.programs.split_program import groups_of, quadratic
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
 
-FACTORED = 1024  # unknowns up to which a sparse Hessian is made dense for a look at its eigenvalues
+FACTORED = 1024  # unknowns up to which a sparse Hessian is made dense to compute its eigenvalues
 
 
 def verdict(
@@ -20,8 +20,8 @@ def verdict(
 ) -> tuple[Status, jax.Array]:
     """The status, and 1 where there is a solution, else NaN; ``asked`` is the tolerance of the solver.
 
-    `nonfinite` data have no answer; a proof counts where it holds for the program as stated; a Hessian with a negative
-    eigenvalue is `indefinite`; otherwise the ``residual`` decides, whatever the solver believes.
+    Data that are not finite are `nonfinite`. A proof counts if it holds for the program as stated. A Hessian with a
+    negative eigenvalue is `indefinite`. Otherwise the ``residual`` decides, whatever the solver reports.
     """
     floor = float(jnp.finfo(residual.dtype).eps) ** 0.625  # 2e-10 in float64, 5e-5 in float32
     tol = jnp.maximum(asked, floor)
@@ -51,5 +51,5 @@ def is_convex(program: ConeProgram) -> jax.Array:
 
 def is_finite(program: ConeProgram) -> jax.Array:
     """Whether all data are finite numbers."""
-    data = jax.tree.leaves(program[:4])  # of a sparse matrix its entries, and where they stand
+    data = jax.tree.leaves(program[:4])  # a sparse matrix has leaves for its entries and for their places
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in data]))

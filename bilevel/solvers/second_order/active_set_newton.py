@@ -20,22 +20,22 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import advance
 from bilevel.solvers.second_order.coordinate_scales import PROBES, ROUNDS, equilibrium, scaled, scales, times
 
-SHRINKAGE = 0.5  # a Newton step is taken if it reduces the smallest residual so far this much
-DENSE = 512  # unknowns up to which a Newton step costs about two gradients for each
-SPECTRAL = 64  # proximal gradient steps with spectral step sizes in its place
-BURST = (64, 256)  # accelerated ones after them: at least, and for larger problems
+SHRINKAGE = 0.5  # a Newton step is taken if it reduces the smallest residual so far by this factor
+DENSE = 512  # up to so many unknowns a Newton step costs about two gradients for each unknown
+SPECTRAL = 64  # spectral proximal gradient steps in its place
+BURST = (64, 256)  # accelerated steps after those: the least number, and the number for larger problems
 LOOSE = 0.1  # relative tolerance of the linear solves far from the solution
-NEAR = 2e-2  # the share of its size by which a proximal step moves a start that is good enough for a Newton step
+NEAR = 2e-2  # a start is good enough for a Newton step if a proximal step moves it by this share of its size
 DAMPING = 1e-3  # at most, relative to the largest curvature
 
 
 class Memory(NamedTuple):
     gradient: PyTree
     scale: jax.Array
-    step_size: jax.Array  # in the scaled coordinates; 0: neither scale nor step size are known yet
+    step_size: jax.Array  # for the scaled coordinates; 0: scale and step size are not known yet
     start: jax.Array  # the residual at the start
     best: jax.Array  # the smallest one so far
-    damps: jax.Array  # whether Newton steps are damped: those from a start near a solution are not, until one fails
+    damps: jax.Array  # whether Newton steps are damped; from a start near a solution they are not, until one fails
 
 
 class Point(NamedTuple):
@@ -43,7 +43,7 @@ class Point(NamedTuple):
     gradient: PyTree
     residual: jax.Array
     step_size: jax.Array
-    counts: Counts  # what the way there took
+    counts: Counts  # the cost of the way there
 
 
 @settings
@@ -53,13 +53,13 @@ class ActiveSetNewton(Solver):
 
         (D (I - D) + s D H D + delta I) y = D (I - s H) F,      w <- w + F + D y.
 
-    One step finds the minimiser on the face that the prox points at, which D knows; the system is that of the adjoint,
-    damped by delta = O(||F||). A step is taken if it halves the residual and met no negative curvature; if not, and at
-    a start that is not near a solution, proximal gradient steps are, spectral and then accelerated ones, as many as one
-    Newton step costs about. So convergence is that of the proximal gradient method from anywhere, and superlinear near
-    the solution, a warm start included. ``linear_solve`` solves the system. For every penalty and set with a prox; if
-    it is separable, on one array, badly scaled coordinates are scaled so that the rows of the Hessian have one length.
-    Source: Qi and Sun, 1993; Li, Sun and Toh, 2018.
+    One step finds the minimiser on the face that the prox points at, because D knows that face. The system is the
+    adjoint's system, damped by delta = O(||F||). A step is taken if it halves the residual and met no negative
+    curvature. Otherwise, and at a start far from a solution, proximal gradient steps are taken instead, first spectral,
+    then accelerated ones, for about the cost of one Newton step. So the method converges from anywhere as proximal
+    gradient does, and superlinearly near the solution, from a warm start too. ``linear_solve`` solves the system. For
+    every penalty and set with a prox; if it is separable, on one array, badly scaled coordinates are scaled so that the
+    rows of the Hessian have one length. Source: Qi and Sun, 1993; Li, Sun and Toh, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2), penalty=bl.L1(weight=jnp.exp),
@@ -96,7 +96,7 @@ class ActiveSetNewton(Solver):
             lambda: _burst(instance, inner, state, memory, self.tol, newton.counts),
         )
         scaling = ROUNDS * PROBES if scales(instance, state.params) else 0
-        first = Counts(gradients=1, hessian_products=scaling)  # the scale and the step size
+        first = Counts(gradients=1, hessian_products=scaling)  # the cost of the scale and the step size
         prepared = jax.tree.map(lambda number: jnp.where(known, 0, number), first)
         counts = state.counts.add(point.counts).add(prepared).plus(proxes=1)
         best = jnp.minimum(memory.best, point.residual)
@@ -126,7 +126,7 @@ class ActiveSetNewton(Solver):
         newton = times(trees.axpy(1.0, system.extend(rhs, solution.value), params), memory.scale)
         gradient = instance.gradient(newton)
         after = instance.residual_given(newton, gradient)
-        upwards = solution.status.code == Code.indefinite  # the face has no minimiser: its stationary point is none
+        upwards = solution.status.code == Code.indefinite  # no minimum: the face is curved downwards
         after = jnp.where(upwards, jnp.inf, after)
         products = system.products + solution.products
         counts = Counts(2, products, proxes=2, factorizations=solution.factorizations).as_arrays()
@@ -157,8 +157,8 @@ def _move(inner: Instance, state: State, memory: Memory, params: Params) -> Para
 def _burst(
     instance: Instance, inner: Instance, state: State, memory: Memory, tol: float | jax.Array, before: Counts
 ) -> Point:
-    """The point after proximal gradient steps in the scaled coordinates, to the end if they are fast: with spectral
-    step sizes, which take the fewest steps where the condition is moderate, then accelerated ones."""
+    """The point after proximal gradient steps in the scaled coordinates; it may be the solution if they converge fast.
+    Spectral steps come first, because they are fewest where the condition is moderate, then accelerated ones."""
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     length = max(2 * size, BURST[0]) if size <= DENSE else BURST[1]
     goal = 0.5 * tol * memory.start / jnp.where(state.residual > 0, state.residual, 1)

@@ -1,4 +1,4 @@
-"""Broyden's method for residuals and fixed points: no derivative but that of the first step."""
+"""Broyden's method for residuals and fixed points; only the first step takes a derivative."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.search import search
 
-MAX_HALVINGS = 8  # of a step that the updates propose: it need not descend
-MAX_HALVINGS_DOWNHILL = 50  # of the steepest descent step of ||F||^2, which does, however long it is
+MAX_HALVINGS = 8  # halvings of a step of the updates; few, because it need not descend
+MAX_HALVINGS_DOWNHILL = 50  # halvings of the steepest descent step of ||F||^2: it descends once it is short
 SUFFICIENT = 1e-4
 
 
@@ -47,9 +47,9 @@ class Trial(NamedTuple):
 class Broyden(Solver):
     """w <- w - t B F(w) with B+ = B + (s - B y) s'B / (s'B y), the inverse of "good" Broyden updates; t by halving.
 
-    Finds the root of any condition F from its values. The first direction, and the one after a failed search, is the
-    steepest descent step of ||F||^2, which takes one product with dF/dw and one with its transpose. ``memory`` rank-one
-    terms are kept, then the memory starts anew. Source: Broyden, 1965.
+    Finds the root of any condition F from its values. The first direction, and the direction after a failed search, is
+    the steepest descent step of ||F||^2, which takes one product with dF/dw and one with its transpose. The memory
+    holds ``memory`` rank-one terms; when it is full it is emptied. Source: Broyden, 1965.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem.from_residual(lambda w, h, batch: w**3 + w - h, init=lambda key, h: jnp.zeros(2),
@@ -84,7 +84,7 @@ class Broyden(Solver):
         counts = state.counts.plus(gradients=found.trials, hessian_products=jnp.where(fresh, 2, 0))
         code = jnp.where(failed & fresh, Code.stalled, Code.converged)
         norm = jnp.where(failed, state.residual, found.norm)
-        derivative = ONE.plus(hessian_products=jnp.where(fresh, 2, 0))  # of the two products too
+        derivative = ONE.plus(hessian_products=jnp.where(fresh, 2, 0))  # for the two products too
         return State(params, norm, counts, Memory(after, inverse), code, derivative)
 
     def refresh(self, instance: Instance, state: State) -> State:

@@ -1,4 +1,4 @@
-"""A change of scale of the coordinates under which a badly scaled problem is a well scaled one."""
+"""A change of scale of the coordinates that turns a badly scaled problem into a well scaled one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty
 from bilevel.solvers.instance import Instance
 
-ROUNDS = 5  # each takes the square root of what is left of the bad scaling
+ROUNDS = 5  # each round takes the square root of the remaining ratios of scale
 PROBES = 2
-BAD = 30.0  # the ratio of scales below which the coordinates are left alone
+BAD = 30.0  # below this ratio of scales the coordinates are not scaled
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,14 +19,14 @@ from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_produ
 
 SUFFICIENT = 1e-4
 MAX_HALVINGS = 30
-NEAR = 1e-3  # how near a bound counts as on it, at most
+NEAR = 1e-3  # a coordinate at most this near a bound counts as on it
 
 
 class Memory(NamedTuple):
     value: Scalar
     gradient: PyTree
     pairs: Pairs
-    bounds: tuple[PyTree, PyTree]  # the lower and the upper ones
+    bounds: tuple[PyTree, PyTree]  # the lower and the upper bounds
 
 
 class Trial(NamedTuple):
@@ -97,7 +97,8 @@ class LBFGSB(Solver):
 
 
 def bounds(instance: Instance, params: Params) -> tuple[PyTree, PyTree]:
-    """The lower and upper bounds of a box that is known by its projection: where it sends the infinities."""
+    """The lower and upper bounds of a box that is known by its projection: the projections of minus and plus
+    infinity."""
     lowest, highest = (
         jax.tree.map(lambda leaf, far=far: jnp.full_like(leaf, far), params) for far in (-jnp.inf, jnp.inf)
     )

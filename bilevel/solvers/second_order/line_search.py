@@ -35,7 +35,7 @@ class Search(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where a line search ended; a rejected one ends at its origin."""
+    """The end of a line search; a rejected search ends at its origin."""
 
     point: Point
     trials: jax.Array  # values and gradients evaluated

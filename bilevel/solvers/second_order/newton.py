@@ -23,18 +23,18 @@ from bilevel.solvers.search import search
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 MAX_HALVINGS = 30
-MAX_HALVINGS_TO_A_ROOT = 100  # a step to a root may be too long by any factor: exp(w) = 1e12 from -20
+MAX_HALVINGS_TO_A_ROOT = 100  # many, because a step to a root may be too long by any factor: exp(w) = 1e12 from -20
 SUFFICIENT = 1e-4  # Armijo's constant
-NEAR = 1e-2  # a step of this share of the point's size leaves the sign of the curvature as it was
+NEAR = 1e-2  # a step of this share of the point's size does not change the sign of the curvature
 
 
 class Memory(NamedTuple):
     residual: PyTree
     inverse: (
         Preconditioner | None
-    )  # the factor of the last step, or directions of its CG; none where a derivative is taken
-    value: jax.Array  # of the loss; zero where there is none
-    radius: jax.Array  # of the ball in which the loss is like its quadratic model; infinite until a step was too long
+    )  # the factor of the last step, or directions of its CG; None where a derivative is taken
+    value: jax.Array  # the value of the loss; zero where there is no loss
+    radius: jax.Array  # the radius within which the quadratic model is trusted; infinite until a step was too long
 
 
 class Trial(NamedTuple):
@@ -49,11 +49,12 @@ class Trial(NamedTuple):
 class Newton(Solver):
     """w <- w - A^{-1} F(w), A = dF/dw; quadratic convergence near the solution.
 
-    Where F is the gradient of a loss, the loss has to fall. With the matrix of A (``linear_solve`` direct: the default
-    up to 256 unknowns) Newton's step is taken where A is positive definite and the loss falls enough; else that of the
-    quadratic model in a ball, which leaves saddles and maxima along negative curvature. With products (`bl.CG`),
-    the step that conjugate gradients reach before they meet negative curvature, or the gradient, halved until the loss
-    falls. Where F is a residual (`InnerProblem.from_residual`), the step is halved until ||F|| decreases.
+    Where F is the gradient of a loss, the loss has to fall. A direct ``linear_solve`` (the default up to 256 unknowns)
+    has the matrix of A: Newton's step is taken where A is positive definite and the loss falls enough. Else the step is
+    the minimiser of the quadratic model in a ball, which leaves saddles and maxima along negative curvature. With
+    products (`bl.CG`) the step is the point that conjugate gradients reach before they meet negative curvature, or the
+    gradient; it is halved until the loss falls. Where F is a residual (`InnerProblem.from_residual`), the step is
+    halved until ||F|| decreases.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem.from_residual(lambda w, h, batch: w**3 - h, init=lambda key, h: jnp.ones(()),
@@ -82,7 +83,7 @@ class Newton(Solver):
             return self._descend(instance, state)
         residual = state.memory.residual
         solution, cost, inverse = self._solve(instance, state.params, residual)
-        transposed = cost.add(SPARING).plus(hessian_products=1)  # another solve, and the derivative of A
+        transposed = cost.add(SPARING).plus(hessian_products=1)  # the cost of another solve and of the derivative of A
         direction = jax.tree.map(jnp.negative, solution)
         minimises = instance.mapping.stationary
         halvings = MAX_HALVINGS if minimises else MAX_HALVINGS_TO_A_ROOT
@@ -148,7 +149,7 @@ class Newton(Solver):
             state.counts.add(cost).plus(gradients=trials),
             Memory(unravel(point.gradient), inverse, point.value, found.radius),
             jnp.where(found.accepted, Code.converged, Code.stalled),
-            SPARING.plus(hessian_products=2),  # a product with A that the solve is linear in, and the derivative of A
+            SPARING.plus(hessian_products=2),  # the cost of a product with A and of the derivative of A
             jnp.where(looked, found.curvature, jnp.nan),
         )
 
@@ -170,7 +171,7 @@ class Newton(Solver):
         return CholeskyFactor(jnp.zeros((size, size), ravel_pytree(params)[0].dtype), jnp.bool_(False))
 
     def _solve(self, instance: Instance, params: Params, rhs: PyTree) -> tuple[PyTree, Counts, Preconditioner | None]:
-        """A^{-1} rhs (NaN where the solve failed), what it cost, and what it found of A^{-1}."""
+        """A^{-1} rhs (NaN where the solve failed), its cost, and the approximate inverse that it found."""
         system = instance.system(params)
         if instance.differentiable:
             return *solve_system_counted(system, self.linear_solve, rhs), None
@@ -181,7 +182,7 @@ class Newton(Solver):
             hessian_products=prepared.products + found.products + system.products,
             factorizations=prepared.factorizations + found.factorizations,
         )
-        usable = found.status.ok | instance.mapping.stationary  # what CG reached on the way descends
+        usable = found.status.ok | instance.mapping.stationary  # the point that CG reached before descends
         value = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.nan), found.value)
         return system.extend(rhs, value), cost, prepared.inverse or found.inverse
 

@@ -17,7 +17,7 @@ from bilevel.solvers.first_order.rows import by_rows
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.quadratic_model import Memory, curvature, dense, evaluate, search
 
-MODEL_TOL = 1e-10  # how far the model is minimised, relative to its residual at the start
+MODEL_TOL = 1e-10  # the model is minimised to this share of its first residual
 
 
 def takes(instance: Instance, params: Params) -> bool:
@@ -30,14 +30,13 @@ def takes(instance: Instance, params: Params) -> bool:
 @settings
 @dataclass(frozen=True)
 class ProximalNewton(Solver):
-    """w <- argmin over v of grad'(v - w) + 1/2 (v - w)' H (v - w) + penalty(v), as far as the objective decreases.
+    """w <- argmin over v of grad'(v - w) + 1/2 (v - w)' H (v - w) + penalty(v), halved until the objective decreases.
 
-    H is the matrix of the Hessian (of a `bl.Linear` loss X' M X + ...: one product of matrices), so a step costs
-    n p^2 and the model (made convex where it is not), by coordinate descent and Newton steps on its face, p^3 / 3 for
-    each; one step is all where the loss is quadratic. For up to a thousand coordinates or two; put it into a
-    `bl.WorkingSet` for sparse solutions
-    with more. Raises ValueError for params that are not one vector, and for penalties that are not separable.
-    Source: Lee, Sun and Saunders, 2014.
+    H is the matrix of the Hessian; for a `bl.Linear` loss it is X' M X + ..., one product of matrices, which costs n
+    p^2. The model is made convex where it is not, and minimised by coordinate descent and Newton steps on its face,
+    which cost p^3 / 3 each. One step is enough where the loss is quadratic. For up to one or two thousand coordinates;
+    for sparse solutions with more put it into a `bl.WorkingSet`. Raises ValueError for params that are not one vector,
+    and for penalties that are not separable. Source: Lee, Sun and Saunders, 2014.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2), penalty=bl.L1(weight=jnp.exp),
@@ -78,7 +77,7 @@ class ProximalNewton(Solver):
 def model_minimum(
     instance: Instance, params: jax.Array, gradient: jax.Array, tol: float | jax.Array
 ) -> tuple[jax.Array, Counts]:
-    """The minimiser of the quadratic model at ``params`` plus the penalty, and what it cost."""
+    """The minimiser of the quadratic model at ``params`` plus the penalty, and its cost."""
     rows = by_rows(instance.penalty, instance.hparams, params)
     term = Separable(
         lambda point, step, parameters: rows.rebuild(parameters).prox(point, step, instance.hparams),
@@ -92,8 +91,8 @@ def model_minimum(
 
 
 def convexified(matrix: jax.Array) -> jax.Array:
-    """The matrix itself where no curvature is negative, else moved by a multiple of the identity: the least is then as
-    far above zero as it was below, because a model without a minimiser gives no direction of descent."""
+    """The matrix where no curvature is negative. Else a multiple of the identity is added, so that the least curvature
+    becomes as far above zero as it was below, because a model without a minimiser gives no direction of descent."""
     scale, identity = jnp.max(jnp.abs(matrix)), jnp.eye(len(matrix), dtype=matrix.dtype)
     noise = 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * scale
     definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix + noise * identity)))

@@ -1,4 +1,4 @@
-"""What solvers share that minimise a model of the objective and go there as far as the objective falls."""
+"""The shared part of solvers that minimise a model of the objective and step towards that minimiser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_HALVINGS = 30
 
 
 class Memory(NamedTuple):
-    value: Scalar  # of loss and penalty together
+    value: Scalar  # the value of loss and penalty together
     gradient: jax.Array
 
 
@@ -55,7 +55,7 @@ def search(instance: Instance, state: State, target: jax.Array) -> Trial:
 
     def falls(step: jax.Array, trial: Trial) -> jax.Array:
         decreased = trial.value <= memory.value + SUFFICIENT * step * jnp.minimum(predicted, 0) + rounding
-        level = trial.value <= memory.value + rounding  # without it, the way to a maximum would do
+        level = trial.value <= memory.value + rounding  # because a step to a maximum also lowers the residual
         return decreased | (level & (trial.residual <= state.residual))
 
     found = line(instance, at, falls, jnp.ones_like(state.residual), MAX_HALVINGS)
@@ -71,11 +71,11 @@ class Curvature(NamedTuple):
     """The second derivatives of loss(z, w) with z = X w."""
 
     product: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (dz, dw) -> change of the slopes in both
-    direct: bool  # whether the loss sees w beside z
+    direct: bool  # whether the loss depends on w beside z
 
 
 def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> Curvature:
-    """Those of a `bl.Linear` loss at ``params``, whose image is ``predictions``."""
+    """The second derivatives of a `bl.Linear` loss at ``params``, whose image is ``predictions``."""
     loss, hparams, batch = instance.loss, instance.hparams, instance.batch
     assert isinstance(loss, Linear)
     gradients = lambda z, w: jax.grad(loss.loss, argnums=(0, 1))(z, w, hparams, batch)
@@ -85,7 +85,7 @@ def curvature(instance: Instance, params: jax.Array, predictions: jax.Array) -> 
 
 
 def is_quadratic(instance: Instance, params: Params) -> bool:
-    """Whether the program of the Hessian's products does not read the point, so that it is the same everywhere."""
+    """Whether the program of the Hessian's products does not read the point, so that the Hessian is constant."""
     leaves, structure = jax.tree.flatten(params)
 
     def product(point: list, direction: list) -> Params:
