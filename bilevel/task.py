@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,6 @@ from bilevel.foundation.stated import (
     checked_scalar,
     described,
     shapes_of,
-    telling,
 )
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, Scalar
 from bilevel.problem import InnerProblem
@@ -139,17 +137,3 @@ class Task:
         primal part."""
         loss = self.outer_loss(self.inner.primal(params), hparams, batch)
         return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def telling_task(function: Function) -> Function:
-    """A function (task, hparams, ..., batch=) whose errors say which of the task's functions they came from."""
-
-    @functools.wraps(function)
-    def told(task: Task, hparams: HParams, *args: Any, **kwargs: Any) -> Any:
-        with telling(task.functions, lambda: task.check(hparams, kwargs.get("batch"))):
-            return function(task, hparams, *args, **kwargs)
-
-    return told  # type: ignore[return-value]  # of the type that is wrapped

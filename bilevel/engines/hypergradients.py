@@ -19,8 +19,9 @@ from bilevel.engines.influence import influence
 from bilevel.foundation import trees
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.refusals import constant
+from bilevel.foundation.stated import tells
 from bilevel.foundation.typing import Batch, HParams, Key, Scalar
-from bilevel.task import PRECISIONS, Task, telling_task
+from bilevel.task import PRECISIONS, Task
 
 CONSTANT = (
     "The derivative of a bl.hypergradient by bl.{engine} would be wrong: to JAX the solution in it is a constant. For "
@@ -33,7 +34,7 @@ _LOOKED: weakref.WeakKeyDictionary[Task, set[type[Engine]]] = weakref.WeakKeyDic
 _STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
-@telling_task
+@tells(lambda task, hparams, *_, batch=None, **__: task.check(hparams, batch))
 def hypergradient(
     task: Task,
     hparams: HParams,

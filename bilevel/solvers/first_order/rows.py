@@ -142,7 +142,7 @@ def restricted(
     penalty = by_rows(instance.penalty, instance.hparams, params).at(indices)
     penalty = penalty if number is None else Held(penalty, number)
     loss, columns, offset = restricted_loss(instance.loss, instance.batch, params, indices, number)
-    mapping = ProximalGradient(loss, lambda point, step, hparams, batch: penalty.prox(point, step, hparams))
+    mapping = ProximalGradient.under(loss, penalty)
     return Restriction(dataclasses.replace(instance, loss=loss, penalty=penalty, mapping=mapping), columns, offset)
 
 
