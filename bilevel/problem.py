@@ -176,9 +176,10 @@ class InnerProblem:
 
         ``key`` goes to the problem's init (a fixed one if not given); ``init`` is a warm start. The tolerance stays
         relative to the residual of the cold start. The status is per lane under vmap, and never raises. Raises
-        ValueError where the set is empty and values are concrete; in a trace the status is then ``infeasible``.
+        ValueError where values are concrete and the parameters of the set alone tell that it is empty (a radius
+        below 0); elsewhere the status is then ``infeasible``.
         """
-        refuse_empty(self.constraint, hparams)
+        refuse_empty(self.nonsmooth.as_set, hparams)
         cold = self.cold_start(jax.random.key(0) if key is None else key, hparams, batch)
         start = cold if init is None else self.unknown(init, hparams, batch)
         outcome = self.run(hparams, batch, start, cold)
@@ -196,7 +197,8 @@ class InnerProblem:
             jax.eval_shape(function, params, hparams, batch)
             for function in (self.constraint.equality, self.constraint.inequality)  # type: ignore[attr-defined]  # by functions
         ]
-        return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, row.dtype), values))
+        kind = jnp.result_type(*jax.tree.leaves(params))  # the solvers': rows are wider where their data are
+        return PrimalDual(params, *jax.tree.map(lambda row: jnp.zeros(row.shape, kind), values))
 
     def primal(self, unknown: Params) -> Params:
         """The params in the unknown of the mapping."""
@@ -213,7 +215,7 @@ class InnerProblem:
         solver, _ = self.solver.choose(instance, start)
         outcome = iterate(solver, instance, start, cold)
         defined = self.defined(self.primal(outcome.params), hparams, batch)
-        code = jnp.where(defined, Code.converged, Code.nonfinite)
+        code = jnp.where(defined | ~outcome.status.ok, Code.converged, Code.nonfinite)  # a failure has its own reason
         return outcome._replace(status=outcome.status.worse(Status.of(code)))
 
     def defined(self, params: Params, hparams: HParams, batch: Batch) -> jax.Array:

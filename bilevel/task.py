@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from bilevel.foundation.stated import (
     StatementError,
     check_arguments,
+    check_callable,
     checked_batch,
     checked_metrics,
     checked_real,
@@ -79,15 +80,22 @@ class Task:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}.")
+        if not isinstance(self.inner, InnerProblem):
+            raise StatementError(f"inner is a {type(self.inner).__name__}, and has to be a bl.InnerProblem.")
+        check_callable({"init": self.inner.init, "outer loss": self.outer_loss, **self._own})
+
+    @property
+    def _own(self) -> dict[str, Callable]:
+        names = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def functions(self) -> dict[str, Callable]:
         """The user's functions by their roles, for errors that name the function."""
-        own = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines")
         return {
             **self.inner.functions,
             "outer loss": self.outer_loss,
-            **{name: getattr(self, name) for name in own},
+            **self._own,
             **{f"figure {name}": function for name, function in self.figures.items()},
         }
 
@@ -109,7 +117,9 @@ class Task:
         checked_batch("outer batch", batch[1])
         checked_scalar("outer loss", self.outer_loss, params, hparams, batch[1])
         checked_scalar("prior", self.prior, hparams)
-        checked_metrics(self.evaluate, shapes_of("evaluate", self.evaluate, params, hparams))
+        measured = lambda *args: checked_metrics(self.evaluate, self.evaluate(*args))
+        check_arguments("evaluate", self.evaluate, 2)
+        jax.eval_shape(measured, params, hparams)
 
     @property
     def statement(self) -> Task:

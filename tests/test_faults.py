@@ -191,7 +191,7 @@ def test_an_interrupt_while_everything_is_imported(folder, after):
 
 
 @pytest.mark.parametrize("place", ["figures", "baselines"])
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [1, 3])
 def test_an_interrupt_after_the_last_step_keeps_the_result(folder, place, signals):
     process = start(folder, *COMMON, "trainer.steps=2", "hydra.run.dir=run", SLOW=place)
 
@@ -205,6 +205,20 @@ def test_an_interrupt_after_the_last_step_keeps_the_result(folder, place, signal
     assert len(err.splitlines()) == 1, err
     assert (folder / "run/result.npz").exists()
     assert run(folder, "resume=run")[0] == 0
+
+
+@pytest.mark.parametrize("stop", ["SIGTERM", "SIGHUP"])
+def test_a_scheduler_and_a_terminal_that_closes_stop_a_run(folder, stop):
+    process = start(folder, *COMMON, "trainer.steps=100000", "hydra.run.dir=run")
+    while len(read_json_lines(folder / "run/metrics.jsonl")) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(getattr(signal, stop))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    (line,) = err.splitlines()
+    assert "`bilevel resume=run` goes on" in line
+    assert (folder / "run/result.npz").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a small file system is mounted as root")

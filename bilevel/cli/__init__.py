@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bilevel.cli.interrupts import INTERRUPTED, quit_at_once, watch
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once, watch
 
 
 def main() -> None:
@@ -18,5 +18,6 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
+        heed_no_more()
         print("bilevel: interrupted", file=sys.stderr, flush=True)
         quit_at_once(INTERRUPTED)

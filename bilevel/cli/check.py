@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from bilevel.batches import Minibatch
 from bilevel.cli.choices import options
-from bilevel.cli.settings import merged
+from bilevel.cli.settings import reduced
 from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.hypergradients import hypergradient
@@ -79,15 +79,6 @@ def check(config: DictConfig) -> None:
             f"{', '.join(wrong)} disagree with finite differences of the outer loss: tighten the inner solver "
             "(solver=... solver.tol=...), or report the task and the engine as a bug."
         )
-
-
-def reduced(config: DictConfig) -> DictConfig:
-    """The settings of the small instance."""
-    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
-    sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
-    if "data" in given:
-        sizes.pop("data", None)
-    return merged(config, {"task": sizes})
 
 
 def measured(config: DictConfig, task: Task) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -83,7 +84,7 @@ def command(given: Sequence[str], change: Sequence[str]) -> str:
     names = [name_of(one) for one in change]
     groups = tuple(f"{name}." for name in names if "." not in name)
     kept = [one for one in given if name_of(one) not in names and not name_of(one).startswith(groups)]
-    return " ".join(["bilevel", *kept, *change])
+    return shlex.join(["bilevel", *kept, *change])
 
 
 def name_of(override: str) -> str:

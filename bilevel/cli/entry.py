@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import threading
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
-from bilevel.cli.interrupts import INTERRUPTED, quit_at_once
-from bilevel.cli.sentences import SettingsError, Told, sentence
-from bilevel.cli.settings import check_settings
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once
+from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
+from bilevel.cli.settings import check_settings, with_logger
+from bilevel.data import DataError
 
 FAILURE, WRONG_SETTINGS = 1, 2
+BEGAN = time.time() - 1.0  # some file systems store whole seconds
 
 
 def run() -> None:
@@ -30,6 +36,9 @@ def run() -> None:
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
     sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules beside the user's data are found
+    if sys.argv[1:] == ["--version"]:  # Hydra would tell its own
+        print(f"bilevel {importlib.import_module('bilevel').__version__}")
+        return
     try:
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
@@ -50,11 +59,15 @@ def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
     if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run tells in a sentence
         threading.excepthook = lambda _: None
+        warnings.formatwarning = in_one_line
     try:
+        config = with_logger(config)
         check_settings(config)
         module, _, name = COMMANDS[config.command].partition(":")
         return getattr(importlib.import_module(module), name)(config)
     except KeyboardInterrupt as interrupt:
+        heed_no_more()
+        take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         tell(f"{interrupt}".strip() or "interrupted")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise SystemExit(INTERRUPTED) from None
@@ -66,22 +79,28 @@ def job(config: DictConfig) -> Any:
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
-        wrong = isinstance(error, SettingsError | OmegaConfBaseException)
+        wrong = isinstance(error, SettingsError | OmegaConfBaseException | InstantiationException | DataError)
         raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
 
 
+def in_one_line(message: Warning | str, *where: Any, **line: Any) -> str:
+    """A warning as a sentence: of which line of the library it came says nothing to whoever runs a command."""
+    return f"bilevel: {one_line(str(message))}\n"
+
+
 def take_away_empty(folder: Path) -> None:
-    """Removes the folders that Hydra made for a refused run, up to the user's folder."""
-    while folder != Path.cwd() and folder.is_relative_to(Path.cwd()):
-        try:
+    """Removes what Hydra made for a run that was refused: its folder, and what is empty above it up to where the user
+    is. A folder that was there before this process is left."""
+    with contextlib.suppress(OSError):  # it holds something, or is gone
+        if folder != Path.cwd() and folder.stat().st_mtime >= BEGAN:
             folder.rmdir()
-        except OSError:  # it is not empty
-            return
-        folder = folder.parent
+            while (folder := folder.parent) != Path.cwd() and folder.is_relative_to(Path.cwd()):
+                folder.rmdir()
 
 
 def tell(text: str) -> None:
     """One line on stderr; in a sweep with the overrides of this run."""
     context = HydraConfig.get()
     which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else ""
-    print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal is gone
+        print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)

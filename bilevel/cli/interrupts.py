@@ -1,31 +1,41 @@
-"""Ctrl-C and SIGTERM: a run saves what it has and ends with one sentence, also from within a long computation."""
+"""Ctrl-C, SIGTERM, SIGHUP: a run saves what it has and ends with one sentence, also from within a long computation."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Collection
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130
 GRACE = 10.0  # seconds until Python must have handled a signal, because compiled code may run for minutes
 STOPS = (signal.SIGINT, signal.SIGTERM)  # handled as Ctrl-C, because schedulers stop jobs by SIGTERM
+HANGUP = getattr(signal, "SIGHUP", None)  # a terminal that closes, which `nohup` ignores; Windows has none
 
 _heard = threading.Event()
 _last_words = ["interrupted"]
 
 
 def watch() -> None:
-    """Turns both signals into KeyboardInterrupt. Python runs a handler only between two of its own instructions, so a
+    """Turns the signals into KeyboardInterrupt. Python runs a handler only between two of its own instructions, so a
     thread watches too: where a computation does not return within `GRACE` seconds, it ends the process."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for stop in STOPS:
+    stops = {*STOPS, HANGUP} if HANGUP and signal.getsignal(HANGUP) is signal.SIG_DFL else set(STOPS)
+    for stop in stops:
         signal.signal(stop, _interrupt)
-    threading.Thread(target=_guard, args=(reading,), daemon=True, name="interrupts").start()
+    threading.Thread(target=_guard, args=(reading, stops), daemon=True, name="interrupts").start()
+
+
+def heed_no_more() -> None:
+    """Further signals change nothing: the process is about to end, and a second sentence would say the same."""
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
 
 
 def last_words(text: str) -> None:
@@ -38,10 +48,10 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _guard(reading: int) -> None:
+def _guard(reading: int, stops: Collection[int]) -> None:
     while True:
         received = os.read(reading, 1)
-        if received and received[0] in STOPS:
+        if received and received[0] in stops:
             if not _heard.wait(GRACE):
                 print(f"bilevel: {_last_words[0]}", file=sys.stderr, flush=True)
                 quit_at_once(INTERRUPTED)
@@ -51,6 +61,7 @@ def _guard(reading: int) -> None:
 def quit_at_once(code: int) -> NoReturn:
     """Ends the process without the interpreter's clean-up, because a second Ctrl-C there would print a traceback for
     each waiting thread."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # the terminal is gone
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

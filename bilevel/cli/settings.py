@@ -9,9 +9,12 @@ from typing import Any, cast
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from bilevel.cli.sentences import SettingsError
+from bilevel.cli.arguments import LOGGER
+from bilevel.cli.choices import configs, options
+from bilevel.cli.sentences import SettingsError, nearest
+from bilevel.cli.shipped import check_shipped
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
@@ -39,9 +42,37 @@ def check_settings(config: DictConfig) -> None:
     if config.get("resume"):
         recorded = OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml")
         check_unchanged(config, cast(DictConfig, recorded))
+    if config.command == "doctor" and config.get("replay") is None:
+        return  # the record is all that is read: where its data were does not matter
     root = config.data.root
     if root and not Path(root).expanduser().is_dir():
         raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")
+    check_shipped(reduced(config) if config.command == "check" else config)
+
+
+def with_logger(config: DictConfig) -> DictConfig:
+    """The settings of a run that goes on, with the logger that was chosen for the rest of it."""
+    name = config.get(LOGGER)
+    if name is None:
+        return config
+    if name not in options("logger"):
+        raise SettingsError(
+            f"logger={name}: there is no such logger{nearest(str(name), options('logger'))}; choose one of "
+            f"{', '.join(options('logger'))}."
+        )
+    chosen = OmegaConf.load(configs() / "logger" / f"{name}.yaml")
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in (LOGGER, "logger")])
+    with open_dict(kept):
+        return cast(DictConfig, OmegaConf.merge(kept, chosen))
+
+
+def reduced(config: DictConfig) -> DictConfig:
+    """The settings of the small instance that ``command=check`` takes: those of ``reduced``, where none is given."""
+    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
+    if "data" in given:
+        sizes.pop("data", None)
+    return merged(config, {"task": sizes})
 
 
 def merged(config: DictConfig, changes: dict[str, Any]) -> DictConfig:

@@ -6,11 +6,13 @@ import contextlib
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+import shlex
+import warnings
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +23,19 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bilevel.cli.arguments import plain_yaml
 from bilevel.cli.interrupts import last_words
+from bilevel.cli.record import SettingsRecord
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.settings import merged
 from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
-from bilevel.loggers import Console, Logger, Run
-from bilevel.loggers.json_lines import write_whole
+from bilevel.loggers import Console
 from bilevel.task import PRECISIONS, Task
+from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
-from bilevel.training.run_folder import RunFolder, free_folder
+from bilevel.training.run_folder import CHECKPOINTS, RunFolder, free_folder
 from bilevel.training.trainer import Trainer
 
 
@@ -44,7 +46,7 @@ def train(config: DictConfig) -> float:
         use_compilation_cache(config.compilation_cache)
         task, trainer = build(config)
         trainer = replace(trainer, loggers=[SettingsRecord(config), *trainer.loggers])
-        again = f"`bilevel resume={short(folder.path)}` goes on"
+        again = f"`bilevel resume={shlex.quote(short(folder.path))}` goes on"
         last_words(f"interrupted within a computation that does not stop; {again} from the last checkpoint.")
         settings: Any = OmegaConf.to_container(config, resolve=True)
         key = jax.random.key(config.seed)
@@ -52,6 +54,8 @@ def train(config: DictConfig) -> float:
             result = trainer.fit(task, key=key, directory=folder, resume=resumed, config=settings)
         except Interrupted as interrupt:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
+        except Misfit as error:
+            raise SettingsError(str(error)) from error
         except OSError as error:
             what = error.strerror or str(error).rstrip(".")
             raise OSError(f"{short(folder.path)}: {what}; what was saved before is kept, and {again}.") from error
@@ -75,21 +79,51 @@ def claimed(resumed: bool) -> RunFolder:
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:
-    """Task and trainer from their settings; nothing is compiled here."""
+    """Task and trainer from their settings; nothing is compiled here. What they refuse is a `SettingsError`."""
+    try:
+        return built(config)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def built(config: DictConfig) -> tuple[Task, Trainer]:
     with jax.enable_x64(PRECISIONS.get(config.task.get("precision", "float64"), True)):
-        task = made(with_seed(config), "task", Task)
+        task = stated(config) or made(with_seed(config), "task", Task)
         task = task if task.name != Task.name else replace(task, name=name_of(config))
-        if config.get("fork"):
+        if config.get("fork") and not has_checkpoints(config.get("resume") or config.get("run")):
             task = replace(task, init_hparams=from_run(Path(config.fork), task))
         if config.get("solver"):
             task = task.with_solver(instantiate(config.solver))
-        loggers = [*([Console()] if config.progress else []), *([instantiate(config.logger)] if config.logger else [])]
+        loggers = [
+            *([Console()] if config.progress else []),
+            *([instantiate(config.logger)] if config.logger else []),
+        ]
         trainer = instantiate(config.trainer, _partial_=True, _convert_="all")(
             optimizer=made(config, "optimizer", optax.GradientTransformation),
             engine=made(config, "engine", Engine),
             loggers=loggers,
         )
     return task, trainer
+
+
+def stated(config: DictConfig) -> Task | None:
+    """A task that a module holds as it is, without a function that returns it; None where the target is another."""
+    task = attribute(config.task.get("_target_"))
+    if not isinstance(task, Task):
+        return None
+    if given := [name for name in config.task if name != "_target_"]:
+        raise SettingsError(
+            f"task.{given[0]}: {config.task._target_} is a task and takes no settings; make it a function that returns "
+            "one."
+        )
+    return task
+
+
+def attribute(target: Any) -> Any:
+    """What the name of an attribute of a module stands for; None where it cannot be imported: `made` tells why."""
+    module, _, name = str(target).rpartition(".")
+    with contextlib.suppress(Exception):
+        return getattr(importlib.import_module(module), name)
 
 
 def made(config: DictConfig, group: str, kind: type) -> Any:
@@ -106,10 +140,9 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
 def with_seed(config: DictConfig) -> DictConfig:
     """Gives the run's seed to a task with an argument of this name and no setting for it, because the runs of a sweep
     over seeds would else be the same."""
-    module, _, name = str(config.task.get("_target_")).rpartition(".")
     try:
-        arguments = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except Exception:  # `made` reports the error
+        arguments = inspect.signature(attribute(config.task.get("_target_"))).parameters
+    except (TypeError, ValueError):  # `made` reports the error
         return config
     if "seed" not in arguments or "seed" in config.task:
         return config
@@ -123,13 +156,24 @@ def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
     if not path.is_file():
         raise SettingsError(f"fork={short(directory)}: it has no result.npz; let that run end, or interrupt it, first.")
     leaves, structure = jax.tree_util.tree_flatten_with_path(task.init_hparams(jax.random.key(0)))
-    with np.load(path) as arrays:
-        found = {name: arrays[name] for name in arrays.files if name.startswith("hparams")}
+    try:
+        with np.load(path) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name.startswith("hparams")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SettingsError(
+            f"fork={short(directory)}: its result.npz is damaged ({error}); resume that one."
+        ) from error
     wanted = {f"hparams{jax.tree_util.keystr(at)}": np.shape(leaf) for at, leaf in leaves}
     if wanted != {name: array.shape for name, array in found.items()}:
         raise SettingsError(f"fork={short(directory)}: its hyperparameters are not of the shapes that this task has.")
     hparams = [jnp.asarray(found[f"hparams{jax.tree_util.keystr(at)}"], jnp.result_type(leaf)) for at, leaf in leaves]
     return lambda key: jax.tree.unflatten(structure, hparams)
+
+
+def has_checkpoints(directory: str | None) -> bool:
+    """Whether a run goes on from a checkpoint: then a fork needs what it was forked from no more."""
+    place = Path(directory or ".") / CHECKPOINTS
+    return directory is not None and place.is_dir() and any(place.iterdir())
 
 
 def name_of(config: DictConfig) -> str:
@@ -139,46 +183,16 @@ def name_of(config: DictConfig) -> str:
 
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs between runs, so that a second run of the same settings starts at once."""
+    """Keeps compiled programs between runs, so that a second run of the same settings starts at once. A folder that
+    cannot be written to is a warning only, because compiling again costs nothing but time."""
     if folder:
+        try:
+            os.makedirs(os.path.expanduser(folder), exist_ok=True)
+        except OSError as error:
+            warnings.warn(f"compilation_cache={folder}: nothing is kept there ({error.strerror}).", stacklevel=2)
+            return
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-class SettingsRecord(Logger):
-    """``.hydra/``: the composed settings, and what was typed. It is written after all checks, so that a refused command
-    does not change the record of an earlier run. Settings that a resumed run changed hold from then on.
-    """
-
-    def __init__(self, config: DictConfig):
-        self.config = OmegaConf.merge(config, {"resume": None, "fork": None})
-
-    def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
-        assert run.directory is not None
-        place, hydra = run.directory / ".hydra", HydraConfig.instance().cfg
-        place.mkdir(exist_ok=True)
-        typed = list(HydraConfig.get().overrides.task)
-        if run.resumed:
-            typed = [*plain_yaml(place / "overrides.yaml", list), *(one for one in typed if not is_own(one))]
-        elif hydra is not None:
-            own = OmegaConf.masked_copy(cast(DictConfig, hydra), "hydra")
-            write_whole(place / "hydra.yaml", OmegaConf.to_yaml(own))
-        write_whole(place / "overrides.yaml", OmegaConf.to_yaml(typed))
-        write_whole(place / "config.yaml", OmegaConf.to_yaml(self.config))
-
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Nothing: settings do not change from step to step."""
-
-    def figure(self, name: str, figure: Any) -> None:
-        """Nothing: settings have no picture."""
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Nothing: all was written at the start."""
-
-
-def is_own(override: str) -> bool:
-    """Whether an override names the run itself instead of a setting."""
-    return override.lstrip("+").startswith(("resume=", "fork="))
 
 
 def short(directory: Path) -> str:

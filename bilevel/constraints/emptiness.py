@@ -1,4 +1,4 @@
-"""Empty sets, found from their parameters alone."""
+"""Empty sets, found from their parameters alone, or from a projection that is undefined."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from bilevel.constraints import catalogue, linear_sets, sets
-from bilevel.foundation.typing import HParams
-from bilevel.penalties import Penalty, parameters
+from bilevel.foundation.typing import HParams, Params
+from bilevel.penalties import Parts, Penalty, parameters
+from bilevel.penalties.parts import is_penalty
 
 
 def crossed(lower: Any, upper: Any) -> jax.Array:
@@ -58,18 +59,48 @@ RULES: dict[type[Penalty], tuple[Callable[..., jax.Array], str]] = {
 }
 
 
-def is_empty(penalty: Penalty, hparams: HParams) -> jax.Array | bool:
-    """Whether the set ``penalty`` is empty at these hyperparameters, as far as its parameters alone tell; a parameter
-    of NaN tells nothing. The result is Python's False for a set without such parameters, so that nothing is
-    compiled."""
+# Whether these hold a point depends on the shape of the params too, or takes as much work as to find one; where they
+# hold none, their projections are NaN.
+BY_PROJECTION = (
+    catalogue.CappedSimplex,
+    catalogue.BoxSection,
+    linear_sets.Hyperplane,
+    linear_sets.HalfSpace,
+    linear_sets.AffineSet,
+    linear_sets.Polyhedron,
+)
+
+
+def is_empty(penalty: Penalty, hparams: HParams, params: Params) -> jax.Array | bool:
+    """Whether the set ``penalty`` holds no point of the shapes of ``params`` at these hyperparameters; NaN among its
+    parameters tells nothing. A plain False of what is never empty: nothing is then compiled."""
+    if isinstance(penalty, Parts):
+        found = penalty.each(lambda part, piece: is_empty(part, hparams, piece), params)
+        conditions = [condition for condition in found if condition is not False]
+        return _any(conditions) if conditions else False
     penalty = penalty.as_set
+    empty = parameters_exclude(penalty, hparams)
+    if not isinstance(penalty, BY_PROJECTION):
+        return empty
+    origin = jax.tree.map(jnp.zeros_like, params)
+    lost = _any([jnp.isnan(leaf) for leaf in jax.tree.leaves(penalty.prox(origin, 1.0, hparams))])
+    known = [~jnp.isnan(jnp.asarray(leaf)) for leaf in jax.tree.leaves(parameters(penalty, hparams))]
+    return empty | (lost & jnp.all(jnp.stack([jnp.all(leaf) for leaf in known])))
+
+
+def parameters_exclude(penalty: Penalty, hparams: HParams) -> jax.Array | bool:
+    """Whether the parameters of a set alone tell that it is empty."""
     rule, _ = RULES.get(type(penalty), (None, ""))
     return False if rule is None else rule(*parameters(penalty, hparams))
 
 
 def refuse_empty(penalty: Penalty, hparams: HParams) -> None:
-    """Raises ValueError where values are concrete and the set is empty."""
-    found = is_empty(penalty, hparams)
+    """Raises ValueError where values are concrete and the parameters alone tell that the set is empty."""
+    if isinstance(penalty, Parts):
+        for part in jax.tree.leaves(penalty.parts, is_leaf=is_penalty):
+            refuse_empty(part, hparams)
+        return
+    found = parameters_exclude(penalty, hparams)
     if isinstance(found, Tracer) or not bool(found):
         return
     names = [field.name for field in dataclasses.fields(penalty)]

@@ -7,13 +7,25 @@
 
 from __future__ import annotations
 
-from bilevel.data.catalogue import SOURCES, classification, listing, load, regression
-from bilevel.data.sources import DataError, DataSet, File, Source, checked, data_folder
+from bilevel.data.catalogue import SOURCES
+from bilevel.data.loading import (
+    classification,
+    listing,
+    load,
+    refuse_classes,
+    refuse_numbers,
+    regression,
+    source_of,
+)
+from bilevel.data.sources import DataError, DataSet, File, Size, Source, checked, data_folder, present
 from bilevel.data.splits import (
     Corruption,
     Splits,
     add_noise_features,
+    check_corruption,
+    check_parts,
     corrupt,
+    count,
     exact_wrong,
     split,
     standardise,
@@ -26,17 +38,25 @@ __all__ = [
     "DataError",
     "DataSet",
     "File",
+    "Size",
     "Source",
     "Splits",
     "add_noise_features",
+    "check_corruption",
+    "check_parts",
     "checked",
     "classification",
     "corrupt",
+    "count",
     "data_folder",
     "exact_wrong",
     "listing",
     "load",
+    "present",
+    "refuse_classes",
+    "refuse_numbers",
     "regression",
+    "source_of",
     "split",
     "standardise",
     "uniform_replacement",

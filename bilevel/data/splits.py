@@ -31,6 +31,20 @@ def split(data: DataSet, train: int, validation: int, stop: int = 0, seed: int =
     [4, 3, 1, 2]
     """
     samples = len(checked(data).targets)
+    check_parts(samples, data.classes, train, validation, stop)
+    order = np.random.default_rng(seed).permutation(samples)
+    parts = np.split(order, np.cumsum([train, validation, stop]))
+    splits = Splits(*(data.take(part) for part in parts))
+    present = len(np.unique(splits.train.targets))
+    if present < data.classes:
+        raise DataError(
+            f"Only {present} of the {data.classes} classes occur among {train} training samples: raise train."
+        )
+    return splits
+
+
+def check_parts(samples: int, classes: int, train: int, validation: int, stop: int) -> None:
+    """`DataError` for a split into parts of sizes that cannot be."""
     if min(train, validation) < 1 or stop < 0:
         raise DataError(
             f"A split into train={train}, validation={validation}, stop={stop} is impossible: "
@@ -41,15 +55,17 @@ def split(data: DataSet, train: int, validation: int, stop: int = 0, seed: int =
             f"The data set has {samples} samples: train={train}, validation={validation} and stop={stop} leave none "
             "for the test set; lower one of them."
         )
-    order = np.random.default_rng(seed).permutation(samples)
-    parts = np.split(order, np.cumsum([train, validation, stop]))
-    splits = Splits(*(data.take(part) for part in parts))
-    present = len(np.unique(splits.train.targets))
-    if present < data.classes:
-        raise DataError(
-            f"Only {present} of the {data.classes} classes occur among {train} training samples: raise train."
-        )
-    return splits
+    if train < classes:
+        raise DataError(f"At most {train} of the {classes} classes occur among {train} training samples: raise train.")
+
+
+def count(size: float, samples: int) -> int:
+    """A number of samples, given as a number or as a share of all.
+
+    >>> count(0.5, 150), count(20, 150)
+    (75, 20)
+    """
+    return round(size * samples) if 0 < size < 1 else int(size)
 
 
 def standardise(splits: Splits, targets: bool = False) -> Splits:
@@ -107,7 +123,7 @@ def exact_wrong(labels: np.ndarray, classes: int, fraction: float = 0.5, seed: i
     >>> int(corruption.corrupted.sum()), bool((corruption.labels != np.arange(4)).sum() == 2)
     (2, True)
     """
-    _check_corruption(classes, fraction)
+    check_corruption(classes, fraction)
     random = np.random.default_rng(seed)
     corrupted = np.zeros(len(labels), bool)
     corrupted[random.permutation(len(labels))[: round(fraction * len(labels))]] = True
@@ -121,7 +137,7 @@ def uniform_replacement(labels: np.ndarray, classes: int, fraction: float = 0.5,
     The new label may be the true one, so about fraction * (classes - 1) / classes of the labels are wrong (the protocol
     of Dagréou et al., 2022).
     """
-    _check_corruption(classes, fraction)
+    check_corruption(classes, fraction)
     random = np.random.default_rng(seed)
     drawn = random.integers(0, classes, len(labels))
     noisy = np.where(random.random(len(labels)) < fraction, drawn, labels)
@@ -133,12 +149,14 @@ CORRUPTIONS = {"exact_wrong": exact_wrong, "uniform_replacement": uniform_replac
 
 def corrupt(rule: str, labels: np.ndarray, classes: int, fraction: float = 0.5, seed: int = 0) -> Corruption:
     """Labels corrupted by the named rule of ``CORRUPTIONS``."""
-    if rule not in CORRUPTIONS:
-        raise DataError(f"There is no corruption rule {rule!r}: choose one of {', '.join(CORRUPTIONS)}.")
+    check_corruption(classes, fraction, rule)
     return CORRUPTIONS[rule](labels, classes, fraction, seed)
 
 
-def _check_corruption(classes: int, fraction: float) -> None:
+def check_corruption(classes: int, fraction: float, rule: str = "exact_wrong") -> None:
+    """`DataError` for labels that cannot be corrupted so."""
+    if rule not in CORRUPTIONS:
+        raise DataError(f"There is no corruption rule {rule!r}: choose one of {', '.join(CORRUPTIONS)}.")
     if classes < 2:
         raise DataError("Labels can be corrupted where there are 2 or more classes: choose a classification data set.")
     if not 0.0 <= fraction <= 1.0:

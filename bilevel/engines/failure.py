@@ -22,6 +22,7 @@ from bilevel.solvers import Solver
 from bilevel.task import Task
 
 MORE_STEPS = 10
+NOWHERE = ("nonfinite", "diverged", "infeasible", "unbounded")  # inner ends at which an adjoint system means nothing
 DERIVATIVE = "look for roots, norms or divisions at zero in the inner loss, or take fewer or shorter steps"
 LOG = logging.getLogger("bilevel")
 Found = TypeVar("Found")
@@ -44,7 +45,10 @@ def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
         return outer
     if report.undefined is not None and bool(report.undefined.loss.any() & jnp.isfinite(report.inner_residual).all()):
         return NO_LOSS
-    return " ".join(filter(None, (_of_inner_solve(report, engine, task.inner.solver), _of_adjoint(report, engine))))
+    inner = _of_inner_solve(report, engine, task.inner.solver)
+    if inner and report.inner_status.name in NOWHERE and not engine.through_steps:
+        return inner
+    return " ".join(filter(None, (inner, _of_adjoint(report, engine))))
 
 
 def _of_inner_solve(report: Report, engine: Engine, solver: Solver) -> str:
@@ -52,10 +56,9 @@ def _of_inner_solve(report: Report, engine: Engine, solver: Solver) -> str:
         return ""
     code, steps = Code[report.inner_status.name], int(report.inner_steps.max())
     remedy = engine.remedy or engine.advice(code) or inner_remedy(code, steps, solver)
-    return (
-        f"The inner solve ended with status {code.name} after {steps} steps at a relative residual of "
-        f"{float(report.inner_residual.max()):.2e}: {remedy}."
-    )
+    residual = float(report.inner_residual.max())
+    at = f" at a relative residual of {residual:.2e}" if np.isfinite(residual) else ""
+    return f"The inner solve ended with status {code.name} after {steps} steps{at}: {remedy}."
 
 
 def _of_adjoint(report: Report, engine: Engine) -> str:

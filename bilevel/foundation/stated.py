@@ -120,16 +120,29 @@ def checked_metrics(function: Callable, measured: Any) -> dict[str, Any]:
     name = f"The evaluate {described(function)}"
     if not isinstance(measured, Mapping):
         raise StatementError(
-            f"{name} returns {type(measured).__name__}, and has to return a dict of numbers by name: "
+            f"{name} returns {_shape(measured)}, and has to return a dict of numbers by name: "
             'return {"accuracy": value}.'
         )
     for key, value in measured.items():
-        if not isinstance(key, str) or np.shape(value) != () or isinstance(value, str | bytes):
+        if not isinstance(key, str):
+            raise StatementError(f"{name} returns an entry named {key!r}, and names are strings: give it one.")
+        if value is None or isinstance(value, str | bytes | list | tuple) or np.shape(value) != ():
             raise StatementError(
                 f"{name} returns for {key!r} {_shape(value)}, and has to return one number for each name: take a mean, "
                 "or give each entry a name of its own."
             )
     return dict(measured)
+
+
+def checked_baselines(function: Callable, found: Any) -> dict[str, Any]:
+    """What baselines returned, if that is a dict of what JSON can hold; else StatementError."""
+    name = f"The baselines {described(function)}"
+    if not isinstance(found, Mapping):
+        raise StatementError(f"{name} return {_shape(found)}, and have to return a dict: return {{}} for nothing.")
+    for key, value in found.items():
+        if any(np.asarray(leaf).dtype.kind not in "biufU" for leaf in jax.tree.leaves(value)):
+            raise StatementError(f"{name} return for {key!r} {_shape(value)}: give numbers, text, or lists of them.")
+    return dict(found)
 
 
 def checked_batch(name: str, batch: PyTree) -> None:
@@ -147,6 +160,14 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
     """The shapes of function(*args); StatementError where it takes another number of arguments."""
     check_arguments(name, function, len(args))
     return jax.eval_shape(function, *args)
+
+
+def check_callable(functions: Mapping[str, Callable]) -> None:
+    """StatementError for what is stated in the place of a function and is none."""
+    for name, function in functions.items():
+        if not callable(function):
+            takes = ARGUMENTS.get(name, "(params, hparams, batch)")
+            raise StatementError(f"The {name} is {_shape(function)}, and has to be a function of {takes}.")
 
 
 def check_arguments(name: str, function: Callable, number: int) -> None:
@@ -221,4 +242,7 @@ def _place(file: str, line: int) -> str:
 
 
 def _shape(value: Any) -> str:
-    return f"an array of shape {np.shape(value)}" if np.shape(value) else f"a {type(value).__name__}"
+    """What a value is, for a sentence; a list is none of numbers, though NumPy gives it a shape."""
+    if hasattr(value, "shape"):
+        return f"an array of shape {np.shape(value)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.foundation.trees import norm
+from bilevel.foundation.trees import epsilon, norm
 from bilevel.foundation.typing import PyTree
 from bilevel.implicit.mapping import System
 from bilevel.linear_solve import LinearSolution, LinearSolver, Operator, check_symmetric
+
+ROUNDING = 10  # units of roundoff of a right-hand side that its reduction to the face may be off by
 
 
 class Solve(NamedTuple):
@@ -54,13 +56,21 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
         counted = solution._replace(products=solution.products + system.products)
         return Solve(value, solution.value, amplification, counted)
 
+    def known(reduced: PyTree, given: PyTree, tol: float | jax.Array | None) -> tuple[PyTree, float | jax.Array | None]:
+        """The reduced right-hand side, and the tolerance, as exact as rounding of what was ``given`` leaves them."""
+        rounding, size = ROUNDING * epsilon(reduced) * norm(given), norm(reduced)
+        reduced = jax.tree.map(lambda leaf: jnp.where(size > rounding, leaf, 0 * leaf), reduced)  # NaN stays
+        stated = linear_solve.stated_tol if tol is None else tol
+        return reduced, jnp.maximum(stated, rounding / jnp.where(size > rounding, size, 1))
+
     def solve(rhs: PyTree, tol: float | jax.Array | None = None) -> Solve:
-        reduced_rhs = system.restrict(rhs)
+        reduced_rhs, tol = known(system.restrict(rhs), rhs, tol)
         solution = forward.solve(reduced_rhs, None, tol)
         return concluded(system.extend(rhs, solution.value), reduced_rhs, solution)
 
     def solve_adjoint(cotangent: PyTree, init: PyTree = None, tol: float | jax.Array | None = None) -> Solve:
         direct, reduced_cotangent = extend_transposed(cotangent)
+        reduced_cotangent, tol = known(reduced_cotangent, cotangent, tol)
         solution = backward.solve(reduced_cotangent, init, tol)
         (through,) = restrict_transposed(solution.value)
         return concluded(jax.tree.map(jnp.add, direct, through), reduced_cotangent, solution)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from bilevel.foundation.typing import Params, PyTree
@@ -56,7 +58,8 @@ def custom_root(
             taken = for_condition(solver, mapping.stated, str(mapping), args, kwargs)
             result, origins = _run(solver, args, kwargs)
             if not has_aux:
-                return attach(mapping, solve, result, *taken)
+                with _telling_of_pairs(solver, result):
+                    return attach(mapping, solve, result, *taken)
             params, aux = pair(result, solver)
             return like(result, attach(mapping, solve, params, *taken), _without_derivative(aux, origins))
 
@@ -94,6 +97,7 @@ def root_jvp(
     0.25
     """
     mapping = as_mapping(residual)
+    _refuse_others("tangents", tangents, "args", args)
     return jax.jvp(lambda *args: attach(mapping, solve, params, args), tuple(args), tuple(tangents))[1]
 
 
@@ -111,7 +115,29 @@ def root_vjp(
     [0.25]
     """
     mapping = as_mapping(residual)
+    _refuse_others("cotangent", cotangent, "params", params)
     return jax.vjp(lambda *args: attach(mapping, solve, params, args), *args)[1](cotangent)
+
+
+@contextmanager
+def _telling_of_pairs(solver: Callable, result: Any) -> Iterator[None]:
+    """A condition that cannot be evaluated at a tuple was stated for its first entry, most likely."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        if type(result) is not tuple:
+            raise
+        raise TypeError(
+            f"{getattr(solver, '__name__', 'the solver')} returns a tuple of {len(result)}, at which the condition "
+            f"cannot be evaluated ({error}): if all but the first is auxiliary, decorate it with has_aux=True."
+        ) from error
+
+
+def _refuse_others(name: str, given: PyTree, model: str, like: PyTree) -> None:
+    """ValueError where a direction has not the structure and shapes of what it is a direction of."""
+    shapes = [jax.tree.map(np.shape, tree) for tree in (given, like)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{name} must be as {model}: {model} have the shapes {shapes[1]}, and {name} {shapes[0]}.")
 
 
 def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
@@ -127,7 +153,8 @@ def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
         call, closed_over = jax.closure_convert(call, *given.leaves)
     except NOT_TRACEABLE:
         return _run_eagerly(solver, call, frozen), given.leaves
-    result = call(*frozen, *jax.lax.stop_gradient(closed_over))
+    # jnp.asarray, because a number that does not depend on the arguments comes back as a literal of JAX.
+    result = jax.tree.map(jnp.asarray, call(*frozen, *jax.lax.stop_gradient(closed_over)))
     return jax.lax.stop_gradient(result), [*given.leaves, *closed_over]
 
 

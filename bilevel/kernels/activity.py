@@ -11,6 +11,11 @@ import numpy as np
 
 SWEEPS = 24  # each halves the logarithms of the scales, so 2^-24 of their range is left
 DIGITS = 1e3  # a strength below so many units of rounding, or multiples of the residual, is zero
+DOUBT = 10  # multiples of a residual above rounding, below which nobody can tell whether a row is active
+FLOOR = 0.625  # the power of the precision that counts as rounding: 2e-10 in float64, 5e-5 in float32
+
+Program = tuple[jax.Array, ...]  # (Q, q, A, b, G, h) of min 1/2 x'Qx + q'x, Ax = b, Gx <= h
+Point = tuple[jax.Array, jax.Array, jax.Array]  # (x, y, z)
 
 
 class Units(NamedTuple):
@@ -55,6 +60,7 @@ class Activity(NamedTuple):
 
     active: jax.Array  # (m,) whether the multiplier outweighs the slack
     strength: jax.Array  # (m,) max(share of the forces, share of the size of x): 0 where strict complementarity fails
+    wanted: jax.Array  # (m,) whether a Newton step should hold the row: also one that is violated and has no multiplier
 
 
 class Sizes(NamedTuple):
@@ -84,35 +90,58 @@ def activity(dual: jax.Array, slack: jax.Array, sizes: Sizes) -> Activity:
     [True, False]
     """
     push, gap = dual / sizes.forces, slack / (sizes.point + jnp.abs(slack))
-    return Activity((push > gap) & (push > 0), jnp.maximum(push, gap))
+    return Activity((push > gap) & (push > 0), jnp.maximum(push, gap), push > gap)
 
 
 class Reading(NamedTuple):
-    """What the derivative of a program needs beside the solution."""
+    """What is known of the rows that hold a point, beside the point."""
 
     active: jax.Array
+    wanted: jax.Array
     units: Units
     certain: jax.Array  # whether every multiplier or slack exceeds the doubt that rounding and the residual leave
+    told: jax.Array  # whether that is so of the residual where it is above rounding: else the active rows are a guess
+    residual: jax.Array  # of the optimality conditions, in `Units` and as a share of `Sizes`
 
 
-def read_program(program: tuple[jax.Array, ...], at: tuple[jax.Array, jax.Array, jax.Array]) -> Reading:
-    """The reading of the solution (x, y, z) of the program (Q, q, A, b, G, h)."""
+def read_program(program: Program, at: Point, units: Units | None = None) -> Reading:
+    """The reading of the point (x, y, z) of (Q, q, A, b, G, h), in the ``units`` of the program."""
+    units = units_of(program[0], jnp.concatenate([program[2], program[4]])) if units is None else units
+    Q, q, A, b, G, h = in_units(program, units)
+    x, y, z = into_units(at, units)
+    parts = jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
+    slack = h - G @ x
+    sizes = sizes_of(_size(parts), _size(x), slack, _size(Q))
+    active, strength, wanted = activity(z, slack, sizes)
+    unmet = jnp.maximum(_size(jnp.where(active, slack, jnp.minimum(slack, 0))), _size(b - A @ x))
+    unbalanced = jnp.maximum(_size(jnp.where(active, 0, z)), _size(jnp.sum(parts, axis=0)))
+    residual = jnp.maximum(unmet / sizes.point, unbalanced / sizes.forces)
+    eps = float(jnp.finfo(x.dtype).eps)
+    told = (residual <= eps**FLOOR) | jnp.all(strength > DOUBT * residual)
+    return Reading(active, wanted, units, jnp.all(strength > DIGITS * (eps + residual)), told, residual)
+
+
+def in_units(program: Program, units: Units) -> Program:
+    """The program in x^ and duals^."""
     Q, q, A, b, G, h = program
+    columns, rows, bounds = units.columns, units.rows[: b.size], units.rows[b.size :]
+    across = rows[:, None] * A * columns[None, :], bounds[:, None] * G * columns[None, :]
+    return columns[:, None] * Q * columns[None, :], columns * q, across[0], rows * b, across[1], bounds * h
+
+
+def into_units(at: Point, units: Units) -> Point:
+    """(x^, y^, z^)."""
     x, y, z = at
-    C, known = jnp.concatenate([A, G]), jnp.concatenate([b, h])
-    columns, rows = units = units_of(Q, C)
-    parts = columns[None, :] * jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
-    slack = rows * (known - C @ x)
-    gap, dual = slack[y.size :], z / rows[y.size :]
-    sizes = sizes_of(_size(parts), _size(x / columns), gap, _size(columns[:, None] * Q * columns[None, :]))
-    active, strength = activity(dual, gap, sizes)
-    unmet = (_size(jnp.where(active, gap, jnp.minimum(gap, 0))), _size(slack[: y.size]))
-    unbalanced = (_size(jnp.where(active, 0, dual)), _size(jnp.sum(parts, axis=0)))
-    residual = jnp.maximum(jnp.maximum(*unmet) / sizes.point, jnp.maximum(*unbalanced) / sizes.forces)
-    return Reading(active, units, jnp.all(strength > DIGITS * (jnp.finfo(x.dtype).eps + residual)))
+    return x / units.columns, y / units.rows[: y.size], z / units.rows[y.size :]
 
 
-def is_regular(program: tuple[jax.Array, ...], reading: Reading) -> jax.Array:
+def out_of_units(at: Point, units: Units) -> Point:
+    """(x, y, z), the reverse."""
+    x, y, z = at
+    return units.columns * x, units.rows[: y.size] * y, units.rows[y.size :] * z
+
+
+def is_regular(program: Program, reading: Reading) -> jax.Array:
     """Whether the derivative exists for certain: the active rows too are independent, with curvature between them."""
     Q, _, A, b, G, _ = program
     columns, rows = reading.units

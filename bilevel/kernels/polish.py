@@ -1,43 +1,108 @@
-"""The last digits of a dense quadratic program: Newton steps on its optimality conditions."""
+"""The last digits of a solution: Newton steps on its optimality conditions, as long as they help."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-Point = tuple[jax.Array, jax.Array, jax.Array]  # x, y, z
+from bilevel.kernels.activity import Point, Program, in_units, into_units, out_of_units, read_program, units_of
+
+State = TypeVar("State")
+
+STEPS = 12  # of a quadratic program: each may take up and let go of rows
+PATIENCE = 3  # of them without progress, because an exchange of rows may raise the residual first
 
 
-def newton_step(program: tuple[jax.Array, ...], at: Point) -> Point:
-    """What is to be subtracted from (x, y, z) so that Q x + q + A'y + G'z = 0, A x = b, and G x = h on the rows with
-    z > h - G x, z = 0 on the others; ``program`` is (Q, q, A, b, G, h).
+class _Loop(NamedTuple):
+    at: Any
+    best: Any
+    residual: jax.Array  # of the best
+    fruitless: jax.Array
+    steps: jax.Array
 
-    By one LU factor, rows scaled to size 1, with a shift of the diagonal: up in Q and down in its corner, by the square
-    root of the precision in units of the largest entry of Q. The shifted system is regular for every convex program.
-    The next step removes the error of the shift, and leaves out directions without curvature. Source: Friedlander and
-    Orban, 2012.
+
+def improved(
+    step: Callable[[State], State],
+    measure: Callable[[State], jax.Array],
+    start: State,
+    steps: int,
+    patience: int = 1,
+    enough: float = 0.0,
+) -> tuple[State, jax.Array]:
+    """The best of the points start, step(start), ... by ``measure``, and its measure. Ends at ``enough``, and after
+    ``patience`` steps without progress. NaN is never better.
+
+    >>> point, residual = improved(lambda x: x - 0.5, jnp.abs, jnp.array(1.25), 10)
+    >>> float(point), float(residual)
+    (0.25, 0.25)
+    """
+
+    def body(loop: _Loop) -> _Loop:
+        at = step(loop.at)
+        residual = measure(at)
+        better = residual < loop.residual
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), at, loop.best)
+        fruitless = jnp.where(better, 0, loop.fruitless + 1)
+        return _Loop(at, best, jnp.where(better, residual, loop.residual), fruitless, loop.steps + 1)
+
+    def proceed(loop: _Loop) -> jax.Array:
+        hopeful = (loop.fruitless < patience) & jnp.isfinite(loop.residual)
+        return hopeful & (loop.residual > enough) & (loop.steps < steps)
+
+    zero = jnp.zeros((), jnp.int32)
+    last = jax.lax.while_loop(proceed, body, _Loop(start, start, measure(start), zero, zero))
+    return last.best, last.residual
+
+
+def polished(program: Program, at: Point) -> Point:
+    """(x, y, z) near a solution of (Q, q, A, b, G, h), to rounding: Newton steps on the rows that hold it, which are
+    read anew after each. In units in which rows, unknowns and objective have size 1, so that no scaling of the program
+    changes which rows are guessed.
 
     >>> program = (jnp.eye(1), -jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.ones((1, 1)), jnp.zeros(1))
-    >>> x, y, z = newton_step(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])))
-    >>> half = jnp.finfo(x.dtype).eps ** 0.5  # the digits that one step gives
-    >>> bool(jnp.abs(x[0] - 0.1) < half), bool(jnp.abs(z[0] + 0.1) < half)
+    >>> x, y, z = polished(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])))
+    >>> bool(jnp.abs(x[0]) < 1e-6), bool(jnp.abs(z[0] - 1) < 1e-6)
     (True, True)
+    """
+    units = units_of(program[0], jnp.concatenate([program[2], program[4]]))
+    scaled = in_units(program, units)
+    same = units._replace(columns=jnp.ones_like(units.columns), rows=jnp.ones_like(units.rows))
+
+    def step(at: Point) -> Point:
+        return newton_step(scaled, at, read_program(scaled, at, same).wanted)
+
+    def measure(at: Point) -> jax.Array:
+        return read_program(scaled, at, same).residual
+
+    best, _ = improved(step, measure, into_units(at, units), STEPS, PATIENCE, 10 * float(jnp.finfo(at[0].dtype).eps))
+    return out_of_units(best, units)
+
+
+def newton_step(program: Program, at: Point, active: jax.Array) -> Point:
+    """(x, y, z) moved so that Q x + q + A'y + G'z = 0, A x = b, and G x = h on the ``active`` rows, z = 0 on others.
+
+    One Cholesky factor of Q + d I + C'C / d, C the rows of A and the active ones of G at size 1, and d half of the
+    digits of the largest entry of Q: the Newton system with d and -d on its diagonal, its multipliers eliminated.
+    The shifted system is regular for every convex program, dependent rows included. The next step removes the error of
+    the shift, and leaves out directions without curvature. Source: Friedlander and Orban, 2012.
     """
     Q, q, A, b, G, h = program
     x, y, z = at
-    rows, duals = jnp.concatenate([A, G]), jnp.concatenate([y, z])
-    slack = rows @ x - jnp.concatenate([b, h])
-    active = jnp.concatenate([jnp.ones(y.size, bool), z + slack[y.size :] > 0])
+    rows, known = jnp.concatenate([A, G]), jnp.concatenate([b, h])
+    held = jnp.concatenate([jnp.ones(y.size, bool), active])
     size = jnp.max(jnp.abs(rows), axis=1, initial=0)
     size = jnp.where(size > 0, size, 1)
+    rows = rows / size[:, None]
     largest = jnp.max(jnp.abs(Q), initial=0)
-    largest = jnp.where(largest > 0, largest, 1)
-    shift = jnp.finfo(q.dtype).eps ** 0.5
-    across = jnp.where(active[:, None], rows / size[:, None], 0)
-    corner = jnp.diag(jnp.where(active, -shift / largest, 1))
-    curved = Q + shift * largest * jnp.eye(q.size, dtype=q.dtype)
-    matrix = jnp.block([[curved, (rows / size[:, None]).T], [across, corner]])
-    top = Q @ x + q + rows.T @ duals
-    step = jnp.linalg.solve(matrix, jnp.concatenate([top, jnp.where(active, slack / size, duals * size)]))
-    change = step[q.size :] / size
-    return step[: q.size], change[: y.size], change[y.size :]
+    shift = float(jnp.finfo(q.dtype).eps) ** 0.5 * jnp.where(largest > 0, largest, 1)
+    stiff = jnp.where(held, jnp.where(largest > 0, largest, 1) ** 2 / shift, 0)
+    duals = jnp.where(held, jnp.concatenate([y, z]) * size, 0)
+    slack = rows @ x - known / size
+    matrix = Q + shift * jnp.eye(q.size, dtype=q.dtype) + (rows.T * stiff[None, :]) @ rows
+    forces = Q @ x + q + rows.T @ (duals + stiff * slack)
+    change = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), forces)
+    duals = (duals + stiff * (slack + rows @ change)) / size
+    return x + change, duals[: y.size], duals[y.size :]

@@ -20,6 +20,7 @@ import jax.scipy.sparse.linalg
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap
 from bilevel.kernels.certificate import no_minimum, no_point
+from bilevel.kernels.polish import improved
 from bilevel.linear_solve import AutoLinear
 from bilevel.linear_solve.base import Operator
 
@@ -224,17 +225,7 @@ def polished(program: Quadratic, point: Point, error: Callable[[Point], jax.Arra
         y = program.project_dual(v)
         return Point(at.x + dx, y, program.b - (y - v))
 
-    def body(state: tuple) -> tuple:
-        at, least, _, tries = state
-        moved = newton(at)
-        after = error(moved)
-        better = after < least
-        at = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, at)
-        return at, jnp.where(better, after, least), better, tries + 1
-
-    start = (point, error(point), jnp.bool_(True), jnp.int32(0))
-    point, least, _, _ = jax.lax.while_loop(lambda state: state[2] & (state[3] < POLISHES), body, start)
-    return point, least
+    return improved(newton, error, point, POLISHES)
 
 
 def _largest(v: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from bilevel.cones import Cone, NonNegative, Product, Zero
+from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Counts, Params, Scalar
@@ -17,7 +19,7 @@ from bilevel.implicit.attach import attach, solve_system
 from bilevel.implicit.mapping import Mapping
 from bilevel.kernels import activity
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
-from bilevel.kernels.polish import newton_step
+from bilevel.kernels.polish import improved, polished
 from bilevel.kernels.program_derivative import moving
 from bilevel.layers.conic_units import conic_units, is_regular
 from bilevel.linear_solve import AutoLinear, LinearSolver
@@ -31,7 +33,9 @@ from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, Progr
 from bilevel.solvers.programs.verdict import verdict
 
 POLISHES = 3
-DENSE = 1024  # up to so many unknowns and rows, Newton steps use a dense matrix
+DENSE_STEP = 1024  # unknowns and rows up to which such a step of a cone or sparse program has a dense matrix
+DENSE = 4096  # unknowns up to which a dense quadratic program is polished and differentiated by dense factors
+JUDGED = 1024  # unknowns and rows up to which its active rows are looked at for independence, by a factor of them all
 
 
 def quadratic_program(
@@ -127,28 +131,28 @@ def _quadratic_program(data: list, start: list | None, solver: ProgramSolver, so
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
 
-    dense = not program.sparse and q.size + program.b.size <= DENSE
-
-    def correction(at: PrimalDual) -> PrimalDual:
-        if dense:
-            return PrimalDual(*newton_step((program.P, *frozen[1:]), tuple(at)))
-        return _root_step(QP, at, (*frozen, jnp.ones((), q.dtype)))
-
-    unknown, residual = _polished(correction, unknown, lambda at: program_residual(program, *_flat(at)))
+    dense = not program.sparse and q.size <= DENSE
+    arrays = (program.P, *frozen[1:])
+    if dense:
+        unknown = PrimalDual(*polished(arrays, tuple(unknown)))
+        residual = _measure(program, unknown)
+    else:
+        ones = jnp.ones((), q.dtype)
+        unknown, residual = _improved(QP, unknown, (*frozen, ones), partial(_measure, program))
     status, usable = verdict(program, answer, residual, solver.tol)
     status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
     usable = jnp.where(impossible, jnp.nan, usable)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    arguments = (Q, q, A, b, G, h, usable)
     grade = _grade(status, jnp.bool_(False))
     if dense and solve.value == AutoLinear():
-        arrays = (program.P, *frozen[1:])
         reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
-        grade = _grade(status, activity.is_regular(arrays, reading))
-        unknown = PrimalDual(*moving(tuple(unknown), arguments, reading))
+        if q.size + program.b.size <= JUDGED:
+            grade = _grade(status, activity.is_regular(arrays, reading))
+        told = jnp.where(reading.told, usable, jnp.nan)  # a guess of the active rows gives no derivative
+        unknown = PrimalDual(*moving(tuple(unknown), (Q, q, A, b, G, h, told), reading))
     else:
-        unknown = attach(QP, solve.value, unknown, arguments)
-    looked = jnp.full((), 0.0 if dense else jnp.nan, q.dtype)  # `verdict` has looked at the eigenvalues of Q
+        unknown = attach(QP, solve.value, unknown, (Q, q, A, b, G, h, usable))
+    looked = jnp.full((), 0.0 if not program.sparse else jnp.nan, q.dtype)  # `verdict` has looked at the eigenvalues
     return Solution(unknown.primal, unknown.dual, residual, answer.steps, status, _counts(answer), looked, grade)
 
 
@@ -170,7 +174,7 @@ def _cone_program(data: list, cone: Cone, start: list | None, solver: ProgramSol
         at = units.outward(mapping.unpack(z))
         return program_residual(program, at.x, at.y)
 
-    unknown, residual = _polished(lambda at: _root_step(mapping, at, scaled), unknown, measure)
+    unknown, residual = _improved(mapping, unknown, scaled, measure)
     status, usable = verdict(program, answer, residual, solver.tol)
     grade = _grade(status, is_regular(mapping, unknown, *scaled))
     lost = jnp.isnan(usable)
@@ -198,34 +202,20 @@ def _qp_inequality(x, Q, q, A, b, G, h, usable) -> jax.Array:
 QP = KKT(_qp_loss, _qp_equality, _qp_inequality)
 
 
-def _flat(at: PrimalDual) -> tuple[jax.Array, jax.Array]:
-    return at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual])
+def _measure(program: ConeProgram, at: PrimalDual) -> jax.Array:
+    return program_residual(program, at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual]))
 
 
-def _root_step(mapping: Mapping, at: Params, args: tuple) -> Params:
-    return solve_system(mapping.system(at, *args), AutoLinear(dense=DENSE), mapping(at, *args))
-
-
-def _polished(correction: Callable, unknown: Params, measure: Callable) -> tuple[Params, jax.Array]:
+def _improved(mapping: Mapping, at: Params, args: tuple, measure: Callable) -> tuple[Params, jax.Array]:
     """Newton steps on the optimality condition while the residual is not small yet and they lower it."""
-    first = measure(unknown)
-    precise = 100 * float(jnp.finfo(first.dtype).eps)
 
-    def body(state: tuple) -> tuple:
-        unknown, residual, _, tries = state
-        moved = jax.tree.map(jnp.subtract, unknown, correction(unknown))
-        after = measure(moved)
-        better = after < residual
-        unknown = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, unknown)
-        return unknown, jnp.where(better, after, residual), better, tries + 1
+    solve = AutoLinear(dense=DENSE_STEP)
 
-    def proceed(state: tuple) -> jax.Array:
-        _, residual, better, tries = state
-        return better & (residual > precise) & (tries < POLISHES)
+    def step(at: Params) -> Params:
+        return trees.subtract(at, solve_system(mapping.system(at, *args), solve, mapping(at, *args)))
 
-    usable = jnp.isfinite(first)
-    unknown, residual, _, _ = jax.lax.while_loop(proceed, body, (unknown, first, usable, jnp.int32(0)))
-    return unknown, residual
+    precise = 100 * float(jnp.finfo(jax.tree.leaves(at)[0].dtype).eps)
+    return improved(step, measure, at, POLISHES, enough=precise)
 
 
 def _grade(status: Status, regular: jax.Array) -> jax.Array:

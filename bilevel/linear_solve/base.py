@@ -117,6 +117,11 @@ class LinearSolver(abc.ABC):
         forward = self.prepare(operator, example)
         return forward, forward if operator.symmetric else self.prepare(operator.transpose(example), example)
 
+    @property
+    def stated_tol(self) -> float | jax.Array:
+        """The tolerance; 0 of a solver that has none (direct and truncated methods)."""
+        return getattr(self, "tol", 0.0)
+
     def with_tol(self, tol: float | jax.Array) -> LinearSolver:
         """The same solver with another tolerance; itself where it has none (direct and truncated methods)."""
         return changed(self, tol=tol)

@@ -156,22 +156,37 @@ def solve_factored(
 def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """rhs -> the solution of least norm of min || matrix x - rhs ||, where eigen- or singular values below 10 sqrt(n)
     eps of the largest count as zero; and the ends of the spectrum relative to the largest eigenvalue in absolute value
-    (zeros for a matrix that is not symmetric)."""
+    (zeros for a matrix that is not symmetric).
+
+    A symmetric matrix whose diagonal spans half the digits is decomposed in units in which its diagonal is one: what
+    counts as zero is then a matter of angles, not of units.
+    """
+    units = _units(matrix) if symmetric else jnp.ones(len(matrix), matrix.dtype)
     if symmetric:
-        values, left = jnp.linalg.eigh((matrix + matrix.T) / 2)
+        values, left = jnp.linalg.eigh(units[:, None] * ((matrix + matrix.T) / 2) * units)
         right = left.T
     else:
         left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     sizes = jnp.abs(values)
-    largest = jnp.max(sizes, initial=jnp.finfo(sizes.dtype).tiny)
-    ends = jnp.stack([jnp.min(values, initial=0), jnp.max(values, initial=0)]) / largest if symmetric else jnp.zeros(2)
+    bends = values / jnp.sum((units[:, None] * left) ** 2, axis=0) if symmetric else jnp.zeros_like(values)
+    floor = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=jnp.finfo(sizes.dtype).tiny)
+    largest = jnp.maximum(jnp.max(jnp.abs(bends), initial=0), floor)
+    ends = jnp.stack([jnp.min(bends, initial=0), jnp.max(bends, initial=0)]) / largest
     kept = sizes > 10 * len(matrix) ** 0.5 * jnp.finfo(matrix.dtype).eps * jnp.max(sizes, initial=0)
 
     def solve(rhs: jax.Array) -> jax.Array:
-        weights = jnp.where(kept, (left.T @ rhs) / jnp.where(kept, values, 1), 0)
-        return right.T @ jnp.where(jnp.isnan(values), values, weights)
+        weights = jnp.where(kept, (left.T @ (units * rhs)) / jnp.where(kept, values, 1), 0)
+        return units * (right.T @ jnp.where(jnp.isnan(values), values, weights))
 
     return solve, ends.astype(sizes.dtype)
+
+
+def _units(matrix: jax.Array) -> jax.Array:
+    """1 / sqrt |diagonal| where the diagonal spans more than half the digits, else ones; 1 where it is zero."""
+    sizes = jnp.abs(jnp.diagonal(matrix))
+    least = jnp.min(jnp.where(sizes > 0, sizes, jnp.inf), initial=jnp.inf)
+    wide = least < jnp.finfo(matrix.dtype).eps ** 0.5 * jnp.max(sizes, initial=0)
+    return jnp.where(wide & (sizes > 0), 1 / jnp.sqrt(jnp.where(sizes > 0, sizes, 1)), 1)
 
 
 @functools.cache

@@ -55,6 +55,21 @@ class Logger(abc.ABC):
         return {}
 
 
+def by_name(loggers: Sequence[Logger]) -> dict[str, Logger]:
+    """Loggers by the names under which a checkpoint keeps their state: a run that goes on may have others beside them.
+
+    >>> from bilevel.loggers import JsonLines
+    >>> list(by_name([JsonLines(), JsonLines()]))
+    ['JsonLines', 'JsonLines 2']
+    """
+    found: dict[str, Logger] = {}
+    for logger in loggers:
+        name = type(logger).__name__
+        number = 1 + sum(type(other) is type(logger) for other in found.values())
+        found[name if number == 1 else f"{name} {number}"] = logger
+    return found
+
+
 def finish_all(loggers: Sequence[Logger], summary: Mapping[str, Any]) -> None:
     """Ends every record. A failure does not stop the others; it is raised after them."""
     errors: list[Exception] = []

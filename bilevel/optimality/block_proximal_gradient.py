@@ -64,8 +64,8 @@ class BlockProximalGradient(Mapping):
         point = subtract(params, self._scaled(gradient))
         _, derivative = jax.linearize(lambda z: self._prox(z, *args, **kwargs), point)
         derivative = without_rounding(derivative, point)
-        forward = lambda x: subtract(x, self._scaled(hessian(x)))
-        return reduced_system(derivative, forward, str(self), weigh=lambda x: self._scaled(x, inverse=True))
+        curve = lambda x: self._scaled(hessian(x))
+        return reduced_system(derivative, curve, str(self), weigh=lambda x: self._scaled(x, inverse=True))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """Not known, because the proxes are known by their values only."""

@@ -113,7 +113,7 @@ class KKT(Mapping):
         return Saddle(jax.grad(lagrangian), rows)
 
     def _rows(self, name: str, w: Params, dual: PyTree, args: tuple, kwargs: dict) -> PyTree:
-        """The constraint values, in the structure of their multipliers; none at all has any empty structure."""
+        """The constraint values, in the structure and types of their multipliers; no rows have any empty structure."""
         values = getattr(self, name)(w, *args, **kwargs)
         shapes: list[Any] = [jax.tree.map(jnp.shape, tree) for tree in (values, dual)]
         if not size(values) and not size(dual):
@@ -123,7 +123,7 @@ class KKT(Mapping):
                 f"The {name} dual must have the structure and shapes of what the {name} function returns, "
                 f"which are {shapes[0]}; it has {shapes[1]}."
             )
-        return values
+        return jax.tree.map(lambda row, part: jnp.asarray(row).astype(jnp.result_type(part)), values, dual)
 
     def __str__(self) -> str:
         return f"KKT({getattr(self.loss, '__name__', 'loss')})"

@@ -12,7 +12,7 @@ from bilevel.foundation.trees import axpy, subtract
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.geometry import Geometry, Linearized
-from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system
+from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system, times
 
 
 def no_mirror_map(params: Params) -> PyTree:
@@ -37,7 +37,7 @@ class Bregman(Geometry):
         dual, metric = jax.linearize(self.mirror_map, params)
         point = axpy(-t, of.gradient, dual)
         _, derivative = jax.linearize(lambda y: self.projection(y, *args, **kwargs), point)
-        return reduced_system(derivative, lambda x: axpy(-t, of.hessian(x), metric(x)), of.owner)
+        return reduced_system(derivative, lambda x: times(t, of.hessian(x)), of.owner, metric=metric)
 
 
 @dataclass(frozen=True, eq=False)

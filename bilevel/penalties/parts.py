@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -42,6 +44,12 @@ class Parts(Penalty):
 
     def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
         return self._on_parts(lambda part, piece: part.kinks(piece, step_size, hparams), point)
+
+    def each(self, function: Callable[[Penalty, PyTree], Any], params: Params) -> list:
+        """function(part, piece of params) of all parts."""
+        found: list[Any] = []
+        self._on_parts(lambda part, piece: found.append(function(part, piece)), params)
+        return found
 
     def _on_parts(self, function, params: Params) -> PyTree:
         try:

@@ -216,7 +216,7 @@ def conclude(
 
     scales = look(instance, state.params, cold_start, enough)
     limit = limits(scales, solver.tol, reference, epsilon)
-    ending = ending_of(solver, progress, is_empty(instance.penalty, instance.hparams))
+    ending = ending_of(solver, progress, is_empty(instance.penalty, instance.hparams, state.params))
     code, further = judge(ending, scales, limit, without_end(scales, reference, epsilon))
     left = ~ending.exhausted & (ending.code == Code.converged)
     further |= (code <= Code.stalled) & left & bends_down(state.curvature, state.params)

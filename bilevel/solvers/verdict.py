@@ -25,6 +25,7 @@ from bilevel.solvers.instance import Instance
 LENIENT = 100.0  # a start is bad if the reference is more than so many times ``local``
 ROUNDING = 10.0  # units of roundoff of ``terms`` that count as zero
 NEARLY = 1e3  # within so many units of it a lack of progress is the floor of the precision
+UNSOLVED = 1e-2  # a coordinate whose residual is this share of its change on the way is not solved yet
 GROWTH = 1e8  # a residual so many times the residual at the start has diverged
 TURNS = 10.0  # a loss is bounded along a ray if it turns within so many times the way from the cold start
 
@@ -39,6 +40,7 @@ class Scales(NamedTuple):
     outward: jax.Array  # whether the steps at the point lead further away from the start
     flat: jax.Array  # whether the loss shows no turn on that way
     grows: jax.Array  # whether a residual that grows is no sign of divergence
+    apart: jax.Array  # whether what is left is in coordinates that the steps have hardly changed
     evaluations: jax.Array  # of F
 
 
@@ -50,6 +52,7 @@ class _Seen(NamedTuple):
     size: jax.Array  # ||A w||
     bend: jax.Array  # <A (w - cold), w - cold>
     value: jax.Array  # of the loss
+    apart: jax.Array  # as of `Scales`
 
 
 def look(
@@ -80,6 +83,7 @@ def look(
             jnp.where(first | second, seen.size, size),
             jnp.where(second, trees.dot(change, way).astype(size.dtype), seen.bend),
             jnp.where(first | second, seen.value, _size_of_loss(instance, params, ~(first | second), size.dtype)),
+            jnp.where(second, _apart(here, change), seen.apart),
         )
 
     def unfinished(seen: _Seen) -> jax.Array:
@@ -88,8 +92,21 @@ def look(
     shapes = jax.eval_shape(instance.residual, params)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(trees.norm(nothing))
-    seen = jax.lax.while_loop(unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero))
+    seen = jax.lax.while_loop(
+        unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, jnp.bool_(False))
+    )
     return _scales(instance, params, cold, seen)
+
+
+def _apart(here: PyTree, change: PyTree) -> jax.Array:
+    """Whether the residual ``here`` is small beside ``change``, A (w - cold), by norms alone: most of it is in
+    coordinates in which it is as large as all that the way there changed. So it is along columns of other units."""
+
+    def unchanged(left: jax.Array, change: jax.Array) -> jax.Array:
+        return jnp.where(jnp.abs(left) > UNSOLVED * jnp.abs(change), left, 0)
+
+    left, size = trees.norm(jax.tree.map(unchanged, here, change)), trees.norm(here)
+    return (left > 0.5 * size) & (size <= UNSOLVED * trees.norm(change))
 
 
 def _size_of_loss(instance: Instance, params: Params, asked: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -119,7 +136,8 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
     # A gradient may grow outward where a minimiser descends. Multipliers grow where no point is feasible, which the
     # solver has yet to prove.
     grows = outward | instance.mapping.primal_dual
-    return Scales(seen.residual, local, terms, far, outward, flat, grows, seen.number)
+    apart = seen.apart & instance.mapping.of_gradient
+    return Scales(seen.residual, local, terms, far, outward, flat, grows, apart, seen.number)
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
@@ -164,7 +182,7 @@ def judge(ending: Ending, scales: Scales, limits: Limits, unbounded: jax.Array) 
     """The code of the solve, and whether it goes on instead."""
     stuck = ending.code == Code.stalled
     failed = (ending.code != Code.converged) & ~stuck
-    precise = scales.residual <= limits.floor
+    precise = (scales.residual <= limits.floor) & ~scales.apart
     cases = [
         (ending.empty, Code.infeasible),
         (~jnp.isfinite(scales.residual), Code.nonfinite),

@@ -53,7 +53,8 @@ def distillation(
     if form not in FORMS:
         raise ValueError(f"task.form={form}: choose one of {', '.join(FORMS)}.")
     found = data_sets.classification(data, root)
-    splits = data_sets.split(found, count(train, found), count(stop, found), 0, seed)
+    sizes = (data_sets.count(part, len(found.targets)) for part in (train, stop))
+    splits = data_sets.split(found, *sizes, 0, seed)
     real, stopping, test = (softmax.samples(part) for part in (splits.train, splits.validation, splits.test))
     pixels = found.inputs.shape[1]
     labels = np.repeat(np.arange(found.classes), images_per_class)
@@ -97,11 +98,6 @@ def distillation(
         precision=precision,
         name="distillation",
     )
-
-
-def count(size: float, data: data_sets.DataSet) -> int:
-    """A number of samples, given as a number or as a share of all."""
-    return round(size * len(data.targets)) if 0 < size < 1 else int(size)
 
 
 def with_ones(images: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from bilevel.penalties import L1
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
 from bilevel.tasks import pictures, regression
+from bilevel.tasks.grids import lowest
 from bilevel.training.result import Result
 
 GRID = 31  # penalties of the baseline, from the largest that selects anything down to a thousandth of it
@@ -71,7 +72,7 @@ def lasso(
         fits = jax.jit(lambda grid, train: jax.lax.map(lambda penalty: inner.solve(penalty, train).params, grid))(
             grid, training
         )
-        best = int(np.argmin([regression.mean_loss(params, validating) for params in fits]))
+        best = lowest((regression.mean_loss(params, validating) for params in fits), "the grid of penalties")
         scores = evaluate(fits[best], grid[best])
         return {"baseline/penalty": np.exp(grid[best]), **{f"baseline/{name}": score for name, score in scores.items()}}
 

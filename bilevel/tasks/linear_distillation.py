@@ -12,7 +12,7 @@ from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
 from bilevel.tasks import softmax
-from bilevel.tasks.distillation import count, gallery_of
+from bilevel.tasks.distillation import gallery_of
 
 
 def linear_distillation(
@@ -40,7 +40,7 @@ def linear_distillation(
     Source: Wang et al., Dataset distillation, 2018, section 3.3, with a penalty.
     """
     found = data_sets.classification(data, root)
-    splits = data_sets.split(found, count(train, found), 1, 0, seed)
+    splits = data_sets.split(found, data_sets.count(train, len(found.targets)), 1, 0, seed)
     inputs, test = splits.train.inputs, (splits.test.inputs, splits.test.targets)
     targets = np.eye(found.classes)[splits.train.targets]
     moments = inputs.T @ inputs / len(inputs), inputs.T @ targets / len(inputs)

@@ -13,6 +13,7 @@ from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
 from bilevel.tasks import pictures, regression
+from bilevel.tasks.grids import lowest
 
 
 def ridge(
@@ -49,7 +50,7 @@ def ridge(
     def baselines() -> dict[str, float]:
         grid = np.logspace(-4, 2, 61)
         found = [closed_form(training, np.full(features, penalty)) for penalty in grid]
-        best = int(np.argmin([regression.mean_loss(params, validating) for params in found]))
+        best = lowest((regression.mean_loss(params, validating) for params in found), "the grid of penalties")
         scores = regression.held_out(found[best], test, stopping)
         return {"baseline/penalty": grid[best], **{f"baseline/{name}": float(score) for name, score in scores.items()}}
 

@@ -14,6 +14,7 @@ from bilevel.data import DataSet, checked
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
+from bilevel.tasks.grids import lowest
 
 Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features + 1), the last column ones, and labels (n,)
 
@@ -81,7 +82,7 @@ def best_of_grid(
     """
     weighted = (*train, np.broadcast_to(np.asarray(weights, float), train[1].shape))
     fits = [_fit(jnp.asarray(penalty), weighted, chosen_on, classes, cost) for penalty in penalties]
-    best = int(np.argmin([float(loss) for _, loss in fits]))
+    best = lowest((loss for _, loss in fits), "the grid of penalties")
     return Fit(fits[best][0], float(penalties[best]))
 
 

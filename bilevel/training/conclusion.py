@@ -12,6 +12,7 @@ import numpy as np
 from bilevel.engines import Engine
 from bilevel.engines.failure import LOG, describe, leaves_where
 from bilevel.foundation import trees
+from bilevel.foundation.stated import checked_baselines
 from bilevel.loggers.base import plain
 from bilevel.task import Task, anywhere
 from bilevel.training.judgement import judge_of, mean_outer_loss, projected_gradient_norm
@@ -65,7 +66,8 @@ def concluded(
 
 def with_baselines(result: Result, task: Task) -> Result:
     """The result with the baselines of the task, or the findings of its study."""
-    return replace(result, summary={**result.summary, **plain(own(task.baselines(), ""))})
+    found = checked_baselines(task.baselines, task.baselines())
+    return replace(result, summary={**result.summary, **plain(own(found, ""))})
 
 
 def _mean_loss(task: Task, state: TrainState, metrics: list[dict[str, Any]], last: Evaluation, taken: Any) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bilevel.loggers import Logger
 from bilevel.task import Task
 from bilevel.training.result import Result
 
@@ -29,6 +30,16 @@ def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
             yield name, draw(result)
         except Exception as error:
             warnings.warn(f"the figure {name} could not be drawn: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def keep_figure(logger: Logger, name: str, figure: Any) -> None:
+    """Hands a figure to a logger; what is no figure is reported by a warning, too."""
+    try:
+        logger.figure(name, figure)
+    except OSError:  # a full disk
+        raise
+    except Exception as error:
+        warnings.warn(f"the figure {name} could not be kept: {type(error).__name__}: {error}", stacklevel=3)
 
 
 def training(result: Result) -> Figure:

@@ -17,13 +17,13 @@ from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key
 from bilevel.loggers import JsonLines, Run
-from bilevel.loggers.base import finish_all, plain
+from bilevel.loggers.base import by_name, finish_all, plain
 from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
-from bilevel.training.figures import figures
+from bilevel.training.figures import figures, keep_figure
 from bilevel.training.outer_step import (
     Evaluation,
     TrainState,
@@ -33,7 +33,7 @@ from bilevel.training.outer_step import (
     outer_step,
     point_of,
 )
-from bilevel.training.refusals import Settings, heed_influence, refuse_patience
+from bilevel.training.refusals import Settings, heed_influence, refuse_measures
 from bilevel.training.result import Result
 
 
@@ -54,7 +54,7 @@ class Fit:
         if trainer.engine.chooses:
             self.engine, self.reason = trainer.engine.choose(task, first_point(task, key))
         heed_influence(self.engine, task, key)
-        refuse_patience(trainer, task, key)
+        refuse_measures(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
@@ -67,22 +67,25 @@ class Fit:
         """Runs to the last step, or to an early stop; the loggers are closed in any case."""
         self._open(resume, config)
         summary: dict[str, Any] = {}
+        found: dict[str, Any] = {}  # of the steps, where baselines or figures fail or are interrupted
         try:
             while not self._done():
                 self._step()
             result = self._conclude()
+            found = result.summary
             self._keep(result)  # saved before baselines and figures, which may take long and be interrupted
             result = with_baselines(result, self.task)
             self._draw(result)
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {"status": "interrupted", **self._sizes()}
+            summary = {**self._sizes(), **found, "status": "interrupted"}
             self._save(force=True)
             self._keep(self._so_far(summary))
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
         finally:
-            finish_all(self.loggers, summary or {"status": "failed", **self._sizes(), "failure": self.failure})
+            failed = {**self._sizes(), **found, "status": "failed", "failure": self.failure}
+            finish_all(self.loggers, summary or failed)
 
     def _keep(self, result: Result) -> None:
         if self.directory:
@@ -102,8 +105,8 @@ class Fit:
             )
             kept, self.border = meta["loggers"], meta.get("border", "")
         run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
-        for number, logger in enumerate(self.loggers):
-            logger.start(run, int(self.state.step), kept.get(str(number), {}))
+        for name, logger in by_name(self.loggers).items():
+            logger.start(run, int(self.state.step), kept.get(name, {}))
 
     def _data(self) -> list[list[float]]:
         return fingerprint(self.task.batches(jax.random.split(self.state.key)[0], 0))
@@ -129,7 +132,7 @@ class Fit:
         if self.loggers:
             for name, figure in figures(self.task, result):
                 for logger in self.loggers:
-                    logger.figure(name, figure)
+                    keep_figure(logger, name, figure)
 
     def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
         """The step, and the engine's policy where it failed; "skip" leaves the hyperparameters unchanged. A run that
@@ -188,7 +191,7 @@ class Fit:
         if self.checkpoints and due and step not in self.checkpoints.steps():
             for logger in self.loggers:
                 logger.sync()  # a checkpoint must not be ahead of the record
-            kept = {str(number): logger.state() for number, logger in enumerate(self.loggers)}
+            kept = {name: logger.state() for name, logger in by_name(self.loggers).items()}
             self.data = self.data or self._data()
             self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border, "data": self.data})
 

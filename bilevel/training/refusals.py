@@ -11,6 +11,7 @@ import optax
 
 from bilevel.engines import Engine
 from bilevel.engines.influence import Influence, influence
+from bilevel.foundation.stated import checked_metrics
 from bilevel.foundation.typing import Key
 from bilevel.loggers import Logger
 from bilevel.task import Task
@@ -50,16 +51,17 @@ def heed_influence(engine: Engine, task: Task, key: Key) -> None:
         warnings.warn(found[0].sentence(), stacklevel=4)
 
 
-def refuse_patience(trainer: Settings, task: Task, key: Key) -> None:
-    """Refuses patience where losses are on different batches, because it counts steps without a better loss, and such
-    losses are not comparable."""
+def refuse_measures(trainer: Settings, task: Task, key: Key) -> None:
+    """Refuses an ``evaluate`` that gives no numbers by name, and patience where losses are on different batches:
+    patience counts steps without a better loss, and such losses are not comparable."""
 
     def measured(key: Key) -> dict[str, Any]:
         point = first_point(task, key)
         params = task.inner.primal(task.inner.cold_start(point.key, point.hparams, point.inner_batch))
-        return task.evaluate(params, point.hparams)
+        return checked_metrics(task.evaluate, task.evaluate(params, point.hparams))
 
-    if trainer.patience and not judge_of(task, key, jax.eval_shape(measured, key)):
+    found = jax.eval_shape(measured, key)
+    if trainer.patience and not judge_of(task, key, found):
         raise ValueError(
             f"trainer.patience={trainer.patience} cannot tell a better step, because each step has an outer batch of "
             "its own: measure stop/loss on a second hold-out in task.evaluate, or set patience=0."

@@ -53,8 +53,13 @@ class RunFolder:
             raise
 
     def _locked(self) -> int:
-        _make(self.path)
-        descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        self._made = _make(self.path)
+        try:
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ValueError(
+                f"{self.path}: nothing can be written there ({error.strerror}); choose another."
+            ) from error
         try:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,12 +87,14 @@ class RunFolder:
             raise FolderTaken(f"{self.path} holds a run already: resume that one, or choose another folder.")
 
     def release(self) -> None:
-        """Releases the folder, and removes it where nothing was written."""
+        """Releases the folder. Where nothing was written it removes the lock, and the folder if it was made for the
+        run."""
         if self._lock >= 0:
-            if [entry.name for entry in os.scandir(self.path)] == [LOCK]:
-                (self.path / LOCK).unlink()
-                with contextlib.suppress(OSError):  # somebody wrote there just now
-                    self.path.rmdir()
+            with contextlib.suppress(OSError):  # the folder is gone, or somebody wrote there just now
+                if [entry.name for entry in os.scandir(self.path)] == [LOCK]:
+                    (self.path / LOCK).unlink()
+                    if self._made:
+                        self.path.rmdir()
             os.close(self._lock)
             self._lock = -1
 
@@ -100,9 +107,12 @@ class RunFolder:
         self.release()
 
 
-def _make(path: Path) -> None:
+def _make(path: Path) -> bool:
+    """Whether the folder was not there before."""
     try:
+        made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
+        return made
     except OSError as error:
         raise ValueError(f"{path}: the folder of the run cannot be made ({error.strerror}).") from error
 

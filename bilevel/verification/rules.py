@@ -20,6 +20,8 @@ TAIL = 5  # overfitting is reported only so many outer steps after the lowest va
 MANY = 2  # Newton's method is faster beyond so many steps of L-BFGS for each unknown,
 FACTORED = 512  # up to so many unknowns (a9a in docs/benchmarks.md)
 LAST = 10  # outer steps that show how a run ends
+FEWEST = 4  # losses of different batches of which a mean says something
+SURE = 3.0  # standard errors by which two such means differ beyond luck
 
 
 def diagnose(record: Record) -> list[Finding]:
@@ -183,11 +185,23 @@ def overfitted(record: Record) -> Finding | None:
 
 
 def rising(record: Record) -> Finding | None:
-    """Outer steps that are too long."""
+    """Outer steps that are too long. Where each step has a batch of its own, losses are compared by the means over the
+    first and the last quarter, because two single ones differ by the luck of their batches."""
     outer = [loss for loss in record.series("outer/loss") if math.isfinite(loss)]
-    if len(outer) < 3 or outer[-1] <= outer[0] + WORSE * abs(outer[0]):
+    if record.summary.get("chosen_by", "outer/loss") == "outer/loss":
+        head, tail, noise = outer[:1], outer[-1:], 0.0
+    else:
+        quarter = len(outer) // 4
+        if quarter < FEWEST:
+            return None
+        head, tail = outer[:quarter], outer[-quarter:]
+        noise = SURE * math.sqrt((statistics.variance(head) + statistics.variance(tail)) / quarter)
+    if len(outer) < 3:
         return None
-    evidence = f"the outer loss rose from {outer[0]:.4g} to {outer[-1]:.4g}"
+    first, last = statistics.fmean(head), statistics.fmean(tail)
+    if last - first <= max(WORSE * abs(first), noise):
+        return None
+    evidence = f"the outer loss rose from {first:.4g} to {last:.4g}"
     return Finding("outer steps too long", evidence, "Take smaller outer steps", smaller_steps(record))
 
 

@@ -6,6 +6,7 @@ import resource
 
 import pytest
 
+import bilevel as bl
 from bilevel.loggers import read_json_lines
 
 MINE = ("task._target_=mine.shrinkage", "trainer.steps=3")
@@ -67,12 +68,15 @@ WRONG = {
     "task._target_=mine.no_such": "mine has no no_such",
     "optimizer._target_=optax.adm": r"optax has no adm \(did you mean adam\?\)",
     "task._target_=mine.no_task": r"task._target_=mine.no_task gives a int; task needs a Task\.",
+    "task._target_=mine": r"task\._target_ names a module, and has to name a function",
+    "task._target_=mine.ready task.features=3": "task.features: mine.ready is a task and takes no settings",
+    "task=mine.ready": r"one of your own, or of another package, is task\._target_=MODULE\.NAME",
     "task._target_=mine.broken": "ZeroDivisionError: one over zero",
     "task=own": r"task._target_=VALUE is needed",
-    "task.fraction=1.5": "fraction",
+    "task.fraction=1.5": "A fraction of 1.5 of the labels",
     "task.data=nope": "no data set 'nope'",
-    "task.precision=float16": "precision='float16'",
-    "engine.on_failure=shrug": "on_failure='shrug'",
+    "task.precision=float16": "task.precision=float16: choose one of float32, float64",
+    "engine.on_failure=shrug": "engine.on_failure=shrug: choose one of raise",
     "--config-dir=nowhere": "nowhere",
     "--no-such-flag": "--no-such-flag",
 }
@@ -80,11 +84,11 @@ WRONG = {
 
 @pytest.mark.parametrize("argument", WRONG)
 def test_a_mistake_ends_with_one_sentence(bilevel, folder, argument):
-    done, seconds = seconds_of(lambda: bilevel(argument))
+    done, seconds = seconds_of(lambda: bilevel(*argument.split()))
     assert done.returncode not in (0, None)
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 or argument == "--no-such-flag", done.stderr  # argparse prints the usage as well
+    assert len(lines) == 1, done.stderr
     assert re.search(WRONG[argument], lines[-1]), done.stderr
     assert "Traceback" not in done.stderr
     assert not list(folder.glob("outputs/**/metrics.jsonl"))
@@ -111,6 +115,16 @@ def test_a_task_of_the_users_own(bilevel, folder):
     assert "features: 6" in (run / ".hydra/config.yaml").read_text()
 
 
+def test_a_task_that_a_module_holds_as_it_is(bilevel, folder):
+    done = bilevel("task._target_=mine.ready", "trainer.steps=1", "hydra.run.dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((folder / "run/summary.json").read_text())["task"] == "ready"
+
+
+def test_the_version_is_that_of_the_library(bilevel):
+    assert bilevel("--version").stdout == f"bilevel {bl.__version__}\n"
+
+
 def test_settings_of_the_users_own(bilevel, folder):
     (folder / "settings/task").mkdir(parents=True)
     (folder / "settings/task/mine.yaml").write_text("_target_: mine.shrinkage\nfeatures: 5\n")
@@ -124,7 +138,7 @@ def test_settings_of_the_users_own(bilevel, folder):
 
 def test_an_unknown_argument_of_the_users_task(bilevel):
     done = bilevel(*MINE, "task.colour=3")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("bilevel: task: TypeError: shrinkage() got an unexpected keyword argument 'colour'")
 
 
@@ -134,6 +148,13 @@ def test_a_failed_solve_ends_with_one_sentence(bilevel, folder):
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("bilevel: Outer step 0: The inner solve ended with status max_steps after 2 steps")
     assert json.loads((folder / "run/summary.json").read_text())["status"] == "failed"
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_in_one_line(bilevel, folder):
+    (folder / "file").write_text("")
+    done = bilevel(*MINE, "hydra.run.dir=run", "compilation_cache=file/cache")
+    assert done.returncode == 0
+    assert done.stderr == "bilevel: compilation_cache=file/cache: nothing is kept there (Not a directory).\n"
 
 
 def test_a_directory_in_use_is_refused(bilevel):
@@ -180,7 +201,7 @@ def test_wandb_is_offline_unless_told(bilevel, folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((folder / "run/wandb").glob("offline-run-*"))) == 1
     wrong = bilevel(*MINE, "logger=wandb", "logger.mode=sideways")
-    assert "W&B has no mode 'sideways'" in wrong.stderr
+    assert "logger.mode=sideways: choose one of offline, online, disabled" in wrong.stderr
 
 
 SPREAD = """

@@ -57,9 +57,12 @@ def test_refused_commands_leave_a_run_as_it_is(bilevel, run):
     for command in ((r"resume='lr=0.1'",), ("command=doctor", "lr=0.1")):
         refused(bilevel(*command), "node 'hydra'", "run code")
     settings.write_text(own)
-    done = bilevel(r"resume='lr=0.1'", "trainer.steps=5")
+    done = bilevel(r"resume='lr=0.1'", "trainer.steps=5", "logger=wandb")
     assert done.returncode == 0, done.stderr
     assert len(read_json_lines(run / "metrics.jsonl")) == 5
+    assert (run / "wandb").is_dir()
+    assert yaml.safe_load(settings.read_text())["logger"]["_target_"] == "bilevel.loggers.WandB"
+    assert "logger=wandb" in yaml.safe_load((run / ".hydra/overrides.yaml").read_text())
 
 
 def test_a_fork_starts_from_the_hyperparameters_found(bilevel, run, folder):
@@ -74,6 +77,15 @@ def test_a_fork_starts_from_the_hyperparameters_found(bilevel, run, folder):
     losses = [line.get("outer/loss", line.get("final_outer_loss")) for line in at_best]
     assert np.isfinite(start)
     assert min(abs(loss - lines[0]["outer/loss"]) for loss in losses) < 1e-8
+
+    for part in ("checkpoints", "metrics.jsonl"):  # as if it had been killed before its first checkpoint
+        (folder / "forked" / part).rename(folder / part)
+    done = bilevel("resume=forked", "trainer.steps=1")
+    assert done.returncode == 0, done.stderr
+    assert read_json_lines(folder / "forked/metrics.jsonl")[0]["outer/loss"] == lines[0]["outer/loss"]
+
+    (run / "result.npz").write_bytes(b"PK torn")
+    refused(bilevel("fork='lr=0.1'"), "its result.npz is damaged")
 
 
 def test_an_optimizer_of_ones_own_keeps_its_rate_and_a_seed_reaches_the_task(bilevel, folder):
@@ -113,6 +125,7 @@ WRONG = {
     "seed=${oc.env:NOPE}": "Environment variable 'NOPE' not found",
     "solver.tol=-1 solver=newton": "solver.tol",
     "hydra.run.dir='run[1]'": "run[1]",
+    "task.train=10": "of the 10 classes occur",
 }
 
 

@@ -2,15 +2,28 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel.constraints import is_empty
 
 EMPTY = {
     "box": bl.Box(lower=lambda h: h, upper=0.5),
     "ball": bl.L2Ball(radius=lambda h: 0.5 - h),
     "simplex": bl.Simplex(scale=lambda h: 0.5 - h),
     "transport": bl.Transport(rows=lambda h: jnp.stack([h, h]), columns=jnp.array([0.5, 0.5])),
+}
+
+
+ROWS, SIDES = np.ones((2, 2)), np.array([[1.0, 0.0], [-1.0, 0.0]])
+UNDEFINED = {
+    "capped simplex": lambda h: bl.CappedSimplex(upper=h, total=1.0),
+    "box section": lambda h: bl.BoxSection(0.0, h, jnp.ones(2), 1.0),
+    "hyperplane": lambda h: bl.Hyperplane(normal=jnp.zeros(2), offset=1.0 - 2 * h),
+    "half-space": lambda h: bl.HalfSpace(normal=jnp.zeros(2), offset=2 * h - 1.0),
+    "affine set": lambda h: bl.AffineSet(jnp.asarray(ROWS), jnp.stack([2 * h, 1.0])),
+    "polyhedron": lambda h: bl.Polyhedron(jnp.zeros((0, 2)), jnp.zeros(0), jnp.asarray(SIDES), jnp.stack([h, -0.5])),
 }
 
 
@@ -50,3 +63,27 @@ def test_a_hypergradient_says_so():
 def test_bounds_that_meet_and_nan_are_not_empty():
     assert problem(bl.Box(lower=0.3, upper=0.3)).solve(1.0, None).status.name == "converged"
     assert problem(bl.L2Ball(radius=lambda h: h)).solve(jnp.nan, None).status.name == "nonfinite"
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_a_set_whose_projection_is_undefined_is_infeasible(name):
+    """Where h is 0.5 there is a point, where it is 0.4 there is none, and NaN tells nothing."""
+    empty = jax.jit(jax.vmap(lambda h: is_empty(UNDEFINED[name](h), h, jnp.zeros(2))))
+    assert empty(jnp.array([0.5, 0.4, jnp.nan])).tolist() == [False, True, False]
+
+
+def test_the_solve_of_such_a_set_says_so_too():
+    capped = lambda h: problem(UNDEFINED["capped simplex"](h)).solve(h, None).status.code
+    statuses = jax.jit(jax.vmap(capped))(jnp.array([0.5, 0.4, jnp.nan]))
+    assert statuses.tolist() == [bl.Code.converged, bl.Code.infeasible, bl.Code.nonfinite]
+
+
+def test_a_part_of_the_params_that_has_nowhere_to_be():
+    parts = bl.Parts({"a": bl.CappedSimplex(upper=lambda h: h), "b": bl.Zero()})
+    inner = bl.InnerProblem(
+        lambda w, h, batch: jnp.sum((w["a"] - 0.1) ** 2) + w["b"] ** 2,
+        lambda key, h: {"a": jnp.zeros(2), "b": jnp.ones(())},
+        penalty=parts,
+        solver=bl.ProximalGradient(),
+    )
+    assert [inner.solve(jnp.asarray(h), None).status.name for h in (0.5, 0.4)] == ["converged", "infeasible"]

@@ -50,6 +50,15 @@ def test_published(name, data_root):
     assert np.bincount(found.targets).tolist() == counts and found.classes == len(counts)
 
 
+def test_sizes_are_known_before_reading():
+    for name, (samples, columns, classes) in SHIPPED.items():
+        assert data.source_of(name).size[:3] == (samples, columns, classes)
+    for name, (samples, columns, counts) in PUBLISHED.items():
+        assert data.source_of(name).size[:3] == (samples, columns, len(counts))
+    planted = data.load("planted")
+    assert data.source_of("planted").size[:3] == (*planted.inputs.shape, planted.classes)
+
+
 def test_pixels_are_scaled():
     assert data.load("digits").inputs.max() == 1.0
 

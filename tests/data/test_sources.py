@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from bilevel.data.sources import DataError, DataSet, File, Source, available, checksum, data_folder, verified
+from bilevel.data.sources import DataError, DataSet, File, Size, Source, available, checksum, data_folder, verified
 
 CONTENT = b"as published"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -19,7 +19,7 @@ def no_folder(monkeypatch):
 @pytest.fixture
 def source():
     read = lambda path: DataSet(np.zeros((1, 1)), np.zeros(1))
-    return Source("toy", "a toy", read, (File("toy.bin", DIGEST),), "example.org/toy")
+    return Source("toy", "a toy", Size(1, 1, 0), read, (File("toy.bin", DIGEST),), "example.org/toy")
 
 
 def one_sentence(problem) -> str:
@@ -68,7 +68,7 @@ def test_available_says_where_or_what_is_missing(source, tmp_path):
     assert available(source).startswith("missing: ")
     (tmp_path / "toy.bin").write_bytes(CONTENT)
     assert available(source, str(tmp_path)) == str(tmp_path)
-    absent = Source("absent", "", source.read, package="no_such_package_here")
+    absent = Source("absent", "", source.size, source.read, package="no_such_package_here")
     assert available(absent) == "missing: pip install no_such_package_here"
 
 

@@ -43,6 +43,13 @@ def test_an_unconverged_inner_solve_raises_and_names_residual_and_remedy():
         bl.hypergradient(make(solver=SLOW), HPARAMS)
 
 
+def test_where_the_inner_problem_has_no_solution_the_adjoint_is_no_matter():
+    task = make(curvature=(-9.0, -9.0, -9.0))
+    with pytest.raises(bl.ConvergenceError, match=r"status unbounded after \d+ steps") as caught:
+        bl.hypergradient(task, HPARAMS)
+    assert "adjoint" not in str(caught.value)
+
+
 def test_an_unconverged_adjoint_solve_raises_with_the_report():
     engine = bl.Implicit(linear_solve=bl.CG(max_steps=1))
     with pytest.raises(bl.ConvergenceError, match=r"adjoint solve ended with status max_steps") as caught:

@@ -1,6 +1,7 @@
 """Errors of a user's own functions say which function failed, and where, before anything is compiled."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
-from bilevel.foundation.stated import StatementError
+from bilevel.foundation.stated import StatementError, checked_baselines
 
 X, Y = np.arange(60.0).reshape(20, 3) % 7, np.arange(20.0) % 3
 HERE = r"test_stated\.py, line \d+"
@@ -132,14 +133,19 @@ def test_the_other_functions_of_a_task(stated, kind, sentence):
 
 
 EVALUATES = [
-    (lambda params, hparams: [1.0], r"The evaluate <lambda> .* returns list, .* a dict of numbers"),
+    (lambda params, hparams: [1.0], r"The evaluate <lambda> .* returns a list, .* a dict of numbers"),
+    (lambda params, hparams: params, r"returns an array of shape \(3,\), .* a dict of numbers"),
+    (lambda params, hparams: {"a": None}, r"returns for 'a' nothing, .* one number"),
+    (lambda params, hparams: {1: 2.0}, r"returns an entry named 1, and names are strings"),
     (lambda params, hparams: {"a": params}, r"returns for 'a' an array of shape \(3,\), .* one number"),
     (lambda params, hparams: {"a": "good"}, r"returns for 'a' a str, .* one number"),
     (lambda params: {}, r"The evaluate <lambda> .* takes \(params\).*\(params, hparams\)"),
 ]
 
 
-@pytest.mark.parametrize(("evaluate", "sentence"), EVALUATES, ids=["list", "vector", "text", "arguments"])
+@pytest.mark.parametrize(
+    ("evaluate", "sentence"), EVALUATES, ids=["list", "bare", "nothing", "number", "vector", "text", "arguments"]
+)
 def test_what_is_measured(evaluate, sentence, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(StatementError, match=sentence):
@@ -178,3 +184,28 @@ def test_narrow_params_in_a_direct_solve(monkeypatch):
     newton = task.inner.with_solver(bl.Newton())
     with pytest.raises(ValueError, match="bl.Newton factorises matrices, and there is none in bfloat16"):
         newton.solve(jnp.array(1.0, dtype), 0.0)
+
+
+WRONG = [
+    ({"outer_loss": 3.0}, r"The outer loss is a float, and has to be a function of \(params, hparams, batch\)"),
+    ({"batches": None}, r"The batches is nothing, and has to be a function of \(key, step\)"),
+    ({"inner": ridge}, r"inner is a function, and has to be a bl\.InnerProblem"),
+    ({"inner": bl.InnerProblem(loss=ridge, init=(1, 2))}, r"The init is a tuple, .* \(key, hparams\)"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("stated", "sentence"), WRONG, ids=lambda one: str(one)[:20])
+def test_what_is_no_function_is_refused_where_it_is_stated(stated, sentence):
+    with pytest.raises(StatementError, match=sentence):
+        replace(task_of(), **stated)
+
+
+@pytest.mark.parametrize("found", [[1.0], {"a": object()}, {"a": [1.0, None, {1}]}], ids=["list", "object", "set"])
+def test_baselines_are_what_json_holds(found):
+    with pytest.raises(StatementError, match="The baselines <lambda> .* return"):
+        checked_baselines(lambda: found, found)
+
+
+def test_baselines_of_numbers_text_and_lists():
+    found = {"loss": jnp.array(1.0), "by_class": np.ones(3), "method": "grid", "nested": {"n": 3, "none": None}}
+    assert checked_baselines(lambda: found, found) == found

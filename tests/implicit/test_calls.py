@@ -95,3 +95,23 @@ def test_a_solver_without_aux_that_is_said_to_have_some_is_refused():
 
     with pytest.raises(TypeError, match=r"root is decorated with has_aux=True and returned .* pair"):
         root(None, 4.0)
+
+
+def test_aux_that_does_not_depend_on_the_arguments_is_an_array():
+    root = bl.custom_root(by_name, has_aux=True)(lambda init, theta: (jnp.sqrt(theta), {"steps": jnp.array(3), "n": 4}))
+    _, aux = root(None, 4.0)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(aux))
+    assert (int(aux["steps"]), int(aux["n"])) == (3, 4)
+
+
+def test_a_pair_from_a_solver_without_aux_is_refused_in_a_sentence():
+    root = bl.custom_root(by_name)(lambda init, theta: (jnp.sqrt(theta), 3))
+    with pytest.raises(TypeError, match=r"returns a tuple of 2, .* decorate it with has_aux=True\."):
+        root(None, 4.0)
+
+
+def test_directions_of_other_shapes_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"tangents must be as args: args have the shapes \(\(\),\), and tangents"):
+        bl.root_jvp(by_name, 2.0, (4.0,), (1.0, 2.0))
+    with pytest.raises(ValueError, match=r"cotangent must be as params: params have the shapes \(\), and cotangent"):
+        bl.root_vjp(by_name, 2.0, (4.0,), np.ones(3))

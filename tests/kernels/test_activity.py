@@ -78,3 +78,11 @@ def test_a_solution_at_zero_and_an_interior_one_are_read_right(shift):
     interior = (Q, -np.ones(2), A, b, G, np.zeros(2)), (np.ones(2), b, shift * np.ones(2))
     assert read(*at_zero).active.tolist() == [True, True]
     assert read(*interior).active.tolist() == [False, False]
+
+
+def test_active_rows_are_told_at_a_solution_and_kink_and_guessed_where_the_residual_is_as_large_as_a_multiplier():
+    """min 1/2 x^2 - (1 + kink) x over x <= 1."""
+    one = jnp.ones(1)
+    for slope, x, z, told in ((2.0, 1.0, 1.0, True), (1.0, 1.0, 0.0, True), (1.0 + 1e-3, 1.0 - 1e-3, 1e-3, False)):
+        program = (jnp.eye(1), -slope * one, jnp.zeros((0, 1)), jnp.zeros(0), jnp.eye(1), one)
+        assert bool(read_program(program, (x * one, jnp.zeros(0), z * one)).told) is told

@@ -43,6 +43,38 @@ def test_columns_from_1e_minus_4_to_1e4(solver):
     assert_allclose(scaled.params == 0, plain.params == 0)
 
 
+FAR_SCALES = np.array([1e8, 1e8, 1.0, 1.0, 1.0, 1.0, 1e-8, 1e-8])
+
+
+def hypergradient_in_units(scales, solver):
+    """Of the lasso whose columns and weights are multiplied by ``scales``: it depends on them only by rounding."""
+    batch = (jnp.asarray(MATRIX * scales), jnp.asarray(TARGET))
+    inner = lasso(lambda h: jnp.exp(h) * jnp.asarray(scales), solver)
+    outer = lambda w, h, batch: 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)
+    task = bl.Task(inner, outer, lambda key: jnp.asarray(-3.0), bl.full_batch(batch, batch))
+    return bl.hypergradient(task, jnp.asarray(-3.0), bl.Implicit(on_failure="warn"))
+
+
+@pytest.mark.slow
+def test_the_derivative_does_not_depend_on_the_units_of_columns():
+    """The curvature along the smallest columns is 1e-32 of the largest and was lost beside 1: a singular system."""
+    right = hypergradient_in_units(np.ones(8), bl.ActiveSetNewton())[1]
+    found, report = hypergradient_in_units(FAR_SCALES, bl.ActiveSetNewton())[1:]
+    assert report.status.name == "converged"
+    assert_allclose(found, right, rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The inner solve ended")
+@pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.SpectralProximalGradient()])
+def test_a_tolerance_in_bad_units_is_told_by_the_estimate(solver):
+    """The norm of the residual does not see the smallest columns: steps in these coordinates end early, and say so."""
+    right = hypergradient_in_units(np.ones(8), bl.ActiveSetNewton())[1]
+    found, report = hypergradient_in_units(FAR_SCALES, solver)[1:]
+    assert report.inner_status.name != "stalled"
+    assert abs(float(found - right)) <= 3 * float(report.error_estimate)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rank_deficient_designs(solver):

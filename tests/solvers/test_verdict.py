@@ -94,13 +94,26 @@ def test_a_tolerance_below_the_floor_is_rounding_or_stalled():
     assert_allclose(found.params, 1.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.ActiveSetNewton()])
+IN_A_BOX = [bl.ProximalGradient(), bl.ActiveSetNewton(), bl.SpectralProximalGradient(), bl.LBFGSB()]
+
+
+@pytest.mark.parametrize("solver", IN_A_BOX)
 @pytest.mark.parametrize("constraint", [bl.NonNegative(), bl.Box(lower=0.0)])
 def test_a_program_unbounded_on_a_set(solver, constraint):
     loss = lambda w, h, b: -w.sum() * h
     found = solve(loss, jnp.zeros(2), solver, constraint=constraint)
     assert found.status.name == "unbounded"
     assert float(found.residual) > 0.5
+
+
+@pytest.mark.parametrize("solver", IN_A_BOX[2:])
+def test_a_linear_loss_is_solved_at_a_far_vertex(solver):
+    loss = lambda w, h, b: -w["a"].sum() - w["b"]
+    start = {"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros((), jnp.float32)}
+    found = solve(loss, start, solver, constraint=bl.Box(lower=0.0, upper=1e6))
+    assert found.status.name == "converged" and int(found.steps) < 20
+    assert_allclose(found.params["a"], 1e6)
+    assert_allclose(found.params["b"], 1e6)
 
 
 def test_the_residual_of_large_params_does_not_round_to_zero():

@@ -1,6 +1,8 @@
 """What a run goes on from: records and checkpoints that are torn, doubled, cut or damaged, and data that are others."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -173,3 +175,16 @@ def test_a_logger_that_fails_does_not_keep_the_others_from_their_end(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         trainer.fit(task(), directory=tmp_path / "run")
     assert all(one.summary is not None and one.summary["status"] == "completed" for one in followers)
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError, "failed"), (KeyboardInterrupt, "interrupted")])
+def test_what_comes_after_the_steps_does_not_cost_their_summary(run, error, status):
+    def baselines():
+        raise error("no baseline")
+
+    again = replace(task(), baselines=baselines)
+    with pytest.raises(error):
+        bl.Trainer(optimizer=optax.sgd(0.1), steps=STEPS).fit(again, key=jax.random.key(0), directory=run, resume=True)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == (status, STEPS)
+    assert np.isfinite(summary["best_outer_loss"])

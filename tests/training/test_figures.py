@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from bilevel.training.figures import figures, hyperparameters, training
+from bilevel.loggers import JsonLines, Run
+from bilevel.training.figures import figures, hyperparameters, keep_figure, training
 from bilevel.training.result import Result
 
 TASK: Any = SimpleNamespace(figures={})
@@ -61,3 +62,11 @@ def test_the_tasks_own_are_drawn_and_a_failing_one_is_told():
     task: Any = SimpleNamespace(figures={"own": training, "bad": fail})
     with pytest.warns(UserWarning, match="figure bad could not be drawn: KeyError: 'images'"):
         assert [name for name, _ in figures(task, result_of(jnp.zeros(3)))] == ["training", "hyperparameters", "own"]
+
+
+def test_what_is_no_picture_is_told(tmp_path):
+    record = JsonLines()
+    record.start(Run(tmp_path))
+    with pytest.warns(UserWarning, match="figure own could not be kept: AttributeError"):
+        keep_figure(record, "own", None)
+    record.finish({})

@@ -81,3 +81,23 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="the folder of the run cannot be made"):
         RunFolder(tmp_path / "file" / "run")
+
+
+def test_a_folder_that_was_there_before_stays(tmp_path):
+    with RunFolder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_vanishes_is_let_go(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    (tmp_path / "run" / LOCK).unlink()
+    (tmp_path / "run").rmdir()
+    folder.release()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_one_sentence(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(ValueError, match="nothing can be written there"):
+        RunFolder(tmp_path)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from bilevel.foundation.status import Code
@@ -193,6 +194,18 @@ def test_an_outer_loss_that_rises():
     record = run(*({"outer/loss": 1.0 + step} for step in range(4)))
     assert causes(record) == ["outer steps too long"]
     assert diagnose(record)[0].overrides == ("optimizer.learning_rate=0.01",)
+
+
+@pytest.mark.parametrize("chosen_by", ["last", "stop/loss"])
+def test_losses_of_minibatches_rise_by_more_than_their_noise(chosen_by):
+    """The last batch was unlucky, which says nothing; all of the last quarter does."""
+    noise = np.random.default_rng(0).normal(size=40)
+    even = [{"outer/loss": 1.0 + 0.3 * one} for one in [*noise, 3.0]]
+    climbing = [{"outer/loss": 1.0 + 0.1 * step + 0.3 * one} for step, one in enumerate(noise)]
+    assert causes(run(*even, summary={"chosen_by": chosen_by})) == []
+    assert causes(run(*even)) == ["outer steps too long"]  # if each were of the same batch
+    assert causes(run(*climbing, summary={"chosen_by": chosen_by})) == ["outer steps too long"]
+    assert causes(run(*climbing[:15], summary={"chosen_by": chosen_by})) == []  # too few to tell
 
 
 def test_a_number_of_the_outer_level_that_is_none_is_told_and_nothing_else():

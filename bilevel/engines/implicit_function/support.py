@@ -77,7 +77,7 @@ def on_support(
     of these rows without gathering. Exact, because a row is left out only if it is zero and its prox does not move with
     the point or the hyperparameters."""
     params = outcome.params
-    used, priority = _used(task, point, params)
+    used, priority = used_rows(task, point, params)
     sizes, number = sizes_of(task, point, params), jnp.sum(used)
     multiplies = multiplies_on_host(task.inner.loss, point.inner_batch)
 
@@ -99,7 +99,7 @@ def on_support(
     return jax.lax.switch(chosen, branches if sizes[-1] == params.shape[0] else [*branches, on_all])
 
 
-def _used(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+def used_rows(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The rows that are not zero, or whose prox moves with its point or the hyperparameters; and the order in which
     rows are taken: these first, then by their distance from a kink."""
     instance = task.inner.at(point.hparams, point.inner_batch)

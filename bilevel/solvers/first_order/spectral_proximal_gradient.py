@@ -119,7 +119,10 @@ def _search(instance: Instance, state: State) -> Trial:
 
 
 def _spectral(found: Trial, memory: Memory) -> jax.Array:
-    """The inverse of the curvature along the last step; more than the last step size where there was none."""
+    """The inverse of the curvature along the last step; more than the last step size where there was none, up to steps
+    so long that a loss without end is told from others (it would overflow otherwise)."""
     curved = found.curvature > 0
-    step_size = jnp.where(curved, found.length**2 / jnp.where(curved, found.curvature, 1), jnp.inf)
+    endless = found.length > trees.epsilon(found.params) ** -1.5
+    longest = jnp.where(endless, found.step_size, jnp.inf)
+    step_size = jnp.where(curved, found.length**2 / jnp.where(curved, found.curvature, 1), longest)
     return jnp.clip(step_size, found.step_size / CHANGE, found.step_size * CHANGE)

@@ -14,6 +14,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.kernels.equilibrate_operators import Groups, equilibrium, normal_matrix, squares_of, units
 from bilevel.kernels.matrices import is_sparse
+from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.splitting import (
     Point,
     Quadratic,
@@ -67,7 +68,9 @@ def split_program(program: ConeProgram, settings: Settings, start: Answer | None
     tol = jnp.maximum(jnp.asarray(settings.tol, stated.q.dtype), 4 * jnp.finfo(stated.q.dtype).eps)
 
     def error(point: Point) -> jax.Array:
-        return relative_error(stated, from_scaled(point, scales))
+        x, y, _ = from_scaled(point, scales)
+        products = Products(stated.hessian(x), stated.transposed(y), stated.rows(x))
+        return relative_residual(products, stated.q, stated.b, stated.project, x, y)
 
     def body(loop: _Loop) -> _Loop:
         point = advance(inner, loop.point, loop.rho, settings.iterations)
@@ -109,19 +112,6 @@ def quadratic(program: ConeProgram, factored: int) -> Quadratic:
         weights=jnp.asarray(stiffness, q.dtype),
         matrix=whole,
     )
-
-
-def relative_error(program: Quadratic, at: Point) -> jax.Array:
-    """The largest of stationarity and s - proj(s - y), s = b - A x, each relative to 1 + the size of its terms."""
-    curved, forces, pushed = program.hessian(at.x), program.transposed(at.y), program.rows(at.x)
-    slack = program.b - pushed
-
-    def relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
-        lengths = jnp.stack([jnp.linalg.norm(term) for term in terms])
-        return jnp.linalg.norm(residual) / (1 + jnp.max(lengths))
-
-    stationarity = relative(curved + program.q + forces, curved, program.q, forces)
-    return jnp.maximum(stationarity, relative(slack - program.project(slack - at.y), pushed, program.b))
 
 
 def _start(program: Quadratic, start: Answer | None) -> Point:

@@ -12,12 +12,12 @@ import numpy as np
 from bilevel import cones
 from bilevel.cones import Cone
 from bilevel.foundation.status import Code
-from bilevel.foundation.trees import norm
 from bilevel.kernels.conic import Data, solve_conic
 from bilevel.kernels.equilibrate import equilibrate, units
 from bilevel.kernels.matrices import Matrix, dense, is_sparse
 from bilevel.kernels.pivoting import block_pivoting
 from bilevel.kernels.rescue import rescued
+from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.second_orders import SecondOrders
 from bilevel.kernels.triangular import inverse_lower
 
@@ -66,20 +66,9 @@ class ProgramSolver(abc.ABC):
 
 
 def program_residual(program: ConeProgram, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The largest of stationarity, s - proj(s - y) with s = b - A x, and the gap between the objectives of the program
-    and its dual, each relative to 1 + the size of its terms."""
+    """The largest error of (x, y) in the optimality conditions, relative to their terms; see `relative_residual`."""
     P, q, A, b, cone = program
-    curved, forces, pushed = P @ x, A.T @ y, A @ x
-    slack = b - pushed
-    stationarity = _relative(curved + q + forces, curved, q, forces)
-    feasibility = _relative(slack - cone.project(slack - y), pushed, b)
-    terms = jnp.stack([x @ curved, q @ x, b @ y])
-    gap = jnp.abs(jnp.sum(terms)) / (1 + jnp.max(jnp.abs(terms)))
-    return jnp.maximum(jnp.maximum(stationarity, feasibility), gap)
-
-
-def _relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
-    return norm(residual) / (1 + jnp.max(jnp.stack([norm(term) for term in terms])))
+    return relative_residual(Products(P @ x, A.T @ y, A @ x), q, b, cone.project, x, y)
 
 
 class Piece(NamedTuple):

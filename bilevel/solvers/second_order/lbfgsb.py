@@ -20,6 +20,7 @@ from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_produ
 SUFFICIENT = 1e-4
 MAX_HALVINGS = 30
 NEAR = 1e-3  # a coordinate at most this near a bound counts as on it
+GROWTH = 10.0  # of the next first step, where the last step met no curvature, as along a linear loss
 
 
 class Memory(NamedTuple):
@@ -27,6 +28,7 @@ class Memory(NamedTuple):
     gradient: PyTree
     pairs: Pairs
     bounds: tuple[PyTree, PyTree]  # the lower and the upper bounds
+    stretch: jax.Array  # of the first step where there are no pairs
 
 
 class Trial(NamedTuple):
@@ -63,15 +65,17 @@ class LBFGSB(Solver):
         params = instance.prox(params, 1.0)
         value, gradient = instance.value_and_gradient(params)
         pairs = empty_pairs(params, self.memory)
-        memory = Memory(jax.lax.stop_gradient(value), gradient, pairs, bounds(instance, params))
-        return State(params, instance.residual_given(params, gradient), Counts(gradients=1, proxes=4), memory)
+        residual = instance.residual_given(params, gradient)
+        ends, one = bounds(instance, params), jnp.ones_like(residual)
+        memory = Memory(jax.lax.stop_gradient(value), gradient, pairs, ends, one)
+        return State(params, residual, Counts(gradients=1, proxes=4), memory)
 
     def step(self, instance: Instance, state: State) -> State:
-        value, gradient, pairs, ends = state.memory
+        value, gradient, pairs, ends, stretch = state.memory
         empty = pairs.rho[-1] == 0
         direction = _direction(state, ends)
         size = smooth_norm(gradient)
-        first = jnp.where(empty, jnp.minimum(1.0, 1 / jnp.where(size > 0, size, 1.0)), 1.0)
+        first = jnp.where(empty, stretch * jnp.minimum(1.0, 1 / jnp.where(size > 0, size, 1.0)), 1.0)
         found = _search(instance, state, direction, first)
         s, y = trees.subtract(found.params, state.params), trees.subtract(found.gradient, gradient)
         pairs = trees.select(found.accepted, remember(pairs, s, y), empty_pairs(state.params, self.memory))
@@ -80,7 +84,8 @@ class LBFGSB(Solver):
         residual = instance.residual_given(params, gradient)
         counts = state.counts.plus(gradients=found.trials, proxes=found.trials + 1)
         code = jnp.where(found.accepted | ~empty, Code.converged, Code.stalled)
-        memory = Memory(jax.lax.stop_gradient(value), gradient, pairs, ends)
+        stretch = longer(found, pairs, stretch, state.params)
+        memory = Memory(jax.lax.stop_gradient(value), gradient, pairs, ends, stretch)
         return State(params, residual, counts, memory, code, ONE.plus(proxes=-1))
 
     def refresh(self, instance: Instance, state: State) -> State:
@@ -105,8 +110,17 @@ def bounds(instance: Instance, params: Params) -> tuple[PyTree, PyTree]:
     return jax.lax.stop_gradient((instance.prox(lowest, 1.0), instance.prox(highest, 1.0)))
 
 
+def longer(found: Trial, pairs: Pairs, stretch: jax.Array, params: Params) -> jax.Array:
+    """The stretch of the next first step: more where this one was taken at once and met no curvature, up to lengths of
+    which the verdict is clear; after a pair, none."""
+    flat = found.accepted & (found.trials == 1) & (pairs.rho[-1] == 0)
+    most = trees.epsilon(params) ** -1.5
+    grown = jnp.where(flat, jnp.minimum(GROWTH * stretch, most), 1)
+    return jax.lax.stop_gradient(grown).astype(stretch.dtype)
+
+
 def _direction(state: State, ends: tuple[PyTree, PyTree]) -> PyTree:
-    _, gradient, pairs, _ = state.memory
+    _, gradient, pairs, *_ = state.memory
     near = jnp.minimum(NEAR, state.residual)
 
     def free(w: jax.Array, g: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:

@@ -156,6 +156,25 @@ def test_float32():
         assert_allclose(found.params, [0.1, -1.0, 0.1], atol=1e-4)
 
 
+def test_single_precision_params_with_double_precision_data():
+    """The multipliers are of the type of the params, whatever the rows return."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum((w["a"] - batch) ** 2) + 0.5 * w["b"] ** 2,
+        init=lambda key, h: {"a": jnp.zeros(3, jnp.float32), "b": jnp.zeros((), jnp.float32)},
+        constraint=bl.Functional(
+            equality=lambda w, h, batch: jnp.sum(w["a"]) + w["b"] - h, inequality=lambda w, h, batch: w["a"] - h
+        ),
+        solver=SOLVER,
+    )
+    batch = jnp.array([1.0, 0.2, 0.1])
+    slope, found = jax.jit(
+        jax.jacfwd(lambda h: (lambda s: (s.params["a"], (s.params["b"], s.dual)))(inner.solve(h, batch)), has_aux=True)
+    )(jnp.asarray(0.3))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    assert_allclose(slope, [1.0, 0.0, 0.0], atol=1e-5)
+    assert_allclose(found[0], -0.1, atol=1e-5)
+
+
 def test_auto_chooses_it_and_says_why():
     inner = portfolio.with_solver(bl.Auto())
     assert inner.explain(LEVELS, MEANS).startswith("bl.InteriorPoint: the set is stated by functions")

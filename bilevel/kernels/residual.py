@@ -1,0 +1,48 @@
+"""How far a point is from the optimality conditions of a program over a cone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation.trees import norm
+
+
+class Products(NamedTuple):
+    """What matrices make of a point (x, y)."""
+
+    curved: jax.Array  # P x
+    forces: jax.Array  # A'y
+    pushed: jax.Array  # A x
+
+
+def relative_residual(
+    products: Products,
+    q: jax.Array,
+    b: jax.Array,
+    project: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    y: jax.Array,
+) -> jax.Array:
+    """Of min 1/2 x'Px + q'x, A x + s = b, s in K, K having the projection ``project``: the largest of stationarity,
+    s - project(s - y) with s = b - A x, and the gap between the objectives of the program and its dual, each relative
+    to 1 + the size of its terms.
+
+    >>> x, y, q, b = jnp.array([1.0]), jnp.array([2.0]), jnp.array([-3.0]), jnp.array([1.0])
+    >>> float(relative_residual(Products(x, y, x), q, b, lambda s: jnp.maximum(s, 0), x, y))  # x^2 / 2 - 3 x, x <= 1
+    0.0
+    """
+    curved, forces, pushed = products
+    slack = b - pushed
+    stationarity = _relative(curved + q + forces, curved, q, forces)
+    feasibility = _relative(slack - project(slack - y), pushed, b)
+    terms = jnp.stack([x @ curved, q @ x, b @ y])
+    gap = jnp.abs(jnp.sum(terms)) / (1 + jnp.max(jnp.abs(terms)))
+    return jnp.maximum(jnp.maximum(stationarity, feasibility), gap).astype(q.dtype)
+
+
+def _relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
+    return norm(residual) / (1 + jnp.max(jnp.stack([norm(term) for term in terms])))

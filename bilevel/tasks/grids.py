@@ -1,0 +1,31 @@
+"""The best of a grid of settings: the baseline that a bilevel search is compared with."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+
+def lowest(losses: Iterable[Any], what: str) -> int:
+    """The index of the lowest loss. What is not a finite number is left out and warned of (NaN is the least of all for
+    `numpy.argmin`); ValueError where nothing is left. ``what`` names the grid in these sentences.
+
+    >>> lowest([3.0, 1.0, 2.0], "the grid of penalties")
+    1
+    """
+    numbers = [float(loss) for loss in losses]
+    usable = [index for index, loss in enumerate(numbers) if math.isfinite(loss)]
+    if not usable:
+        raise ValueError(
+            f"None of the {len(numbers)} losses on {what} is a finite number: look for NaN or infinite values in the "
+            "data, or choose another grid."
+        )
+    if len(usable) < len(numbers):
+        warnings.warn(
+            f"{len(numbers) - len(usable)} of {len(numbers)} losses on {what} are no finite numbers and are left out "
+            "of the baseline.",
+            stacklevel=2,
+        )
+    return min(usable, key=numbers.__getitem__)

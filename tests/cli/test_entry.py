@@ -1,0 +1,28 @@
+"""What is left behind by a command that is refused."""
+
+import os
+
+import pytest
+
+from bilevel.cli.entry import BEGAN, take_away_empty
+
+
+@pytest.mark.parametrize("place", [".", "elsewhere"])
+def test_empty_folders_made_for_a_refused_run_are_taken_away(tmp_path, monkeypatch, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / place)
+    (tmp_path / "outputs/today/run").mkdir(parents=True)
+    take_away_empty(tmp_path / "outputs/today/run")
+    assert not (tmp_path / "outputs/today/run").exists()
+    assert (tmp_path / "outputs").exists() == (place == "elsewhere")  # what is not below the user may be anybody's
+
+
+def test_folders_of_others_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full/run").mkdir(parents=True)
+    (tmp_path / "full/run/note").write_text("mine")
+    (tmp_path / "older").mkdir()
+    os.utime(tmp_path / "older", (BEGAN - 60, BEGAN - 60))
+    for folder in ("full/run", "older", "."):
+        take_away_empty(tmp_path / folder)
+    assert (tmp_path / "full/run/note").exists() and (tmp_path / "older").exists()
