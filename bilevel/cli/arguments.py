@@ -170,7 +170,7 @@ def settings_of(directory: Path, name: str) -> tuple[str, str]:
 
 
 def foreign(path: Path, what: str) -> SettingsError:
-    """The refusal of a record in which somebody has written what Hydra would act on."""
+    """The refusal of a record that holds settings which Hydra would act on."""
     return SettingsError(
         f"{path} has {what} in it, which bilevel does not write there and which could run code of its author: remove "
         "it if you trust the file."

@@ -84,13 +84,14 @@ def job(config: DictConfig) -> Any:
 
 
 def in_one_line(message: Warning | str, *where: Any, **line: Any) -> str:
-    """A warning as a sentence: of which line of the library it came says nothing to whoever runs a command."""
+    """A warning as a sentence, without the line of the library that gave it, because a user of the command does not
+    need that."""
     return f"bilevel: {one_line(str(message))}\n"
 
 
 def take_away_empty(folder: Path) -> None:
-    """Removes what Hydra made for a run that was refused: its folder, and what is empty above it up to where the user
-    is. A folder that was there before this process is left."""
+    """Removes the folder that Hydra made for a refused run, and the empty folders above it up to the user's. A folder
+    that was there before this process stays."""
     with contextlib.suppress(OSError):  # it holds something, or is gone
         if folder != Path.cwd() and folder.stat().st_mtime >= BEGAN:
             folder.rmdir()

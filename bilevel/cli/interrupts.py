@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP: a run saves what it has and ends with one sentence, also from within a long computation."""
+"""Ctrl-C, SIGTERM, SIGHUP: a run saves its state and ends with one sentence, also from within a long computation."""
 
 from __future__ import annotations
 

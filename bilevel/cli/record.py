@@ -47,7 +47,7 @@ class SettingsRecord(Logger):
 
 
 def continued(before: list[str], now: list[str]) -> list[str]:
-    """What was typed for a run from its start on; of values given again the last.
+    """The overrides typed for a run since its start; of repeated ones the last.
 
     >>> continued(["task=ridge", "logger=wandb"], ["trainer.steps=9", "++choose_logger=none", "resume=r"])
     ['task=ridge', 'trainer.steps=9', 'logger=none']

@@ -79,7 +79,7 @@ def claimed(resumed: bool) -> RunFolder:
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:
-    """Task and trainer from their settings; nothing is compiled here. What they refuse is a `SettingsError`."""
+    """Task and trainer from their settings; nothing is compiled here. Their refusals become a `SettingsError`."""
     try:
         return built(config)
     except ValueError as error:
@@ -107,7 +107,7 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
 
 
 def stated(config: DictConfig) -> Task | None:
-    """A task that a module holds as it is, without a function that returns it; None where the target is another."""
+    """A task that is itself an attribute of a module, without a function; None where the target is something else."""
     task = attribute(config.task.get("_target_"))
     if not isinstance(task, Task):
         return None
@@ -120,7 +120,7 @@ def stated(config: DictConfig) -> Task | None:
 
 
 def attribute(target: Any) -> Any:
-    """What the name of an attribute of a module stands for; None where it cannot be imported: `made` tells why."""
+    """The object with this dotted name; None where it cannot be imported, and `made` reports the reason."""
     module, _, name = str(target).rpartition(".")
     with contextlib.suppress(Exception):
         return getattr(importlib.import_module(module), name)
@@ -171,7 +171,7 @@ def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
 
 
 def has_checkpoints(directory: str | None) -> bool:
-    """Whether a run goes on from a checkpoint: then a fork needs what it was forked from no more."""
+    """Whether a run goes on from a checkpoint; a fork then no longer needs the run that it was forked from."""
     place = Path(directory or ".") / CHECKPOINTS
     return directory is not None and place.is_dir() and any(place.iterdir())
 

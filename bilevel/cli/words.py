@@ -1,4 +1,4 @@
-"""What was meant by a word that is no setting: a flag, a setting without its group, a value without a name."""
+"""Guesses at the meaning of a word that is no setting: a flag, a setting without its group, a value without a name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORDER = ("trainer", "optimizer", "solver", "engine", "task", "data", "logger")  
 
 
 def meant(word: str, commands: Collection[str]) -> str:
-    """A guess at what a word without a name is the value of.
+    """A guess at the setting that a word without a name is a value of.
 
     >>> meant("ridge", ["train"]), meant("doctor", ["train", "doctor"]), meant("xyz", [])
     (' (did you mean task=ridge?)', ' (did you mean command=doctor?)', ', as in task=ridge trainer.steps=50')

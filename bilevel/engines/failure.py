@@ -21,7 +21,7 @@ from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
 
-MORE_STEPS = 10
+MORE_STEPS = 10  # as the remedies recommend
 NOWHERE = ("nonfinite", "diverged", "infeasible", "unbounded")  # inner ends at which an adjoint system means nothing
 DERIVATIVE = "look for roots, norms or divisions at zero in the inner loss, or take fewer or shorter steps"
 LOG = logging.getLogger("bilevel")

@@ -163,7 +163,7 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
 
 
 def check_callable(functions: Mapping[str, Callable]) -> None:
-    """StatementError for what is stated in the place of a function and is none."""
+    """StatementError for a value that is no function in the place of one."""
     for name, function in functions.items():
         if not callable(function):
             takes = ARGUMENTS.get(name, "(params, hparams, batch)")
@@ -242,7 +242,7 @@ def _place(file: str, line: int) -> str:
 
 
 def _shape(value: Any) -> str:
-    """What a value is, for a sentence; a list is none of numbers, though NumPy gives it a shape."""
+    """A value in words, for a sentence; a list counts as a list, although NumPy gives it a shape."""
     if hasattr(value, "shape"):
         return f"an array of shape {np.shape(value)}"
     return "nothing" if value is None else f"a {type(value).__name__}"

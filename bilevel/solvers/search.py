@@ -46,8 +46,9 @@ def search(
 ) -> Found[Point]:
     """The first t of ``first``, ``first`` / 2, ``first`` / 4, ... with ``accepts(t, at(t))``, or the last of ``most``.
 
-    Differentiation passes through the accepted step, not through the search: that point is evaluated once more, at the
-    step that ``settled`` makes of what was found. Where the instance does not search, ``first`` is taken unseen.
+    Differentiation passes through the accepted step, not through the search, because reverse mode cannot go back over a
+    while loop: that point is evaluated once more, at the step that ``settled`` makes of what was found. Where the
+    instance does not search, ``first`` is taken unseen.
     """
     frozen = jax.lax.stop_gradient
     if not instance.searches:

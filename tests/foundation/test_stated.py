@@ -190,7 +190,10 @@ WRONG = [
     ({"outer_loss": 3.0}, r"The outer loss is a float, and has to be a function of \(params, hparams, batch\)"),
     ({"batches": None}, r"The batches is nothing, and has to be a function of \(key, step\)"),
     ({"inner": ridge}, r"inner is a function, and has to be a bl\.InnerProblem"),
-    ({"inner": bl.InnerProblem(loss=ridge, init=(1, 2))}, r"The init is a tuple, .* \(key, hparams\)"),  # type: ignore[arg-type]
+    (
+        {"inner": bl.InnerProblem(loss=ridge, init=(1, 2))},  # type: ignore[arg-type]  # the wrong type is the test
+        r"The init is a tuple, .* \(key, hparams\)",
+    ),
 ]
 
 

@@ -17,8 +17,8 @@ from bilevel.solvers.base import State
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.search import search as line
 
-SUFFICIENT = 1e-4
-MAX_HALVINGS = 30
+SUFFICIENT = 1e-4  # Armijo's constant
+MAX_HALVINGS = 30  # 2^-30 of the way is lost in the digits of most losses
 
 
 class Memory(NamedTuple):
