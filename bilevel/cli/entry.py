@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import hydra
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
-from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once
+from bilevel.cli.interrupts import INTERRUPTED, heed, heed_no_more, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
 from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError
@@ -59,10 +60,12 @@ def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
     if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run tells in a sentence
         threading.excepthook = lambda _: None
+        sys.excepthook = of_main_thread
         warnings.formatwarning = in_one_line
     try:
         config = with_logger(config)
         check_settings(config)
+        heed()
         module, _, name = COMMANDS[config.command].partition(":")
         return getattr(importlib.import_module(module), name)(config)
     except KeyboardInterrupt as interrupt:
@@ -81,6 +84,13 @@ def job(config: DictConfig) -> Any:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
         wrong = isinstance(error, SettingsError | OmegaConfBaseException | InstantiationException | DataError)
         raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
+
+
+def of_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints an error of the main thread as Python does; those of threads that compiled code started, when storing
+    fails, are of what the run tells in a sentence."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 def in_one_line(message: Warning | str, *where: Any, **line: Any) -> str:

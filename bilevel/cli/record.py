@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.arguments import LOGGER, plain_yaml
+from bilevel.cli.interrupts import heed
 from bilevel.loggers import Logger, Run
 from bilevel.loggers.json_lines import write_whole
 
@@ -37,10 +38,12 @@ class SettingsRecord(Logger):
         write_whole(place / "config.yaml", OmegaConf.to_yaml(self.config))
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Nothing: settings do not change from step to step."""
+        """Asks for a lost interrupt; settings do not change from step to step."""
+        heed()
 
     def figure(self, name: str, figure: Any) -> None:
-        """Nothing: settings have no picture."""
+        """Asks for a lost interrupt; settings have no picture."""
+        heed()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Nothing: all was written at the start."""

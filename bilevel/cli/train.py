@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import inspect
 import os
@@ -56,13 +57,23 @@ def train(config: DictConfig) -> float:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
         except Misfit as error:
             raise SettingsError(str(error)) from error
-        except OSError as error:
-            what = error.strerror or str(error).rstrip(".")
+        except Exception as error:
+            if not (what := of_storage(error)):
+                raise
             raise OSError(f"{short(folder.path)}: {what}; what was saved before is kept, and {again}.") from error
     print(short(folder.path))
     if result.summary["status"] == FAILED:
         raise ConvergenceError(str(result.summary["failed_because"]))
     return float(result.summary["best_outer_loss"])
+
+
+def of_storage(error: Exception) -> str:
+    """The system's word for a failed write; "" for another error. The storage of checkpoints raises errors of its own
+    for a full disk."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error).rstrip(".")
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else ""
 
 
 def claimed(resumed: bool) -> RunFolder:

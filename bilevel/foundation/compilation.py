@@ -74,9 +74,8 @@ def not_a_number(traced: Any) -> dict[int, np.ndarray]:
             source = made[id(source)].invars[0]
         value = source.val if isinstance(source, Literal) else constants.get(id(source))
         if value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind == "f" and np.isnan(value):
-            found[place] = np.full(
-                variable.aval.shape, value, variable.aval.dtype
-            )  # NumPy's: on a device JAX would check it too
+            # NumPy's, because JAX would check an array on a device too.
+            found[place] = np.full(variable.aval.shape, value, variable.aval.dtype)
     return found
 
 

@@ -43,7 +43,7 @@ def telling(functions: Mapping[str, Callable], check: Callable[[], None]) -> Ite
     """
     try:
         yield
-    except ConvergenceError:
+    except (ConvergenceError, StatementError):
         raise
     except Exception as error:
         if not getattr(error, TOLD, False) and not _tell(error, functions):
@@ -132,6 +132,17 @@ def checked_metrics(function: Callable, measured: Any) -> dict[str, Any]:
                 "or give each entry a name of its own."
             )
     return dict(measured)
+
+
+def checked_tree(name: str, function: Callable, tree: PyTree) -> PyTree:
+    """What init or init_hparams returned, if that is a tree of numbers; else StatementError."""
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        raise StatementError(f"The {name} {described(function)} returns nothing: return numbers, as jnp.zeros(3).")
+    for leaf in leaves:
+        if not hasattr(leaf, "dtype") and np.asarray(leaf).dtype.kind not in "biufc":
+            raise StatementError(f"The {name} {described(function)} returns {_shape(leaf)} in the place of numbers.")
+    return tree
 
 
 def checked_baselines(function: Callable, found: Any) -> dict[str, Any]:
