@@ -115,7 +115,7 @@ def case(name: str) -> Case:
 
     by_rows = bl.Linear(
         design=lambda batch: batch[0][:, :2],
-        loss=lambda z, w, h, batch: 0.5 * jnp.mean((z - batch[1][:, None] * jnp.array([0.6, 0.2, 0.1])) ** 2),
+        loss=lambda z, w, h, batch: 0.5 * jnp.mean((z - batch[1][:, None] * jnp.array([[0.6, 0.2, 0.1]])) ** 2),
     )
     box, simplex = bl.Box(lower=-0.5, upper=jnp.exp), bl.Simplex(scale=jnp.exp)
     uniform = lambda key, h: jnp.exp(h) * jnp.ones((2, 3)) / 3
