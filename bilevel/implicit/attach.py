@@ -31,14 +31,17 @@ def split_arguments(args: tuple, kwargs: dict) -> Arguments:
     """Arrays, tracers and Python floats become leaves; everything else (integers, strings, functions) stays fixed."""
     everything, structure = jax.tree.flatten((args, kwargs))
     dynamic = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in everything]
+    leaves = [leaf for leaf, moves in zip(everything, dynamic, strict=True) if moves]
+    fixed = [None if moves else leaf for leaf, moves in zip(everything, dynamic, strict=True)]
+    del everything  # rules of derivatives keep ``rebuild``, and would keep tracers alive with it
 
     def rebuild(*leaves: Any) -> tuple[tuple, dict]:
         moving = iter(leaves)
         return jax.tree.unflatten(
-            structure, [next(moving) if moves else leaf for leaf, moves in zip(everything, dynamic, strict=True)]
+            structure, [next(moving) if moves else leaf for leaf, moves in zip(fixed, dynamic, strict=True)]
         )
 
-    return Arguments([leaf for leaf, moves in zip(everything, dynamic, strict=True) if moves], rebuild)
+    return Arguments(leaves, rebuild)
 
 
 def attach(
@@ -55,27 +58,27 @@ def attach(
     one adjoint solve serves all arguments. Values that the mapping closes over are arguments too. The derivative is NaN
     where the solve fails, or where params are NaN or ``lost``; a cotangent that is exactly zero still gives zero.
     """
-    moving = split_arguments(args, kwargs or {})
+    leaves, rebuild = split_arguments(args, kwargs or {})
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
-    fixed_args, fixed_kwargs = moving.rebuild(*jax.lax.stop_gradient(moving.leaves))
+    fixed_args, fixed_kwargs = rebuild(*jax.lax.stop_gradient(leaves))
     mapping = mapping.localize(params, *fixed_args, **fixed_kwargs)
 
     def residual(w: Params, *leaves: Any) -> PyTree:
-        args, kwargs = moving.rebuild(*leaves)
+        args, kwargs = rebuild(*leaves)
         return mapping(w, *args, **kwargs)
 
     def solve(w: Params, leaves: list, rhs: PyTree) -> PyTree:
-        args, kwargs = moving.rebuild(*leaves)
+        args, kwargs = rebuild(*leaves)
         return solve_system(mapping.system(w, *args, **kwargs), linear_solve, rhs)
 
-    _check_shapes(mapping, params, jax.eval_shape(residual, params, *moving.leaves))
-    residual, closed_over = jax.closure_convert(residual, params, *moving.leaves)
+    _check_shapes(mapping, params, jax.eval_shape(residual, params, *leaves))
+    residual, closed_over = jax.closure_convert(residual, params, *leaves)
     hidden: list[Any] = []
     if closed_over:
-        solve, hidden = jax.closure_convert(solve, params, moving.leaves, params)
+        solve, hidden = jax.closure_convert(solve, params, leaves, params)
     lost = lost | jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(params)]))
-    solution = _with_derivative(residual, solve, len(moving.leaves))
-    return solution(params, [*moving.leaves, *closed_over], hidden, lost)
+    solution = _with_derivative(residual, solve, len(leaves))
+    return solution(params, [*leaves, *closed_over], hidden, lost)
 
 
 def _check_shapes(mapping: Mapping, params: Params, residual: PyTree) -> None:

@@ -258,6 +258,19 @@ def test_unrolled_is_implicit(name, solver):
     assert_allclose(slope, exact, atol=1e-6)
 
 
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("check", ["rank promotion", "leaks"])
+@pytest.mark.parametrize(("name", "solver"), pairs())
+def test_traces_are_clean(name, solver, check):
+    """Of a batch of gradients, under JAX's own checks; nothing is compiled."""
+    at = case(name)
+    inner = at.inner.with_solver(SOLVERS[solver])
+    guard = jax.numpy_rank_promotion("raise") if check == "rank promotion" else jax.checking_leaks()
+    with guard:
+        total = jax.grad(lambda h: jnp.sum(inner.solve(h, at.batch).params))
+        jax.jit(jax.vmap(total)).trace(jnp.array([at.hparams, at.hparams]))
+
+
 @pytest.mark.parametrize("solver", [name for name, solver in SOLVERS.items() if not solver.unrolls])
 def test_solvers_that_do_not_unroll_say_so(solver):
     name = next(name for name, solvers in CAN.items() if solver in solvers)
