@@ -14,10 +14,11 @@ import numpy as np
 
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
+from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
-from bilevel.implicit.attach import attach
+from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.losses.linear import stays_on_host
@@ -36,7 +37,8 @@ class Solution(NamedTuple):
 
     ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
     solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
-    "residual" where it is one of several or nobody looked (`InnerProblem.solve` does not: `bl.hypergradient` does).
+    "residual" where it is one of several, or where that was not examined (`InnerProblem.solve` does not examine it,
+    `bl.hypergradient` does).
     """
 
     params: Params
@@ -50,8 +52,8 @@ class Solution(NamedTuple):
 
     @property
     def order(self) -> str:
-        """What was looked at: "second order", or "first order" where nobody looked at the curvature (``curvature`` is
-        NaN), so that the point may be a saddle. Of a batch, the weaker."""
+        """Either "second order", where the curvature was examined, or "first order": ``curvature`` is then NaN and the
+        point may be a saddle. Of a batch, the weaker."""
         return order_of(self.curvature)
 
     @property
@@ -77,6 +79,19 @@ def _tells(solve: Method) -> Method:
             return solve(self, hparams, batch, *args, **kwargs)
 
     return told  # type: ignore[return-value]  # of the type that is wrapped
+
+
+@solves_once
+def _outcome(problem: Setting, hparams: HParams, batch: Batch, key: Key, init: Params | None) -> Outcome:
+    inner: InnerProblem = problem.value
+    cold = inner.cold_start(key, hparams, batch)
+    start = cold if init is None else inner.unknown(init, hparams, batch)
+    return inner.run(hparams, batch, start, cold)
+
+
+@compiles_once
+def _attached(problem: Setting, linear_solve: Setting, params: Params, hparams: HParams, batch: Batch) -> Params:
+    return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +156,8 @@ class InnerProblem:
 
     @property
     def mapping(self) -> Mapping:
-        """The optimality condition F(params, hparams, batch): the one given, or the one that the statement implies."""
+        """The optimality condition F(params, hparams, batch): the given one, or the one that follows from the
+        statement."""
         if self.optimality is not None:
             return self.optimality
         if self.constraint.by_functions:
@@ -196,12 +212,16 @@ class InnerProblem:
         relative to the residual of the cold start. The status is per lane under vmap, and never raises. Raises
         ValueError where values are concrete and the parameters of the set alone tell that it is empty (a radius
         below 0); elsewhere the status is then ``infeasible``.
+
+        An eager call, also in an eager gradient or batch, compiles once for shapes. It compiles anew where a global or
+        closure of the problem's functions has been bound to another value. A list or an array that is changed in place
+        goes unnoticed.
         """
         refuse_empty(self.nonsmooth.as_set, hparams)
-        cold = self.cold_start(jax.random.key(0) if key is None else key, hparams, batch)
-        start = cold if init is None else self.unknown(init, hparams, batch)
-        outcome = self.run(hparams, batch, start, cold)
-        unknown = attach(self.mapping, linear_solve, outcome.params, (hparams, batch))
+        problem = stated(self)
+        outcome = _outcome(problem, hparams, batch, jax.random.key(0) if key is None else key, init)
+        attached = _attached.__wrapped__ if asks_for_values(self.mapping, linear_solve) else _attached
+        unknown = attached(problem, Setting(linear_solve), outcome.params, hparams, batch)
         dual = unknown.dual if self.constraint.by_functions else None
         return Solution(
             self.primal(unknown),

@@ -94,6 +94,8 @@ class Task:
             raise ValueError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}.")
         if not isinstance(self.inner, InnerProblem):
             raise StatementError(f"inner is a {type(self.inner).__name__}, and has to be a bl.InnerProblem.")
+        if not isinstance(self.figures, Mapping):
+            raise StatementError("figures have to be a dict of functions by name, {name: function(result) -> figure}.")
         check_callable({"init": self.inner.init, "outer loss": self.outer_loss, **self._own})
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from bilevel.cli.sentences import SettingsError
+from bilevel.cli.words import FLAGS, TAKES_VALUE, meant, similar
 
 COMMANDS = {
     "train": "bilevel.cli.train:train",
@@ -23,7 +24,6 @@ QUIET = (  # this package's settings of Hydra, for settings that are read from a
     *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
     *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
 )
-TAKES_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")
 
 
 def translate(arguments: list[str]) -> list[str]:
@@ -40,6 +40,7 @@ def translate(arguments: list[str]) -> list[str]:
         raise SettingsError(f"command={command}: there is no such command; choose one of {', '.join(COMMANDS)}.")
     if command == "doctor":
         return examined(flags, overrides)
+    refuse_words(flags)
     directory, origin = (folder_of(overrides, name) for name in ("resume", "fork"))
     if directory and origin:
         raise SettingsError("resume=DIR goes on with a run, and fork=DIR starts a new one: give one of the two.")
@@ -61,6 +62,25 @@ def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
     ]
     flags = [word for word, override in zip(arguments, is_override, strict=True) if not override]
     return flags, [word for word, override in zip(arguments, is_override, strict=True) if override]
+
+
+def refuse_words(flags: list[str]) -> None:
+    """SettingsError for a flag that there is not, and for a word without a name.
+
+    >>> refuse_words(["-m", "--config-dir", "settings"])
+    >>> refuse_words(["ridge"])
+    Traceback (most recent call last):
+    bilevel.cli.sentences.SettingsError: ridge: settings are given as NAME=VALUE (did you mean task=ridge?).
+    """
+    for last, word in zip(["", *flags], flags, strict=False):
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            if not any(flag == name or (len(name) > 3 and flag.startswith(name)) for flag in (*FLAGS, *TAKES_VALUE)):
+                raise SettingsError(
+                    f"{word}: there is no such flag; settings are given as NAME=VALUE{similar(name.lstrip('-'))}."
+                )
+        elif last not in TAKES_VALUE:
+            raise SettingsError(f"{word}: settings are given as NAME=VALUE{meant(word, COMMANDS)}.")
 
 
 def value_of(arguments: list[str], name: str) -> str | None:
@@ -104,7 +124,10 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
 def forked(flags: list[str], overrides: list[str], directory: Path) -> list[str]:
     """The arguments of the run in ``directory``, changed by those given, for a new run that starts where it ended."""
     settings_of(directory, "fork")
-    recorded = plain_yaml(directory / ".hydra" / "overrides.yaml", list)
+    recorded = plain_yaml(path := directory / ".hydra" / "overrides.yaml", list)
+    for one in recorded:
+        if not re.match(r"[+~]*(?!hydra\b)\w", str(one)):
+            raise foreign(path, str(one))
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     kept = [one for one in recorded if one.lstrip("+~").partition("=")[0] not in {*given, *UNIQUE}]
     return [
@@ -139,12 +162,19 @@ def settings_of(directory: Path, name: str) -> tuple[str, str]:
             f"{name}={directory}: no run is recorded there ({directory / '.hydra' / 'config.yaml'} is missing)."
         )
     settings = plain_yaml(recorded / "config.yaml", dict)
-    if foreign := sorted({"hydra", "defaults"} & set(settings)):
-        raise SettingsError(
-            f"{recorded / 'config.yaml'} has a node {foreign[0]!r}, which bilevel does not write there and which could "
-            "run code of its author: remove it if you trust the file."
-        )
+    if wrong := sorted({"hydra", "defaults"} & set(settings)):
+        raise foreign(recorded / "config.yaml", f"a node {wrong[0]!r}")
+    if "@package" in (recorded / "config.yaml").read_text(encoding="utf-8"):
+        raise foreign(recorded / "config.yaml", "'@package'")
     return f"--config-path={recorded}", "--config-name=config"
+
+
+def foreign(path: Path, what: str) -> SettingsError:
+    """The refusal of a record that holds settings which Hydra would act on."""
+    return SettingsError(
+        f"{path} has {what} in it, which bilevel does not write there and which could run code of its author: remove "
+        "it if you trust the file."
+    )
 
 
 def plain_yaml(path: Path, kind: type) -> Any:

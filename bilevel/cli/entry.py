@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import hydra
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
-from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once
+from bilevel.cli.interrupts import INTERRUPTED, heed, heed_no_more, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
 from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError
@@ -36,6 +37,9 @@ def run() -> None:
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
     sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules beside the user's data are found
+    if sys.argv[1:] == ["--version"]:  # Hydra would tell its own
+        print(f"bilevel {importlib.import_module('bilevel').__version__}")
+        return
     try:
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
@@ -56,10 +60,12 @@ def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
     if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run tells in a sentence
         threading.excepthook = lambda _: None
+        sys.excepthook = of_main_thread
         warnings.formatwarning = in_one_line
     try:
         config = with_logger(config)
         check_settings(config)
+        heed()
         module, _, name = COMMANDS[config.command].partition(":")
         return getattr(importlib.import_module(module), name)(config)
     except KeyboardInterrupt as interrupt:
@@ -80,14 +86,22 @@ def job(config: DictConfig) -> Any:
         raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
 
 
+def of_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints an error of the main thread as Python does; those of threads that compiled code started, when storing
+    fails, are of what the run tells in a sentence."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
+
+
 def in_one_line(message: Warning | str, *where: Any, **line: Any) -> str:
-    """A warning as a sentence: of which line of the library it came says nothing to whoever runs a command."""
+    """A warning as a sentence, without the line of the library that gave it, because a user of the command does not
+    need that."""
     return f"bilevel: {one_line(str(message))}\n"
 
 
 def take_away_empty(folder: Path) -> None:
-    """Removes what Hydra made for a run that was refused: its folder, and what is empty above it up to where the user
-    is. A folder that was there before this process is left."""
+    """Removes the folder that Hydra made for a refused run, and the empty folders above it up to the user's. A folder
+    that was there before this process stays."""
     with contextlib.suppress(OSError):  # it holds something, or is gone
         if folder != Path.cwd() and folder.stat().st_mtime >= BEGAN:
             folder.rmdir()

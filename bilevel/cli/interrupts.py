@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP: a run saves what it has and ends with one sentence, also from within a long computation."""
+"""Ctrl-C, SIGTERM, SIGHUP: a run saves its state and ends with one sentence, also from within a long computation."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)  # handled as Ctrl-C, because schedulers
 HANGUP = getattr(signal, "SIGHUP", None)  # a terminal that closes, which `nohup` ignores; Windows has none
 
 _heard = threading.Event()
+_asked = threading.Event()  # to stop, some time ago: `heed` asks again
 _last_words = ["interrupted"]
 
 
@@ -45,7 +46,15 @@ def last_words(text: str) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _heard.set()
+    _asked.set()
     raise KeyboardInterrupt
+
+
+def heed() -> None:
+    """KeyboardInterrupt where a signal came and the run goes on all the same, because the exception was lost: Python
+    drops those that are raised in a destructor or in a callback of compiled code."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
 
 
 def _guard(reading: int, stops: Collection[int]) -> None:

@@ -16,6 +16,9 @@ from hydra.errors import (
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from bilevel.cli.choices import options as available
+from bilevel.cli.words import similar
+
+WITH_TARGET = ("task", "engine", "optimizer", "solver", "logger")
 
 
 class SettingsError(ValueError):
@@ -51,7 +54,8 @@ def missing_choice(error: BaseException) -> str:
         group, option, known = first, f"{folder}/{option}", set()
     options = sorted(known | set(available(group)))
     choose = f"choose one of {', '.join(options)}" if options else f"`bilevel --help` lists what there is in {group}"
-    return f"{group}={option}: there is no such {group}{nearest(option, options)}; {choose}."
+    own = f"; one of your own, or of another package, is {group}._target_=MODULE.NAME" if group in WITH_TARGET else ""
+    return f"{group}={option}: there is no such {group}{nearest(option, options)}; {choose}{own}."
 
 
 def bad_override(error: BaseException) -> str:
@@ -60,8 +64,8 @@ def bad_override(error: BaseException) -> str:
     if key is None:
         return str(error)
     return (
-        f"There is no setting {key[1]}: `bilevel --cfg job` prints all that there are with the chosen task and engine "
-        f"(a setting of your own is added by +{key[1]}=VALUE)."
+        f"There is no setting {key[1]}{similar(key[1])}: `bilevel --cfg job` prints all that there are with the chosen "
+        f"task and engine (a setting of your own is added by +{key[1]}=VALUE)."
     )
 
 
@@ -74,6 +78,8 @@ def unreadable(error: BaseException) -> str:
 def failed_call(error: BaseException) -> str:
     """The error that a `_target_` raised, with its group."""
     cause = error.__cause__
+    if kind := re.search(r"Expected a callable target, got .* of type '(\w+)'\s*full_key: (\S+)", str(error), re.S):
+        return f"{kind[2]}._target_ names a {kind[1]}, and has to name a function or class in a module (MODULE.NAME)."
     place = re.search(r"full_key: (\S+)", str(error))
     where = f"{place[1]}: " if place else ""
     if cause is None or isinstance(cause, ImportError | AttributeError):

@@ -67,7 +67,8 @@ def with_logger(config: DictConfig) -> DictConfig:
 
 
 def reduced(config: DictConfig) -> DictConfig:
-    """The settings of the small instance that ``command=check`` takes: those of ``reduced``, where none is given."""
+    """The settings of the small instance for ``command=check``: the values of ``reduced``, unless the command line
+    gives others."""
     given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     sizes = {name: value for name, value in (config.get("reduced") or {}).items() if f"task.{name}" not in given}
     if "data" in given:

@@ -53,7 +53,7 @@ def check_shipped(config: DictConfig) -> None:
 
 
 def check_choices(group: str, settings: Mapping[str, Any]) -> None:
-    """Refuses a word that is none of those that a setting may be.
+    """Refuses a word that is no choice of a setting.
 
     >>> check_choices("engine", {"_target_": "bilevel.Implicit", "on_failure": "shrug"})
     Traceback (most recent call last):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import inspect
 import os
-import re
 import shlex
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +24,14 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bilevel.cli.arguments import LOGGER, plain_yaml
 from bilevel.cli.interrupts import last_words
+from bilevel.cli.record import SettingsRecord
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.settings import merged
 from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
-from bilevel.loggers import Console, Logger, Run
-from bilevel.loggers.json_lines import write_whole
+from bilevel.loggers import Console
 from bilevel.task import PRECISIONS, Task
 from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
@@ -59,13 +57,23 @@ def train(config: DictConfig) -> float:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
         except Misfit as error:
             raise SettingsError(str(error)) from error
-        except OSError as error:
-            what = error.strerror or str(error).rstrip(".")
+        except Exception as error:
+            if not (what := of_storage(error)):
+                raise
             raise OSError(f"{short(folder.path)}: {what}; what was saved before is kept, and {again}.") from error
     print(short(folder.path))
     if result.summary["status"] == FAILED:
         raise ConvergenceError(str(result.summary["failed_because"]))
     return float(result.summary["best_outer_loss"])
+
+
+def of_storage(error: Exception) -> str:
+    """The system's word for a failed write; "" for another error. The storage of checkpoints raises errors of its own
+    for a full disk."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error).rstrip(".")
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else ""
 
 
 def claimed(resumed: bool) -> RunFolder:
@@ -82,7 +90,7 @@ def claimed(resumed: bool) -> RunFolder:
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:
-    """Task and trainer from their settings; nothing is compiled here. What they refuse is a `SettingsError`."""
+    """Task and trainer from their settings; nothing is compiled here. Their refusals become a `SettingsError`."""
     try:
         return built(config)
     except ValueError as error:
@@ -91,7 +99,7 @@ def build(config: DictConfig) -> tuple[Task, Trainer]:
 
 def built(config: DictConfig) -> tuple[Task, Trainer]:
     with jax.enable_x64(PRECISIONS.get(config.task.get("precision", "float64"), True)):
-        task = made(with_seed(config), "task", Task)
+        task = stated(config) or made(with_seed(config), "task", Task)
         task = task if task.name != Task.name else replace(task, name=name_of(config))
         if config.get("fork") and not has_checkpoints(config.get("resume") or config.get("run")):
             task = replace(task, init_hparams=from_run(Path(config.fork), task))
@@ -109,6 +117,26 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
     return task, trainer
 
 
+def stated(config: DictConfig) -> Task | None:
+    """A task that is itself an attribute of a module, without a function; None where the target is something else."""
+    task = attribute(config.task.get("_target_"))
+    if not isinstance(task, Task):
+        return None
+    if given := [name for name in config.task if name != "_target_"]:
+        raise SettingsError(
+            f"task.{given[0]}: {config.task._target_} is a task and takes no settings; make it a function that returns "
+            "one."
+        )
+    return task
+
+
+def attribute(target: Any) -> Any:
+    """The object with this dotted name; None where it cannot be imported, and `made` reports the reason."""
+    module, _, name = str(target).rpartition(".")
+    with contextlib.suppress(Exception):
+        return getattr(importlib.import_module(module), name)
+
+
 def made(config: DictConfig, group: str, kind: type) -> Any:
     """The object that the ``_target_`` of a group returns; refused where it is of another kind than the group's."""
     thing = instantiate(config[group], _convert_="all")
@@ -123,10 +151,9 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
 def with_seed(config: DictConfig) -> DictConfig:
     """Gives the run's seed to a task with an argument of this name and no setting for it, because the runs of a sweep
     over seeds would else be the same."""
-    module, _, name = str(config.task.get("_target_")).rpartition(".")
     try:
-        arguments = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except Exception:  # `made` reports the error
+        arguments = inspect.signature(attribute(config.task.get("_target_"))).parameters
+    except (TypeError, ValueError):  # `made` reports the error
         return config
     if "seed" not in arguments or "seed" in config.task:
         return config
@@ -155,7 +182,7 @@ def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
 
 
 def has_checkpoints(directory: str | None) -> bool:
-    """Whether a run goes on from a checkpoint: then a fork needs what it was forked from no more."""
+    """Whether a run goes on from a checkpoint; a fork then no longer needs the run that it was forked from."""
     place = Path(directory or ".") / CHECKPOINTS
     return directory is not None and place.is_dir() and any(place.iterdir())
 
@@ -177,53 +204,6 @@ def use_compilation_cache(folder: str | None) -> None:
             return
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-class SettingsRecord(Logger):
-    """``.hydra/``: the composed settings, and what was typed. It is written after all checks, so that a refused command
-    does not change the record of an earlier run. Settings that a resumed run changed hold from then on.
-    """
-
-    def __init__(self, config: DictConfig):
-        self.config = OmegaConf.merge(config, {"resume": None})
-
-    def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
-        assert run.directory is not None
-        place, hydra = run.directory / ".hydra", HydraConfig.instance().cfg
-        place.mkdir(exist_ok=True)
-        typed = list(HydraConfig.get().overrides.task)
-        if run.resumed:
-            typed = continued(plain_yaml(place / "overrides.yaml", list), typed)
-        elif hydra is not None:
-            own = OmegaConf.masked_copy(cast(DictConfig, hydra), "hydra")
-            write_whole(place / "hydra.yaml", OmegaConf.to_yaml(own))
-        write_whole(place / "overrides.yaml", OmegaConf.to_yaml(typed))
-        write_whole(place / "config.yaml", OmegaConf.to_yaml(self.config))
-
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Nothing: settings do not change from step to step."""
-
-    def figure(self, name: str, figure: Any) -> None:
-        """Nothing: settings have no picture."""
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Nothing: all was written at the start."""
-
-
-def continued(before: list[str], now: list[str]) -> list[str]:
-    """What was typed for a run from its start on; of values given again the last.
-
-    >>> continued(["task=ridge", "logger=wandb"], ["trainer.steps=9", "++choose_logger=none", "resume=r"])
-    ['task=ridge', 'trainer.steps=9', 'logger=none']
-    """
-    now = [re.sub(rf"^\+\+{LOGGER}=", "logger=", one) for one in now if not is_own(one)]
-    names = {one.partition("=")[0] for one in now}
-    return [*(one for one in before if one.partition("=")[0] not in names), *now]
-
-
-def is_own(override: str) -> bool:
-    """Whether an override names the run itself instead of a setting."""
-    return override.lstrip("+").startswith(("resume=", "fork="))
 
 
 def short(directory: Path) -> str:

@@ -72,8 +72,8 @@ BY_PROJECTION = (
 
 
 def is_empty(penalty: Penalty, hparams: HParams, params: Params) -> jax.Array | bool:
-    """Whether the set ``penalty`` holds no point of the shapes of ``params`` at these hyperparameters; NaN among its
-    parameters tells nothing. A plain False of what is never empty: nothing is then compiled."""
+    """Whether the set ``penalty`` holds no point of the shapes of ``params`` at these hyperparameters; a parameter of
+    NaN tells nothing. The result is Python's False for a set that is never empty, so that nothing is compiled."""
     if isinstance(penalty, Parts):
         found = penalty.each(lambda part, piece: is_empty(part, hparams, piece), params)
         conditions = [condition for condition in found if condition is not False]

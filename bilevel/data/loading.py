@@ -1,4 +1,4 @@
-"""Data sets by name: what is known of one before it is read, and reading it."""
+"""Data sets by name: their facts before they are read, and reading them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DENSE = 3e7  # a sparse matrix is made dense up to so many numbers (240 MB)
 
 
 def source_of(name: str, root: str = "") -> Source:
-    """What is known of the data set of that name before it is read.
+    """The facts of the data set of that name before it is read.
 
     Raises `DataError` in one sentence: an unknown name, a package that is not installed.
 

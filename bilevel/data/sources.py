@@ -66,7 +66,7 @@ class File(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What a data set is before it is read: every release of it has a checksum, so that this cannot change."""
+    """The facts of a data set before it is read. They cannot change, because every release has a checksum."""
 
     samples: int
     features: int

@@ -59,12 +59,12 @@ class Report:
     """The report on a hypergradient.
 
     Residuals are relative: ||F(w)|| / ||F(init)|| of the inner solve, ||v - A'u|| / ||v|| of the adjoint (through the
-    steps of a solver: what is left of v at their start). ``status`` is the worst of the two and of ``outer_status``,
-    which is nonfinite where both solves ended well and the outer loss, its gradient or the optimiser's update is not a
-    finite number (``undefined`` says which). ``error_estimate`` estimates the norm of the error of the returned
-    gradient, and ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton correction in its
-    regime of validity), "residual" (an order of magnitude, no claim; infinite where nothing is known, as of a bias by
-    design). A figure that was not asked for, or does not apply, is NaN (a count is -1).
+    steps of a solver: the part of v that is left at their start). ``status`` is the worst of the two and of
+    ``outer_status``, which is nonfinite where both solves ended well and the outer loss, its gradient or the
+    optimiser's update is not a finite number (``undefined`` says which). ``error_estimate`` estimates the norm of the
+    error of the returned gradient, and ``error_grade`` says with which claim: "bound" (a theorem), "estimate" (a Newton
+    correction in its regime of validity), "residual" (an order of magnitude, no claim; infinite where nothing is known,
+    as of a bias by design). A figure that was not asked for, or does not apply, is NaN (a count is -1).
     """
 
     inner_residual: jax.Array

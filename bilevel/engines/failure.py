@@ -21,7 +21,7 @@ from bilevel.foundation.typing import PyTree, Scalar
 from bilevel.solvers import Solver
 from bilevel.task import Task
 
-MORE_STEPS = 10
+MORE_STEPS = 10  # as the remedies recommend
 NOWHERE = ("nonfinite", "diverged", "infeasible", "unbounded")  # inner ends at which an adjoint system means nothing
 DERIVATIVE = "look for roots, norms or divisions at zero in the inner loss, or take fewer or shorter steps"
 LOG = logging.getLogger("bilevel")
@@ -46,6 +46,7 @@ def describe(report: Report, engine: Engine, task: Task, point: Point) -> str:
     if report.undefined is not None and bool(report.undefined.loss.any() & jnp.isfinite(report.inner_residual).all()):
         return NO_LOSS
     inner = _of_inner_solve(report, engine, task.inner.solver)
+    inner = inner and (in_start(task, point) or inner)
     if inner and report.inner_status.name in NOWHERE and not engine.through_steps:
         return inner
     return " ".join(filter(None, (inner, _of_adjoint(report, engine))))
@@ -86,6 +87,12 @@ def in_data(point: Point) -> str:
                     f"batch{jax.tree_util.keystr(path)}. Leave these samples out, or fill the gaps before the run."
                 )
     return ""
+
+
+def in_start(task: Task, point: Point) -> str:
+    """Which leaf of the cold start holds NaN or infinity; "" if none does."""
+    wrong = leaves_where(trees.not_finite(task.inner.init(point.key, point.hparams)), "params")
+    return f"init(key, hparams) gives NaN or infinity in {', '.join(wrong)}: begin at finite numbers." if wrong else ""
 
 
 NO_LOSS = (

@@ -165,5 +165,7 @@ def _program_of(equation: Any) -> Jaxpr | None:
 
 def _is_zero(value: Any) -> bool:
     """Looks at single numbers only, because JAX broadcasts the zeros that it makes, and data must not be copied to the
-    host."""
-    return not isinstance(value, Tracer) and np.size(value) == 1 and not np.any(np.asarray(value))
+    host. A random key is no number."""
+    if isinstance(value, Tracer) or np.size(value) != 1 or jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
+        return False
+    return not np.any(np.asarray(value))

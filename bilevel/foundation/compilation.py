@@ -36,16 +36,18 @@ SHARED = 32  # compiled programs kept for other tasks
 _COMPILED: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
 
 
-def compile_or_find(lowered: jax.stages.Lowered, arguments: tuple[list, list]) -> tuple[jax.stages.Compiled, bool]:
+def compile_or_find(
+    lowered: jax.stages.Lowered, arguments: tuple[list, list], options: dict[str, Any]
+) -> tuple[jax.stages.Compiled, bool]:
     """The compiled program, and whether it had to be compiled. Programs with the same text are compiled once, because
     tasks of the same shapes often have the same text. A program that calls the host is not shared, because its text
     does not say which function is called.
     """
-    options, text = compiler_options(jax.default_backend()), lowered.as_text()
+    text = lowered.as_text()
     if "callback" in text:
         return lowered.compile(options), True
     places = jax.tree.map(lambda leaf: leaf.sharding, arguments)
-    key = (hashlib.sha256(text.encode()).digest(), *map(tuple, places))
+    key = (hashlib.sha256(text.encode()).digest(), *map(tuple, places), *options.items())
     compiles = key not in _COMPILED
     if compiles:
         _COMPILED[key] = lowered.compile(options)
@@ -60,19 +62,20 @@ def _number(leaf: Any) -> Any:
     return float(leaf) if isinstance(leaf, float) else leaf
 
 
-def not_a_number(closed: Any) -> dict[int, np.ndarray]:
+def not_a_number(traced: Any) -> dict[int, np.ndarray]:
     """The results of a traced function that are the constant NaN, by their places: a figure that was not asked for is
     one. They stay out of the program because ``jax_debug_nans`` would stop it for returning them."""
-    constants = dict(zip(map(id, closed.jaxpr.constvars), closed.consts, strict=True))
-    made = {id(one): step for step in closed.jaxpr.eqns if step.primitive.name in COPIES for one in step.outvars}
+    constants = dict(zip(map(id, traced.jaxpr.constvars), traced.constants, strict=True))
+    made = {id(one): step for step in traced.jaxpr.eqns if step.primitive.name in COPIES for one in step.outvars}
     found = {}
-    for place, variable in enumerate(closed.jaxpr.outvars):
+    for place, variable in enumerate(traced.jaxpr.outvars):
         source = variable
         while id(source) in made:
             source = made[id(source)].invars[0]
         value = source.val if isinstance(source, Literal) else constants.get(id(source))
         if value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind == "f" and np.isnan(value):
-            found[place] = np.asarray(value, variable.aval.dtype)  # NumPy's: on a device JAX would check it too
+            # NumPy's, because JAX would check an array on a device too.
+            found[place] = np.full(variable.aval.shape, value, variable.aval.dtype)
     return found
 
 
@@ -84,12 +87,11 @@ class Executable(NamedTuple):
     structure: Any
     unknown: dict[int, np.ndarray]  # results that are NaN by construction, by their places
 
-    def called(self, leaves: list) -> Any:
-        """What the function returns for arguments with these leaves."""
+    def results(self, leaves: list) -> list:
+        """The leaves of what the function returns for arguments with these leaves."""
         results = iter(self.compiled(self.constants, leaves))
         places = range(self.structure.num_leaves)
-        whole = [self.unknown[place] if place in self.unknown else next(results) for place in places]
-        return jax.tree.unflatten(self.structure, whole)
+        return [self.unknown[place] if place in self.unknown else next(results) for place in places]
 
     def takes(self, leaves: list) -> bool:
         """Whether every argument lies on the devices that the program was compiled for, or may be moved there."""
@@ -118,6 +120,41 @@ class Seconds(NamedTuple):
         return {f"seconds_{part}": spent for part, spent in self._asdict().items()}
 
 
+class Traced(NamedTuple):
+    """A function as a program: its jaxpr, the values that it closes over, and the structure of what it returns."""
+
+    jaxpr: Any
+    constants: list
+    structure: Any
+
+    def __call__(self, leaves: list) -> list:
+        """The leaves of the result."""
+        return eval_jaxpr(self.jaxpr, self.constants, *leaves)
+
+
+def trace(function: Callable[[list], Any], leaves: list) -> Traced:
+    """function(leaves) for leaves of these types."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(leaves)
+    return Traced(closed.jaxpr, closed.consts, jax.tree.structure(shapes))
+
+
+def executable_of(traced: Traced, leaves: list, options: dict[str, Any]) -> tuple[Executable, bool, Seconds]:
+    """The compiled program for arguments with these leaves, whether it had to be compiled, and the time it took."""
+    began = time.perf_counter()
+    constants = [jnp.asarray(constant) for constant in traced.constants]
+    unknown = not_a_number(traced)
+
+    def run(constants: list, leaves: list) -> list:
+        results = eval_jaxpr(traced.jaxpr, constants, *leaves)
+        return [result for place, result in enumerate(results) if place not in unknown]
+
+    lowered = jax.jit(run, keep_unused=True).lower(constants, leaves)
+    translated = time.perf_counter()
+    compiled, compiles = compile_or_find(lowered, (constants, leaves), options)
+    spent = Seconds(0.0, translated - began, time.perf_counter() - translated)
+    return Executable(compiled, constants, traced.structure, unknown), compiles, spent
+
+
 class Program:
     """A function of pytrees of arrays, compiled on first use. It is compiled again only when structures, shapes or
     dtypes change, or the devices that hold the arrays.
@@ -142,7 +179,7 @@ class Program:
         executable = self._found.get(placed)
         if executable is None:
             executable = self._found[placed] = self._find(signature, leaves, structure)
-        return executable.called(leaves)
+        return jax.tree.unflatten(executable.structure, executable.results(leaves))
 
     def _find(self, signature: tuple, leaves: list, structure: Any) -> Executable:
         """A program for these shapes and the devices of these arguments, compiled if there is none."""
@@ -154,24 +191,12 @@ class Program:
         return known[-1]
 
     def _compile(self, leaves: list, structure: Any) -> Executable:
-        began = time.perf_counter()
         self.traces += 1
-        closed, shapes = jax.make_jaxpr(
-            lambda leaves: self.function(*jax.tree.unflatten(structure, leaves)), return_shape=True
-        )(leaves)
-        traced = time.perf_counter()
-        constants = [jnp.asarray(constant) for constant in closed.consts]
-
-        unknown = not_a_number(closed)
-
-        def run(constants: list, leaves: list) -> list:
-            results = eval_jaxpr(closed.jaxpr, constants, *leaves)
-            return [result for place, result in enumerate(results) if place not in unknown]
-
-        lowered = jax.jit(run, keep_unused=True).lower(constants, leaves)
-        translated = time.perf_counter()
-        compiled, compiles = compile_or_find(lowered, (constants, leaves))
+        began = time.perf_counter()
+        traced = trace(lambda leaves: self.function(*jax.tree.unflatten(structure, leaves)), leaves)
+        options = compiler_options(jax.default_backend())
+        executable, compiles, spent = executable_of(traced, leaves, options)
         self.compilations += compiles
-        ended = time.perf_counter()
-        self.seconds = self.seconds.add(Seconds(traced - began, translated - traced, ended - translated))
-        return Executable(compiled, constants, jax.tree.structure(shapes), unknown)
+        tracing = time.perf_counter() - began - sum(spent)
+        self.seconds = self.seconds.add(spent._replace(tracing=tracing))
+        return executable

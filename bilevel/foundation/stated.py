@@ -43,7 +43,7 @@ def telling(functions: Mapping[str, Callable], check: Callable[[], None]) -> Ite
     """
     try:
         yield
-    except ConvergenceError:
+    except (ConvergenceError, StatementError):
         raise
     except Exception as error:
         if not getattr(error, TOLD, False) and not _tell(error, functions):
@@ -113,6 +113,17 @@ def checked_metrics(function: Callable, measured: Any) -> dict[str, Any]:
     return dict(measured)
 
 
+def checked_tree(name: str, function: Callable, tree: PyTree) -> PyTree:
+    """What init or init_hparams returned, if that is a tree of numbers; else StatementError."""
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        raise StatementError(f"The {name} {described(function)} returns nothing: return numbers, as jnp.zeros(3).")
+    for leaf in leaves:
+        if not hasattr(leaf, "dtype") and np.asarray(leaf).dtype.kind not in "biufc":
+            raise StatementError(f"The {name} {described(function)} returns {_shape(leaf)} in the place of numbers.")
+    return tree
+
+
 def checked_baselines(function: Callable, found: Any) -> dict[str, Any]:
     """What baselines returned, if that is a dict of what JSON can hold; else StatementError."""
     name = f"The baselines {described(function)}"
@@ -142,7 +153,7 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
 
 
 def check_callable(functions: Mapping[str, Callable]) -> None:
-    """StatementError for what is stated in the place of a function and is none."""
+    """StatementError for a value that is no function in the place of one."""
     for name, function in functions.items():
         if not callable(function):
             takes = ARGUMENTS.get(name, "(params, hparams, batch)")
@@ -221,7 +232,7 @@ def _place(file: str, line: int) -> str:
 
 
 def _shape(value: Any) -> str:
-    """What a value is, for a sentence; a list is none of numbers, though NumPy gives it a shape."""
+    """A value in words, for a sentence; a list counts as a list, although NumPy gives it a shape."""
     if hasattr(value, "shape"):
         return f"an array of shape {np.shape(value)}"
     return "nothing" if value is None else f"a {type(value).__name__}"

@@ -19,7 +19,7 @@ Loss: TypeAlias = Callable[[Params, HParams, Batch], Scalar]
 
 
 class Counts(NamedTuple):
-    """What a computation cost, in calls of what the user stated (scalars, exact)."""
+    """The cost of a computation in calls of the user's functions (scalars, exact)."""
 
     gradients: jax.Array | int = 0  # reverse-mode gradients of a loss, or evaluations of a residual
     hessian_products: jax.Array | int = 0  # products with dF/dw, or with its transpose

@@ -12,6 +12,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.eager import Setting, compiles_once, stated
 from bilevel.foundation.trees import epsilon
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
@@ -20,28 +21,55 @@ from bilevel.implicit.silence import silent
 from bilevel.linear_solve import LinearSolver
 
 
+class Form(NamedTuple):
+    """How arguments are put together: their structure, and the leaves that are no arrays, with None for the others."""
+
+    structure: Any
+    fixed: tuple
+
+    def rebuild(self, *leaves: Any) -> tuple[tuple, dict]:
+        moving = iter(leaves)
+        whole = [next(moving) if one is None else one.value for one in self.fixed]
+        return jax.tree.unflatten(self.structure, whole)
+
+
 class Arguments(NamedTuple):
-    """Arguments split into the array leaves that can carry derivatives and the function that puts them together."""
+    """Arguments split into the array leaves that can carry derivatives and the form that puts them together."""
 
     leaves: list[Any]
-    rebuild: Callable[..., tuple[tuple, dict]]
+    form: Form
+
+    def rebuild(self, *leaves: Any) -> tuple[tuple, dict]:
+        """(args, kwargs) with these leaves."""
+        return self.form.rebuild(*leaves)
 
 
 def split_arguments(args: tuple, kwargs: dict) -> Arguments:
     """Arrays, tracers and Python floats become leaves; everything else (integers, strings, functions) stays fixed."""
     everything, structure = jax.tree.flatten((args, kwargs))
-    dynamic = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in everything]
-    leaves = [leaf for leaf, moves in zip(everything, dynamic, strict=True) if moves]
-    fixed = [None if moves else leaf for leaf, moves in zip(everything, dynamic, strict=True)]
-    del everything  # rules of derivatives keep ``rebuild``, and would keep tracers alive with it
+    moves = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in everything]
+    fixed = tuple(None if moving else Setting(leaf) for leaf, moving in zip(everything, moves, strict=True))
+    return Arguments([leaf for leaf, moving in zip(everything, moves, strict=True) if moving], Form(structure, fixed))
 
-    def rebuild(*leaves: Any) -> tuple[tuple, dict]:
-        moving = iter(leaves)
-        return jax.tree.unflatten(
-            structure, [next(moving) if moves else leaf for leaf, moves in zip(fixed, dynamic, strict=True)]
-        )
 
-    return Arguments(leaves, rebuild)
+def asks_for_values(mapping: Mapping, linear_solve: LinearSolver) -> bool:
+    """Whether the symmetry that a user asserts is checked, which needs concrete values and so no compiled program."""
+    return linear_solve.needs_symmetric and type(mapping).system is Mapping.system
+
+
+def attach_once(
+    mapping: Mapping, linear_solve: LinearSolver, params: Params, args: tuple, kwargs: dict | None = None
+) -> Params:
+    """As `attach`, compiled once for the mapping and the shapes, in eager calls too."""
+    if asks_for_values(mapping, linear_solve):
+        return attach(mapping, linear_solve, params, args, kwargs)
+    leaves, form = split_arguments(args, kwargs or {})
+    return _attach_once(stated(mapping), Setting(linear_solve), params, leaves, Setting(form))
+
+
+@compiles_once
+def _attach_once(mapping: Setting, linear_solve: Setting, params: Params, leaves: list, form: Setting) -> Params:
+    return attach(mapping.value, linear_solve.value, params, *form.value.rebuild(*leaves))
 
 
 def attach(
@@ -58,7 +86,9 @@ def attach(
     one adjoint solve serves all arguments. Values that the mapping closes over are arguments too. The derivative is NaN
     where the solve fails, or where params are NaN or ``lost``; a cotangent that is exactly zero still gives zero.
     """
-    leaves, rebuild = split_arguments(args, kwargs or {})
+    leaves, form = split_arguments(args, kwargs or {})
+    rebuild = form.rebuild  # the rules below are kept by JAX, and must not keep the leaves, which may be traced
+    # The solution gets the attached derivative alone, not that of the steps which led to it.
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
     fixed_args, fixed_kwargs = rebuild(*jax.lax.stop_gradient(leaves))
     mapping = mapping.localize(params, *fixed_args, **fixed_kwargs)
@@ -72,8 +102,10 @@ def attach(
         return solve_system(mapping.system(w, *args, **kwargs), linear_solve, rhs)
 
     _check_shapes(mapping, params, jax.eval_shape(residual, params, *leaves))
+    # A rule of JAX must not close over traced values, so they become arguments.
     residual, closed_over = jax.closure_convert(residual, params, *leaves)
     hidden: list[Any] = []
+    # Only then, because converting the solve traces it.
     if closed_over:
         solve, hidden = jax.closure_convert(solve, params, leaves, params)
     lost = lost | jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(params)]))
@@ -138,10 +170,11 @@ def solve_system_counted(system: System, linear_solve: LinearSolver, rhs: PyTree
     def solve(matvec: Callable, flat: jax.Array) -> tuple[jax.Array, Counts]:
         solution = linear_solve(replace(operator, matvec=matvec), flat)
         counts = Counts(hessian_products=solution.products, factorizations=solution.factorizations)
-        # a reduced right-hand side leaves the range by rounding of what it was reduced from, which may be far larger
+        # a reduced right-hand side leaves the range by the rounding of the full one, which may be far larger
         off_range = operator.singular & (solution.residual <= epsilon(flat) ** 0.625)
         return jnp.where(solution.status.ok | off_range, solution.value, jnp.nan), counts.as_arrays()
 
+    # Told that A is symmetric, JAX solves the transposed system in the same way, without transposing the product.
     symmetric = bool(operator.symmetric)
     flat, counts = jax.lax.custom_linear_solve(matvec, reduced, solve, solve, symmetric=symmetric, has_aux=True)
     return system.extend(rhs, unravel(flat)), counts.plus(hessian_products=system.products)

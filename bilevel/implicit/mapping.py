@@ -33,12 +33,12 @@ class System(NamedTuple):
 class Mapping(abc.ABC):
     """An optimality condition: a callable residual that is zero at the solution, and knows its linear system.
 
-    The class attributes are what solvers and engines ask before they choose a method. A condition that declares
-    nothing is one of which nothing is known, and is treated with that caution.
+    Solvers and engines read the class attributes before they choose a method. Of a condition that declares nothing they
+    assume nothing.
     """
 
     states_loss: ClassVar[bool] = True  # False: stated by a residual or a map alone, and there is no loss to evaluate
-    of_gradient: ClassVar[bool] = False  # a minimum of the field ``loss``, of which nothing but the gradient is read
+    of_gradient: ClassVar[bool] = False  # a minimum of the field ``loss``, which is used by its gradient only
     stationary: ClassVar[bool] = False  # F is that gradient: no prox, no set
     iterates: ClassVar[bool] = False  # F(w) = T(w) - w for a map T
     smooth: ClassVar[bool] = False  # dF/dw jumps nowhere, unless a derivative of the user's functions does
@@ -59,8 +59,8 @@ class Mapping(abc.ABC):
         return self
 
     def with_loss(self, loss: Callable[..., Scalar]) -> Mapping:
-        """The same condition of another loss; of those that are ``of_gradient``."""
-        settings: Any = self  # a dataclass, of which ``of_gradient`` says that it has this field
+        """The same condition of another loss; for conditions that are ``of_gradient``."""
+        settings: Any = self  # ``of_gradient`` says that it is a dataclass with this field
         return replace(settings, loss=loss)
 
     def natural_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:

@@ -57,7 +57,8 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
         return Solve(value, solution.value, amplification, counted)
 
     def known(reduced: PyTree, given: PyTree, tol: float | jax.Array | None) -> tuple[PyTree, float | jax.Array | None]:
-        """The reduced right-hand side, and the tolerance, as exact as rounding of what was ``given`` leaves them."""
+        """The reduced right-hand side and the tolerance, both no finer than the rounding of ``given``, the full
+        right-hand side."""
         rounding, size = ROUNDING * epsilon(reduced) * norm(given), norm(reduced)
         reduced = jax.tree.map(lambda leaf: jnp.where(size > rounding, leaf, 0 * leaf), reduced)  # NaN stays
         stated = linear_solve.stated_tol if tol is None else tol

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from bilevel.foundation.eager import Setting, compiles_once, frozen, prepared, stated
+from bilevel.foundation.once import Once
 from bilevel.foundation.typing import Params, PyTree
-from bilevel.implicit.attach import attach, split_arguments
+from bilevel.implicit.attach import asks_for_values, attach, attach_once, split_arguments
 from bilevel.implicit.calls import for_condition, like, pair
 from bilevel.implicit.mapping import FixedPoint, Mapping, as_mapping
 from bilevel.implicit.undefined import undefined
@@ -59,9 +61,9 @@ def custom_root(
             result, origins = _run(solver, args, kwargs)
             if not has_aux:
                 with _telling_of_pairs(solver, result):
-                    return attach(mapping, solve, result, *taken)
+                    return attach_once(mapping, solve, result, *taken)
             params, aux = pair(result, solver)
-            return like(result, attach(mapping, solve, params, *taken), _without_derivative(aux, origins))
+            return like(result, attach_once(mapping, solve, params, *taken), _without_derivative(aux, origins))
 
         return solution
 
@@ -96,9 +98,9 @@ def root_jvp(
     >>> round(float(bl.root_jvp(lambda w, theta: w**2 - theta, 2.0, (4.0,), (1.0,))), 6)
     0.25
     """
-    mapping = as_mapping(residual)
     _refuse_others("tangents", tangents, "args", args)
-    return jax.jvp(lambda *args: attach(mapping, solve, params, args), tuple(args), tuple(tangents))[1]
+    moved = _jvp.__wrapped__ if asks_for_values(as_mapping(residual), solve) else _jvp
+    return moved(stated(residual), params, tuple(args), tuple(tangents), Setting(solve))
 
 
 def root_vjp(
@@ -114,9 +116,26 @@ def root_vjp(
     >>> [round(float(grad), 6) for grad in bl.root_vjp(lambda w, theta: w**2 - theta, 2.0, (4.0,), 1.0)]
     [0.25]
     """
-    mapping = as_mapping(residual)
     _refuse_others("cotangent", cotangent, "params", params)
-    return jax.vjp(lambda *args: attach(mapping, solve, params, args), *args)[1](cotangent)
+    pulled = _vjp.__wrapped__ if asks_for_values(as_mapping(residual), solve) else _vjp
+    return pulled(stated(residual), params, tuple(args), cotangent, Setting(solve))
+
+
+@compiles_once
+def _jvp(residual: Setting, params: Params, args: tuple, tangents: tuple, solve: Setting) -> Params:
+    mapping = as_mapping(residual.value)
+    return jax.jvp(lambda *args: attach(mapping, solve.value, params, args), args, tangents)[1]
+
+
+@compiles_once
+def _vjp(residual: Setting, params: Params, args: tuple, cotangent: Params, solve: Setting) -> tuple:
+    mapping = as_mapping(residual.value)
+    return jax.vjp(lambda *args: attach(mapping, solve.value, params, args), *args)[1](cotangent)
+
+
+def _called(solver: Setting, form: Setting, leaves: list) -> Any:
+    args, kwargs = form.value.rebuild(*leaves)
+    return solver.value(*args, **kwargs)
 
 
 @contextmanager
@@ -134,7 +153,7 @@ def _telling_of_pairs(solver: Callable, result: Any) -> Iterator[None]:
 
 
 def _refuse_others(name: str, given: PyTree, model: str, like: PyTree) -> None:
-    """ValueError where a direction has not the structure and shapes of what it is a direction of."""
+    """Raises ValueError where a direction has another structure or other shapes than the value that it moves."""
     shapes = [jax.tree.map(np.shape, tree) for tree in (given, like)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{name} must be as {model}: {model} have the shapes {shapes[1]}, and {name} {shapes[0]}.")
@@ -148,13 +167,16 @@ def _run(solver: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
         args, kwargs = given.rebuild(*leaves)
         return solver(*args, **kwargs)
 
-    frozen = [jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in given.leaves]
+    fixed = frozen(given.leaves)
     try:
+        compiled = prepared(Once, _called, (stated(solver), Setting(given.form), fixed))
+        if compiled is not None:  # then all that the solver closes over is constant
+            return compiled(), given.leaves
         call, closed_over = jax.closure_convert(call, *given.leaves)
     except NOT_TRACEABLE:
-        return _run_eagerly(solver, call, frozen), given.leaves
+        return _run_eagerly(solver, call, fixed), given.leaves
     # jnp.asarray, because a number that does not depend on the arguments comes back as a literal of JAX.
-    result = jax.tree.map(jnp.asarray, call(*frozen, *jax.lax.stop_gradient(closed_over)))
+    result = jax.tree.map(jnp.asarray, call(*fixed, *jax.lax.stop_gradient(closed_over)))
     return jax.lax.stop_gradient(result), [*given.leaves, *closed_over]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 SWEEPS = 24  # each halves the logarithms of the scales, so 2^-24 of their range is left
 DIGITS = 1e3  # a strength below so many units of rounding, or multiples of the residual, is zero
-DOUBT = 10  # multiples of a residual above rounding, below which nobody can tell whether a row is active
+DOUBT = 10  # below so many multiples of a residual above rounding, activity of a row is not known
 FLOOR = 0.625  # the power of the precision that counts as rounding: 2e-10 in float64, 5e-5 in float32
 
 Program = tuple[jax.Array, ...]  # (Q, q, A, b, G, h) of min 1/2 x'Qx + q'x, Ax = b, Gx <= h
@@ -94,7 +94,7 @@ def activity(dual: jax.Array, slack: jax.Array, sizes: Sizes) -> Activity:
 
 
 class Reading(NamedTuple):
-    """What is known of the rows that hold a point, beside the point."""
+    """The facts of the rows that hold a point."""
 
     active: jax.Array
     wanted: jax.Array

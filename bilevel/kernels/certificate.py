@@ -40,9 +40,9 @@ def no_minimum(
 ) -> jax.Array:
     """Whether the loss falls along x without end: P x = 0, -A x in K and q'x < 0.
 
-    ``curved`` is P x, ``diagonal`` that of P, and ``left`` what -A x is off K, in the units above. At a solution
-    (x*, y*) q'x >= -x*'P x - y*'left, so that x* or y* is far away: x* beside P x / diagonal, y* beside the mean size
-    of q on the coordinates that x uses.
+    ``curved`` is P x, ``diagonal`` the diagonal of P, and ``left`` the distance of -A x from K, in the units above. At
+    a solution (x*, y*) q'x >= -x*'P x - y*'left, so that x* or y* is far away: x* beside P x / diagonal, y* beside the
+    mean size of q on the coordinates that x uses.
 
     >>> q, close = jnp.array([1.0, -1.0]), 1e-6
     >>> bool(no_minimum(q, jnp.array([0.0, 1.0]), jnp.zeros(2), jnp.zeros(1), jnp.zeros(2), close))

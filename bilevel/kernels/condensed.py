@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-REFINEMENTS = 2
+REFINEMENTS = 2  # one may leave digits, because rounding in M can exceed the Hessian
 FIRST_SHIFT = 1e-4  # relative to the largest entry of the Hessian; each further shift is SHIFT_GROWTH times larger
-SHIFT_GROWTH = 8.0
-MAX_SHIFTS = 12
+SHIFT_GROWTH = 8.0  # large, because each trial is a factorisation, and a shift that is too large only shortens the step
+MAX_SHIFTS = 12  # 8^12 times the first one exceeds every curvature
 
 
 class Condensed(NamedTuple):
@@ -64,6 +64,7 @@ def condensed(parts: Parts) -> Condensed:
 
     def solve(top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
         rhs = jnp.concatenate([scale * top, bottom])
+        # A linear solve to JAX, so that derivatives go through the product and never through the factors.
         flat = jax.lax.custom_linear_solve(matvec, rhs, refined, symmetric=True)
         return scale * flat[:n], flat[n:]
 

@@ -25,8 +25,8 @@ from bilevel.kernels.certificate import no_minimum, no_point
 from bilevel.kernels.condensed import Parts, factored
 from bilevel.kernels.second_orders import SecondOrders, scaling
 
-RUNNING = -1
-TO_THE_BOUNDARY = 0.99
+RUNNING = -1  # no `Code` yet
+TO_THE_BOUNDARY = 0.99  # below 1, because s and z have to stay inside of the cones
 PATIENCE = 3  # steps without progress after which the precision is exhausted
 
 
@@ -95,7 +95,9 @@ def solve_conic(data: Data, cones: SecondOrders, units: Units, tol: float | jax.
         error, code = _judge(data, cones, units, at, tol)
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in at]))
         better = finite & (error < loop.error)
+        # A proof is kept although its point is far from the conditions of a solution.
         best = jax.tree.map(lambda new, old: jnp.where(better | (code >= Code.infeasible), new, old), at, loop.best)
+        # Fruitless steps count near the floor only, because farther away the error may rise for some steps.
         near = loop.error <= float(jnp.finfo(data.q.dtype).eps) ** 0.4
         fruitless = jnp.where(near & ~(error < 0.9 * loop.error), loop.fruitless + 1, 0)
         code = jnp.where((code == RUNNING) & (fruitless >= PATIENCE), Code.stalled, code)
@@ -177,6 +179,7 @@ def _step(data: Data, cones: SecondOrders, at: Iterate) -> Iterate:
     def direction(_: int, affine: Iterate) -> Iterate:
         """The predictor from ``affine`` = 0, and the corrector from the predictor: removes a share of the residuals and
         ``products`` from W^{-1}s o Wz, ``last`` from t k."""
+        # Mehrotra's rule: the farther the predictor can go, the less the corrector is centred.
         centering = (1 - jnp.minimum(1.0, _longest(cones, at, affine))) ** 3
         bent = cones.product(W.inverse(cones, affine.s), W.forward(cones, affine.z))
         products = squares + bent - centering * gap * cones.identity(gap.dtype)

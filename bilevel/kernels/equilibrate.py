@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bilevel.kernels.conic import Data, Units
 from bilevel.kernels.second_orders import SecondOrders
 
-SWEEPS = 5
+SWEEPS = 5  # each takes the square root of the remaining ratios: 2^-5 of their logarithms is left
 
 
 class Scales(NamedTuple):

@@ -71,7 +71,7 @@ def squared(matrix: Matrix) -> Matrix:
 
 
 def is_positive_semidefinite(matrix: jax.Array) -> jax.Array:
-    """Whether a symmetric dense matrix has no negative eigenvalue, up to rounding, whatever the units of its rows.
+    """Whether a symmetric dense matrix has no negative eigenvalue, up to rounding, in all units of its rows.
 
     >>> bool(is_positive_semidefinite(jnp.ones((2, 2)))), bool(is_positive_semidefinite(jnp.array([[0.0, 1], [1, 0]])))
     (True, False)

@@ -58,9 +58,9 @@ def improved(
 
 
 def polished(program: Program, at: Point) -> Point:
-    """(x, y, z) near a solution of (Q, q, A, b, G, h), to rounding: Newton steps on the rows that hold it, which are
-    read anew after each. In units in which rows, unknowns and objective have size 1, so that no scaling of the program
-    changes which rows are guessed.
+    """(x, y, z) near a solution of (Q, q, A, b, G, h), made exact to rounding by Newton steps on the rows that hold it.
+    The rows are read again after each step. The units give rows, unknowns and objective size 1, so that rescaling the
+    program does not change the rows that are read.
 
     >>> program = (jnp.eye(1), -jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.ones((1, 1)), jnp.zeros(1))
     >>> x, y, z = polished(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])))

@@ -17,7 +17,7 @@ from bilevel.kernels.program_derivative import moving
 from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.second_orders import SecondOrders
 
-MAX_STEPS = 100
+MAX_STEPS = 100  # several times the steps of a program with a solution
 
 
 class QPSolution(NamedTuple):

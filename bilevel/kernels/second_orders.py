@@ -1,4 +1,4 @@
-"""The algebra of a product of second-order cones, of which those of length 1 make up the non-negative orthant.
+"""The algebra of a product of second-order cones; cones of length 1 make up the non-negative orthant.
 
 Vectors are flat, cone after cone; ``lengths`` are static, so that the orthant alone costs elementwise operations.
 Source of the formulas: Vandenberghe, The CVXOPT linear and quadratic cone program solvers, 2010.

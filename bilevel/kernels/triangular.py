@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 
 def inverse_lower(factor: jax.Array) -> jax.Array:
-    """L^{-1} of a lower triangular L (n, n): that of [[L1, 0], [B, L2]] is [[I1, 0], [-I2 B I1, I2]], from 1 x 1 up.
+    """L^{-1} of a lower triangular L (n, n). The inverse of [[L1, 0], [B, L2]] is [[I1, 0], [-I2 B I1, I2]], from 1 x 1
+    up.
 
-    Only batched products, which are fast on every device and for batches of small matrices, where calls of LAPACK with
-    many right-hand sides start threads for each matrix. Stable enough for a Cholesky factor: the error of L^{-1} is
+    It takes batched products only, which are fast on every device, also for batches of small matrices. LAPACK with many
+    right-hand sides would start threads for each matrix. Stable enough for a Cholesky factor: the error of L^{-1} is
     about rounding times the condition number of L.
 
     >>> L = jnp.array([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 3.0, 4.0]])

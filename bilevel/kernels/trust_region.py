@@ -14,7 +14,7 @@ from bilevel.kernels.scalar_root import bracketed_root
 
 SUFFICIENT = 1e-4  # of the predicted decrease, or of the size of the gradient where rounding hides the decrease
 POOR, GOOD = 0.25, 0.75  # of the predicted decrease: below, the ball shrinks; above, it grows
-SHRINKAGE = 0.25
+SHRINKAGE = 0.25  # of the rejected step or ball
 MAX_TRIALS = 40  # 0.25^40 of any length is nothing
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.typing import Batch, HParams, Params, PyTree
-from bilevel.implicit.attach import attach
+from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.problem import InnerProblem, Solution
+from bilevel.solvers import Instance, Outcome
 from bilevel.solvers.lanes import iterate_many
 
-LANES = 8
+LANES = 8  # problems at a time
 
 
 def solve_batch(
@@ -43,26 +45,40 @@ def solve_batch(
     number = _length((hparams, batch), in_axes)
     if lanes < 1 or number < 1:
         raise ValueError(f"bl.solve_batch: {number} problems in {lanes} lanes; at least one of each is needed.")
-    pick = _picker((hparams, batch), in_axes)
-
-    def start_of(index: jax.Array) -> Params:
-        return inner.cold_start(jax.random.key(0), *jax.lax.stop_gradient(pick(index)))
-
-    def instance_of(index: jax.Array):
-        return inner.at(*jax.lax.stop_gradient(pick(index)))
-
-    solver, _ = inner.solver.choose(instance_of(jnp.int32(0)), start_of(jnp.int32(0)))
-    solver.refuse(instance_of(jnp.int32(0)))
-    outcome, _ = iterate_many(solver, instance_of, start_of, number, lanes)
-
-    def attached(params: Params, hparams: HParams, batch: Batch) -> Params:
-        return attach(inner.mapping, linear_solve, params, (hparams, batch))
-
-    unknown = jax.vmap(attached, in_axes=(0, *in_axes))(outcome.params, hparams, batch)
+    problem, axes = stated(inner), Setting(tuple(in_axes))
+    outcome = _outcomes(problem, hparams, batch, axes, Setting((number, lanes)))
+    attached = _attached.__wrapped__ if asks_for_values(inner.mapping, linear_solve) else _attached
+    unknown = attached(problem, Setting(linear_solve), outcome.params, hparams, batch, axes)
     dual = unknown.dual if inner.constraint.by_functions else None
     return Solution(
         inner.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature
     )
+
+
+@solves_once
+def _outcomes(problem: Setting, hparams: HParams, batch: Batch, in_axes: Setting, sizes: Setting) -> Outcome:
+    inner: InnerProblem = problem.value
+    pick = _picker((hparams, batch), in_axes.value)
+
+    def start_of(index: jax.Array) -> Params:
+        return inner.cold_start(jax.random.key(0), *jax.lax.stop_gradient(pick(index)))
+
+    def instance_of(index: jax.Array) -> Instance:
+        return inner.at(*jax.lax.stop_gradient(pick(index)))
+
+    solver, _ = inner.solver.choose(instance_of(jnp.int32(0)), start_of(jnp.int32(0)))
+    solver.refuse(instance_of(jnp.int32(0)))
+    return iterate_many(solver, instance_of, start_of, *sizes.value)[0]
+
+
+@compiles_once
+def _attached(
+    problem: Setting, linear_solve: Setting, params: Params, hparams: HParams, batch: Batch, in_axes: Setting
+) -> Params:
+    def attached(params: Params, hparams: HParams, batch: Batch) -> Params:
+        return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
+
+    return jax.vmap(attached, in_axes=(0, *in_axes.value))(params, hparams, batch)
 
 
 def _length(trees: tuple[PyTree, PyTree], in_axes: tuple[int | None, int | None]) -> int:

@@ -1,4 +1,4 @@
-"""The choice of a linear solver from what is known of the system."""
+"""The choice of a linear solver from the facts of the system."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from bilevel.foundation.typing import LinearMap, PyTree
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A square linear map x -> A x on pytrees, with what its owner knows about A.
+    """A square linear map x -> A x on pytrees, with the facts of A that its owner knows.
 
     ``symmetric`` and ``definite`` are True, False or None for unknown; ``sign`` is +1 for positive and -1 for negative
     (semi)definite. ``singular`` says that A may have a null space by construction while right-hand sides lie in its
@@ -63,7 +63,7 @@ class Preconditioner(abc.ABC):
 
 
 class LinearSolution(NamedTuple):
-    """What a linear solver returns."""
+    """The result of a linear solver."""
 
     value: PyTree  # x, of the structure of the right-hand side
     residual: jax.Array  # || b - A x || / || b ||, recomputed from x (0 where b = 0)

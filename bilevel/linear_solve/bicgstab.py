@@ -22,7 +22,7 @@ from bilevel.linear_solve.refine import Advance, Method
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class BiCGStab(Krylov):
-    """BiCGStab for any square A: two products a step and eight vectors, whatever the number of steps.
+    """BiCGStab for any square A: two products a step, and eight vectors for any number of steps.
 
     Preconditioned from the right. The recurrence breaks down where a divisor is of the size of rounding: it then starts
     anew from the residual reached. A breakdown that gained nothing ends the solve as ``indefinite``, as for a skew

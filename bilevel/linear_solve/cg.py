@@ -119,6 +119,7 @@ def conjugate_gradients(
     def step(state: _State) -> _State:
         image = tree.apply(operator, state.direction, operator.owner)
         curvature, square = tree.dot(state.direction, image), tree.dot(state.direction, state.direction)
+        # The first curvature sets the sign where the operator declares none.
         sign = jnp.where(state.sign == 0, jnp.sign(curvature), state.sign)
         norm = jnp.maximum(state.norm, jnp.abs(curvature) / jnp.where(square == 0, 1, square))
         flat = jnp.abs(curvature) <= roundoff * norm * square  # p'Ap is rounding
@@ -129,6 +130,7 @@ def conjugate_gradients(
         decrease, length = tree.dot(residual, direction), tree.norm(residual)
         broken |= jnp.sign(decrease) * jnp.sign(state.decrease) < 0  # the preconditioner is not definite
         code = jnp.where(broken, jnp.where(flat, Code.singular, Code.indefinite), Code.max_steps)
+        # After the breakdowns, because a step that solves the system may also exhaust the space.
         code = jnp.where(length <= target, Code.converged, code)
         code = jnp.where(jnp.isfinite(length), code, Code.nonfinite)
         sound = ~broken & jnp.isfinite(square)

@@ -23,7 +23,7 @@ from bilevel.linear_solve.lbfgs_pairs import LBFGSPairs
 
 
 class Advance(NamedTuple):
-    """What one run of an iterative method gives."""
+    """The result of one run of an iterative method."""
 
     value: PyTree  # the correction to x
     steps: jax.Array

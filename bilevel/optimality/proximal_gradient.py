@@ -150,8 +150,8 @@ def reduced_system(
         weigh D (I - M D + C D) y = -weigh D (M - C) b,      A^{-1} b = D y - b.
 
     An identity for every D, M and C; K is symmetric where weigh D (M - C) D is, and then so is the adjoint. The order
-    of the terms matters: of y - (D y - C D y) nothing is left of a C that is 1e-16 beside 1, as it is along a column
-    that is 1e-8 of the largest.
+    of the terms matters: in y - (D y - C D y) a C of 1e-16 is lost beside 1. Such a C occurs along a column of 1e-8 of
+    the largest.
     """
 
     def matvec(y: PyTree) -> PyTree:

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, known, like, map_leaves, valid
 from bilevel.kernels.qp import solve_qp
 from bilevel.kernels.saddle import solve_saddle
 
 
+@compiles_once
 def hyperplane(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     """The nearest point of {p : <normal, p> = offset}, over all coordinates of a pytree.
 
@@ -25,6 +27,7 @@ def hyperplane(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     return unravel(_along(x, normal, normal @ x - offset))
 
 
+@compiles_once
 def halfspace(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     """The nearest point of {p : <normal, p> <= offset}, over all coordinates of a pytree.
 
@@ -37,6 +40,7 @@ def halfspace(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     return unravel(_along(x, normal, jax.nn.relu(normal @ x - offset)))
 
 
+@compiles_once
 def affine_set(point: ArrayLike, A: ArrayLike, b: ArrayLike) -> jax.Array:
     """The nearest point of {p : A p = b}: x - A'y with A A'y = A x - b.
 
@@ -50,6 +54,7 @@ def affine_set(point: ArrayLike, A: ArrayLike, b: ArrayLike) -> jax.Array:
     return _affine_set(x, like(A, x), like(b, x))
 
 
+@compiles_once
 def polyhedron(point: ArrayLike, A: ArrayLike, b: ArrayLike, G: ArrayLike, h: ArrayLike) -> jax.Array:
     """The nearest point of {p : A p = b, G p <= h}; NaN where no point is feasible.
 

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, known, like, valid
 
 
+@compiles_once
 def box_section(
     point: ArrayLike, lower: ArrayLike, upper: ArrayLike, weights: ArrayLike, total: ArrayLike
 ) -> jax.Array:
@@ -40,6 +42,7 @@ def _broadcast(point, lower, upper, weights, total):
     return *(jnp.broadcast_to(array, shape) for array in (x, lower, upper, weights)), like(total, x)
 
 
+@compiles_once
 def capped_simplex(point: ArrayLike, upper: ArrayLike = 1.0, total: ArrayLike = 1.0) -> jax.Array:
     """The nearest point of {p : 0 <= p <= upper, sum p = total}; NaN where no point is feasible.
 

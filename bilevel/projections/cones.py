@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, known, norm, unit, valid
 from bilevel.kernels.spectral import positive_part
 
 
+@compiles_once
 def second_order_cone(point: ArrayLike) -> jax.Array:
     """The nearest point of {[t, z] : ||z||_2 <= t}; the point is one array (..., 1 + n), t first.
 
@@ -27,6 +29,7 @@ def second_order_cone(point: ArrayLike) -> jax.Array:
     return valid(known(x, rows=True), jnp.where(outside, between, jnp.where(t >= length, x, 0)), x)
 
 
+@compiles_once
 def psd_cone(point: ArrayLike) -> jax.Array:
     """The nearest symmetric positive semidefinite matrix; the point is (..., n, n), not necessarily symmetric.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, change_of, map_leaves
 
 
+@compiles_once
 def non_negative(point: PyTree) -> PyTree:
     """The nearest point of {p : p >= 0}: max(x, 0).
 
@@ -19,6 +21,7 @@ def non_negative(point: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.nn.relu(as_point(leaf)), point)
 
 
+@compiles_once
 def box(point: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
     """The nearest point of {p : lower <= p <= upper}; NaN where lower > upper, since no point is feasible there.
 
@@ -31,6 +34,7 @@ def box(point: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
     return map_leaves(_clip, point, lower, upper)
 
 
+@compiles_once
 def hypercube(point: PyTree, side: PyTree = 1.0) -> PyTree:
     """The nearest point of {p : 0 <= p <= side}.
 
@@ -41,6 +45,7 @@ def hypercube(point: PyTree, side: PyTree = 1.0) -> PyTree:
     return box(point, 0.0, side)
 
 
+@compiles_once
 def linf_ball(point: PyTree, radius: PyTree = 1.0) -> PyTree:
     """The nearest point of {p : max |p| <= radius}; NaN where the radius is negative.
 

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, norm
 from bilevel.kernels.scalar_root import bracketed_root
 
 
+@compiles_once
 def exponential_cone(point: ArrayLike) -> jax.Array:
     """The nearest point of the closure of {(x, y, z) : y > 0, y exp(x / y) <= z}; the point is (..., 3).
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, known, valid
 from bilevel.kernels.segments import monotone_runs, run_means
 
 
+@compiles_once
 def isotonic(point: ArrayLike) -> jax.Array:
     """The nearest non-decreasing sequence, {p : p_1 <= ... <= p_n}; the point is (..., n).
 

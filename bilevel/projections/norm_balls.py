@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, like, norm, unit, valid
 from bilevel.projections.simplex import simplex
 
 
+@compiles_once
 def l1_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """The nearest point of {p : ||p||_1 <= radius}; NaN where the radius is negative.
 
@@ -25,6 +27,7 @@ def l1_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     return unravel(jnp.where(inside, _within(x, radius), _l1_sphere(x, jnp.where(inside, 1, radius))))
 
 
+@compiles_once
 def l1_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """A nearest point of {p : ||p||_1 = radius}; a coordinate that is zero counts as positive.
 
@@ -37,6 +40,7 @@ def l1_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     return unravel(_l1_sphere(x, radius))
 
 
+@compiles_once
 def l2_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """The nearest point of {p : ||p||_2 <= radius}: x min(1, radius / ||x||); NaN where the radius is negative.
 
@@ -50,6 +54,7 @@ def l2_ball(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     return unravel(valid(radius >= 0, jnp.where(inside, _within(x, radius), outside), x, radius))
 
 
+@compiles_once
 def l2_sphere(point: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """A nearest point of {p : ||p||_2 = radius}: radius x / ||x||.
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import Setting, compiles_once
 from bilevel.kernels.arrays import as_point, known, of_rows, valid
 
 FEW = 32  # all pairs are compared in rows of up to so many entries
 
 
+@compiles_once
 def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     """The nearest point of {p : p >= 0, sum p = total}: max(x - tau, 0), with tau set by the sum.
 
@@ -50,10 +52,16 @@ def sparse_simplex(point: ArrayLike, max_nonzeros: int, total: ArrayLike = 1.0) 
             f"sparse_simplex keeps between 1 and {x.shape[-1]} entries of a point of shape {x.shape}, "
             f"not max_nonzeros={max_nonzeros}. Choose a number in that range."
         )
-    largest, places = jax.lax.top_k(x, max_nonzeros)
+    return _sparse_simplex(x, Setting(max_nonzeros), total)
+
+
+@compiles_once
+def _sparse_simplex(x: jax.Array, max_nonzeros: Setting, total: ArrayLike) -> jax.Array:
+    largest, places = jax.lax.top_k(x, max_nonzeros.value)
     return jnp.put_along_axis(jnp.zeros_like(x), places, simplex(largest, total), axis=-1, inplace=False)
 
 
+@compiles_once
 def simplex_kl(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     """The projection onto the simplex in the geometry of the entropy: total * softmax(v).
 

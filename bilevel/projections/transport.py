@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, like, valid
 from bilevel.kernels.damped_newton import minimize_convex
 from bilevel.projections.simplex import threshold
 
 
+@compiles_once
 def transport(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
     """The nearest matrix of {P : P >= 0, P 1 = rows, P'1 = columns}: max(X - a 1' - 1 b', 0).
 
@@ -27,6 +29,7 @@ def transport(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Arra
     return _transport(x, like(rows, x), like(columns, x))
 
 
+@compiles_once
 def birkhoff(point: ArrayLike) -> jax.Array:
     """The nearest doubly stochastic matrix, {P : P >= 0, P 1 = 1, P'1 = 1}; the point is (..., n, n).
 

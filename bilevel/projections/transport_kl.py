@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, like, valid
 from bilevel.kernels.damped_newton import minimize_convex
 from bilevel.projections.transport import balanced
 
 
+@compiles_once
 def transport_kl(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
     """The minimiser of sum P log P - <P, v> over the polytope: diag(a) exp(v) diag(b), scaled to the given sums.
 
@@ -29,6 +31,7 @@ def transport_kl(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.A
     return _transport_kl(v, like(rows, v), like(columns, v))
 
 
+@compiles_once
 def birkhoff_kl(point: ArrayLike) -> jax.Array:
     """`transport_kl` onto the doubly stochastic matrices: all sums are one; the point is (..., n, n).
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, like, norm, of_rows, unit
 from bilevel.kernels.side_by_side import side_by_side
@@ -14,6 +15,7 @@ from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
 
 
+@compiles_once
 def group_lasso(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> PyTree:
     """prox of the sum over groups of weight * ||x_group||_2, a group being a row: the last axis of an array, on which
     the leaves of a pytree stand side by side.
@@ -35,6 +37,7 @@ def group_lasso(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1
     return restore(jnp.where(cut, 0, shrunk))
 
 
+@compiles_once
 def l_inf(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> PyTree:
     """prox of weight * max |x|, over all coordinates of a pytree: x minus its projection onto an l1 ball (Moreau).
 
@@ -45,6 +48,7 @@ def l_inf(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) ->
     return unravel(x - l1_ball(x, like(step_size, x) * like(weight, x)))
 
 
+@compiles_once
 def nuclear_norm(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> jax.Array:
     """prox of weight * (the sum of the singular values), for matrices (..., m, n): soft thresholding of the values.
 

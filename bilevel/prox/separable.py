@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
 from bilevel.kernels.arrays import as_point, map_leaves
 
 
+@compiles_once
 def zero(point: PyTree, step_size: PyTree = 1.0) -> PyTree:
     """prox of 0: the point itself.
 
@@ -19,6 +21,7 @@ def zero(point: PyTree, step_size: PyTree = 1.0) -> PyTree:
     return jax.tree.map(as_point, point)
 
 
+@compiles_once
 def l1(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
     """prox of weight * ||x||_1: sign(x) max(|x| - step_size * weight, 0), the soft threshold.
 
@@ -28,6 +31,7 @@ def l1(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
     return map_leaves(lambda x, step, w: _shrink(x, step * w), point, step_size, weight)
 
 
+@compiles_once
 def non_negative_l1(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
     """prox of weight * sum x on {x >= 0}: max(x - step_size * weight, 0).
 
@@ -37,6 +41,7 @@ def non_negative_l1(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0
     return map_leaves(lambda x, step, w: jax.nn.relu(x - step * w), point, step_size, weight)
 
 
+@compiles_once
 def elastic_net(point: PyTree, step_size: PyTree = 1.0, l1: PyTree = 1.0, l2: PyTree = 1.0) -> PyTree:
     """prox of l1 * ||x||_1 + l2 / 2 * ||x||_2^2: the soft threshold over 1 + step_size * l2. Mind the factor 1/2.
 
@@ -46,6 +51,7 @@ def elastic_net(point: PyTree, step_size: PyTree = 1.0, l1: PyTree = 1.0, l2: Py
     return map_leaves(lambda x, step, a, b: _shrink(x, step * a) / (1 + step * b), point, step_size, l1, l2)
 
 
+@compiles_once
 def ridge(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
     """prox of weight / 2 * ||x||_2^2: x / (1 + step_size * weight). Mind the factor 1/2.
 
@@ -55,6 +61,7 @@ def ridge(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTre
     return map_leaves(lambda x, step, w: x / (1 + step * w), point, step_size, weight)
 
 
+@compiles_once
 def non_negative_ridge(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
     """prox of weight / 2 * ||x||_2^2 on {x >= 0}: max(x, 0) / (1 + step_size * weight).
 
@@ -64,6 +71,7 @@ def non_negative_ridge(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 
     return map_leaves(lambda x, step, w: jax.nn.relu(x) / (1 + step * w), point, step_size, weight)
 
 
+@compiles_once
 def huber(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0, delta: PyTree = 1.0) -> PyTree:
     """prox of weight * sum h(x), h(x) = x^2 / 2 for |x| <= delta and delta |x| - delta^2 / 2 beyond.
 
@@ -80,6 +88,7 @@ def huber(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0, delta: P
     return map_leaves(leaf, point, step_size, weight, delta)
 
 
+@compiles_once
 def log_barrier(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0) -> PyTree:
     """prox of -weight * sum log x: (x + sqrt(x^2 + 4 step_size * weight)) / 2, positive for positive weights.
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, known, like, valid
 from bilevel.kernels.segments import run_means, starts_to_runs, total_variation_jumps
 from bilevel.projections.monotone import isotonic
 
 
+@compiles_once
 def total_variation(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayLike = 1.0) -> jax.Array:
     """prox of sum_i weight_i |x_{i+1} - x_i|, the fused lasso on a line, exactly.
 
@@ -40,6 +42,7 @@ def _one_total_variation(x: jax.Array, threshold: jax.Array) -> jax.Array:
 _total_variation = jnp.vectorize(_one_total_variation, signature="(n),(m)->(n)")
 
 
+@compiles_once
 def sorted_l1(point: ArrayLike, step_size: ArrayLike = 1.0, weights: ArrayLike = 1.0) -> jax.Array:
     """prox of sum_i weights_(i) |x|_(i), both sorted downwards: the sorted l1 norm (SLOPE, OWL).
 

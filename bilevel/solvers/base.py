@@ -21,7 +21,7 @@ SPARING = ONE.plus(gradients=-1)
 
 
 class State(NamedTuple):
-    """What the next step needs, and what the stopping rule reads."""
+    """The values that the next step needs and that the stopping rule reads."""
 
     params: Params
     residual: jax.Array  # the norm of the natural residual, at ``params`` or at the last checked iterate

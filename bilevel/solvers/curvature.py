@@ -17,14 +17,14 @@ from bilevel.solvers.instance import Instance
 
 FEW = 32  # unknowns up to which all curvatures are found, by a product for each
 PRODUCTS = 12  # steps of Lanczos' method for more unknowns: finds -0.1 beside a thousand curvatures from 0 to 1
-MAX_TRIALS = 30
+MAX_TRIALS = 30  # points on each side
 
 
 class Curvature(NamedTuple):
     """The least curvature relative to the largest in absolute value, and a direction in params along which it
     occurs."""
 
-    least: jax.Array  # NaN: not looked at
+    least: jax.Array  # NaN: not examined
     direction: PyTree
 
 
@@ -42,7 +42,7 @@ def noise(params: Params) -> float:
 
 def bends_down(curvature: jax.Array | None, params: Params) -> jax.Array | bool:
     """Whether a minimiser has to go on although the gradient is small: the point is no minimum, or its curvature was
-    not looked at. False where the solver never looks (None)."""
+    not examined. False where the solver never examines it (None)."""
     return False if curvature is None else ~(curvature >= -noise(params))
 
 
@@ -86,7 +86,7 @@ def least_curvature(instance: Instance, params: Params) -> Curvature:
 
 
 def unseen(params: Params) -> Curvature:
-    """The curvature where it was not looked at."""
+    """The curvature where it was not examined."""
     return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params))
 
 

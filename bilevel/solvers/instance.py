@@ -1,4 +1,4 @@
-"""An inner problem at given hyperparameters and data: what a solver sees."""
+"""An inner problem at given hyperparameters and data, as a solver gets it."""
 
 from __future__ import annotations
 

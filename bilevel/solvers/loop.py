@@ -21,7 +21,7 @@ from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, judge, limits, look
 
 
 class Progress(NamedTuple):
-    """A solver's state with what the stopping rule remembers."""
+    """A solver's state with the memory of the stopping rule."""
 
     state: State
     steps: jax.Array
@@ -71,6 +71,7 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
     reference = instance.residual_norm(cold_start)
     first = enter(solver, solver.init(instance, start), reference, jnp.inf)
 
+    # Two loops, because a verdict costs evaluations: the inner loop only steps, the outer one judges.
     def stretch(judged: Judged) -> Judged:
         progress = jax.lax.while_loop(
             lambda progress: goes_on(solver, progress),
@@ -103,6 +104,7 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
         after = take_step(solver, instance, progress)
         return after, goes_on(solver, after)
 
+    # The first verdict is final here, so a lack of progress stops the steps only where half of the digits are reached.
     level = trees.epsilon(start) ** 0.5 * reference
     begin = enter(solver, solver.init(instance, start), reference, level)
     going = goes_on(solver, begin)
@@ -119,7 +121,9 @@ def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax
     state, none, no_steps = _settled(state), Counts().as_arrays(), jnp.int32(0)
     start_alone = none.plus(jacobian_products=1) if solver.keeps_gradient else none
     kind = state.residual.dtype
+    # No solver reduces the residual below a few units of rounding of its start.
     target = jnp.maximum(solver.tol, 4 * trees.epsilon(state.params)) * reference
+    # The larger of both, because a warm start may be worse than the cold one.
     ceiling = GROWTH * jnp.maximum(reference, state.residual)
     return Progress(
         state=state,
@@ -195,8 +199,8 @@ def ending_of(solver: Solver, progress: Progress, empty: bool | jax.Array = Fals
 def sentence(
     solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, cold_start: Params
 ) -> Judged:
-    """The verdict of `conclude`, after a look at the curvature where the solver never does; beside a saddle the steps
-    begin anew."""
+    """The verdict of `conclude`, after examining the curvature where the solver never does; at a saddle the steps begin
+    again."""
     judged = conclude(solver, instance, progress, reference, cold_start)
     if progress.state.curvature is not None or not can_look(instance):
         return judged

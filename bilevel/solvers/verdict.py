@@ -40,7 +40,7 @@ class Scales(NamedTuple):
     outward: jax.Array  # whether the steps at the point lead further away from the start
     flat: jax.Array  # whether the loss shows no turn on that way
     grows: jax.Array  # whether a residual that grows is no sign of divergence
-    apart: jax.Array  # whether what is left is in coordinates that the steps have hardly changed
+    apart: jax.Array  # whether the remaining residual is in coordinates that the steps have hardly changed
     evaluations: jax.Array  # of F
 
 
@@ -123,12 +123,12 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
     local = jnp.where(jnp.isfinite(seen.local), seen.local, jnp.inf)  # a step out of the domain says nothing
     terms = jnp.where(jnp.isfinite(seen.size), seen.size, 0)
     steepness = jnp.maximum(_ratio(terms, size), jnp.where(jnp.isfinite(local), _ratio(local, length), 0))
-    # A gradient g promises a decrease of g^2 / (2 L), which below eps^2 |loss| is rounding whatever the terms of g.
+    # A gradient g promises a decrease of g^2 / (2 L); below eps^2 |loss| that is rounding for every size of g's terms.
     # The roots are multiplied, because the product of the two overflows at a loss of 1e20 in float32.
     promised = jnp.sqrt(2 * steepness) * jnp.sqrt(seen.value)
     terms = jnp.maximum(terms, jnp.where(jnp.isfinite(promised), promised, 0))
     if instance.mapping.iterates:
-        small = trees.epsilon(params) ** 0.5  # F = T(w) - w, unless T is w and a constant, as of a linear loss
+        small = trees.epsilon(params) ** 0.5  # F = T(w) - w, unless T(w) is w plus a constant, as for a linear loss
         terms = jnp.maximum(terms, jnp.minimum(size, terms / small))
     outward = flat = jnp.bool_(False)
     if sign := instance.mapping.downhill:

@@ -53,8 +53,8 @@ def distillation(
     if form not in FORMS:
         raise ValueError(f"task.form={form}: choose one of {', '.join(FORMS)}.")
     found = data_sets.classification(data, root)
-    sizes = (data_sets.count(part, len(found.targets)) for part in (train, stop))
-    splits = data_sets.split(found, *sizes, 0, seed)
+    learned, chosen = (data_sets.count(part, len(found.targets)) for part in (train, stop))
+    splits = data_sets.split(found, learned, chosen, 0, seed)
     real, stopping, test = (softmax.samples(part) for part in (splits.train, splits.validation, splits.test))
     pixels = found.inputs.shape[1]
     labels = np.repeat(np.arange(found.classes), images_per_class)

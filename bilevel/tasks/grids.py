@@ -9,8 +9,8 @@ from typing import Any
 
 
 def lowest(losses: Iterable[Any], what: str) -> int:
-    """The index of the lowest loss. What is not a finite number is left out and warned of (NaN is the least of all for
-    `numpy.argmin`); ValueError where nothing is left. ``what`` names the grid in these sentences.
+    """The index of the lowest loss. Losses that are not finite are left out with a warning, because NaN is the least of
+    all for `numpy.argmin`. Raises ValueError where none is left. ``what`` names the grid in these sentences.
 
     >>> lowest([3.0, 1.0, 2.0], "the grid of penalties")
     1

@@ -33,7 +33,7 @@ def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
 
 
 def keep_figure(logger: Logger, name: str, figure: Any) -> None:
-    """Hands a figure to a logger; what is no figure is reported by a warning, too."""
+    """Hands a figure to a logger; a value that is no figure becomes a warning, too."""
     try:
         logger.figure(name, figure)
     except OSError:  # a full disk

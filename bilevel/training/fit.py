@@ -33,7 +33,7 @@ from bilevel.training.outer_step import (
     outer_step,
     point_of,
 )
-from bilevel.training.refusals import Settings, heed_influence, refuse_measures
+from bilevel.training.refusals import Settings, heed_influence, refuse_measures, refuse_start, refuse_unknown
 from bilevel.training.result import Result
 
 
@@ -50,12 +50,14 @@ class Fit:
         self.began = time.perf_counter()
         self.advance = Program(lambda engine, solver, state: outer_step(task, trainer.optimizer, engine, solver, state))
         self.begin = Program(lambda engine, key: first_state(task, trainer.optimizer, engine, key))
+        refuse_start(task, key)
         self.engine, self.reason = trainer.engine, ""
         if trainer.engine.chooses:
             self.engine, self.reason = trainer.engine.choose(task.levels, first_point(task, key))
         heed_influence(self.engine, task, key)
         refuse_measures(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)
+        refuse_unknown(self.state.hparams)
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
         self.border = ""  # why the run can go no further

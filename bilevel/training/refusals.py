@@ -10,13 +10,16 @@ import jax
 import optax
 
 from bilevel.engines import Engine
+from bilevel.engines.failure import leaves_where
 from bilevel.engines.influence import Influence, influence
-from bilevel.foundation.stated import checked_metrics
-from bilevel.foundation.typing import Key
+from bilevel.foundation import trees
+from bilevel.foundation.stated import StatementError, checked_metrics, checked_tree, described
+from bilevel.foundation.typing import HParams, Key
 from bilevel.loggers import Logger
 from bilevel.task import Task
 from bilevel.training.judgement import judge_of
 from bilevel.training.outer_step import first_point
+from bilevel.training.result import STANDARD
 
 
 class Settings(Protocol):
@@ -34,6 +37,30 @@ class Settings(Protocol):
     def loggers(self) -> Sequence[Logger]: ...
     @property
     def checkpoint_every(self) -> int: ...
+
+
+def refuse_start(task: Task, key: Key) -> None:
+    """Refuses a start without numbers, and a projection whose results are no hyperparameters, because either would end
+    as an error of whatever takes them."""
+
+    def start(key: Key) -> tuple[HParams, HParams]:
+        hparams = checked_tree("init_hparams", task.init_hparams, task.init_hparams(key))
+        checked_tree("init", task.inner.init, task.inner.init(key, hparams))
+        return hparams, task.feasible(hparams)
+
+    hparams, projected = jax.eval_shape(start, key)
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (hparams, projected)]
+    if shapes[0] != shapes[1]:
+        raise StatementError(
+            f"The feasible {described(task.feasible)} returns the shapes {shapes[1]} for hyperparameters of the shapes "
+            f"{shapes[0]}: return their projection."
+        )
+
+
+def refuse_unknown(hparams: HParams) -> None:
+    """Refuses hyperparameters to begin with that are no finite numbers."""
+    if wrong := leaves_where(trees.not_finite(hparams)):
+        raise ValueError(f"{', '.join(wrong)} of init_hparams(key) is NaN or infinite: begin at finite numbers.")
 
 
 def heed_influence(engine: Engine, task: Task, key: Key) -> None:
@@ -61,6 +88,11 @@ def refuse_measures(trainer: Settings, task: Task, key: Key) -> None:
         return checked_metrics(task.evaluate, task.evaluate(params, point.hparams))
 
     found = jax.eval_shape(measured, key)
+    if taken := [name for name in found if name == "step" or name.startswith(STANDARD)]:
+        raise StatementError(
+            f"The evaluate {described(task.evaluate)} returns an entry named {taken[0]!r}, which the record has of its "
+            "own: give it another name."
+        )
     if trainer.patience and not judge_of(task, key, found):
         raise ValueError(
             f"trainer.patience={trainer.patience} cannot tell a better step, because each step has an outer batch of "

@@ -90,7 +90,7 @@ class RunFolder:
         """Releases the folder. Where nothing was written it removes the lock, and the folder if it was made for the
         run."""
         if self._lock >= 0:
-            with contextlib.suppress(OSError):  # the folder is gone, or somebody wrote there just now
+            with contextlib.suppress(OSError):  # the folder is gone, or another process has just written there
                 if [entry.name for entry in os.scandir(self.path)] == [LOCK]:
                     (self.path / LOCK).unlink()
                     if self._made:

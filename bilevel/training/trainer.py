@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,13 @@ from bilevel.task import PRECISIONS, Task
 from bilevel.training.fit import Fit, Interrupted
 from bilevel.training.result import Result
 from bilevel.training.run_folder import RunFolder
+
+WHOLE = (Integral, "a whole number")
+KINDS: dict[str, tuple[type, str]] = {
+    "optimizer": (optax.GradientTransformation, "an optax.GradientTransformation, as optax.adam(0.1),"),
+    "engine": (Engine, "an engine, as bl.Implicit(),"),
+    **dict.fromkeys(("steps", "patience", "checkpoint_every"), WHOLE),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,11 @@ class Trainer:
     checkpoint_every: int = 1
 
     def __post_init__(self) -> None:
+        for name, (kind, words) in KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"trainer.{name}={value!r}: {words} is needed.")
+        if wrong := [logger for logger in self.loggers if not isinstance(logger, Logger)]:
+            raise TypeError(f"trainer.loggers: {wrong[0]!r} is no bl.loggers.Logger.")
         if self.steps < 1:
             raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
         if self.checkpoint_every < 1:
@@ -71,9 +84,13 @@ class Trainer:
         Raises `ConvergenceError` where a solve failed and the engine's ``on_failure`` is "raise" or an exhausted
         "retry". Ctrl-C saves the state and raises `Interrupted`.
         """
+        if not isinstance(task, Task):
+            raise TypeError(f"Trainer.fit takes a bl.Task, and was given a {type(task).__name__}.")
         told = telling(task.functions, task.check)
         with jax.enable_x64(PRECISIONS[task.precision]), told, ExitStack() as stack:
             start = jax.random.key(0) if key is None else key
+            if not isinstance(start, jax.Array):
+                raise TypeError(f"key={start!r}: a key of JAX is needed, as jax.random.key(0).")
             if directory is not None and not isinstance(directory, RunFolder):
                 directory = stack.enter_context(RunFolder(directory, resume))
             fit = Fit(self, task, start, None if directory is None else directory.path, stack)

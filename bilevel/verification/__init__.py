@@ -1,4 +1,4 @@
-"""What went wrong in a run, from its record alone: causes with their evidence, and the settings that cure them."""
+"""The diagnosis of a run from its record alone: causes with their evidence, and the settings that cure them."""
 
 from bilevel.verification.cures import CAUSES
 from bilevel.verification.record import Finding, Record

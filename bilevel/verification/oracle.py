@@ -21,8 +21,8 @@ from bilevel.linear_solve import Dense
 from bilevel.task import Task
 
 MANY = 64  # all partial derivatives are taken up to so many hyperparameters; beyond, slopes along so many directions
-STEPS = {"float64": 1e-3, "float32": 3e-2}
-TIGHT = {"float64": 1e-12, "float32": 1e-6}
+STEPS = {"float64": 1e-3, "float32": 3e-2}  # the fifth root of the precision, best for differences of fourth order
+TIGHT = {"float64": 1e-12, "float32": 1e-6}  # because differences divide the error of a solve by the step
 AGREEMENT = {"float64": 1e-7, "float32": 1e-3}  # relative, beyond the uncertainty of the differences
 LONGER = 10  # a multiple of the steps of the task's own solver
 

@@ -1,4 +1,4 @@
-"""The record of a run as a diagnosis reads it, and what it finds."""
+"""The record of a run as a diagnosis reads it, and its findings."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ TAIL = 5  # overfitting is reported only so many outer steps after the lowest va
 MANY = 2  # Newton's method is faster beyond so many steps of L-BFGS for each unknown,
 FACTORED = 512  # up to so many unknowns (a9a in docs/benchmarks.md)
 LAST = 10  # outer steps that show how a run ends
-FEWEST = 4  # losses of different batches of which a mean says something
+FEWEST = 4  # a mean of losses on different batches needs so many
 SURE = 3.0  # standard errors by which two such means differ beyond luck
 
 

@@ -38,6 +38,9 @@ def shrinkage(*, features: int = 4, max_steps: int = 200, tol: float = 1e-10) ->
     )
 
 
+ready = shrinkage()
+
+
 def no_task():
     return 3
 

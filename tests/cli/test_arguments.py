@@ -98,3 +98,21 @@ def test_a_run_that_goes_on_may_change_its_logger(tmp_path):
     assert "++choose_logger=wandb" in translate([f"resume={tmp_path}", "logger=wandb"])
     with pytest.raises(SettingsError, match="keeps its optimizer"):
         translate([f"resume={tmp_path}", "optimizer=sgd"])
+
+
+@pytest.mark.parametrize("settings", ["hydra: {}\n", "defaults: []\n", "# @package hydra\nlauncher: {}\n"])
+@pytest.mark.parametrize("command", ["resume=", "fork=", "command=doctor run="])
+def test_settings_that_hydra_would_act_on_are_refused(tmp_path, settings, command):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text(settings)
+    with pytest.raises(SettingsError, match="could run code of its author"):
+        translate(f"{command}{tmp_path}".split())
+
+
+@pytest.mark.parametrize("line", ["hydra.launcher._target_=mine.f", "+hydra/launcher=ray", "--config-dir=evil", "-m"])
+def test_overrides_that_hydra_would_act_on_are_refused(tmp_path, line):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("seed: 0\n")
+    (tmp_path / ".hydra/overrides.yaml").write_text(f"- task=ridge\n- {line}\n")
+    with pytest.raises(SettingsError, match="could run code of its author"):
+        translate([f"fork={tmp_path}"])

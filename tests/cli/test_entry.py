@@ -5,6 +5,7 @@ import os
 import pytest
 
 from bilevel.cli.entry import BEGAN, take_away_empty
+from bilevel.cli.train import of_storage
 
 
 @pytest.mark.parametrize("place", [".", "elsewhere"])
@@ -26,3 +27,16 @@ def test_folders_of_others_stay(tmp_path, monkeypatch):
     for folder in ("full/run", "older", "."):
         take_away_empty(tmp_path / folder)
     assert (tmp_path / "full/run/note").exists() and (tmp_path / "older").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (ValueError("RESOURCE_EXHAUSTED: Failed: No space left on device [28]"), "No space left on device"),
+        (ValueError("RESOURCE_EXHAUSTED: Out of memory"), ""),
+        (OSError("odd."), "odd"),
+    ],
+)
+def test_a_full_disk_is_known_from_whoever_tells_it(error, word):
+    assert of_storage(error) == word

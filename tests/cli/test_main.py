@@ -6,6 +6,7 @@ import resource
 
 import pytest
 
+import bilevel as bl
 from bilevel.loggers import read_json_lines
 
 MINE = ("task._target_=mine.shrinkage", "trainer.steps=3")
@@ -67,6 +68,9 @@ WRONG = {
     "task._target_=mine.no_such": "mine has no no_such",
     "optimizer._target_=optax.adm": r"optax has no adm \(did you mean adam\?\)",
     "task._target_=mine.no_task": r"task._target_=mine.no_task gives a int; task needs a Task\.",
+    "task._target_=mine": r"task\._target_ names a module, and has to name a function",
+    "task._target_=mine.ready task.features=3": "task.features: mine.ready is a task and takes no settings",
+    "task=mine.ready": r"one of your own, or of another package, is task\._target_=MODULE\.NAME",
     "task._target_=mine.broken": "ZeroDivisionError: one over zero",
     "task=own": r"task._target_=VALUE is needed",
     "task.fraction=1.5": "A fraction of 1.5 of the labels",
@@ -80,11 +84,11 @@ WRONG = {
 
 @pytest.mark.parametrize("argument", WRONG)
 def test_a_mistake_ends_with_one_sentence(bilevel, folder, argument):
-    done, seconds = seconds_of(lambda: bilevel(argument))
+    done, seconds = seconds_of(lambda: bilevel(*argument.split()))
     assert done.returncode not in (0, None)
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 or argument == "--no-such-flag", done.stderr  # argparse prints the usage as well
+    assert len(lines) == 1, done.stderr
     assert re.search(WRONG[argument], lines[-1]), done.stderr
     assert "Traceback" not in done.stderr
     assert not list(folder.glob("outputs/**/metrics.jsonl"))
@@ -109,6 +113,16 @@ def test_a_task_of_the_users_own(bilevel, folder):
     assert {path.name for path in (run / "figures").iterdir()} == {"training.png", "hyperparameters.png"}
     assert (run / "result.npz").exists()
     assert "features: 6" in (run / ".hydra/config.yaml").read_text()
+
+
+def test_a_task_that_a_module_holds_as_it_is(bilevel, folder):
+    done = bilevel("task._target_=mine.ready", "trainer.steps=1", "hydra.run.dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((folder / "run/summary.json").read_text())["task"] == "ready"
+
+
+def test_the_version_is_that_of_the_library(bilevel):
+    assert bilevel("--version").stdout == f"bilevel {bl.__version__}\n"
 
 
 def test_settings_of_the_users_own(bilevel, folder):

@@ -17,7 +17,7 @@ GROUP, LIST = OmegaConf.create({"a": 1, "b": 2}), OmegaConf.create([1, 2])
     ],
 )
 def test_the_same_kind_is_accepted(value, default):
-    check_kind("key", value, default)
+    assert check_kind("key", value, default) is None
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,22 @@ def test_the_start_is_seen_by_engines_that_differentiate_steps():
     assert reached(task(loss=error, start=jnp.zeros(()), solver=sizes), bl.Forward()) == ["hparams"]
 
 
+def test_a_start_drawn_from_the_key_is_no_number_to_look_at():
+    inner = bl.InnerProblem(
+        loss=lambda w, h, b: 0.5 * jnp.sum((w - b) ** 2),
+        init=lambda key, h: jax.random.normal(key, (2,)),
+        solver=bl.GradientDescent(max_steps=20),
+    )
+    task = bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, b: jnp.sum(w) + 0.0 * h,
+        init_hparams=lambda key: jnp.zeros(()),
+        batches=bl.full_batch(jnp.ones(2), None),
+    )
+    with pytest.warns(UserWarning):
+        assert float(bl.hypergradient(task, jnp.zeros(()), bl.Unrolled())[1]) == 0
+
+
 def test_a_hypergradient_that_is_zero_by_construction_says_so_once():
     twice = task()
     with pytest.warns(UserWarning, match=r"hparams\['misspelt'\] cannot reach the outer loss.*misspelt name"):

@@ -23,6 +23,12 @@ def test_a_result_that_is_nan_by_construction_is_returned():
     assert double.tolist() == [2.0, 2.0] and np.isnan(unknown) and float(total) == 2.0
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3)])
+def test_what_is_nan_by_construction_keeps_its_shape_and_type(shape):
+    found = Program(lambda x: jnp.full(shape, jnp.nan, jnp.float32))(jnp.ones(2))
+    assert (found.shape, found.dtype) == (shape, jnp.float32) and np.isnan(found).all()
+
+
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda one: type(one).__name__)
 def test_a_hypergradient(engine):
     task = bl.Task(

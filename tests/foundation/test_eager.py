@@ -45,10 +45,14 @@ def test_eager_transformations_trace_nothing_again(around):
 
 
 def test_what_is_kept_is_bounded():
-    scaled, _ = counted()
-    for size in range(eager.KEPT + 5):
+    """The oldest call is dropped and traced again; the last ones are kept."""
+    scaled, traces = counted()
+    for size in range(eager.KEPT + 1):
         scaled(jnp.ones(size + 1), 2.0, Setting("plain"))
-    assert eager._compiled.cache_info().currsize <= eager.KEPT
+    scaled(jnp.ones(eager.KEPT), 2.0, Setting("plain"))
+    assert len(traces) == eager.KEPT + 1
+    scaled(jnp.ones(1), 2.0, Setting("plain"))
+    assert len(traces) == eager.KEPT + 2
 
 
 def test_settings_that_cannot_be_hashed_are_used_and_errors_pass():

@@ -136,6 +136,7 @@ EVALUATES = [
     (lambda params, hparams: [1.0], r"The evaluate <lambda> .* returns a list, .* a dict of numbers"),
     (lambda params, hparams: params, r"returns an array of shape \(3,\), .* a dict of numbers"),
     (lambda params, hparams: {"a": None}, r"returns for 'a' nothing, .* one number"),
+    (lambda params, hparams: {"outer/loss": 1.0}, r"an entry named 'outer/loss', which the record has of its own"),
     (lambda params, hparams: {1: 2.0}, r"returns an entry named 1, and names are strings"),
     (lambda params, hparams: {"a": params}, r"returns for 'a' an array of shape \(3,\), .* one number"),
     (lambda params, hparams: {"a": "good"}, r"returns for 'a' a str, .* one number"),
@@ -144,7 +145,9 @@ EVALUATES = [
 
 
 @pytest.mark.parametrize(
-    ("evaluate", "sentence"), EVALUATES, ids=["list", "bare", "nothing", "number", "vector", "text", "arguments"]
+    ("evaluate", "sentence"),
+    EVALUATES,
+    ids=["list", "bare", "nothing", "taken", "number", "vector", "text", "arguments"],
 )
 def test_what_is_measured(evaluate, sentence, monkeypatch):
     monkeypatch.undo()
@@ -190,7 +193,10 @@ WRONG = [
     ({"outer_loss": 3.0}, r"The outer loss is a float, and has to be a function of \(params, hparams, batch\)"),
     ({"batches": None}, r"The batches is nothing, and has to be a function of \(key, step\)"),
     ({"inner": ridge}, r"inner is a function, and has to be a bl\.InnerProblem"),
-    ({"inner": bl.InnerProblem(loss=ridge, init=(1, 2))}, r"The init is a tuple, .* \(key, hparams\)"),  # type: ignore[arg-type]
+    (
+        {"inner": bl.InnerProblem(loss=ridge, init=(1, 2))},  # type: ignore[arg-type]  # the wrong type is the test
+        r"The init is a tuple, .* \(key, hparams\)",
+    ),
 ]
 
 
@@ -209,3 +215,26 @@ def test_baselines_are_what_json_holds(found):
 def test_baselines_of_numbers_text_and_lists():
     found = {"loss": jnp.array(1.0), "by_class": np.ones(3), "method": "grid", "nested": {"n": 3, "none": None}}
     assert checked_baselines(lambda: found, found) == found
+
+
+STARTS = [
+    ({"init_hparams": lambda key: {}}, r"The init_hparams <lambda> .* returns nothing: return numbers"),
+    ({"init_hparams": lambda key: ["a"]}, r"The init_hparams <lambda> .* returns a str in the place of numbers"),
+    ({"init": lambda key, h: None}, r"The init <lambda> .* returns nothing"),
+    (
+        {"feasible": lambda h: (h, h)},
+        r"The feasible <lambda> .* the shapes \(\(\), \(\)\) for .* \(\)",
+    ),
+    ({"feasible": lambda h: jnp.ones(3) * h}, r"returns the shapes \(3,\) for hyperparameters of the shapes \(\)"),
+]
+
+
+@pytest.mark.parametrize(("stated", "sentence"), STARTS, ids=range(len(STARTS)))
+def test_a_start_has_numbers_and_a_projection_keeps_shapes(stated, sentence):
+    with pytest.raises(StatementError, match=sentence):
+        bl.Trainer(steps=1).fit(task_of(**stated))
+
+
+def test_figures_are_a_dict():
+    with pytest.raises(StatementError, match="figures have to be a dict"):
+        task_of(figures=[lambda result: None])

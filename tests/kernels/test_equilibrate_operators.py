@@ -54,7 +54,7 @@ def test_rows_and_columns_have_about_one_length():
 
 def test_sparse_matrices_are_measured_like_dense_ones():
     P, A = matrices()
-    weights, pushes = np.arange(1.0, UNKNOWNS + 1), np.arange(1.0, ROWS + 1)
+    weights, pushes = jnp.arange(1.0, UNKNOWNS + 1), jnp.arange(1.0, ROWS + 1)
 
     @jax.jit
     def measured(P, A):

@@ -42,7 +42,8 @@ def test_traces_are_clean(check, layer, data):
     guard = jax.numpy_rank_promotion("raise") if check == "rank promotion" else jax.checking_leaks()
     gradient = jax.grad(layer, argnums=tuple(range(len(data))))
     with guard:
-        jax.jit(jax.vmap(gradient)).trace(*(part[None] for part in data))
+        traced = jax.jit(jax.vmap(gradient)).trace(*(part[None] for part in data))
+    assert [shape.shape for shape in jax.tree.leaves(traced.out_info)] == [(1, *part.shape) for part in data]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.linear_solve import Operator, check_symmetric
+from bilevel.linear_solve import CG, Operator, check_symmetric
 
 SYMMETRIC = np.asarray((lambda a: a + a.T)(np.random.default_rng(0).normal(size=(50, 50))))
 
@@ -12,7 +12,8 @@ SYMMETRIC = np.asarray((lambda a: a + a.T)(np.random.default_rng(0).normal(size=
 @pytest.mark.parametrize("seed", range(5))
 def test_a_symmetric_map_passes(dtype, seed):
     matrix = SYMMETRIC.astype(dtype)
-    check_symmetric(lambda x: {"a": matrix @ x["a"]}, {"a": jnp.ones(50, dtype)}, jax.random.key(seed))
+    whole = lambda x: {"a": matrix @ x["a"]}
+    assert check_symmetric(whole, {"a": jnp.ones(50, dtype)}, jax.random.key(seed)) is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -30,8 +31,12 @@ def test_under_a_trace_nothing_is_raised():
         check_symmetric(lambda x: matrix @ x, jnp.ones(2), jax.random.key(0))
         return matrix
 
-    run(jnp.array([[1.0, 2.0], [0.0, 1.0]]))
+    skew = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+    assert jnp.array_equal(run(skew), skew)
+    with pytest.raises(ValueError, match="not symmetric"):
+        check_symmetric(lambda x: skew @ x, jnp.ones(2), jax.random.key(0))
 
 
 def test_nan_is_left_to_the_solve():
-    check_symmetric(lambda x: jnp.nan * x, jnp.ones(2), jax.random.key(0))
+    assert check_symmetric(lambda x: jnp.nan * x, jnp.ones(2), jax.random.key(0)) is None
+    assert CG()(lambda x: jnp.nan * x, jnp.ones(2)).status.name == "nonfinite"

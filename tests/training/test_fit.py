@@ -11,26 +11,30 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bilevel as bl
+from bilevel.foundation import trees
 from bilevel.training.fit import Fit, Interrupted
 
 RATE, STEPS = 0.5, 4
 
 
+def inner_loss(w, h, batch):
+    term = lambda w, h: 0.5 * jnp.sum((w - batch) ** 2) + 0.5 * jnp.sum(jnp.exp(h) * w**2)
+    return trees.total(jax.tree.map(term, w, h))
+
+
+def outer_loss(w, h, batch):
+    return trees.total(jax.tree.map(lambda leaf: 0.5 * jnp.sum((leaf - batch) ** 2), w))
+
+
+def start(key=None):
+    return {"one": jnp.zeros(()), "two": jnp.array([0.5, -0.5])}
+
+
 @functools.cache
-def task(**more):
+def task(precision="float64"):
     """w = batch / (1 + e^h) in each of two leaves, with the outer loss |w - 1|^2 / 2."""
-    statement = {
-        "inner": bl.InnerProblem(
-            loss=lambda w, h, batch: sum(
-                0.5 * jnp.sum((w[name] - batch) ** 2) + 0.5 * jnp.sum(jnp.exp(h[name]) * w[name] ** 2) for name in w
-            ),
-            init=lambda key, h: jax.tree.map(jnp.zeros_like, h),
-        ),
-        "outer_loss": lambda w, h, batch: sum(0.5 * jnp.sum((leaf - batch) ** 2) for leaf in w.values()),
-        "init_hparams": lambda key: {"one": jnp.zeros(()), "two": jnp.array([0.5, -0.5])},
-        "batches": bl.full_batch(4.0, 1.0),
-    }
-    return bl.Task(**{**statement, **more})
+    inner = bl.InnerProblem(inner_loss, lambda key, h: jax.tree.map(jnp.zeros_like, h))
+    return bl.Task(inner, outer_loss, start, bl.full_batch(4.0, 1.0), precision=precision)
 
 
 def closed_form(h):
@@ -65,7 +69,7 @@ class Witness(bl.loggers.Logger):
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_it_is_the_optimiser_on_the_hypergradient(precision):
-    result = trainer().fit(task(precision=precision), key=jax.random.key(0))
+    result = trainer().fit(task(precision), key=jax.random.key(0))
     h, tolerance = np.array([0.0, 0.5, -0.5]), 1e-9 if precision == "float64" else 1e-4
     for line in result.metrics:
         loss, gradient = closed_form(h)
@@ -133,11 +137,10 @@ def test_a_state_in_the_middle_is_reached_again(tmp_path, kept):
 def test_its_gradient_is_the_one_that_users_get():
     """Training and `bl.hypergradient` walk one path: the same numbers at the same hyperparameters."""
     result = trainer(steps=1).fit(task(), key=jax.random.key(0))
-    value, gradient, report = bl.hypergradient(task(), task().init_hparams(None), bl.Implicit(), key=jax.random.key(0))
+    value, gradient, report = bl.hypergradient(task(), start(), bl.Implicit(), key=jax.random.key(0))
     line = result.metrics[0]
     assert line["outer/loss"] == pytest.approx(float(value), rel=1e-12)
     assert line["error_estimate"] == pytest.approx(float(report.error_estimate), rel=1e-3)
     assert (line["inner/steps"], line["adjoint/steps"]) == (int(report.inner_steps), int(report.adjoint_steps))
-    start = task().init_hparams(None)
-    moved = jax.tree.map(lambda leaf, slope: leaf - RATE * slope, start, gradient)
+    moved = jax.tree.map(lambda leaf, slope: leaf - RATE * slope, start(), gradient)
     jax.tree.map(lambda one, other: assert_allclose(one, other, rtol=1e-12), moved, result.last_hparams)

@@ -94,6 +94,7 @@ def test_a_folder_that_vanishes_is_let_go(tmp_path):
     (tmp_path / "run" / LOCK).unlink()
     (tmp_path / "run").rmdir()
     folder.release()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_nothing_can_be_written_to_is_one_sentence(tmp_path):

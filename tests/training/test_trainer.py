@@ -159,3 +159,26 @@ def test_ctrl_c_saves_and_says_where(tmp_path):
 def test_nonsense_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         bl.Trainer(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "adam"}, r"trainer\.optimizer='adam': an optax\.GradientTransformation, .* is needed"),
+        ({"engine": bl.Implicit}, r"trainer\.engine=.*: an engine, as bl\.Implicit\(\), is needed"),
+        ({"steps": 2.5}, r"trainer\.steps=2\.5: a whole number is needed"),
+        ({"loggers": ["wandb"]}, r"trainer\.loggers: 'wandb' is no bl\.loggers\.Logger"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(settings, message):
+    with pytest.raises(TypeError, match=message):
+        bl.Trainer(**settings)
+
+
+def test_a_fit_takes_a_task_a_key_and_a_finite_start():
+    with pytest.raises(TypeError, match=r"takes a bl\.Task, and was given a function"):
+        trainer().fit(lambda: quadratic())  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(TypeError, match=r"key=0: a key of JAX is needed"):
+        trainer().fit(quadratic(), key=0)  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(ValueError, match=r"hparams of init_hparams\(key\) is NaN or infinite"):
+        trainer(engine=bl.OneStep()).fit(quadratic(init_hparams=lambda key: jnp.array(jnp.nan)))

@@ -132,6 +132,7 @@ class Implicit(Engine):
         inverse."""
         if self.accuracy == "bound":
             refuse_bound(bilevel, self.constants, self.refine)
+        # Before all else, because a gathered system has its own size, for which no start or inverse fits.
         if has_support(bilevel, point, outcome.params):
             value, grad, report = on_support(self._at_solution, bilevel, point, outcome, start)
             return value, grad, replace(report, carry=report.carry._replace(inverse=known))

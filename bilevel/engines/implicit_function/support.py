@@ -74,7 +74,7 @@ def on_support(
     of these rows without gathering. Exact, because a row is left out only if it is zero and its prox does not move with
     the point or the hyperparameters."""
     params = outcome.params
-    used, priority = _used(bilevel, point, params)
+    used, priority = used_rows(bilevel, point, params)
     sizes, number = sizes_of(bilevel, point, params), jnp.sum(used)
     multiplies = multiplies_on_host(bilevel.inner.loss, point.inner_batch)
 
@@ -100,7 +100,7 @@ def _uniform(report: Report) -> Report:
     return jax.tree.map(jnp.asarray, replace(report, counts=report.counts.as_arrays()))
 
 
-def _used(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+def used_rows(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The rows that are not zero, or whose prox moves with its point or the hyperparameters; and the order in which
     rows are taken: these first, then by their distance from a kink."""
     instance = bilevel.inner.at(point.hparams, point.inner_batch)

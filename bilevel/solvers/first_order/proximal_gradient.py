@@ -16,7 +16,7 @@ from bilevel.solvers.first_order.step_size import BACKTRACKING, GROWTH, backtrac
 from bilevel.solvers.instance import Instance
 
 ALWAYS_CHECKED = 10  # so many first steps each compute the residual and search the step size
-CHECK_EVERY = 8
+CHECK_EVERY = 8  # steps between checks, because the residual costs about as much as a step
 
 
 class Memory(NamedTuple):
@@ -102,6 +102,7 @@ class ProximalGradient(Solver):
         if not self.acceleration:
             return memory.momentum, params
         progress = trees.subtract(params, before)
+        # The restart of O'Donoghue and Candes: momentum that points uphill starts again from nothing.
         uphill = trees.dot(trees.subtract(memory.extrapolated, params), progress) > 0
         momentum = 0.5 * (1 + jnp.sqrt(1 + 4 * memory.momentum**2))
         weight = jnp.where(uphill, 0.0, (memory.momentum - 1) / momentum)

@@ -15,7 +15,7 @@ from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, fi
 from bilevel.solvers.instance import Instance
 
 REMEMBERED = 8  # a step has to stay below the largest of so many last objectives
-SUFFICIENT = 1e-4
+SUFFICIENT = 1e-4  # Armijo's constant
 CHANGE = 1e3  # the largest ratio of a step size to the one before it
 CHECK_EVERY = 8  # steps after which the residual is computed in any case
 CLOSE = 10.0  # below so many times the goal it is computed at each step

@@ -15,7 +15,7 @@ from bilevel.penalties import Parameter, resolve
 from bilevel.solvers.instance import Instance
 
 BACKTRACKING = "backtracking"
-MAX_HALVINGS = 60
+MAX_HALVINGS = 60  # 2^-60 of any first trial is rounding
 STABLE = 0.8  # a factor below 1, because a few powers find a norm of the Hessian that is a little too small
 GROWTH = 1.25  # the next search begins at the last accepted step times this
 

@@ -29,7 +29,7 @@ from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 INNER_TOL = 0.1  # a subproblem is solved to this share of its first residual, because its rows will change
 WHOLE_TOL = 1e-3  # the problem in all rows is solved to this share, because only the point changes
-INNER_STEPS = 100
+INNER_STEPS = 100  # a subproblem that needs more goes on in the next round
 ROOM = 8  # rows of a working set beside the active ones, at least
 SHARE = 16  # and at least this part of the number of active rows
 FIRST = 64  # the same of a working set on the host, or as many rows as are active

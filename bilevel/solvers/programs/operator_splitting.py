@@ -37,7 +37,7 @@ from bilevel.solvers.programs.split_program import STIFF, split_program
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver
 from bilevel.solvers.programs.stated_by_functions import program_of
 
-FIRST_RHO = 0.1
+FIRST_RHO = 0.1  # OSQP's; adapted after each step
 NEAR = 1e-2  # polishing is tried below this share of the first residual
 
 

@@ -11,7 +11,7 @@ from bilevel.kernels.condensed import Parts, condensed
 from bilevel.solvers.programs.stated_by_functions import Derivatives, Point, Program
 
 TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the nearest bound
-MAX_HALVINGS = 25
+MAX_HALVINGS = 25  # 2^-25 of a step is half of the digits
 LEAST = 1e-6  # the least slack and multiplier at the start
 
 

@@ -29,7 +29,7 @@ from bilevel.kernels.splitting import (
 )
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, pieces
 
-FIRST_RHO = 0.1
+FIRST_RHO = 0.1  # OSQP's; adapted after each step
 STIFF = 1e3  # the penalty of an equality relative to an inequality
 SLACK = 1e-3  # the penalty of a free row
 NEAR = 1e-3  # polishing is tried first below this error

@@ -37,7 +37,8 @@ class Constraints(NamedTuple):
 
 
 class Derivatives(NamedTuple):
-    """What a Newton step needs: the gradient of the loss, the Hessian of the Lagrangian, and the constraints."""
+    """The derivatives for a Newton step: the gradient of the loss, the Hessian of the Lagrangian, and the
+    constraints."""
 
     gradient: jax.Array
     hessian: jax.Array

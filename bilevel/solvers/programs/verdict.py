@@ -43,7 +43,7 @@ def _proofs(program: ConeProgram, answer: Answer) -> tuple[jax.Array, jax.Array]
 
 
 def is_convex(program: ConeProgram) -> jax.Array:
-    """Whether the Hessian has no negative eigenvalue; not looked at in large sparse programs."""
+    """Whether the Hessian has no negative eigenvalue; not computed for large sparse programs."""
     if program.sparse and program.q.size > FACTORED:
         return jnp.bool_(True)
     return is_positive_semidefinite(dense(program.P))

@@ -16,7 +16,7 @@ from bilevel.solvers.instance import Instance
 
 MAX_HALVINGS = 8  # halvings of a step of the updates; few, because it need not descend
 MAX_HALVINGS_DOWNHILL = 50  # halvings of the steepest descent step of ||F||^2: it descends once it is short
-SUFFICIENT = 1e-4
+SUFFICIENT = 1e-4  # Armijo's constant, for the norm of the residual
 
 
 class Inverse(NamedTuple):

@@ -14,7 +14,7 @@ from bilevel.penalties import Penalty
 from bilevel.solvers.instance import Instance
 
 ROUNDS = 5  # each round takes the square root of the remaining ratios of scale
-PROBES = 2
+PROBES = 2  # few, because each round draws new signs
 BAD = 30.0  # below this ratio of scales the coordinates are not scaled
 
 

@@ -16,8 +16,8 @@ from bilevel.solvers.first_order.step_size import followed, smooth_norm
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_product, remember
 
-SUFFICIENT = 1e-4
-MAX_HALVINGS = 30
+SUFFICIENT = 1e-4  # Armijo's constant
+MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
 NEAR = 1e-3  # a coordinate at most this near a bound counts as on it
 GROWTH = 10.0  # of the next first step, where the last step met no curvature, as along a linear loss
 
@@ -111,8 +111,8 @@ def bounds(instance: Instance, params: Params) -> tuple[PyTree, PyTree]:
 
 
 def longer(found: Trial, pairs: Pairs, stretch: jax.Array, params: Params) -> jax.Array:
-    """The stretch of the next first step: more where this one was taken at once and met no curvature, up to lengths of
-    which the verdict is clear; after a pair, none."""
+    """The stretch of the next first step. It grows where this step was taken at once and met no curvature, up to a
+    length at which the verdict is clear; after a pair there is no stretch."""
     flat = found.accepted & (found.trials == 1) & (pairs.rho[-1] == 0)
     most = trees.epsilon(params) ** -1.5
     grown = jnp.where(flat, jnp.minimum(GROWTH * stretch, most), 1)

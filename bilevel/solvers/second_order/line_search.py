@@ -14,7 +14,7 @@ from bilevel.solvers.instance import Instance
 
 SUFFICIENT = 1e-4  # Armijo constant
 CURVATURE = 0.9  # Wolfe constant
-MAX_TRIALS = 40
+MAX_TRIALS = 40  # values and gradients of one search; a good one takes one to three
 
 
 class Point(NamedTuple):

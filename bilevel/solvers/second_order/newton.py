@@ -21,7 +21,7 @@ from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
-MAX_HALVINGS = 30
+MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
 MAX_HALVINGS_TO_A_ROOT = 100  # many, because a step to a root may be too long by any factor: exp(w) = 1e12 from -20
 SUFFICIENT = 1e-4  # Armijo's constant
 NEAR = 1e-2  # a step of this share of the point's size does not change the sign of the curvature
@@ -88,6 +88,7 @@ class Newton(Solver):
         minimises = instance.mapping.stationary
         halvings = MAX_HALVINGS if minimises else MAX_HALVINGS_TO_A_ROOT
         if minimises:
+            # Near a saddle or a maximum Newton's direction may ascend: the negative gradient replaces it.
             descends = trees.dot(direction, residual) < 0
             direction = trees.select(descends, direction, jax.tree.map(jnp.negative, residual))
         slope = jax.lax.stop_gradient(trees.dot(direction, residual))
@@ -117,6 +118,7 @@ class Newton(Solver):
             return state._replace(
                 params=first.params, residual=first.norm, counts=counts, memory=memory, derivative=transposed
             )
+        # The search is frozen, because reverse mode cannot go back over a while loop.
         trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
         failed = trials >= halvings
         if instance.differentiable:
@@ -143,6 +145,7 @@ class Newton(Solver):
         found = trust_region.descend(evaluate, start, matrix, memory.radius)
         point, trials, inverse = found.point, found.trials, CholeskyFactor(found.lower, found.definite)
         if instance.differentiable:
+            # The accepted step once more, as a linear solve, because the search that found it has no derivative.
             matvec = lambda x: ravel_pytree(operator(unravel(x)))[0] + found.damping * x
             by_factor = lambda _, rhs: found.inverse(rhs)
             newton = jax.lax.custom_linear_solve(matvec, -gradient, by_factor, by_factor, symmetric=True)

@@ -16,8 +16,8 @@ from bilevel.losses.linear import Linear, is_sparse
 from bilevel.solvers.base import State
 from bilevel.solvers.instance import Instance
 
-SUFFICIENT = 1e-4
-MAX_HALVINGS = 30
+SUFFICIENT = 1e-4  # Armijo's constant
+MAX_HALVINGS = 30  # 2^-30 of the way is lost in the digits of most losses
 
 
 class Memory(NamedTuple):

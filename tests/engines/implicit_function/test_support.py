@@ -103,7 +103,7 @@ def test_rows_of_a_simplex_are_never_zero_so_that_none_is_left_out():
 def test_rows_that_move_are_used():
     def used(name, hparams):
         point = Point(hparams, *data(), jax.random.key(0))
-        return int(jnp.sum(support._used(problem(name)[0].levels, point, jnp.asarray(FEW))[0]))
+        return int(jnp.sum(support.used_rows(problem(name)[0].levels, point, jnp.asarray(FEW))[0]))
 
     assert used("one weight", jnp.array(2.0)) == 3
     assert used("a box that moves", jnp.array(-5.0)) == FEATURES

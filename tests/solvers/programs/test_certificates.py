@@ -1,12 +1,14 @@
 """What is said of problems constrained by functions that have no solution, and never of those that have one."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 import bilevel as bl
-from bilevel.solvers.programs.stated_by_functions import _degrees
+from bilevel.optimality import PrimalDual
+from bilevel.solvers.programs.stated_by_functions import program_of
 
 
 def solve(loss, n, dtype=jnp.float64, **rows):
@@ -56,5 +58,14 @@ def test_proofs_do_not_depend_on_units(dtype, scale):
 
 def test_degrees_are_read_from_the_programs_of_the_derivatives():
     matrix = np.array([[2.0, 1.0], [1.0, 3.0]])
-    functions = lambda w: [matrix @ w - 1, w @ matrix @ w, jnp.sum(w**2), jnp.exp(w[0]), w[0] * w[1], jnp.float64(3)]
-    assert _degrees(functions, jnp.ones(2)) == [1, 2, 2, 3, 2, 1]
+    rows = lambda w: [w @ matrix @ w, jnp.exp(w[:1]), w[0] * w[1], jnp.float64(3), matrix @ w - 1]
+    inner = bl.InnerProblem(
+        lambda w, h, batch: jnp.sum(w**2),
+        lambda key, h: jnp.ones(2),
+        constraint=bl.Functional(lambda w, h, batch: matrix @ w - 1, lambda w, h, batch: rows(w)),
+    )
+    point = PrimalDual(jnp.ones(2), jnp.zeros(2), jax.tree.map(jnp.zeros_like, rows(jnp.ones(2))))
+    program, at = program_of(inner.at(None, None), point)
+    found = program.degrees(at.primal)
+    assert (found.loss, found.equality.tolist()) == (2, [1, 1])
+    assert found.inequality.tolist() == [2, 3, 2, 1, 1, 1]

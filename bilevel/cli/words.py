@@ -1,0 +1,82 @@
+"""Guesses at the meaning of a word that is no setting: a flag, a setting without its group, a value without a name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import yaml
+
+from bilevel.cli.choices import configs, options
+
+FLAGS = (  # of Hydra's parser, which a test compares
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
+    *("--shell-completion", "-sc"),
+)
+TAKES_VALUE = (
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c"),
+    *("--info", "-i", "--experimental-rerun"),
+)
+FOLDERS = ("resume", "fork")  # settings that name the folder of a run
+ABBREVIATED = {"lr": "learning_rate", "epochs": "steps", "iterations": "steps", "output": "dir"}
+ORDER = ("trainer", "optimizer", "solver", "engine", "task", "data", "logger")  # whose setting a bare name means first
+
+
+def meant(word: str, commands: Collection[str]) -> str:
+    """A guess at the setting that a word without a name is a value of.
+
+    >>> meant("ridge", ["train"]), meant("doctor", ["train", "doctor"]), meant("xyz", [])
+    (' (did you mean task=ridge?)', ' (did you mean command=doctor?)', ', as in task=ridge trainer.steps=50')
+    """
+    if word == "help":
+        return " (did you mean --help?)"
+    if word in commands:
+        return f" (did you mean command={word}?)"
+    if word in FOLDERS:
+        return f" (did you mean {word}=DIR?)"
+    for group in ("task", "experiment", *ORDER):
+        if word in options(group):
+            return f" (did you mean {group}={word}?)"
+    return ", as in task=ridge trainer.steps=50"
+
+
+def similar(key: str) -> str:
+    """A guess at which setting was meant.
+
+    >>> similar("lr"), similar("trainer.step"), similar("xyz")
+    (' (did you mean optimizer.learning_rate=VALUE?)', ' (did you mean trainer.steps=VALUE?)', '')
+    """
+    group, _, last = key.rpartition(".")
+    last = ABBREVIATED.get(last, last.replace("-", "_"))
+    names = settings()
+    same = [name for name in names if name.rpartition(".")[2] == last]
+    same.sort(key=lambda name: (not name.startswith(group or name), name.count("."), _rank(name)))
+    near = same or difflib.get_close_matches(key, names, n=1)
+    return f" (did you mean {near[0]}=VALUE?)" if near else ""
+
+
+def _rank(name: str) -> int:
+    group = name.partition(".")[0]
+    return ORDER.index(group) if group in ORDER else len(ORDER)
+
+
+def settings() -> list[str]:
+    """The names of all settings in the files that ship, whichever of them are chosen together."""
+    found = set()
+    for path in configs().rglob("*.yaml"):
+        parts = path.relative_to(configs()).parts
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        prefix = "" if len(parts) == 1 or "# @package _global_" in text else f"{parts[0]}."
+        if parts[0] != "hydra" and isinstance(content, dict):
+            found |= {f"{prefix}{name}" for name in _names(content)}
+    return sorted(name for name in found if not name.startswith(("defaults", "hydra.", "reduced.")))
+
+
+def _names(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

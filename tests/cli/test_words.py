@@ -1,0 +1,52 @@
+"""Words that are no settings, as people type them, and what was meant."""
+
+import argparse
+
+import pytest
+from hydra._internal.utils import get_args_parser
+
+from bilevel.cli.arguments import translate
+from bilevel.cli.sentences import SettingsError
+from bilevel.cli.words import FLAGS, TAKES_VALUE, settings, similar
+
+TYPED = {
+    "ridge": "did you mean task=ridge?",
+    "paper/precision": "did you mean experiment=paper/precision?",
+    "adam": "did you mean optimizer=adam?",
+    "doctor outputs": "did you mean command=doctor?",
+    "resume outputs": "did you mean resume=DIR?",
+    "help": "did you mean --help?",
+    "--steps 5": "--steps: there is no such flag; .*did you mean trainer.steps=VALUE?",
+    "--learning-rate=0.3": "did you mean optimizer.learning_rate=VALUE?",
+    "something": "something: settings are given as NAME=VALUE, as in task=ridge trainer.steps=50.",
+}
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_a_word_without_a_name_is_refused_with_what_was_meant(typed):
+    with pytest.raises(SettingsError, match=TYPED[typed].replace("?", r"\?")):
+        translate(typed.split())
+
+
+def test_the_flags_are_those_of_hydra():
+    options = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+    assert set(options) == {*FLAGS, *TAKES_VALUE}
+    flags = (argparse._StoreTrueAction, argparse._VersionAction)
+    assert {name for name, action in options.items() if not isinstance(action, flags)} == set(TAKES_VALUE)
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--info", "searchpath"], ["--multi"], ["-cd=here"], []])
+def test_flags_of_hydra_pass(flags):
+    assert translate([*flags, "task=ridge"]) == [*flags, "task=ridge"]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        *(("lr", "optimizer.learning_rate"), ("steps", "trainer.steps"), ("trainer.step", "trainer.steps")),
+        *(("tol", "solver.tol"), ("engine.tol", "engine.linear_solve.tol"), ("task.lr", "task.learning_rate")),
+    ],
+)
+def test_a_setting_of_another_name_is_guessed(key, meant):
+    assert similar(key) == f" (did you mean {meant}=VALUE?)"
+    assert meant in settings()
