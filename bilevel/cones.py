@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from bilevel.kernels.arrays import as_point, norm
+from bilevel.kernels.symmetric import smat as smat, svec as svec
 from bilevel.projections.cones import psd_cone, second_order_cone
 from bilevel.projections.exponential import exponential_cone
 
@@ -48,18 +49,23 @@ class Cone(abc.ABC):
 
 
 @dataclass(frozen=True)
-class Zero(Cone):
-    """{0} in R^n: the slack of an equality. Its dual is Free(n).
-
-    >>> Zero(2).project(jnp.array([1.0, -1.0])).tolist()
-    [0.0, 0.0]
-    """
+class OfVectors(Cone):
+    """A cone in R^n. Abstract."""
 
     n: int
 
     @property
     def dim(self) -> int:
         return self.n
+
+
+@dataclass(frozen=True)
+class Zero(OfVectors):
+    """{0} in R^n: the slack of an equality. Its dual is Free(n).
+
+    >>> Zero(2).project(jnp.array([1.0, -1.0])).tolist()
+    [0.0, 0.0]
+    """
 
     @property
     def dual(self) -> Cone:
@@ -74,18 +80,12 @@ class Zero(Cone):
 
 
 @dataclass(frozen=True)
-class Free(Cone):
+class Free(OfVectors):
     """All of R^n. Its dual is Zero(n).
 
     >>> Free(2).project(jnp.array([1.0, -1.0])).tolist()
     [1.0, -1.0]
     """
-
-    n: int
-
-    @property
-    def dim(self) -> int:
-        return self.n
 
     @property
     def dual(self) -> Cone:
@@ -99,18 +99,12 @@ class Free(Cone):
 
 
 @dataclass(frozen=True)
-class NonNegative(Cone):
+class NonNegative(OfVectors):
     """{s in R^n : s >= 0}, its own dual.
 
     >>> NonNegative(2).project(jnp.array([1.0, -1.0])).tolist()
     [1.0, 0.0]
     """
-
-    n: int
-
-    @property
-    def dim(self) -> int:
-        return self.n
 
     @property
     def dual(self) -> Cone:
@@ -124,18 +118,12 @@ class NonNegative(Cone):
 
 
 @dataclass(frozen=True)
-class SecondOrder(Cone):
+class SecondOrder(OfVectors):
     """{[t, z] in R^n : ||z||_2 <= t}, t first and n counting it; its own dual.
 
     >>> SecondOrder(3).project(jnp.array([0.0, 3.0, 4.0])).tolist()
     [2.5, 1.5, 2.0]
     """
-
-    n: int
-
-    @property
-    def dim(self) -> int:
-        return self.n
 
     @property
     def dual(self) -> Cone:
@@ -146,9 +134,8 @@ class SecondOrder(Cone):
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         x = _checked(self, point)
-        off = jnp.abs(norm(x[..., 1:]) - jnp.abs(x[..., 0])) / np.sqrt(
-            2
-        )  # from the boundary of the cone and of minus it
+        side = jnp.abs(norm(x[..., 1:]) - jnp.abs(x[..., 0]))
+        off = side / np.sqrt(2)  # the distance from the boundary of the cone, or of minus the cone
         return jnp.broadcast_to(off[..., None], x.shape)
 
 
@@ -257,38 +244,6 @@ class Product(Cone):
     def _split(self, point: ArrayLike) -> list[jax.Array]:
         ends = np.cumsum([cone.dim for cone in self.cones])[:-1]
         return jnp.split(_checked(self, point), ends, axis=-1)
-
-
-def svec(matrix: ArrayLike) -> jax.Array:
-    """A symmetric matrix (..., n, n) as the vector of its lower triangle, column by column, with the entries below the
-    diagonal scaled by sqrt(2): <svec A, svec B> = trace(A B).
-
-    >>> svec(jnp.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
-    [1.0, 0.0, 3.0]
-    """
-    matrix = as_point(matrix)
-    rows, columns, scale = _triangle(matrix.shape[-1])
-    return matrix[..., rows, columns] * scale.astype(matrix.dtype)
-
-
-def smat(vector: ArrayLike) -> jax.Array:
-    """The symmetric matrix whose `svec` is the vector (..., n (n + 1) / 2).
-
-    >>> smat(jnp.array([1.0, 0.0, 3.0])).tolist()
-    [[1.0, 0.0], [0.0, 3.0]]
-    """
-    vector = as_point(vector)
-    n = round((np.sqrt(8 * vector.shape[-1] + 1) - 1) / 2)
-    rows, columns, scale = _triangle(n)
-    entries = vector / scale.astype(vector.dtype)
-    lower = jnp.zeros((*vector.shape[:-1], n, n), vector.dtype).at[..., rows, columns].set(entries)
-    strict = jnp.tril(lower, -1)
-    return lower + jnp.swapaxes(strict, -1, -2)
-
-
-def _triangle(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    columns, rows = np.triu_indices(n)  # the lower triangle column by column
-    return rows, columns, np.where(rows == columns, 1.0, np.sqrt(2.0))
 
 
 def _checked(cone: Cone, point: ArrayLike) -> jax.Array:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import numpy as np
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
-from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, telling
+from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, tells
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import asks_for_values, attach
@@ -28,8 +27,6 @@ from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
 from bilevel.solvers.curvature import order_of
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Solution(NamedTuple):
@@ -68,17 +65,6 @@ def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         "This inner problem has no loss (it was stated by a residual or a fixed point), and the solver asks for one: "
         "use bl.Newton() or bl.Auto()."
     )
-
-
-def _tells(solve: Method) -> Method:
-    """A method (problem, hparams, batch, ...) whose errors say which of the problem's functions they came from."""
-
-    @functools.wraps(solve)
-    def told(self: InnerProblem, hparams: HParams, batch: Batch, *args: Any, **kwargs: Any) -> Any:
-        with telling(self.functions, lambda: self.check(hparams, batch)):
-            return solve(self, hparams, batch, *args, **kwargs)
-
-    return told  # type: ignore[return-value]  # of the type that is wrapped
 
 
 @solves_once
@@ -165,15 +151,11 @@ class InnerProblem:
         nonsmooth = self.nonsmooth
         if nonsmooth.smooth:
             return Stationary(self.loss)
-
-        def kinks(point: Params, step: float | jax.Array, hparams: HParams, batch: Batch) -> PyTree:
-            return nonsmooth.kinks(point, step, hparams)
-
-        if nonsmooth is self.constraint:
-            project = lambda point, hparams, batch: self.constraint.project(point, hparams)
-            return ProjectedGradient(self.loss, project, kinks=kinks)
-        prox = lambda point, step, hparams, batch: nonsmooth.prox(point, step, hparams)
-        return ProximalGradient(self.loss, prox, kinks=kinks)
+        condition = ProximalGradient.under(self.loss, nonsmooth)
+        if nonsmooth is not self.constraint:
+            return condition
+        project = lambda point, hparams, batch: self.constraint.project(point, hparams)
+        return ProjectedGradient(self.loss, project, kinks=condition.kinks)
 
     def at(self, hparams: HParams, batch: Batch, differentiable: bool = False, searches: bool = True) -> Instance:
         """The problem with hyperparameters and data put in."""
@@ -196,7 +178,7 @@ class InnerProblem:
             checked_scalar("inner loss", self.loss, params, hparams, batch)
         return params
 
-    @_tells
+    @tells(lambda self, hparams, batch, **_: self.check(hparams, batch))
     def solve(
         self,
         hparams: HParams,
@@ -223,15 +205,8 @@ class InnerProblem:
         attached = _attached.__wrapped__ if asks_for_values(self.mapping, linear_solve) else _attached
         unknown = attached(problem, Setting(linear_solve), outcome.params, hparams, batch)
         dual = unknown.dual if self.constraint.by_functions else None
-        return Solution(
-            self.primal(unknown),
-            dual,
-            outcome.residual,
-            outcome.steps,
-            outcome.status,
-            outcome.counts,
-            outcome.curvature,
-        )
+        figures = (outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature)
+        return Solution(self.primal(unknown), dual, *figures)
 
     def unknown(self, params: Params, hparams: HParams, batch: Batch) -> Params:
         """The unknown of the mapping that starts at ``params``: with zero multipliers where a `bl.Functional` needs

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,10 @@ from bilevel.foundation.stated import (
     checked_scalar,
     described,
     shapes_of,
-    telling,
 )
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, Scalar
 from bilevel.problem import InnerProblem
+from bilevel.solvers import Solver
 
 PRECISIONS = {"float32": False, "float64": True}
 
@@ -48,22 +48,7 @@ def no_baselines() -> dict[str, Any]:
     return {}
 
 
-@dataclass(frozen=True, eq=False)
-class Bilevel:
-    """The two levels as functions: the inner problem and the outer loss (its prior on hparams included)."""
-
-    inner: InnerProblem
-    outer_loss: Loss
-    prior: Callable[[HParams], Scalar]
-    warm_start: bool
-    batches: Callable[[Key, Any], tuple[Batch, Batch]]  # for engines that draw further minibatches
-
-    def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        """The outer loss at the inner unknown ``params``; where that holds duals, the loss gets the primal part."""
-        loss = self.outer_loss(self.inner.primal(params), hparams, batch)
-        return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)
-
-
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
 class Task:
     """minimise over h   outer_loss(w*(h), h, outer batch) + prior(h)   subject to   w*(h) solving ``inner``.
@@ -74,6 +59,9 @@ class Task:
     their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``: "float64" or "float32".
     ``figures``: {name: function(result) -> matplotlib figure}. ``baselines() -> {name: number}``: the figures of
     simpler methods on the same data, or of a study of the task; computed once, for the summary.
+
+    As an argument of a compiled program a task is a pytree whose leaves are the tolerances of its solver; all else is
+    the statement, compared by identity. A task `with_solver` has the statement of the one it was made from.
     """
 
     inner: InnerProblem
@@ -136,20 +124,28 @@ class Task:
         jax.eval_shape(measured, params, hparams)
 
     @property
-    def levels(self) -> Bilevel:
-        """The part of the task that an engine needs."""
-        return Bilevel(self.inner, self.outer_loss, self.prior, self.warm_start, self.batches)
+    def statement(self) -> Task:
+        """The task that the user stated: itself, unless it was made by `with_solver`."""
+        return vars(self).get("_statement", self)
 
+    def with_solver(self, solver: Solver) -> Task:
+        """The same statement under another solver."""
+        task = replace(self, inner=self.inner.with_solver(solver))
+        object.__setattr__(task, "_statement", self.statement)
+        return task
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+    def tree_flatten(self) -> tuple[tuple[Solver], weakref.ref[Task]]:
+        """A weak reference, because a program that is cached under a task must not keep that task alive."""
+        return (self.inner.solver,), weakref.ref(self.statement)
 
+    @classmethod
+    def tree_unflatten(cls, statement: weakref.ref[Task], children: tuple[Solver]) -> Task:
+        task = statement()
+        assert task is not None, "the program of a task outlived it"
+        return task.with_solver(*children)
 
-def telling_task(function: Function) -> Function:
-    """A function (task, hparams, ..., batch=) whose errors say which of the task's functions they came from."""
-
-    @functools.wraps(function)
-    def told(task: Task, hparams: HParams, *args: Any, **kwargs: Any) -> Any:
-        with telling(task.functions, lambda: task.check(hparams, kwargs.get("batch"))):
-            return function(task, hparams, *args, **kwargs)
-
-    return told  # type: ignore[return-value]  # of the type that is wrapped
+    def outer(self, params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        """The outer loss at the inner unknown ``params``, with the prior; where that holds duals, the loss gets the
+        primal part."""
+        loss = self.outer_loss(self.inner.primal(params), hparams, batch)
+        return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)

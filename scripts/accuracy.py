@@ -78,7 +78,7 @@ def levels_of(kind: str, solver: Any) -> Any:
         inner = bl.InnerProblem(loss=penalised, init=init, solver=solver)
     return bl.Task(
         inner=inner, outer_loss=error, init_hparams=lambda key: jnp.zeros(FEATURES), batches=bl.full_batch(None, None)
-    ).levels
+    )
 
 
 @functools.cache

@@ -89,9 +89,9 @@ def draw(graph: dict[str, set[str]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def visited() -> list[str]:
+def visited() -> tuple[list[str], list[str]]:
     """The files of bilevel that run between a call of `bl.hypergradient` and its gradient, in the order of their first
-    line, imports left out."""
+    line, imports left out; and the calls that lead to the engine, from the outermost."""
     import jax.numpy as jnp
 
     import bilevel as bl
@@ -110,6 +110,13 @@ def visited() -> list[str]:
     task = bl.Task(inner=inner, outer_loss=error, init_hparams=lambda key: jnp.zeros(()), batches=batches)
     hypergradient = bl.hypergradient  # loads what it needs, before anything is noted
     files: list[str] = []
+    calls: list[str] = []
+
+    def ours(frame: FrameType | None) -> list[str]:
+        if frame is None:
+            return []
+        name = [frame.f_code.co_qualname] if frame.f_code.co_filename.startswith(str(PACKAGE)) else []
+        return ours(frame.f_back) + name
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -117,22 +124,24 @@ def visited() -> list[str]:
             name = str(Path(code.co_filename).relative_to(PACKAGE))
             if name not in files:
                 files.append(name)
+            if code.co_qualname == "Implicit.hypergradient" and not calls:
+                calls.extend(ours(frame))
 
     sys.setprofile(note)
     try:
         hypergradient(task, jnp.zeros(()))
     finally:
         sys.setprofile(None)
-    return files
+    return files, calls
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", action="store_true", help="count the files that a hypergradient passes through")
     if parser.parse_args().path:
-        files = visited()
+        files, calls = visited()
         print("\n".join(files))
-        print(f"{len(files)} files")
+        print(f"{len(files)} files; {len(calls)} calls to the engine: {', '.join(calls)}")
         return
     graph = edges()
     draw(graph, ROOT / "docs" / "figures" / "architecture.png")

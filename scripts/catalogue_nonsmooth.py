@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import jax.numpy as jnp
@@ -100,4 +101,18 @@ SETS = [
     Nonsmooth(bl.Transport(np.array([0.4, 0.6, 1.0]), np.array([0.7, 0.8, 0.5])), point=SQUARE),
     Nonsmooth(bl.Birkhoff(), point=0.2 * SQUARE),
 ]
-NONSMOOTH = [*TERMS, *SETS]
+
+
+def listed_nowhere() -> list[Nonsmooth]:
+    """The exported penalties and sets that are not above: they obey the laws with the defaults of their parameters."""
+    known = {entry.name for entry in (*TERMS, *SETS)} | ABSTRACT
+    names = sorted({*bl.penalties.__all__, *bl.constraints.__all__} - known)
+    classes = [getattr(bl, name) for name in names if inspect.isclass(getattr(bl, name, None))]
+    needed = [one.__name__ for one in classes if any(field.default is MISSING for field in fields(one))]
+    assert not needed, f"{', '.join(needed)}: give their parameters defaults, or an entry in {__file__}"
+    return [same(one()) for one in classes]
+
+
+# What is no entry by itself: bases, and what is made of other entries or of functions.
+ABSTRACT = {"Constraint", "Penalty", "ParametricPenalty", "Parts", "Both", "Functional"}
+NONSMOOTH = [*TERMS, *SETS, *listed_nowhere()]

@@ -118,7 +118,7 @@ def result_of(task: Task, hparams: HParams, engine: Engine, key: Key, oracle: Or
     carry: Carry | None = None
     if engine.stochastic:
         point = Point(hparams, *task.batches(key, 0), key=key)
-        first = Program(lambda engine, point: engine.first_carry(task.levels, point))(engine, point)
+        first = Program(lambda engine, point: engine.first_carry(task, point))(engine, point)
         carry = first._replace(params=oracle.carry.params, adjoint=oracle.carry.adjoint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -104,7 +104,7 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
         if config.get("fork") and not has_checkpoints(config.get("resume") or config.get("run")):
             task = replace(task, init_hparams=from_run(Path(config.fork), task))
         if config.get("solver"):
-            task = replace(task, inner=task.inner.with_solver(instantiate(config.solver)))
+            task = task.with_solver(instantiate(config.solver))
         loggers = [
             *([Console()] if config.progress else []),
             *([instantiate(config.logger)] if config.logger else []),

@@ -1,7 +1,7 @@
 """Hypergradient engines."""
 
 from bilevel.engines.auto import AutoEngine
-from bilevel.engines.base import GRADES, Bilevel, Carry, Engine, Point, Report
+from bilevel.engines.base import GRADES, Carry, Engine, Point, Report
 from bilevel.engines.implicit_function.adaptive import Adaptive
 from bilevel.engines.implicit_function.bound import Constants
 from bilevel.engines.implicit_function.closed_form import ClosedForm
@@ -22,7 +22,6 @@ __all__ = [
     "Adaptive",
     "AmIGO",
     "AutoEngine",
-    "Bilevel",
     "Carry",
     "ClosedForm",
     "Constants",

@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.batches import Minibatch
-from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.implicit_function.implicit import Implicit
 from bilevel.engines.stochastic.single_loop import SABA, SOBA
 from bilevel.engines.unrolling.iterative import Forward, Unrolled
@@ -21,6 +21,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import HParams, LinearMap, PyTree, Scalar
 from bilevel.linear_solve import CG, GMRES, MINRES, Dense, RandomizedNystrom
+from bilevel.task import Task
 
 LANCZOS = 24  # products spent on the spectrum
 DENSE = 1024  # unknowns up to which building and factoring the system is preferred
@@ -66,41 +67,41 @@ class AutoEngine(Engine):
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
 
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        return self.decide(bilevel, point)[0].first_carry(bilevel, point)
+    def first_carry(self, task: Task, point: Point) -> Carry:
+        return self.decide(task, point)[0].first_carry(task, point)
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        return self.decide(bilevel, point)[0].hypergradient(bilevel, point, carry)
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return self.decide(task, point)[0].hypergradient(task, point, carry)
 
-    def choose(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
+    def choose(self, task: Task, point: Point) -> tuple[Engine, str]:
         """The engine, with its reason, which is printed (on stderr) unless ``quiet``."""
-        engine, reason = self.decide(bilevel, point)
+        engine, reason = self.decide(task, point)
         if not self.quiet:
             print(f"bl.AutoEngine: {reason}.", file=sys.stderr)
         return engine, reason
 
-    def decide(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
+    def decide(self, task: Task, point: Point) -> tuple[Engine, str]:
         """The engine and the reason for it, in a sentence."""
-        facts = facts_of(bilevel, point)
+        facts = facts_of(task, point)
         size = f"{facts.unknowns} unknowns, {facts.hyperparameters} hyperparameters"
         if not facts.through_condition:
             few = facts.hyperparameters <= FEW
             engine = Forward(on_failure=self.on_failure) if few else Unrolled(on_failure=self.on_failure)
             return engine, f"{type(engine).__name__}, as only the solver's steps depend on the hyperparameters ({size})"
         if facts.minibatches and facts.smooth:
-            return self._stochastic(bilevel, point, facts)
+            return self._stochastic(task, point, facts)
         if facts.unknowns <= DENSE and facts.itemsize * facts.unknowns**2 <= self.memory_budget / 4:
             return self._implicit(Dense()), f"Implicit with Dense, as the system is small ({size})"
         if not facts.symmetric:
             return self._implicit(GMRES()), f"Implicit with GMRES, as the system is not symmetric ({size})"
-        return self._by_spectrum(bilevel, point, size)
+        return self._by_spectrum(task, point, size)
 
     def _implicit(self, linear_solve) -> Engine:
         return Implicit(linear_solve=linear_solve, on_failure=self.on_failure)
 
-    def _by_spectrum(self, bilevel: Bilevel, point: Point, size: str) -> tuple[Engine, str]:
-        cold = cold_start(bilevel, point)
-        system = bilevel.inner.at(point.hparams, point.inner_batch).system(cold)
+    def _by_spectrum(self, task: Task, point: Point, size: str) -> tuple[Engine, str]:
+        cold = cold_start(task, point)
+        system = task.inner.at(point.hparams, point.inner_batch).system(cold)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((cold, point))):
             return self._implicit(CG()), f"Implicit with CG; the spectrum is not known inside a trace ({size})"
         example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(system.restrict, cold))
@@ -113,7 +114,7 @@ class AutoEngine(Engine):
             return self._implicit(solver), f"Implicit with preconditioned CG: ill-conditioned ({size}; {spectrum})"
         return self._implicit(CG()), f"Implicit with CG: well-conditioned ({size}; {spectrum})"
 
-    def _stochastic(self, bilevel: Bilevel, point: Point, facts: Facts) -> tuple[Engine, str]:
+    def _stochastic(self, task: Task, point: Point, facts: Facts) -> tuple[Engine, str]:
         rows = point.inner_batch.samples * (2 * facts.unknowns + facts.hyperparameters)
         rows += point.outer_batch.samples * (facts.unknowns + facts.hyperparameters)
         table = rows * facts.itemsize
@@ -122,14 +123,14 @@ class AutoEngine(Engine):
         return SOBA(on_failure=self.on_failure), f"SOBA: minibatches, and tables of {table:.1e} bytes do not fit"
 
 
-def facts_of(bilevel: Bilevel, point: Point) -> Facts:
+def facts_of(task: Task, point: Point) -> Facts:
     """The facts of the problem that follow from shapes and structure."""
-    cold = jax.eval_shape(lambda: cold_start(bilevel, point))
+    cold = jax.eval_shape(lambda: cold_start(task, point))
     count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
     operator = {}
 
     def system(w: PyTree) -> PyTree:
-        built = bilevel.inner.at(point.hparams, point.inner_batch).system(w)
+        built = task.inner.at(point.hparams, point.inner_batch).system(w)
         operator["symmetric"] = bool(built.operator.symmetric)
         return built.restrict(w)
 
@@ -139,9 +140,9 @@ def facts_of(bilevel: Bilevel, point: Point) -> Facts:
         count(point.hparams),
         max(leaf.dtype.itemsize for leaf in jax.tree.leaves(cold)),
         operator["symmetric"],
-        bilevel.inner.mapping.stationary,
+        task.inner.mapping.stationary,
         isinstance(point.inner_batch, Minibatch) and not point.inner_batch.whole,
-        depends(lambda h: bilevel.inner.mapping(cold_start(bilevel, point), h, point.inner_batch), point.hparams),
+        depends(lambda h: task.inner.mapping(cold_start(task, point), h, point.inner_batch), point.hparams),
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel.foundation.settings import settings as settings, traced as traced
@@ -16,7 +17,7 @@ from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTre
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
 from bilevel.solvers.curvature import order_of
-from bilevel.task import Bilevel
+from bilevel.task import Task
 
 POLICIES = ("raise", "warn", "retry", "skip")
 NAN: Any = np.float32(np.nan)
@@ -101,6 +102,15 @@ class Report:
     def status(self) -> Status:
         return self.solved.worse(self.outer_status)
 
+    def uniform(self) -> Report:
+        """In the types that branches and loops carry, whatever was asked for: every field an array."""
+        asked = ("error_estimate", "error_inner", "error_adjoint", "theta", "margin", "condition")
+        figures = {name: jnp.asarray(getattr(self, name), jnp.result_type(float)) for name in asked}
+        unknown = jnp.asarray(self.weakly_active, jnp.int32)
+        return jax.tree.map(
+            jnp.asarray, replace(self, **figures, weakly_active=unknown, counts=self.counts.as_arrays())
+        )
+
     @property
     def order(self) -> str:
         """Whether the curvature of the inner solution was examined: "second order", or "first order"."""
@@ -125,14 +135,14 @@ class Engine(abc.ABC):
     remedy: ClassVar[str] = ""  # the remedy when this engine's solves fail, where the status alone does not tell it
 
     @abc.abstractmethod
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         """The outer loss, its gradient in hparams, and the report. Pure: lives inside jit, never raises on values."""
 
     @abc.abstractmethod
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
+    def first_carry(self, task: Task, point: Point) -> Carry:
         """The carry of a cold start."""
 
-    def choose(self, bilevel: Bilevel, point: Point) -> tuple[Engine, str]:
+    def choose(self, task: Task, point: Point) -> tuple[Engine, str]:
         """The engine that does the work, and the reason: itself, unless it chooses among others. Values are concrete
         here."""
         return self, "chosen by hand"
@@ -160,12 +170,12 @@ def check_policy(on_failure: str) -> None:
         raise ValueError(f"on_failure={on_failure!r} is not one of {', '.join(POLICIES)}.")
 
 
-def cold_start(bilevel: Bilevel, point: Point) -> Params:
-    return bilevel.inner.cold_start(point.key, point.hparams, point.inner_batch)
+def cold_start(task: Task, point: Point) -> Params:
+    return task.inner.cold_start(point.key, point.hparams, point.inner_batch)
 
 
-def inner_solution(bilevel: Bilevel, point: Point, carry: Carry) -> Outcome:
+def inner_solution(task: Task, point: Point, carry: Carry) -> Outcome:
     """The inner solve, from the carry where the task allows a warm start."""
-    cold = cold_start(bilevel, point)
-    start = carry.params if bilevel.warm_start else cold
-    return bilevel.inner.run(point.hparams, point.inner_batch, start, cold)
+    cold = cold_start(task, point)
+    start = carry.params if task.warm_start else cold
+    return task.inner.run(point.hparams, point.inner_batch, start, cold)

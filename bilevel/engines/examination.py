@@ -7,24 +7,25 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, Undefined
+from bilevel.engines.base import Carry, Engine, Point, Report, Undefined
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import HParams, PyTree, Scalar
+from bilevel.task import Task
 
 
-def examined(engine: Engine, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+def examined(engine: Engine, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
     """The engine's hypergradient, whose report says in `Undefined` which numbers around it are not finite.
 
     A stochastic engine differentiates at the params of the carry, so its inner loss is evaluated there: that costs
     nothing, because the forward pass is computed anyway.
     """
-    value, grad, report = engine.hypergradient(bilevel, point, carry)
-    params = bilevel.inner.primal(carry.params) if engine.stochastic else report.params
+    value, grad, report = engine.hypergradient(task, point, carry)
+    params = task.inner.primal(carry.params) if engine.stochastic else report.params
     params, hparams = jax.lax.stop_gradient((params, point.hparams))
     undefined = Undefined(
         value=~jnp.isfinite(value),
-        loss=~bilevel.inner.defined(params, hparams, point.inner_batch),
+        loss=~task.inner.defined(params, hparams, point.inner_batch),
         gradient=trees.not_finite(grad),
         update=jax.tree.map(lambda _: jnp.bool_(False), grad),
     )

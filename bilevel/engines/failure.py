@@ -145,17 +145,17 @@ def leaves_where(flags: PyTree, argument: str = "hparams") -> list[str]:
 
 
 def with_retries(
-    engine: Engine, solver: Solver, attempt: Callable[[Engine, Solver], tuple[Report, Found]]
+    engine: Engine, task: Task, attempt: Callable[[Engine, Task], tuple[Report, Found]]
 ) -> tuple[Report, Found]:
-    """``attempt(engine, solver)``. Where a solve failed and the policy is "retry", harder engines and solvers follow
+    """``attempt(engine, task)``. Where a solve failed and the policy is "retry", harder engines and solvers follow
     until a result can be used. The report counts the retries and all their work. A number that is not finite although
     both solves ended well is not retried, because another solve gives it again.
     """
-    report, found = attempt(engine, solver)
+    report, found = attempt(engine, task)
     if engine.on_failure != "retry" or bool(report.solved.ok.all()):
         return report, found
     spent = report.counts
-    for number, (name, harder, longer) in enumerate(escalations(engine, solver), start=1):
+    for number, (name, harder, longer) in enumerate(escalations(engine, task), start=1):
         report, found = attempt(harder, longer)
         spent = spent.add(report.counts)
         report = replace(report, retries=jnp.int32(number), counts=spent)
@@ -179,10 +179,11 @@ def act(engine: Engine, report: Report, sentence: Callable[[], str]) -> None:
         LOG.warning("Skipped: %s", sentence())
 
 
-def escalations(engine: Engine, solver: Solver) -> Iterator[tuple[str, Engine, Solver]]:
+def escalations(engine: Engine, task: Task) -> Iterator[tuple[str, Engine, Task]]:
     """The attempts of "retry" in order: more steps, then the harder engines that this engine offers (damped, another
     linear solver, dense)."""
-    longer = changed(solver, max_steps=MORE_STEPS * solver.max_steps)
+    solver = task.inner.solver
+    longer = task.with_solver(changed(solver, max_steps=MORE_STEPS * solver.max_steps))
     yield "more inner and adjoint steps", engine.longer(MORE_STEPS), longer
     for name, harder in engine.harder():
         yield name, harder, longer

@@ -19,9 +19,9 @@ from bilevel.engines.influence import influence
 from bilevel.foundation import trees
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.refusals import constant
+from bilevel.foundation.stated import tells
 from bilevel.foundation.typing import Batch, HParams, Key, Scalar
-from bilevel.solvers import Solver
-from bilevel.task import PRECISIONS, Task, telling_task
+from bilevel.task import PRECISIONS, Task
 
 CONSTANT = (
     "The derivative of a bl.hypergradient by bl.{engine} would be wrong: to JAX the solution in it is a constant. For "
@@ -34,7 +34,7 @@ _LOOKED: weakref.WeakKeyDictionary[Task, set[type[Engine]]] = weakref.WeakKeyDic
 _STARTS: weakref.WeakKeyDictionary[Task, Program] = weakref.WeakKeyDictionary()
 
 
-@telling_task
+@tells(lambda task, hparams, *_, batch=None, **__: task.check(hparams, batch))
 def hypergradient(
     task: Task,
     hparams: HParams,
@@ -73,7 +73,8 @@ def hypergradient(
         _warn_of_precision(task, double)
         if not engine.differentiable:
             point = constant(point, CONSTANT.format(engine=type(engine).__name__))
-        return _poisoned(*_compute(task, engine, task.inner.solver, point, carry))
+        carry = engine.first_carry(task, point) if carry is None else carry
+        return _poisoned(*examined(engine, task, point, carry))
     if double == _is_double():
         return _concrete(task, engine, point, carry)
     with jax.enable_x64(double):
@@ -125,12 +126,14 @@ def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> 
     engine = _chosen(task, engine, point)
     start = _first_carry(task, engine, point) if carry is None else carry
 
-    def attempt(tried: Engine, solver: Solver) -> tuple[Report, tuple[Scalar, HParams]]:
+    program = _PROGRAMS.setdefault(task.statement, Program(examined))
+
+    def attempt(tried: Engine, harder: Task) -> tuple[Report, tuple[Scalar, HParams]]:
         begin = start if tried is engine else _first_carry(task, tried, point)
-        value, grad, report = _program(task)(tried, solver, point, begin)
+        value, grad, report = program(tried, harder, point, begin)
         return report, (value, grad)
 
-    report, (value, grad) = with_retries(engine, task.inner.solver, attempt)
+    report, (value, grad) = with_retries(engine, task, attempt)
     _warn_of_idle(task, engine, point, grad)
     act(engine, report, lambda: describe(report, engine, task, point))
     return _skipped(value, grad, report) if engine.on_failure == "skip" and failed(report) else (value, grad, report)
@@ -143,7 +146,7 @@ def _warn_of_idle(task: Task, engine: Engine, point: Point, grad: HParams) -> No
         return
     looked.add(type(engine))
     if any(not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grad)):
-        found = influence(engine, task.levels, point)
+        found = influence(engine, task, point)
         if found.without_path:
             warnings.warn(found.sentence(), stacklevel=4)
 
@@ -156,39 +159,15 @@ def _chosen(task: Task, engine: Engine, point: Point) -> Engine:
     shapes = jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), jax.tree.leaves(point))
     asked = (engine, str(shapes))
     if asked not in chosen:
-        chosen[asked] = engine.choose(task.levels, point)[0]
+        chosen[asked] = engine.choose(task, point)[0]
     return chosen[asked]
-
-
-def _program(task: Task) -> Program:
-    owner = weakref.ref(task)  # weak: the program must not keep alive the task that it is cached under
-
-    def compute(engine: Engine, solver: Solver, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        return _compute(_alive(owner), engine, solver, point, carry)
-
-    return _PROGRAMS.setdefault(task, Program(compute))
 
 
 def _first_carry(task: Task, engine: Engine, point: Point) -> Carry:
     """The carry of a cold start, by a small program of its own, so that one large program serves cold and warm
     starts."""
-    owner = weakref.ref(task)
-    first = Program(lambda engine, point: engine.first_carry(_alive(owner).levels, point))
-    return _STARTS.setdefault(task, first)(engine, point)
-
-
-def _alive(owner: weakref.ref[Task]) -> Task:
-    task = owner()
-    assert task is not None, "the program of a task outlived it"
-    return task
-
-
-def _compute(
-    task: Task, engine: Engine, solver: Solver, point: Point, carry: Carry | None
-) -> tuple[Scalar, HParams, Report]:
-    levels = task.levels
-    levels = replace(levels, inner=levels.inner.with_solver(solver))
-    return examined(engine, levels, point, engine.first_carry(levels, point) if carry is None else carry)
+    first = Program(lambda engine, task, point: engine.first_carry(task, point))
+    return _STARTS.setdefault(task.statement, first)(engine, task, point)
 
 
 def _skipped(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:

@@ -12,9 +12,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, Literal
 
-from bilevel.engines.base import Bilevel, Engine, Point, cold_start
+from bilevel.engines.base import Engine, Point, cold_start
 from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import HParams, PyTree
+from bilevel.task import Task
 
 # Equations whose results are zeros where all of their inputs are zeros, and where one of them is.
 LINEAR = {
@@ -56,7 +57,7 @@ class Influence(NamedTuple):
         return f"{names} cannot reach the outer loss, so that the hypergradient there is 0 by construction: {why}."
 
 
-def influence(engine: Engine, bilevel: Bilevel, point: Point) -> Influence:
+def influence(engine: Engine, task: Task, point: Point) -> Influence:
     """Whether the derivative of each leaf is zero by construction, as JAX sees it when it differentiates.
 
     A leaf has a path where the outer loss or the prior has a derivative with respect to it that is not identically
@@ -65,26 +66,26 @@ def influence(engine: Engine, bilevel: Bilevel, point: Point) -> Influence:
     differentiates the start, and settings of the solver that are functions of the hyperparameters: where there are
     such, every leaf may have a path.
     """
-    cold = cold_start(bilevel, point)
-    outer = jax.grad(bilevel.outer, argnums=(0, 1))
-    outer_of = lambda h: bilevel.outer(cold, h, point.outer_batch)
+    cold = cold_start(task, point)
+    outer = jax.grad(task.outer, argnums=(0, 1))
+    outer_of = lambda h: task.outer(cold, h, point.outer_batch)
     by_params, direct = _zeros(lambda w, h: outer(w, h, point.outer_batch), cold, point.hparams)
     through_params = not all(jax.tree.leaves(by_params))
-    learned = engine.through_steps and _has_functions(bilevel.inner.solver)
+    learned = engine.through_steps and _has_functions(task.inner.solver)
     paths = [direct]
     if through_params:
-        paths.append(_zeros(lambda w, h: _pulled(bilevel, point, w, h), cold, point.hparams))
+        paths.append(_zeros(lambda w, h: _pulled(task, point, w, h), cold, point.hparams))
         if engine.through_steps:
-            paths.append(_zeros(lambda h: _start_pulled(bilevel, point, h), point.hparams))
+            paths.append(_zeros(lambda h: _start_pulled(task, point, h), point.hparams))
     named = jax.tree_util.tree_leaves_with_path(direct)
     zero = [all(flags) for flags in zip(*(jax.tree.leaves(path) for path in paths), strict=True)]
-    held = _held(lambda h: (outer_of(h), bilevel.inner.mapping(cold, h, point.inner_batch)), point.hparams)
+    held = _held(lambda h: (outer_of(h), task.inner.mapping(cold, h, point.inner_batch)), point.hparams)
     reached = {
         f"hparams{jax.tree_util.keystr(path)}": learned or not flag
         for (path, _), flag, constant in zip(named, zero, held, strict=True)
         if not (flag and constant)
     }
-    return Influence(reached, through_params, depends(lambda h: bilevel.inner.init(point.key, h), point.hparams))
+    return Influence(reached, through_params, depends(lambda h: task.inner.init(point.key, h), point.hparams))
 
 
 def _held(function: Callable, hparams: HParams) -> list[bool]:
@@ -106,15 +107,15 @@ def _has_functions(solver: Any) -> bool:
     return any(callable(getattr(solver, field.name)) for field in fields(solver))
 
 
-def _pulled(bilevel: Bilevel, point: Point, params: PyTree, hparams: HParams) -> HParams:
+def _pulled(task: Task, point: Point, params: PyTree, hparams: HParams) -> HParams:
     """B'u, for a u of ones, with B = dF/dh."""
-    residual, pull = jax.vjp(lambda h: bilevel.inner.mapping(params, h, point.inner_batch), hparams)
+    residual, pull = jax.vjp(lambda h: task.inner.mapping(params, h, point.inner_batch), hparams)
     return pull(jax.tree.map(jnp.ones_like, residual))[0]
 
 
-def _start_pulled(bilevel: Bilevel, point: Point, hparams: HParams) -> HParams:
+def _start_pulled(task: Task, point: Point, hparams: HParams) -> HParams:
     """The derivative of the cold start, in the same form."""
-    start, pull = jax.vjp(lambda h: bilevel.inner.cold_start(point.key, h, point.inner_batch), hparams)
+    start, pull = jax.vjp(lambda h: task.inner.cold_start(point.key, h, point.inner_batch), hparams)
     return pull(jax.tree.map(jnp.ones_like, start))[0]
 
 

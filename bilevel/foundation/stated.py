@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,27 @@ def telling(functions: Mapping[str, Callable], check: Callable[[], None]) -> Ite
         if not getattr(error, TOLD, False) and not _tell(error, functions):
             check_again(functions, check, error)
         raise
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def tells(check: Callable[..., Any]) -> Callable[[Function], Function]:
+    """For functions of what a user stated (their first argument, which has ``functions``): their errors say which of
+    the user's functions they came from. ``check`` takes the same arguments, and is called after an error."""
+
+    def decorate(function: Function) -> Function:
+        name = next(iter(inspect.signature(function).parameters))
+
+        @functools.wraps(function)
+        def told(*args: Any, **kwargs: Any) -> Any:
+            stated = args[0] if args else kwargs.get(name)
+            with telling(getattr(stated, "functions", {}), lambda: check(*args, **kwargs)):
+                return function(*args, **kwargs)
+
+        return told  # type: ignore[return-value]  # of the type that is wrapped
+
+    return decorate
 
 
 def check_again(functions: Mapping[str, Callable], check: Callable[[], None], error: Exception) -> None:

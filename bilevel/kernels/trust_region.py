@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.custom_batching
 import jax.numpy as jnp
 
+from bilevel.kernels.rescue import rescued
 from bilevel.kernels.scalar_root import bracketed_root
 
 SUFFICIENT = 1e-4  # of the predicted decrease, or of the size of the gradient where rounding hides the decrease
@@ -71,12 +70,34 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
     Reference: Conn, Gould and Toint, Trust-region methods, 2000, chapters 6 and 7; More and Sorensen, 1983.
     """
     start, matrix, radius = jax.lax.stop_gradient((start, matrix, radius))
+    before, newton = _begun(start, matrix, radius)
+
+    def attempt(step: Step) -> Step:
+        step, direction, ball = _aimed(step, start, matrix, newton)
+        point = jax.lax.stop_gradient(evaluate(start.x + direction))
+        accepted, ratio = _judged(start, point, direction, matrix)
+        length = jnp.linalg.norm(direction)
+        grown = jnp.where(ratio > GOOD, jnp.maximum(ball, 2 * length), ball)
+        shrunk = SHRINKAGE * jnp.minimum(length, ball)
+        return step._replace(
+            point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), point, start),
+            accepted=accepted,
+            trials=step.trials + 1,
+            radius=jnp.where(accepted & (ratio >= POOR), grown, shrunk),
+        )
+
+    def proceeds(step: Step) -> jax.Array:
+        return ~step.accepted & (step.trials < MAX_TRIALS) & ~jnp.isnan(step.radius) & (step.radius > 0)
+
+    return jax.lax.while_loop(proceeds, attempt, before)
+
+
+def _begun(start: Point, matrix: jax.Array, radius: jax.Array) -> tuple[Step, jax.Array]:
+    """What is known before the first trial, and Newton's step, which is one where the matrix is ``definite``."""
     lower = jnp.linalg.cholesky(matrix)
     pivots = jnp.square(jnp.diagonal(lower))
     definite = jnp.min(pivots) > len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(pivots)
     lower = jnp.where(definite, lower, jnp.eye(len(matrix), dtype=matrix.dtype))
-    newton = -jax.scipy.linalg.cho_solve((lower, True), start.gradient)
-    within = jnp.linalg.norm(newton)
     nothing = jnp.zeros_like(start.x)
     before = Step(
         start,
@@ -91,38 +112,22 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
         spectrum=Spectrum(nothing, jnp.zeros_like(matrix)),
         decomposed=jnp.bool_(False),
     )
+    return before, -jax.scipy.linalg.cho_solve((lower, True), start.gradient)
 
-    def attempt(step: Step) -> Step:
-        whole = definite & (within <= step.radius)
-        needed = ~whole & ~step.decomposed
-        spectrum = Spectrum(*_decomposition()(needed[None], matrix[None], *(part[None] for part in step.spectrum)))
-        spectrum = jax.tree.map(lambda part: part[0], spectrum)
-        ball = _ball(spectrum, start, step.radius)
-        damping, push = minimiser_within(spectrum, start.gradient, jnp.where(whole, jnp.inf, ball))
-        damping, push = jnp.where(whole, 0, damping), jnp.where(whole, 0, push)
-        direction = jnp.where(whole, newton, push - damped_inverse(spectrum, damping, start.gradient))
-        length = jnp.linalg.norm(direction)
-        point = jax.lax.stop_gradient(evaluate(start.x + direction))
-        accepted, ratio = _judged(start, point, direction, matrix)
-        ball = jnp.where(whole, step.radius, ball)
-        grown = jnp.where(ratio > GOOD, jnp.maximum(ball, 2 * length), ball)
-        shrunk = SHRINKAGE * jnp.minimum(length, ball)
-        return step._replace(
-            point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), point, start),
-            accepted=accepted,
-            trials=step.trials + 1,
-            radius=jnp.where(accepted & (ratio >= POOR), grown, shrunk),
-            damping=damping,
-            push=push,
-            whole=whole,
-            spectrum=spectrum,
-            decomposed=step.decomposed | ~whole,
-        )
 
-    def proceeds(step: Step) -> jax.Array:
-        return ~step.accepted & (step.trials < MAX_TRIALS) & ~jnp.isnan(step.radius) & (step.radius > 0)
-
-    return jax.lax.while_loop(proceeds, attempt, before)
+def _aimed(step: Step, start: Point, matrix: jax.Array, newton: jax.Array) -> tuple[Step, jax.Array, jax.Array]:
+    """The step with its direction: Newton's within the radius, else the one that the model has in the ball of the
+    radius returned. In a batch the matrices are decomposed only where one of the lanes needs its spectrum."""
+    whole = step.definite & (jnp.linalg.norm(newton) <= step.radius)
+    needed = ~whole & ~step.decomposed
+    spectrum = rescued(needed, lambda matrix: Spectrum(*jnp.linalg.eigh(matrix)), (matrix,), step.spectrum)
+    ball = _ball(spectrum, start, step.radius)
+    damping, push = minimiser_within(spectrum, start.gradient, jnp.where(whole, jnp.inf, ball))
+    damping, push = jnp.where(whole, 0, damping), jnp.where(whole, 0, push)
+    direction = jnp.where(whole, newton, push - damped_inverse(spectrum, damping, start.gradient))
+    decomposed = step.decomposed | ~whole
+    step = step._replace(damping=damping, push=push, whole=whole, spectrum=spectrum, decomposed=decomposed)
+    return step, direction, jnp.where(whole, step.radius, ball)
 
 
 def _judged(start: Point, point: Point, direction: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -194,28 +199,3 @@ def damped_inverse(spectrum: Spectrum, damping: jax.Array, rhs: jax.Array) -> ja
     poles = values + damping
     parts = _slopes(spectrum, rhs, flat)
     return spectrum.vectors @ jnp.where(poles > 0, parts / jnp.where(poles > 0, poles, 1), 0)
-
-
-@functools.cache
-def _decomposition():
-    """(needed, matrices, values, vectors) -> the spectra of a batch, decomposed only if one of them is needed: under
-    vmap a plain `lax.cond` would decompose always, at ten times the cost of a factorisation."""
-
-    @jax.custom_batching.custom_vmap
-    def decomposed(needed, matrices, values, vectors):
-        spectra = jax.lax.cond(jnp.any(needed), lambda: tuple(jnp.linalg.eigh(matrices)), lambda: (values, vectors))
-        return tuple(
-            jnp.where(needed.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-            for new, old in zip(spectra, (values, vectors), strict=True)
-        )
-
-    @decomposed.def_vmap
-    def batched(axis_size, in_batched, *args):
-        def joined(arg: jax.Array, is_batched: bool) -> jax.Array:
-            arg = arg if is_batched else jnp.broadcast_to(arg, (axis_size, *arg.shape))
-            return arg.reshape(-1, *arg.shape[2:])
-
-        found = decomposed(*(joined(arg, one) for arg, one in zip(args, in_batched, strict=True)))
-        return tuple(part.reshape(axis_size, -1, *part.shape[1:]) for part in found), (True, True)
-
-    return decomposed

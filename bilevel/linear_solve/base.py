@@ -72,6 +72,10 @@ class LinearSolution(NamedTuple):
     factorizations: jax.Array | int = 0
     inverse: Preconditioner | None = None  # an approximate inverse of A learnt on the way, where it was asked for
 
+    def uniform(self) -> LinearSolution:
+        """In the types that branches carry."""
+        return self._replace(factorizations=jnp.asarray(self.factorizations, jnp.int32))
+
 
 class Prepared(NamedTuple):
     """A solver bound to an operator. The work that all right-hand sides share is done; its cost is stated here."""

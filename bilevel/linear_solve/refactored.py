@@ -67,12 +67,8 @@ class Refactored(LinearSolver):
             iterative = CG(self.tol if tol is None else tol, self.max_steps)
             return lax.cond(
                 factor.usable,
-                lambda: _uniform(iterative(operator, rhs, init, precondition)),
-                lambda: _uniform(made.solve(rhs, init, tol)),
+                lambda: iterative(operator, rhs, init, precondition).uniform(),
+                lambda: made.solve(rhs, init, tol).uniform(),
             )
 
         return Prepared(solve, missing * tree.size(example), missing)
-
-
-def _uniform(solution: LinearSolution) -> LinearSolution:
-    return solution._replace(factorizations=jnp.asarray(solution.factorizations, jnp.int32))

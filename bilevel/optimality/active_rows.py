@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 
@@ -29,18 +28,11 @@ def orthonormal(rows: jax.Array) -> Coordinates:
     (so nearly dependent rows keep full relative accuracy, and dependent ones lead to the multipliers of least norm).
     Under vmap the singular values are computed only if some lane needs them.
     """
-    rows = lax.stop_gradient(rows)
-    lengths = jnp.linalg.norm(rows, axis=1)
-    present = lengths > 0
-    unit = rows / jnp.where(present, lengths, 1)[:, None]
-    gram = unit @ unit.T + jnp.diag(1.0 - present.astype(rows.dtype))
-    factor = jnp.linalg.cholesky(gram)
+    unit, lengths, factor, close = _separated(lax.stop_gradient(rows))
     inverse = jax.scipy.linalg.solve_triangular(factor, jnp.eye(rows.shape[0], dtype=rows.dtype), lower=True)
-    easy = jnp.min(jnp.diagonal(factor), initial=1.0) > WELL_SEPARATED  # False for NaN
-    kept = present.astype(rows.dtype)
-    transform, kept = _separate(easy[None], unit[None], (kept[:, None] * inverse)[None], kept[None])
-    transform, kept = transform[0], kept[0]
-    return Coordinates(transform / jnp.where(present, lengths, 1)[None, :], kept)
+    kept = (lengths > 0).astype(rows.dtype)
+    transform, kept = rescued(close, _by_singular_values, (unit,), (kept[:, None] * inverse, kept))
+    return Coordinates(transform / jnp.where(lengths > 0, lengths, 1)[None, :], kept)
 
 
 def dependent(rows: jax.Array) -> jax.Array:
@@ -50,17 +42,24 @@ def dependent(rows: jax.Array) -> jax.Array:
     >>> dependent(jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])).tolist()
     [True, False, True, False]
     """
-    lengths = jnp.linalg.norm(rows, axis=1)
+    unit, lengths, _, close = _separated(rows)
     present = lengths > 0
-    unit = rows / jnp.where(present, lengths, 1)[:, None]
-    factor = jnp.linalg.cholesky(unit @ unit.T + jnp.diag(1.0 - present.astype(rows.dtype)))
-    unsure = ~(jnp.min(jnp.diagonal(factor), initial=1.0) > WELL_SEPARATED)
 
     def careful(unit: jax.Array, present: jax.Array) -> jax.Array:
         left, _, kept = singular_values(unit)
         return present & (1 - jnp.sum(jnp.where(kept, left, 0) ** 2, axis=1) > jnp.finfo(rows.dtype).eps ** 0.5)
 
-    return rescued(unsure, careful, (unit, present), jnp.zeros_like(present))
+    return rescued(close, careful, (unit, present), jnp.zeros_like(present))
+
+
+def _separated(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Rows of length 1 and their lengths, Cholesky's factor of their products, and whether that shows some row too near
+    to the span of those before, or is NaN."""
+    lengths = jnp.linalg.norm(rows, axis=1)
+    present = lengths > 0
+    unit = rows / jnp.where(present, lengths, 1)[:, None]
+    factor = jnp.linalg.cholesky(unit @ unit.T + jnp.diag(1.0 - present.astype(rows.dtype)))
+    return unit, lengths, factor, ~(jnp.min(jnp.diagonal(factor), initial=1.0) > WELL_SEPARATED)
 
 
 def singular_values(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -78,25 +77,3 @@ def _by_singular_values(unit: jax.Array) -> tuple[jax.Array, jax.Array]:
     weights = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
     weights = jnp.where(jnp.all(jnp.isfinite(unit)), weights, jnp.nan)
     return weights[:, None] * left.T, kept.astype(unit.dtype)
-
-
-@jax.custom_batching.custom_vmap
-def _separate(easy: jax.Array, unit: jax.Array, transform: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Batched: the given transform where it is good, else the one by singular values, computed if any lane needs it."""
-
-    def careful() -> tuple[jax.Array, jax.Array]:
-        other, count = jax.vmap(_by_singular_values)(unit)
-        return jnp.where(easy[:, None, None], transform, other), jnp.where(easy[:, None], kept, count)
-
-    return lax.cond(jnp.all(easy), lambda: (transform, kept), careful)
-
-
-@_separate.def_vmap
-def _(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple:
-    spread = [
-        arg if batched else jnp.broadcast_to(arg[None], (axis_size, *arg.shape))
-        for arg, batched in zip(args, in_batched, strict=True)
-    ]
-    flat = [arg.reshape(axis_size * arg.shape[1], *arg.shape[2:]) for arg in spread]
-    transform, kept = _separate(*flat)
-    return (transform.reshape(spread[2].shape), kept.reshape(spread[3].shape)), (True, True)

@@ -13,7 +13,7 @@ from bilevel.foundation.trees import axpy, epsilon, norm, subtract
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
-from bilevel.penalties.base import not_known
+from bilevel.penalties.base import Penalty, not_known
 
 POWERS = 3  # steps of the power iteration that finds a step size
 
@@ -80,6 +80,13 @@ class ProximalGradient(Mapping):
     of_gradient: ClassVar[bool] = True
     iterates: ClassVar[bool] = True
     downhill: ClassVar[int] = 1
+
+    @classmethod
+    def under(cls, loss: Callable[..., Scalar], penalty: Penalty) -> ProximalGradient:
+        """The condition of an inner problem, whose arguments are (params, hparams, batch)."""
+        prox = lambda point, step, hparams, batch: penalty.prox(point, step, hparams)
+        return cls(loss, prox, kinks=lambda point, step, hparams, batch: penalty.kinks(point, step, hparams))
+
     prox_calls: ClassVar[int] = 1
     localization: ClassVar[Counts] = Counts(hessian_products=POWERS)
     inspection: ClassVar[Counts] = Counts(gradients=1)

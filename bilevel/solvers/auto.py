@@ -14,7 +14,8 @@ from bilevel.solvers.base import Solver, State, is_narrow, settings
 from bilevel.solvers.first_order.anderson import Anderson
 from bilevel.solvers.first_order.block_coordinate_descent import BlockCoordinateDescent
 from bilevel.solvers.first_order.proximal_gradient import ProximalGradient
-from bilevel.solvers.first_order.rows import has_rows, multiplies_on_host, sizes_for, sizes_on_host
+from bilevel.solvers.first_order.ranking import sizes_for, sizes_on_host
+from bilevel.solvers.first_order.rows import has_rows, multiplies_on_host
 from bilevel.solvers.first_order.working_set import WorkingSet
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.outside.clarabel import Clarabel, installed

@@ -33,6 +33,16 @@ class State(NamedTuple):
     # look. None: the solver never looks, so the loop looks at the end of the solve.
     curvature: jax.Array | None = None
 
+    def settled(self) -> State:
+        """With its bookkeeping in the types that a loop carries; nothing is differentiated of the residual."""
+        return self._replace(
+            residual=jax.lax.stop_gradient(self.residual),
+            counts=self.counts.as_arrays(),
+            code=jnp.asarray(self.code, jnp.int32),
+            derivative=self.derivative.as_arrays(),
+            curvature=jax.lax.stop_gradient(self.curvature),
+        )
+
 
 class Solver(abc.ABC):
     """How w* is found. Abstract; the subclasses are final frozen dataclasses whose tolerance is a pytree leaf."""

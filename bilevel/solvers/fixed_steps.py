@@ -41,7 +41,7 @@ def take_steps(
     reference = jax.lax.stop_gradient(instance.residual_norm(cold_start))
 
     def advance(instance: Instance, taken: Taken) -> Taken:
-        state = _settled(solver.step(instance, taken.state))
+        state = solver.step(instance, taken.state).settled()
         last = jax.tree.map(jnp.subtract, state.counts, taken.state.counts)
         repeated = jnp.where(taken.steps % segment_length(steps) != 0, 1, 0)  # on the way to a later step's start
         again = jax.tree.map(lambda all, before, now: all + repeated * before + now, taken.again, taken.last, last)
@@ -51,29 +51,18 @@ def take_steps(
         usable = jnp.isfinite(taken.state.residual) & (taken.state.code <= Code.stalled)
         return (taken.steps < steps) & usable
 
-    none, state = Counts().as_arrays(), _settled(solver.init(instance, start))
+    none, state = Counts().as_arrays(), solver.init(instance, start).settled()
     beside = jax.tree.map(jnp.subtract, state.derivative, ONE.as_arrays())  # the cost of the step sizes at the start
     first = beside.plus(jacobian_products=1) if solver.keeps_gradient else beside
     begin = Taken(state, jnp.int32(0), first, none, none)
     if reverse:
         step = lambda instance, taken: (after := advance(instance, taken), going(after))
-        walk = None if instance.stated is None else partial(step, replace(instance, loss=instance.stated, stated=None))
+        walk = None if instance.plain is None else partial(step, instance.plain)
         taken = differentiable_while(partial(step, instance), begin, going(begin), steps, walk)
     else:
         taken = jax.lax.while_loop(going, partial(advance, instance), begin)
     counts = taken.state.counts.add(taken.again) if reverse else taken.state.counts
     return _outcome(instance, taken._replace(state=taken.state._replace(counts=counts)), reference)
-
-
-def _settled(state: State) -> State:
-    """The state in the types that a loop carries, without derivatives of the bookkeeping."""
-    return state._replace(
-        residual=jax.lax.stop_gradient(state.residual),
-        counts=state.counts.as_arrays(),
-        code=jnp.asarray(state.code, jnp.int32),
-        derivative=state.derivative.as_arrays(),
-        curvature=jax.lax.stop_gradient(state.curvature),
-    )
 
 
 def _outcome(instance: Instance, taken: Taken, reference: jax.Array) -> Outcome:

@@ -26,6 +26,11 @@ class Instance:
     exact: bool = False  # accepted step sizes are differentiated too, because the steps need not converge
     stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` has another form
 
+    @property
+    def plain(self) -> Instance | None:
+        """The problem with its loss in the form that forward mode takes; None where it has no other."""
+        return None if self.stated is None else replace(self, loss=self.stated, stated=None)
+
     def with_values(self, hparams: HParams, batch: Batch) -> Instance:
         """The same problem at other hyperparameters and data."""
         return replace(self, hparams=hparams, batch=batch)

@@ -4,6 +4,7 @@ queue."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -44,49 +45,59 @@ def iterate_many(
     ``instance_of(i)`` and ``start_of(i)`` take a traced number. Under vmap all problems step until the slowest is done,
     which takes number x max(steps) steps. Here it takes about sum(steps) / lanes sweeps of ``lanes`` steps each.
     """
-    lanes = min(lanes, number)
+    work, lanes = _Work(solver, instance_of, start_of, number), min(lanes, number)
+    first = jax.vmap(work.admit)(jnp.arange(lanes, dtype=jnp.int32))
+    _, shapes = jax.eval_shape(jax.vmap(work.leave), first)
+    empty: PyTree = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape[1:]), leaf.dtype), shapes)
+    queue = Queue(first, jnp.int32(lanes), empty, jnp.int32(0))
+    end = jax.lax.while_loop(lambda queue: jnp.any(queue.lanes.busy), work.sweep, queue)
+    return end.outcomes, end.sweeps
 
-    def admit(owner: jax.Array) -> Lane:
-        instance, start = instance_of(owner), start_of(owner)
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """The problems and their solver, and what is done with a lane and with the queue."""
+
+    solver: Solver
+    instance_of: Callable[[jax.Array], Instance]
+    start_of: Callable[[jax.Array], Params]
+    number: int
+
+    def admit(self, owner: jax.Array) -> Lane:
+        instance, start = self.instance_of(owner), self.start_of(owner)
         reference = instance.residual_norm(start)
-        return Lane(owner, jnp.bool_(True), reference, enter(solver, solver.init(instance, start), reference, jnp.inf))
+        progress = enter(self.solver, self.solver.init(instance, start), reference, jnp.inf)
+        return Lane(owner, jnp.bool_(True), reference, progress)
 
-    def goes(lane: Lane) -> jax.Array:
-        return goes_on(solver, lane.progress)
+    def goes(self, lane: Lane) -> jax.Array:
+        return goes_on(self.solver, lane.progress)
 
-    def leave(lane: Lane) -> tuple[Judged, Outcome]:
-        instance = instance_of(lane.owner)
-        judged = sentence(solver, instance, lane.progress, lane.reference, start_of(lane.owner))
+    def leave(self, lane: Lane) -> tuple[Judged, Outcome]:
+        instance = self.instance_of(lane.owner)
+        judged = sentence(self.solver, instance, lane.progress, lane.reference, self.start_of(lane.owner))
         return judged, outcome(instance, judged)._replace(state=())  # type: ignore[arg-type]  # a queue keeps no states
 
-    def step(lane: Lane) -> Lane:
-        after = take_step(solver, instance_of(lane.owner), lane.progress)
-        going = lane.busy & goes(lane)  # a problem that has just come in may be solved at its start
+    def step(self, lane: Lane) -> Lane:
+        after = take_step(self.solver, self.instance_of(lane.owner), lane.progress)
+        going = lane.busy & self.goes(lane)  # a problem that has just come in may be solved at its start
         return lane._replace(progress=trees.select(going, after, lane.progress))
 
-    def exchange(queue: Queue, done: jax.Array) -> Queue:
+    def exchange(self, queue: Queue, done: jax.Array) -> Queue:
         """Judges the lanes that stopped, stores the outcomes of the solved ones and lets the next problems in."""
-        judged, found = jax.vmap(leave)(queue.lanes)
+        judged, found = jax.vmap(self.leave)(queue.lanes)
         progress = jax.vmap(trees.select)(done, judged.progress, queue.lanes.progress)
         queue, done = queue._replace(lanes=queue.lanes._replace(progress=progress)), done & ~judged.goes_on
-        place = jnp.where(done, queue.lanes.owner, number)
+        place = jnp.where(done, queue.lanes.owner, self.number)
         outcomes = jax.tree.map(lambda all, new: all.at[place].set(new, mode="drop"), queue.outcomes, found)
         owner = queue.waiting + jnp.cumsum(done) - 1
-        enters = done & (owner < number)
-        fresh = jax.vmap(admit)(jnp.clip(owner, 0, number - 1).astype(jnp.int32))
+        enters = done & (owner < self.number)
+        fresh = jax.vmap(self.admit)(jnp.clip(owner, 0, self.number - 1).astype(jnp.int32))
         entered = jax.vmap(trees.select)(enters, fresh, queue.lanes)
         entered = entered._replace(busy=jnp.where(done, enters, queue.lanes.busy))
         waiting = queue.waiting + jnp.sum(enters)
         return Queue(entered, waiting.astype(jnp.int32), outcomes, queue.sweeps)
 
-    def sweep(queue: Queue) -> Queue:
-        done = queue.lanes.busy & ~jax.vmap(goes)(queue.lanes)
-        queue = jax.lax.cond(jnp.any(done), lambda: exchange(queue, done), lambda: queue)
-        return queue._replace(lanes=jax.vmap(step)(queue.lanes), sweeps=queue.sweeps + 1)
-
-    first = jax.vmap(admit)(jnp.arange(lanes, dtype=jnp.int32))
-    _, shapes = jax.eval_shape(jax.vmap(leave), first)
-    empty: PyTree = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape[1:]), leaf.dtype), shapes)
-    queue = Queue(first, jnp.int32(lanes), empty, jnp.int32(0))
-    end = jax.lax.while_loop(lambda queue: jnp.any(queue.lanes.busy), sweep, queue)
-    return end.outcomes, end.sweeps
+    def sweep(self, queue: Queue) -> Queue:
+        done = queue.lanes.busy & ~jax.vmap(self.goes)(queue.lanes)
+        queue = jax.lax.cond(jnp.any(done), lambda: self.exchange(queue, done), lambda: queue)
+        return queue._replace(lanes=jax.vmap(self.step)(queue.lanes), sweeps=queue.sweeps + 1)

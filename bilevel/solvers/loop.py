@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -73,11 +72,7 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
 
     # Two loops, because a verdict costs evaluations: the inner loop only steps, the outer one judges.
     def stretch(judged: Judged) -> Judged:
-        progress = jax.lax.while_loop(
-            lambda progress: goes_on(solver, progress),
-            lambda progress: take_step(solver, instance, progress),
-            judged.progress,
-        )
+        progress = walk(solver, instance, judged.progress)
         return sentence(solver, instance, progress, reference, cold_start)
 
     one = jnp.ones_like(reference)
@@ -87,11 +82,12 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
 
 def advance(solver: Solver, instance: Instance, state: State, reference: jax.Array) -> Progress:
     """Steps from ``state`` until ||F(w)|| <= tol * reference, max_steps, or a failure, without a verdict."""
-    return jax.lax.while_loop(
-        lambda progress: goes_on(solver, progress),
-        lambda progress: take_step(solver, instance, progress),
-        enter(solver, state, reference, trees.epsilon(state.params) ** 0.5 * reference),
-    )
+    return walk(solver, instance, enter(solver, state, reference, trees.epsilon(state.params) ** 0.5 * reference))
+
+
+def walk(solver: Solver, instance: Instance, progress: Progress) -> Progress:
+    """The steps until one is due to be judged."""
+    return jax.lax.while_loop(partial(goes_on, solver), partial(take_step, solver, instance), progress)
 
 
 def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
@@ -109,8 +105,8 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
     begin = enter(solver, solver.init(instance, start), reference, level)
     going = goes_on(solver, begin)
     step = partial(one_step, instance)
-    walk = None if instance.stated is None else partial(one_step, replace(instance, loss=instance.stated, stated=None))
-    progress = differentiable_while(step, begin, going, solver.max_steps, walk)
+    forward = None if instance.plain is None else partial(one_step, instance.plain)
+    progress = differentiable_while(step, begin, going, solver.max_steps, forward)
     counts = progress.state.counts.add(progress.again)
     progress = progress._replace(state=progress.state._replace(counts=counts))
     return outcome(instance, conclude(solver, instance, progress, reference, cold_start))
@@ -118,7 +114,7 @@ def unroll(solver: Solver, instance: Instance, start: Params, cold_start: Params
 
 def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax.Array) -> Progress:
     """The progress before the first step."""
-    state, none, no_steps = _settled(state), Counts().as_arrays(), jnp.int32(0)
+    state, none, no_steps = state.settled(), Counts().as_arrays(), jnp.int32(0)
     start_alone = none.plus(jacobian_products=1) if solver.keeps_gradient else none
     kind = state.residual.dtype
     # No solver reduces the residual below a few units of rounding of its start.
@@ -140,19 +136,8 @@ def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax
     )
 
 
-def _settled(state: State) -> State:
-    """The state with its bookkeeping in fixed types, as a loop needs it; nothing is differentiated of the residual."""
-    return state._replace(
-        residual=jax.lax.stop_gradient(state.residual),
-        counts=state.counts.as_arrays(),
-        code=jnp.asarray(state.code, jnp.int32),
-        derivative=state.derivative.as_arrays(),
-        curvature=jax.lax.stop_gradient(state.curvature),
-    )
-
-
 def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progress:
-    state = _settled(solver.step(instance, progress.state))
+    state = solver.step(instance, progress.state).settled()
     fell = state.residual < progress.best  # by any amount, because slow progress is progress
     if state.curvature is not None:
         fell |= state.curvature < 0  # away from a saddle the gradient grows
@@ -212,7 +197,7 @@ def sentence(
     counts = judged.progress.state.counts.add(looks)
 
     def begun() -> Progress:
-        state = _settled(solver.init(instance, beside.params))
+        state = solver.init(instance, beside.params).settled()
         state = state._replace(counts=counts.add(state.counts))
         ceiling = jnp.maximum(judged.progress.ceiling, GROWTH * state.residual)
         fresh = {"best": state.residual, "since_best": jnp.int32(0), "ceiling": ceiling, "onward": jnp.bool_(False)}

@@ -16,11 +16,10 @@ from bilevel.engines import Engine, Report
 from bilevel.engines.failure import LOG, with_retries
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
-from bilevel.solvers import Solver
 from bilevel.task import Task
 from bilevel.training.outer_step import Evaluation, TrainState
 
-Advance: TypeAlias = Callable[[Engine, Solver, TrainState], tuple[TrainState, Evaluation]]
+Advance: TypeAlias = Callable[[Engine, Task, TrainState], tuple[TrainState, Evaluation]]
 MOST_HALVINGS = 10  # down to a thousandth of the step: a failure there is a failure at the start of the step too
 LEAP = 100.0  # relative to the hyperparameters (at least 1); no optimiser with a sensible rate steps so far
 BORDER = 1e-3  # relative to the hyperparameters (at least 1); a step this short that leads out has located the border
@@ -30,11 +29,11 @@ def attempted(advance: Advance, engine: Engine, task: Task, start: TrainState) -
     """The outer step from ``start``. Where a solve failed it tries what "retry" offers. Where the last step left the
     region in which the problem can be solved, it starts again from hyperparameters nearer to the last usable ones."""
 
-    def attempt(tried: Engine, solver: Solver) -> tuple[Report, tuple[TrainState, Evaluation]]:
-        state, evaluation = advance(tried, solver, start)
+    def attempt(tried: Engine, harder: Task) -> tuple[Report, tuple[TrainState, Evaluation]]:
+        state, evaluation = advance(tried, harder, start)
         return evaluation.report, (state, evaluation)
 
-    report, (state, evaluation) = with_retries(engine, task.inner.solver, attempt)
+    report, (state, evaluation) = with_retries(engine, task, attempt)
     evaluation = evaluation._replace(report=report)
     if not _led_out(engine, report, start):
         return state, evaluation
@@ -60,7 +59,7 @@ def _nearer(
     state, evaluation = failed
     for number in range(1, MOST_HALVINGS + 1):
         start = _halved(task, start)
-        state, evaluation = advance(engine, task.inner.solver, start)
+        state, evaluation = advance(engine, task, start)
         counts = counts.add(evaluation.report.counts)
         if not int(evaluation.report.skipped):
             LOG.warning(
@@ -85,7 +84,7 @@ def at_border(advance: Advance, engine: Engine, task: Task, start: TrainState, e
         return False
     if task.warm_start and same_at_every_step(task.batches, start.key):
         return True  # nothing but the hyperparameters has changed since they were usable
-    _, again = advance(engine, task.inner.solver, start._replace(hparams=start.previous))
+    _, again = advance(engine, task, start._replace(hparams=start.previous))
     return not int(again.report.skipped)
 
 

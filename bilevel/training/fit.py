@@ -48,12 +48,12 @@ class Fit:
     def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack):
         self.trainer, self.task, self.directory = trainer, task, directory
         self.began = time.perf_counter()
-        self.advance = Program(lambda engine, solver, state: outer_step(task, trainer.optimizer, engine, solver, state))
+        self.advance = Program(lambda engine, task, state: outer_step(task, trainer.optimizer, engine, state))
         self.begin = Program(lambda engine, key: first_state(task, trainer.optimizer, engine, key))
         refuse_start(task, key)
         self.engine, self.reason = trainer.engine, ""
         if trainer.engine.chooses:
-            self.engine, self.reason = trainer.engine.choose(task.levels, first_point(task, key))
+            self.engine, self.reason = trainer.engine.choose(task, first_point(task, key))
         heed_influence(self.engine, task, key)
         refuse_measures(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)

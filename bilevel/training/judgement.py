@@ -37,7 +37,7 @@ def mean_outer_loss(task: Task, key: Key, params: Params, hparams: HParams) -> f
 
     def loss(params: Params, hparams: HParams) -> Scalar:
         def one(step: jax.Array) -> Scalar:
-            return task.levels.outer_loss(params, hparams, task.batches(for_batches, step)[1])
+            return task.outer_loss(params, hparams, task.batches(for_batches, step)[1])
 
         return jnp.mean(jax.lax.map(one, jnp.arange(batch.blocks))) + task.prior(hparams)
 

@@ -10,17 +10,17 @@ import optax
 
 from bilevel.engines import Carry, Engine, Point
 from bilevel.foundation.typing import HParams, Scalar
-from bilevel.task import Bilevel
+from bilevel.task import Task
 
 
-def outer_value(engine: Engine, levels: Bilevel, point: Point, carry: Carry) -> Callable[[HParams], Scalar]:
+def outer_value(engine: Engine, task: Task, point: Point, carry: Carry) -> Callable[[HParams], Scalar]:
     """hparams -> the outer loss at the inner solution, with the engine's gradient, for a line search.
 
     Every solve begins from ``carry``; a failed solve has an infinite loss. Each call costs a whole hypergradient.
     """
 
     def both(hparams: HParams) -> tuple[Scalar, HParams]:
-        value, grad, report = engine.hypergradient(levels, point._replace(hparams=hparams), carry)
+        value, grad, report = engine.hypergradient(task, point._replace(hparams=hparams), carry)
         return jnp.where(report.status.ok, value, jnp.inf), grad
 
     @jax.custom_vjp

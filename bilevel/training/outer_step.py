@@ -14,7 +14,6 @@ from bilevel.engines.examination import examined, updated
 from bilevel.foundation import trees
 from bilevel.foundation.stated import checked_metrics
 from bilevel.foundation.typing import HParams, Key, Params, PyTree, Scalar
-from bilevel.solvers import Solver
 from bilevel.task import Task
 from bilevel.training.judgement import judge_of
 from bilevel.training.optimizer import outer_value, update
@@ -83,7 +82,7 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
     """The state before the first step; a pure function of the key."""
     for_hparams, key = jax.random.split(key)
     hparams = task.feasible(trees.differentiable(task.init_hparams(for_hparams), "init_hparams(key)"))
-    carry = engine.first_carry(task.levels, point_of(task, key, jnp.int32(0), hparams))
+    carry = engine.first_carry(task, point_of(task, key, jnp.int32(0), hparams))
     infinity = jnp.full((), jnp.inf, jnp.result_type(float))
     best = Best(hparams, task.inner.primal(carry.params), infinity, jnp.int32(-1))
     return TrainState(
@@ -101,15 +100,14 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
 
 
 def outer_step(
-    task: Task, optimizer: optax.GradientTransformation, engine: Engine, solver: Solver, state: TrainState
+    task: Task, optimizer: optax.GradientTransformation, engine: Engine, state: TrainState
 ) -> tuple[TrainState, Evaluation]:
     """The state after one step. A step whose hypergradient failed, or whose update is not finite, changes neither
     hyperparameters nor optimiser. Where the engine only warns of a failed solve, a finite gradient is used."""
-    levels = replace(task.levels, inner=task.inner.with_solver(solver))
     point = point_of(task, state.key, state.step, state.hparams)
-    value, grad, report = examined(engine, levels, point, state.carry)
+    value, grad, report = examined(engine, task, point, state.carry)
     measured = checked_metrics(task.evaluate, task.evaluate(report.params, state.hparams))
-    value_fn = outer_value(engine, levels, point, report.carry)
+    value_fn = outer_value(engine, task, point, report.carry)
     updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
     updates = jax.tree.map(lambda leaf: (state.scale * leaf).astype(leaf.dtype), updates)
     moved = task.feasible(optax.apply_updates(state.hparams, updates))

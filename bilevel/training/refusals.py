@@ -69,7 +69,7 @@ def heed_influence(engine: Engine, task: Task, key: Key) -> None:
     found: list[Influence] = []
 
     def look(key: Key) -> None:
-        found.append(influence(engine, task.levels, first_point(task, key)))
+        found.append(influence(engine, task, first_point(task, key)))
 
     jax.eval_shape(look, key)
     if found[0].without_path and not any(found[0].reached.values()):

@@ -59,7 +59,7 @@ def oracle_of(task: Task, hparams: HParams, key: Key) -> Oracle:
     """
     solver: Any = task.inner.solver
     tight = replace(solver, tol=TIGHT[task.precision], max_steps=LONGER * solver.max_steps)
-    task = replace(task, inner=task.inner.with_solver(tight))
+    task = task.with_solver(tight)
     flat, _ = ravel_pytree(hparams)
     directions = orthonormal(flat.size)
     differences, spread, solved = by_differences(task, hparams, directions, key)
@@ -80,13 +80,13 @@ def by_differences(task: Task, hparams: HParams, directions: np.ndarray, key: Ke
     """The slopes along the directions, how uncertain they are, and the worst status of an inner solve."""
     flat, unravel = ravel_pytree(hparams)
     inner_batch, outer_batch = task.batches(key, 0)
-    levels, step = task.levels, STEPS[task.precision]
+    step = STEPS[task.precision]
 
     def value(point: jax.Array) -> tuple[jax.Array, jax.Array]:
         moved = unravel(point)
-        cold = levels.inner.cold_start(key, moved, inner_batch)
-        outcome = levels.inner.run(moved, inner_batch, cold, cold)
-        return levels.outer(outcome.params, moved, outer_batch), outcome.status.code
+        cold = task.inner.cold_start(key, moved, inner_batch)
+        outcome = task.inner.run(moved, inner_batch, cold, cold)
+        return task.outer(outcome.params, moved, outer_batch), outcome.status.code
 
     lengths = step * np.array([1.0, -1.0, 2.0, -2.0])
     points = flat + jnp.asarray(lengths[None, :, None] * directions[:, None, :], flat.dtype)

@@ -54,7 +54,7 @@ def taken(task: Task, engine: Engine, point: Point, carry: Carry | None) -> tupl
 
 def spectrum(task: Task, point: Point, params: PyTree) -> Iterator[str]:
     """The residual recomputed in double precision, and the linear system: symmetric? definite? how well conditioned?"""
-    inner = task.levels.inner
+    inner = task.inner
     cold = inner.cold_start(point.key, point.hparams, point.inner_batch)
     first, here = (trees.norm(inner.mapping(w, point.hparams, point.inner_batch)) for w in (cold, params))
     yield f"inner residual in double precision: {float(here):.2e}, {float(here / first):.2e} of that of the cold start"
@@ -91,7 +91,7 @@ def reference(task: Task, point: Point, grad: HParams) -> Iterator[str]:
 
 
 def _cold(task: Task, point: Point) -> PyTree:
-    return task.levels.inner.cold_start(point.key, point.hparams, point.inner_batch)
+    return task.inner.cold_start(point.key, point.hparams, point.inner_batch)
 
 
 def _double(leaf: Any) -> Any:

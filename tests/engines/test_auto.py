@@ -35,7 +35,7 @@ def quadratic(eigenvalues):
 def decide(task, engine=None, hparams=None):
     key = jax.random.key(0)
     point = Point(jnp.zeros(()) if hparams is None else hparams, *task.batches(key, 0), key=key)
-    return (engine or bl.AutoEngine(quiet=True)).decide(task.levels, point)
+    return (engine or bl.AutoEngine(quiet=True)).decide(task, point)
 
 
 def test_small_systems_are_factored():

@@ -41,7 +41,7 @@ def task(outer_loss=error, loss=ridge, init=lambda key, h: jnp.zeros(3), start=S
 def reached(task, engine: bl.Engine = bl.Implicit()):
     key = jax.random.key(0)
     inner_batch, outer_batch = task.batches(key, 0)
-    found = influence(engine, task.levels, Point(task.init_hparams(key), inner_batch, outer_batch, key))
+    found = influence(engine, task, Point(task.init_hparams(key), inner_batch, outer_batch, key))
     return [name for name, flag in found.reached.items() if flag]
 
 
@@ -81,7 +81,7 @@ def test_a_leaf_that_is_held_constant_by_hand_is_no_mistake():
     held = task(loss=lambda w, h, batch: ridge(w, h, batch) + jnp.sum(jax.lax.stop_gradient(h["misspelt"]) * w[:2]))
     key = jax.random.key(0)
     inner_batch, outer_batch = held.batches(key, 0)
-    found = influence(bl.Implicit(), held.levels, Point(START, inner_batch, outer_batch, key))
+    found = influence(bl.Implicit(), held, Point(START, inner_batch, outer_batch, key))
     assert (found.reached, found.without_path) == ({"hparams['used']": True}, [])
 
 

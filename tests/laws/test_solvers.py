@@ -5,6 +5,7 @@ The value is that of a proximal gradient method written here in NumPy, its deriv
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -158,6 +159,9 @@ SOLVERS: dict[str, bl.Solver] = {
     "Optimistix": bl.Optimistix(optimistix.BFGS(rtol=1e-10, atol=1e-10), tol=1e-7),
     "Auto": bl.Auto(),
 }
+ELSEWHERE = (  # solvers of programs, and those that take an object of another package: tests of their own
+    "Clarabel", "FIRE", "InteriorPoint", "OperatorSplitting", "Optax", "ScikitLearn",
+)  # fmt: skip
 COMPOSITE = (
     "ProximalGradient", "SpectralProximalGradient", "ActiveSetNewton", "BlockCoordinateDescent", "WorkingSet",
     "WorkingSet-Newton", "Auto",
@@ -173,6 +177,33 @@ CAN = {
     "group": COMPOSITE,
     "equilibrium": ("FixedPointIteration", "Anderson", "Broyden", "Newton", "SciPy-hybr", "Auto"),
 }  # fmt: skip
+
+
+def listed_nowhere() -> dict[str, bl.Solver]:
+    """The solvers that the package exports and no table here lists, by their names: with their default settings."""
+    known = {type(solver) for solver in SOLVERS.values()} | {getattr(bl, name) for name in ELSEWHERE}
+    classes = (getattr(bl, name) for name in bl.solvers.__all__ if hasattr(bl, name))
+    found = [one for one in classes if inspect.isclass(one) and issubclass(one, bl.Solver) and one not in known]
+    return {one.__name__: one() for one in found if one is not bl.Solver}
+
+
+def takes(solver: bl.Solver, name: str) -> bool:
+    """Whether the problem is to minimise and the solver does not refuse it."""
+    at = case(name)
+    if at.inner.optimality is not None:
+        return False  # stated by a residual: such solvers are listed
+    try:
+        solver.refuse(at.inner.at(jnp.asarray(at.hparams), at.batch))
+    except ValueError:
+        return False
+    return True
+
+
+SOLVERS |= (LISTED_NOWHERE := listed_nowhere())  # obey the laws on every problem that they do not refuse
+CAN = {
+    name: (*solvers, *(own for own, solver in LISTED_NOWHERE.items() if takes(solver, name)))
+    for name, solvers in CAN.items()
+}
 
 
 def pairs(*, only: Callable[[str], bool] = lambda solver: True) -> list:

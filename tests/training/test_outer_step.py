@@ -44,7 +44,7 @@ def test_the_state_after_a_step_is_of_the_types_before_it(engine, precision):
     with jax.enable_x64(precision == "float64"):
         task, optimizer = ridge(precision, engine.stochastic), optax.adam(0.1)
         before = jax.eval_shape(lambda: first_state(task, optimizer, engine, jax.random.key(0)))
-        after, _ = jax.eval_shape(lambda state: outer_step(task, optimizer, engine, task.inner.solver, state), before)
+        after, _ = jax.eval_shape(lambda state: outer_step(task, optimizer, engine, state), before)
     assert jax.tree.structure(before) == jax.tree.structure(after)
     named = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(before)]
     for (name, first), second in zip(named, jax.tree.leaves(after), strict=True):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import GRADES, Bilevel, Point
+from bilevel.engines.base import GRADES, Point
 from bilevel.engines.implicit_function.active_face import Face, compare_faces
 from bilevel.engines.implicit_function.linearization import (
     Linearization,
@@ -18,6 +18,7 @@ from bilevel.engines.implicit_function.linearization import (
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree
 from bilevel.implicit import Mapping, PreparedSystem, Solve
+from bilevel.task import Task
 
 SAFETY = 1.25  # published with the measured rate of under-estimates: docs/accuracy.md
 NEWTON_REGIME = 0.1  # the size of a correction is an estimate only if it reduces the residual by this factor
@@ -54,7 +55,7 @@ class Correction(NamedTuple):
     inspection: Counts  # the cost of the estimate
 
 
-def correction(bilevel: Bilevel, point: Point, solved: Solved, tol: float | None = LOOSE) -> Correction:
+def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOOSE) -> Correction:
     """One Newton step on both equations, and the gradient there.
 
         w+ = w - A^{-1} F(w),      u+ = u + A^{-T} (v+ - A+'u),      g+ = dg/dh+ - B+'u+
@@ -67,7 +68,7 @@ def correction(bilevel: Bilevel, point: Point, solved: Solved, tol: float | None
     """
     mapping, at, system, adjoint, pulled, grad = solved
     step = system.solve(jax.tree.map(jnp.negative, at.residual), tol)
-    moved = linearize(bilevel, point, trees.axpy(1.0, step.value, at.params), mapping)
+    moved = linearize(task, point, trees.axpy(1.0, step.value, at.params), mapping)
     rest = trees.subtract(at.cotangent, pulled[0])  # the residual of the adjoint solve
     wrong_params, wrong_hparams = moved.pull(adjoint.value)
     shifted = trees.subtract(trees.subtract(moved.cotangent, wrong_params), rest)  # the change by the step
@@ -81,7 +82,7 @@ def correction(bilevel: Bilevel, point: Point, solved: Solved, tol: float | None
     adjoint_after = adjoint._replace(value=trees.axpy(1.0, change, adjoint.value))
 
     distance = trees.subtract(corrected, grad)
-    noise = _noise(bilevel, point, solved)
+    noise = _noise(task, point, solved)
     error_inner = (1 + noise.inner) * trees.norm(trees.axpy(1.0, by_adjoint, distance))
     error_adjoint = (1 + noise.adjoint) * trees.norm(by_adjoint)
     size = jnp.minimum(
@@ -153,7 +154,7 @@ class Noise(NamedTuple):
     gradient: jax.Array
 
 
-def _noise(bilevel: Bilevel, point: Point, solved: Solved) -> Noise:
+def _noise(task: Task, point: Point, solved: Solved) -> Noise:
     """The rounding of the residual is measured by another evaluation at parameters moved by one unit of roundoff. The
     rounding of adjoint and gradient follows from the sizes of the terms that were subtracted."""
     at, epsilon = solved.at, trees.epsilon(solved.at.params)

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings, traced
+from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings, traced
 from bilevel.engines.implicit_function.implicit import Implicit, as_float
 from bilevel.engines.implicit_function.tolerances import ErrorDriven, Evidence, Schedule, Tolerances
 from bilevel.foundation import trees
@@ -17,6 +17,7 @@ from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Preconditioner
 from bilevel.solvers import Outcome
+from bilevel.task import Task
 
 
 class Round(NamedTuple):
@@ -63,8 +64,8 @@ class Adaptive(Engine):
         if self.rounds < 1:
             raise ValueError(f"bl.Adaptive(rounds={self.rounds}): a gradient takes at least one round.")
 
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        return self.engine.first_carry(bilevel, point)._replace(memory=self.schedule.begin())
+    def first_carry(self, task: Task, point: Point) -> Carry:
+        return self.engine.first_carry(task, point)._replace(memory=self.schedule.begin())
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
         for name, engine in self.engine.harder():
@@ -78,16 +79,16 @@ class Adaptive(Engine):
         zero = jnp.zeros_like(carry.memory.inner)
         return carry._replace(memory=carry.memory._replace(inner=zero, adjoint=zero, steps=jnp.int32(0)))
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        cold = cold_start(bilevel, point)
-        warm = bilevel.warm_start
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        cold = cold_start(task, point)
+        warm = task.warm_start
         adjoint = carry.adjoint if warm and self.engine.warm_start else jax.tree.map(jnp.zeros_like, carry.adjoint)
-        finest = self._finest(bilevel)
+        finest = self._finest(task)
 
         def advance(last: Round) -> Round:
-            return self._round(bilevel, point, last, cold, finest)
+            return self._round(task, point, last, cold, finest)
 
-        nothing = jax.eval_shape(lambda last: self._result(bilevel, point, last, cold, finest)[0], _start(carry))
+        nothing = jax.eval_shape(lambda last: self._result(task, point, last, cold, finest)[0], _start(carry))
         begin = Round(
             carry.params if warm else cold,
             adjoint,
@@ -101,15 +102,15 @@ class Adaptive(Engine):
         value, grad, report = end.result
         return value, grad, replace(report, carry=Carry(end.start, end.adjoint, end.tolerances, end.inverse))
 
-    def _finest(self, bilevel: Bilevel) -> Tolerances:
+    def _finest(self, task: Task) -> Tolerances:
         """The tolerances as the user set them."""
         start = self.schedule.begin()
-        inner, adjoint = as_float(bilevel.inner.solver.tol), as_float(self.engine.linear_solve.tol)
+        inner, adjoint = as_float(task.inner.solver.tol), as_float(self.engine.linear_solve.tol)
         return start._replace(inner=inner, adjoint=jnp.where(jnp.isnan(adjoint), jnp.inf, adjoint))
 
-    def _round(self, bilevel: Bilevel, point: Point, last: Round, cold: Params, finest: Tolerances) -> Round:
+    def _round(self, task: Task, point: Point, last: Round, cold: Params, finest: Tolerances) -> Round:
         """One more solve of both systems, from the end of the last."""
-        (value, grad, report), fresh = self._result(bilevel, point, last, cold, finest)
+        (value, grad, report), fresh = self._result(task, point, last, cold, finest)
         evidence = Evidence(
             inner_residual=report.inner_residual,
             adjoint_residual=report.adjoint_residual,
@@ -131,21 +132,21 @@ class Adaptive(Engine):
         )
 
     def _result(
-        self, bilevel: Bilevel, point: Point, last: Round, cold: Params, finest: Tolerances
+        self, task: Task, point: Point, last: Round, cold: Params, finest: Tolerances
     ) -> tuple[tuple[Scalar, HParams, Report], jax.Array]:
         """The gradient at the tolerances of a round, and whether its error was estimated for the schedule."""
         inner_tol, adjoint_tol = (
             jnp.maximum(tol, least).astype(tol.dtype)
             for tol, least in zip(last.tolerances[:2], finest[:2], strict=True)
         )
-        solver = changed(bilevel.inner.solver, tol=inner_tol)
-        bilevel = replace(bilevel, inner=bilevel.inner.with_solver(solver))
+        solver = changed(task.inner.solver, tol=inner_tol)
+        task = task.with_solver(solver)
         engine = replace(self.engine, linear_solve=self.engine.linear_solve.with_tol(adjoint_tol))
-        outcome = bilevel.inner.run(point.hparams, point.inner_batch, last.start, cold)
+        outcome = task.inner.run(point.hparams, point.inner_batch, last.start, cold)
 
         def by(engine: Implicit, outcome: Outcome, *start: PyTree) -> tuple[Scalar, HParams, Report]:
-            value, grad, report = engine.at_solution(bilevel, point, outcome, *start)
-            return value, grad, _uniform(report)
+            value, grad, report = engine.at_solution(task, point, outcome, *start)
+            return value, grad, report.uniform()
 
         if self.engine.accuracy != "estimate":
             return by(engine, outcome, last.adjoint, last.inverse), jnp.bool_(True)
@@ -164,16 +165,6 @@ class Adaptive(Engine):
 
 def _start(carry: Carry) -> Round:
     return Round(carry.params, carry.adjoint, carry.inverse, carry.memory, (), jnp.int32(0), jnp.bool_(False))  # type: ignore[arg-type]  # no result yet
-
-
-def _uniform(report: Report) -> Report:
-    """The report in the types that a loop carries, the same for all figures that were asked for."""
-    asked = ("error_estimate", "error_inner", "error_adjoint", "theta", "margin", "condition")
-    figures = {name: as_float(getattr(report, name)) for name in asked}
-    unknown = jnp.asarray(report.weakly_active, jnp.int32)
-    counts = report.counts.as_arrays()
-    report = replace(report, **figures, weakly_active=unknown, counts=counts)
-    return jax.tree.map(jnp.asarray, report)
 
 
 def _caution(report: Report) -> jax.Array:

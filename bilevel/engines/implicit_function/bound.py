@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import GRADES, Bilevel, Point
+from bilevel.engines.base import GRADES, Point
 from bilevel.engines.implicit_function.accuracy import rounding_of
 from bilevel.engines.implicit_function.linearization import Linearization
 from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, PyTree
 from bilevel.penalties import Parameter, resolve
+from bilevel.task import Task
 
 MISSING = float("nan")
 
@@ -48,7 +49,7 @@ class Constants:
     lipschitz_direct: Parameter = 0.0
 
 
-def refuse_bound(bilevel: Bilevel, constants: Constants, refine: bool) -> None:
+def refuse_bound(task: Task, constants: Constants, refine: bool) -> None:
     """Raises ValueError where the theorem says nothing about the problem, or a constant is missing."""
     missing = [one.name for one in fields(constants) if getattr(constants, one.name) != getattr(constants, one.name)]
     if missing:
@@ -56,7 +57,7 @@ def refuse_bound(bilevel: Bilevel, constants: Constants, refine: bool) -> None:
             f'accuracy="bound" needs {", ".join(missing)}: state them as bl.Implicit(constants=bl.Constants(...)), or '
             'ask for accuracy="estimate", which needs none.'
         )
-    mapping = bilevel.inner.mapping
+    mapping = task.inner.mapping
     if not mapping.smooth:
         raise ValueError(
             f'accuracy="bound" is a theorem about smooth conditions, and {mapping} is not one: its derivative jumps '

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.implicit_function.linearization import adjoint_gradient, linearize
 from bilevel.engines.stochastic.directions import refuse_nonsmooth
 from bilevel.foundation import trees
@@ -17,6 +17,7 @@ from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Dense, Operator
 from bilevel.losses.linear import Linear
+from bilevel.task import Task
 
 REFINEMENTS = 2  # passes of iterative refinement for solution and adjoint
 TOLERANCE = 1e-9  # the largest relative residual of a quadratic loss, in float64
@@ -47,23 +48,23 @@ class ClosedForm(Engine):
     def __post_init__(self) -> None:
         check_policy(self.on_failure)
 
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        cold = cold_start(bilevel, point)
+    def first_carry(self, task: Task, point: Point) -> Carry:
+        cold = cold_start(task, point)
         return Carry(cold, jax.tree.map(jnp.zeros_like, cold))
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        refuse_nonsmooth(self, bilevel)
-        mapping, cold = bilevel.inner.mapping, cold_start(bilevel, point)
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        refuse_nonsmooth(self, task)
+        mapping, cold = task.inner.mapping, cold_start(task, point)
 
         def gradient(w: Params) -> PyTree:
             return mapping(w, point.hparams, point.inner_batch)
 
         first, hessian = jax.linearize(gradient, cold)
-        solve, products = inverse(bilevel, point, cold, hessian)
+        solve, products = inverse(task, point, cold, hessian)
         params = cold
         for _ in range(1 + REFINEMENTS):
             params = trees.axpy(-1.0, solve(gradient(params)), params)
-        at = linearize(bilevel, point, params, mapping)
+        at = linearize(task, point, params, mapping)
         adjoint = solve(at.cotangent)
         for _ in range(REFINEMENTS):
             adjoint = trees.axpy(1.0, solve(trees.subtract(at.cotangent, at.pull(adjoint)[0])), adjoint)
@@ -91,7 +92,7 @@ class ClosedForm(Engine):
                 jacobian_products=1,
                 factorizations=1,
             ).as_arrays(),
-            params=bilevel.inner.primal(params),
+            params=task.inner.primal(params),
             carry=Carry(params, adjoint),
         )
         return at.value, grad, report
@@ -107,11 +108,9 @@ def _status(residual: Scalar, tolerance: float) -> Status:
     return Status.of(jnp.where(jnp.isfinite(residual), code, Code.nonfinite))
 
 
-def inverse(
-    bilevel: Bilevel, point: Point, params: Params, hessian: Callable
-) -> tuple[Callable[[PyTree], PyTree], int]:
+def inverse(task: Task, point: Point, params: Params, hessian: Callable) -> tuple[Callable[[PyTree], PyTree], int]:
     """rhs -> H^{-1} rhs, by Woodbury's identity or by H itself, and the number of products with H."""
-    loss = bilevel.inner.loss
+    loss = task.inner.loss
     if isinstance(loss, Linear) and isinstance(params, jax.Array):
         design = loss.design(point.inner_batch)
         if design.shape[0] < design.shape[1]:

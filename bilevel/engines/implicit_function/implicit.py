@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from bilevel.engines.base import (
     GRADES,
-    Bilevel,
     Carry,
     Engine,
     Point,
@@ -46,6 +45,7 @@ from bilevel.linear_solve import (
     Preconditioner,
 )
 from bilevel.solvers import Outcome
+from bilevel.task import Task
 
 
 @settings
@@ -94,16 +94,16 @@ class Implicit(Engine):
                 "solve (0: none), or take over what the inner solver knows, not both: there is one preconditioner."
             )
 
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        cold = cold_start(bilevel, point)
+    def first_carry(self, task: Task, point: Point) -> Carry:
+        cold = cold_start(task, point)
 
         def reduced(w: HParams) -> HParams:
-            return bilevel.inner.at(point.hparams, point.inner_batch).system(w).restrict(w)
+            return task.inner.at(point.hparams, point.inner_batch).system(w).restrict(w)
 
         adjoint = jax.tree.map(jnp.zeros_like, jax.eval_shape(reduced, cold))
         if self.recycle:
             return Carry(cold, adjoint, (), LBFGSPairs.empty(adjoint, self.recycle))
-        return Carry(cold, adjoint, (), nothing_known(bilevel, point, cold) if self.reuse else None)
+        return Carry(cold, adjoint, (), nothing_known(task, point, cold) if self.reuse else None)
 
     def harder(self) -> Iterator[tuple[str, Engine]]:
         yield "the adjoint damped", replace(self, reuse=False, recycle=0, linear_solve=Damped(self.linear_solve))
@@ -113,15 +113,15 @@ class Implicit(Engine):
     def longer(self, factor: int) -> Engine:
         return replace(self, linear_solve=self.linear_solve.longer(factor))
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        outcome = inner_solution(bilevel, point, carry)
-        start = carry.adjoint if self.warm_start and bilevel.warm_start else None
-        known = carry.inverse if bilevel.warm_start else jax.tree.map(jnp.zeros_like, carry.inverse)
-        return self.at_solution(bilevel, point, outcome, start, known)
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        outcome = inner_solution(task, point, carry)
+        start = carry.adjoint if self.warm_start and task.warm_start else None
+        known = carry.inverse if task.warm_start else jax.tree.map(jnp.zeros_like, carry.inverse)
+        return self.at_solution(task, point, outcome, start, known)
 
     def at_solution(
         self,
-        bilevel: Bilevel,
+        task: Task,
         point: Point,
         outcome: Outcome,
         start: PyTree = None,
@@ -131,26 +131,24 @@ class Implicit(Engine):
         approximate inverse of the system. For a sparse solution it works in the rows of the support, without start and
         inverse."""
         if self.accuracy == "bound":
-            refuse_bound(bilevel, self.constants, self.refine)
+            refuse_bound(task, self.constants, self.refine)
         # Before all else, because a gathered system has its own size, for which no start or inverse fits.
-        if has_support(bilevel, point, outcome.params):
-            value, grad, report = on_support(self._at_solution, bilevel, point, outcome, start)
+        if has_support(task, point, outcome.params):
+            value, grad, report = on_support(self._at_solution, task, point, outcome, start)
             return value, grad, replace(report, carry=report.carry._replace(inverse=known))
         solver = self.linear_solve
         if self.reuse:
-            known = of_inner_solver(bilevel, point, outcome, known)
+            known = of_inner_solver(task, point, outcome, known)
             solver = solver if known is None else solver.reusing(known)
         solver = recycling(solver, known, self.recycle) if self.recycle else solver
-        value, grad, report = replace(self, linear_solve=solver)._at_solution(bilevel, point, outcome, start)
+        value, grad, report = replace(self, linear_solve=solver)._at_solution(task, point, outcome, start)
         known = joined(known, report.carry.inverse) if self.recycle else known
         return value, grad, replace(report, carry=report.carry._replace(inverse=known))
 
-    def _at_solution(
-        self, bilevel: Bilevel, point: Point, outcome: Outcome, start: PyTree
-    ) -> tuple[Scalar, HParams, Report]:
+    def _at_solution(self, task: Task, point: Point, outcome: Outcome, start: PyTree) -> tuple[Scalar, HParams, Report]:
         corrects = self.accuracy == "estimate" or self.refine
-        mapping, counts = localized(bilevel, point, outcome.params)
-        at = linearize(bilevel, point, outcome.params, mapping)
+        mapping, counts = localized(task, point, outcome.params)
+        at = linearize(task, point, outcome.params, mapping)
         system, preparation = prepared_system(point, outcome.params, mapping, self.linear_solve, corrects)
         adjoint = system.solve_adjoint(at.cotangent, start)
         pulled = at.pull(adjoint.value)
@@ -171,9 +169,9 @@ class Implicit(Engine):
                 jacobian_products=1,
                 factorizations=adjoint.solution.factorizations,
             ),
-            inner_tol=as_float(bilevel.inner.solver.tol),
+            inner_tol=as_float(task.inner.solver.tol),
             adjoint_tol=as_float(self.linear_solve.tol),
-            params=bilevel.inner.primal(outcome.params),
+            params=task.inner.primal(outcome.params),
             carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
         if self.accuracy == "bound":
@@ -182,11 +180,9 @@ class Implicit(Engine):
             report = replace(report, **claim, counts=report.counts.add(more))
         if not corrects:
             return at.value, grad, report
-        return self._corrected(bilevel, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
+        return self._corrected(task, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
 
-    def _corrected(
-        self, bilevel: Bilevel, point: Point, solved: Solved, report: Report
-    ) -> tuple[Scalar, HParams, Report]:
+    def _corrected(self, task: Task, point: Point, solved: Solved, report: Report) -> tuple[Scalar, HParams, Report]:
         """The result with its error estimate, for the gradient or the refined gradient.
 
         A linear solver that stops by design cannot measure its error, so a solver with a tolerance measures it.
@@ -197,7 +193,7 @@ class Implicit(Engine):
             judge, preparation = prepared_system(point, solved.at.params, solved.mapping, AutoLinear(), True)
             solved, counts = solved._replace(system=judge), counts.add(preparation)
         if self.refine:
-            refined = correction(bilevel, point, solved, tol=None)
+            refined = correction(task, point, solved, tol=None)
             # No reported figure then needs B'u of the first gradient, or A'du of the corrected adjoint.
             unread = {"jacobian_products" if self.accuracy == "estimate" else "hessian_products": -1}
             solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
@@ -205,7 +201,7 @@ class Implicit(Engine):
             left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
             estimate = left * (report.inner_residual + report.adjoint_residual) * trees.norm(before.grad)
             return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
-        measured = correction(bilevel, point, solved)
+        measured = correction(task, point, solved)
         counts = counts.add(measured.counts).add(measured.inspection)
         report = replace(report, **_claim(measured, sound), counts=counts)
         return solved.at.value, solved.grad, report

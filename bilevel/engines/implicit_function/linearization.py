@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import jax
 
-from bilevel.engines.base import Bilevel, Point
+from bilevel.engines.base import Point
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.implicit import Mapping, PreparedSystem, prepare_system
 from bilevel.linear_solve import LinearSolver
+from bilevel.task import Task
 
 
 class Linearization(NamedTuple):
@@ -25,10 +26,10 @@ class Linearization(NamedTuple):
     pull: Callable[[PyTree], tuple[PyTree, HParams]]  # u -> (A'u, B'u), a product with each
 
 
-def linearize(bilevel: Bilevel, point: Point, params: Params, mapping: Mapping) -> Linearization:
+def linearize(task: Task, point: Point, params: Params, mapping: Mapping) -> Linearization:
     """The outer loss and the optimality condition at ``params``, with their derivatives."""
     hparams, inner_batch, outer_batch, _ = point
-    value, (cotangent, direct) = jax.value_and_grad(bilevel.outer, argnums=(0, 1))(params, hparams, outer_batch)
+    value, (cotangent, direct) = jax.value_and_grad(task.outer, argnums=(0, 1))(params, hparams, outer_batch)
     residual, pull = jax.vjp(lambda w, h: mapping(w, h, inner_batch), params, hparams)
     return Linearization(params, value, cotangent, direct, residual, pull)
 
@@ -38,9 +39,9 @@ def evaluation_counts(mapping: Mapping) -> Counts:
     return Counts(gradients=1, proxes=mapping.prox_calls)
 
 
-def localized(bilevel: Bilevel, point: Point, params: Params) -> tuple[Mapping, Counts]:
+def localized(task: Task, point: Point, params: Params) -> tuple[Mapping, Counts]:
     """The optimality condition in its best form near ``params``, and the cost of finding that form."""
-    mapping = bilevel.inner.mapping
+    mapping = task.inner.mapping
     return mapping.localize(params, point.hparams, point.inner_batch), mapping.localization
 
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Bilevel, Point
+from bilevel.engines.base import Point
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Params
 from bilevel.linear_solve import LBFGSPairs, LinearSolver, Preconditioner
 from bilevel.solvers import Outcome
+from bilevel.task import Task
 
 
-def nothing_known(bilevel: Bilevel, point: Point, cold: Params) -> Preconditioner | None:
+def nothing_known(task: Task, point: Point, cold: Params) -> Preconditioner | None:
     """The approximate inverse of an inner solver before its first step; None for a solver that never has one."""
-    instance = bilevel.inner.at(point.hparams, point.inner_batch)
-    solver, _ = bilevel.inner.solver.choose(instance, cold)
+    instance = task.inner.at(point.hparams, point.inner_batch)
+    solver, _ = task.inner.solver.choose(instance, cold)
     shapes = jax.eval_shape(lambda w: solver.approximate_inverse(instance, solver.init(instance, w)), cold)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def of_inner_solver(
-    bilevel: Bilevel, point: Point, outcome: Outcome, known: Preconditioner | None
-) -> Preconditioner | None:
+def of_inner_solver(task: Task, point: Point, outcome: Outcome, known: Preconditioner | None) -> Preconditioner | None:
     """The approximate inverse of the inner solver; ``known``, the one from before, where the solver took no step."""
-    instance = bilevel.inner.at(point.hparams, point.inner_batch)
-    solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+    instance = task.inner.at(point.hparams, point.inner_batch)
+    solver, _ = task.inner.solver.choose(instance, outcome.params)
     inverse = solver.approximate_inverse(instance, outcome.state)
     return inverse if inverse is None or known is None else trees.select(outcome.steps > 0, inverse, known)
 

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Bilevel, Carry, Point, Report
-from bilevel.foundation import trees
+from bilevel.engines.base import Carry, Point, Report
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.implicit import System
 from bilevel.linear_solve import Operator
@@ -19,52 +18,56 @@ from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Outcome
+from bilevel.solvers.first_order.ranking import (
+    any_in_row,
+    first_with_room,
+    foremost,
+    short_step,
+    sizes_for,
+    sizes_on_host,
+)
 from bilevel.solvers.first_order.rows import (
     Held,
     OnRows,
-    first_with_room,
-    foremost,
     gradient_of_linear,
     has_rows,
     multiplies_on_host,
     restricted_loss,
-    sizes_for,
-    sizes_on_host,
 )
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.proximal_newton import hessian_matrix
+from bilevel.task import Task
 
 LEAST = 512  # gathering does not pay for fewer rows
 ROOM = 8  # so many rows are taken beside the support, the nearest to it first
-NEARBY = 1e-2  # the step of the prox that finds the support, relative to the sizes of params and gradient
 
 Result = tuple[Scalar, HParams, Report]
 
 
-def sizes_of(bilevel: Bilevel, point: Point, params: jax.Array) -> list[int]:
+def sizes_of(task: Task, point: Point, params: jax.Array) -> list[int]:
     """The sizes of the systems that the support may be gathered into."""
-    loss, batch, rows = bilevel.inner.loss, point.inner_batch, params.shape[0]
+    loss, batch, rows = task.inner.loss, point.inner_batch, params.shape[0]
     if multiplies_on_host(loss, batch):
         return [*sizes_on_host(rows), rows]
     samples = design_of(loss, batch).shape[0]
     return sizes_for(samples, rows) + ([rows] if stays_on_host(loss, batch) else [])
 
 
-def has_support(bilevel: Bilevel, point: Point, params: Params) -> bool:
+def has_support(task: Task, point: Point, params: Params) -> bool:
     """Whether columns can be gathered: a `bl.Linear` loss, a penalty or set by rows that may vanish, and many."""
-    inner, part = bilevel.inner, bilevel.inner.nonsmooth
+    inner, part = task.inner, task.inner.nonsmooth
     if not isinstance(inner.loss, Linear) or inner.optimality is not None or part.smooth or not part.zero_rows:
         return False
     return (
         has_rows(inner.at(point.hparams, point.inner_batch), params)
         and params.shape[0] >= LEAST
-        and bool(sizes_of(bilevel, point, params))
+        and bool(sizes_of(task, point, params))
     )
 
 
 def on_support(
-    solve: Callable[[Bilevel, Point, Outcome, PyTree], Result],
-    bilevel: Bilevel,
+    solve: Callable[[Task, Point, Outcome, PyTree], Result],
+    task: Task,
     point: Point,
     outcome: Outcome,
     start: PyTree,
@@ -74,40 +77,34 @@ def on_support(
     of these rows without gathering. Exact, because a row is left out only if it is zero and its prox does not move with
     the point or the hyperparameters."""
     params = outcome.params
-    used, priority = used_rows(bilevel, point, params)
-    sizes, number = sizes_of(bilevel, point, params), jnp.sum(used)
-    multiplies = multiplies_on_host(bilevel.inner.loss, point.inner_batch)
+    used, priority = used_rows(task, point, params)
+    sizes, number = sizes_of(task, point, params), jnp.sum(used)
+    multiplies = multiplies_on_host(task.inner.loss, point.inner_batch)
 
     def on(size: int) -> Result:
         indices = foremost(priority, size)
         gathers = size < params.shape[0] and not multiplies
-        part = _restricted(bilevel, point, params, indices, None if gathers else number)
+        part = _restricted(task, point, params, indices, None if gathers else number)
         begin = None if start is None else start[indices]
         value, grad, report = solve(part, point, outcome._replace(params=params[indices]), begin)
         adjoint = jnp.zeros_like(params).at[indices].set(report.carry.adjoint)
-        return value, grad, _uniform(replace(report, params=params, carry=Carry(params, adjoint)))
+        return value, grad, replace(report, params=params, carry=Carry(params, adjoint)).uniform()
 
     def on_all() -> Result:
-        value, grad, report = solve(bilevel, point, outcome, start)
-        return value, grad, _uniform(report)
+        value, grad, report = solve(task, point, outcome, start)
+        return value, grad, report.uniform()
 
     chosen = first_with_room(sizes, number, ROOM, last=0)
     branches = [lambda size=size: on(size) for size in sizes]
     return jax.lax.switch(chosen, branches if sizes[-1] == params.shape[0] else [*branches, on_all])
 
 
-def _uniform(report: Report) -> Report:
-    return jax.tree.map(jnp.asarray, replace(report, counts=report.counts.as_arrays()))
-
-
-def used_rows(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+def used_rows(task: Task, point: Point, params: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The rows that are not zero, or whose prox moves with its point or the hyperparameters; and the order in which
     rows are taken: these first, then by their distance from a kink."""
-    instance = bilevel.inner.at(point.hparams, point.inner_batch)
+    instance = task.inner.at(point.hparams, point.inner_batch)
     gradient = instance.gradient(params)
-    size, slope = trees.norm(params), trees.norm(gradient)
-    known = (size > 0) & (slope > 0)
-    step = jnp.where(known, NEARBY * size / jnp.where(known, slope, 1), 1)
+    step = short_step(params, gradient)
     forward = params - step * gradient
 
     def prox(point: jax.Array, hparams: HParams) -> jax.Array:
@@ -117,20 +114,17 @@ def used_rows(bilevel: Bilevel, point: Point, params: jax.Array) -> tuple[jax.Ar
     direction = jax.tree.unflatten(jax.tree.structure(point.hparams), random)
     moves = jax.jvp(prox, (forward, point.hparams), (jnp.ones_like(params), jax.tree.map(jnp.zeros_like, direction)))[1]
     shifts = jax.jvp(prox, (forward, point.hparams), (jnp.zeros_like(params), direction))[1]
-    rows = lambda leaf: leaf.reshape(leaf.shape[0], -1)
-    used = jnp.any(rows((params != 0) | (moves != 0) | (shifts != 0)), axis=1)
+    used = any_in_row((params != 0) | (moves != 0) | (shifts != 0))
     distance = instance.penalty.kinks(forward, step, point.hparams)
-    nearest = jnp.min(rows(jnp.broadcast_to(distance, params.shape)), axis=1)
+    nearest = jnp.min(jnp.broadcast_to(distance, params.shape).reshape(len(params), -1), axis=1)
     return used, jnp.where(used, jnp.inf, -jnp.where(jnp.isnan(nearest), jnp.inf, nearest))
 
 
-def _restricted(
-    bilevel: Bilevel, point: Point, params: jax.Array, indices: jax.Array, number: jax.Array | None
-) -> Bilevel:
+def _restricted(task: Task, point: Point, params: jax.Array, indices: jax.Array, number: jax.Array | None) -> Task:
     """Both levels as functions of the rows ``indices``, or of the first ``number`` of them; the others zero."""
-    inner = bilevel.inner
+    inner = task.inner
     loss, columns, offset = restricted_loss(inner.loss, point.inner_batch, params, indices, number)
-    outer, *_ = restricted_loss(bilevel.outer_loss, point.outer_batch, params, indices, number)
+    outer, *_ = restricted_loss(task.outer_loss, point.outer_batch, params, indices, number)
     penalty: Penalty = OnRows(inner.nonsmooth, params, indices)
     penalty = penalty if number is None else Held(penalty, number)
     whole = inner.at(point.hparams, point.inner_batch)
@@ -146,7 +140,7 @@ def _restricted(
         loss, lambda at, step, h, batch: penalty.prox(at, step, h), penalty=penalty, everywhere=everywhere
     )
     part = InnerProblem(loss, lambda key, hparams: params[indices], penalty=penalty, optimality=mapping)
-    return replace(bilevel, inner=part, outer_loss=outer)
+    return replace(task, inner=part, outer_loss=outer)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.batches import Minibatch
-from bilevel.engines.base import Bilevel, Engine, Point
+from bilevel.engines.base import Engine, Point
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Batch, HParams, Params, PyTree, Scalar
+from bilevel.task import Task
 
 
 class Iterate(NamedTuple):
@@ -45,19 +46,19 @@ class Directions(NamedTuple):
     hparams: HParams
 
 
-def inner_part(bilevel: Bilevel, at: Iterate, batch: Batch) -> Inner:
+def inner_part(task: Task, at: Iterate, batch: Batch) -> Inner:
     """The cost of one gradient, one product with the Hessian and one with the cross derivative."""
 
     def gradient(w: Params, h: HParams) -> PyTree:
-        return jax.grad(bilevel.inner.loss)(w, h, batch)
+        return jax.grad(task.inner.loss)(w, h, batch)
 
     value, pull = jax.vjp(gradient, at.params, at.hparams)
     return Inner(value, *pull(at.adjoint))
 
 
-def outer_part(bilevel: Bilevel, at: Iterate, batch: Batch) -> Outer:
+def outer_part(task: Task, at: Iterate, batch: Batch) -> Outer:
     """The contribution of an outer batch: one gradient of the outer loss."""
-    value, slopes = jax.value_and_grad(bilevel.outer, argnums=(0, 1))(at.params, at.hparams, batch)
+    value, slopes = jax.value_and_grad(task.outer, argnums=(0, 1))(at.params, at.hparams, batch)
     return Outer(value, *slopes)
 
 
@@ -82,21 +83,21 @@ def average(weights: jax.Array, stacked: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1) / weights.size, stacked)
 
 
-def refuse_problem(engine: Engine, bilevel: Bilevel) -> None:
+def refuse_problem(engine: Engine, task: Task) -> None:
     """Raises ValueError for inner problems that do not minimise a smooth loss, or that change from step to step."""
-    if not bilevel.warm_start:
+    if not task.warm_start:
         raise ValueError(
             f"bl.{type(engine).__name__} carries the inner unknown from one outer step to the next, and this task "
             "draws a new inner problem at each (warm_start=False). Use bl.Implicit() or bl.Unrolled()."
         )
-    refuse_nonsmooth(engine, bilevel)
+    refuse_nonsmooth(engine, task)
 
 
-def refuse_nonsmooth(engine: Engine, bilevel: Bilevel) -> None:
+def refuse_nonsmooth(engine: Engine, task: Task) -> None:
     """Raises ValueError for inner problems that are not the minimisation of a smooth loss."""
-    if not bilevel.inner.mapping.stationary:
+    if not task.inner.mapping.stationary:
         raise ValueError(
-            f"bl.{type(engine).__name__} needs a smooth inner loss without constraints, and {bilevel.inner.mapping} is "
+            f"bl.{type(engine).__name__} needs a smooth inner loss without constraints, and {task.inner.mapping} is "
             "not the condition of one. Use bl.Implicit()."
         )
 
@@ -110,15 +111,15 @@ def refuse_whole(engine: Engine, point: Point) -> None:
         )
 
 
-def over_epoch(bilevel: Bilevel, point: Point, inner: Any, outer: Any) -> tuple[PyTree, PyTree]:
+def over_epoch(task: Task, point: Point, inner: Any, outer: Any) -> tuple[PyTree, PyTree]:
     """The averages of ``inner(batch)`` and ``outer(batch)`` over all inner and all outer samples."""
 
     def total(which: int, function: Any, batch: Minibatch) -> PyTree:
         def add(step: jax.Array, so_far: PyTree) -> PyTree:
-            value = function(bilevel.batches(jax.random.key(0), step)[which])
+            value = function(task.batches(jax.random.key(0), step)[which])
             return jax.tree.map(lambda mean, one: mean + one / batch.blocks, so_far, value)
 
-        shapes = jax.eval_shape(lambda: function(bilevel.batches(jax.random.key(0), jnp.int32(0))[which]))
+        shapes = jax.eval_shape(lambda: function(task.batches(jax.random.key(0), jnp.int32(0))[which]))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.fori_loop(0, batch.blocks, add, zeros)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import (
     NAN,
-    Bilevel,
     Carry,
     Engine,
     Point,
@@ -37,22 +37,13 @@ from bilevel.engines.stochastic.directions import (
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, PyTree, Scalar
+from bilevel.task import Task
 
 DIVERGED = 1e8  # directions beyond so many times the first have diverged
 
 
-def at_carry(point: Point, carry: Carry) -> Iterate:
-    return Iterate(carry.params, carry.adjoint, point.hparams)
-
-
-def moved(carry: Carry, directions: Directions, step: float, adjoint_step: float, memory: PyTree) -> Carry:
-    """The carry after a gradient step of inner unknown and adjoint."""
-    params = trees.axpy(-step, directions.params, carry.params)
-    return Carry(params, trees.axpy(-adjoint_step, directions.adjoint, carry.adjoint), memory)
-
-
 def stochastic_report(
-    bilevel: Bilevel, directions: Directions, cotangent: PyTree, reference: Scalar, carry: Carry, counts: Counts
+    task: Task, directions: Directions, cotangent: PyTree, reference: Scalar, carry: Carry, counts: Counts
 ) -> Report:
     """The status is truncated by design, unless the directions diverged; the residuals belong to the minibatch."""
     size, rest = trees.norm(directions.params), trees.norm(directions.adjoint)
@@ -76,16 +67,61 @@ def stochastic_report(
         error_adjoint=jnp.full_like(relative, NAN),
         grade=jnp.int32(0),
         counts=counts.as_arrays(),
-        params=bilevel.inner.primal(carry.params),
+        params=task.inner.primal(carry.params),
         carry=carry,
     )
 
 
-def start(bilevel: Bilevel, point: Point) -> tuple[Iterate, Scalar]:
+def start(task: Task, point: Point) -> tuple[Iterate, Scalar]:
     """The cold start with a zero adjoint, and the size of the first direction."""
-    cold = cold_start(bilevel, point)
-    residual = jax.grad(bilevel.inner.loss)(cold, point.hparams, point.inner_batch)
+    cold = cold_start(task, point)
+    residual = jax.grad(task.inner.loss)(cold, point.hparams, point.inner_batch)
     return Iterate(cold, jax.tree.map(jnp.zeros_like, cold), point.hparams), trees.norm(residual)
+
+
+class Estimates(NamedTuple):
+    """What a single-loop method takes for the derivatives of both levels at its iterate, and what it cost."""
+
+    inner: Inner
+    outer: Outer
+    memory: PyTree
+    counts: Counts
+
+
+class SingleLoop(Engine):
+    """w <- w - a D_w, u <- u - b D_u, grad = D_h, all three at the same iterate. Abstract: the methods differ in how
+    they estimate the directions, and in what they remember for it."""
+
+    step_size: float
+    adjoint_step: float
+    stochastic = True
+
+    @abc.abstractmethod
+    def remember(self, task: Task, point: Point, at: Iterate, reference: Scalar) -> PyTree:
+        """The memory at the start, with the field ``reference``: the norm of the first inner direction."""
+
+    @abc.abstractmethod
+    def estimate(self, task: Task, point: Point, at: Iterate, memory: Any) -> Estimates:
+        """What the minibatches of ``point`` and the memory say of both levels."""
+
+    def __post_init__(self) -> None:
+        check_policy(self.on_failure)
+
+    def first_carry(self, task: Task, point: Point) -> Carry:
+        refuse_problem(self, task)
+        at, reference = start(task, point)
+        return Carry(at.params, at.adjoint, self.remember(task, point, at, reference))
+
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        inner, outer, memory, counts = self.estimate(
+            task, point, Iterate(carry.params, carry.adjoint, point.hparams), carry.memory
+        )
+        directions = combine(inner, outer)
+        params = trees.axpy(-self.step_size, directions.params, carry.params)
+        adjoint = trees.axpy(-self.adjoint_step, directions.adjoint, carry.adjoint)
+        after = Carry(params, adjoint, memory)
+        report = stochastic_report(task, directions, outer.cotangent, memory.reference, after, counts)
+        return outer.value, directions.hparams, report
 
 
 class Reference(NamedTuple):
@@ -94,7 +130,7 @@ class Reference(NamedTuple):
 
 @settings
 @dataclass(frozen=True)
-class SOBA(Engine):
+class SOBA(SingleLoop):
     """w <- w - a D_w, u <- u - b D_u, grad = D_h: minibatch directions, all three at the same iterate.
 
         D_w = F,      D_u = H u - dg/dw,      D_h = dg/dh - B'u
@@ -106,24 +142,13 @@ class SOBA(Engine):
     step_size: float = traced(0.1)
     adjoint_step: float = traced(0.1)
     on_failure: str = "raise"
-    stochastic: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_policy(self.on_failure)
+    def remember(self, task: Task, point: Point, at: Iterate, reference: Scalar) -> PyTree:
+        return Reference(reference)
 
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        refuse_problem(self, bilevel)
-        at, reference = start(bilevel, point)
-        return Carry(at.params, at.adjoint, Reference(reference))
-
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        at = at_carry(point, carry)
-        inner, outer = inner_part(bilevel, at, point.inner_batch), outer_part(bilevel, at, point.outer_batch)
-        directions = combine(inner, outer)
-        after = moved(carry, directions, self.step_size, self.adjoint_step, carry.memory)
-        counts = Counts(gradients=2, hessian_products=1, jacobian_products=1)
-        report = stochastic_report(bilevel, directions, outer.cotangent, carry.memory.reference, after, counts)
-        return outer.value, directions.hparams, report
+    def estimate(self, task: Task, point: Point, at: Iterate, memory: Any) -> Estimates:
+        inner, outer = inner_part(task, at, point.inner_batch), outer_part(task, at, point.outer_batch)
+        return Estimates(inner, outer, memory, Counts(gradients=2, hessian_products=1, jacobian_products=1))
 
 
 class Tables(NamedTuple):
@@ -136,7 +161,7 @@ class Tables(NamedTuple):
 
 @settings
 @dataclass(frozen=True)
-class SABA(Engine):
+class SABA(SingleLoop):
     """As `SOBA`, with SAGA on the three directions: the last contribution of each sample is remembered.
 
         D = mean over the batch of weight (new - remembered) + mean of all that is remembered
@@ -149,39 +174,29 @@ class SABA(Engine):
     step_size: float = traced(0.1)
     adjoint_step: float = traced(0.1)
     on_failure: str = "raise"
-    stochastic: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_policy(self.on_failure)
-
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        refuse_problem(self, bilevel)
+    def remember(self, task: Task, point: Point, at: Iterate, reference: Scalar) -> PyTree:
         refuse_whole(self, point)
-        at, reference = start(bilevel, point)
         means = over_epoch(
-            bilevel, point, lambda batch: inner_part(bilevel, at, batch), lambda batch: outer_part(bilevel, at, batch)
+            task, point, lambda batch: inner_part(task, at, batch), lambda batch: outer_part(task, at, batch)
         )
         tables = [
-            _filled(bilevel, which, batch, lambda one, part=part: part(bilevel, at, one))
+            _filled(task, which, batch, lambda one, part=part: part(task, at, one))
             for which, batch, part in ((0, point.inner_batch, inner_part), (1, point.outer_batch, outer_part))
         ]
-        return Carry(at.params, at.adjoint, Tables(reference, tables[0], tables[1], *means))
+        return Tables(reference, tables[0], tables[1], *means)
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        at, memory = at_carry(point, carry), carry.memory
+    def estimate(self, task: Task, point: Point, at: Iterate, memory: Any) -> Estimates:
         inner, inner_table, inner_mean = _saga(
-            point.inner_batch, memory.inner, memory.inner_mean, lambda one: inner_part(bilevel, at, one)
+            point.inner_batch, memory.inner, memory.inner_mean, lambda one: inner_part(task, at, one)
         )
         outer, outer_table, outer_mean = _saga(
-            point.outer_batch, memory.outer, memory.outer_mean, lambda one: outer_part(bilevel, at, one)
+            point.outer_batch, memory.outer, memory.outer_mean, lambda one: outer_part(task, at, one)
         )
-        directions = combine(inner, outer)
         memory = Tables(memory.reference, inner_table, outer_table, inner_mean, outer_mean)
-        after = moved(carry, directions, self.step_size, self.adjoint_step, memory)
         rows = point.inner_batch.index.shape[0], point.outer_batch.index.shape[0]
         counts = Counts(gradients=sum(rows), hessian_products=rows[0], jacobian_products=rows[0])
-        report = stochastic_report(bilevel, directions, outer.cotangent, memory.reference, after, counts)
-        return outer.value, directions.hparams, report
+        return Estimates(inner, outer, memory, counts)
 
 
 def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyTree]:
@@ -197,11 +212,11 @@ def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyT
     return direction, table, jax.tree.map(jnp.add, mean, average(share, change))
 
 
-def _filled(bilevel: Bilevel, which: int, batch, part) -> PyTree:
+def _filled(task: Task, which: int, batch, part) -> PyTree:
     """The table of the contributions of all samples, by one pass over the data."""
 
     def fill(step: jax.Array, table: PyTree) -> PyTree:
-        block = bilevel.batches(jax.random.key(0), step)[which]
+        block = task.batches(jax.random.key(0), step)[which]
         each, weights = samples(block)
         places = jnp.where(weights > 0, block.index, batch.samples)
         return jax.tree.map(lambda rows, new: rows.at[places].set(new, mode="drop"), table, jax.vmap(part)(each))

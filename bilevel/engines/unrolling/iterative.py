@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel.engines.base import Bilevel, Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
 from bilevel.engines.unrolling.left_over import Derivative, inspection, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
@@ -20,6 +20,7 @@ from bilevel.foundation.refusals import forward_only
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
 from bilevel.solvers import Instance, Outcome, Solver, iterate, take_steps, unroll
+from bilevel.task import Task
 
 TWICE = (
     "bl.Forward takes the gradient in forward mode, through a loop that reverse mode cannot go back over. "
@@ -52,7 +53,7 @@ def for_reverse_mode(instance: Instance, solver: Solver) -> Instance:
 def through_steps(
     loop: Callable,
     engine: Engine,
-    bilevel: Bilevel,
+    task: Task,
     point: Point,
     carry: Carry | None = None,
     form: Callable = as_stated,
@@ -67,15 +68,15 @@ def through_steps(
     def first(hparams: HParams) -> Params:
         """The point that the solver begins from; if it moves, the derivative of its gradient takes a product with the
         Hessian."""
-        instance = bilevel.inner.at(hparams, point.inner_batch)
-        start = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
-        return bilevel.inner.solver.choose(instance, start)[0].init(instance, start).params
+        instance = task.inner.at(hparams, point.inner_batch)
+        start = task.inner.cold_start(point.key, hparams, point.inner_batch)
+        return task.inner.solver.choose(instance, start)[0].init(instance, start).params
 
     def solve(hparams: HParams, nudge: Params) -> Outcome:
-        cold = bilevel.inner.cold_start(point.key, hparams, point.inner_batch)
+        cold = task.inner.cold_start(point.key, hparams, point.inner_batch)
         start = trees.axpy(1.0, nudge, cold) if carry is None else carry.params
-        instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True)
-        solver, _ = bilevel.inner.solver.choose(instance, start)
+        instance = task.inner.at(hparams, point.inner_batch, differentiable=True)
+        solver, _ = task.inner.solver.choose(instance, start)
         refuse_unrolling(engine, solver)
         outcome = loop(solver, form(instance, solver), start, cold)
         if carry is None and solver.keeps_gradient and (nudged or depends(first, hparams)):
@@ -85,21 +86,21 @@ def through_steps(
     return solve
 
 
-def no_nudge(bilevel: Bilevel, point: Point) -> Params:
+def no_nudge(task: Task, point: Point) -> Params:
     """Zeros of the shapes of the start."""
-    shapes = jax.eval_shape(lambda: cold_start(bilevel, point))
+    shapes = jax.eval_shape(lambda: cold_start(task, point))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def reported(
-    accuracy: str, bilevel: Bilevel, point: Point, outcome: Outcome, grad: HParams, derivative: Derivative
+    accuracy: str, task: Task, point: Point, outcome: Outcome, grad: HParams, derivative: Derivative
 ) -> Report:
     """The report, with the error estimate that was asked for."""
-    report = report_of(bilevel, outcome, grad, derivative)
-    return audited(bilevel, point, outcome, grad, report) if accuracy == "estimate" else report
+    report = report_of(task, outcome, grad, derivative)
+    return audited(task, point, outcome, grad, report) if accuracy == "estimate" else report
 
 
-def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, derivative: Derivative) -> Report:
+def report_of(task: Task, outcome: Outcome, grad: HParams, derivative: Derivative) -> Report:
     """The report of an engine without an adjoint solve. Its error is judged by the inner residual and by the
     convergence of the derivative through the steps; it is not known (infinite) where steps were left out by design."""
     size = trees.norm(grad)
@@ -121,7 +122,7 @@ def report_of(bilevel: Bilevel, outcome: Outcome, grad: HParams, derivative: Der
         error_adjoint=error,
         grade=jnp.int32(0),
         counts=frozen.counts.add(outcome.derivative),
-        params=bilevel.inner.primal(frozen.params),
+        params=task.inner.primal(frozen.params),
         carry=Carry(frozen.params, jnp.zeros_like(size)),
     )
 
@@ -136,8 +137,8 @@ class StepEngine(Engine):
         check_policy(self.on_failure)
         check_accuracy(self.accuracy)
 
-    def first_carry(self, bilevel: Bilevel, point: Point) -> Carry:
-        return Carry(cold_start(bilevel, point), jnp.zeros((), jnp.result_type(float)))
+    def first_carry(self, task: Task, point: Point) -> Carry:
+        return Carry(cold_start(task, point), jnp.zeros((), jnp.result_type(float)))
 
 
 class WholeEngine(StepEngine):
@@ -188,14 +189,14 @@ class Unrolled(WholeEngine):
     accuracy: str = "residual"
     steps: int = 0
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         loop = partial(take_steps, steps=self.steps, reverse=True) if self.steps else unroll
-        solve = through_steps(loop, self, bilevel, point, form=for_reverse_mode, nudged=True)
-        nudge = no_nudge(bilevel, point)
+        solve = through_steps(loop, self, task, point, form=for_reverse_mode, nudged=True)
+        nudge = no_nudge(task, point)
 
         def outer(inside: HParams, outside: HParams, start: Params, end: Params) -> tuple[Scalar, Outcome]:
             outcome = solve(inside, start)
-            return bilevel.outer(trees.axpy(1.0, end, outcome.params), outside, point.outer_batch), outcome
+            return task.outer(trees.axpy(1.0, end, outcome.params), outside, point.outer_batch), outcome
 
         (value, outcome), slopes = jax.value_and_grad(outer, argnums=(0, 1, 2, 3), has_aux=True)(
             point.hparams, point.hparams, nudge, nudge
@@ -205,7 +206,7 @@ class Unrolled(WholeEngine):
         outcome = outcome._replace(derivative=outcome.derivative.plus(gradients=1))
         ratio = relative(trees.norm(at_start), trees.norm(at_end))
         derivative = Derivative(ratio, left_over(ratio, trees.norm(through)), self.steps > 0)
-        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, derivative)
+        return value, grad, reported(self.accuracy, task, point, outcome, grad, derivative)
 
 
 @settings
@@ -219,10 +220,10 @@ class Forward(WholeEngine):
     accuracy: str = "residual"
     steps: int = 0
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         loop = partial(take_steps, steps=self.steps, reverse=False) if self.steps else iterate
-        solve = through_steps(loop, self, bilevel, point)
-        nudge = no_nudge(bilevel, point)
+        solve = through_steps(loop, self, task, point)
+        nudge = no_nudge(task, point)
         flat, unravel = ravel_pytree(point.hparams)
 
         def params(hparams: HParams) -> tuple[Params, Outcome]:
@@ -232,10 +233,10 @@ class Forward(WholeEngine):
         def along(direction: jax.Array) -> tuple[Scalar, jax.Array, jax.Array, jax.Array, Outcome]:
             tangent = unravel(direction)
             end, moved, outcome = jax.jvp(params, (point.hparams,), (tangent,), has_aux=True)
-            at = lambda w, h: bilevel.outer(w, h, point.outer_batch)
+            at = lambda w, h: task.outer(w, h, point.outer_batch)
             value, through = jax.jvp(lambda w: at(w, point.hparams), (end,), (moved,))
             _, direct = jax.jvp(lambda h: at(end, h), (point.hparams,), (tangent,))
-            ratio = unexplained(bilevel, point, jax.lax.stop_gradient(end), moved, tangent)
+            ratio = unexplained(task, point, jax.lax.stop_gradient(end), moved, tangent)
             return value, through + direct, ratio, left_over(ratio, jnp.abs(through)), outcome
 
         value, slopes, ratios, errors, outcome = jax.vmap(along)(jnp.eye(flat.size, dtype=flat.dtype))
@@ -243,7 +244,7 @@ class Forward(WholeEngine):
         value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
         grad = unravel(slopes)
         counts = Counts(*(flat.size * number for number in outcome.derivative))._replace(gradients=2)
-        counts = counts.add(inspection(bilevel.inner.mapping, flat.size))
+        counts = counts.add(inspection(task.inner.mapping, flat.size))
         outcome = outcome._replace(derivative=counts)
         derivative = Derivative(jnp.max(ratios), trees.norm(errors), self.steps > 0)
-        return value, grad, reported(self.accuracy, bilevel, point, outcome, grad, derivative)
+        return value, grad, reported(self.accuracy, task, point, outcome, grad, derivative)

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Bilevel, Point
+from bilevel.engines.base import Point
 from bilevel.engines.implicit_function.linearization import localized
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, HParams, Params
 from bilevel.implicit import Mapping
+from bilevel.task import Task
 
 
 def left_over(ratio: jax.Array, size: jax.Array) -> jax.Array:
@@ -31,10 +32,10 @@ class Derivative(NamedTuple):
 LEFT_OUT = Derivative(0.0, 0.0, truncated=True)
 
 
-def unexplained(bilevel: Bilevel, point: Point, params: Params, moved: Params, tangent: HParams) -> jax.Array:
+def unexplained(task: Task, point: Point, params: Params, moved: Params, tangent: HParams) -> jax.Array:
     """||A moved + B tangent|| / ||B tangent||: 0 where ``moved`` is the derivative of the solution along
     ``tangent``."""
-    mapping, _ = localized(bilevel, point, params)
+    mapping, _ = localized(task, point, params)
     residual = lambda w, h: mapping(w, h, point.inner_batch)
     _, pushed = jax.jvp(lambda h: residual(params, h), (point.hparams,), (tangent,))
     _, image = jax.jvp(lambda w: residual(w, point.hparams), (params,), (moved,))

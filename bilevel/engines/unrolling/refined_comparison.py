@@ -7,12 +7,13 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import GRADES, Bilevel, Point, Report
+from bilevel.engines.base import GRADES, Point, Report
 from bilevel.engines.implicit_function.accuracy import SAFETY
 from bilevel.engines.implicit_function.implicit import Implicit
 from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams
 from bilevel.solvers import Outcome
+from bilevel.task import Task
 
 ACCURACIES = ("residual", "estimate")
 
@@ -22,7 +23,7 @@ def check_accuracy(accuracy: str) -> None:
         raise ValueError(f"accuracy={accuracy!r} is not one of {', '.join(ACCURACIES)}.")
 
 
-def audited(bilevel: Bilevel, point: Point, outcome: Outcome, grad: HParams, report: Report) -> Report:
+def audited(task: Task, point: Point, outcome: Outcome, grad: HParams, report: Report) -> Report:
     """The report with an estimate of the error of ``grad`` against the derivative of the inner solution.
 
         ||grad - exact|| <= 1.25 ||grad - g+|| + ||g+ - exact||
@@ -32,7 +33,7 @@ def audited(bilevel: Bilevel, point: Point, outcome: Outcome, grad: HParams, rep
     the steps alone: the inner solution has no derivative with respect to them, and neither has g+.
     """
     frozen: Outcome = jax.lax.stop_gradient(outcome)
-    _, refined, judged = Implicit(refine=True).at_solution(bilevel, point, frozen)
+    _, refined, judged = Implicit(refine=True).at_solution(task, point, frozen)
     distance = SAFETY * trees.norm(trees.subtract(grad, refined))
     work = jax.tree.map(lambda all_of, inner: all_of - inner, judged.counts, frozen.counts)
     return replace(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Bilevel, Carry, Point, Report, settings
+from bilevel.engines.base import Carry, Point, Report, settings
 from bilevel.engines.unrolling.iterative import StepEngine, for_reverse_mode, no_nudge, reported, through_steps
 from bilevel.engines.unrolling.left_over import LEFT_OUT
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
 from bilevel.solvers import Instance, Solver, State, iterate
+from bilevel.task import Task
 
 
 @settings
@@ -34,8 +35,8 @@ class Truncated(StepEngine):
         if self.steps < 1:
             raise ValueError(f"Truncated(steps={self.steps}): at least one step must be differentiated.")
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        return last_steps(self, bilevel, point, carry, self.steps)
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return last_steps(self, task, point, carry, self.steps)
 
 
 @settings
@@ -50,31 +51,31 @@ class OneStep(StepEngine):
     on_failure: str = "raise"
     accuracy: str = "residual"
 
-    def hypergradient(self, bilevel: Bilevel, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        return last_steps(self, bilevel, point, carry, 1)
+    def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
+        return last_steps(self, task, point, carry, 1)
 
 
 def last_steps(
-    engine: Truncated | OneStep, bilevel: Bilevel, point: Point, carry: Carry, steps: int
+    engine: Truncated | OneStep, task: Task, point: Point, carry: Carry, steps: int
 ) -> tuple[Scalar, HParams, Report]:
     """Solves, takes ``steps`` further plain steps, and differentiates only these steps in reverse mode."""
     frozen = jax.lax.stop_gradient(point.hparams)
-    warm = carry if bilevel.warm_start else None
-    solve = through_steps(iterate, engine, bilevel, point._replace(hparams=frozen), warm)
-    outcome = solve(frozen, no_nudge(bilevel, point))
+    warm = carry if task.warm_start else None
+    solve = through_steps(iterate, engine, task, point._replace(hparams=frozen), warm)
+    outcome = solve(frozen, no_nudge(task, point))
 
     def ending(hparams: HParams) -> tuple[Scalar, Counts]:
-        instance = bilevel.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
-        solver, _ = bilevel.inner.solver.choose(instance, outcome.params)
+        instance = task.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
+        solver, _ = task.inner.solver.choose(instance, outcome.params)
         instance = for_reverse_mode(instance, solver)
         solved = jax.lax.stop_gradient(outcome.state)._replace(counts=Counts().as_arrays())
         start = solver.refresh(instance, solved)
         end, counts = _one_step(solver, instance, start) if steps == 1 else _several(solver, instance, start, steps)
-        return bilevel.outer(end, hparams, point.outer_batch), start.counts.add(counts)
+        return task.outer(end, hparams, point.outer_batch), start.counts.add(counts)
 
     (value, counts), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
     outcome = outcome._replace(derivative=counts.plus(gradients=1))
-    return value, grad, reported(engine.accuracy, bilevel, point, outcome, grad, LEFT_OUT)
+    return value, grad, reported(engine.accuracy, task, point, outcome, grad, LEFT_OUT)
 
 
 def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tuple[Params, Counts]:

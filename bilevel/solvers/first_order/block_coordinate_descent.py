@@ -55,7 +55,7 @@ class BlockCoordinateDescent(Solver):
     def step(self, instance: Instance, state: State) -> State:
         target = self._model_minimum(instance, state)
         found = search(instance, state, target)
-        trials = found.trials + (1 if instance.differentiable and instance.searches else 0)
+        trials = found.trials
         checked = 1 if instance.searches else 0  # the residual: neither derivatives nor steps without a search need it
         proxes = self.epochs + trials - 1 + checked
         counts = state.counts.plus(gradients=trials, hessian_products=self.epochs, proxes=proxes)

@@ -16,8 +16,9 @@ from bilevel.kernels.side_by_side import on_rows
 from bilevel.optimality import Entropy
 from bilevel.penalties import Parameter, resolve
 from bilevel.solvers.base import SPARING, Solver, State, settings
-from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, first_step_size, followed
+from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, Trial, first_step_size
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import search
 
 GROWTH = 1.5  # the next search begins at the last accepted step times this
 LEAST = 1e-10  # the share of a uniform row that a coordinate is lifted to before it can grow
@@ -32,13 +33,6 @@ class Memory(NamedTuple):
     gradient: PyTree
     step_size: jax.Array
     steps: jax.Array
-
-
-class Trial(NamedTuple):
-    params: Params
-    gradient: PyTree
-    step_size: jax.Array
-    trials: jax.Array
 
 
 @settings
@@ -112,29 +106,21 @@ def _scale(instance: Instance) -> Any:
 def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: Params, first: jax.Array) -> Trial:
     """The step from a frozen search, its derivative through the accepted step alone."""
     frozen = jax.lax.stop_gradient
-    if not instance.searches:
-        params = move(frozen(first) / GROWTH)
-        return Trial(params, instance.gradient(params), frozen(first) / GROWTH, jnp.int32(1))
+    first = first if instance.searches else frozen(first) / GROWTH
 
-    def trial(step: jax.Array, number: jax.Array) -> tuple[jax.Array, Trial]:
-        params = frozen(move(step))
-        gradient = frozen(instance.gradient(params))
+    def at(step: jax.Array) -> tuple[Params, PyTree]:
+        params = move(step)
+        return params, instance.gradient(params)
+
+    def short(step: jax.Array, point: tuple[Params, PyTree]) -> jax.Array:
+        params, gradient = point
         shift = trees.subtract(params, frozen(origin))
         rounding = 8 * trees.epsilon(origin) * trees.norm(gradient) * trees.norm(shift)
         slope = trees.dot(on_rows(_centered, params, gradient), shift)
-        overshot = ~(jnp.isfinite(slope) & (slope <= rounding)) & (number < MAX_HALVINGS)
-        return overshot, Trial(params, gradient, step, number)
+        return jnp.isfinite(slope) & (slope <= rounding)
 
-    _, found = jax.lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: trial(0.5 * carry[1].step_size, carry[1].trials + 1),
-        trial(frozen(first), jnp.int32(1)),
-    )
-    if not instance.differentiable:
-        return found
-    accepted = followed(found.step_size, first, instance)
-    params = move(accepted)
-    return Trial(params, instance.gradient(params), accepted, found.trials + 1)
+    found = search(instance, at, short, first, MAX_HALVINGS)
+    return Trial(*found.point, found.step, found.trials)
 
 
 def _centered(w: jax.Array, gradient: jax.Array) -> jax.Array:

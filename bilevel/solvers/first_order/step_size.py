@@ -13,6 +13,7 @@ from bilevel.foundation.typing import Params, PyTree
 from bilevel.optimality.proximal_gradient import POWERS, inverse_norm
 from bilevel.penalties import Parameter, resolve
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import Found, search
 
 BACKTRACKING = "backtracking"
 MAX_HALVINGS = 60  # 2^-60 of any first trial is rounding
@@ -49,15 +50,6 @@ def smooth_norm(tree: PyTree) -> jax.Array:
     return jnp.where(zero, 0.0, trees.norm(moved))
 
 
-def followed(accepted: jax.Array, first: jax.Array, instance: Instance) -> jax.Array:
-    """The step size that a frozen search accepted, as a fixed multiple of the first trial, so that it has the
-    derivative of the first trial where that is differentiated."""
-    if not instance.exact:
-        return accepted
-    frozen = jax.lax.stop_gradient
-    return accepted + frozen(accepted / first) * (first - frozen(first))
-
-
 def steady(step_size: Parameter, last: jax.Array, instance: Instance, params: Params) -> tuple[jax.Array, int]:
     """The step size for steps without a search, and the products with the Hessian that it cost. It is the last step
     size that a search accepted, capped by a bound that is stable in all directions, because a search confirms its step
@@ -78,37 +70,26 @@ def backtrack(
     """
     frozen = jax.lax.stop_gradient
     if not instance.searches:
-        accepted = frozen(step_size) / GROWTH  # the last one: without a search nothing would stop its growth
-        params = move(accepted)
-        return Trial(params, instance.gradient(params), accepted, jnp.int32(1))
+        step_size = frozen(step_size) / GROWTH  # the last one: without a search nothing would stop its growth
 
-    def trial(step: jax.Array, number: jax.Array) -> tuple[jax.Array, Trial]:
-        params = frozen(move(step))
-        after = frozen(instance.gradient(params))
+    def at(step: jax.Array) -> tuple[Params, PyTree]:
+        params = move(step)
+        return params, instance.gradient(params)
+
+    def flat(step: jax.Array, point: tuple[Params, PyTree]) -> jax.Array:
+        params, after = point
         shift = trees.subtract(params, frozen(origin))
         curvature = trees.dot(trees.subtract(after, frozen(gradient)), shift)
         rounding = 8 * trees.epsilon(origin) * trees.norm(after) * trees.norm(shift)
-        flat = jnp.isfinite(curvature) & (curvature <= trees.dot(shift, shift) / step + rounding)
-        rejected = ~flat & (number < MAX_HALVINGS)
-        return rejected, Trial(params, after, step, number)
+        return jnp.isfinite(curvature) & (curvature <= trees.dot(shift, shift) / step + rounding)
 
-    _, found = jax.lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: trial(0.5 * carry[1].step_size, carry[1].trials + 1),
-        trial(frozen(step_size), jnp.int32(1)),
-    )
-    found = found._replace(step_size=_informed(found, frozen(origin)))
-    if not instance.differentiable:
-        return found
-    accepted = followed(found.step_size, step_size, instance)
-    params = move(accepted)
-    return Trial(params, instance.gradient(params), accepted, found.trials + 1)
+    found = search(instance, at, flat, step_size, MAX_HALVINGS, lambda found: _informed(found, frozen(origin)))
+    return Trial(*found.point, found.step, found.trials)
 
 
-def _informed(found: Trial, origin: Params) -> jax.Array:
+def _informed(found: Found[tuple[Params, PyTree]], origin: Params) -> jax.Array:
     """The accepted step size, without its growth where the step was rounding. There any step size would be accepted,
     and later steps and their derivatives would use one that no curvature has confirmed."""
-    length = trees.norm(trees.subtract(found.params, origin)) / found.step_size
-    return (
-        jnp.where(length > 64 * trees.epsilon(origin) * trees.norm(found.gradient), 1.0, 1 / GROWTH) * found.step_size
-    )
+    params, gradient = found.point
+    length = trees.norm(trees.subtract(params, origin)) / found.step
+    return jnp.where(length > 64 * trees.epsilon(origin) * trees.norm(gradient), 1.0, 1 / GROWTH) * found.step

@@ -8,19 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.foundation import trees
 from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, Params
 from bilevel.losses.linear import stays_on_host
 from bilevel.solvers.base import Solver, State, settings
-from bilevel.solvers.first_order.rows import (
-    first_with_room,
-    foremost,
-    gradient_of_linear,
-    multiplies_on_host,
-    needs_rows,
-    restricted,
-)
+from bilevel.solvers.first_order.ranking import any_in_row, first_with_room, foremost, short_step
+from bilevel.solvers.first_order.rows import gradient_of_linear, multiplies_on_host, needs_rows, restricted
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.loop import advance
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
@@ -33,7 +26,6 @@ INNER_STEPS = 100  # a subproblem that needs more goes on in the next round
 ROOM = 8  # rows of a working set beside the active ones, at least
 SHARE = 16  # and at least this part of the number of active rows
 FIRST = 64  # the same of a working set on the host, or as many rows as are active
-NEARBY = 1e-2  # the step of the prox that ranks rows, relative to the sizes of params and gradient
 
 
 class Memory(NamedTuple):
@@ -85,7 +77,7 @@ class WorkingSet(Solver):
     def init(self, instance: Instance, params: Params) -> State:
         needs_rows(self, instance, params)
         gradient = instance.gradient(params)
-        members = _any(params != 0)
+        members = any_in_row(params != 0)
         residual = instance.residual_given(params, gradient)
         return State(params, residual, Counts(gradients=1, proxes=1), Memory(gradient, members))
 
@@ -146,21 +138,14 @@ def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tupl
     return end.params, end.counts
 
 
-def _any(mask: jax.Array) -> jax.Array:
-    """Whether any entry of each row is set."""
-    return jnp.any(mask.reshape(mask.shape[0], -1), axis=-1)
-
-
 def _ranked(
     instance: Instance, params: jax.Array, gradient: jax.Array, members: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Which rows are active, and the priority of all rows: active ones first, then by violation."""
-    size, slope = trees.norm(params), trees.norm(gradient)
-    known = (size > 0) & (slope > 0)
-    step = jnp.where(known, NEARBY * size / jnp.where(known, slope, 1), 1)
+    step = short_step(params, gradient)
     tangent = jax.random.normal(jax.random.key(0), params.shape, params.dtype)
     prox = lambda point: instance.prox(point, step)
     moved, derivative = jax.jvp(prox, (params - step * gradient,), (tangent,))
     violation = jnp.sum(((moved - params) / step).reshape(params.shape[0], -1) ** 2, axis=-1)
-    active = (members & (_any(derivative != 0) | _any(moved != params))) | _any(params != 0)
+    active = (members & (any_in_row(derivative != 0) | any_in_row(moved != params))) | any_in_row(params != 0)
     return active, jnp.where(active, jnp.inf, violation)

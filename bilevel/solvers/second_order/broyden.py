@@ -13,6 +13,7 @@ from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import search
 
 MAX_HALVINGS = 8  # halvings of a step of the updates; few, because it need not descend
 MAX_HALVINGS_DOWNHILL = 50  # halvings of the steepest descent step of ||F||^2: it descends once it is short
@@ -34,11 +35,11 @@ class Memory(NamedTuple):
 
 
 class Trial(NamedTuple):
-    step: jax.Array
     params: Params
     residual: PyTree
     norm: jax.Array
     trials: jax.Array
+    accepted: jax.Array
 
 
 @settings
@@ -76,7 +77,7 @@ class Broyden(Solver):
         )
         halvings = jnp.where(fresh, MAX_HALVINGS_DOWNHILL, MAX_HALVINGS)
         found = _search(instance, state, direction, halvings)
-        failed = found.trials - instance.differentiable > halvings
+        failed = ~found.accepted
         s, y = trees.subtract(found.params, state.params), trees.subtract(found.residual, residual)
         inverse = trees.select(failed, self._unknown(state.params), _updated(inverse, s, y, self.memory))
         params, after = trees.select(failed, (state.params, residual), (found.params, found.residual))
@@ -119,25 +120,16 @@ def _steepest(instance: Instance, params: Params, residual: PyTree) -> PyTree:
 
 
 def _search(instance: Instance, state: State, direction: PyTree, halvings: jax.Array) -> Trial:
-    frozen = jax.lax.stop_gradient((state.params, direction))
-
-    def at(step: jax.Array, trials: jax.Array, line: tuple[Params, PyTree] = frozen) -> Trial:
-        params = trees.axpy(step, line[1], line[0])
+    def at(step: jax.Array) -> tuple[Params, PyTree, jax.Array]:
+        params = trees.axpy(step, direction, state.params)
         residual = instance.residual(params)
-        return Trial(step, params, residual, trees.norm(residual), trials)
+        return params, residual, trees.norm(residual)
 
-    one = jnp.ones_like(state.residual)
-    if not instance.searches:
-        return at(one, jnp.int32(1), (state.params, direction))
-    found = jax.lax.while_loop(
-        lambda trial: ~(trial.norm <= (1 - SUFFICIENT * trial.step) * state.residual) & (trial.trials <= halvings),
-        lambda trial: at(0.5 * trial.step, trial.trials + 1),
-        at(one, jnp.int32(1)),
-    )
-    if not instance.differentiable:
-        return found
-    # Differentiation passes through the accepted step, not through the search.
-    return at(jax.lax.stop_gradient(found.step), found.trials + 1, (state.params, direction))
+    def falls(step: jax.Array, point: tuple[Params, PyTree, jax.Array]) -> jax.Array:
+        return point[2] <= (1 - SUFFICIENT * step) * state.residual
+
+    found = search(instance, at, falls, jnp.ones_like(state.residual), halvings + 1)
+    return Trial(*found.point, found.trials, found.accepted)
 
 
 def _updated(inverse: Inverse, s: PyTree, y: PyTree, memory: int) -> Inverse:

@@ -44,8 +44,7 @@ def scaled(instance: Instance, scale: PyTree) -> Instance:
     if scales(instance, scale):
         loss = lambda u, hparams, batch: instance.loss(scale * u, hparams, batch)
         penalty = Scaled(penalty, scale)
-    mapping = ProximalGradient(loss, lambda point, step, hparams, batch: penalty.prox(point, step, hparams))
-    return replace(instance, loss=loss, penalty=penalty, mapping=mapping)
+    return replace(instance, loss=loss, penalty=penalty, mapping=ProximalGradient.under(loss, penalty))
 
 
 def times(tree: PyTree, scale: PyTree, inverse: bool = False) -> PyTree:

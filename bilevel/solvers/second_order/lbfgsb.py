@@ -12,8 +12,9 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.solvers.base import ONE, Solver, State, settings
-from bilevel.solvers.first_order.step_size import followed, smooth_norm
+from bilevel.solvers.first_order.step_size import smooth_norm
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import search
 from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_product, remember
 
 SUFFICIENT = 1e-4  # Armijo's constant
@@ -31,7 +32,6 @@ class Memory(NamedTuple):
 
 
 class Trial(NamedTuple):
-    step: jax.Array
     params: Params
     value: Scalar
     gradient: PyTree
@@ -144,24 +144,17 @@ def _search(instance: Instance, state: State, direction: PyTree, first: jax.Arra
     value, gradient, *_ = frozen(state.memory)
     rounding = 10 * trees.epsilon(state.params) * jnp.abs(value)
 
-    def at(step: jax.Array, trials: jax.Array, origin: Params, direction: PyTree) -> Trial:
-        params = instance.prox(trees.axpy(step, direction, origin), 1.0)
-        after, slope = instance.value_and_gradient(params)
-        shift = trees.subtract(params, origin)
+    def at(step: jax.Array) -> tuple[Params, Scalar, PyTree]:
+        params = instance.prox(trees.axpy(step, direction, state.params), 1.0)
+        return params, *instance.value_and_gradient(params)
+
+    def falls(step: jax.Array, point: tuple[Params, Scalar, PyTree]) -> jax.Array:
+        params, after, slope = point
+        shift = trees.subtract(params, frozen(state.params))
         before, behind = trees.dot(gradient, shift), trees.dot(slope, shift)
         armijo = after <= value + SUFFICIENT * before
         approximate = (behind <= (2 * SUFFICIENT - 1) * before) & (after <= value + rounding)
-        return Trial(step, params, after, slope, (before < 0) & (armijo | approximate), trials)
+        return (before < 0) & (armijo | approximate)
 
-    if not instance.searches:
-        return at(first, jnp.int32(1), state.params, direction)._replace(accepted=jnp.bool_(True))
-    fixed = frozen((state.params, direction))
-    found = jax.lax.while_loop(
-        lambda trial: ~trial.accepted & (trial.trials < MAX_HALVINGS),
-        lambda trial: frozen(at(0.5 * trial.step, trial.trials + 1, *fixed)),
-        frozen(at(frozen(first), jnp.int32(1), *fixed)),
-    )
-    if not instance.differentiable:
-        return found
-    accepted = followed(found.step, first, instance)
-    return at(accepted, found.trials + 1, state.params, direction)._replace(accepted=found.accepted)
+    found = search(instance, at, falls, first, MAX_HALVINGS)
+    return Trial(*found.point, found.accepted, found.trials)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Params, PyTree, Scalar
-from bilevel.solvers.first_order.step_size import followed
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import followed
 
 SUFFICIENT = 1e-4  # Armijo constant
 CURVATURE = 0.9  # Wolfe constant

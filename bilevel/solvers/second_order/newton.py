@@ -19,6 +19,7 @@ from bilevel.linear_solve import AutoLinear, LinearSolver, Preconditioner
 from bilevel.linear_solve.preconditioners import CholeskyFactor
 from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import search
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
@@ -37,7 +38,6 @@ class Memory(NamedTuple):
 
 
 class Trial(NamedTuple):
-    step: jax.Array
     params: Params
     value: jax.Array
     residual: PyTree
@@ -97,38 +97,27 @@ class Newton(Solver):
         def at(step: jax.Array) -> Trial:
             params = trees.axpy(step, direction, state.params)
             value, after = _evaluate(instance, params)
-            return Trial(step, params, value, after, trees.norm(after))
+            return Trial(params, value, after, trees.norm(after))
 
-        def halve(carry: tuple[Trial, jax.Array]) -> tuple[Trial, jax.Array]:
-            return at(0.5 * carry[0].step), carry[1] + 1
-
-        def rejected(carry: tuple[Trial, jax.Array]) -> jax.Array:
-            trial, trials = carry
-            accepted = trial.norm <= (1 - SUFFICIENT * trial.step) * state.residual
+        def falls(step: jax.Array, trial: Trial) -> jax.Array:
+            accepted = trial.norm <= (1 - SUFFICIENT * step) * state.residual
             if minimises:
                 accepted &= trial.value <= state.memory.value + rounding
-                accepted |= trial.value <= state.memory.value + SUFFICIENT * trial.step * slope
+                accepted |= trial.value <= state.memory.value + SUFFICIENT * step * slope
                 accepted &= jnp.isfinite(trial.norm)
-            return ~accepted & (trials < halvings)
+            return accepted
 
-        first = at(jnp.ones_like(state.residual))
-        if not instance.searches:
-            counts = state.counts.add(cost).plus(gradients=1)
-            memory = state.memory._replace(residual=first.residual, inverse=inverse, value=first.value)
-            return state._replace(
-                params=first.params, residual=first.norm, counts=counts, memory=memory, derivative=transposed
-            )
-        # The search is frozen, because reverse mode cannot go back over a while loop.
-        trial, trials = jax.lax.while_loop(rejected, halve, jax.lax.stop_gradient((first, jnp.int32(1))))
-        failed = trials >= halvings
-        if instance.differentiable:
-            trial, trials = at(trial.step), trials + 1
-        counts = state.counts.add(cost).plus(gradients=trials)
-        code = jnp.where(failed, Code.stalled, Code.converged)
-        before = Trial(trial.step, state.params, state.memory.value, residual, state.residual)
-        trial = trees.select(failed, before, trial)
-        memory = state.memory._replace(residual=trial.residual, inverse=inverse, value=trial.value)
-        return State(trial.params, trial.norm, counts, memory, code, transposed)
+        found = search(instance, at, falls, jnp.ones_like(state.residual), halvings)
+        before = Trial(state.params, state.memory.value, residual, state.residual)
+        trial = trees.select(found.accepted, found.point, before)
+        return state._replace(
+            params=trial.params,
+            residual=trial.norm,
+            counts=state.counts.add(cost).plus(gradients=found.trials),
+            memory=state.memory._replace(residual=trial.residual, inverse=inverse, value=trial.value),
+            code=jnp.where(found.accepted, Code.converged, Code.stalled),
+            derivative=transposed,
+        )
 
     def _descend(self, instance: Instance, state: State) -> State:
         """A step that lowers the loss, with the matrix of the Hessian."""

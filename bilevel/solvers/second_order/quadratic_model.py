@@ -15,6 +15,7 @@ from bilevel.foundation.typing import Params, Scalar
 from bilevel.losses.linear import Linear, is_sparse
 from bilevel.solvers.base import State
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import search as line
 
 SUFFICIENT = 1e-4  # Armijo's constant
 MAX_HALVINGS = 30  # 2^-30 of the way is lost in the digits of most losses
@@ -26,7 +27,6 @@ class Memory(NamedTuple):
 
 
 class Trial(NamedTuple):
-    step: jax.Array
     params: jax.Array
     value: Scalar
     gradient: jax.Array
@@ -40,38 +40,26 @@ def evaluate(instance: Instance, params: jax.Array) -> Trial:
     value, gradient = instance.value_and_gradient(params)
     value = value + instance.penalty.value(params, instance.hparams)
     residual = instance.residual_given(params, gradient)
-    return Trial(jnp.ones_like(residual), params, value, gradient, residual, jnp.bool_(True), jnp.int32(1))
+    return Trial(params, value, gradient, residual, jnp.bool_(True), jnp.int32(1))
 
 
 def search(instance: Instance, state: State, target: jax.Array) -> Trial:
     """Halves the way to ``target`` until the objective decreases enough, or neither it nor the residual grows."""
-    frozen = jax.lax.stop_gradient
-    origin, memory, end = frozen((state.params, state.memory, target))
-    linear = trees.dot(memory.gradient, end - origin)
-    predicted = (
-        linear + instance.penalty.value(end, instance.hparams) - instance.penalty.value(origin, instance.hparams)
-    )
-    rounding = 10 * trees.epsilon(origin) * jnp.abs(memory.value)
+    memory, before, end = jax.lax.stop_gradient((state.memory, state.params, target))
+    penalty = lambda params: instance.penalty.value(params, instance.hparams)
+    predicted = trees.dot(memory.gradient, end - before) + penalty(end) - penalty(before)
+    rounding = 10 * trees.epsilon(before) * jnp.abs(memory.value)
 
-    def at(step: jax.Array, trials: jax.Array) -> Trial:
-        trial = evaluate(instance, origin + step * (end - origin))
+    def at(step: jax.Array) -> Trial:
+        return evaluate(instance, state.params + step * (target - state.params))
+
+    def falls(step: jax.Array, trial: Trial) -> jax.Array:
         decreased = trial.value <= memory.value + SUFFICIENT * step * jnp.minimum(predicted, 0) + rounding
         level = trial.value <= memory.value + rounding  # because a step to a maximum also lowers the residual
-        accepted = decreased | (level & (trial.residual <= state.residual))
-        return trial._replace(step=step, accepted=accepted, trials=trials)
+        return decreased | (level & (trial.residual <= state.residual))
 
-    if not instance.searches:
-        return evaluate(instance, target)
-    found = jax.lax.while_loop(
-        lambda trial: ~trial.accepted & (trial.trials < MAX_HALVINGS),
-        lambda trial: at(0.5 * trial.step, trial.trials + 1),
-        at(jnp.ones_like(state.residual), jnp.int32(1)),
-    )
-    found = frozen(found)
-    if not instance.differentiable:
-        return found
-    after = evaluate(instance, state.params + found.step * (target - state.params))
-    return after._replace(accepted=found.accepted, trials=found.trials)
+    found = line(instance, at, falls, jnp.ones_like(state.residual), MAX_HALVINGS)
+    return found.point._replace(accepted=found.accepted, trials=found.trials)
 
 
 def dense(design: Any) -> jax.Array:

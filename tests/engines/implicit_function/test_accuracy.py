@@ -44,7 +44,7 @@ def levels_of(kind, solver):
         outer_loss=error_of(kind),
         init_hparams=lambda key: jnp.zeros(FEATURES),
         batches=bl.full_batch(*data()),
-    ).levels
+    )
 
 
 @functools.cache

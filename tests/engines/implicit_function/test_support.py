@@ -93,7 +93,7 @@ def test_rows_of_a_simplex_are_never_zero_so_that_none_is_left_out():
         inner = bl.InnerProblem(loss, lambda key, h: jnp.full((FEATURES, 2), 0.5), **{part: term})
         task = bl.Task(inner, loss, lambda key: jnp.zeros(()), bl.full_batch(*data()))
         point = Point(jnp.zeros(()), *data(), jax.random.key(0))
-        return support.has_support(task.levels, point, jnp.full((FEATURES, 2), 0.5))
+        return support.has_support(task, point, jnp.full((FEATURES, 2), 0.5))
 
     loss = bl.Linear(lambda batch: batch[0], lambda z, w, h, batch: 0.5 * jnp.sum(z**2))
     assert gathers("penalty", bl.GroupLasso(jnp.exp))
@@ -103,7 +103,7 @@ def test_rows_of_a_simplex_are_never_zero_so_that_none_is_left_out():
 def test_rows_that_move_are_used():
     def used(name, hparams):
         point = Point(hparams, *data(), jax.random.key(0))
-        return int(jnp.sum(support.used_rows(problem(name)[0].levels, point, jnp.asarray(FEW))[0]))
+        return int(jnp.sum(support.used_rows(problem(name)[0], point, jnp.asarray(FEW))[0]))
 
     assert used("one weight", jnp.array(2.0)) == 3
     assert used("a box that moves", jnp.array(-5.0)) == FEATURES
@@ -112,7 +112,7 @@ def test_rows_that_move_are_used():
 def test_at_any_iterate_the_gradient_of_the_plain_path():
     def at(opaque):
         task, _ = problem("one weight", opaque)
-        levels = replace(task.levels, inner=task.inner.with_solver(bl.ProximalGradient(max_steps=0)))
+        levels = replace(task, inner=task.inner.with_solver(bl.ProximalGradient(max_steps=0)))
         engine = bl.Implicit(accuracy="residual", linear_solve=bl.CG())
         point = Point(jnp.array(2.0), *data(), jax.random.key(0))
         return jax.jit(lambda: engine.hypergradient(levels, point, Carry(jnp.asarray(FEW), jnp.zeros(FEATURES))))()

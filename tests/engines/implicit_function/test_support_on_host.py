@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 
 import bilevel as bl
-from bilevel.solvers.first_order import rows
+from bilevel.solvers.first_order import ranking, rows
 
 SAMPLES, FEATURES = 40, 600
 RNG = np.random.default_rng(3)
@@ -57,7 +57,7 @@ def problem(name, on_host, tol=1e-12):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_dense_design(name, monkeypatch):
     """By products with vectors of all rows, and of 64 rows where these hold the support; by gathered columns."""
-    monkeypatch.setattr(rows, "ON_HOST", 64 if name in ("one weight", "groups") else 8192)
+    monkeypatch.setattr(ranking, "ON_HOST", 64 if name in ("one weight", "groups") else 8192)
     monkeypatch.setattr(rows, "GATHERED", 4096 if name == "a weight each" else 0)
     engine = bl.Implicit(linear_solve=bl.AutoLinear(tol=1e-12))
     (task, h), (plain, _) = problem(name, True), problem(name, False)
@@ -134,7 +134,7 @@ def test_auto_says_so(monkeypatch):
 @pytest.mark.slow
 def test_a_support_that_fits_no_size(monkeypatch):
     """Columns are gathered where they fit; these do not, and the rest of the work is done by products."""
-    monkeypatch.setattr(rows, "SIZES", (16,))
+    monkeypatch.setattr(ranking, "SIZES", (16,))
     (task, h), (plain, _) = problem("elastic net", True), problem("elastic net", False)
     engine = bl.Implicit(accuracy="residual", linear_solve=bl.AutoLinear(tol=1e-12))
     _, grad, report = bl.hypergradient(task, h, engine)

@@ -67,7 +67,7 @@ ENGINES = [
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
 def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
     hparams, key = jnp.array([-1.0, 0.2, -0.5]), jax.random.key(3)
-    levels = task_with(batch_size=3, loss=mixed).levels
+    levels = task_with(batch_size=3, loss=mixed)
     point = Point(hparams, *levels.batches(key, 0), key=key)
     carry = carry_of(engine, levels, point, hparams)
     step = jax.jit(lambda point: engine.hypergradient(levels, point, carry)[1:])
@@ -76,7 +76,7 @@ def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
     mean = jnp.mean(jnp.stack([grad for grad, _ in results]), axis=0)
     moved = jax.tree.map(lambda *leaves: sum(leaves) / blocks, *[report.carry[:2] for _, report in results])
 
-    full = task_with(loss=mixed).levels
+    full = task_with(loss=mixed)
     plain = bl.SOBA() if isinstance(engine, bl.SABA) else engine
     whole = Point(hparams, *full.batches(key, 0), key=key)
     start = plain.first_carry(full, whole)._replace(params=carry.params, adjoint=carry.adjoint)
@@ -90,7 +90,7 @@ def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
 def test_recursive_directions_of_an_epoch_average_to_that_of_the_full_batch():
     """SARAH between two passes: what the batches add to the last direction averages to its change."""
     hparams, key, engine = jnp.array([-1.0, 0.2, -0.5]), jax.random.key(3), bl.SRBA(period=100)
-    levels, full = (task_with(size, loss=mixed).levels for size in (3, 0))
+    levels, full = (task_with(size, loss=mixed) for size in (3, 0))
     whole = Point(hparams, *full.batches(key, 0), key=key)
     point = Point(hparams, *levels.batches(key, 0), key=key)
     carry = carry_of(engine, levels, point, hparams)
@@ -107,7 +107,7 @@ def test_recursive_directions_of_an_epoch_average_to_that_of_the_full_batch():
 @pytest.mark.parametrize("engine", [bl.SABA(), bl.SRBA(period=5)], ids=lambda engine: type(engine).__name__)
 def test_first_direction_with_variance_reduction_is_exact(engine):
     hparams, key = jnp.full(FEATURES, -1.0), jax.random.key(3)
-    levels, full = task_with(batch_size=4).levels, task_with().levels
+    levels, full = task_with(batch_size=4), task_with()
     point, whole = (Point(hparams, *one.batches(key, 0), key=key) for one in (levels, full))
     _, grad, _ = engine.hypergradient(levels, point, engine.first_carry(levels, point))
     _, exact, _ = bl.SOBA().hypergradient(full, whole, bl.SOBA().first_carry(full, whole))
@@ -121,7 +121,7 @@ def test_first_direction_with_variance_reduction_is_exact(engine):
 )
 def test_variance_reduced_directions_converge_to_the_hypergradient_at_constant_steps(engine):
     hparams, key = jnp.full(FEATURES, -1.0), jax.random.key(3)
-    levels = task_with(batch_size=4).levels
+    levels = task_with(batch_size=4)
     _, exact, _ = bl.hypergradient(task_with(), hparams)
 
     def point(step):
@@ -220,7 +220,7 @@ def test_counters_are_exact(counted, engine):
     )
     hparams, carry = jnp.zeros(FEATURES), None
     point = Point(hparams, *task.batches(jax.random.key(0), 0), key=jax.random.key(0))
-    carry = engine.first_carry(task.levels, point)
+    carry = engine.first_carry(task, point)
     for step in range(4):
         jax.effects_barrier()
         inner_loss.seen.clear()

@@ -44,7 +44,7 @@ def test_memory_is_an_eighth_of_that_of_a_naive_scan_at_equal_gradients():
     carry = Carry(task.inner.init(point.key, point.hparams), jnp.zeros(()))
 
     def unrolled(hparams):
-        return bl.Unrolled().hypergradient(task.levels, point._replace(hparams=hparams), carry)[1]
+        return bl.Unrolled().hypergradient(task, point._replace(hparams=hparams), carry)[1]
 
     def naive(hparams):
         def value(hparams):

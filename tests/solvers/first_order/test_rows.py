@@ -8,7 +8,8 @@ from jax.experimental.sparse import BCOO
 from numpy.testing import assert_allclose
 
 import bilevel as bl
-from bilevel.solvers.first_order.rows import by_rows, first_with_room, foremost, gathered, restricted, sizes_for
+from bilevel.solvers.first_order.ranking import first_with_room, foremost, sizes_for
+from bilevel.solvers.first_order.rows import by_rows, gathered, restricted
 
 RNG = np.random.default_rng(0)
 INDICES = np.array([3, 0])
