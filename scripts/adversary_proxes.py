@@ -119,6 +119,8 @@ def second_order_cone(v):
 def polyhedron(v, G, h):
     """The nearest point with G w <= h: the active rows by non-negative least squares, then their equations."""
     real, bound = np.real(v), np.real(h)
+    if not np.all(np.isfinite(real)):  # the descent of the oracle overflowed
+        return np.full_like(v, np.nan)
     if np.all(G @ real <= bound):
         return v
     stacked = np.concatenate([-G.T, (G @ real - bound)[None]])

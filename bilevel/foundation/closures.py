@@ -26,11 +26,13 @@ def hoisted(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Call
     leaves, structure = jax.tree.flatten(example)
     closed, shapes = jax.make_jaxpr(lambda *leaves: function(structure.unflatten(leaves)), return_shape=True)(*leaves)
 
-    def run(constants: list, argument: PyTree) -> Any:
-        results = eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(argument))
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+    jaxpr, constants, form = closed.jaxpr, list(closed.consts), jax.tree.structure(shapes)
+    del closed  # a host callback keeps ``run``, and would keep traced constants alive with it
 
-    return run, list(closed.consts)
+    def run(constants: list, argument: PyTree) -> Any:
+        return jax.tree.unflatten(form, eval_jaxpr(jaxpr, constants, *jax.tree.leaves(argument)))
+
+    return run, constants
 
 
 def depends(function: Callable[[PyTree], PyTree], argument: PyTree) -> bool:

@@ -86,30 +86,31 @@ def attach(
     one adjoint solve serves all arguments. Values that the mapping closes over are arguments too. The derivative is NaN
     where the solve fails, or where params are NaN or ``lost``; a cotangent that is exactly zero still gives zero.
     """
-    moving = split_arguments(args, kwargs or {})
+    leaves, form = split_arguments(args, kwargs or {})
+    rebuild = form.rebuild  # the rules below are kept by JAX, and must not keep the leaves, which may be traced
     # The solution gets the attached derivative alone, not that of the steps which led to it.
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
-    fixed_args, fixed_kwargs = moving.rebuild(*jax.lax.stop_gradient(moving.leaves))
+    fixed_args, fixed_kwargs = rebuild(*jax.lax.stop_gradient(leaves))
     mapping = mapping.localize(params, *fixed_args, **fixed_kwargs)
 
     def residual(w: Params, *leaves: Any) -> PyTree:
-        args, kwargs = moving.rebuild(*leaves)
+        args, kwargs = rebuild(*leaves)
         return mapping(w, *args, **kwargs)
 
     def solve(w: Params, leaves: list, rhs: PyTree) -> PyTree:
-        args, kwargs = moving.rebuild(*leaves)
+        args, kwargs = rebuild(*leaves)
         return solve_system(mapping.system(w, *args, **kwargs), linear_solve, rhs)
 
-    _check_shapes(mapping, params, jax.eval_shape(residual, params, *moving.leaves))
+    _check_shapes(mapping, params, jax.eval_shape(residual, params, *leaves))
     # A rule of JAX must not close over traced values, so they become arguments.
-    residual, closed_over = jax.closure_convert(residual, params, *moving.leaves)
+    residual, closed_over = jax.closure_convert(residual, params, *leaves)
     hidden: list[Any] = []
     # Only then, because converting the solve traces it.
     if closed_over:
-        solve, hidden = jax.closure_convert(solve, params, moving.leaves, params)
+        solve, hidden = jax.closure_convert(solve, params, leaves, params)
     lost = lost | jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(params)]))
-    solution = _with_derivative(residual, solve, len(moving.leaves))
-    return solution(params, [*moving.leaves, *closed_over], hidden, lost)
+    solution = _with_derivative(residual, solve, len(leaves))
+    return solution(params, [*leaves, *closed_over], hidden, lost)
 
 
 def _check_shapes(mapping: Mapping, params: Params, residual: PyTree) -> None:

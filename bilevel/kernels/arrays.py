@@ -21,6 +21,11 @@ def like(parameter, point: jax.Array) -> jax.Array:
     return _real(jnp.asarray(parameter), "A parameter").astype(point.dtype)
 
 
+def of_rows(parameter, point: jax.Array) -> jax.Array:
+    """``parameter``, a number or one for each row of ``point``, as a column of the rank of ``point``."""
+    return jnp.broadcast_to(like(parameter, point), point.shape[:-1])[..., None]
+
+
 def _real(array: jax.Array, role: str) -> jax.Array:
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(

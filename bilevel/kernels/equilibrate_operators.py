@@ -63,7 +63,7 @@ def squares_by_products(program: Quadratic) -> Squares:
     )
 
 
-def equilibrium(program: Quadratic, squares: Squares, groups: Groups) -> Scales:
+def equilibrium(q: jax.Array, squares: Squares, groups: Groups) -> Scales:
     """Scales under which rows and columns are of about one length.
 
     Source: Ruiz, 2001; Diamond and Boyd, Stochastic matrix-free equilibration, 2017.
@@ -76,16 +76,16 @@ def equilibrium(program: Quadratic, squares: Squares, groups: Groups) -> Scales:
         across = groups.shared(rows**2 * squares.rows(columns**2))
         columns, rows = columns * _fourth_root(down), rows * _fourth_root(across)
         curvature = jnp.sqrt(jnp.mean(columns**2 * squares.hessian(columns**2)))
-        size = jnp.maximum(curvature, jnp.max(jnp.abs(columns * program.q), initial=0))
+        size = jnp.maximum(curvature, jnp.max(jnp.abs(columns * q), initial=0))
         return Scales(columns, rows, jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1))
 
-    first = Scales(jnp.ones_like(program.q), jnp.ones_like(program.b), jnp.ones((), program.q.dtype))
+    first = Scales(jnp.ones_like(q), jnp.ones(groups.owner.size, q.dtype), jnp.ones((), q.dtype))
     return jax.lax.stop_gradient(jax.lax.fori_loop(0, SWEEPS, sweep, first))  # a loop is compiled once
 
 
-def units(program: Quadratic, squares: Squares, groups: Groups) -> Units:
+def units(q: jax.Array, squares: Squares, groups: Groups) -> Units:
     """The units in which a proof that there is no solution is judged, see `certificate`."""
-    columns, rows, _ = equilibrium(program, squares._replace(hessian=jnp.zeros_like), groups)
+    columns, rows, _ = equilibrium(q, squares._replace(hessian=jnp.zeros_like), groups)
     return Units(columns, rows, columns * jnp.sqrt(squares.hessian(columns**2)))
 
 

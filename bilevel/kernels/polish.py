@@ -13,6 +13,7 @@ from bilevel.kernels.activity import Point, Program, in_units, into_units, out_o
 State = TypeVar("State")
 
 STEPS = 12  # of a quadratic program: each may take up and let go of rows
+SHIFTS = 16.0, 1e3  # the factor between shifts of a matrix that rounding has left indefinite, and the largest multiple
 PATIENCE = 3  # of them without progress, because an exchange of rows may raise the residual first
 
 
@@ -101,8 +102,23 @@ def newton_step(program: Program, at: Point, active: jax.Array) -> Point:
     stiff = jnp.where(held, jnp.where(largest > 0, largest, 1) ** 2 / shift, 0)
     duals = jnp.where(held, jnp.concatenate([y, z]) * size, 0)
     slack = rows @ x - known / size
-    matrix = Q + shift * jnp.eye(q.size, dtype=q.dtype) + (rows.T * stiff[None, :]) @ rows
+    matrix = Q + (rows.T * stiff[None, :]) @ rows
     forces = Q @ x + q + rows.T @ (duals + stiff * slack)
-    change = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), forces)
+    change = -jax.scipy.linalg.cho_solve((_factor(matrix, shift), True), forces)
     duals = (duals + stiff * (slack + rows @ change)) / size
     return x + change, duals[: y.size], duals[y.size :]
+
+
+def _factor(matrix: jax.Array, shift: jax.Array) -> jax.Array:
+    """The Cholesky factor of a positive semidefinite matrix with ``shift`` on its diagonal, or with the first multiple
+    of it that is above the rounding of the matrix."""
+
+    def trial(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return shift, jnp.linalg.cholesky(matrix + shift * jnp.eye(len(matrix), dtype=matrix.dtype))
+
+    largest = shift * SHIFTS[1]
+    return jax.lax.while_loop(
+        lambda last: ~jnp.all(jnp.isfinite(jnp.diagonal(last[1]))) & (last[0] < largest),
+        lambda last: trial(SHIFTS[0] * last[0]),
+        trial(shift),
+    )[1]

@@ -143,7 +143,7 @@ def _least(matrix: jax.Array, term: Separable, point: jax.Array, slope: jax.Arra
     shares = jnp.array(SHARES, point.dtype)
     nowhere = jnp.zeros_like(point)
     ends = jax.vmap(lambda share: term.proxes(point + share * step, nowhere))(shares)  # into the set, where it is one
-    ways = ends - point
+    ways = ends - point[None, :]
     values = ways @ slope + 0.5 * jnp.sum(ways * (ways @ matrix), axis=1) + jax.vmap(term.value)(ends)
     best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))
     rounding = 10 * jnp.finfo(point.dtype).eps * jnp.abs(term.value(point))

@@ -46,7 +46,8 @@ def _positive_part_jvp(primals, tangents):
 
 def signs(values: jax.Array) -> jax.Array:
     """The divided differences |a_i, a_j|, zero where both are zero."""
-    return ratio(values[:, None] + values, jnp.abs(values)[:, None] + jnp.abs(values))
+    sizes = jnp.abs(values)
+    return ratio(values[:, None] + values[None, :], sizes[:, None] + sizes[None, :])
 
 
 def second_difference(values: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:

@@ -163,7 +163,7 @@ def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> tuple[Callable[[jax.Ar
     """
     units = _units(matrix) if symmetric else jnp.ones(len(matrix), matrix.dtype)
     if symmetric:
-        values, left = jnp.linalg.eigh(units[:, None] * ((matrix + matrix.T) / 2) * units)
+        values, left = jnp.linalg.eigh(units[:, None] * ((matrix + matrix.T) / 2) * units[None, :])
         right = left.T
     else:
         left, values, right = jnp.linalg.svd(matrix, full_matrices=False)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import Setting, compiles_once
-from bilevel.kernels.arrays import as_point, known, like, valid
+from bilevel.kernels.arrays import as_point, known, of_rows, valid
 
 FEW = 32  # all pairs are compared in rows of up to so many entries
 
@@ -25,7 +25,7 @@ def simplex(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     [0.25, 0.75, 0.0]
     """
     x = as_point(point)
-    total = like(total, x)[..., None]
+    total = of_rows(total, x)
     largest = jnp.max(x, axis=-1, keepdims=True, initial=-jnp.inf)
     x = x - jax.lax.stop_gradient(largest)  # no cancellation; the projection is the same
     support = jax.lax.stop_gradient((x > threshold(x, total)) | (x == 0))  # the largest entry is always in
@@ -71,7 +71,7 @@ def simplex_kl(point: ArrayLike, total: ArrayLike = 1.0) -> jax.Array:
     [0.5, 0.5]
     """
     v = as_point(point)
-    total = like(total, v)[..., None]
+    total = of_rows(total, v)
     return valid(total >= 0, total * jax.nn.softmax(v, axis=-1), v, total)
 
 
@@ -88,7 +88,8 @@ def threshold(x: jax.Array, total: ArrayLike) -> jax.Array:
         tau = (jnp.sum(jnp.where(above, x, 0), axis=-1, keepdims=True) - total) / size
         return tau + 0 * jnp.max(x, axis=-1, keepdims=True, initial=-1)  # NaN stays NaN
     descending = -jnp.sort(-x, axis=-1)
-    excess = (jnp.cumsum(descending, axis=-1) - total) / jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    number = jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    excess = (jnp.cumsum(descending, axis=-1) - total) / number
     last = jnp.sum(descending > excess, axis=-1, keepdims=True) - 1
     return jnp.take_along_axis(excess, jnp.maximum(last, 0), axis=-1)
 

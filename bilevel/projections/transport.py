@@ -98,9 +98,10 @@ def _reduced_point(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[j
     x, rows, columns = x / mass, rows / mass, columns / mass
 
     def plan(b: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        highest = jnp.max(x - b, axis=1)  # a is where the row sums to its share, found by sorting
-        a = highest + threshold(x - b - highest[:, None], rows[:, None])[:, 0]
-        return a, x - a[:, None] - b
+        moved = x - jnp.asarray(b)[None, :]
+        highest = jnp.max(moved, axis=1)  # a is where the row sums to its share, found by sorting
+        a = highest + threshold(moved - highest[:, None], rows[:, None])[:, 0]
+        return a, moved - a[:, None]
 
     def evaluate(b: ArrayLike):
         a, moved = plan(b)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, norm, unit
+from bilevel.kernels.arrays import as_point, like, norm, of_rows, unit
 from bilevel.kernels.side_by_side import side_by_side
 from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
@@ -29,7 +29,7 @@ def group_lasso(point: PyTree, step_size: ArrayLike = 1.0, weight: ArrayLike = 1
     """
 
     x, restore = side_by_side(point, "prox.group_lasso")
-    threshold = (like(step_size, x) * like(weight, x))[..., None]
+    threshold = of_rows(like(step_size, x) * like(weight, x), x)
     length = norm(x)[..., None]
     cut = (length <= threshold) & (threshold > 0)
     short = length == 0  # no direction to move in

@@ -124,7 +124,9 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
     terms = jnp.where(jnp.isfinite(seen.size), seen.size, 0)
     steepness = jnp.maximum(_ratio(terms, size), jnp.where(jnp.isfinite(local), _ratio(local, length), 0))
     # A gradient g promises a decrease of g^2 / (2 L); below eps^2 |loss| that is rounding for every size of g's terms.
-    terms = jnp.maximum(terms, jnp.sqrt(2 * steepness * seen.value))
+    # The roots are multiplied, because the product of the two overflows at a loss of 1e20 in float32.
+    promised = jnp.sqrt(2 * steepness) * jnp.sqrt(seen.value)
+    terms = jnp.maximum(terms, jnp.where(jnp.isfinite(promised), promised, 0))
     if instance.mapping.iterates:
         small = trees.epsilon(params) ** 0.5  # F = T(w) - w, unless T(w) is w plus a constant, as for a linear loss
         terms = jnp.maximum(terms, jnp.minimum(size, terms / small))

@@ -47,7 +47,7 @@ def test_rows_and_columns_have_about_one_length():
     P, A = matrices()
     before = [np.linalg.norm(A, axis=axis) for axis in (0, 1)]
     assert all(one.max() > 100 * one.min() for one in before)
-    for one in lengths(P, A, equilibrium(stated(P, A), squares_of(P, A), single(ROWS))):
+    for one in lengths(P, A, equilibrium(stated(P, A).q, squares_of(P, A), single(ROWS))):
         assert one.max() < 2 * one.min()
         assert 0.3 < one.min() and one.max() < 3
 
@@ -71,14 +71,14 @@ def test_sparse_matrices_are_measured_like_dense_ones():
 def test_random_signs_measure_lengths_within_a_factor():
     P, A = matrices()
     program = stated(P, A)
-    for one in lengths(P, A, equilibrium(program, squares_by_products(program), single(ROWS))):
+    for one in lengths(P, A, equilibrium(program.q, squares_by_products(program), single(ROWS))):
         assert one.max() < 10 * one.min()
 
 
 def test_rows_of_a_group_share_their_scale():
     P, A = matrices()
     owner = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3])
-    rows = np.asarray(equilibrium(stated(P, A), squares_of(P, A), Groups(owner, 4)).rows)
+    rows = np.asarray(equilibrium(stated(P, A).q, squares_of(P, A), Groups(owner, 4)).rows)
     assert all(len(set(rows[owner == group])) == 1 for group in range(4))
     assert len(set(rows)) == 4
 
@@ -86,7 +86,7 @@ def test_rows_of_a_group_share_their_scale():
 def test_empty_rows_and_columns_keep_their_scale():
     P, A = matrices(spread=0)
     P, A = P.at[0].set(0).at[:, 0].set(0), A.at[:, 0].set(0).at[4].set(0)
-    scales = equilibrium(stated(P, A), squares_of(P, A), single(ROWS))
+    scales = equilibrium(stated(P, A).q, squares_of(P, A), single(ROWS))
     assert float(scales.columns[0]) == 1 and float(scales.rows[4]) == 1
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in scales)
 
@@ -94,7 +94,7 @@ def test_empty_rows_and_columns_keep_their_scale():
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_the_units_of_a_proof_do_not_depend_on_the_objective(factor):
     P, A = matrices()
-    one, other = (units(stated(Q, A), squares_of(Q, A), single(ROWS)) for Q in (P, factor * P))
+    one, other = (units(stated(Q, A).q, squares_of(Q, A), single(ROWS)) for Q in (P, factor * P))
     assert_allclose(other.columns, one.columns, rtol=1e-12)
     assert_allclose(other.rows, one.rows, rtol=1e-12)
     assert_allclose(other.curvatures, factor * one.curvatures, rtol=1e-12)

@@ -116,7 +116,7 @@ def case(name: str) -> Case:
 
     by_rows = bl.Linear(
         design=lambda batch: batch[0][:, :2],
-        loss=lambda z, w, h, batch: 0.5 * jnp.mean((z - batch[1][:, None] * jnp.array([0.6, 0.2, 0.1])) ** 2),
+        loss=lambda z, w, h, batch: 0.5 * jnp.mean((z - batch[1][:, None] * jnp.array([[0.6, 0.2, 0.1]])) ** 2),
     )
     box, simplex = bl.Box(lower=-0.5, upper=jnp.exp), bl.Simplex(scale=jnp.exp)
     uniform = lambda key, h: jnp.exp(h) * jnp.ones((2, 3)) / 3
@@ -287,6 +287,19 @@ def test_unrolled_is_implicit(name, solver):
     )  # fmt: skip
     _, slope, _ = bl.hypergradient(task, jnp.asarray(at.hparams), bl.Unrolled())
     assert_allclose(slope, exact, atol=1e-6)
+
+
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("check", ["rank promotion", "leaks"])
+@pytest.mark.parametrize(("name", "solver"), pairs())
+def test_traces_are_clean(name, solver, check):
+    """Of a batch of gradients, under JAX's own checks; nothing is compiled."""
+    at = case(name)
+    inner = at.inner.with_solver(SOLVERS[solver])
+    guard = jax.numpy_rank_promotion("raise") if check == "rank promotion" else jax.checking_leaks()
+    with guard:
+        total = jax.grad(lambda h: jnp.sum(inner.solve(h, at.batch).params))
+        jax.jit(jax.vmap(total)).trace(jnp.array([at.hparams, at.hparams]))
 
 
 @pytest.mark.parametrize("solver", [name for name, solver in SOLVERS.items() if not solver.unrolls])

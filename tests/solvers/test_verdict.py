@@ -150,6 +150,13 @@ def test_losses_without_a_minimum(solver, loss):
     assert solve(LOSSES[loss], jnp.zeros(2), solver).status.name == "unbounded"
 
 
+def test_a_loss_of_1e20_in_single_precision_is_not_all_rounding():
+    """The product of curvature and loss overflows there."""
+    loss = lambda w, h, b: 0.5e20 * jnp.sum((w - 1) ** 2)
+    found = solve(loss, jnp.zeros(4, jnp.float32), bl.GradientDescent(step_size=1e-21, max_steps=1))
+    assert found.status.name == "max_steps"
+
+
 def test_too_long_steps_still_diverge():
     found = solve(lambda w, h, b: jnp.sum(w**2), jnp.ones(2), bl.GradientDescent(step_size=1.5))
     assert found.status.name == "diverged"

@@ -95,7 +95,8 @@ class Anderson(Solver):
         used = kept & (square > 0)
         length = jnp.where(used, jnp.sqrt(jnp.where(used, square, 1.0)), 1.0)
         ridge = jnp.diag(jnp.full(square.shape, max(self.ridge, 10 * trees.epsilon(f))))
-        gram = jnp.where(used[:, None] & used, gram / (length[:, None] * length) + ridge, jnp.eye(used.size))
+        both = used[:, None] & used[None, :]
+        gram = jnp.where(both, gram / (length[:, None] * length[None, :]) + ridge, jnp.eye(used.size))
         return jnp.linalg.solve(gram, jnp.where(used, slope / length, 0.0)) / length
 
 

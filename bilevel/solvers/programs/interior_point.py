@@ -20,7 +20,7 @@ from bilevel.solvers.programs.predictor_corrector import Iterate, barrier_direct
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
 
-ROOM = 0.1  # programs stated by arrays are solved to this share of tol, because they are judged in other units
+ROOM = 1e-3  # programs stated by arrays are solved to this share of tol, because they are judged in other units
 
 
 class Memory(NamedTuple):

@@ -88,7 +88,7 @@ class OperatorSplitting(Solver, ProgramSolver):
     def init(self, instance: Instance, params: PrimalDual) -> State:
         program, point, _ = _linearised(instance, params)
         squares, groups = squares_by_products(program), single(program.b.size)
-        scales, measures = equilibrium(program, squares, groups), units(program, squares, groups)
+        scales, measures = equilibrium(program.q, squares, groups), units(program.q, squares, groups)
         residual = instance.residual_norm(params)
         memory = Memory(
             to_scaled(point, scales), scales, measures, jnp.full_like(scales.cost, FIRST_RHO), NEAR * residual

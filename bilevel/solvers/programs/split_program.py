@@ -63,7 +63,7 @@ def split_program(program: ConeProgram, settings: Settings, start: Answer | None
     """The program by the alternating direction method of multipliers, to a relative error of ``tol``."""
     stated = quadratic(program, settings.factored)
     squares, groups = squares_of(program.P, program.A), groups_of(program.cone)
-    scales, measures = equilibrium(stated, squares, groups), units(stated, squares, groups)
+    scales, measures = equilibrium(stated.q, squares, groups), units(stated.q, squares, groups)
     inner = scaled(stated, scales)
     tol = jnp.maximum(jnp.asarray(settings.tol, stated.q.dtype), 4 * jnp.finfo(stated.q.dtype).eps)
 

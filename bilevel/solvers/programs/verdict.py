@@ -38,7 +38,7 @@ def verdict(
 
 def _proofs(program: ConeProgram, answer: Answer) -> tuple[jax.Array, jax.Array]:
     stated = quadratic(program, factored=0)
-    measures = units(stated, squares_of(program.P, program.A), groups_of(program.cone))
+    measures = units(stated.q, squares_of(program.P, program.A), groups_of(program.cone))
     return proofs(stated, measures, answer.x, answer.y)
 
 

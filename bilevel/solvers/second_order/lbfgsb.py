@@ -129,7 +129,7 @@ def _direction(state: State, ends: tuple[PyTree, PyTree]) -> PyTree:
 
     mask = jax.tree.map(free, state.params, gradient, *ends)
     masked = lambda tree: jax.tree.map(jnp.multiply, mask, tree)
-    steps, changes = masked(pairs.steps), masked(pairs.changes)
+    steps, changes = (jax.vmap(masked)(stack) for stack in (pairs.steps, pairs.changes))
     curvature = sum(
         jax.tree.leaves(jax.tree.map(lambda s, y: jnp.sum((s * y).reshape(s.shape[0], -1), axis=-1), steps, changes))
     )
