@@ -97,3 +97,15 @@ def test_second_derivatives_are_exact_in_both_orders(entry):
         column = np.asarray(forward_over_reverse).reshape(size, size)[:, i]
         np.testing.assert_allclose(column, difference, atol=1e-7)
     np.testing.assert_allclose(forward_over_reverse, reverse_over_forward, atol=1e-12)
+
+
+@pytest.mark.parametrize("entry", QUICK)
+def test_a_batch_promotes_no_rank_and_leaks_nothing(entry):
+    """Both checks act while a function is traced, so nothing is compiled."""
+    args = [near(entry), *entry.args[1:]]
+    gradient = jax.grad(lambda *args: jnp.sum(entry.function(*args)), argnums=tuple(range(len(args))))
+    with jax.numpy_rank_promotion("raise"), jax.checking_leaks():
+        value = jax.eval_shape(entry.function, *args)
+        slopes = jax.eval_shape(gradient, *args)
+    assert value.shape == args[0].shape
+    assert [slope.shape for slope in slopes] == [arg.shape for arg in args]

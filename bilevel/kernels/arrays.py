@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import jax
@@ -53,9 +54,41 @@ def map_leaves(function: Callable[..., jax.Array], tree: PyTree, *parameters: Py
     ([2.0, 2.0], 3.0)
     """
     full = [jax.tree.broadcast(parameter, tree) for parameter in parameters]
-    return jax.tree.map(
-        lambda leaf, *rest: function(as_point(leaf), *(like(r, as_point(leaf)) for r in rest)), tree, *full
-    )
+
+    def mapped(leaf, *rest) -> jax.Array:
+        point = as_point(leaf)
+        return function(*same_rank(point, *(like(parameter, point) for parameter in rest)))
+
+    return jax.tree.map(mapped, tree, *full)
+
+
+def same_rank(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays with leading axes of length one where another has more; numbers stay as they are.
+
+    They then broadcast as before, also where `jax_numpy_rank_promotion` is "raise".
+    """
+    rank = max(array.ndim for array in arrays)
+    return [jnp.expand_dims(array, range(rank - array.ndim)) if array.ndim else array for array in arrays]
+
+
+def over_batches(function: Callable[..., jax.Array], signature: str) -> Callable[..., jax.Array]:
+    """`jnp.vectorize`, for arguments of which some have fewer leading axes than others.
+
+    >>> scaled = over_batches(lambda x, total: x / total, "(n),()->(n)")
+    >>> with jax.numpy_rank_promotion("raise"):
+    ...     scaled(jnp.ones((3, 2)), jnp.array(2.0)).shape
+    (3, 2)
+    """
+    vectorized = jnp.vectorize(function, signature=signature)
+    inputs = re.findall(r"\(([^)]*)\)", signature.split("->")[0])
+    cores = [len([name for name in names.split(",") if name]) for names in inputs]
+
+    def batched(*arrays: jax.Array) -> jax.Array:
+        leading = [array.ndim - core for array, core in zip(arrays, cores, strict=True)]
+        missing = [max(leading) - count for count in leading]
+        return vectorized(*(jnp.expand_dims(a, range(count)) for a, count in zip(arrays, missing, strict=True)))
+
+    return batched
 
 
 def norm(x: jax.Array, axis: int = -1) -> jax.Array:

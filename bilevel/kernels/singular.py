@@ -26,7 +26,7 @@ def shrink_singular_values(matrix: jax.Array, threshold: jax.Array) -> jax.Array
     [[2.0, 0.0], [0.0, 0.0]]
     """
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    return (left * jnp.maximum(values - threshold, 0)) @ right
+    return (left * jnp.maximum(values - threshold, 0)[None, :]) @ right
 
 
 class _Direction(NamedTuple):
@@ -81,7 +81,7 @@ def _second_difference(core: jax.Array, side: jax.Array, first: _Direction, seco
     there, back = one_way(first, second), one_way(second, first)
     size = jnp.abs(core)
     return _Direction(
-        ratio(there[0] + back[0], size[:, None] + size),
+        ratio(there[0] + back[0], size[:, None] + size[None, :]),
         ratio(there[1] + back[1], (size + jnp.abs(side))[:, None]),
         first.rest,
     )

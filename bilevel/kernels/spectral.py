@@ -29,7 +29,7 @@ def positive_part(matrix: jax.Array) -> jax.Array:
     [[0.0, 0.0], [0.0, 2.0]]
     """
     values, vectors = jnp.linalg.eigh(matrix)
-    return (vectors * jnp.maximum(values, 0)) @ vectors.T
+    return (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T
 
 
 @positive_part.defjvp
@@ -52,9 +52,9 @@ def signs(values: jax.Array) -> jax.Array:
 
 def second_difference(values: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """The second derivative of the absolute value of diag(values) in two symmetric directions."""
-    slopes = signs(values)
+    slopes, sizes = signs(values), jnp.abs(values)
     product = first @ second - (slopes * first) @ (slopes * second)
-    return ratio(product + product.T, jnp.abs(values)[:, None] + jnp.abs(values))
+    return ratio(product + product.T, sizes[:, None] + sizes[None, :])
 
 
 def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point
+from bilevel.kernels.arrays import as_point, same_rank
 
 
 def svec(matrix: ArrayLike) -> jax.Array:
@@ -19,7 +19,8 @@ def svec(matrix: ArrayLike) -> jax.Array:
     """
     matrix = as_point(matrix)
     rows, columns, scale = _triangle(matrix.shape[-1])
-    return matrix[..., rows, columns] * scale.astype(matrix.dtype)
+    entries, scale = same_rank(matrix[..., rows, columns], jnp.asarray(scale, matrix.dtype))
+    return entries * scale
 
 
 def smat(vector: ArrayLike) -> jax.Array:
@@ -31,8 +32,8 @@ def smat(vector: ArrayLike) -> jax.Array:
     vector = as_point(vector)
     n = round((np.sqrt(8 * vector.shape[-1] + 1) - 1) / 2)
     rows, columns, scale = _triangle(n)
-    entries = vector / scale.astype(vector.dtype)
-    lower = jnp.zeros((*vector.shape[:-1], n, n), vector.dtype).at[..., rows, columns].set(entries)
+    entries, scale = same_rank(vector, jnp.asarray(scale, vector.dtype))
+    lower = jnp.zeros((*vector.shape[:-1], n, n), vector.dtype).at[..., rows, columns].set(entries / scale)
     strict = jnp.tril(lower, -1)
     return lower + jnp.swapaxes(strict, -1, -2)
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, known, like, map_leaves, valid
+from bilevel.kernels.arrays import as_point, known, like, map_leaves, over_batches, valid
 from bilevel.kernels.qp import solve_qp
 from bilevel.kernels.saddle import solve_saddle
 
@@ -93,5 +93,5 @@ def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: j
     return valid(solution.status.ok & known(x, A, b, G, h), solution.x, x, A, b, G, h)
 
 
-_affine_set = jnp.vectorize(_one_affine_set, signature="(n),(k,n),(k)->(n)")
-_polyhedron = jnp.vectorize(_one_polyhedron, signature="(n),(k,n),(k),(m,n),(m)->(n)")
+_affine_set = over_batches(_one_affine_set, "(n),(k,n),(k)->(n)")
+_polyhedron = over_batches(_one_polyhedron, "(n),(k,n),(k),(m,n),(m)->(n)")

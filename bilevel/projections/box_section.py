@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import compiles_once
-from bilevel.kernels.arrays import as_point, known, like, valid
+from bilevel.kernels.arrays import as_point, known, like, over_batches, valid
 
 
 @compiles_once
@@ -68,7 +68,7 @@ def _one_section(x, lower, upper, weights, total):
     return valid(feasible, jnp.where(free, inside + rounding, at_bound), x, lower, upper, weights, total)
 
 
-_box_section = jnp.vectorize(_one_section, signature="(n),(n),(n),(n),()->(n)")
+_box_section = over_batches(_one_section, "(n),(n),(n),(n),()->(n)")
 
 
 def _one_distance(x, lower, upper, weights, total):
@@ -82,7 +82,7 @@ def _one_distance(x, lower, upper, weights, total):
     return jnp.minimum(jnp.abs(moved - lower), jnp.abs(moved - upper))
 
 
-_distance = jnp.vectorize(_one_distance, signature="(n),(n),(n),(n),()->(n)")
+_distance = over_batches(_one_distance, "(n),(n),(n),(n),()->(n)")
 
 
 def _inside_piece(x, lower, upper, weights, total):

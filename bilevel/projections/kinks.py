@@ -7,7 +7,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.arrays import norm
+from bilevel.kernels.arrays import norm, over_batches
 from bilevel.kernels.qp import solve_qp
 from bilevel.projections.box_section import box_section_distance
 from bilevel.projections.exponential import exponential_cone_distance
@@ -87,7 +87,7 @@ def halfspace(x: jax.Array, normal: jax.Array, offset: jax.Array) -> jax.Array:
 def polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
     """Of each inequality: its slack or its multiplier, as distances. Zero for all active rows where they depend on each
     other or on the equations, because it is then not known which of them stay active."""
-    return jnp.vectorize(_one_polyhedron, signature="(n),(k,n),(k),(m,n),(m)->(m)")(x, A, b, G, h)
+    return over_batches(_one_polyhedron, "(n),(k,n),(k),(m,n),(m)->(m)")(x, A, b, G, h)
 
 
 def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:

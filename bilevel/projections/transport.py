@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import compiles_once
-from bilevel.kernels.arrays import as_point, like, valid
+from bilevel.kernels.arrays import as_point, like, over_batches, valid
 from bilevel.kernels.damped_newton import minimize_convex
 from bilevel.projections.simplex import threshold
 
@@ -61,7 +61,7 @@ def _plan(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     return valid(found, _on_support(x, rows, columns, support), x, rows, columns)
 
 
-_transport = jnp.vectorize(_one_transport, signature="(m,n),(m),(n)->(m,n)")
+_transport = over_batches(_one_transport, "(m,n),(m),(n)->(m,n)")
 
 
 def transport_distance(point: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> jax.Array:
@@ -81,7 +81,7 @@ def _one_distance(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Arra
     return jnp.where(jnp.sum(values <= tiny) == 1, jnp.abs(moved), jnp.nan)
 
 
-_distance = jnp.vectorize(_one_distance, signature="(m,n),(m),(n)->(m,n)")
+_distance = over_batches(_one_distance, "(m,n),(m),(n)->(m,n)")
 
 
 def _support(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -125,9 +125,9 @@ def _on_support(x: jax.Array, rows: jax.Array, columns: jax.Array, support: jax.
     hessian, shares = _reduced(kept)
     values, vectors = jnp.linalg.eigh(hessian)
     positive = values > jnp.finfo(x.dtype).eps * values.size * jnp.max(values)
-    inverse = (vectors * jnp.where(positive, 1 / jnp.where(positive, values, 1), 0)) @ vectors.T
+    inverse = (vectors * jnp.where(positive, 1 / jnp.where(positive, values, 1), 0)[None, :]) @ vectors.T
     counts = jnp.maximum(jnp.sum(kept, axis=1), 1)
     a = (jnp.sum(kept * x, axis=1) - rows) / counts
     b = inverse @ (jnp.sum(kept * (x - a[:, None]), axis=0) - columns)
-    plan = kept * (x - (a - shares @ b)[:, None] - b)
+    plan = kept * (x - (a - shares @ b)[:, None] - b[None, :])
     return plan + jax.lax.stop_gradient(jnp.maximum(plan, 0) - plan)

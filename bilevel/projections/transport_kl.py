@@ -10,7 +10,7 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import compiles_once
-from bilevel.kernels.arrays import as_point, like, valid
+from bilevel.kernels.arrays import as_point, like, over_batches, valid
 from bilevel.kernels.damped_newton import minimize_convex
 from bilevel.projections.transport import balanced
 
@@ -49,14 +49,14 @@ def _one_transport_kl(v: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.
     return valid(feasible, _plan(v, rows, columns), v, rows, columns)
 
 
-_transport_kl = jnp.vectorize(_one_transport_kl, signature="(m,n),(m),(n)->(m,n)")
+_transport_kl = over_batches(_one_transport_kl, "(m,n),(m),(n)->(m,n)")
 
 
 def _plan(v: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     floor = jnp.sqrt(jnp.finfo(v.dtype).tiny).astype(v.dtype)  # keeps logarithms of empty columns finite
     columns = columns + jax.lax.stop_gradient(jnp.maximum(columns, floor) - columns)
     potential = _potential(v, rows, columns)
-    plan = rows[:, None] * jax.nn.softmax(v + potential, axis=1)
+    plan = rows[:, None] * jax.nn.softmax(v + potential[None, :], axis=1)
     return valid(_meets(plan, columns), plan, v, rows, columns)
 
 
@@ -88,13 +88,13 @@ def _balance(v: jax.Array, rows: jax.Array, columns: jax.Array, potential: jax.A
     mass = jnp.sum(rows)
 
     def evaluate(potential: jax.Array):
-        value = rows @ logsumexp(v + potential, axis=1) - columns @ potential
-        plan = rows[:, None] * jax.nn.softmax(v + potential, axis=1)
+        value = rows @ logsumexp(v + potential[None, :], axis=1) - columns @ potential
+        plan = rows[:, None] * jax.nn.softmax(v + potential[None, :], axis=1)
         sums = jnp.sum(plan, axis=0)
-        return value / mass, (sums - columns) / mass, _reduced(v + potential, rows) / mass
+        return value / mass, (sums - columns) / mass, _reduced(v + potential[None, :], rows) / mass
 
     def scale(_, potential: jax.Array) -> jax.Array:
-        row_potential = jnp.log(rows) - logsumexp(v + potential, axis=1)
+        row_potential = jnp.log(rows) - logsumexp(v + potential[None, :], axis=1)
         scaled = jnp.log(columns) - logsumexp(v + row_potential[:, None], axis=0)
         return scaled - jnp.max(scaled)
 
@@ -106,7 +106,7 @@ def _balance(v: jax.Array, rows: jax.Array, columns: jax.Array, potential: jax.A
 def _reduced(scores: jax.Array, rows: jax.Array) -> jax.Array:
     """The Hessian of the dual in log b once log a is eliminated."""
     shares = jax.nn.softmax(scores, axis=1)
-    return jnp.diag(rows @ shares) - (shares.T * rows) @ shares
+    return jnp.diag(rows @ shares) - (shares.T * rows[None, :]) @ shares
 
 
 @_potential.defjvp
@@ -115,10 +115,10 @@ def _potential_jvp(primals, tangents):
     potential = _potential(v, rows, columns)
 
     def sums(v, rows):
-        return jnp.sum(rows[:, None] * jax.nn.softmax(v + potential, axis=1), axis=0)
+        return jnp.sum(rows[:, None] * jax.nn.softmax(v + potential[None, :], axis=1), axis=0)
 
     _, change = jax.jvp(sums, (v, rows), tangents[:2])
-    hessian = _reduced(v + potential, rows)
+    hessian = _reduced(v + potential[None, :], rows)
     solve = _laplacian_solver(*jax.lax.stop_gradient((hessian, columns)))
     rhs = tangents[2] - change
     return potential, jax.lax.custom_linear_solve(lambda x: hessian @ x, rhs, lambda _, b: solve(b), symmetric=True)
@@ -131,7 +131,7 @@ def _laplacian_solver(hessian: jax.Array, columns: jax.Array) -> Callable[[jax.A
     size; eigenvectors would not. The ridge matters only where the plan consists of separate blocks.
     """
     root = jnp.sqrt(columns)
-    scaled = hessian / root / root[:, None] + root * root[:, None] / jnp.sum(columns)
+    scaled = hessian / root[None, :] / root[:, None] + root[None, :] * root[:, None] / jnp.sum(columns)
     ridge = jnp.finfo(root.dtype).eps * root.size * jnp.eye(root.size, dtype=root.dtype)
     factor = jax.scipy.linalg.cho_factor(scaled + ridge)
 

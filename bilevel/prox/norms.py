@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import compiles_once
 from bilevel.foundation.typing import PyTree
-from bilevel.kernels.arrays import as_point, like, norm, of_rows, unit
+from bilevel.kernels.arrays import as_point, like, norm, of_rows, over_batches, unit
 from bilevel.kernels.side_by_side import side_by_side
 from bilevel.kernels.singular import shrink_singular_values
 from bilevel.projections.norm_balls import l1_ball
@@ -65,4 +65,4 @@ def nuclear_norm(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayLike
     return jnp.swapaxes(_shrink(jnp.swapaxes(x, -1, -2), threshold), -1, -2)
 
 
-_shrink = jnp.vectorize(shrink_singular_values, signature="(m,n),()->(m,n)")
+_shrink = over_batches(shrink_singular_values, "(m,n),()->(m,n)")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from bilevel.foundation.eager import compiles_once
-from bilevel.kernels.arrays import as_point, known, like, valid
+from bilevel.kernels.arrays import as_point, known, like, over_batches, same_rank, valid
 from bilevel.kernels.segments import run_means, starts_to_runs, total_variation_jumps
 from bilevel.projections.monotone import isotonic
 
@@ -26,7 +26,8 @@ def total_variation(point: ArrayLike, step_size: ArrayLike = 1.0, weight: ArrayL
     x = as_point(point)
     if x.shape[-1] <= 1:
         return x
-    threshold = jnp.asarray(like(step_size, x)[..., None] * like(weight, x))
+    step, weight, _ = same_rank(like(step_size, x)[..., None], like(weight, x), x)
+    threshold = step * weight
     return _total_variation(x, jnp.broadcast_to(threshold, (*threshold.shape[:-1], x.shape[-1] - 1)))
 
 
@@ -39,7 +40,7 @@ def _one_total_variation(x: jax.Array, threshold: jax.Array) -> jax.Array:
     return valid(known(x, threshold, enough), run_means(moved, starts_to_runs(jnp.pad(apart, (1, 0)))), x, threshold)
 
 
-_total_variation = jnp.vectorize(_one_total_variation, signature="(n),(m)->(n)")
+_total_variation = over_batches(_one_total_variation, "(n),(m)->(n)")
 
 
 @compiles_once
@@ -54,7 +55,8 @@ def sorted_l1(point: ArrayLike, step_size: ArrayLike = 1.0, weights: ArrayLike =
     [1.0, -1.0, 0.0]
     """
     x = as_point(point)
-    thresholds = like(step_size, x)[..., None] * jnp.broadcast_to(like(weights, x), x.shape[-1:])
+    step, weights, _ = same_rank(like(step_size, x)[..., None], jnp.broadcast_to(like(weights, x), x.shape[-1:]), x)
+    thresholds = step * weights
     sign = jnp.where(x < 0, -1, 1).astype(x.dtype)
     size = sign * x  # its derivative at zero is not zero
     order = jnp.argsort(-jax.lax.stop_gradient(size), axis=-1)
