@@ -154,10 +154,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         TotalVariation as TotalVariation,
         Zero as Zero,
     )
-    from bilevel.problem import (
-        InnerProblem as InnerProblem,
-        Solution as Solution,
-    )
+    from bilevel.problem import InnerProblem as InnerProblem
     from bilevel.solvers import (
         FIRE as FIRE,
         LBFGS as LBFGS,
@@ -185,6 +182,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         SpectralProximalGradient as SpectralProximalGradient,
         WorkingSet as WorkingSet,
     )
+    from bilevel.solvers.solution import Solution as Solution
     from bilevel.task import (
         Task as Task,
     )
@@ -219,7 +217,8 @@ _HOME = {
         "FIRE", "LBFGSB", "MirrorDescent", "SpectralProximalGradient",
         "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
-    "bilevel.problem": ("InnerProblem", "Solution"),
+    "bilevel.problem": ("InnerProblem",),
+    "bilevel.solvers.solution": ("Solution",),
     "bilevel.layers.solve_many": ("solve_batch",),
     "bilevel.layers": ("quadratic_program", "cone_program"),
     "bilevel.engines": (

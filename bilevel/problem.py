@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, tells
-from bilevel.foundation.status import GRADES, Code, Status
-from bilevel.foundation.typing import Batch, Counts, HParams, Key, Loss, Params, PyTree, Scalar
+from bilevel.foundation.status import Code, Status
+from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
@@ -26,37 +24,7 @@ from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Both, Penalty, Zero
 from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
-from bilevel.solvers.curvature import order_of
-
-
-class Solution(NamedTuple):
-    """The result of `InnerProblem.solve`; ``params`` and ``dual`` carry implicit derivatives, the other fields none.
-
-    ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
-    solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
-    "residual" where it is one of several, or where that was not examined (`InnerProblem.solve` does not examine it,
-    `bl.hypergradient` does).
-    """
-
-    params: Params
-    dual: PyTree
-    residual: jax.Array  # ||F(params)|| / ||F(init)||
-    steps: jax.Array
-    status: Status
-    counts: Counts
-    curvature: jax.Array | float = math.nan  # the least on the face, relative to the largest, where negative; else 0
-    grade: Any = np.int32(0)
-
-    @property
-    def order(self) -> str:
-        """Either "second order", where the curvature was examined, or "first order": ``curvature`` is then NaN and the
-        point may be a saddle. Of a batch, the weaker."""
-        return order_of(self.curvature)
-
-    @property
-    def error_grade(self) -> str:
-        """The grade in words; of a batch, the weakest."""
-        return GRADES[int(np.min(np.asarray(self.grade)))]
+from bilevel.solvers.solution import Solution
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:

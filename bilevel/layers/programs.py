@@ -12,10 +12,10 @@ from bilevel.layers.cone import move_conic, solve_conic
 from bilevel.layers.quadratic import move_quadratic, solve_quadratic
 from bilevel.layers.solved import Solved
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.problem import Solution
 from bilevel.solvers import Auto
 from bilevel.solvers.programs.arguments import cone_arguments, quadratic_arguments, start_arguments
 from bilevel.solvers.programs.stated_by_arrays import ProgramSolver
+from bilevel.solvers.solution import Solution
 
 
 def quadratic_program(

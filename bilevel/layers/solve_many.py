@@ -11,9 +11,10 @@ from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.typing import Batch, HParams, Params, PyTree
 from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.linear_solve import AutoLinear, LinearSolver
-from bilevel.problem import InnerProblem, Solution
+from bilevel.problem import InnerProblem
 from bilevel.solvers import Instance, Outcome
 from bilevel.solvers.lanes import iterate_many
+from bilevel.solvers.solution import Solution
 
 LANES = 8  # problems at a time
 

@@ -1,17 +1,16 @@
-"""The inverse that limited-memory BFGS knows: pairs of steps and their images, and the two loops over them."""
+"""The inverse that limited-memory BFGS knows, of given pairs of steps and their images, as a preconditioner."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from bilevel.foundation import vectors as tree
-from bilevel.foundation.typing import LinearMap, PyTree, Scalar
+from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.linear_solve.base import Operator, Preconditioner
+from bilevel.linear_solve.two_loops import Pairs, two_loops
 
 
 @jax.tree_util.register_dataclass
@@ -57,22 +56,6 @@ class LBFGSPairs(Preconditioner):
         inverses = jnp.where(used, 1 / jnp.where(used, curvatures, 1), 0)
         scales = jnp.where(used, curvatures / jnp.where(squares == 0, 1, squares), 0)
         newest = jnp.max(jnp.where(used, jnp.arange(used.size), -1), initial=-1)
-        scale = jnp.where(newest < 0, 1, scales[newest]) * operator.sign
-        pairs = (self.steps, images, inverses)
-        return functools.partial(_two_loops, pairs, scale), 0
-
-
-def _two_loops(pairs: tuple[PyTree, PyTree, jax.Array], scale: Scalar, residual: PyTree) -> PyTree:
-    def backward(vector: PyTree, pair: tuple[PyTree, PyTree, Scalar]) -> tuple[PyTree, Scalar]:
-        step, image, inverse = pair
-        weight = inverse * tree.dot(step, vector)
-        return tree.plus(vector, -weight, image), weight
-
-    def forward(vector: PyTree, slot: tuple[tuple[PyTree, PyTree, Scalar], Scalar]) -> tuple[PyTree, None]:
-        (step, image, inverse), weight = slot
-        return tree.plus(vector, weight - inverse * tree.dot(image, vector), step), None
-
-    vector, weights = lax.scan(backward, residual, pairs, reverse=True)
-    sign = jnp.sign(scale)
-    vector = tree.scaled(jnp.abs(scale), vector)
-    return tree.scaled(sign, lax.scan(forward, vector, (pairs, weights))[0])
+        scale = jnp.where(newest < 0, 1, scales[newest])
+        pairs, sign = Pairs(self.steps, images, inverses), jnp.asarray(operator.sign)
+        return lambda residual: tree.scaled(sign, two_loops(pairs, scale, residual)), 0

@@ -12,18 +12,11 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.linear_solve import LBFGSPairs, Preconditioner
+from bilevel.linear_solve.two_loops import Pairs, two_loops
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.first_order.step_size import smooth_norm
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_order.line_search import Point, line_search
-
-
-class Pairs(NamedTuple):
-    """The last steps s and gradient changes y, newest last; a pair with rho = 1/(s'y) = 0 is empty."""
-
-    steps: PyTree  # each leaf (memory, *shape)
-    changes: PyTree
-    rho: jax.Array  # (memory,)
 
 
 class Memory(NamedTuple):
@@ -54,21 +47,10 @@ def remember(pairs: Pairs, step: PyTree, change: PyTree) -> Pairs:
 
 
 def inverse_product(pairs: Pairs, vector: PyTree) -> PyTree:
-    """The L-BFGS approximation of the inverse Hessian times a vector (two-loop recursion; Nocedal, 1980)."""
-
-    def backward(q: PyTree, pair: Pairs) -> tuple[PyTree, jax.Array]:
-        alpha = pair.rho * trees.dot(pair.steps, q)
-        return trees.axpy(-alpha, pair.changes, q), alpha
-
-    def forward(r: PyTree, pair_alpha: tuple[Pairs, jax.Array]) -> tuple[PyTree, None]:
-        pair, alpha = pair_alpha
-        return trees.axpy(alpha - pair.rho * trees.dot(pair.changes, r), pair.steps, r), None
-
-    q, alphas = jax.lax.scan(backward, vector, pairs, reverse=True)
+    """The L-BFGS approximation of the inverse Hessian times a vector, which begins in the units of the newest pair."""
     newest = jax.tree.map(lambda leaf: leaf[-1], pairs)
     size = trees.dot(newest.changes, newest.changes) * newest.rho
-    scale = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
-    return jax.lax.scan(forward, jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), q), (pairs, alphas))[0]
+    return two_loops(pairs, jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0), vector)
 
 
 @settings

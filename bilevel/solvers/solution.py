@@ -1,0 +1,43 @@
+"""What a solve returns to its caller: the solution with its derivative, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bilevel.foundation.status import GRADES, Status
+from bilevel.foundation.typing import Counts, Params, PyTree
+from bilevel.solvers.curvature import order_of
+
+
+class Solution(NamedTuple):
+    """The result of `InnerProblem.solve`; ``params`` and ``dual`` carry implicit derivatives, the other fields none.
+
+    ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
+    solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
+    "residual" where it is one of several, or where that was not examined (`InnerProblem.solve` does not examine it,
+    `bl.hypergradient` does).
+    """
+
+    params: Params
+    dual: PyTree
+    residual: jax.Array  # ||F(params)|| / ||F(init)||
+    steps: jax.Array
+    status: Status
+    counts: Counts
+    curvature: jax.Array | float = math.nan  # the least on the face, relative to the largest, where negative; else 0
+    grade: Any = np.int32(0)
+
+    @property
+    def order(self) -> str:
+        """Either "second order", where the curvature was examined, or "first order": ``curvature`` is then NaN and the
+        point may be a saddle. Of a batch, the weaker."""
+        return order_of(self.curvature)
+
+    @property
+    def error_grade(self) -> str:
+        """The grade in words; of a batch, the weakest."""
+        return GRADES[int(np.min(np.asarray(self.grade)))]
