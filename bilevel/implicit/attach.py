@@ -16,9 +16,9 @@ from bilevel.foundation.eager import Setting, compiles_once, stated
 from bilevel.foundation.trees import epsilon
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.implicit.prepare import asserted
+from bilevel.implicit.prepare import above_rounding, asserted
 from bilevel.implicit.silence import silent
-from bilevel.linear_solve import LinearSolver
+from bilevel.linear_solve import LinearSolver, Operator
 
 
 class Form(NamedTuple):
@@ -163,18 +163,63 @@ def solve_system_counted(system: System, linear_solve: LinearSolver, rhs: PyTree
     """As `solve_system`, with the cost of the solve; the cost of a derivative is not counted."""
     operator = asserted(system.operator, linear_solve, rhs)
     reduced, unravel = ravel_pytree(system.restrict(rhs))
+    flat = replace(operator, matvec=lambda y: ravel_pytree(operator(unravel(y)))[0])
+    extend = lambda rhs, y: system.extend(rhs, unravel(y))
+    # On a conic system the parts of a right-hand side have units of their own: nothing small is rounding there.
+    faced = operator.singular and operator.definite
+    solve = _solve_on_face if faced else _solve_reduced
+    value, counts = solve(flat, extend, linear_solve, rhs, reduced)
+    return value, counts.plus(hessian_products=system.products)
 
-    def matvec(flat: jax.Array) -> jax.Array:
-        return ravel_pytree(operator(unravel(flat)))[0]
 
+def _solve_reduced(
+    operator: Operator, extend: Callable, linear_solve: LinearSolver, rhs: PyTree, reduced: jax.Array
+) -> tuple[PyTree, Counts]:
     def solve(matvec: Callable, flat: jax.Array) -> tuple[jax.Array, Counts]:
-        solution = linear_solve(replace(operator, matvec=matvec), flat)
-        counts = Counts(hessian_products=solution.products, factorizations=solution.factorizations)
-        # a reduced right-hand side leaves the range by the rounding of the full one, which may be far larger
-        off_range = operator.singular & (solution.residual <= epsilon(flat) ** 0.625)
-        return jnp.where(solution.status.ok | off_range, solution.value, jnp.nan), counts.as_arrays()
+        return _solved(replace(operator, matvec=matvec), linear_solve, flat)
 
     # Told that A is symmetric, JAX solves the transposed system in the same way, without transposing the product.
     symmetric = bool(operator.symmetric)
-    flat, counts = jax.lax.custom_linear_solve(matvec, reduced, solve, solve, symmetric=symmetric, has_aux=True)
-    return system.extend(rhs, unravel(flat)), counts.plus(hessian_products=system.products)
+    solution, counts = jax.lax.custom_linear_solve(
+        operator.matvec, reduced, solve, solve, symmetric=symmetric, has_aux=True
+    )
+    return extend(rhs, solution), counts
+
+
+def _solve_on_face(
+    operator: Operator, extend: Callable, linear_solve: LinearSolver, rhs: PyTree, reduced: jax.Array
+) -> tuple[PyTree, Counts]:
+    """As `_solve_reduced`, where K lives on a face. Either solve has to know how large its right-hand side or cotangent
+    was before the reduction, so the system is that of (b, y, x): b = rhs, K y = reduced, x - extend(b, y) = 0."""
+
+    def matvec(unknown: tuple) -> tuple:
+        b, y, x = unknown
+        return b, operator(y), jax.tree.map(jnp.subtract, x, extend(b, y))
+
+    def solved(operator: Operator, flat: jax.Array, given: PyTree) -> tuple[jax.Array, Counts]:
+        flat, tol = above_rounding(flat, given, linear_solve.stated_tol)
+        return _solved(operator, linear_solve.with_tol(tol), flat)
+
+    def solve(_: Callable, given: tuple) -> tuple[tuple, Counts]:
+        b, flat, rest = given
+        y, counts = solved(operator, flat, b)
+        return (b, y, jax.tree.map(jnp.add, rest, extend(b, y))), counts
+
+    def transposed(_: Callable, cotangents: tuple) -> tuple[tuple, Counts]:
+        of_b, of_y, of_x = cotangents
+        through_b, through_y = jax.linear_transpose(extend, rhs, reduced)(of_x)
+        y, counts = solved(operator.transpose(reduced), of_y + through_y, of_x)
+        return (jax.tree.map(jnp.add, of_b, through_b), y, of_x), counts
+
+    # JAX transposes only where every part depends on the right-hand side, also a part that is zero.
+    zero = jax.tree.map(lambda leaf: jnp.where(False, leaf, 0), rhs)
+    (_, _, value), counts = jax.lax.custom_linear_solve(matvec, (rhs, reduced, zero), solve, transposed, has_aux=True)
+    return value, counts
+
+
+def _solved(operator: Operator, linear_solve: LinearSolver, flat: jax.Array) -> tuple[jax.Array, Counts]:
+    solution = linear_solve(operator, flat)
+    counts = Counts(hessian_products=solution.products, factorizations=solution.factorizations)
+    # a reduced right-hand side leaves the range by the rounding of the full one, which may be far larger
+    off_range = operator.singular & (solution.residual <= epsilon(flat) ** 0.625)
+    return jnp.where(solution.status.ok | off_range, solution.value, jnp.nan), counts.as_arrays()

@@ -56,22 +56,15 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
         counted = solution._replace(products=solution.products + system.products)
         return Solve(value, solution.value, amplification, counted)
 
-    def known(reduced: PyTree, given: PyTree, tol: float | jax.Array | None) -> tuple[PyTree, float | jax.Array | None]:
-        """The reduced right-hand side and the tolerance, both no finer than the rounding of ``given``, the full
-        right-hand side."""
-        rounding, size = ROUNDING * epsilon(reduced) * norm(given), norm(reduced)
-        reduced = jax.tree.map(lambda leaf: jnp.where(size > rounding, leaf, 0 * leaf), reduced)  # NaN stays
-        stated = linear_solve.stated_tol if tol is None else tol
-        return reduced, jnp.maximum(stated, rounding / jnp.where(size > rounding, size, 1))
-
     def solve(rhs: PyTree, tol: float | jax.Array | None = None) -> Solve:
-        reduced_rhs, tol = known(system.restrict(rhs), rhs, tol)
+        reduced_rhs, tol = above_rounding(system.restrict(rhs), rhs, linear_solve.stated_tol if tol is None else tol)
         solution = forward.solve(reduced_rhs, None, tol)
         return concluded(system.extend(rhs, solution.value), reduced_rhs, solution)
 
     def solve_adjoint(cotangent: PyTree, init: PyTree = None, tol: float | jax.Array | None = None) -> Solve:
         direct, reduced_cotangent = extend_transposed(cotangent)
-        reduced_cotangent, tol = known(reduced_cotangent, cotangent, tol)
+        stated = linear_solve.stated_tol if tol is None else tol
+        reduced_cotangent, tol = above_rounding(reduced_cotangent, cotangent, stated)
         solution = backward.solve(reduced_cotangent, init, tol)
         (through,) = restrict_transposed(solution.value)
         return concluded(jax.tree.map(jnp.add, direct, through), reduced_cotangent, solution)
@@ -85,6 +78,15 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
         sum(prepared.products for prepared in shared),
         sum(prepared.factorizations for prepared in shared),
     )
+
+
+def above_rounding(reduced: PyTree, given: PyTree, tol: float | jax.Array) -> tuple[PyTree, jax.Array]:
+    """The reduced right-hand side and the tolerance, both no finer than the rounding of ``given``, the full right-hand
+    side: what the reduction leaves of a vector off the face is rounding, lies off the range of K, and has no
+    solution."""
+    rounding, size = ROUNDING * epsilon(reduced) * norm(given), norm(reduced)
+    reduced = jax.tree.map(lambda leaf: jnp.where(size > rounding, leaf, 0 * leaf), reduced)  # NaN stays
+    return reduced, jnp.maximum(tol, rounding / jnp.where(size > rounding, size, 1))
 
 
 def asserted(operator: Operator, linear_solve: LinearSolver, example: PyTree) -> Operator:

@@ -44,3 +44,57 @@ def test_a_loss_that_is_flat_on_the_face_stays_singular():
     system = mapping.system(jnp.asarray(NORMAL), jnp.asarray(NORMAL))
     found = prepare_system(system, bl.Dense(), jnp.asarray(NORMAL)).solve_adjoint(jnp.asarray(NORMAL + 1e-3 * ALONG))
     assert not bool(found.solution.status.ok)
+
+
+CONSTRAINTS = {
+    "ball": bl.L2Ball(1.0),
+    "sphere": bl.L2Sphere(1.0),
+    "affine": bl.AffineSet(lambda h: jnp.ones((1, 3), h["b"].dtype), lambda h: jnp.ones(1, h["b"].dtype)),
+    "simplex": bl.Simplex(1.0),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["ball", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CONSTRAINTS)[1:])]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gradient_through_solve_along_the_normal_of_a_set_is_zero(dtype, name):
+    """The nearest point to h moves along the face alone. On a tree of two leaves where the set takes one."""
+    whole = name in ("ball", "sphere")
+
+    def init(key, h):
+        return jax.tree.map(jnp.zeros_like, h) if whole else jnp.zeros(3, dtype)
+
+    def flat(tree):
+        return jnp.concatenate(jax.tree.leaves(tree)) if isinstance(tree, dict) else tree
+
+    def loss(w, h, batch):
+        return 0.5 * jnp.sum((flat(w) - flat(h)) ** 2)
+
+    inner = bl.InnerProblem(loss, init, constraint=CONSTRAINTS[name])
+    h = {"a": np.asarray([1.3, 0.7], dtype), "b": np.asarray([0.4], dtype)}
+    solved = lambda h: flat(inner.solve(h, None).params)
+    w, back = jax.vjp(solved, jax.tree.map(jnp.asarray, h))
+    normal = w if whole else jnp.ones_like(w)
+    (gradient,) = back(normal)
+    assert_allclose(flat(gradient), 0, atol=30 * np.finfo(dtype).eps)
+    aside = jnp.asarray([0.0, 1e-3, 0.0], dtype)
+    (gradient,) = back(normal + aside)
+    (of_aside,) = back(aside)
+    assert_allclose(flat(gradient), flat(of_aside), atol=30 * np.finfo(dtype).eps)
+    assert np.linalg.norm(flat(of_aside)) > 1e-4
+
+
+@pytest.mark.slow
+def test_second_derivatives_along_the_normal_of_a_ball():
+    """<c, h / ||h||> at h parallel to c has the gradient 0 and the Hessian (c c' - I) / ||h||^2."""
+    inner = bl.InnerProblem(
+        lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2), lambda key, h: jnp.zeros(3), constraint=bl.L2Ball(1.0)
+    )
+    normal = np.array([2.0, -1.0, 2.0]) / 3
+
+    def along(h):
+        return jnp.asarray(normal) @ inner.solve(h, None).params
+
+    assert_allclose(jax.vmap(jax.grad(along))(jnp.asarray([1.7 * normal, 3 * normal])), 0, atol=1e-14)
+    assert_allclose(jax.hessian(along)(jnp.asarray(3 * normal)), (np.outer(normal, normal) - np.eye(3)) / 9, atol=1e-8)
