@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 
 def lowest(losses: Iterable[Any], what: str) -> int:
@@ -29,3 +32,24 @@ def lowest(losses: Iterable[Any], what: str) -> int:
             stacklevel=2,
         )
     return min(usable, key=numbers.__getitem__)
+
+
+class Highest(NamedTuple):
+    """The best of scores that are traced, where nothing can be raised or warned of."""
+
+    index: jax.Array  # of the raveled scores; 0 where none is finite
+    score: jax.Array  # NaN where none is finite
+    left_out: jax.Array  # how many are not finite
+
+
+def highest(scores: jax.Array) -> Highest:
+    """The highest of the finite scores, because NaN is the highest of all for `jnp.argmax`.
+
+    >>> best = highest(jnp.array([1.0, jnp.nan, 2.0]))
+    >>> int(best.index), float(best.score), int(best.left_out)
+    (2, 2.0, 1)
+    """
+    usable = jnp.isfinite(scores)
+    index = jnp.argmax(jnp.where(usable, scores, -jnp.inf))
+    score = jnp.where(jnp.any(usable), jnp.ravel(scores)[index], jnp.nan)
+    return Highest(index, score, jnp.sum(~usable))

@@ -13,6 +13,7 @@ from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.penalties import L1, Penalty, Zero
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS, ProximalGradient, Solver
+from bilevel.tasks.grids import highest
 
 
 def auc(scores: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
@@ -60,6 +61,7 @@ class Chosen(NamedTuple):
 
     validation: jax.Array
     test: jax.Array
+    left_out: jax.Array  # fits whose score is not finite
 
 
 def chosen_auc(problem: InnerProblem, inputs: jax.Array, labels: jax.Array, masks: dict, grid: jax.Array) -> Chosen:
@@ -72,9 +74,10 @@ def chosen_auc(problem: InnerProblem, inputs: jax.Array, labels: jax.Array, mask
 
     both = masks["train"] + masks["validation"]
     scores = jax.lax.map(score, 1 / grid)
-    best = grid[jnp.argmax(scores)]
-    params = problem.solve(1 / (best * jnp.sum(both)), (inputs, labels, both)).params
-    return Chosen(jnp.max(scores), auc(logits_of(params, inputs), labels, masks["test"]))
+    best = highest(scores)
+    params = problem.solve(1 / (grid[best.index] * jnp.sum(both)), (inputs, labels, both)).params
+    test = jnp.where(jnp.isnan(best.score), jnp.nan, auc(logits_of(params, inputs), labels, masks["test"]))
+    return Chosen(best.score, test, best.left_out)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

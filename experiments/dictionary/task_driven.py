@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from bilevel.foundation.compilation import Program
 from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
+from bilevel.tasks.grids import highest
 
 from .comparison import Chosen, auc, chosen_auc, classifier, log_loss, masks_of
 from .sparse_codes import coding, unit, unsupervised
@@ -112,16 +114,16 @@ class Comparison:
 
     def split(self, masks: dict) -> dict[str, jax.Array]:
         plain = {"l1": classifier(self.inputs.shape[1], True), "l2": classifier(self.inputs.shape[1], False)}
-        return {
-            **{name: self.chosen(problem, self.inputs, masks, GRID).test for name, problem in plain.items()},
-            "dictionary": self.unlabelled(masks),
-            **self.task_driven(masks),
-        }
+        found = {name: self.chosen(problem, self.inputs, masks, GRID) for name, problem in plain.items()}
+        found["dictionary"] = self.unlabelled(masks)
+        driven = self.task_driven(masks)
+        left_out = sum((chosen.left_out for chosen in found.values()), driven.pop("left_out"))
+        return {**{name: chosen.test for name, chosen in found.items()}, **driven, "left_out": left_out}
 
     def chosen(self, problem: InnerProblem, inputs: jax.Array, masks: dict, grid: tuple) -> Chosen:
         return chosen_auc(problem, inputs, self.labels, masks, jnp.asarray(grid))
 
-    def unlabelled(self, masks: dict) -> jax.Array:
+    def unlabelled(self, masks: dict) -> Chosen:
         """The atoms see training and validation samples, the classifier of their codes as above."""
 
         def of(share: jax.Array) -> Chosen:
@@ -130,16 +132,20 @@ class Comparison:
             return self.chosen(classifier(self.atoms, False), codes / jnp.std(codes), masks, GRID_CODES)
 
         scores = jax.lax.map(of, jnp.asarray(SHARES))
-        return scores.test[jnp.argmax(scores.validation)]
+        best = highest(scores.validation)
+        test = jnp.where(jnp.isnan(best.score), jnp.nan, scores.test[best.index])
+        return Chosen(best.score, test, jnp.sum(scores.left_out))
 
     def task_driven(self, masks: dict) -> dict[str, jax.Array]:
         paths = jax.lax.map(lambda share: self.path(masks, share), jnp.asarray(SHARES))
-        number, steps = jnp.unravel_index(jnp.argmax(paths), paths.shape)
+        best = highest(paths)
+        number, steps = jnp.unravel_index(best.index, paths.shape)
         first, step = self.begin(masks["train"] + masks["validation"], jnp.asarray(SHARES)[number])
         hparams = jax.lax.fori_loop(0, steps, lambda _, state: step(state)[0], first)[0]
         codes = self.codes(hparams)
         found = auc(logits(codes, hparams), self.labels, masks["test"])
-        return {"task_driven": found, "zero": jnp.mean(codes == 0), "steps": steps}
+        found = jnp.where(jnp.isnan(best.score), jnp.nan, found)
+        return {"task_driven": found, "zero": jnp.mean(codes == 0), "steps": steps, "left_out": best.left_out}
 
     def path(self, masks: dict, share: jax.Array) -> jax.Array:
         """Validation AUC at each step; less a little for the loss there, which decides between equal ones."""
@@ -167,4 +173,11 @@ def compared_splits(
     comparison = Comparison(jnp.asarray(found.inputs), jnp.asarray(found.labels), atoms, c, steps, learning_rate)
     split = Program(comparison.split)
     for seed in range(splits):
-        yield {name: float(value) for name, value in split(masks_of(found.labels, seed)).items()}
+        figures = {name: float(value) for name, value in split(masks_of(found.labels, seed)).items()}
+        left_out = int(figures.pop("left_out"))
+        if left_out:
+            warnings.warn(
+                f"{left_out} validation scores of split {seed} are no finite numbers and are left out of the choice.",
+                stacklevel=2,
+            )
+        yield figures

@@ -150,6 +150,18 @@ def test_the_least_curvature_of_many_unknowns():
     assert float(found.least) == 0
 
 
+def test_unrolled_steps_from_a_saddle_claim_no_minimum():
+    """Nothing on the way of gradient steps factors a matrix: they stay at w1 = 0, and the report claims neither a look
+    at the curvature nor an error."""
+    inner = problem(double_well, [0.0, 0.0], solver=bl.GradientDescent())
+    task = bl.Task(inner, lambda w, h, batch: w[0] + w[1], lambda key: jnp.array(0.3), bl.full_batch(0.0, 0.0))
+    for engine in (bl.Unrolled(), bl.Unrolled(steps=20)):
+        _, _, report = bl.hypergradient(task, jnp.array(0.3), engine)
+        assert_allclose(report.params, [0.3, 0.0], atol=1e-8)
+        assert report.order == "first order"
+        assert np.isnan(report.curvature) and np.isinf(report.error_estimate)
+
+
 def test_roots_are_no_minima():
     """A residual with an indefinite derivative is none of this: its root is converged."""
     inner = bl.InnerProblem.from_residual(

@@ -2,10 +2,12 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.tasks.grids import lowest
+from bilevel.tasks.grids import highest, lowest
 from bilevel.tasks.softmax import best_of_grid
 
 
@@ -23,3 +25,13 @@ def test_a_baseline_on_a_broken_hold_out_is_refused():
     inputs, labels = np.array([[1.0], [-1.0]]), np.array([0, 1])
     with pytest.raises(ValueError, match="None of the 2 losses"):
         best_of_grid((inputs, labels), (np.full_like(inputs, np.nan), labels), 2, [0.1, 1.0])
+
+
+def test_scores_under_jit_leave_out_what_is_no_number():
+    best = jax.jit(highest)(jnp.array([[0.5, jnp.nan, jnp.inf], [0.9, 0.7, -jnp.inf]]))
+    assert (int(best.index), float(best.score), int(best.left_out)) == (3, 0.9, 3)
+
+
+def test_scores_of_which_none_is_a_number_have_no_best():
+    best = highest(jnp.full(3, jnp.nan))
+    assert np.isnan(best.score) and int(best.left_out) == 3
