@@ -6,7 +6,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_method, instantiate
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from bilevel.cli.choices import configs, options
 from bilevel.cli.shipped import CHOICES, PRECISIONS, check_choices, check_shipped
@@ -46,7 +46,15 @@ def test_what_cannot_be_is_refused(overrides, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", options("task"))
 def test_the_settings_that_ship_are_accepted(task):
-    check_shipped(composed(f"task={task}", "task._target_=mine.task") if task == "own" else composed(f"task={task}"))
+    """They pass unchanged, and one wrong word among them does not."""
+    config = composed(f"task={task}", "task._target_=mine.task") if task == "own" else composed(f"task={task}")
+    before = OmegaConf.to_container(config, resolve=True)
+    check_shipped(config)
+    assert OmegaConf.to_container(config, resolve=True) == before
+    with open_dict(config):
+        config.engine.on_failure = "shrug"
+    with pytest.raises(ValueError, match="engine.on_failure=shrug: choose one of"):
+        check_shipped(config)
 
 
 def test_jax_is_not_loaded_for_it_and_no_folder_is_left(folder, environment):
@@ -82,4 +90,10 @@ def test_every_engine_takes_the_policies():
 
 
 def test_a_task_of_ones_own_is_left_alone(folder):
-    check_shipped(composed("task=own", "task._target_=mine.task", "+task.train=0", "+task.precision=any"))
+    """Where the task comes from decides: the same settings of a shipped task are refused."""
+    settings = ("task=own", "+task.train=0", "+task.precision=any")
+    check_shipped(composed(*settings, "task._target_=mine.task"))
+    for fault in ("task.precision=any: choose one of", "task.train=0: it must be at least 1"):
+        with pytest.raises(ValueError, match=fault):
+            check_shipped(composed(*settings, "task._target_=bilevel.tasks.ridge"))
+        settings = settings[:-1]
