@@ -246,5 +246,7 @@ def outcome(instance: Instance, judged: Judged) -> Outcome:
     """The point judged last, with the cost of the reference."""
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
-    status = Status.of(judged.code)
-    return Outcome(state.params, judged.residual, steps, status, counts, state, derivative, judged.curvature)
+    looked = state.curvature is not None or can_look(instance)
+    # Else the constant again, because `jax_debug_nans` stops at a NaN that went through the loop.
+    curvature = judged.curvature if looked else jnp.full_like(judged.residual, jnp.nan)
+    return Outcome(state.params, judged.residual, steps, Status.of(judged.code), counts, state, derivative, curvature)

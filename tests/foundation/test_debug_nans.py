@@ -43,3 +43,12 @@ def test_a_hypergradient(engine):
     )
     _, grad, report = bl.hypergradient(task, jnp.zeros(()), engine)
     assert np.isfinite(float(grad)) and np.isnan(float(report.theta))
+
+
+@pytest.mark.parametrize("solver", [bl.FixedPointIteration(), pytest.param(bl.Newton(), marks=pytest.mark.slow)])
+def test_a_root_whose_curvature_is_not_asked_for(solver):
+    inner = bl.InnerProblem.from_fixed_point(
+        lambda w, h, batch: 0.5 * jnp.cos(w) + h, lambda key, h: jnp.zeros(2), solver
+    )
+    found = inner.solve(jnp.array(0.1), None)
+    assert found.status.name == "converged" and np.isnan(found.curvature)

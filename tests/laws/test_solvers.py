@@ -302,6 +302,18 @@ def test_traces_are_clean(name, solver, check):
         jax.jit(jax.vmap(total)).trace(jnp.array([at.hparams, at.hparams]))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "solver"), pairs())
+def test_no_nan_is_made_on_the_way(name, solver):
+    """Of a value and a gradient, in eager calls: within one compiled program JAX looks at the results alone."""
+    at = case(name)
+    inner = at.inner.with_solver(SOLVERS[solver])
+    with jax.debug_nans(True):
+        total, slope = jax.value_and_grad(lambda h: jnp.sum(inner.solve(h, at.batch).params))(jnp.asarray(at.hparams))
+    assert_allclose(total, np.sum(WITNESSES[name](at.hparams)), atol=1e3 * float(SOLVERS[solver].tol))
+    assert np.isfinite(slope)
+
+
 @pytest.mark.parametrize("solver", [name for name, solver in SOLVERS.items() if not solver.unrolls])
 def test_solvers_that_do_not_unroll_say_so(solver):
     name = next(name for name, solvers in CAN.items() if solver in solvers)
