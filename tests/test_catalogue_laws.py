@@ -1,6 +1,7 @@
 """The laws that every projection and proximal operator obeys, over the table of `scripts/catalogue.py`."""
 
 import functools
+from typing import Any
 
 import catalogue
 import jax
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalogue_sets import SETS
+
+from bilevel.projections import kinks as kinks_of_sets
+from bilevel.prox import kinks as kinks_of_proxes
 
 QUICK = [
     pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if entry.slow else []) for entry in catalogue.ENTRIES
@@ -109,3 +113,27 @@ def test_a_batch_promotes_no_rank_and_leaks_nothing(entry):
         slopes = jax.eval_shape(gradient, *args)
     assert value.shape == args[0].shape
     assert [slope.shape for slope in slopes] == [arg.shape for arg in args]
+
+
+def kinks_of(entry) -> Any:
+    """The distances to the kinks, None where the catalogue states none of that name."""
+    module = kinks_of_proxes if entry.name.startswith("prox.") else kinks_of_sets
+    return getattr(module, entry.name.removeprefix("prox."), None)
+
+
+OF_A_VECTOR = ("l1_ball", "l1_sphere", "l2_ball", "l2_sphere", "halfspace", "prox.l_inf")
+WITHOUT_BATCH = (*OF_A_VECTOR, "sparse_simplex")  # the last takes a number that its entry hides
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(entry, id=entry.name)
+        for entry in catalogue.ENTRIES
+        if kinks_of(entry) and entry.name not in WITHOUT_BATCH
+    ],
+)
+def test_kinks_of_a_batch_promote_no_rank(entry):
+    with jax.numpy_rank_promotion("raise"):
+        distances = jax.eval_shape(kinks_of(entry), near(entry), *entry.args[1:])
+    assert distances.shape[0] == 3

@@ -7,7 +7,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.arrays import norm, over_batches
+from bilevel.kernels.arrays import norm, of_rows, over_batches, same_rank
 from bilevel.kernels.qp import solve_qp
 from bilevel.projections.box_section import box_section_distance
 from bilevel.projections.exponential import exponential_cone_distance
@@ -17,6 +17,7 @@ from bilevel.projections.transport import transport_distance
 
 
 def box(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    x, lower, upper = same_rank(x, lower, upper)
     return jnp.minimum(jnp.abs(x - lower), jnp.abs(x - upper))
 
 
@@ -25,22 +26,24 @@ def non_negative(x: jax.Array) -> jax.Array:
 
 
 def hypercube(x: jax.Array, side: jax.Array) -> jax.Array:
+    x, side = same_rank(x, side)
     return jnp.minimum(jnp.abs(x), jnp.abs(x - side))
 
 
 def linf_ball(x: jax.Array, radius: jax.Array) -> jax.Array:
+    x, radius = same_rank(x, radius)
     return jnp.abs(jnp.abs(x) - radius)
 
 
 def simplex(x: jax.Array, total: jax.Array) -> jax.Array:
     """To joining or leaving the support."""
-    return jnp.abs(x - threshold(x, total[..., None]))
+    return jnp.abs(x - threshold(x, of_rows(total, x)))
 
 
 def sparse_simplex(x: jax.Array, max_nonzeros: int, total: jax.Array) -> jax.Array:
     """For the largest entries as for the simplex; for the others, to taking the place of a used entry."""
     largest, places = jax.lax.top_k(x, max_nonzeros)
-    level = threshold(largest, total[..., None])
+    level = threshold(largest, of_rows(total, largest))
     entry = jnp.maximum(level, largest[..., -1:])
     chosen = jnp.put_along_axis(jnp.zeros_like(x, bool), places, True, axis=-1, inplace=False)
     return jnp.where(chosen, jnp.abs(x - level), entry - x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.arrays import norm
+from bilevel.kernels.arrays import norm, same_rank
 from bilevel.projections import kinks
 from bilevel.projections.monotone import isotonic
 from bilevel.prox.sequences import total_variation as shrink_jumps
@@ -21,7 +21,8 @@ def l1(x: jax.Array, step: jax.Array, weight: jax.Array, *others: jax.Array) -> 
 
 
 def non_negative_l1(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Array:
-    return jnp.abs(x - step * weight)
+    x, threshold = same_rank(x, step * weight)
+    return jnp.abs(x - threshold)
 
 
 def non_negative_ridge(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Array:
@@ -29,11 +30,13 @@ def non_negative_ridge(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.
 
 
 def huber(x: jax.Array, step: jax.Array, weight: jax.Array, delta: jax.Array) -> jax.Array:
+    x, step, weight, delta = same_rank(x, step, weight, delta)
     distance = jnp.abs(jnp.abs(x) - delta * (1 + step * weight))
     return jnp.where(step * weight == 0, jnp.inf, distance)
 
 
 def log_barrier(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Array:
+    x, step, weight = same_rank(x, step, weight)
     return jnp.where(step * weight == 0, jnp.abs(x), jnp.inf)
 
 
@@ -55,7 +58,8 @@ def total_variation(x: jax.Array, step: jax.Array, weight: jax.Array) -> jax.Arr
     if x.shape[-1] <= 1:
         return jnp.full_like(x, jnp.inf)
     result = shrink_jumps(x, step, weight)
-    threshold = step[..., None] * weight
+    step, weight, _ = same_rank(step[..., None], weight, x)
+    threshold = step * weight
     multiplier = jnp.abs(jnp.cumsum(x - result, axis=-1)[..., :-1])
     distance = jnp.maximum(jnp.abs(jnp.diff(result, axis=-1)), threshold - multiplier)
     return jnp.where(threshold == 0, jnp.inf, distance)
@@ -66,7 +70,8 @@ def sorted_l1(x: jax.Array, step: jax.Array, weights: jax.Array) -> jax.Array:
 
     A pair with equal weights, each a run of its own, may change places without a kink; so may entries that are zero.
     """
-    lowering = jnp.sort(step[..., None] * jnp.broadcast_to(weights, x.shape[-1:]), axis=-1, descending=True)
+    step, weights, _ = same_rank(step[..., None], jnp.broadcast_to(weights, x.shape[-1:]), x)
+    lowering = jnp.sort(step * weights, axis=-1, descending=True)
     lowered = jnp.sort(jnp.abs(x), axis=-1, descending=True) - lowering
     means = -isotonic(-lowered)
     to_zero = jnp.where((means == 0) & (lowering == 0), jnp.inf, jnp.abs(means))
@@ -77,4 +82,5 @@ def sorted_l1(x: jax.Array, step: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _from_threshold(size: jax.Array, threshold: jax.Array) -> jax.Array:
+    size, threshold = same_rank(size, threshold)
     return jnp.where(threshold == 0, jnp.inf, jnp.abs(size - threshold))
