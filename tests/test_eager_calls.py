@@ -28,6 +28,7 @@ AROUND = {
     "hessian": jax.hessian,
     "vmap": lambda f: lambda h: jax.vmap(f)(jnp.stack([h, 2 * h])),
     "vmap of grad": lambda f: lambda h: jax.vmap(jax.grad(f))(jnp.stack([h, 2 * h])),
+    "vmap of hessian": lambda f: lambda h: jax.vmap(jax.hessian(f))(jnp.stack([h, 2 * h])),
     "grad of vmap": lambda f: jax.grad(lambda h: jnp.sum(jax.vmap(f)(jnp.stack([h, 2 * h])))),
 }
 
