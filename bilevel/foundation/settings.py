@@ -37,6 +37,7 @@ def traced(default: Any) -> Any:
 
 def changed(settings: Value, **values: Any) -> Value:
     """The same settings with these values, those left out that it has no field for: a direct solver has no tolerance.
+    Itself where it has no field for any of them.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -47,4 +48,5 @@ def changed(settings: Value, **values: Any) -> Value:
     """
     own: Any = settings
     known = {one.name for one in fields(own)}
-    return replace(own, **{name: value for name, value in values.items() if name in known})
+    taken = {name: value for name, value in values.items() if name in known}
+    return replace(own, **taken) if taken else settings

@@ -116,7 +116,7 @@ def factorize(matrix: jax.Array, operator: Operator) -> Factored:
     """The cheapest factorisation that the facts allow; for a declared singular matrix the pseudo-inverse."""
     symmetric, lower = bool(operator.symmetric), None
     if operator.singular:
-        solve, ends = pseudo_inverse(matrix, symmetric)
+        solve, ends = pseudo_inverse(matrix, symmetric, bool(operator.definite))
         return Factored(solve, jnp.zeros((), bool), ends=ends)
     if symmetric and operator.definite:
         lower = jnp.linalg.cholesky(operator.sign * matrix)
@@ -148,20 +148,23 @@ def solve_factored(
         return value, 0, least(factored.ends)
     failed = factored.lost | ~jnp.all(jnp.isfinite(value))
     failed &= jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(rhs))
-    rescue = _rescue(bool(operator.symmetric))
+    rescue = _rescue(bool(operator.symmetric), bool(operator.definite))
     value, ends = rescue(failed[None, None], matrix[None], rhs[None, None], value[None, None], target[None, None])
     return value[0, 0], failed.astype(jnp.int32), least(ends[0, 0])
 
 
-def pseudo_inverse(matrix: jax.Array, symmetric: bool) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+def pseudo_inverse(
+    matrix: jax.Array, symmetric: bool, definite: bool = False
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """rhs -> the solution of least norm of min || matrix x - rhs ||, where eigen- or singular values below 10 sqrt(n)
     eps of the largest count as zero; and the ends of the spectrum relative to the largest eigenvalue in absolute value
     (zeros for a matrix that is not symmetric).
 
-    A symmetric matrix whose diagonal spans half the digits is decomposed in units in which its diagonal is one: what
-    counts as zero is then a matter of angles, not of units.
+    A symmetric definite matrix whose diagonal spans half the digits is decomposed in units in which its diagonal is
+    one: what counts as zero is then a matter of angles, not of units. The diagonal of an indefinite one says nothing of
+    the size of its rows.
     """
-    units = _units(matrix) if symmetric else jnp.ones(len(matrix), matrix.dtype)
+    units = _units(matrix) if symmetric and definite else jnp.ones(len(matrix), matrix.dtype)
     if symmetric:
         values, left = jnp.linalg.eigh(units[:, None] * ((matrix + matrix.T) / 2) * units[None, :])
         right = left.T
@@ -190,7 +193,7 @@ def _units(matrix: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def _rescue(symmetric: bool):
+def _rescue(symmetric: bool, definite: bool):
     """The least-norm solutions for the systems of a batch whose factorisation failed, computed only if there are any:
     (failed, matrices, right-hand sides, values, targets) -> values and ends of the spectra (zeros where none failed),
     of shapes (m, r), (m, n, n), (m, r, n), (m, r, n), (m, r) -> (m, r, n), (m, r, 2), with r right-hand sides a matrix.
@@ -200,7 +203,7 @@ def _rescue(symmetric: bool):
     """
 
     def choose(matrix: jax.Array, rhs: jax.Array, value: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        solve, ends = pseudo_inverse(matrix, symmetric)
+        solve, ends = pseudo_inverse(matrix, symmetric, definite)
         small = jax.vmap(solve)(rhs)
         residual, other = (jnp.linalg.norm(x @ matrix.T - rhs, axis=1) for x in (small, value))
         kept = (residual > target) & (other < residual)  # the factor is good: the matrix is badly scaled, not singular
