@@ -31,8 +31,10 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         verification as verification,
     )
     from bilevel.batches import (
+        draw_samples as draw_samples,
         full_batch as full_batch,
         minibatches as minibatches,
+        whole_batch as whole_batch,
     )
     from bilevel.constraints import (
         AffineSet as AffineSet,
@@ -226,7 +228,7 @@ _HOME = {
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",
         "Schedule", "Summable", "ErrorDriven",
     ),
-    "bilevel.batches": ("full_batch", "minibatches"),
+    "bilevel.batches": ("draw_samples", "full_batch", "minibatches", "whole_batch"),
     "bilevel.task": ("Task",),
     "bilevel.engines.hypergradients": ("hypergradient",),
     "bilevel.training.trainer": ("Trainer", "Result"),
