@@ -35,7 +35,7 @@ def crammer_singer(penalty: Number = 1.0) -> Linear:
     return Linear(design=lambda batch: batch[0], loss=loss, curvature=curvature)
 
 
-def crammer_singer_weights(params: Params, design: Any, answers: jax.Array, penalty: jax.Array | float) -> jax.Array:
+def crammer_singer_weights(params: Params, design: Any, answers: Any, penalty: jax.Array | float) -> jax.Array:
     """W = X'(Y - x) / theta, (features, k): the weights of the primal at the dual ``params``; ``design`` is X'."""
     return design @ (answers - params) / penalty
 
