@@ -31,6 +31,12 @@ def compiler_options(backend: str) -> dict[str, Any]:
     return options
 
 
+def surroundings() -> Hashable:
+    """JAX's settings that a trace reads: a program that was traced under others would answer for them."""
+    config = jax.config
+    return config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_default_device
+
+
 COPIES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "stop_gradient")
 SHARED = 32  # compiled programs kept for other tasks
 _COMPILED: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
@@ -170,11 +176,20 @@ class Program:
         self.seconds = Seconds()
         self._executables: dict[Any, list[Executable]] = {}  # by structure, shapes and dtypes
         self._found: dict[Any, Executable] = {}  # by all of that and the devices of the arguments
+        self._read: Hashable = None
+
+    def reading(self, read: Hashable) -> Program:
+        """The program, without what was compiled when the function read other values from outside than ``read``."""
+        if read != self._read:
+            self._read = read
+            self._executables.clear()
+            self._found.clear()
+        return self
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(_number(leaf)) for leaf in leaves]
-        signature = (structure, bool(jax.config.read("jax_enable_x64")), *(leaf.aval for leaf in leaves))
+        signature = (structure, surroundings(), *(leaf.aval for leaf in leaves))
         placed = (*signature, *(leaf.sharding for leaf in leaves))
         executable = self._found.get(placed)
         if executable is None:
