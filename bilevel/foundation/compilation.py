@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -31,10 +32,13 @@ def compiler_options(backend: str) -> dict[str, Any]:
     return options
 
 
+# JAX adds its settings to `jax.config` while it is imported, so that checkers do not know the attributes.
+TRACED_SETTINGS = operator.attrgetter("jax_enable_x64", "jax_default_matmul_precision", "jax_default_device")
+
+
 def surroundings() -> Hashable:
     """JAX's settings that a trace reads: a program that was traced under others would answer for them."""
-    config = jax.config
-    return config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_default_device
+    return TRACED_SETTINGS(jax.config)
 
 
 COPIES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "stop_gradient")
