@@ -26,7 +26,7 @@ LAYERS = (
     ("engines",),
     ("training",),
     ("verification",),
-    ("tasks", "experiments"),
+    ("tasks", "experiments", "sklearn"),
     ("cli",),
     ("__main__",),
 )
@@ -37,7 +37,7 @@ DOORS = {
     "rich": ("loggers",),
     "hydra": ("cli",),
     "omegaconf": ("cli",),
-    "sklearn": ("data", "solvers"),
+    "sklearn": ("data", "solvers", "sklearn"),
     "flax": ("tasks",),
     "orbax": ("training",),
     "matplotlib": ("training", "loggers", "tasks"),
