@@ -20,6 +20,7 @@ from bilevel.sklearn.space import Space
 
 SCANNED = 5  # single values that are tried before the descent, because the loss may have several minima
 SETTLED = 1e-7  # relative decrease of the loss at which the descent ends: the loss is then within 1e-5 of its minimum
+LEVEL = 1e-6  # the largest entry of a gradient, relative to the loss, that is taken for zero
 FAILED = 1e10  # stands for the loss where a solve failed, so that the line search comes back
 
 
@@ -96,14 +97,19 @@ def _descend(
     spread: Callable[[np.ndarray], np.ndarray],
     summed: Callable[[np.ndarray], np.ndarray],
 ) -> Step:
+    """The best point of L-BFGS-B, in units in which its first step, which is the gradient, moves by a factor of e."""
     known: dict[bytes, Step] = {}
+    unit = 0.0
 
     def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal unit
         step = objective.at(spread(x.copy()))
         if objective.failed(step):
             return FAILED, np.zeros_like(x)
         known[x.tobytes()] = step
-        return step.objective, summed(step.gradient)
+        gradient = summed(step.gradient)
+        unit = unit or max(np.max(np.abs(gradient)), LEVEL * abs(step.objective))
+        return step.objective / unit, gradient / unit
 
     def follow(x: np.ndarray) -> None:
         if x.tobytes() in known:

@@ -76,6 +76,19 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
         "n_jobs": [Integral, None],
     }
 
+    best_params_: dict[str, Any]
+    best_estimator_: Any
+    best_score_: float
+    best_index_: int
+    cv_results_: dict[str, Any]
+    history_: list[dict[str, Any]]
+    hypergradient_error_: float
+    guard_: str
+    n_iter_: int
+    n_splits_: int
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
     def __init__(
         self,
         estimator: Any,
