@@ -113,7 +113,7 @@ def validation_weights(rows: np.ndarray, data: Data) -> np.ndarray:
 
 def _transformed(steps: Pipeline, X: Any, y: Any, given: np.ndarray, chosen: np.ndarray, rows: int) -> np.ndarray:
     """All rows of X after steps that were fitted on the training rows of a fold; rows in neither part are zero."""
-    own = clone(steps)
+    own: Any = clone(steps)
     train = dense(own.fit_transform(_safe_indexing(X, given), _safe_indexing(y, given)))
     inputs = np.zeros((rows, train.shape[1]))
     inputs[given] = train

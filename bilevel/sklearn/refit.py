@@ -14,7 +14,7 @@ from bilevel.sklearn.space import Space
 
 def model(estimator: Any, params: np.ndarray, classes: np.ndarray | None) -> Any:
     """A clone of a linear estimator that has these coefficients, the last row of ``params`` being the intercept."""
-    own = clone(estimator)
+    own: Any = clone(estimator)
     write(own, params)
     own.n_features_in_ = own.coef_.shape[-1]
     if classes is not None:
@@ -63,8 +63,8 @@ def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: b
     """A fitted clone of the estimator or Pipeline. One penalty a column is fitted on scaled columns, and the
     coefficients are put back on the original ones. Penalties that no scaling states are those of ``solve(X)``, the
     library's own solution on all rows."""
-    own = clone(estimator)
-    last = own.steps[-1][1] if isinstance(own, Pipeline) else own
+    own: Any = clone(estimator)
+    last: Any = own.steps[-1][1] if isinstance(own, Pipeline) else own
     last.set_params(**common(space, u))
     X, y = rows.given, rows.y
     if isinstance(own, Pipeline) and len(own.steps) > 1:

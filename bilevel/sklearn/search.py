@@ -80,6 +80,8 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
     best_estimator_: Any
     best_score_: float
     best_index_: int
+    scorer_: Any
+    refit_time_: float
     cv_results_: dict[str, Any]
     history_: list[dict[str, Any]]
     hypergradient_error_: float
