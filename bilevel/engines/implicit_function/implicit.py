@@ -59,11 +59,11 @@ class Implicit(Engine):
     of A: the factor of Newton's last step, the pairs of L-BFGS, or the directions of its `CG` (``memory``). A
     warm-started solve that takes no step hands on the inverse of the last one. ``recycle`` keeps so many directions of
     the adjoint's own CG as a preconditioner of the next solve. Both pay for losses whose products are expensive:
-    docs/speed.md. ``accuracy`` is the grade of the error estimate asked for: "residual" (free), "estimate" (a Newton
-    correction, about one more linear solve) or "bound" (a theorem, with the ``constants`` that it needs). ``refine``
-    returns the corrected gradient, whose error is quadratic in the error of the inner solution, for about one more
-    linear solve; the estimate is for the gradient that is returned. ``on_failure``: "raise", "warn", "retry" or "skip".
-    Source: Blondel et al., 2021; Pedregosa, 2016.
+    docs/speed.md. ``accuracy`` is the grade of the error estimate asked for: "residual" (no further solve), "estimate"
+    (a Newton correction, about one more linear solve) or "bound" (a theorem, with the ``constants`` that it needs).
+    ``refine`` returns the corrected gradient, whose error is quadratic in the error of the inner solution, for about
+    one more linear solve; the estimate is for the gradient that is returned. ``on_failure``: "raise", "warn", "retry"
+    or "skip". Source: Blondel et al., 2021; Pedregosa, 2016.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(
@@ -154,8 +154,7 @@ class Implicit(Engine):
         adjoint = system.solve_adjoint(at.cotangent, start)
         pulled = at.pull(adjoint.value)
         grad = adjoint_gradient(at, pulled[1])
-        counts = outcome.counts.add(counts).add(preparation).plus(gradients=1)
-        counts = counts if corrects else counts.add(mapping.preparation)
+        counts = outcome.counts.add(counts).add(preparation).add(evaluation_counts(mapping)).plus(gradients=1)
         report = Report(
             inner_residual=outcome.residual,
             inner_steps=outcome.steps,
@@ -176,9 +175,8 @@ class Implicit(Engine):
             carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
         if self.accuracy == "bound":
-            more = evaluation_counts(mapping).plus(hessian_products=1)
             claim = error_bound(self.constants, point, at, adjoint.value, pulled)
-            report = replace(report, **claim, counts=report.counts.add(more))
+            report = replace(report, **claim, counts=report.counts.plus(hessian_products=1))
         if not corrects:
             return at.value, grad, report
         return self._corrected(task, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
@@ -188,7 +186,7 @@ class Implicit(Engine):
 
         A linear solver that stops by design cannot measure its error, so a solver with a tolerance measures it.
         """
-        counts = report.counts.add(evaluation_counts(solved.mapping)).plus(hessian_products=1)
+        counts = report.counts.plus(hessian_products=1)
         sound, before = jnp.bool_(True), solved
         if self.linear_solve.truncates:
             judge, preparation = prepared_system(point, solved.at.params, solved.mapping, AutoLinear(), True)
