@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         linear_solve as linear_solve,
         loggers as loggers,
         losses as losses,
+        networks as networks,
         optimality as optimality,
         penalties as penalties,
         projections as projections,
@@ -132,6 +133,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         Linear as Linear,
         quadratic_form as quadratic_form,
     )
+    from bilevel.losses.measured import Measured as Measured
     from bilevel.optimality import (
         Dual as Dual,
         Entropy as Entropy,
@@ -209,6 +211,7 @@ _HOME = {
         "Constraint", "Free", "Box", "Simplex", "Functional"),
     "bilevel.losses.host_matrix": ("HostMatrix",),
     "bilevel.losses.linear": ("Linear", "quadratic_form"),
+    "bilevel.losses.measured": ("Measured",),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
@@ -241,6 +244,7 @@ _MODULES = (
     "linear_solve",
     "loggers",
     "losses",
+    "networks",
     "optimality",
     "penalties",
     "projections",
