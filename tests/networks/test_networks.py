@@ -93,6 +93,7 @@ def test_a_network_without_state_is_the_hand_written_problem():
     assert jax.tree.structure(found[2].params.weights) == jax.tree.structure(expected[2].params)
 
 
+@pytest.mark.slow
 def test_the_state_is_that_of_a_hand_written_loop():
     module = Normalised()
     fixed = module.init(jax.random.key(0), X)["params"]  # because flax draws in float32, where a compiled draw differs
@@ -124,7 +125,7 @@ def test_the_state_is_that_of_a_hand_written_loop():
     assert jnp.all(jax.random.key_data(params.carried.network["key"]) == jax.random.key_data(carried["key"]))
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["linen", "nnx"])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow, id="linen"), pytest.param(1, id="nnx")])
 def test_the_hypergradient_through_training_is_the_derivative(number):
     """With BatchNorm, dropout and minibatches. The outer loss is in training mode, because the running statistics of
     evaluation mode are carried and have the derivative zero."""
@@ -143,6 +144,7 @@ def test_the_hypergradient_through_training_is_the_derivative(number):
     assert all(jax.tree.leaves(moved.network["norm" if number else "batch_stats"])), "the statistics moved"
 
 
+@pytest.mark.slow
 def test_the_implicit_hypergradient_leaves_the_state_out():
     class Smooth(linen.Module):
         @linen.compact
