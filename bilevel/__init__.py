@@ -128,6 +128,9 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     from bilevel.losses.host_matrix import (
         HostMatrix as HostMatrix,
     )
+    from bilevel.losses.least_squares import (
+        LeastSquares as LeastSquares,
+    )
     from bilevel.losses.linear import (
         Linear as Linear,
         quadratic_form as quadratic_form,
@@ -165,10 +168,13 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         BlockCoordinateDescent as BlockCoordinateDescent,
         Broyden as Broyden,
         Clarabel as Clarabel,
+        Dogleg as Dogleg,
         FixedPointIteration as FixedPointIteration,
+        GaussNewton as GaussNewton,
         GradientDescent as GradientDescent,
         Host as Host,
         InteriorPoint as InteriorPoint,
+        LevenbergMarquardt as LevenbergMarquardt,
         MirrorDescent as MirrorDescent,
         Newton as Newton,
         OperatorSplitting as OperatorSplitting,
@@ -208,6 +214,7 @@ _HOME = {
         "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
         "Constraint", "Free", "Box", "Simplex", "Functional"),
     "bilevel.losses.host_matrix": ("HostMatrix",),
+    "bilevel.losses.least_squares": ("LeastSquares",),
     "bilevel.losses.linear": ("Linear", "quadratic_form"),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
@@ -215,7 +222,8 @@ _HOME = {
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
         "FIRE", "LBFGSB", "MirrorDescent", "SpectralProximalGradient",
-        "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
+        "WorkingSet", "ProximalNewton", "LevenbergMarquardt", "GaussNewton", "Dogleg",
+        "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
