@@ -30,7 +30,8 @@ def _relative(squared: jax.Array, scale: Scale, hparams: HParams) -> tuple[jax.A
 class Huber:
     """rho(z) = z up to scale^2, 2 scale sqrt(z) - scale^2 beyond: quadratic for residuals up to ``scale``, then linear.
 
-    ``scale`` is positive: a number, an array that fits each leaf of the residual, or a function of hparams.
+    ``scale`` is positive: a number, an array with an entry for each residual in the order of the raveled tree, or a
+    function of hparams.
     Source: Huber, 1964; as SciPy's ``least_squares`` states it.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -50,7 +51,8 @@ class Huber:
 class Cauchy:
     """rho(z) = scale^2 log(1 + z / scale^2): outliers lose all weight in the end; not convex.
 
-    ``scale`` is positive: a number, an array that fits each leaf of the residual, or a function of hparams.
+    ``scale`` is positive: a number, an array with an entry for each residual in the order of the raveled tree, or a
+    function of hparams.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> bl.losses.Cauchy(scale=1.0)(jnp.array([0.0, 3.0]), None).round(3).tolist()

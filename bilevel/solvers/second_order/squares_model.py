@@ -124,7 +124,7 @@ def scaled(rows: Rows, scale: jax.Array, free: jax.Array) -> Model:
     push, pull = lambda y: rows.push(units * y), lambda r: units * rows.pull(r)
     triangular = None
     if rows.matrix is not None:
-        matrix = rows.matrix * units
+        matrix = rows.matrix * units[None]
         push, pull = lambda y: matrix @ y, lambda r: matrix.T @ r
         triangular = triangle(matrix, rows.rhs)
     return Model(push, pull, rows.rhs, -pull(rows.rhs), triangular)
