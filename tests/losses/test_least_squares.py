@@ -32,27 +32,28 @@ def flat(params):
     return jnp.append(params["size"], params["shift"])
 
 
-def test_equal_to_the_plain_loss_in_value_and_all_derivatives():
-    """First derivatives in both modes, and the second."""
+DERIVATIVES = {
+    "forward and reverse": lambda solve: lambda h, batch: (jax.jacfwd(solve)(h, batch), jax.jacrev(solve, 1)(h, batch)),
+    "second": lambda solve: lambda h, batch: (solve(h, batch), jax.jacfwd(jax.jacrev(solve))(h, batch)),
+}
+
+
+@pytest.mark.parametrize("order", ["forward and reverse", pytest.param("second", marks=pytest.mark.slow)])
+def test_equal_to_the_plain_loss_in_value_and_all_derivatives(order):
     stated, other = problem(bl.LeastSquares(residual)), problem(plain, solver=bl.Newton())
     assert "LevenbergMarquardt" in stated.explain(0.3, Y)
 
-    def everything(inner):
+    def taken(inner):
         solve = lambda h, batch: flat(inner.solve(h, batch).params)
-        parts = lambda h, batch: (
-            solve(h, batch),
-            jax.jacfwd(solve)(h, batch),
-            jax.jacrev(solve, 1)(h, batch),
-            jax.jacfwd(jax.jacrev(solve))(h, batch),
-        )
-        return jax.jit(parts)(0.3, Y)
+        return jax.jit(DERIVATIVES[order](solve))(0.3, Y)
 
-    for one, two in zip(everything(stated), everything(other), strict=True):
-        assert_allclose(one, two, rtol=1e-8, atol=1e-9)
+    for one, two in zip(taken(stated), taken(other), strict=True):
+        assert_allclose(one, two, rtol=1e-7, atol=1e-8)
 
 
 def test_the_implicit_derivative_is_that_of_finite_differences():
-    inner, step = problem(bl.LeastSquares(residual, rho=bl.losses.Cauchy(scale=jnp.exp))), 1e-5
+    loss, step = bl.LeastSquares(residual, rho=bl.losses.Cauchy(scale=jnp.exp)), 1e-4
+    inner = problem(loss, solver=bl.LevenbergMarquardt(tol=1e-14))
     solve = jax.jit(lambda h: flat(inner.solve(h, Y).params))
     central = (solve(0.3 + step) - solve(0.3 - step)) / (2 * step)
     assert_allclose(jax.jacobian(solve)(0.3), central, rtol=1e-7)
@@ -72,28 +73,29 @@ def test_robust_losses_are_those_of_scipy(rho):
     witness = optimize.least_squares(
         stacked, [0.5, -0.2, 0.1], loss=kind, f_scale=0.7, xtol=1e-14, ftol=1e-14, gtol=1e-12
     )
-    assert_allclose(flat(found.params), witness.x, rtol=1e-6)
+    assert_allclose(flat(found.params), witness.x, atol=1e-6)  # SciPy's Jacobian is by differences
     assert_allclose(bl.LeastSquares(residual, rho=rho)(found.params, 0.3, Y), witness.cost, rtol=1e-12)
 
 
-def outer(adjoint, target, **engine):
+SMALL = np.tanh(X @ [0.4, -0.3, 0.2]) + 0.02 * Y  # targets with small residuals where the prior is weak
+WEAK = -6.0
+
+
+def outer(adjoint, target=SMALL, hparams=WEAK, **engine):
     """The hypergradient of a distance, with its report."""
     task = bl.Task(
         inner=problem(bl.LeastSquares(residual, adjoint=adjoint)),
         outer_loss=lambda w, h, batch: jnp.sum(flat(w) ** 2),
-        init_hparams=lambda key: jnp.array(0.3),
+        init_hparams=jnp.asarray,
         batches=bl.full_batch(target, target),
     )
-    return bl.hypergradient(task, jnp.array(0.3), bl.Implicit(**engine))
-
-
-SMALL = np.tanh(X @ [0.4, -0.3, 0.2]) + 0.02 * Y  # targets with small residuals
+    return bl.hypergradient(task, jnp.array(hparams), bl.Implicit(**engine))
 
 
 def test_the_error_of_the_gauss_newton_adjoint_is_estimated():
-    for target, grade in ((SMALL, "estimate"), (Y, "residual")):
-        _, exact, _ = outer("exact", target)
-        _, grad, report = outer("gauss_newton", target)
+    for target, hparams, grade in ((SMALL, WEAK, "estimate"), (Y, 0.3, "residual")):
+        _, exact, _ = outer("exact", target, hparams)
+        _, grad, report = outer("gauss_newton", target, hparams)
         error = float(jnp.abs(grad - exact))
         assert report.adjoint_status.name == "truncated" and report.inner_status.name == "converged"
         assert error > 1e-6 * abs(float(exact)), "what was left out has an effect here"
@@ -103,14 +105,15 @@ def test_the_error_of_the_gauss_newton_adjoint_is_estimated():
 
 
 def test_a_free_claim_knows_nothing_of_the_gauss_newton_adjoint():
-    _, _, report = outer("gauss_newton", SMALL, accuracy="residual")
+    _, _, report = outer("gauss_newton", accuracy="residual")
     assert float(report.error_estimate) == np.inf
 
 
+@pytest.mark.slow
 def test_refining_removes_most_of_the_error():
-    _, exact, _ = outer("exact", SMALL)
-    _, grad, _ = outer("gauss_newton", SMALL)
-    _, refined, _ = outer("gauss_newton", SMALL, refine=True)
+    _, exact, _ = outer("exact")
+    _, grad, _ = outer("gauss_newton")
+    _, refined, _ = outer("gauss_newton", refine=True)
     assert abs(float(refined - exact)) < 0.1 * abs(float(grad - exact))
 
 
