@@ -21,8 +21,8 @@ class LeastSquares:
     """loss(w, h, batch) = 1/2 sum_i rho(r_i^2) with r = residual(w, h, batch), a tree of arrays. With the default rho
     it is 1/2 ||r||^2: half the sum of squares, not the mean.
 
-    ``rho(squared, hparams)`` works entry by entry with rho(0) = 0 and rho'(0) = 1: `bl.losses.Huber`,
-    `bl.losses.Cauchy`, or any increasing function with two derivatives. ``adjoint`` chooses the linear system of the
+    ``rho(squared, hparams)`` works entry by entry with rho(0) = 0 and rho'(0) = 1: `bl.losses.HuberRho`,
+    `bl.losses.CauchyRho`, or any increasing function with two derivatives. ``adjoint`` chooses the linear system of the
     implicit derivative: "exact" has the Hessian J'CJ + sum_i rho_i' r_i grad^2 r_i, "gauss_newton" leaves out the
     second term, with J = dr/dw and C = diag(rho' + 2 r^2 rho''). The latter needs first derivatives of the residual
     only, and is wrong by that term, which vanishes where the residuals do; a report's ``error_estimate`` contains it.

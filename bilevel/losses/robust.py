@@ -27,7 +27,7 @@ def _relative(squared: jax.Array, scale: Scale, hparams: HParams) -> tuple[jax.A
 
 
 @dataclass(frozen=True, eq=False)
-class Huber:
+class HuberRho:
     """rho(z) = z up to scale^2, 2 scale sqrt(z) - scale^2 beyond: quadratic for residuals up to ``scale``, then linear.
 
     ``scale`` is positive: a number, an array with an entry for each residual in the order of the raveled tree, or a
@@ -35,7 +35,7 @@ class Huber:
     Source: Huber, 1964; as SciPy's ``least_squares`` states it.
 
     >>> import jax.numpy as jnp, bilevel as bl
-    >>> bl.losses.Huber(scale=1.0)(jnp.array([0.25, 4.0]), None).tolist()
+    >>> bl.losses.HuberRho(scale=1.0)(jnp.array([0.25, 4.0]), None).tolist()
     [0.25, 3.0]
     """
 
@@ -48,14 +48,14 @@ class Huber:
 
 
 @dataclass(frozen=True, eq=False)
-class Cauchy:
+class CauchyRho:
     """rho(z) = scale^2 log(1 + z / scale^2): outliers lose all weight in the end; not convex.
 
     ``scale`` is positive: a number, an array with an entry for each residual in the order of the raveled tree, or a
     function of hparams.
 
     >>> import jax.numpy as jnp, bilevel as bl
-    >>> float(bl.losses.Cauchy(scale=1.0)(jnp.exp(1.0) - 1, None))
+    >>> round(float(bl.losses.CauchyRho(scale=1.0)(jnp.exp(1.0) - 1, None)), 5)
     1.0
     """
 
