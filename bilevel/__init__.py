@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         linear_solve as linear_solve,
         loggers as loggers,
         losses as losses,
+        networks as networks,
         optimality as optimality,
         penalties as penalties,
         projections as projections,
@@ -128,10 +129,14 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     from bilevel.losses.host_matrix import (
         HostMatrix as HostMatrix,
     )
+    from bilevel.losses.least_squares import (
+        LeastSquares as LeastSquares,
+    )
     from bilevel.losses.linear import (
         Linear as Linear,
         quadratic_form as quadratic_form,
     )
+    from bilevel.losses.measured import Measured as Measured
     from bilevel.optimality import (
         Dual as Dual,
         Entropy as Entropy,
@@ -165,10 +170,13 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         BlockCoordinateDescent as BlockCoordinateDescent,
         Broyden as Broyden,
         Clarabel as Clarabel,
+        Dogleg as Dogleg,
         FixedPointIteration as FixedPointIteration,
+        GaussNewton as GaussNewton,
         GradientDescent as GradientDescent,
         Host as Host,
         InteriorPoint as InteriorPoint,
+        LevenbergMarquardt as LevenbergMarquardt,
         MirrorDescent as MirrorDescent,
         Newton as Newton,
         OperatorSplitting as OperatorSplitting,
@@ -208,14 +216,17 @@ _HOME = {
         "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
         "Constraint", "Free", "Box", "Simplex", "Functional"),
     "bilevel.losses.host_matrix": ("HostMatrix",),
+    "bilevel.losses.least_squares": ("LeastSquares",),
     "bilevel.losses.linear": ("Linear", "quadratic_form"),
+    "bilevel.losses.measured": ("Measured",),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
         "FIRE", "LBFGSB", "MirrorDescent", "SpectralProximalGradient",
-        "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
+        "WorkingSet", "ProximalNewton", "LevenbergMarquardt", "GaussNewton", "Dogleg",
+        "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
@@ -241,6 +252,7 @@ _MODULES = (
     "linear_solve",
     "loggers",
     "losses",
+    "networks",
     "optimality",
     "penalties",
     "projections",

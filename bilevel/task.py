@@ -22,6 +22,7 @@ from bilevel.foundation.stated import (
     shapes_of,
 )
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, Scalar
+from bilevel.losses.measured import metrics_of
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Solver
 
@@ -149,3 +150,12 @@ class Task:
         primal part."""
         loss = self.outer_loss(self.inner.primal(params), hparams, batch)
         return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)
+
+    def measured(self, params: Params, hparams: HParams, batches: tuple[Batch, Batch]) -> dict[str, Any]:
+        """What the log shows of one outer step: the metrics of both losses where they are `bl.Measured`, and those of
+        ``evaluate``, at the primal ``params``."""
+        return {
+            **metrics_of("train", self.inner.loss, params, hparams, batches[0]),
+            **metrics_of("validation", self.outer_loss, params, hparams, batches[1]),
+            **checked_metrics(self.evaluate, self.evaluate(params, hparams)),
+        }

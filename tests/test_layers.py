@@ -22,7 +22,7 @@ LAYERS = (
     ("solvers",),
     ("batches", "data", "loggers"),
     ("problem",),
-    ("layers", "task"),
+    ("layers", "task", "networks"),
     ("engines",),
     ("training",),
     ("verification",),
@@ -38,7 +38,7 @@ DOORS = {
     "hydra": ("cli",),
     "omegaconf": ("cli",),
     "sklearn": ("data", "solvers"),
-    "flax": ("tasks",),
+    "flax": ("networks", "tasks"),
     "orbax": ("training",),
     "matplotlib": ("training", "loggers", "tasks"),
     "lineax": (),  # a witness in tests
