@@ -54,10 +54,10 @@ def from_cvxpy(
     >>> x, point = cp.Variable(3), cp.Parameter(3)
     >>> problem = cp.Problem(cp.Minimize(cp.sum_squares(x - point)), [cp.sum(x) == 1, x >= 0])
     >>> layer = bl.from_cvxpy(problem, parameters=[point], variables=[x])
-    >>> value, = layer(jnp.array([0.9, 0.3, -0.5]))
-    >>> value.round(3).tolist()
-    [0.8, 0.2, 0.0]
-    >>> jax.jacobian(lambda point: layer(point)[0])(jnp.array([0.9, 0.3, -0.5])).round(3).tolist()
+    >>> value, = layer(jnp.array([1.0, 0.5, -0.5]))
+    >>> [round(float(entry), 3) for entry in value]
+    [0.75, 0.25, 0.0]
+    >>> jax.jacobian(lambda point: layer(point)[0])(jnp.array([1.0, 0.5, -0.5])).round(3).tolist()
     [[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
     return DisciplinedProgram(canonical_form(problem, list(parameters), list(variables)), solver, linear_solve)
@@ -79,8 +79,11 @@ class DisciplinedProgram:
         """The solution with its status; ``params`` are the values of the variables."""
         data = data_of(Setting(self.form), _checked(self.form, arrays))
         options: Any = {"solver": self.solver, "linear_solve": self.linear_solve}
-        cone = self.form.cone
-        found = quadratic_program(*data, **options) if cone is None else cone_program(*data, cone, **options)
+        if self.form.cone is None:
+            found = quadratic_program(*data, **options)
+        else:
+            A, b, c = data
+            found = cone_program(A, b, c, self.form.cone, **options)
         return found._replace(params=values_of(Setting(self.form), found.params))
 
 
@@ -105,7 +108,7 @@ def data_of(form: Setting, arrays: list) -> list:
     values, slope = jnp.asarray(stated.offset, dtype), stated.slope
     if slope.nnz:
         places = jnp.stack([jnp.asarray(slope.row), jnp.asarray(slope.col)], axis=1)
-        moving = BCOO((jnp.asarray(slope.data, dtype), places), shape=slope.shape)
+        moving = BCOO((jnp.asarray(slope.data, dtype), places), shape=tuple(slope.shape or ()))
         values = values + moving @ jnp.concatenate([array.ravel() for array in arrays])
     return [_argument(one, values[one.source]) for one in stated.data]
 

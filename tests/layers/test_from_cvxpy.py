@@ -121,7 +121,7 @@ def test_values_derivatives_and_statuses_of_a_batch():
     forward, backward = (jax.jit(jax.vmap(mode(lambda p: layer(p)[0])))(points) for mode in (jax.jacfwd, jax.jacrev))
     assert_allclose(forward, backward, atol=1e-9)
     assert_allclose(forward[:2], jax.vmap(jax.jacfwd(bl.projections.simplex))(points[:2]), atol=1e-8)
-    one_face = [[[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]], np.eye(3) - 1 / 3]
+    one_face = np.array([[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]), np.eye(3) - 1 / 3
     assert min(np.abs(forward[2] - face).max() for face in one_face) < 1e-7, "at a kink: the derivative of one side"
     assert solution.grade.tolist() == [1, 1, 0]
 
