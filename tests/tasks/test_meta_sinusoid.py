@@ -69,7 +69,7 @@ def test_held_out_sinusoids_do_not_enter_the_outer_loss_and_figures_are_drawn(dr
     _, query = task.batches(jax.random.key(0), 0)
     gradient = jax.grad(task.outer_loss)(params, hparams, query)
     assert all(jnp.all(leaf[3:] == 0) and jnp.any(leaf[:3] != 0) for leaf in jax.tree.leaves(gradient))
-    result = bl.training.trainer.Result(hparams, jax.tree.map(np.asarray, params), hparams, params, [], {})
+    result = bl.Result(hparams, jax.tree.map(np.asarray, params), hparams, params, [], {})
     assert drawn(task, result) == {"adaptation"}
 
 
