@@ -36,7 +36,11 @@ def versions() -> dict[str, str]:
 
 
 def output(*command: str) -> str:
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    """What the command prints; its errors end the script."""
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{(done.stderr or done.stdout).strip()}")
+    return done.stdout.strip()
 
 
 def faults_of_tree() -> list[str]:
