@@ -103,6 +103,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.layers import (
         cone_program as cone_program,
+        from_cvxpy as from_cvxpy,
         quadratic_program as quadratic_program,
     )
     from bilevel.layers.solve_many import (
@@ -234,7 +235,7 @@ _HOME = {
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
     "bilevel.layers.solve_many": ("solve_batch",),
-    "bilevel.layers": ("quadratic_program", "cone_program"),
+    "bilevel.layers": ("quadratic_program", "cone_program", "from_cvxpy"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",

@@ -45,6 +45,7 @@ DOORS = {
     "lineax": (),  # a witness in tests
     "optimistix": ("solvers",),
     "clarabel": ("solvers",),
+    "cvxpy": ("layers",),
     "mlxtend": ("data",),
 }
 

@@ -25,7 +25,7 @@ from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
 from bilevel.cli.commands import asked
 from bilevel.cli.generated import register
-from bilevel.cli.interrupts import INTERRUPTED, heed, heed_no_more, quit_at_once
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, put_off, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
 from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError
@@ -79,9 +79,10 @@ def job(config: DictConfig) -> Any:
     try:
         config = with_logger(config)
         check_settings(config)
-        heed()
         module, _, name = COMMANDS[config.command].partition(":")
-        return getattr(importlib.import_module(module), name)(config)
+        with put_off():
+            command = getattr(importlib.import_module(module), name)
+        return command(config)
     except KeyboardInterrupt as interrupt:
         heed_no_more()
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))

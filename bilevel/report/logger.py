@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from bilevel.loggers import Logger, Run
-from bilevel.loggers.base import FAILED
 from bilevel.loggers.json_lines import write_whole
 from bilevel.report.page import page
 from bilevel.report.runs import is_run, read
@@ -41,6 +40,6 @@ class Page(Logger):
             if is_run(self.directory):
                 write_whole(self.directory / REPORT, page([read(self.directory)]))
         except Exception as error:
-            if isinstance(error, OSError) and summary.get("status") in FAILED:
-                return  # of a full disk, which the run itself tells
+            if isinstance(error, OSError) and summary.get("status") == "failed":
+                return  # the run failed at the same disk, and says so
             warnings.warn(f"{REPORT} could not be written: {type(error).__name__}: {error}", stacklevel=2)
