@@ -22,10 +22,11 @@ LAYERS = (
     ("solvers",),
     ("batches", "data", "loggers"),
     ("problem",),
-    ("layers", "task"),
+    ("layers", "task", "networks"),
     ("engines",),
     ("training",),
     ("verification",),
+    ("report",),
     ("tasks", "experiments", "sklearn"),
     ("cli",),
     ("__main__",),
@@ -38,12 +39,13 @@ DOORS = {
     "hydra": ("cli",),
     "omegaconf": ("cli",),
     "sklearn": ("data", "solvers", "sklearn"),
-    "flax": ("tasks",),
+    "flax": ("networks", "tasks"),
     "orbax": ("training",),
     "matplotlib": ("training", "loggers", "tasks"),
     "lineax": (),  # a witness in tests
     "optimistix": ("solvers",),
     "clarabel": ("solvers",),
+    "cvxpy": ("layers",),
     "mlxtend": ("data",),
 }
 

@@ -156,7 +156,7 @@ def _strength(family: Family, stated: Any, shape: tuple[int, int], names: list[s
     if isinstance(stated, str):
         index, size = _named(name, stated, shape)
         many = True
-    elif isinstance(stated, int | float):
+    elif isinstance(stated, int | float | np.number):
         if stated <= 0:
             raise ValueError(f"The start {name}={stated} has no logarithm: give a number above 0.")
         low, high = stated / DECADES, stated * DECADES
@@ -167,23 +167,27 @@ def _strength(family: Family, stated: Any, shape: tuple[int, int], names: list[s
     else:
         index, size = _groups(name, stated, shape[0], names)
         many = True
-    start = math.log(stated) if isinstance(stated, int | float) else 0.5 * (math.log(low) + math.log(high))
+    start = math.log(stated) if isinstance(stated, int | float | np.number) else 0.5 * (math.log(low) + math.log(high))
     return Parameter(name, math.log(low), math.log(high), start, index, size, many)
 
 
 def _ratio(name: str, stated: Any) -> Parameter:
     """The share of the l1 penalty, one for all coefficients, by its logit."""
-    low, high = (0.0, 1.0) if isinstance(stated, int | float) else _range(name, stated)
+    low, high = (0.0, 1.0) if isinstance(stated, int | float | np.number) else _range(name, stated)
     if not 0 <= low <= high <= 1:
         raise ValueError(f"The range ({low}, {high}) of {name} does not lie within (0, 1).")
     low, high = max(low, EDGE), min(high, 1 - EDGE)
-    start = min(max(float(stated), low), high) if isinstance(stated, int | float) else 0.5 * (low + high)
+    start = min(max(float(stated), low), high) if isinstance(stated, int | float | np.number) else 0.5 * (low + high)
     logits = [math.log(share / (1 - share)) for share in (low, high, start)]
     return Parameter(name, *logits, index=np.zeros((1, 1), int), size=1, many=False)
 
 
 def _range(name: str, stated: Any) -> tuple[float, float]:
-    if not isinstance(stated, tuple) or len(stated) != 2 or not all(isinstance(end, int | float) for end in stated):
+    if (
+        not isinstance(stated, tuple)
+        or len(stated) != 2
+        or not all(isinstance(end, int | float | np.number) for end in stated)
+    ):
         raise ValueError(
             f"The space of {name} is {stated!r}: give a range (low, high), a start, or groups of features."
         )
