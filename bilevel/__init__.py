@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py holds it and _HOME together
     from bilevel import (
@@ -21,10 +21,13 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         linear_solve as linear_solve,
         loggers as loggers,
         losses as losses,
+        networks as networks,
         optimality as optimality,
         penalties as penalties,
         projections as projections,
         prox as prox,
+        report as report,
+        sklearn as sklearn,
         solvers as solvers,
         tasks as tasks,
         training as training,
@@ -103,6 +106,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.layers import (
         cone_program as cone_program,
+        from_cvxpy as from_cvxpy,
         quadratic_program as quadratic_program,
     )
     from bilevel.layers.solve_many import (
@@ -130,10 +134,14 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     from bilevel.losses.host_matrix import (
         HostMatrix as HostMatrix,
     )
+    from bilevel.losses.least_squares import (
+        LeastSquares as LeastSquares,
+    )
     from bilevel.losses.linear import (
         Linear as Linear,
         quadratic_form as quadratic_form,
     )
+    from bilevel.losses.measured import Measured as Measured
     from bilevel.optimality import (
         Dual as Dual,
         Entropy as Entropy,
@@ -167,10 +175,13 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         BlockCoordinateDescent as BlockCoordinateDescent,
         Broyden as Broyden,
         Clarabel as Clarabel,
+        Dogleg as Dogleg,
         FixedPointIteration as FixedPointIteration,
+        GaussNewton as GaussNewton,
         GradientDescent as GradientDescent,
         Host as Host,
         InteriorPoint as InteriorPoint,
+        LevenbergMarquardt as LevenbergMarquardt,
         MirrorDescent as MirrorDescent,
         Newton as Newton,
         OperatorSplitting as OperatorSplitting,
@@ -186,8 +197,10 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.solvers.solution import Solution as Solution
     from bilevel.task import (
+        Headline as Headline,
         Task as Task,
     )
+    from bilevel.training.result import load_result as load_result
     from bilevel.training.trainer import (
         Result as Result,
         Trainer as Trainer,
@@ -210,27 +223,31 @@ _HOME = {
         "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
         "Constraint", "Free", "Box", "Simplex", "Functional"),
     "bilevel.losses.host_matrix": ("HostMatrix",),
+    "bilevel.losses.least_squares": ("LeastSquares",),
     "bilevel.losses.linear": ("Linear", "quadratic_form"),
+    "bilevel.losses.measured": ("Measured",),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
         "FIRE", "LBFGSB", "MirrorDescent", "SpectralProximalGradient",
-        "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
+        "WorkingSet", "ProximalNewton", "LevenbergMarquardt", "GaussNewton", "Dogleg",
+        "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
     "bilevel.layers.solve_many": ("solve_batch",),
-    "bilevel.layers": ("quadratic_program", "cone_program"),
+    "bilevel.layers": ("quadratic_program", "cone_program", "from_cvxpy"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",
         "Schedule", "Summable", "ErrorDriven",
     ),
     "bilevel.batches": ("draw_samples", "full_batch", "minibatches", "whole_batch"),
-    "bilevel.task": ("Task",),
+    "bilevel.task": ("Task", "Headline"),
     "bilevel.engines.hypergradients": ("hypergradient",),
+    "bilevel.training.result": ("load_result",),
     "bilevel.training.trainer": ("Trainer", "Result"),
 }  # fmt: skip
 _MODULES = (
@@ -243,10 +260,13 @@ _MODULES = (
     "linear_solve",
     "loggers",
     "losses",
+    "networks",
     "optimality",
     "penalties",
     "projections",
     "prox",
+    "report",
+    "sklearn",
     "solvers",
     "tasks",
     "training",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
+from bilevel.foundation.readable import named
 from bilevel.foundation.refusals import constant
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, tells
 from bilevel.foundation.status import Code, Status
@@ -19,6 +20,7 @@ from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, PyTree,
 from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.losses.least_squares import by_gauss_newton, exact
 from bilevel.losses.linear import stays_on_host
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
@@ -54,7 +56,7 @@ def _attached(problem: Setting, linear_solve: Setting, params: Params, hparams: 
     return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InnerProblem:
     """w*(h) = argmin over w of loss(w, h, batch) + penalty(w, h), over the set ``constraint``.
 
@@ -78,11 +80,24 @@ class InnerProblem:
     solver: Solver = Auto()
     optimality: Mapping | None = None
 
+    def __repr__(self) -> str:
+        parts = [f"loss {named(self.loss)}"]
+        parts += [] if isinstance(self.penalty, Zero) else [f"penalty {self.penalty!r}"]
+        parts += [] if isinstance(self.constraint, Free) else [f"constraint {self.constraint!r}"]
+        parts += [] if self.optimality is None else [f"optimality {type(self.optimality).__name__}"]
+        return f"InnerProblem({', '.join([*parts, f'solver {self.solver!r}'])})"
+
     def __post_init__(self) -> None:
         if self.constraint.by_functions and not self.solver.takes_functions:
             raise ValueError(
                 f"bl.{type(self.solver).__name__} cannot keep to constraints that are stated by functions "
                 f"(bl.{type(self.constraint).__name__}). Use bl.InteriorPoint() or bl.Auto()."
+            )
+        if by_gauss_newton(self.loss) and (self.constraint.by_functions or self.optimality is not None):
+            raise ValueError(
+                'bl.LeastSquares(adjoint="gauss_newton") replaces the Hessian in the conditions that are derived from '
+                "the loss, a penalty and a set with a projection, and this problem has functions as constraints or an "
+                'optimality= of its own: use adjoint="exact".'
             )
         if not (
             self.penalty.smooth or self.constraint.smooth or (self.penalty.separable and self.constraint.separable)
@@ -133,7 +148,9 @@ class InnerProblem:
 
     def at(self, hparams: HParams, batch: Batch, *, key: Key | None = None, **how: Any) -> Instance:
         """The problem with hyperparameters and data put in; ``how`` are further fields of `Instance`."""
-        return Instance(self.loss, self.nonsmooth, self.mapping, hparams, batch, key=key, **how)
+        # The solvers judge curvature, so they get the exact Hessian also where the adjoint is to use another matrix.
+        mapping = self.mapping.with_loss(exact(self.loss)) if by_gauss_newton(self.loss) else self.mapping
+        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, key=key, **how)
 
     @property
     def functions(self) -> dict[str, Callable]:
