@@ -122,7 +122,7 @@ def hyperclean(
                 "baseline/validation_accuracy": "on the validation set alone",
             },
         ),
-        natural=lambda hparams: {"weight of a sample": sigmoid(hparams)},
+        natural=lambda hparams: {"weight of a sample": np.asarray(weights_of(jnp.asarray(hparams), radius))},
     )
 
 

@@ -86,7 +86,7 @@ def learning_rate(
             losses.append(float(mean_loss(params, chosen)))
             scores.append(float(evaluate(params, hparams)["test/accuracy"]))
         best = lowest(losses, "the grid of rates")
-        names = ("rate", "validation_loss", "test_accuracy")
+        names = ("rate", "validation_loss", "test/accuracy")
         values = (GRID[best], losses[best], scores[best])
         return {f"baseline/{name}": value for name, value in zip(names, values, strict=True)}
 
