@@ -103,7 +103,7 @@ def searches(sampler: str, value: Search, start: np.ndarray, width: float, trial
 
 def by_optuna(sampler: str, value: Search, start: np.ndarray, width: float, trials: int, seed: int) -> Iterator[float]:
     """The losses of Optuna's trials."""
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]  # an extra
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kinds = {"tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True)}

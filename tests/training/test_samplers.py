@@ -39,7 +39,7 @@ def fitted(sampler, **settings):
 def test_a_grid_finds_its_best_point():
     task, result = fitted("grid")
     summary, grid = result.summary, 1.5 + np.linspace(-2, 2, 9)
-    np.testing.assert_allclose(summary["baseline_grid_loss"], min(map(loss_at, grid)), rtol=1e-8)
+    np.testing.assert_allclose(summary["baseline_grid_loss"], min(map(loss_at, grid)), atol=1e-12)
     assert summary["baseline_grid_inner_solves"] == 9 and summary["baseline_own"] == 1.0
     axes = task.figures["against_grid"](result).axes
     np.testing.assert_allclose(min(axes[0].lines[1].get_ydata()), summary["baseline_grid_loss"])
