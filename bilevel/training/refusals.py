@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from bilevel.engines import Engine
 from bilevel.engines.failure import leaves_where
@@ -37,6 +38,8 @@ class Settings(Protocol):
     def loggers(self) -> Sequence[Logger]: ...
     @property
     def checkpoint_every(self) -> int: ...
+    @property
+    def mesh(self) -> Mesh | Mapping[str, int] | None: ...
 
 
 def refuse_start(task: Task, key: Key) -> None:

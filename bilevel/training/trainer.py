@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from bilevel.engines import Engine, Implicit
 from bilevel.foundation.stated import telling
@@ -38,6 +39,10 @@ class Trainer:
     improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes one JSON line for each step,
     and the whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
 
+    ``mesh={"data": N, "params": M}`` solves one inner problem on N x M devices: the samples (the leading axis of the
+    batches) and hyperparameters with one entry a sample are spread over N of them, other hyperparameters and unknowns
+    over M. The numbers are those of one device up to rounding. A solver on the host is refused.
+
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(
     ...     inner=bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * jnp.exp(h) * w**2,
@@ -55,6 +60,7 @@ class Trainer:
     patience: int = 0
     loggers: Sequence[Logger] = ()
     checkpoint_every: int = 1
+    mesh: Mesh | Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         for name, (kind, words) in KINDS.items():
