@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         penalties as penalties,
         projections as projections,
         prox as prox,
+        report as report,
         solvers as solvers,
         tasks as tasks,
         training as training,
@@ -192,8 +193,10 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.solvers.solution import Solution as Solution
     from bilevel.task import (
+        Headline as Headline,
         Task as Task,
     )
+    from bilevel.training.result import load_result as load_result
     from bilevel.training.trainer import (
         Result as Result,
         Trainer as Trainer,
@@ -238,8 +241,9 @@ _HOME = {
         "Schedule", "Summable", "ErrorDriven",
     ),
     "bilevel.batches": ("full_batch", "minibatches"),
-    "bilevel.task": ("Task",),
+    "bilevel.task": ("Task", "Headline"),
     "bilevel.engines.hypergradients": ("hypergradient",),
+    "bilevel.training.result": ("load_result",),
     "bilevel.training.trainer": ("Trainer", "Result"),
 }  # fmt: skip
 _MODULES = (
@@ -257,6 +261,7 @@ _MODULES = (
     "penalties",
     "projections",
     "prox",
+    "report",
     "solvers",
     "tasks",
     "training",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
+from bilevel.foundation.readable import named
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, tells
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, PyTree, Scalar
@@ -49,7 +50,7 @@ def _attached(problem: Setting, linear_solve: Setting, params: Params, hparams: 
     return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InnerProblem:
     """w*(h) = argmin over w of loss(w, h, batch) + penalty(w, h), over the set ``constraint``.
 
@@ -72,6 +73,13 @@ class InnerProblem:
     constraint: Constraint = Free()
     solver: Solver = Auto()
     optimality: Mapping | None = None
+
+    def __repr__(self) -> str:
+        parts = [f"loss {named(self.loss)}"]
+        parts += [] if isinstance(self.penalty, Zero) else [f"penalty {self.penalty!r}"]
+        parts += [] if isinstance(self.constraint, Free) else [f"constraint {self.constraint!r}"]
+        parts += [] if self.optimality is None else [f"optimality {type(self.optimality).__name__}"]
+        return f"InnerProblem({', '.join([*parts, f'solver {self.solver!r}'])})"
 
     def __post_init__(self) -> None:
         if self.constraint.by_functions and not self.solver.takes_functions:

@@ -26,6 +26,7 @@ LAYERS = (
     ("engines",),
     ("training",),
     ("verification",),
+    ("report",),
     ("tasks", "experiments"),
     ("cli",),
     ("__main__",),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.engines import description
 from bilevel.foundation.settings import settings as settings, traced as traced
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
@@ -55,7 +56,7 @@ class Undefined(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The report on a hypergradient.
 
@@ -92,6 +93,13 @@ class Report:
     skipped: jax.Array = ZERO  # 1 where ``on_failure="skip"`` discarded this result
     outer_status: Status = FINE
     undefined: Undefined | None = None  # None: not examined, as inside an engine
+
+    def __repr__(self) -> str:
+        return description.line(self)
+
+    def describe(self) -> str:
+        """How good the gradient is and why, in one paragraph."""
+        return description.paragraph(self)
 
     @property
     def solved(self) -> Status:

@@ -13,7 +13,7 @@ from bilevel.batches import full_batch, minibatches, whole_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import pictures, softmax
 from bilevel.training.result import Result
 
@@ -109,6 +109,15 @@ def hyperclean(
         figures={"weights": weights, **({"worst": worst} if found.image_shape else {})},
         precision=precision,
         name="hyperclean",
+        headline=Headline(
+            "test/accuracy",
+            against={
+                "baseline/corrupted_accuracy": "without cleaning",
+                "baseline/uncorrupted_accuracy": "with the right labels alone",
+                "baseline/validation_accuracy": "on the validation set alone",
+            },
+        ),
+        natural=lambda hparams: {"weight of a sample": sigmoid(hparams)},
     )
 
 

@@ -34,14 +34,19 @@ def mesh_of(sizes: Mesh | Sizes | None) -> Mesh | None:
         raise TypeError(f'mesh={sizes!r}: {{"data": N, "params": M}} is needed, or a jax.sharding.Mesh of these axes.')
     shape = tuple(sizes.get(axis, 1) for axis in (DATA, PARAMS))
     if any(not isinstance(size, int) or size < 1 for size in shape):
-        raise ValueError(f"mesh.data={shape[0]}, mesh.params={shape[1]}: whole numbers of devices from 1 on are needed.")
-    devices, wanted = jax.devices(), shape[0] * shape[1]
+        raise ValueError(
+            f"mesh.data={shape[0]}, mesh.params={shape[1]}: whole numbers of devices from 1 on are needed."
+        )
+    wanted = shape[0] * shape[1]
+    if wanted == 1:
+        return None
+    devices = jax.devices()
     if wanted > len(devices):
         raise ValueError(
-            f"mesh.data={shape[0]} and mesh.params={shape[1]} need {wanted} devices, and JAX has {len(devices)}: take a "
-            f"smaller mesh, or set JAX_NUM_CPU_DEVICES={wanted} for virtual devices of one CPU."
+            f"mesh.data={shape[0]} and mesh.params={shape[1]} need {wanted} devices, and JAX has {len(devices)}: take "
+            f"a smaller mesh, or set JAX_NUM_CPU_DEVICES={wanted} for virtual devices of one CPU."
         )
-    return None if wanted == 1 else Mesh(np.array(devices[:wanted]).reshape(shape), (DATA, PARAMS))
+    return Mesh(np.array(devices[:wanted]).reshape(shape), (DATA, PARAMS))
 
 
 def _known(mesh: Mesh | None) -> Mesh | None:
@@ -54,16 +59,18 @@ def refuse_host(solver: Solver) -> None:
     """ValueError for a solver that works on one device only."""
     if not solver.shards:
         raise ValueError(
-            f"{type(solver).__name__} solves on one device, and trainer.mesh names several: take a solver that is written "
-            "in products, as bl.LBFGS, bl.GradientDescent, bl.ProximalGradient or bl.Newton, or leave the mesh out."
+            f"{type(solver).__name__} solves on one device, and trainer.mesh names several: take a solver that is "
+            "written in products, as bl.LBFGS, bl.GradientDescent, bl.ProximalGradient or bl.Newton, or leave the mesh "
+            "out."
         )
 
 
 class Spread:
     """Batches whose leaves are spread over the devices by samples, their leading axis.
 
-    A leaf that the task passes on unchanged is cut once, filled up to a multiple of the devices, so that no device holds
-    all of it; a step reads the part without the filling. A leaf that is drawn anew at each step is spread as it is made.
+    A leaf that the task passes on unchanged is cut once, filled up to a multiple of the devices, so that no device
+    holds all of it; a step reads the part without the filling. A leaf that is drawn anew at each step is spread as it
+    is made.
     """
 
     def __init__(self, batches: Batches, mesh: Mesh):
@@ -100,8 +107,8 @@ def _refuse_matrices(batches: PyTree) -> None:
     nodes = jax.tree.leaves(batches, is_leaf=lambda node: isinstance(node, HostMatrix))
     if any(isinstance(node, HostMatrix) for node in nodes):
         raise ValueError(
-            "A bl.HostMatrix lies in the memory of one host, and trainer.mesh names several devices: give the design as "
-            "an array or a BCOO matrix, or leave the mesh out."
+            "A bl.HostMatrix lies in the memory of one host, and trainer.mesh names several devices: give the design "
+            "as an array or a BCOO matrix, or leave the mesh out."
         )
 
 

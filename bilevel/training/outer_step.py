@@ -86,7 +86,7 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
     best = Best(hparams, task.inner.primal(carry.params), infinity, jnp.int32(-1))
     return TrainState(
         hparams=hparams,
-        optimizer=optimizer.init(hparams),
+        optimizer=trees.strong(optimizer.init(hparams)),
         carry=carry,
         key=key,
         step=jnp.int32(0),
@@ -122,7 +122,7 @@ def outer_step(
     sensed = jax.tree.map(lambda before, leaf: before | (usable & jnp.any(leaf != 0)), state.sensed, grad)
     state = TrainState(
         hparams=trees.select(usable, moved, state.hparams),
-        optimizer=trees.select(usable, after, state.optimizer),
+        optimizer=trees.strong(trees.select(usable, after, state.optimizer)),
         carry=trees.select(usable, report.carry, state.carry),
         key=state.key,
         step=state.step + 1,
