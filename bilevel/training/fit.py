@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bilevel.engines.failure import LOG, act, describe, failed
 from bilevel.foundation.compilation import Program
@@ -22,7 +21,7 @@ from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.callbacks import Moment
 from bilevel.training.checkpoint import Checkpoints
-from bilevel.training.conclusion import concluded, with_baselines
+from bilevel.training.conclusion import concluded, sizes, with_baselines
 from bilevel.training.continuation import fingerprint, restored
 from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
@@ -94,12 +93,12 @@ class Fit:
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {**self._sizes(), **found, "status": "interrupted"}
+            summary = {**sizes(self.task, self.engine, self.state), **found, "status": "interrupted"}
             self._save(force=True)
             self._keep(self._so_far(summary))
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
         finally:
-            failed = {**self._sizes(), **found, "status": "failed", "failure": self.failure}
+            failed = {**sizes(self.task, self.engine, self.state), **found, "status": "failed", "failure": self.failure}
             finish_all(self.loggers, summary or failed)
 
     def _phase(self, name: str) -> None:
@@ -181,19 +180,6 @@ class Fit:
         act(self.engine, report, sentence)
         return state, evaluation
 
-    def _sizes(self) -> dict[str, Any]:
-        """The facts of the run for the summary, however it ends."""
-        count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
-        batch, _ = self.task.batches(self.state.key, 0)
-        solver, _ = self.task.inner.choose(self.state.hparams, batch)
-        return {
-            "task": self.task.name,
-            "engine": type(self.engine).__name__,
-            "solver": type(solver).__name__,
-            "hyperparameters": count(self.state.hparams),
-            "unknowns": count(self.state.carry.params),
-        }
-
     def reach(self, step: int, directory: Path) -> TrainState:
         """The state before step ``step`` of the run in ``directory``. It starts at the last checkpoint before that
         step, or at the start where there is none, and takes the steps of the run again."""
@@ -260,7 +246,7 @@ class Fit:
     def _told(self) -> dict[str, Any]:
         """The summary's figures on the run itself."""
         return {
-            **self._sizes(),
+            **sizes(self.task, self.engine, self.state),
             **({"engine_chosen_because": self.reason} if self.reason else {}),
             "status": self._status(),
             **({"stopped_because": self.border} if self.border else {}),
