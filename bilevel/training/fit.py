@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bilevel.engines.failure import LOG, act, describe, failed
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
-from bilevel.foundation.typing import Key
+from bilevel.foundation.typing import Key, PyTree
 from bilevel.loggers import JsonLines, Run
 from bilevel.loggers.base import by_name, finish_all, plain
 from bilevel.task import Task
@@ -23,6 +23,7 @@ from bilevel.training.callbacks import Moment
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, sizes, with_baselines
 from bilevel.training.continuation import fingerprint, restored
+from bilevel.training.devices import mesh_of, on_mesh, placed, refuse_host, samples_of
 from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
 from bilevel.training.found import path_of
@@ -51,11 +52,14 @@ class Fit:
     """A run in progress: the state, the programs that advance it, and the open files."""
 
     def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack):
-        self.trainer, self.task, self.directory = trainer, task, directory
+        self.trainer, self.directory = trainer, directory
         self.began = time.perf_counter()
-        self.advance = Program(lambda engine, task, state: outer_step(task, trainer.optimizer, engine, state))
-        self.begin = Program(lambda engine, key: first_state(task, trainer.optimizer, engine, key))
         refuse_start(task, key)
+        self.task = task = self._spread(task, key)
+        self.advance = Program(
+            lambda engine, task, state: self._placed(outer_step(task, trainer.optimizer, engine, state))
+        )
+        self.begin = Program(lambda engine, key: self._placed(first_state(task, trainer.optimizer, engine, key)))
         self.engine, self.reason = trainer.engine, ""
         if trainer.engine.chooses:
             self.engine, self.reason = trainer.engine.choose(task, first_point(task, key))
@@ -70,6 +74,20 @@ class Fit:
         self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
+
+    def _spread(self, task: Task, key: Key) -> Task:
+        """The task as the devices of the trainer's mesh take it."""
+        self.mesh, self.samples = mesh_of(self.trainer.mesh), 0
+        if self.mesh is None:
+            return task
+        point = first_point(task, key)
+        refuse_host(task.inner.choose(point.hparams, point.inner_batch)[0])
+        self.samples = samples_of((point.inner_batch, point.outer_batch))
+        return on_mesh(task, self.mesh)
+
+    def _placed(self, tree: PyTree) -> PyTree:
+        """What a program returns, where the next step expects it."""
+        return tree if self.mesh is None else placed(tree, self.mesh, self.samples)
 
     def run(self, resume: bool, config: Mapping[str, Any]) -> Result:
         """Runs to the last step, or to an early stop; the loggers are closed in any case."""
