@@ -89,6 +89,7 @@ def cross_validation(
         batches=full_batch((inputs, targets, fits), (inputs, targets, judges)),
         evaluate=evaluate,
         prior=lambda hparams: 0.5 * shrinkage * jnp.sum((hparams - jnp.mean(hparams)) ** 2),
+        natural=lambda hparams: {"penalty": np.exp(np.asarray(hparams)).ravel()},
         figures={"coefficients": coefficients},
         precision=precision,
         name="cross_validation",

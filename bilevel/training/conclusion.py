@@ -69,19 +69,6 @@ def concluded(
     return Result(best.hparams, best.params, taken, last.report.params, metrics, plain(summary))
 
 
-def sizes(task: Task, engine: Engine, state: TrainState) -> dict[str, Any]:
-    """The facts of a run for its summary, however it ends."""
-    count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
-    solver, _ = task.inner.choose(state.hparams, task.batches(state.key, 0)[0])
-    return {
-        "task": task.name,
-        "engine": type(engine).__name__,
-        "solver": type(solver).__name__,
-        "hyperparameters": count(state.hparams),
-        "unknowns": count(state.carry.params),
-    }
-
-
 def with_baselines(result: Result, task: Task) -> Result:
     """The result with the baselines of the task, or the findings of its study, and what counts of all figures."""
     found = checked_baselines(task.baselines, task.baselines())
