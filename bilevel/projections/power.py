@@ -134,13 +134,14 @@ def _tangential(point: jax.Array, projected: jax.Array, direction: jax.Array, al
     x, y, z = projected
     curved = (x > 0) & (y > 0) & (z != 0)
     x, y, z = jnp.where(curved, x, 1), jnp.where(curved, y, 1), jnp.where(curved, z, 1)
-    height = jnp.abs(z)
-    normal = jnp.stack([-alpha * height / x, -(1 - alpha) * height / y, jnp.sign(z)])
+    # Both multiplied by x y / |z|, because the slopes alpha |z| / x overflow near the faces.
+    normal = jnp.stack([-alpha * y, -(1 - alpha) * x, x ** (1 - alpha) * y**alpha * jnp.sign(z)])
     size = norm(normal)
     ray = jnp.stack([x, y, z])
     ray = ray / norm(ray)
     other = jnp.cross(normal / size, ray)
-    bent = alpha * (1 - alpha) * height / size * (other[0] / x - other[1] / y) ** 2
+    turn = other[0] * y - other[1] * x
+    bent = jnp.minimum(alpha * (1 - alpha) / size * (turn / x) * (turn / y), jnp.finfo(x.dtype).max)
     share = 1 / (1 + norm(point - projected) * bent)
     along = (ray @ direction) * ray + share * (other @ direction) * other
     return jnp.where(curved, along, jnp.where(projected != 0, direction, 0))

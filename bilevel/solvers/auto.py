@@ -31,7 +31,6 @@ from bilevel.solvers.programs.stated_by_arrays import (
     is_pivotable,
     pivoting_program,
 )
-from bilevel.solvers.programs.stated_by_functions import program_of
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.lbfgs import LBFGS
 from bilevel.solvers.second_order.levenberg_marquardt import LevenbergMarquardt
@@ -113,8 +112,7 @@ def _by_residuals(instance: Instance, params: Params) -> bool:
 
 def _by_functions(instance: Instance, params: Params) -> tuple[Solver, str]:
     stated = "the set is stated by functions"
-    program, at = program_of(instance, params)
-    if not instance.differentiable and not is_narrow(params) and is_quadratic_program(program, at.primal):
+    if not instance.differentiable and not is_narrow(params) and is_quadratic_program(instance, params):
         reason = "affine ones of a quadratic loss: solved by its matrices, as bl.quadratic_program does"
         return InteriorPoint(by_matrices=True), f"{stated}, {reason}"
     return InteriorPoint(), f"{stated}: a primal-dual interior-point method"

@@ -11,6 +11,8 @@ import numpy as np
 from bilevel.cones import NonNegative, Product, Zero
 from bilevel.kernels.matrices import is_positive_semidefinite
 from bilevel.kernels.polish import polished
+from bilevel.optimality.primal_dual import PrimalDual
+from bilevel.solvers.instance import Instance
 from bilevel.solvers.programs.stated_by_arrays import (
     ConeProgram,
     ProgramSolver,
@@ -18,7 +20,7 @@ from bilevel.solvers.programs.stated_by_arrays import (
     pivoting_program,
     program_residual,
 )
-from bilevel.solvers.programs.stated_by_functions import Point, Program
+from bilevel.solvers.programs.stated_by_functions import Point, Program, program_of
 
 
 class Found(NamedTuple):
@@ -29,10 +31,20 @@ class Found(NamedTuple):
     steps: jax.Array
 
 
-def is_quadratic_program(program: Program, x: jax.Array) -> bool:
-    """Whether the loss is at most quadratic and all rows are affine, read from the programs of their derivatives."""
-    degrees = program.degrees(x)
-    return degrees.loss <= 2 and bool(np.all(degrees.equality == 1)) and bool(np.all(degrees.inequality == 1))
+def is_quadratic_program(instance: Instance, params: PrimalDual) -> bool:
+    """Whether the loss is at most quadratic and all rows are affine, read from the programs of their derivatives;
+    ``params`` may be shapes."""
+    found: list[bool] = []
+
+    def read(params: PrimalDual) -> tuple:
+        program, at = program_of(instance, params)
+        degrees = program.degrees(at.primal)
+        rows = np.concatenate([degrees.equality, degrees.inequality])
+        found.append(degrees.loss <= 2 and bool(np.all(rows == 1)))
+        return ()
+
+    jax.eval_shape(read, params)
+    return found[0]
 
 
 def solve_by_matrices(program: Program, x: jax.Array, solver: ProgramSolver) -> Found:

@@ -8,7 +8,6 @@ from numpy.testing import assert_allclose
 
 import bilevel as bl
 from bilevel.solvers.programs.recognised import is_quadratic_program
-from bilevel.solvers.programs.stated_by_functions import program_of
 
 
 def loss(params, hparams, batch):
@@ -97,5 +96,4 @@ def test_what_is_recognised(constraint, curved, recognised):
     stated = (lambda w, h, batch: loss(w, h, batch) + jnp.exp(w["b"])) if curved else loss
     inner = bl.InnerProblem(loss=stated, init=init, constraint=constraint)
     start = inner.unknown(init(None, one), one, None)
-    program, at = program_of(inner.at(one, None), start)
-    assert is_quadratic_program(program, at.primal) is recognised
+    assert is_quadratic_program(inner.at(one, None), start) is recognised
