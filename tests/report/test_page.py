@@ -106,7 +106,8 @@ def test_the_logger_writes_it_and_never_costs_a_result(write_run, tmp_path):
     (folder / "figures/weights.png").unlink()
     (folder / "figures/weights.png").mkdir()
     with pytest.warns(UserWarning, match="report.html could not be written"):
-        logger.finish({})
+        logger.finish({"status": "completed"})
+    logger.finish({"status": "failed"})  # the run tells of its full disk itself
     with pytest.raises(ValueError, match="needs the directory"):
         bl.report.Page().start(Run())
     with pytest.raises(ValueError, match="there is no run in it, nor below it"):

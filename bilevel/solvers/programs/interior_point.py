@@ -60,6 +60,7 @@ class InteriorPoint(Solver, ProgramSolver):
     tol: float | jax.Array = 1e-10
     by_matrices: bool = False
     patience: ClassVar[int] = 6
+    shards: ClassVar[bool] = False  # its factors are whole
     takes_functions: ClassVar[bool] = True
     structured: ClassVar[bool] = True  # takes second derivatives of the loss itself
 
