@@ -74,7 +74,9 @@ class InteriorPoint(Solver, ProgramSolver):
         iterate, scale = first_iterate(program, at)
         least = math.sqrt(trees.epsilon(at.primal))  # as in `refresh`: the iterate of a solution is at the boundary
         bounds = scale * program.inequality(at.primal)
-        exact = Iterate(*at[:2], jnp.maximum(at.inequality_dual / scale, least), jnp.maximum(-bounds, least))
+        exact = Iterate(
+            at.primal, at.equality_dual, jnp.maximum(at.inequality_dual / scale, least), jnp.maximum(-bounds, least)
+        )
         iterate = trees.select(found.solved, exact, iterate)
         params = program.unpack(*at)
         counts = counts.plus(gradients=2, factorizations=found.steps)
