@@ -105,6 +105,8 @@ class Trainer:
         """
         if not isinstance(task, Task):
             raise TypeError(f"Trainer.fit takes a bl.Task, and was given a {type(task).__name__}.")
+        for logger in self.loggers:
+            logger.ready()
         told = telling(task.functions, task.check)
         with jax.enable_x64(PRECISIONS[task.precision]), told, ExitStack() as stack:
             start = jax.random.key(0) if key is None else key
