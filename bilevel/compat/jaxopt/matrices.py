@@ -1,0 +1,84 @@
+"""The parts of a program, given as arrays, trees, products or functions, as flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import PyTree
+from bilevel.linear_solve import materialize
+
+Rows: TypeAlias = tuple[Any, Any]  # a matrix and a right-hand side, or two None
+
+
+class Program(NamedTuple):
+    """The quadratic objective x'Qx/2 + c'x of a flat x, and the tree that x stands for."""
+
+    Q: jax.Array
+    c: jax.Array
+    unravel: Callable[[jax.Array], PyTree]
+
+
+class FlatRows(NamedTuple):
+    """Rows A x (= or <=) b, and the tree that b stands for."""
+
+    rows: Rows
+    unravel: Callable[[jax.Array], PyTree]
+
+    def zeros(self) -> PyTree:
+        """A multiplier of zeros."""
+        return self.unravel(jnp.zeros_like(self.rows[1]))
+
+
+@dataclass(frozen=True)
+class Equalities:
+    """x -> A x: ``matvec(A, x)``, or leaf by leaf jnp.dot(A, x)."""
+
+    matvec: Callable | None
+    parameters: Any
+
+    def __call__(self, x: PyTree) -> PyTree:
+        if self.matvec is not None:
+            return self.matvec(self.parameters, x)
+        return jax.tree.map(jnp.dot, self.parameters, x)
+
+
+def objective_of(matvec: Callable | None, fun: Callable | None, params_obj: Any, start: Any) -> Program:
+    """The objective from (Q, c), from products matvec(params_Q, x) and c, or from a quadratic fun(x, params_obj)."""
+    if fun is None:
+        params_Q, c = params_obj
+        c = trees.strong(c)
+        flat, unravel = ravel_pytree(c)
+        Q, _ = materialize(Equalities(matvec, params_Q), c)
+        return Program(_flat_matrix(Q, flat), flat, unravel)
+    if matvec is not None:
+        raise ValueError("Give fun or matvec_Q, not both: each of them states the quadratic part alone.")
+    if start is None:
+        raise ValueError("A program stated by fun takes the shape of its unknown from init_params: give them.")
+    start = trees.strong(start)
+    zero, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, start))
+    slope = lambda x: ravel_pytree(jax.grad(fun)(unravel(x), params_obj))[0]
+    c, curve = jax.linearize(slope, zero)
+    Q, _ = materialize(curve, zero)
+    return Program(Q, c, unravel)
+
+
+def flat_rows(matvec: Callable | None, given: Any, program: Program) -> FlatRows:
+    """Rows from (A, b), or from products matvec(params_A, x) and b; none where ``given`` is None."""
+    if given is None:
+        return FlatRows((None, None), lambda _: None)
+    A, b = given
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, program.c.dtype), b))
+    image = Equalities(matvec, A)
+    columns = jax.vmap(lambda x: ravel_pytree(image(program.unravel(x)))[0])(jnp.eye(program.c.size, dtype=flat.dtype))
+    return FlatRows((columns.T, jnp.broadcast_to(flat, columns.shape[1:])), unravel)
+
+
+def _flat_matrix(Q: jax.Array, flat: jax.Array) -> jax.Array:
+    return jnp.asarray(Q, flat.dtype)
