@@ -139,3 +139,26 @@ def test_projections_are_what_they_are_under_jit():
     for project in (bl.projections.simplex, bl.projections.isotonic, bl.prox.total_variation):
         for at in (point, point + 1.0):
             np.testing.assert_allclose(project(at), jax.jit(project)(at), atol=1e-12)
+
+
+def test_a_hypergradient_sees_a_global_bound_anew(monkeypatch):
+    task = bl.Task(
+        inner=bl.InnerProblem(
+            loss=lambda w, h, _: 0.5 * jnp.sum((w - h * TARGET) ** 2), init=lambda key, h: jnp.zeros(2)
+        ),
+        outer_loss=lambda w, h, _: jnp.sum(w),
+        init_hparams=lambda key: jnp.ones(()),
+        batches=bl.full_batch(None, None),
+    )
+    assert abs(float(bl.hypergradient(task, jnp.ones(()))[1]) + 1) < 1e-9
+    monkeypatch.setitem(globals(), "TARGET", np.array([5.0, 6.0]))
+    assert abs(float(bl.hypergradient(task, jnp.ones(()))[1]) - 11) < 1e-9
+
+
+def test_the_precision_of_products_is_a_setting_of_the_program():
+    traces = []
+    root = bl.custom_root(lambda w, h: w - h)(lambda init, h: (traces.append(1), 1.0 * h)[1])
+    root(0.0, 2.0)
+    with jax.default_matmul_precision("highest"):
+        root(0.0, 2.0)
+    assert len(traces) == 2

@@ -62,6 +62,7 @@ def job(config: DictConfig) -> Any:
         threading.excepthook = lambda _: None
         sys.excepthook = of_main_thread
         warnings.formatwarning = in_one_line
+        importlib.import_module("bilevel.cli.event_loops").install()
     try:
         config = with_logger(config)
         check_settings(config)

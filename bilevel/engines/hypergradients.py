@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from bilevel.engines.failure import act, describe, failed, with_retries
 from bilevel.engines.influence import influence
 from bilevel.foundation import trees
 from bilevel.foundation.compilation import Program
+from bilevel.foundation.reads import reads
 from bilevel.foundation.refusals import constant
 from bilevel.foundation.stated import tells
 from bilevel.foundation.typing import Batch, HParams, Key, Scalar
@@ -48,10 +50,11 @@ def hypergradient(
 
     ``batch`` is a pair (inner batch, outer batch), by default the pair of step 0; ``key`` goes to the problem's init;
     ``carry`` is the last report's, for a warm start. A second call with the same task, shapes and engine settings
-    traces nothing. A failed solve follows the engine's ``on_failure``: "raise" (`ConvergenceError`), "warn", "retry"
-    (counted in ``report.retries``; raises when nothing helps) or "skip" (NaN, and ``report.skipped`` is 1). A value, a
-    gradient or an inner loss that is not finite is a failure too, even if both solves ended well. Inside another trace
-    nothing can raise: there the gradient of a failed solve is NaN.
+    traces nothing, unless a global or closure of the task's functions has been bound to another value in between. A
+    list or an array that is changed in place goes unnoticed. A failed solve follows the engine's ``on_failure``:
+    "raise" (`ConvergenceError`), "warn", "retry" (counted in ``report.retries``; raises when nothing helps) or "skip"
+    (NaN, and ``report.skipped`` is 1). A value, a gradient or an inner loss that is not finite is a failure too, even
+    if both solves ended well. Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
 
     All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace the
     precision is that of the trace, with a warning where it is lower.
@@ -126,7 +129,7 @@ def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> 
     engine = _chosen(task, engine, point)
     start = _first_carry(task, engine, point) if carry is None else carry
 
-    program = _PROGRAMS.setdefault(task.statement, Program(examined))
+    program = _PROGRAMS.setdefault(task.statement, Program(examined)).reading(_read(task))
 
     def attempt(tried: Engine, harder: Task) -> tuple[Report, tuple[Scalar, HParams]]:
         begin = start if tried is engine else _first_carry(task, tried, point)
@@ -167,7 +170,12 @@ def _first_carry(task: Task, engine: Engine, point: Point) -> Carry:
     """The carry of a cold start, by a small program of its own, so that one large program serves cold and warm
     starts."""
     first = Program(lambda engine, task, point: engine.first_carry(task, point))
-    return _STARTS.setdefault(task.statement, first)(engine, task, point)
+    return _STARTS.setdefault(task.statement, first).reading(_read(task))(engine, task, point)
+
+
+def _read(task: Task) -> Hashable:
+    """What the functions of the task read from outside now; not the task, which its programs must not keep alive."""
+    return tuple(map(reads, task.functions.values()))
 
 
 def _skipped(value: Scalar, grad: HParams, report: Report) -> tuple[Scalar, HParams, Report]:

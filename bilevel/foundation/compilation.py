@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -29,6 +30,15 @@ def compiler_options(backend: str) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+# JAX adds its settings to `jax.config` while it is imported, so that checkers do not know the attributes.
+TRACED_SETTINGS = operator.attrgetter("jax_enable_x64", "jax_default_matmul_precision", "jax_default_device")
+
+
+def surroundings() -> Hashable:
+    """JAX's settings that a trace reads: a program that was traced under others would answer for them."""
+    return TRACED_SETTINGS(jax.config)
 
 
 COPIES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "stop_gradient")
@@ -170,11 +180,20 @@ class Program:
         self.seconds = Seconds()
         self._executables: dict[Any, list[Executable]] = {}  # by structure, shapes and dtypes
         self._found: dict[Any, Executable] = {}  # by all of that and the devices of the arguments
+        self._read: Hashable = None
+
+    def reading(self, read: Hashable) -> Program:
+        """The program, without what was compiled when the function read other values from outside than ``read``."""
+        if read != self._read:
+            self._read = read
+            self._executables.clear()
+            self._found.clear()
+        return self
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(_number(leaf)) for leaf in leaves]
-        signature = (structure, bool(jax.config.read("jax_enable_x64")), *(leaf.aval for leaf in leaves))
+        signature = (structure, surroundings(), *(leaf.aval for leaf in leaves))
         placed = (*signature, *(leaf.sharding for leaf in leaves))
         executable = self._found.get(placed)
         if executable is None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.core import Tracer, eval_jaxpr
 
-from bilevel.foundation.compilation import Traced, trace
+from bilevel.foundation.compilation import Traced, surroundings, trace
 from bilevel.foundation.once import Once
 from bilevel.foundation.reads import reads
 
@@ -115,7 +115,7 @@ def prepared(kind: type, function: Callable, args: tuple, kwargs: dict | None = 
     is_data = [_is_data(leaf) for leaf in leaves]
     data = [leaf for leaf, moves in zip(leaves, is_data, strict=True) if moves]
     settings = tuple(None if moves else Setting(leaf) for leaf, moves in zip(leaves, is_data, strict=True))
-    key = (function, kind, structure, settings, *map(_place, data), bool(jax.config.read("jax_enable_x64")))
+    key = (function, kind, structure, settings, *map(_place, data), surroundings())
     try:
         compiled = _KEPT.get(key)
     except TypeError as error:

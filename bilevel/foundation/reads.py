@@ -31,7 +31,8 @@ def reads(value: Any) -> Hashable:
     """The values that ``value``, a function or an object with functions among its fields, would read now.
 
     Two results are equal where no global, closure, default or attribute that the functions name was rebound between
-    them. A list or an array that is changed in place goes unnoticed, as it does under `jax.jit`.
+    them. A list or an array that is changed in place goes unnoticed, as it does under `jax.jit`. A function that
+    rebinds what it reads (a counter of its calls) is never the same.
 
     >>> scale = [2.0]
     >>> def loss(w): return factor * w

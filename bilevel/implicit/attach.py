@@ -17,7 +17,7 @@ from bilevel.foundation.trees import epsilon
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.implicit.prepare import above_rounding, asserted
-from bilevel.implicit.silence import silent
+from bilevel.implicit.silence import coupled, silent
 from bilevel.linear_solve import LinearSolver, Operator
 
 
@@ -148,7 +148,7 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
             rhs = jax.tree.map(jnp.negative, change)
             return solve(params, values[:number_of_arguments], rhs, *hidden)
 
-        return params, silent(linear, tuple(tangents[1][i] for i in moved), lost)
+        return params, silent(linear, tuple(tangents[1][i] for i in moved), lost, (params, values, hidden))
 
     solution.defjvp(rule, symbolic_zeros=True)
     return solution
@@ -194,7 +194,8 @@ def _solve_on_face(
 
     def matvec(unknown: tuple) -> tuple:
         b, y, x = unknown
-        return b, operator(y), jax.tree.map(jnp.subtract, x, extend(b, y))
+        image = b, operator(y), jax.tree.map(jnp.subtract, x, extend(b, y))
+        return coupled(image, unknown, operator(jnp.ones_like(reduced)))
 
     def solved(operator: Operator, flat: jax.Array, given: PyTree) -> tuple[jax.Array, Counts]:
         flat, tol = above_rounding(flat, given, linear_solve.stated_tol)
@@ -211,10 +212,9 @@ def _solve_on_face(
         y, counts = solved(operator.transpose(reduced), of_y + through_y, of_x)
         return (jax.tree.map(jnp.add, of_b, through_b), y, of_x), counts
 
-    # JAX transposes only where every part depends on the right-hand side, also a part that is zero.
-    zero = jax.tree.map(lambda leaf: jnp.where(False, leaf, 0), rhs)
-    (_, _, value), counts = jax.lax.custom_linear_solve(matvec, (rhs, reduced, zero), solve, transposed, has_aux=True)
-    return value, counts
+    given = coupled((rhs, reduced, jax.tree.map(jnp.zeros_like, rhs)), rhs)
+    (b, y, value), counts = jax.lax.custom_linear_solve(matvec, given, solve, transposed, has_aux=True)
+    return coupled(value, (b, y)), counts
 
 
 def _solved(operator: Operator, linear_solve: LinearSolver, flat: jax.Array) -> tuple[jax.Array, Counts]:

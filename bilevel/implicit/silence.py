@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bilevel.foundation.typing import PyTree
 
 
-def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array) -> PyTree:
+def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array, of: PyTree = 0.0) -> PyTree:
     """``linear(tangents)``, NaN where ``lost``; its transpose maps a cotangent that is exactly zero to exactly zero.
 
     A lane of a batch whose solve failed has a derivative of NaN. Where its result is masked its cotangent is zero, and
@@ -23,19 +23,12 @@ def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array
     (0.0, nan)
     """
     tangents = jax.tree.map(jnp.asarray, tangents)  # a tangent may be a Python float
-    anchor = sum(jnp.sum(jnp.real(leaf)) for leaf in jax.tree.leaves(tangents))
-
-    def tied(leaf: jax.Array) -> jax.Array:
-        """The leaf, made to depend on all tangents, because JAX transposes only where all parts are unknown, or
-        none."""
-        return leaf + jnp.where(False, anchor, 0).astype(leaf.dtype)
-
     shapes = jax.eval_shape(linear, tangents)
-    none = jax.tree.map(lambda leaf: tied(jnp.zeros(leaf.shape, leaf.dtype)), shapes)
-    tangents = jax.tree.map(tied, tangents)
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    given = coupled((tangents, none), tangents)
 
     def matvec(pair: tuple) -> tuple:
-        return pair[0], jax.tree.map(jnp.subtract, pair[1], linear(pair[0]))
+        return coupled((pair[0], jax.tree.map(jnp.subtract, pair[1], linear(pair[0]))), pair, of)
 
     def solve(_: Callable, pair: tuple) -> tuple:
         return pair[0], jax.tree.map(
@@ -48,4 +41,20 @@ def silent(linear: Callable[[PyTree], PyTree], tangents: PyTree, lost: jax.Array
         heard = jax.tree.map(lambda leaf: jnp.where(zero, 0, jnp.where(lost, jnp.nan, leaf)), back)
         return jax.tree.map(jnp.add, pair[0], heard), pair[1]
 
-    return jax.lax.custom_linear_solve(matvec, (tangents, none), solve, transposed)[1]
+    same, moved = jax.lax.custom_linear_solve(matvec, given, solve, transposed)
+    return coupled(moved, same)
+
+
+def coupled(tree: PyTree, unknown: PyTree, of: PyTree = 1.0) -> PyTree:
+    """The tree plus a zero that JAX takes to be linear in all of ``unknown``, and to depend on ``of``.
+
+    JAX transposes a linear solve only where all parts of its right-hand side are unknown, or none. Of a second
+    derivative they are what the map makes of the movement of the values ``of`` that it closes over: a part that the map
+    leaves alone would be a known zero. The compiler removes what is added here.
+    """
+    total = lambda tree: sum(
+        jnp.sum(jnp.real(leaf)) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    )
+    # A product of zeros, because the derivative of a zero times a NaN among the values would be NaN.
+    zero = jnp.where(False, total(unknown), 0) * jnp.where(False, total(of), 0)
+    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)

@@ -58,7 +58,7 @@ def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         return change, duals[: y.size], duals[y.size :]
 
     moved = (jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t for p, t in zip(given, tangents[1], strict=True))
-    return at, silent(linear, tuple(moved), jnp.isnan(given.usable))
+    return at, silent(linear, tuple(moved), jnp.isnan(given.usable), (at, given))
 
 
 moving.defjvp(_rule, symbolic_zeros=True)

@@ -1,6 +1,23 @@
-"""Losses that state more than a function can: that they are linear in a design matrix, or quadratic."""
+"""Losses that state more than a function can: that they are linear in a design matrix, or quadratic; and ready-made
+ones."""
 
+from bilevel.losses.duals import c_svm, crammer_singer, crammer_singer_weights
+from bilevel.losses.generalized import huber, logistic, multinomial, poisson, quantile, squared, squared_hinge
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.losses.linear import Linear, quadratic_form
 
-__all__ = ["HostMatrix", "Linear", "quadratic_form"]
+__all__ = [
+    "HostMatrix",
+    "Linear",
+    "c_svm",
+    "crammer_singer",
+    "crammer_singer_weights",
+    "huber",
+    "logistic",
+    "multinomial",
+    "poisson",
+    "quadratic_form",
+    "quantile",
+    "squared",
+    "squared_hinge",
+]

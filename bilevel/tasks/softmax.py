@@ -13,6 +13,7 @@ import numpy as np
 from bilevel.data import DataSet, checked
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
+from bilevel.losses.pointwise import cross_entropy
 from bilevel.problem import InnerProblem
 from bilevel.tasks.grids import lowest
 
@@ -22,14 +23,6 @@ Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features + 1), the last co
 def samples(data: DataSet) -> Samples:
     """Inputs with a column of ones for the intercept, and labels."""
     return np.hstack([data.inputs, np.ones((len(data.inputs), 1))]), checked(data).targets
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array | np.ndarray) -> jax.Array:
-    """-log softmax(logits)[label], for each sample; NaN for a label that is no class. Computed with a mask, because
-    each derivative of a lookup compiles to a loop."""
-    chosen = jnp.asarray(labels)[:, None] == jnp.arange(logits.shape[1])
-    losses = -jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0), axis=1)
-    return jnp.where(jnp.any(chosen, axis=1), losses, jnp.nan)
 
 
 def mean_loss(params: Params, batch: Batch) -> Scalar:

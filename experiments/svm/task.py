@@ -17,7 +17,7 @@ from bilevel.constraints import Simplex
 from bilevel.data import DataSet
 from bilevel.data.embedded import made
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
-from bilevel.losses.linear import Linear
+from bilevel.losses.duals import crammer_singer, crammer_singer_weights
 from bilevel.optimality import Entropy, MirrorDescent
 from bilevel.problem import InnerProblem
 from bilevel.solvers import (
@@ -75,12 +75,8 @@ def svm(
     answers = [np.eye(classes)[part] for part in labels]
     design, towards = factor(inputs[0], inputs[1:], form)
 
-    def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        design, answers = batch
-        return 0.5 * jnp.sum((design @ answers - z) ** 2) / jnp.exp(hparams) + jnp.sum(params * answers)
-
     def scores(params: Params, hparams: HParams, design: Any, towards: Any) -> jax.Array:
-        return towards @ (design @ (answers[0] - params)) / jnp.exp(hparams)
+        return towards @ crammer_singer_weights(params, design, answers[0], jnp.exp(hparams))
 
     def outer_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         design, towards, answers = batch
@@ -90,15 +86,15 @@ def svm(
         chosen = jnp.argmax(scores(params, hparams, design, towards[1]), axis=1)
         return {"theta": jnp.exp(hparams), "test/accuracy": jnp.mean(chosen == labels[2], dtype=params.dtype)}
 
-    linear = Linear(design=lambda batch: batch[0], loss=loss)
+    dual = crammer_singer(jnp.exp)
     solvers: Any = SOLVERS[solver]
     return Task(
         inner=InnerProblem(
-            loss=linear,
+            loss=dual,
             init=lambda key, hparams: jnp.full((train, classes), 1 / classes),
             constraint=Simplex(),
             solver=solvers(max_steps=max_steps, tol=tol),
-            optimality=MirrorDescent(linear, Entropy()) if mapping == "mirror_descent" else None,
+            optimality=MirrorDescent(dual, Entropy()) if mapping == "mirror_descent" else None,
         ),
         outer_loss=outer_loss,
         init_hparams=lambda key: jnp.asarray(start, jnp.result_type(float)),
