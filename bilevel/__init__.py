@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py holds it and _HOME together
     from bilevel import (
+        compat as compat,
         cones as cones,
         constraints as constraints,
         data as data,
@@ -101,6 +102,9 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.layers import (
         cone_program as cone_program,
+        perturbed as perturbed,
+        perturbed_argmax as perturbed_argmax,
+        perturbed_max as perturbed_max,
         quadratic_program as quadratic_program,
     )
     from bilevel.layers.solve_many import (
@@ -220,7 +224,7 @@ _HOME = {
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
     "bilevel.layers.solve_many": ("solve_batch",),
-    "bilevel.layers": ("quadratic_program", "cone_program"),
+    "bilevel.layers": ("quadratic_program", "cone_program", "perturbed", "perturbed_argmax", "perturbed_max"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",
@@ -232,6 +236,7 @@ _HOME = {
     "bilevel.training.trainer": ("Trainer", "Result"),
 }  # fmt: skip
 _MODULES = (
+    "compat",
     "cones",
     "constraints",
     "data",

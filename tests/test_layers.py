@@ -26,7 +26,7 @@ LAYERS = (
     ("engines",),
     ("training",),
     ("verification",),
-    ("tasks", "experiments"),
+    ("tasks", "experiments", "compat"),
     ("cli",),
     ("__main__",),
 )

@@ -1,6 +1,16 @@
-"""Solutions as differentiable functions of their data: programs, and batches of inner problems."""
+"""Solutions as differentiable functions of their data: programs, batches of inner problems, perturbed maximisers."""
 
+from bilevel.layers.perturbed import Gumbel, Normal, perturbed, perturbed_argmax, perturbed_max
 from bilevel.layers.programs import cone_program, quadratic_program
 from bilevel.layers.solve_many import solve_batch
 
-__all__ = ["cone_program", "quadratic_program", "solve_batch"]
+__all__ = [
+    "Gumbel",
+    "Normal",
+    "cone_program",
+    "perturbed",
+    "perturbed_argmax",
+    "perturbed_max",
+    "quadratic_program",
+    "solve_batch",
+]

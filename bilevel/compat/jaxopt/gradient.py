@@ -104,5 +104,3 @@ class ProjectedGradient(IterativeSolver):
     def statement(self) -> Statement:
         loss, penalty = self.function().loss, Proximal(proxes.make_prox_from_projection(self.projection))
         return Statement(Condition.under(loss, penalty), loss, penalty)
-
-

@@ -216,7 +216,9 @@ def _current(engine: Engine, instance: Instance, params: Params, inner: Inner) -
     fresh = engine.refresh(instance, inner._replace(params=params)).settled()
     if engine.keeps_gradient:
         return fresh
-    same = jnp.all(jnp.stack([jnp.all(a == b) for a, b in zip(*map(jax.tree.leaves, (params, inner.params)), strict=True)]))
+    same = jnp.all(
+        jnp.stack([jnp.all(a == b) for a, b in zip(*map(jax.tree.leaves, (params, inner.params)), strict=True)])
+    )
     return trees.select(same, inner, fresh)
 
 
@@ -256,9 +258,7 @@ def _entered(solver: IterativeSolver, instance: Instance, start: Params) -> tupl
     return engine, progress._replace(target=jnp.asarray(solver.tol, progress.target.dtype))
 
 
-def _ended(
-    solver: IterativeSolver, engine: Engine, instance: Instance, progress: Progress
-) -> tuple[Params, State]:
+def _ended(solver: IterativeSolver, engine: Engine, instance: Instance, progress: Progress) -> tuple[Params, State]:
     state = progress.state
     error = state.residual if engine.keeps_gradient else instance.residual_norm(state.params)
     code = jnp.where(progress.steps >= engine.max_steps, Code.max_steps, Code.stalled)

@@ -7,21 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 
 from bilevel import projections
 from bilevel.foundation.typing import Scalar
+from bilevel.losses import pointwise
 
 
 def huber_loss(target: Any, pred: Any, delta: float = 1.0) -> Scalar:
     """r^2 / 2 for |r| <= delta, else delta (|r| - delta / 2), r = target - pred."""
-    size = jnp.abs(target - pred)
-    return jnp.where(size > delta, delta * (size - 0.5 * delta), 0.5 * size**2)
+    return pointwise.huber(delta).value(jnp.asarray(pred), jnp.asarray(target))
 
 
 def binary_logistic_loss(label: Any, logit: Any) -> Scalar:
-    """log(1 + exp(-(2 label - 1) logit)), label in {0, 1}."""
-    return jax.nn.softplus(jnp.where(label, -logit, logit))
+    """log(1 + exp(-(2 label - 1) logit)), label in {0, 1}; NaN for another label."""
+    return pointwise.LOGISTIC.value(jnp.asarray(logit, float), jnp.asarray(label))
 
 
 def binary_sparsemax_loss(label: Any, logit: Any) -> Scalar:
@@ -50,9 +49,8 @@ def sparse_sigmoid(x: Any) -> Scalar:
 
 
 def multiclass_logistic_loss(label: Any, logits: Any) -> Scalar:
-    """log(sum exp(logits)) - logits[label]."""
-    logits = jnp.asarray(logits)
-    return logsumexp(logits - logits[label])
+    """log(sum exp(logits)) - logits[label]; NaN for a label that is no class."""
+    return pointwise.cross_entropy(jnp.asarray(logits)[None], jnp.asarray(label)[None])[0]
 
 
 def multiclass_sparsemax_loss(label: Any, scores: Any) -> Scalar:

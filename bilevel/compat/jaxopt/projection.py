@@ -101,9 +101,7 @@ def projection_transport(
     return projections.transport(sim_matrix, *marginals)
 
 
-def projection_birkhoff(
-    sim_matrix: Any, make_solver: Callable | None = None, use_semi_dual: bool = True
-) -> jax.Array:
+def projection_birkhoff(sim_matrix: Any, make_solver: Callable | None = None, use_semi_dual: bool = True) -> jax.Array:
     """On the doubly stochastic matrices."""
     _exact("projection_birkhoff", make_solver)
     return projections.birkhoff(sim_matrix)
