@@ -165,6 +165,8 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         LBFGSB as LBFGSB,
         ActiveSetNewton as ActiveSetNewton,
         Anderson as Anderson,
+        AndersonWrapper as AndersonWrapper,
+        ArmijoSGD as ArmijoSGD,
         Auto as Auto,
         BlockCoordinateDescent as BlockCoordinateDescent,
         Broyden as Broyden,
@@ -178,6 +180,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         OperatorSplitting as OperatorSplitting,
         Optax as Optax,
         Optimistix as Optimistix,
+        PolyakSGD as PolyakSGD,
         ProximalGradient as ProximalGradient,
         ProximalNewton as ProximalNewton,
         ScikitLearn as ScikitLearn,
@@ -185,6 +188,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         Solver as Solver,
         SpectralProximalGradient as SpectralProximalGradient,
         WorkingSet as WorkingSet,
+        line_search as line_search,
     )
     from bilevel.solvers.solution import Solution as Solution
     from bilevel.task import (
@@ -218,8 +222,8 @@ _HOME = {
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
-        "FIRE", "LBFGSB", "MirrorDescent", "SpectralProximalGradient",
-        "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
+        "AndersonWrapper", "ArmijoSGD", "PolyakSGD", "line_search", "FIRE", "LBFGSB", "MirrorDescent",
+        "SpectralProximalGradient",        "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
     ),
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),

@@ -15,7 +15,7 @@ from bilevel.projections.elementwise import box
 def isotonic(
     point: ArrayLike, lower: ArrayLike = -jnp.inf, upper: ArrayLike = jnp.inf, *, increasing: bool = True
 ) -> jax.Array:
-    """The nearest monotone sequence between two bounds, {p : lower <= p_1 <= ... <= p_n <= upper}; the point is (..., n).
+    """The nearest monotone sequence between bounds, {p : lower <= p_1 <= ... <= p_n <= upper}; the point is (..., n).
 
     Constant on runs, with the mean of x on each, and cut off at the bounds; non-increasing with ``increasing=False``.
     Entries may be infinite; the mean of their run is then infinite too. NaN where lower > upper.

@@ -5,9 +5,11 @@
 
 from bilevel.compat.jaxopt import (
     base as base,
+    cond as cond,
     implicit_diff as implicit_diff,
     isotonic as isotonic,
     linear_solve as linear_solve,
+    loop as loop,
     loss as loss,
     objective as objective,
     perturbations as perturbations,
@@ -15,13 +17,19 @@ from bilevel.compat.jaxopt import (
     prox as prox,
     tree_util as tree_util,
 )
-from bilevel.compat.jaxopt.base import OptStep
+from bilevel.compat.jaxopt.bisection import Bisection
+from bilevel.compat.jaxopt.block import BlockCoordinateDescent
+from bilevel.compat.jaxopt.boxes import BoxCDQP, BoxOSQP
+from bilevel.compat.jaxopt.common import OptStep
 from bilevel.compat.jaxopt.gradient import GradientDescent, ProjectedGradient, ProximalGradient
-from bilevel.compat.jaxopt.programs import OSQP, BoxCDQP, BoxOSQP, CvxpyQP, EqualityConstrainedQP
+from bilevel.compat.jaxopt.mirror import MirrorDescent
+from bilevel.compat.jaxopt.programs import OSQP, CvxpyQP, EqualityConstrainedQP
 from bilevel.compat.jaxopt.quasi_newton import BFGS, LBFGS, LBFGSB, NonlinearCG
-from bilevel.compat.jaxopt.roots import AndersonAcceleration, Broyden, FixedPointIteration
+from bilevel.compat.jaxopt.refinement import IterativeRefinement
+from bilevel.compat.jaxopt.roots import AndersonAcceleration, AndersonWrapper, Broyden, FixedPointIteration
 from bilevel.compat.jaxopt.scipy_wrappers import ScipyBoundedMinimize, ScipyMinimize, ScipyRootFinding
-from bilevel.compat.jaxopt.stochastic import OptaxSolver
+from bilevel.compat.jaxopt.searches import BacktrackingLineSearch, HagerZhangLineSearch, ZoomLineSearch
+from bilevel.compat.jaxopt.stochastic import ArmijoSGD, OptaxSolver, PolyakSGD
 
 __all__ = [
     "BFGS",
@@ -29,6 +37,11 @@ __all__ = [
     "LBFGSB",
     "OSQP",
     "AndersonAcceleration",
+    "AndersonWrapper",
+    "ArmijoSGD",
+    "BacktrackingLineSearch",
+    "Bisection",
+    "BlockCoordinateDescent",
     "BoxCDQP",
     "BoxOSQP",
     "Broyden",
@@ -36,12 +49,17 @@ __all__ = [
     "EqualityConstrainedQP",
     "FixedPointIteration",
     "GradientDescent",
+    "HagerZhangLineSearch",
+    "IterativeRefinement",
+    "MirrorDescent",
     "NonlinearCG",
     "OptStep",
     "OptaxSolver",
+    "PolyakSGD",
     "ProjectedGradient",
     "ProximalGradient",
     "ScipyBoundedMinimize",
     "ScipyMinimize",
     "ScipyRootFinding",
+    "ZoomLineSearch",
 ]

@@ -7,94 +7,29 @@ from __future__ import annotations
 
 import abc
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from bilevel.compat.jaxopt.base import OptStep, Solver, asked, beginning
+from bilevel.compat.jaxopt.common import OptStep, Solver, asked, beginning
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
 from bilevel.compat.jaxopt.linear_solve import Called, linear_solver
+from bilevel.compat.jaxopt.states import State, Statement
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once
 from bilevel.foundation.status import REMEDIES, Code, Status
-from bilevel.foundation.typing import Loss, Params, PyTree
+from bilevel.foundation.typing import Params, PyTree
 from bilevel.implicit.attach import asks_for_values, attach
-from bilevel.implicit.mapping import Mapping, Residual
-from bilevel.optimality import Stationary
-from bilevel.penalties import Penalty, Zero
-from bilevel.problem import no_loss
+from bilevel.implicit.mapping import Residual
 from bilevel.solvers import Instance, State as Inner
 from bilevel.solvers.base import Solver as Engine
 from bilevel.solvers.differentiable_while import differentiable_while
 from bilevel.solvers.loop import Progress, enter, goes_on, take_step, walk
-
-
-class State(NamedTuple):
-    """What is known after some steps. ``inner`` is the state of bilevel's solver, which the next step needs."""
-
-    iter_num: jax.Array
-    error: jax.Array  # the norm of the optimality condition
-    value: Any  # of the function at the params, of solvers that minimise
-    aux: Any
-    status: Status  # of `run`; of `update` whether the step could be taken
-    inner: Inner
-
-    @property
-    def stepsize(self) -> Any:
-        """The last step size, of solvers that keep one."""
-        return self._of_memory("step_size")
-
-    @property
-    def grad(self) -> Any:
-        """The gradient at the params, of solvers that keep one."""
-        return self._of_memory("gradient")
-
-    @property
-    def num_fun_eval(self) -> Any:
-        """Gradients or residuals evaluated; a value comes with its gradient."""
-        return self.inner.counts.gradients
-
-    @property
-    def num_grad_eval(self) -> Any:
-        """Gradients or residuals evaluated."""
-        return self.inner.counts.gradients
-
-    @property
-    def num_prox_eval(self) -> Any:
-        """Proximal operators and projections evaluated."""
-        return self.inner.counts.proxes
-
-    @property
-    def failed_linesearch(self) -> Any:
-        """Whether the last search found no step."""
-        return jnp.asarray(self.inner.code) == Code.stalled
-
-    def _of_memory(self, name: str) -> Any:
-        memory = self.inner.memory
-        while isinstance(memory, tuple):
-            if hasattr(memory, name):
-                return getattr(memory, name)
-            memory = next((part for part in memory if hasattr(part, "_fields")), None)
-        raise AttributeError(f"this solver keeps no {name}: read error, iter_num, value, aux or status.")
-
-
-@dataclass(frozen=True, eq=False)
-class Statement:
-    """What is minimised or solved, in the words of `bl.InnerProblem`; the batch is (args, kwargs)."""
-
-    mapping: Mapping
-    loss: Loss = no_loss
-    penalty: Penalty = Zero()
-
-    @classmethod
-    def minimise(cls, objective: Objective) -> Statement:
-        """A smooth function without constraints."""
-        return cls(Stationary(objective.loss), objective.loss)
 
 
 class IterativeSolver(Solver):
@@ -291,6 +226,3 @@ def _seen(solver: IterativeSolver, params: Params, batch: Any) -> tuple[Any, Any
     args, kwargs = batch
     value, aux = function.with_aux(params, *args, **kwargs)
     return (value if solver.tells_value else None), aux
-
-
-Schedule = Callable[[jax.Array], jax.Array | float]

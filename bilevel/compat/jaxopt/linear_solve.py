@@ -92,8 +92,6 @@ _SOLVERS: dict[Callable, LinearSolver] = {
     solve_qr: Dense(),
     solve_cholesky: Dense(),
 }
-_DEFINITE = (solve_cholesky,)
-_SYMMETRIC = (solve_cg, solve_cholesky)
 
 
 def named(solve: Callable, ridge: float | None = None, **kwargs: Any) -> LinearSolver:
@@ -142,12 +140,12 @@ class Called(LinearSolver):
 def _solved(solver: LinearSolver, matvec: Callable, b: PyTree, init: PyTree) -> PyTree:
     """The solution, with derivatives in b and in all that ``matvec`` closes over."""
     b = trees.strong(b)
-    facts = {"symmetric": True} if solver.needs_symmetric else {}
+    symmetric = True if solver.needs_symmetric else None
 
     def solve(matvec: LinearMap, rhs: PyTree) -> PyTree:
-        return solver(Operator(matvec, **facts), rhs, init).value
+        return solver(Operator(matvec, symmetric), rhs, init).value
 
     square = jax.tree.map(jnp.shape, b) == jax.tree.map(jnp.shape, b if init is None else init)
     if not square:
         return solver(Operator(matvec), b, init).value
-    return jax.lax.custom_linear_solve(matvec, b, solve, solve, symmetric=bool(facts))
+    return jax.lax.custom_linear_solve(matvec, b, solve, solve, symmetric=bool(symmetric))

@@ -10,11 +10,36 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.compat.jaxopt.common import Solver
+from bilevel.compat.jaxopt.linear_solve import Called, linear_solver
 from bilevel.foundation import trees
 from bilevel.foundation.typing import PyTree
-from bilevel.linear_solve import materialize
+from bilevel.layers import quadratic_program
+from bilevel.linear_solve import AutoLinear, materialize
+from bilevel.solvers.solution import Solution
 
 Rows: TypeAlias = tuple[Any, Any]  # a matrix and a right-hand side, or two None
+
+
+class ProgramState(NamedTuple):
+    """What is known of a program's solution. ``error`` is bilevel's relative residual."""
+
+    iter_num: jax.Array
+    error: jax.Array
+    status: Any
+    solution: Solution
+
+
+class QuadraticSolver(Solver):
+    """The part that all programs share."""
+
+    def solved(self, Q: Any, c: Any, equalities: Rows, inequalities: Rows) -> tuple[Solution, ProgramState]:
+        """The solution of min x'Qx/2 + c'x, A x = b, G x <= h, as flat arrays."""
+        asked = linear_solver(self.implicit_diff_solve)
+        solve = AutoLinear() if isinstance(asked, Called) else asked
+        found = quadratic_program(Q, c, *equalities, *inequalities, linear_solve=solve)
+        residual = jax.lax.stop_gradient(found.residual)
+        return found, ProgramState(found.steps, residual, found.status, found)
 
 
 class Program(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.compat.jaxopt import loss
-from bilevel.compat.jaxopt.base import LinearOperator
+from bilevel.compat.jaxopt.common import LinearOperator
 from bilevel.foundation.typing import Scalar
 
 

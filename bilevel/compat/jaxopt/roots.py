@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bilevel.compat.jaxopt.functions import FirstOf
 from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
@@ -12,6 +12,7 @@ from bilevel.compat.jaxopt.notices import differs
 from bilevel.implicit import FixedPoint, Residual
 from bilevel.solvers import (
     Anderson,
+    AndersonWrapper as Accelerated,
     Broyden as BroydenEngine,
     FixedPointIteration as Iteration,
     Solver as InnerSolver,
@@ -78,6 +79,57 @@ class AndersonAcceleration(IterativeSolver):
 
     def statement(self) -> Statement:
         return Statement(FixedPoint(self.function().stated))
+
+
+@dataclass(eq=False)
+class AndersonWrapper(IterativeSolver):
+    """The steps of another solver, accelerated: ``run`` as the run of that solver. By `bl.AndersonWrapper`."""
+
+    solver: IterativeSolver
+    history_size: int = 5
+    mixing_frequency: int | None = None
+    beta: float = 1.0
+    ridge: float = 1e-5
+    verbose: bool | int = False
+    implicit_diff: bool = True
+    implicit_diff_solve: Callable | None = None
+    jit: bool = True
+    unroll: str | bool = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixing_frequency not in (None, 1):
+            differs("AndersonWrapper(mixing_frequency=...)", "every step is accelerated. Leave it out.")
+
+    @property
+    def extra(self) -> str | None:  # type: ignore[override]  # of the solver
+        return self.solver.extra
+
+    @property
+    def tells_value(self) -> bool:  # type: ignore[override]  # of the solver
+        return self.solver.tells_value
+
+    @property
+    def has_aux(self) -> bool:  # type: ignore[override]  # of the solver
+        return self.solver.has_aux
+
+    @property
+    def maxiter(self) -> int:  # type: ignore[override]  # of the solver
+        return self.solver.maxiter
+
+    @property
+    def tol(self) -> float:  # type: ignore[override]  # of the solver
+        return self.solver.tol
+
+    def engine(self) -> InnerSolver:
+        ridge = self.ridge if self.ridge != AndersonWrapper.ridge else Anderson.ridge
+        return Accelerated(self.solver.engine(), memory=self.history_size, mixing=self.beta, ridge=ridge)
+
+    def function(self) -> Any:
+        return self.solver.function()
+
+    def statement(self) -> Statement:
+        return self.solver.statement()
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bilevel.compat.jaxopt.base import OptStep
+from bilevel.compat.jaxopt.common import OptStep
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
 from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
 from bilevel.compat.jaxopt.notices import differs

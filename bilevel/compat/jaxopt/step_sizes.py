@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from bilevel.foundation.settings import changed, settings
 from bilevel.foundation.typing import Params
@@ -54,10 +55,10 @@ class Scheduled(Solver):
         self.solver.refuse(instance)
 
 
-def stepping(solver: Solver, stepsize: Any) -> Solver:
+def stepping(solver: Solver, stepsize: float | jax.Array | Callable[[jax.Array], float | jax.Array]) -> Solver:
     """``solver`` with JAXopt's step size."""
     if callable(stepsize):
         return Scheduled(changed(solver, step_size=1.0), stepsize)
     # A number that is traced is a step size: whether it is positive is not known.
-    searched = not isinstance(stepsize, jax.core.Tracer) and stepsize <= 0
+    searched = not isinstance(stepsize, Tracer) and stepsize <= 0
     return changed(solver, step_size=BACKTRACKING if searched else stepsize)

@@ -130,4 +130,4 @@ def broadcast_pytrees(*trees: PyTree) -> tuple[PyTree, ...]:
 
 
 def _sum(terms: PyTree) -> Scalar:
-    return jax.tree.reduce(operator.add, terms, 0)
+    return jnp.asarray(sum(jax.tree.leaves(terms)))
