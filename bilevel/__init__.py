@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py holds it and _HOME together
     from bilevel import (
@@ -132,6 +132,9 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     from bilevel.losses.host_matrix import (
         HostMatrix as HostMatrix,
     )
+    from bilevel.losses.least_squares import (
+        LeastSquares as LeastSquares,
+    )
     from bilevel.losses.linear import (
         Linear as Linear,
         quadratic_form as quadratic_form,
@@ -171,10 +174,13 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         BlockCoordinateDescent as BlockCoordinateDescent,
         Broyden as Broyden,
         Clarabel as Clarabel,
+        Dogleg as Dogleg,
         FixedPointIteration as FixedPointIteration,
+        GaussNewton as GaussNewton,
         GradientDescent as GradientDescent,
         Host as Host,
         InteriorPoint as InteriorPoint,
+        LevenbergMarquardt as LevenbergMarquardt,
         MirrorDescent as MirrorDescent,
         Newton as Newton,
         OperatorSplitting as OperatorSplitting,
@@ -185,6 +191,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         ProximalNewton as ProximalNewton,
         ScikitLearn as ScikitLearn,
         SciPy as SciPy,
+        SciPyLeastSquares as SciPyLeastSquares,
         Solver as Solver,
         SpectralProximalGradient as SpectralProximalGradient,
         WorkingSet as WorkingSet,
@@ -216,6 +223,7 @@ _HOME = {
         "Hyperplane", "HalfSpace", "AffineSet", "Polyhedron", "Transport", "Birkhoff",
         "Constraint", "Free", "Box", "Simplex", "Functional"),
     "bilevel.losses.host_matrix": ("HostMatrix",),
+    "bilevel.losses.least_squares": ("LeastSquares",),
     "bilevel.losses.linear": ("Linear", "quadratic_form"),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
@@ -223,7 +231,8 @@ _HOME = {
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
         "AndersonWrapper", "ArmijoSGD", "PolyakSGD", "line_search", "FIRE", "LBFGSB", "MirrorDescent",
-        "SpectralProximalGradient",        "WorkingSet", "ProximalNewton", "Host", "Optimistix", "SciPy", "ScikitLearn",
+        "SpectralProximalGradient", "WorkingSet", "ProximalNewton", "LevenbergMarquardt", "GaussNewton", "Dogleg",
+        "Host", "Optimistix", "SciPy", "ScikitLearn", "SciPyLeastSquares",
     ),
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),

@@ -18,6 +18,7 @@ from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, PyTree,
 from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.implicit.mapping import FixedPoint, Mapping, Residual
 from bilevel.linear_solve import AutoLinear, LinearSolver
+from bilevel.losses.least_squares import by_gauss_newton, exact
 from bilevel.losses.linear import stays_on_host
 from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
@@ -78,6 +79,12 @@ class InnerProblem:
                 f"bl.{type(self.solver).__name__} cannot keep to constraints that are stated by functions "
                 f"(bl.{type(self.constraint).__name__}). Use bl.InteriorPoint() or bl.Auto()."
             )
+        if by_gauss_newton(self.loss) and (self.constraint.by_functions or self.optimality is not None):
+            raise ValueError(
+                'bl.LeastSquares(adjoint="gauss_newton") replaces the Hessian in the conditions that are derived from '
+                "the loss, a penalty and a set with a projection, and this problem has functions as constraints or an "
+                'optimality= of its own: use adjoint="exact".'
+            )
         if not (
             self.penalty.smooth or self.constraint.smooth or (self.penalty.separable and self.constraint.separable)
         ):
@@ -127,7 +134,9 @@ class InnerProblem:
 
     def at(self, hparams: HParams, batch: Batch, differentiable: bool = False, searches: bool = True) -> Instance:
         """The problem with hyperparameters and data put in."""
-        return Instance(self.loss, self.nonsmooth, self.mapping, hparams, batch, differentiable, searches)
+        # The solvers judge curvature, so they get the exact Hessian also where the adjoint is to use another matrix.
+        mapping = self.mapping.with_loss(exact(self.loss)) if by_gauss_newton(self.loss) else self.mapping
+        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, differentiable, searches)
 
     @property
     def functions(self) -> dict[str, Callable]:

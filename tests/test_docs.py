@@ -9,7 +9,8 @@ import matplotlib
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+WRITTEN = [page for page in (REPOSITORY / "docs").rglob("*.md") if page.parent.name != "reference"]  # by hand
+PAGES = [REPOSITORY / "README.md", *sorted(WRITTEN)]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -67,3 +67,23 @@ def test_the_installed_wheel_runs_from_another_folder(wheel, tmp_path):
     names = "import bilevel as bl; print([getattr(bl.tasks, name).__module__ for name in ('svm', 'precision')])"
     found = run(home / "bin/python", "-c", names, cwd=elsewhere, env=environment)
     assert found.stdout.strip() == "['bilevel.experiments.svm.task', 'bilevel.experiments.precision.task']"
+
+
+def test_one_version_everywhere(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    release = pytest.importorskip("release")
+    told = release.versions()
+    assert set(told.values()) == {bilevel.__version__}, told
+
+
+def test_a_wheel_that_lacks_something_is_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    release = pytest.importorskip("release")
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as file:
+        for name in ("bilevel/py.typed", "tests/test_x.py", "bilevel-0.dist-info/METADATA"):
+            file.writestr(name, "")
+    told = " ".join(release.faults_of_wheel(tmp_path / "x.whl"))
+    assert told == (
+        "The wheel lacks bilevel/configs/config.yaml. The wheel lacks its licence. "
+        "The wheel holds tests, which is no part of the package."
+    )

@@ -28,6 +28,7 @@ class System(NamedTuple):
     restrict: LinearMap
     extend: Callable[[PyTree, PyTree], PyTree]
     products: int = 0  # Hessian products that restrict and extend cost together
+    approximate: bool = False  # whether A was replaced by an approximation, so that a solution of the system is none
 
 
 class Mapping(abc.ABC):

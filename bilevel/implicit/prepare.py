@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.trees import epsilon, norm
 from bilevel.foundation.typing import PyTree
 from bilevel.implicit.mapping import System
@@ -54,6 +55,8 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
         size = norm(rhs)
         amplification = jnp.where(size > 0, norm(solution.value) / jnp.where(size > 0, size, 1), 0)
         counted = solution._replace(products=solution.products + system.products)
+        if system.approximate:  # exact for a system that is not the problem's own
+            counted = counted._replace(status=counted.status.worse(Status.of(Code.truncated)))
         return Solve(value, solution.value, amplification, counted)
 
     def solve(rhs: PyTree, tol: float | jax.Array | None = None) -> Solve:

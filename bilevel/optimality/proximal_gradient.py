@@ -13,6 +13,7 @@ from bilevel.foundation.trees import axpy, epsilon, norm, subtract
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.linear_solve.base import Operator
+from bilevel.losses.least_squares import linearized
 from bilevel.penalties.base import Penalty, not_known
 
 POWERS = 3  # steps of the power iteration that finds a step size
@@ -118,11 +119,12 @@ class ProximalGradient(Mapping):
         return self.kinks(point, self.step_size, *args, **kwargs)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
-        gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
+        gradient, hessian, approximate = linearized(self.loss, params, *args, **kwargs)
         point = axpy(-self.step_size, gradient, params)
         _, derivative = jax.linearize(lambda z: self.prox(z, self.step_size, *args, **kwargs), point)
         derivative = without_rounding(derivative, point)
-        return reduced_system(derivative, lambda x: times(self.step_size, hessian(x)), str(self))
+        system = reduced_system(derivative, lambda x: times(self.step_size, hessian(x)), str(self))
+        return system._replace(approximate=approximate)
 
     def __str__(self) -> str:
         return f"ProximalGradient({getattr(self.loss, '__name__', 'loss')})"

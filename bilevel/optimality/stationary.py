@@ -9,7 +9,9 @@ from typing import ClassVar
 import jax
 
 from bilevel.foundation.typing import Params, PyTree, Scalar
-from bilevel.implicit.mapping import Mapping, System, plain_system
+from bilevel.implicit.mapping import Mapping, System
+from bilevel.linear_solve import Operator
+from bilevel.losses.least_squares import linearized
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,9 @@ class Stationary(Mapping):
         return jax.grad(self.loss)(params, *args, **kwargs)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
-        return plain_system(lambda w: self(w, *args, **kwargs), params, symmetric=True, definite=True, owner=str(self))
+        at = linearized(self.loss, params, *args, **kwargs)
+        operator = Operator(at.hessian, symmetric=True, definite=True, owner=str(self))
+        return System(operator, lambda rhs: rhs, lambda _, solution: solution, approximate=at.approximate)
 
     def __str__(self) -> str:
         return f"Stationary({getattr(self.loss, '__name__', 'loss')})"

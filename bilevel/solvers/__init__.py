@@ -27,8 +27,11 @@ from bilevel.solvers.programs.interior_point import InteriorPoint
 from bilevel.solvers.programs.operator_splitting import OperatorSplitting
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.broyden import Broyden
+from bilevel.solvers.second_order.dogleg import Dogleg
+from bilevel.solvers.second_order.gauss_newton import GaussNewton
 from bilevel.solvers.second_order.lbfgs import LBFGS
 from bilevel.solvers.second_order.lbfgsb import LBFGSB
+from bilevel.solvers.second_order.levenberg_marquardt import LevenbergMarquardt
 from bilevel.solvers.second_order.newton import Newton
 from bilevel.solvers.second_order.proximal_newton import ProximalNewton
 
@@ -44,11 +47,14 @@ __all__ = [
     "BlockCoordinateDescent",
     "Broyden",
     "Clarabel",
+    "Dogleg",
     "FixedPointIteration",
+    "GaussNewton",
     "GradientDescent",
     "Host",
     "Instance",
     "InteriorPoint",
+    "LevenbergMarquardt",
     "MirrorDescent",
     "Newton",
     "OperatorSplitting",

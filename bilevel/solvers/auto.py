@@ -9,6 +9,7 @@ import jax
 
 from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Params
+from bilevel.losses.least_squares import LeastSquares
 from bilevel.losses.linear import Linear, design_of, is_sparse
 from bilevel.solvers.base import Solver, State, is_narrow, settings
 from bilevel.solvers.first_order.anderson import Anderson
@@ -31,6 +32,7 @@ from bilevel.solvers.programs.stated_by_arrays import (
 )
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.lbfgs import LBFGS
+from bilevel.solvers.second_order.levenberg_marquardt import LevenbergMarquardt
 from bilevel.solvers.second_order.newton import Newton
 from bilevel.solvers.second_order.proximal_newton import ProximalNewton, takes
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
@@ -88,6 +90,8 @@ def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]
             reason = f"{size} unknowns and multipliers, too many for a dense Hessian"
             return OperatorSplitting(), f"the set is stated by functions, {reason}: operator splitting, by products"
         return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
+    if isinstance(instance.loss, LeastSquares) and _by_residuals(instance, params):
+        return LevenbergMarquardt(), f"a bl.LeastSquares loss of {size} unknowns: damped Gauss-Newton steps"
     if not instance.penalty.smooth:
         return _nonsmooth(instance, params, size)
     if instance.mapping.iterates and not instance.mapping.states_loss and size > SMALL:
@@ -97,6 +101,12 @@ def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]
     if not is_narrow(params) and (size <= FEW or (size <= DENSE and is_quadratic(instance, params))):
         return Newton(), f"a smooth loss of {size} unknowns: Newton's method with a direct factorisation"
     return LBFGS(), f"a smooth loss of {size} unknowns: limited-memory BFGS, which needs gradients only"
+
+
+def _by_residuals(instance: Instance, params: Params) -> bool:
+    """Whether a least-squares problem is free or in a box, and its steps are neither narrow nor differentiated."""
+    boxed = instance.penalty.smooth or (instance.penalty.is_set and instance.penalty.separable)
+    return boxed and instance.mapping.of_gradient and not instance.differentiable and not is_narrow(params)
 
 
 def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:

@@ -98,8 +98,8 @@ def work(kind: str, unknowns: int) -> None:
 class Worker:
     """A process that solves; it ends where a problem takes too long, and a new one goes on."""
 
-    def __init__(self, kind: str, unknowns: int):
-        command = [sys.executable, __file__, "--kind", kind, "--unknowns", str(unknowns), "--work"]
+    def __init__(self, *arguments: str):
+        command = [sys.executable, sys.argv[0], *arguments, "--work"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, name: str, seconds: float) -> Any:
@@ -113,15 +113,15 @@ class Worker:
         return json.loads(line) if line else None
 
 
-def run(kind: str, names: list[str], unknowns: int, seconds: float) -> list[list[Any]]:
-    """The rows of all problems of a kind."""
-    worker = Worker(kind, unknowns)
+def run(names: list[str], seconds: float, *arguments: str) -> list[list[Any]]:
+    """The rows of all problems, by processes with these arguments."""
+    worker = Worker(*arguments)
     rows: list[list[Any]] = []
     for name in names:
         found = worker.ask(name, seconds)
         if found is None:
             found = [[name, "", OURS, f"not within {seconds:g} s", float("nan"), "", "", "", ""]]
-            worker = Worker(kind, unknowns)
+            worker = Worker(*arguments)
         rows += found
         for row in found:
             print(" ".join(f"{value!s:>14}" for value in row), flush=True)
@@ -161,7 +161,7 @@ def main() -> None:
     kinds = ["none"] if settings.smoke else settings.kind
     for kind in kinds:
         names = [name for name in cutest_problems.listed(kind) if chosen is None or name in chosen]
-        rows = run(kind, names, settings.unknowns, settings.seconds)
+        rows = run(names, settings.seconds, "--kind", kind, "--unknowns", str(settings.unknowns))
         if chosen is None or settings.smoke or settings.out:
             write(folder(settings, HERE) / f"cutest_{kind}.csv", COLUMNS, rows)
         print(f"bounds: {kind}\n{summary(rows)}")

@@ -15,7 +15,12 @@ import types
 from pathlib import Path
 from typing import Any
 
-HOMES = {"none": "_unconstrained_minimisation", "bounded": "_bounded_minimisation"}
+HOMES = {
+    "none": "_unconstrained_minimisation",
+    "bounded": "_bounded_minimisation",
+    "constrained": "_constrained_minimisation",
+    "equations": "_nonlinear_equations",
+}
 PACKAGE = "sif2jax"
 
 

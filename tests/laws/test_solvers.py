@@ -77,6 +77,8 @@ ZEROS, ROWS = np.zeros(6), np.ones((2, 3)) / 3
 WITNESSES: dict[str, Callable[[float], np.ndarray]] = {
     "ridge": lambda h: np.linalg.solve(MATRIX.T @ MATRIX / 30 + np.exp(h) * np.eye(6), MATRIX.T @ TARGET / 30),
     "lasso": lambda h: numpy_solution(squares_slope, lambda x, s: soft(x, s * np.exp(h)), ZEROS),
+    "least squares": lambda h: WITNESSES["ridge"](h),
+    "boxed least squares": lambda h: WITNESSES["box"](h),
     "logistic": lambda h: numpy_solution(tempered_slope, lambda x, s: soft(x, s * np.exp(h)), ZEROS),
     "box": lambda h: numpy_solution(squares_slope, lambda x, s: np.clip(x, -0.5, np.exp(h)), ZEROS),
     "simplex": lambda h: numpy_solution(rows_slope, lambda x, s: simplex_rows(x, np.exp(h)), ROWS, 1.5),
@@ -111,6 +113,12 @@ def case(name: str) -> Case:
     def ridge(w, h, batch):
         return squares(batch[0] @ w, w, h, batch) + 0.5 * jnp.exp(h) * jnp.sum(w**2)
 
+    def residuals(w, h, batch):
+        return {"fit": (batch[0] @ w - batch[1]) / np.sqrt(30), "ridge": jnp.exp(0.5 * h) * w}
+
+    def fit(w, h, batch):
+        return residuals(w, h, batch)["fit"]
+
     def contraction(w, h, batch):
         return jnp.tanh(jnp.asarray(COUPLING) @ w + jnp.exp(h) * batch[1][:6])
 
@@ -124,6 +132,10 @@ def case(name: str) -> Case:
     return {
         "ridge": lambda: Case(problem(ridge, zeros), np.log(0.3), far, batch),
         "lasso": lambda: Case(problem(of(squares), zeros, bl.L1(jnp.exp)), np.log(0.2), far, batch),
+        "least squares": lambda: Case(problem(bl.LeastSquares(residuals), zeros), np.log(0.3), far, batch),
+        "boxed least squares": lambda: Case(
+            problem(bl.LeastSquares(fit), zeros, constraint=box), np.log(0.8), far, batch
+        ),
         "logistic": lambda: Case(problem(of(tempered), zeros, bl.L1(jnp.exp)), np.log(0.05), far, batch),
         "box": lambda: Case(problem(of(squares), zeros, constraint=box), np.log(0.8), far, batch),
         "simplex": lambda: Case(problem(by_rows, uniform, constraint=simplex), np.log(1.2), far_rows, batch),
@@ -170,6 +182,8 @@ CAN = {
     "ridge": (
         "GradientDescent", "LBFGS", "Newton", "Broyden", "ActiveSetNewton", "SciPy-BFGS", "Optimistix", "Host", "Auto",
     ),
+    "least squares": ("LBFGS", "Newton", "Auto"),
+    "boxed least squares": ("LBFGSB", "ActiveSetNewton", "Auto"),
     "lasso": (*COMPOSITE, "ProximalNewton"),
     "logistic": (*COMPOSITE, "ProximalNewton"),
     "box": (*COMPOSITE, "ProximalNewton", "LBFGSB", "SciPy-LBFGSB"),
