@@ -23,6 +23,7 @@ from bilevel.solvers.outside.optax import Optax
 from bilevel.solvers.outside.optimistix import Optimistix
 from bilevel.solvers.outside.scikit_learn import ScikitLearn
 from bilevel.solvers.outside.scipy import SciPy
+from bilevel.solvers.outside.scipy_least_squares import SciPyLeastSquares
 from bilevel.solvers.programs.interior_point import InteriorPoint
 from bilevel.solvers.programs.operator_splitting import OperatorSplitting
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
@@ -65,6 +66,7 @@ __all__ = [
     "ProximalGradient",
     "ProximalNewton",
     "SciPy",
+    "SciPyLeastSquares",
     "ScikitLearn",
     "Solver",
     "SpectralProximalGradient",

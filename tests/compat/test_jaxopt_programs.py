@@ -72,7 +72,7 @@ def test_an_empty_program_says_so():
 def test_scipys_minimisers_and_root_finders():
     fun = lambda w, target: jnp.sum(jnp.cosh(w - target))
     target = jnp.array([-2.0, 0.5])
-    solver = jaxopt.ScipyMinimize(fun=fun, method="L-BFGS-B", tol=1e-6)
+    solver = jaxopt.ScipyMinimize(fun=fun, method="L-BFGS-B")
     solve = lambda target: solver.run(jnp.zeros(2), target).params
     assert_allclose(solve(target), target, atol=1e-5)
     assert_allclose(jax.jacobian(solve)(target), np.eye(2), atol=1e-5)

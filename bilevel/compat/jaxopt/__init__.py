@@ -29,6 +29,12 @@ from bilevel.compat.jaxopt.refinement import IterativeRefinement
 from bilevel.compat.jaxopt.roots import AndersonAcceleration, AndersonWrapper, Broyden, FixedPointIteration
 from bilevel.compat.jaxopt.scipy_wrappers import ScipyBoundedMinimize, ScipyMinimize, ScipyRootFinding
 from bilevel.compat.jaxopt.searches import BacktrackingLineSearch, HagerZhangLineSearch, ZoomLineSearch
+from bilevel.compat.jaxopt.squares import (
+    GaussNewton,
+    LevenbergMarquardt,
+    ScipyBoundedLeastSquares,
+    ScipyLeastSquares,
+)
 from bilevel.compat.jaxopt.stochastic import ArmijoSGD, OptaxSolver, PolyakSGD
 
 __all__ = [
@@ -48,9 +54,11 @@ __all__ = [
     "CvxpyQP",
     "EqualityConstrainedQP",
     "FixedPointIteration",
+    "GaussNewton",
     "GradientDescent",
     "HagerZhangLineSearch",
     "IterativeRefinement",
+    "LevenbergMarquardt",
     "MirrorDescent",
     "NonlinearCG",
     "OptStep",
@@ -58,7 +66,9 @@ __all__ = [
     "PolyakSGD",
     "ProjectedGradient",
     "ProximalGradient",
+    "ScipyBoundedLeastSquares",
     "ScipyBoundedMinimize",
+    "ScipyLeastSquares",
     "ScipyMinimize",
     "ScipyRootFinding",
     "ZoomLineSearch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -41,7 +41,7 @@ class Bisection(Solver):
     ``check_bracket`` is on; under jit and vmap the status is then ``infeasible``. `update` finds the root at once.
     """
 
-    optimality_fun: Callable  # type: ignore[assignment]  # JAXopt's name of the function
+    optimality_fun: Callable = field()  # type: ignore[assignment]  # a field without a default, as in JAXopt
     lower: Any
     upper: Any
     maxiter: int = 30

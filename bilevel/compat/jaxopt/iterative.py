@@ -19,6 +19,7 @@ from jax.core import Tracer
 from bilevel.compat.jaxopt.common import OptStep, Solver, asked, beginning
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
 from bilevel.compat.jaxopt.linear_solve import Called, linear_solver
+from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.states import State, Statement
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once
@@ -30,6 +31,8 @@ from bilevel.solvers import Instance, State as Inner
 from bilevel.solvers.base import Solver as Engine
 from bilevel.solvers.differentiable_while import differentiable_while
 from bilevel.solvers.loop import Progress, enter, goes_on, take_step, walk
+
+SCIPY = 1e-6  # the share of the first error at which SciPy's result is a solution
 
 
 class IterativeSolver(Solver):
@@ -64,7 +67,7 @@ class IterativeSolver(Solver):
     def run(self, init_params: Any, *args: Any, **kwargs: Any) -> OptStep:
         """Steps until the error is at most ``tol``, or ``maxiter``. Where a solve fails, `state.status` says how."""
         setting, start, given = asked(self), beginning(init_params), self.given(args, kwargs)
-        if not getattr(self, "implicit_diff", True):
+        if self.unrolled():
             params, state = _unrolled(setting, start, *given)
         else:
             params, state = _run(setting, start, *given)
@@ -73,6 +76,19 @@ class IterativeSolver(Solver):
             state = state._replace(value=value, aux=aux)
         self.tell(state.status)
         return OptStep(params, state)
+
+    def unrolled(self) -> bool:
+        """Whether derivatives go through the steps; where they cannot, that is told."""
+        if getattr(self, "implicit_diff", True):
+            return False
+        engine = self.engine()
+        if not engine.unrolls:
+            differs(
+                f"{type(self).__name__}(implicit_diff=False)",
+                f"the steps of bl.{type(engine).__name__} have no derivative; that of the solution is implicit. Leave "
+                "it out.",
+            )
+        return engine.unrolls
 
     def tell(self, status: Status) -> None:
         """Warns of a result that is none, where its status is known: JAXopt said nothing."""
@@ -137,7 +153,7 @@ def _begun(setting: Setting, params: Params, hparams: Any, batch: Any) -> State:
 @compiles_once
 def _updated(setting: Setting, params: Params, state: State, hparams: Any, batch: Any) -> tuple[Params, State]:
     solver: IterativeSolver = setting.value
-    instance = solver.at(hparams, batch, differentiable=not getattr(solver, "implicit_diff", True))
+    instance = solver.at(hparams, batch, differentiable=solver.unrolled())
     engine = solver.engine()
     inner = engine.step(instance, _current(engine, instance, params, state.inner)).settled()
     error = inner.residual if engine.keeps_gradient else instance.residual_norm(inner.params)
@@ -190,7 +206,9 @@ def _entered(solver: IterativeSolver, instance: Instance, start: Params) -> tupl
     reference = jax.lax.stop_gradient(state.residual)
     level = trees.epsilon(start) ** 0.5 * reference
     progress = enter(engine, state, reference, level)
-    return engine, progress._replace(target=jnp.asarray(solver.tol, progress.target.dtype))
+    # Of SciPy's solvers ``tol`` may be None: then it is relative to the start, where that is large.
+    target = SCIPY * jnp.maximum(1, reference) if solver.tol is None else solver.tol
+    return engine, progress._replace(target=jnp.asarray(target, progress.target.dtype))
 
 
 def _ended(solver: IterativeSolver, engine: Engine, instance: Instance, progress: Progress) -> tuple[Params, State]:
