@@ -190,3 +190,23 @@ def test_a_failed_solve_says_so():
     with pytest.warns(RuntimeWarning, match="LBFGS.run ended nonfinite"):
         _, state = jaxopt.LBFGS(lambda w: jnp.sum(jnp.log(w))).run(-jnp.ones(2))
     assert state.status.name == "nonfinite"
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "GradientDescent"])
+def test_complex_params(name):
+    """min |A z - b|^2 / 2 over complex z, with a gradient of the user's own too."""
+    A = RNG.normal(size=(6, 3)) + 1j * RNG.normal(size=(6, 3))
+    b = RNG.normal(size=6) + 1j * RNG.normal(size=6)
+    fun = lambda z, b: 0.5 * jnp.sum(jnp.abs(A @ z - b) ** 2)
+    start, wanted = jnp.zeros(3, complex), np.linalg.lstsq(A, b)[0]
+    solver = getattr(jaxopt, name)(fun, tol=1e-8, maxiter=500)
+    params, state = solver.run(start, b)
+    assert_allclose(params, wanted, atol=1e-7)
+    assert_allclose(solver.optimality_fun(params + 1e-3j, b), jax.grad(fun)(params + 1e-3j, b), atol=1e-9)
+    own = getattr(jaxopt, name)(jax.value_and_grad(fun), value_and_grad=True, tol=1e-8, maxiter=500)
+    assert_allclose(own.run(start, b).params, wanted, atol=1e-7)
+    state = solver.init_state(start, b)
+    moved, state = solver.update(start, state, b)
+    assert fun(moved, b) < fun(start, b)
+    root = jaxopt.Broyden(lambda z, c: z**2 - c, tol=1e-9).run(jnp.array([1.0 + 0.5j]), 2.0j).params
+    assert_allclose(root**2, 2.0j, atol=1e-8)

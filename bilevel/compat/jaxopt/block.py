@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from bilevel import constraints, penalties
 from bilevel.compat.jaxopt import projection, prox
-from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
+from bilevel.compat.jaxopt.iterative import IterativeSolver
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.objective import CompositeLinearFunction
+from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.terms import Proximal
 from bilevel.losses.linear import Linear
 from bilevel.optimality import ProximalGradient as Condition

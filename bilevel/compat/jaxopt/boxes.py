@@ -11,11 +11,18 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.compat.jaxopt.common import KKTSolution, OptStep
-from bilevel.compat.jaxopt.matrices import Equalities, QuadraticSolver, flat_rows, objective_of
+from bilevel.compat.jaxopt.matrices import (
+    INFEASIBLE,
+    SOLVED,
+    UNBOUNDED,
+    UNSOLVED,
+    Equalities,
+    QuadraticSolver,
+    flat_rows,
+    numbered,
+    objective_of,
+)
 from bilevel.foundation import trees
-from bilevel.foundation.status import Code, Status
-
-SOLVED, INFEASIBLE, UNBOUNDED, UNSOLVED = 1, 3, 2, 0  # BoxOSQP's numbers for its status
 
 
 @dataclass(eq=False)
@@ -77,7 +84,7 @@ class BoxOSQP(QuadraticSolver):
         x = program.unravel(found.params)
         image = rows.unravel(A @ found.params)
         solution = KKTSolution((x, image), rows.unravel(mu - phi), (rows.unravel(mu), rows.unravel(phi)))
-        return OptStep(solution, state._replace(status=_numbered(found.status)))
+        return OptStep(solution, state._replace(status=numbered(found.status)))
 
     def l2_optimality_error(self, params: Any, params_obj: Any, params_eq: Any, params_ineq: Any) -> jax.Array:
         """The norm of stationarity, feasibility and complementarity."""
@@ -123,10 +130,3 @@ class BoxCDQP(QuadraticSolver):
         """The step of a projected gradient method."""
         Q, c = params_obj
         return jnp.clip(sol - (Q @ sol + c), *params_ineq) - sol
-
-
-def _numbered(status: Status) -> jax.Array:
-    """A status as BoxOSQP's number."""
-    code = status.code
-    number = jnp.where(status.ok, SOLVED, UNSOLVED)
-    return jnp.where(code == Code.infeasible, INFEASIBLE, jnp.where(code == Code.unbounded, UNBOUNDED, number))

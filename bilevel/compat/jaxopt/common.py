@@ -39,6 +39,11 @@ class LineSearchStep(NamedTuple):
     state: Any
 
 
+def is_same(value: Any, default: Any) -> bool:
+    """Whether a setting is left at its default; an array is not."""
+    return isinstance(value, type(default) | int | float | str) and value == default
+
+
 class Solver(abc.ABC):
     """Settings, and a `run` from parameters and data to an `OptStep`.
 
@@ -52,7 +57,7 @@ class Solver(abc.ABC):
     def __post_init__(self) -> None:
         for name in (*self.unused, "verbose", "jit"):
             field = self.__dataclass_fields__.get(name)  # type: ignore[attr-defined]  # each subclass is a dataclass
-            if field is not None and getattr(self, name) != field.default:
+            if field is not None and not is_same(getattr(self, name), field.default):
                 differs(f"{type(self).__name__}({name}={getattr(self, name)!r})", UNUSED[name])
 
     @abc.abstractmethod

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from bilevel.compat.jaxopt import prox as proxes
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
+from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.step_sizes import stepping
 from bilevel.compat.jaxopt.terms import Proximal
 from bilevel.optimality import ProximalGradient as Condition

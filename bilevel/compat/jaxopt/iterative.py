@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from bilevel.compat.jaxopt.common import OptStep, Solver, asked, beginning
+from bilevel.compat.jaxopt.complex_params import conjugate, is_complex, join, on_pairs, split
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
 from bilevel.compat.jaxopt.linear_solve import Called, linear_solver
 from bilevel.compat.jaxopt.notices import differs
@@ -40,6 +40,7 @@ class IterativeSolver(Solver):
 
     extra: ClassVar[str | None] = None  # the name of an argument that parametrises a prox or a set
     tells_value: ClassVar[bool] = False  # whether states hold the value of the function
+    minimises: ClassVar[bool] = True  # whether ``fun`` is a value
     maxiter: int
     tol: float
     has_aux: bool
@@ -58,14 +59,22 @@ class IterativeSolver(Solver):
 
     def init_state(self, init_params: Any, *args: Any, **kwargs: Any) -> State:
         """The state before the first step."""
+        if is_complex(init_params):
+            return on_pairs(self).init_state(split(init_params), *args, **kwargs)
         return _begun(asked(self), beginning(init_params), *self.given(args, kwargs))
 
     def update(self, params: Any, state: State, *args: Any, **kwargs: Any) -> OptStep:
         """One step from ``params``, at these arguments."""
+        if is_complex(params):
+            found = on_pairs(self).update(split(params), state, *args, **kwargs)
+            return OptStep(join(found.params), found.state)
         return OptStep(*_updated(asked(self), beginning(params), state, *self.given(args, kwargs)))
 
     def run(self, init_params: Any, *args: Any, **kwargs: Any) -> OptStep:
         """Steps until the error is at most ``tol``, or ``maxiter``. Where a solve fails, `state.status` says how."""
+        if is_complex(init_params):
+            found = on_pairs(self).run(split(init_params), *args, **kwargs)
+            return OptStep(join(found.params), found.state)
         setting, start, given = asked(self), beginning(init_params), self.given(args, kwargs)
         if self.unrolled():
             params, state = _unrolled(setting, start, *given)
@@ -107,6 +116,9 @@ class IterativeSolver(Solver):
 
     def optimality_fun(self, params: Any, *args: Any, **kwargs: Any) -> PyTree:
         """The condition that is zero at a solution, and that is differentiated there."""
+        if is_complex(params):
+            found = join(on_pairs(self).optimality_fun(split(params), *args, **kwargs))
+            return conjugate(found) if self.minimises and hasattr(self, "fun") else found  # a gradient is JAX's
         return self.statement().mapping(params, *self.given(args, kwargs))
 
     def given(self, args: tuple, kwargs: dict) -> tuple[Any, tuple[tuple, dict]]:
@@ -121,24 +133,6 @@ class IterativeSolver(Solver):
         """The problem at these arguments."""
         stated = self.statement()
         return Instance(stated.loss, stated.penalty, stated.mapping, hparams, batch, differentiable)
-
-
-class StochasticSolver(IterativeSolver):
-    """A solver whose arguments may change from step to step."""
-
-    def run_iterator(self, init_params: Any, iterator: Iterable[Any], *args: Any, **kwargs: Any) -> OptStep:
-        """A step for each item of ``iterator``, given as ``data=``; at most ``maxiter``."""
-        params, state, items = init_params, None, iter(iterator)
-        for _ in range(self.maxiter):
-            try:
-                data = next(items)
-            except StopIteration:
-                break
-            state = self.init_state(params, *args, **kwargs, data=data) if state is None else state
-            params, state = self.update(params, state, *args, **kwargs, data=data)
-        if state is None:
-            raise ValueError(f"{type(self).__name__}.run_iterator got an iterator without items: give it a fresh one.")
-        return OptStep(params, state)
 
 
 @compiles_once

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import JAXSparse
 from jax.flatten_util import ravel_pytree
 
 from bilevel.compat.jaxopt.common import Solver
 from bilevel.compat.jaxopt.linear_solve import Called, linear_solver
 from bilevel.foundation import trees
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import PyTree
 from bilevel.layers import quadratic_program
 from bilevel.linear_solve import AutoLinear, materialize
@@ -21,12 +23,15 @@ from bilevel.solvers.solution import Solution
 Rows: TypeAlias = tuple[Any, Any]  # a matrix and a right-hand side, or two None
 
 
+SOLVED, INFEASIBLE, UNBOUNDED, UNSOLVED = 1, 3, 2, 0  # BoxOSQP's numbers for its status
+
+
 class ProgramState(NamedTuple):
     """What is known of a program's solution. ``error`` is bilevel's relative residual."""
 
     iter_num: jax.Array
     error: jax.Array
-    status: Any
+    status: Any  # BoxOSQP's number in OSQP and BoxOSQP, else a `bl.Status`
     solution: Solution
 
 
@@ -71,6 +76,8 @@ class Equalities:
     def __call__(self, x: PyTree) -> PyTree:
         if self.matvec is not None:
             return self.matvec(self.parameters, x)
+        if isinstance(self.parameters, JAXSparse):
+            return self.parameters @ x
         return jax.tree.map(jnp.dot, self.parameters, x)
 
 
@@ -107,3 +114,10 @@ def flat_rows(matvec: Callable | None, given: Any, program: Program) -> FlatRows
 
 def _flat_matrix(Q: jax.Array, flat: jax.Array) -> jax.Array:
     return jnp.asarray(Q, flat.dtype)
+
+
+def numbered(status: Status) -> jax.Array:
+    """A status as BoxOSQP's number."""
+    code = status.code
+    number = jnp.where(status.ok, SOLVED, UNSOLVED)
+    return jnp.where(code == Code.infeasible, INFEASIBLE, jnp.where(code == Code.unbounded, UNBOUNDED, number))

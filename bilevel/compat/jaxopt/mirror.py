@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import jax
 
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
+from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.states import Statement
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Params, PyTree
 from bilevel.implicit import System, plain_system

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bilevel.layers.perturbed import Gumbel, Normal, perturbed, perturbed_argmax, perturbed_max
+from bilevel.layers.perturbations import Gumbel, Normal, perturbed, perturbed_argmax, perturbed_max
 
 __all__ = ["Gumbel", "Normal", "make_perturbed_argmax", "make_perturbed_fun", "make_perturbed_max"]
 

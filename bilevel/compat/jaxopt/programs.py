@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.compat.jaxopt.boxes import BoxOSQP
 from bilevel.compat.jaxopt.common import KKTSolution, OptStep
-from bilevel.compat.jaxopt.matrices import Program, QuadraticSolver, flat_rows, objective_of
+from bilevel.compat.jaxopt.matrices import Program, QuadraticSolver, flat_rows, numbered, objective_of
 
 
 @dataclass(eq=False)
@@ -88,6 +88,7 @@ class OSQP(QuadraticSolver):
         below = flat_rows(self.matvec_G, params_ineq, program)
         found, state = self.solved(program.Q, program.c, equal.rows, below.rows)
         duals = equal.unravel(found.dual.equality_dual), below.unravel(found.dual.inequality_dual)
+        state = state._replace(status=numbered(found.status))
         return OptStep(KKTSolution(program.unravel(found.params), *duals), state)
 
     def optimality_fun(self, params: Any, params_obj: Any, params_eq: Any = None, params_ineq: Any = None) -> Any:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
+from bilevel.compat.jaxopt.iterative import IterativeSolver
 from bilevel.compat.jaxopt.notices import differs
+from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.terms import Bounds
 from bilevel.optimality import ProximalGradient
 from bilevel.solvers import LBFGS as Unbounded, LBFGSB as Bounded, Solver as InnerSolver

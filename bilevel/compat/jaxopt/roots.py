@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bilevel.compat.jaxopt.functions import FirstOf
-from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
+from bilevel.compat.jaxopt.iterative import IterativeSolver
 from bilevel.compat.jaxopt.notices import differs
+from bilevel.compat.jaxopt.states import Statement
 from bilevel.implicit import FixedPoint, Residual
 from bilevel.solvers import (
     Anderson,
@@ -156,6 +157,8 @@ class Broyden(IterativeSolver):
     jit: bool = True
     unroll: str | bool = "auto"
     verbose: bool | int = False
+
+    minimises: ClassVar[bool] = False
 
     unused: ClassVar[tuple[str, ...]] = (
         "linesearch", "stop_if_linesearch_fails", "condition", "maxls", "decrease_factor", "increase_factor",

@@ -10,8 +10,9 @@ import numpy as np
 
 from bilevel.compat.jaxopt.common import OptStep
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver, Statement
+from bilevel.compat.jaxopt.iterative import IterativeSolver
 from bilevel.compat.jaxopt.notices import differs
+from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.terms import Bounds
 from bilevel.foundation.status import Code
 from bilevel.implicit import Residual

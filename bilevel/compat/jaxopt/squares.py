@@ -155,6 +155,7 @@ class ScipyLeastSquares(ScipyWrapper):
     tol: ClassVar[float | None] = None  # type: ignore[misc]  # it has no such setting
     tells_value: ClassVar[bool] = True
     default: ClassVar[str] = "trf"
+    minimises: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bilevel.compat.jaxopt.common import OptStep
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import State, Statement, StochasticSolver
+from bilevel.compat.jaxopt.iterative import IterativeSolver
 from bilevel.compat.jaxopt.notices import differs
+from bilevel.compat.jaxopt.states import State, Statement
 from bilevel.solvers import ArmijoSGD as ArmijoEngine, Optax, PolyakSGD as PolyakEngine, Solver as InnerSolver
+
+
+class StochasticSolver(IterativeSolver):
+    """A solver whose arguments may change from step to step."""
+
+    def run_iterator(self, init_params: Any, iterator: Iterable[Any], *args: Any, **kwargs: Any) -> OptStep:
+        """A step for each item of ``iterator``, given as ``data=``; at most ``maxiter``."""
+        params, state, items = init_params, None, iter(iterator)
+        for _ in range(self.maxiter):
+            try:
+                data = next(items)
+            except StopIteration:
+                break
+            state = self.init_state(params, *args, **kwargs, data=data) if state is None else state
+            params, state = self.update(params, state, *args, **kwargs, data=data)
+        if state is None:
+            raise ValueError(f"{type(self).__name__}.run_iterator got an iterator without items: give it a fresh one.")
+        return OptStep(params, state)
 
 
 class GradientSteps(StochasticSolver):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Key, PyTree
+from bilevel.implicit.attach import split_arguments
 
 
 class Noise(Protocol):
@@ -62,8 +64,8 @@ def perturbed(
         d/dx E f(x + scale Z) = E f(x + scale Z) v(Z)' / scale,
 
     estimated from the same draws; ``control_variate`` takes f(x) from each value first, which lowers the variance where
-    the scale is small. ``args`` have no derivative here, and asking for one gives zero where f is piecewise constant.
-    ``x`` is a pytree. Both modes, jit, and ``jax.vmap`` over x and keys; higher derivatives are those of the estimate.
+    the scale is small. The derivative in ``args`` is the mean of that of the function. ``x`` is a pytree. Both modes,
+    jit, and ``jax.vmap`` over x and keys; higher derivatives are those of the estimate.
     Source: Berthet et al., 2020; Abernethy et al., 2016.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
@@ -72,31 +74,35 @@ def perturbed(
     1.6
     """
 
-    def value(x: PyTree, key: Key, *args: Any, **kwargs: Any) -> tuple[PyTree, PyTree]:
-        draws = _draws(noise, key, samples, x)
-        values = jax.vmap(lambda z: function(trees.axpy(scale, z, x), *args, **kwargs))(draws)
-        return values, draws
-
     def smooth(x: PyTree, key: Key, *args: Any, **kwargs: Any) -> PyTree:
+        leaves, form = split_arguments((key, *args), kwargs)
+
+        def values(x: PyTree, leaves: list) -> tuple[PyTree, PyTree]:
+            (key, *args), kwargs = form.rebuild(*leaves)
+            draws = _draws(noise, key, samples, x)
+            return jax.vmap(lambda z: function(trees.axpy(scale, z, x), *args, **kwargs))(draws), draws
+
         @jax.custom_jvp
-        def mean(x: PyTree) -> PyTree:
-            return _mean(value(x, key, *args, **kwargs)[0])
+        def mean(x: PyTree, leaves: list) -> PyTree:
+            return _mean(values(x, leaves)[0])
 
         def rule(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-            (x,), (moved,) = primals, tangents
-            values, draws = value(x, key, *args, **kwargs)
-            shape = lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype)
-            base = function(x, *args, **kwargs) if control_variate else jax.tree.map(shape, values)
+            (x, leaves), (moved, moved_leaves) = primals, tangents
+            found, change, draws = jax.jvp(partial(values, x), (leaves,), (moved_leaves,), has_aux=True)
+            base = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), found)
+            if control_variate:
+                (_, *args), kwargs = form.rebuild(*leaves)
+                base = function(x, *args, **kwargs)
             along = _along(noise, draws, moved) / scale  # v(Z)' dx / scale, of each draw
 
-            def weighted(leaf: jax.Array, base: jax.Array) -> jax.Array:
+            def weighted(leaf: jax.Array, base: jax.Array, change: jax.Array) -> jax.Array:
                 weight = along.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(jnp.result_type(leaf, float))
-                return jnp.mean((leaf - base) * weight, axis=0)
+                return jnp.mean((leaf - base) * weight + change, axis=0)
 
-            return _mean(values), jax.tree.map(weighted, values, base)
+            return _mean(found), jax.tree.map(weighted, found, base, change)
 
         mean.defjvp(rule)
-        return mean(trees.differentiable(x, "x"))
+        return mean(trees.differentiable(x, "x"), leaves)
 
     return smooth
 
@@ -127,6 +133,7 @@ def perturbed_max(
     """(x, key) -> the mean of max_y <y, x + scale Z>, of the y that ``argmax`` returns.
 
     Its gradient is the mean of the maximisers (Danskin), whose derivative in turn is that of `perturbed_argmax`.
+    The derivative in ``args`` is the mean of that of <y, x + scale Z> as ``argmax`` depends on them.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> one_hot = lambda x: jax.nn.one_hot(jnp.argmax(x), x.size)
@@ -137,23 +144,26 @@ def perturbed_max(
     maximiser = perturbed_argmax(argmax, samples=samples, scale=scale, noise=noise)
 
     def smooth(x: PyTree, key: Key, *args: Any, **kwargs: Any) -> jax.Array:
-        @jax.custom_jvp
-        def mean(x: PyTree) -> jax.Array:
-            draws = _draws(noise, key, samples, x)
+        leaves, form = split_arguments((key, *args), kwargs)
+
+        def value(x: PyTree, leaves: list) -> jax.Array:
+            (key, *args), kwargs = form.rebuild(*leaves)
 
             def best(z: PyTree) -> jax.Array:
                 point = trees.axpy(scale, z, x)
                 return trees.dot(argmax(point, *args, **kwargs), point)
 
-            return jnp.mean(jax.vmap(best)(draws))
+            return jnp.mean(jax.vmap(best)(_draws(noise, key, samples, x)))
 
         def rule(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-            (x,), (moved,) = primals, tangents
-            value = mean(x)
-            return value, trees.dot(maximiser(x, key, *args, **kwargs), moved).astype(value.dtype)
+            (x, leaves), (moved, moved_leaves) = primals, tangents
+            (key, *args), kwargs = form.rebuild(*leaves)
+            found, change = jax.jvp(partial(value, x), (leaves,), (moved_leaves,))
+            return found, change + trees.dot(maximiser(x, key, *args, **kwargs), moved).astype(found.dtype)
 
+        mean = jax.custom_jvp(value)
         mean.defjvp(rule)
-        return mean(trees.differentiable(x, "x"))
+        return mean(trees.differentiable(x, "x"), leaves)
 
     return smooth
 
