@@ -113,7 +113,6 @@ class SciPyLeastSquares(Solver):
             lower, upper = limits = tuple(map(vector, box))
             begin = np.clip(begin, lower, upper)
         asked: dict[str, Any] = {"ftol": TOL, "xtol": TOL, "gtol": TOL, **dict(self.options)}
-        found = optimize.least_squares(
-            lambda x: at(x)[0], begin, jac=lambda x: at(x)[1], bounds=limits, method=self.method, **asked
-        )
+        asked["jac"] = lambda x: at(x)[1]
+        found = optimize.least_squares(lambda x: at(x)[0], begin, bounds=limits, method=self.method, **asked)
         return unravel(jnp.asarray(found.x, flat.dtype))
