@@ -30,9 +30,9 @@ class Memory(NamedTuple):
 class AndersonWrapper(Solver):
     """w <- w + mixing f - (W + mixing F) c,  c = argmin ||f - F c||,  f = step(w) - w, step that of ``solver``.
 
-    As `bl.Anderson`, where the map is one step of another solver from w, with its curvature and step size kept. A step
-    after which the residual of the problem is not finite, or is ten times larger, is replaced by the solver's own, and
-    the memory is cleared. Derivatives are those of the problem, by whatever engine. Worth while for steps that are a
+    As `bl.Anderson`, where the map is one step of another solver from w, with its curvature and step size kept. Where
+    the residual of the problem is larger than after the solver's own step, that step is taken; where it is ten times
+    larger, or not finite, the memory is cleared too. Derivatives are those of the problem, by whatever engine. Worth while for steps that are a
     smooth map near the solution: gradient, proximal gradient and mirror descent of a fixed step size without momentum.
     Source: Walker and Ni, 2011; Bertrand and Massias, 2021.
 
@@ -73,14 +73,16 @@ class AndersonWrapper(Solver):
         )
         accelerated = instance.prox(accelerated, 0.0) if instance.penalty.is_set else accelerated
         residual = instance.residual_norm(accelerated)
-        rejected = instance.searches & ~(residual <= GROWTH * state.residual) & jnp.any(weights != 0)
+        own = inner.residual if self.solver.keeps_gradient else instance.residual_norm(inner.params)
+        rejected = instance.searches & ~(residual <= own) & jnp.any(weights != 0)
+        useless = rejected & ~(residual <= GROWTH * own)
         params = trees.select(rejected, inner.params, accelerated)
-        residual = jnp.where(rejected, instance.residual_norm(inner.params), residual)
+        residual = jnp.where(rejected, own, residual)
         after = self._next(instance, params, inner)
         change = trees.subtract(after.params, params)
         steps = replaced(steps, trees.subtract(params, state.params), place)
         changes = replaced(changes, trees.subtract(change, f), place)
-        kept = kept.at[place].set(True) & ~rejected
+        kept = kept.at[place].set(True) & ~useless
         memory = Memory(after, change, steps, changes, kept, (place + 1) % self.memory)
         return State(params, residual, after.counts.plus(gradients=2), memory)
 

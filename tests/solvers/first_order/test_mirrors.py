@@ -101,8 +101,8 @@ def test_anderson_steps_pass_jit_and_vmap():
     )
     several = jnp.linspace(0.1, 0.6, 12).reshape(2, 6)
     found = jax.jit(jax.vmap(lambda h: problem.solve(h, None)))(several)
-    assert_allclose(found.params["a"], several, atol=1e-6)
     assert np.all(np.asarray(found.status.code) <= bl.Code.stalled)
+    assert_allclose(found.params["a"], several, atol=1e-6)
 
 
 @pytest.mark.parametrize("solver", [bl.PolyakSGD(tol=1e-7), bl.ArmijoSGD(tol=1e-7), bl.ArmijoSGD(momentum=0.5)])
