@@ -32,8 +32,9 @@ class AndersonWrapper(Solver):
 
     As `bl.Anderson`, where the map is one step of another solver from w, with its curvature and step size kept. Where
     the residual of the problem is larger than after the solver's own step, that step is taken; where it is ten times
-    larger, or not finite, the memory is cleared too. Derivatives are those of the problem, by whatever engine. Worth while for steps that are a
-    smooth map near the solution: gradient, proximal gradient and mirror descent of a fixed step size without momentum.
+    larger, or not finite, the memory is cleared too. Derivatives are those of the problem, by whatever engine. Worth
+    while for steps that are a smooth map near the solution: gradient, proximal gradient and mirror descent of a fixed
+    step size without momentum.
     Source: Walker and Ni, 2011; Bertrand and Massias, 2021.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -84,7 +85,7 @@ class AndersonWrapper(Solver):
         changes = replaced(changes, trees.subtract(change, f), place)
         kept = kept.at[place].set(True) & ~useless
         memory = Memory(after, change, steps, changes, kept, (place + 1) % self.memory)
-        return State(params, residual, after.counts.plus(gradients=2), memory)
+        return State(params, residual, after.counts.plus(gradients=2), memory, after.code)
 
     def refresh(self, instance: Instance, state: State) -> State:
         inner = self._next(instance, state.params, state.memory.inner)
