@@ -56,6 +56,11 @@ class Solver(abc.ABC):
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
     keeps_gradient: ClassVar[bool] = True  # whether a step ends with the gradient that the next begins with
 
+    @property
+    def budget(self) -> int:
+        """The steps of a training, which is not stopped at a solution; 0: the solver looks for a solution."""
+        return 0
+
     @abc.abstractmethod
     def init(self, instance: Instance, params: Params) -> State:
         """The state at the start."""

@@ -13,7 +13,7 @@ from bilevel import data as data_sets
 from bilevel.batches import full_batch, minibatches, whole_batch
 from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import pictures, softmax
 
 FORMS = ("primal", "kernel")
@@ -97,6 +97,9 @@ def distillation(
         figures={"images": lambda result: gallery_of(result.hparams, found, labels)},
         precision=precision,
         name="distillation",
+        headline=Headline(
+            "test/accuracy", against={"baseline/real_accuracy": f"with all {len(splits.train.targets):,} real images"}
+        ),
     )
 
 

@@ -20,10 +20,13 @@ from bilevel.loggers import JsonLines, Run
 from bilevel.loggers.base import by_name, finish_all, plain
 from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
+from bilevel.training.callbacks import Moment
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
+from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
+from bilevel.training.found import path_of
 from bilevel.training.outer_step import (
     Evaluation,
     TrainState,
@@ -33,8 +36,11 @@ from bilevel.training.outer_step import (
     outer_step,
     point_of,
 )
+from bilevel.training.profile import profiled
 from bilevel.training.refusals import Settings, heed_influence, refuse_measures, refuse_start, refuse_unknown
 from bilevel.training.result import Result
+
+COMPLETED = "completed"  # the status of a run that took all its steps
 
 
 class Interrupted(KeyboardInterrupt):
@@ -60,6 +66,7 @@ class Fit:
         refuse_unknown(self.state.hparams)
         self.metrics: list[dict[str, Any]] = []
         self.failure: dict[str, Any] = {}  # the line of the step that ended the run
+        self.halted = False  # by a callback
         self.border = ""  # why the run can go no further
         self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
@@ -73,10 +80,16 @@ class Fit:
         try:
             while not self._done():
                 self._step()
+            self._phase("final solve")
             result = self._conclude()
             found = result.summary
             self._keep(result)  # saved before baselines and figures, which may take long and be interrupted
+            self._phase("baselines")
             result = with_baselines(result, self.task)
+            if self.trainer.profile:
+                self._phase("profile")
+                result.summary["profile"] = profiled(self.task, self.engine, self.state)
+            self._phase("figures")
             self._draw(result)
             summary = result.summary
             return result
@@ -88,6 +101,10 @@ class Fit:
         finally:
             failed = {**self._sizes(), **found, "status": "failed", "failure": self.failure}
             finish_all(self.loggers, summary or failed)
+
+    def _phase(self, name: str) -> None:
+        for logger in self.loggers:
+            logger.phase(name)
 
     def _keep(self, result: Result) -> None:
         if self.directory:
@@ -106,7 +123,8 @@ class Fit:
                 self.checkpoints, self.directory / JsonLines.filename, self.state, self._data()
             )
             kept, self.border = meta["loggers"], meta.get("border", "")
-        run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
+        trainer = self.trainer
+        run = Run(self.directory, config, trainer.steps, self.task.name, resume, trainer.profile)
         for name, logger in by_name(self.loggers).items():
             logger.start(run, int(self.state.step), kept.get(name, {}))
 
@@ -117,9 +135,11 @@ class Fit:
         began, step = time.perf_counter(), int(self.state.step)
         compiled = self.advance.seconds
         state, evaluation = self._attempt()
+        taken = state.hparams if int(evaluation.report.skipped) else state.previous
         metrics = plain(
             {
                 **metrics_of(evaluation),
+                **path_of(taken),
                 "seconds": time.perf_counter() - began,
                 **self.advance.seconds.since(compiled).named(),
             }
@@ -129,6 +149,9 @@ class Fit:
             logger.log(step, metrics)
         self.state = state  # only now: Ctrl-C at any moment leaves no step without its line
         self._save()
+        moment = Moment(step, metrics, taken, evaluation.report.params)
+        asked = [callback(moment) for callback in self.trainer.callbacks]  # all of them, before one ends the run
+        self.halted = any(answer is True for answer in asked)
 
     def _draw(self, result: Result) -> None:
         if self.loggers:
@@ -185,7 +208,7 @@ class Fit:
     def _done(self) -> bool:
         waited = int(self.state.step) - 1 - int(self.state.best.step)
         out_of_patience = 0 < self.trainer.patience <= waited
-        return int(self.state.step) >= self.trainer.steps or out_of_patience or bool(self.border)
+        return int(self.state.step) >= self.trainer.steps or out_of_patience or bool(self.border) or self.halted
 
     def _save(self, force: bool = False) -> None:
         step = int(self.state.step)
@@ -230,7 +253,9 @@ class Fit:
     def _status(self) -> str:
         if self.border:
             return "stopped_at_border"
-        return "stopped_early" if int(self.state.step) < self.trainer.steps else "completed"
+        if self.halted:
+            return "stopped_by_callback"
+        return "stopped_early" if int(self.state.step) < self.trainer.steps else COMPLETED
 
     def _told(self) -> dict[str, Any]:
         """The summary's figures on the run itself."""
@@ -240,6 +265,7 @@ class Fit:
             "status": self._status(),
             **({"stopped_because": self.border} if self.border else {}),
             "steps_skipped": int(self.state.skipped),
+            "environment": environment(),
             "seconds_total": time.perf_counter() - self.began,
             **self.begin.seconds.add(self.advance.seconds).named(),
         }

@@ -17,6 +17,7 @@ from bilevel.foundation.stated import StatementError, checked_metrics, checked_t
 from bilevel.foundation.typing import HParams, Key
 from bilevel.loggers import Logger
 from bilevel.task import Task
+from bilevel.training.callbacks import Callback
 from bilevel.training.judgement import judge_of
 from bilevel.training.outer_step import first_point
 from bilevel.training.result import STANDARD
@@ -37,6 +38,10 @@ class Settings(Protocol):
     def loggers(self) -> Sequence[Logger]: ...
     @property
     def checkpoint_every(self) -> int: ...
+    @property
+    def profile(self) -> bool: ...
+    @property
+    def callbacks(self) -> Sequence[Callback]: ...
 
 
 def refuse_start(task: Task, key: Key) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +16,9 @@ import optax
 from bilevel.engines import Engine, Implicit
 from bilevel.foundation.stated import telling
 from bilevel.foundation.typing import Key
-from bilevel.loggers import Logger
+from bilevel.loggers import Console, Logger
 from bilevel.task import PRECISIONS, Task
+from bilevel.training.callbacks import Callback
 from bilevel.training.fit import Fit, Interrupted
 from bilevel.training.result import Result
 from bilevel.training.run_folder import RunFolder
@@ -37,6 +38,10 @@ class Trainer:
     ``steps`` outer steps; fewer if the judged loss (``stop/loss`` of the task's evaluate, else the outer loss) has not
     improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes one JSON line for each step,
     and the whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
+    Each of ``callbacks`` is called with a `Moment` after each outer step, behind the record of that step; one that
+    returns True ends the run there (status "stopped_by_callback"). What they raise ends the run, and is raised.
+    ``profile=True`` measures at the end how the time of a step is divided (``profile`` in the summary) and shows the
+    times of tracing and compilation in the table (the record has them always).
 
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(
@@ -55,6 +60,8 @@ class Trainer:
     patience: int = 0
     loggers: Sequence[Logger] = ()
     checkpoint_every: int = 1
+    profile: bool = False
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         for name, (kind, words) in KINDS.items():
@@ -62,6 +69,8 @@ class Trainer:
                 raise TypeError(f"trainer.{name}={value!r}: {words} is needed.")
         if wrong := [logger for logger in self.loggers if not isinstance(logger, Logger)]:
             raise TypeError(f"trainer.loggers: {wrong[0]!r} is no bl.loggers.Logger.")
+        if wrong := [callback for callback in self.callbacks if not callable(callback)]:
+            raise TypeError(f"trainer.callbacks: {wrong[0]!r} is no function of a bl.training.Moment.")
         if self.steps < 1:
             raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
         if self.checkpoint_every < 1:
@@ -75,8 +84,10 @@ class Trainer:
         directory: Path | str | RunFolder | None = None,
         resume: bool = False,
         config: Mapping[str, Any] = MappingProxyType({}),
+        progress: bool = False,
     ) -> Result:
-        """Runs the outer loop from ``key`` in the precision of the task; ``config`` goes to the loggers.
+        """Runs the outer loop from ``key`` in the precision of the task; ``config`` goes to the loggers. With
+        ``progress`` a terminal or a notebook shows the steps, and a table at the end.
 
         With a ``directory``, no other process can write there meanwhile; one that holds a run is refused
         (`FolderTaken`) without ``resume=True``.
@@ -93,7 +104,8 @@ class Trainer:
                 raise TypeError(f"key={start!r}: a key of JAX is needed, as jax.random.key(0).")
             if directory is not None and not isinstance(directory, RunFolder):
                 directory = stack.enter_context(RunFolder(directory, resume))
-            fit = Fit(self, task, start, None if directory is None else directory.path, stack)
+            shown = replace(self, loggers=[*self.loggers, Console()]) if progress else self
+            fit = Fit(shown, task, start, None if directory is None else directory.path, stack)
             return fit.run(resume, config)
 
 
