@@ -12,7 +12,7 @@ from bilevel.compat import jaxopt
 from bilevel.compat.jaxopt.notices import UNUSED
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "migrating-from-jaxopt.md").read_text()
-ROW = re.compile(r"^\| `(jaxopt\.[\w.]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `(jaxopt\.[\w.]+)` \| ?([^|]*)\| (.*) \|$", re.MULTILINE)
 ROWS = {name: (here, other) for name, here, other in ROW.findall(PAGE)}
 
 # The public names of jaxopt 0.8.5, as it exports them (dir() of the package and its modules, without what they import).
