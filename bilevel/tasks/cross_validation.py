@@ -77,7 +77,8 @@ def cross_validation(
         spread = jnp.std(by_fold(params, (inputs, targets, judges)), ddof=1) / np.sqrt(folds)
         return {"folds/spread": spread, "folds/selected": jnp.sum(params != 0) / folds}
 
-    sparse = L1(weight=lambda h: jnp.exp(h[0] if penalty == "elastic_net" else h))
+    # A weight for all is a number, because the solvers that work on rows read an array as a weight a row.
+    sparse = L1(weight=lambda h: jnp.exp(h if penalty == "weighted_lasso" else h[0, 0]))
     return Task(
         inner=InnerProblem(
             loss=Linear(design=lambda batch: batch[0], loss=smooth),
@@ -89,6 +90,7 @@ def cross_validation(
         batches=full_batch((inputs, targets, fits), (inputs, targets, judges)),
         evaluate=evaluate,
         prior=lambda hparams: 0.5 * shrinkage * jnp.sum((hparams - jnp.mean(hparams)) ** 2),
+        natural=lambda hparams: {"penalty": np.exp(np.asarray(hparams)).ravel()},
         figures={"coefficients": coefficients},
         precision=precision,
         name="cross_validation",

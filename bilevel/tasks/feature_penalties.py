@@ -71,6 +71,7 @@ def feature_penalties(
         init_hparams=lambda key: jnp.log(jax.random.uniform(key, (features,))),
         batches=full_batch(training, validating),
         evaluate=evaluate,
+        natural=lambda hparams: {"penalty": np.exp(np.asarray(hparams))},
         figures={"penalties": found},
         precision=precision,
         name="feature_penalties",

@@ -85,6 +85,10 @@ def kernel_ridge(
         batches=full_batch(fitted, chosen),
         evaluate=evaluate,
         baselines=baselines,
+        natural=lambda hparams: {
+            "length scale": dict(zip(names, np.exp(np.asarray(hparams["log_scales"])).tolist(), strict=True)),
+            "penalty": np.exp(np.asarray(hparams["log_ridge"])),
+        },
         figures={"relevance": relevance},
         precision=precision,
         name="kernel_ridge",

@@ -97,6 +97,10 @@ def learning_rate(
         batches=full_batch(whole_batch(fitted), chosen),
         evaluate=evaluate,
         baselines=baselines,
+        natural=lambda hparams: {
+            "learning rate": np.exp(np.asarray(hparams["log_rates"])),
+            "momentum": 1 / (1 + np.exp(-np.asarray(hparams["momentum"]))),
+        },
         figures={"schedule": lambda result: schedule(result, steps, start)},
         precision=precision,
         name="learning_rate",
