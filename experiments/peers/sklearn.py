@@ -40,8 +40,8 @@ def breast_cancer(seed: int) -> tuple[Part, Part]:
     """Standardised by the rows to fit."""
     data: Any = load_breast_cancer(return_X_y=True)
     parts: Any = train_test_split(*data, train_size=FIT, random_state=seed, stratify=data[1])
-    x, other, y, held = parts
-    scaler = StandardScaler().fit(x)
+    x, other, y, held = map(np.asarray, parts)
+    scaler: Any = StandardScaler().fit(x)
     return (scaler.transform(x), y), (scaler.transform(other), held)
 
 

@@ -234,14 +234,14 @@ def test_the_guard_keeps_separate_values_where_the_truth_is_sparse_and_one_where
             losses[space] = log_loss(labels[250:], search.predict_proba(inputs[250:]))
         separate = search.guard_.startswith("Kept separate values")
         assert separate == (weights[-1] == 0), search.guard_
-        assert losses["per_feature"] <= losses[1e-3, 1e3] * (0.97 if separate else 1.001)
+        assert losses["per_feature"] <= losses[1e-3, 1e3] * (0.99 if separate else 1.001)
 
 
 def test_a_constant_column_keeps_the_common_penalty():
     constant = np.hstack([X[:, :3], np.ones((N, 1))])
     with pytest.warns(UserWarning, match="Columns \\[3\\] of X are constant"):
         search = HypergradientSearchCV(EXACT, {"C": "per_feature"}, guard="off", max_iter=5).fit(constant, BINARY)
-    assert search.best_estimator_.coef_[0, 3] == 0
+    assert abs(search.best_estimator_.coef_[0, 3]) < 1e-12
 
 
 @pytest.mark.slow
