@@ -100,6 +100,7 @@ class Task:
     precision: str = "float64"
     figures: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     baselines: Callable[[], dict[str, Any]] = no_baselines
+    assess: Callable[[Params, HParams], dict[str, Any]] = no_metrics
     name: str = "task"
     headline: Headline = Headline()
     natural: Callable[[HParams], Mapping[str, Any]] = as_stated

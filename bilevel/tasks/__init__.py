@@ -13,6 +13,7 @@ from bilevel.tasks.hyperclean import hyperclean
 from bilevel.tasks.lasso import lasso
 from bilevel.tasks.linear_distillation import linear_distillation
 from bilevel.tasks.logistic import logistic
+from bilevel.tasks.meta_omniglot import meta_omniglot
 from bilevel.tasks.meta_sinusoid import meta_sinusoid
 from bilevel.tasks.ridge import ridge
 
@@ -34,6 +35,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers lo
     "lasso",
     "linear_distillation",
     "logistic",
+    "meta_omniglot",
     "meta_sinusoid",
     "ridge",
     *_OF_PAPERS,

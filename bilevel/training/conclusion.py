@@ -12,7 +12,7 @@ import numpy as np
 from bilevel.engines import Engine
 from bilevel.engines.failure import LOG, describe, leaves_where
 from bilevel.foundation import trees
-from bilevel.foundation.stated import checked_baselines
+from bilevel.foundation.stated import checked_baselines, checked_metrics
 from bilevel.loggers.base import plain
 from bilevel.task import Task, anywhere
 from bilevel.training.found import found_hparams, path_of
