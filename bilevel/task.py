@@ -59,7 +59,7 @@ def as_stated(hparams: HParams) -> dict[str, Any]:
 class Headline:
     """What counts of a task's figures: the sentence that its runs end with.
 
-    ``metric`` is an entry of ``evaluate`` or of ``baselines``, or "outer/loss"; "" chooses a result on test data, else
+    ``metric`` is an entry of ``evaluate``, ``assess`` or ``baselines``, or "outer/loss"; "" chooses a result on test data, else
     the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines``: words}, the figures that it
     stands beside; {} takes the baseline of the same name.
 
@@ -81,8 +81,9 @@ class Task:
     on a second hold-out, on which the trainer may stop early. ``feasible``: the projection of the hyperparameters on
     their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``: "float64" or "float32".
     ``figures``: {name: function(result) -> matplotlib figure}. ``baselines() -> {name: number}``: the figures of
-    simpler methods on the same data, or of a study of the task; computed once, for the summary. ``headline``: which of
-    these figures counts, and what to say beside it. ``natural(hparams) -> {name: number, array or {label: number}}``:
+    simpler methods on the same data, or of a study of the task; computed once, for the summary.
+    ``assess(params, hparams) -> {name: scalar}``: metrics that are too costly for every step; computed once, at the
+    result, for the summary. ``headline``: which of these figures counts, and what to say beside it. ``natural(hparams) -> {name: number, array or {label: number}}``:
     the hyperparameters as people read them (a penalty instead of its logarithm, by the names of the features).
 
     As an argument of a compiled program a task is a pytree whose leaves are the tolerances of its solver; all else is
@@ -100,10 +101,10 @@ class Task:
     precision: str = "float64"
     figures: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     baselines: Callable[[], dict[str, Any]] = no_baselines
-    assess: Callable[[Params, HParams], dict[str, Any]] = no_metrics
     name: str = "task"
     headline: Headline = Headline()
     natural: Callable[[HParams], Mapping[str, Any]] = as_stated
+    assess: Callable[[Params, HParams], dict[str, Any]] = no_metrics
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -121,7 +122,7 @@ class Task:
 
     @property
     def _own(self) -> dict[str, Callable]:
-        names = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines", "natural")
+        names = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines", "natural", "assess")
         return {name: getattr(self, name) for name in names}
 
     @property
