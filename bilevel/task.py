@@ -59,9 +59,9 @@ def as_stated(hparams: HParams) -> dict[str, Any]:
 class Headline:
     """What counts of a task's figures: the sentence that its runs end with.
 
-    ``metric`` is an entry of ``evaluate``, ``assess`` or ``baselines``, or "outer/loss"; "" chooses a result on test data, else
-    the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines``: words}, the figures that it
-    stands beside; {} takes the baseline of the same name.
+    ``metric`` is an entry of ``evaluate``, ``assess`` or ``baselines``, or "outer/loss"; "" chooses a result on test
+    data, else the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines``: words}, the
+    figures that it stands beside; {} takes the baseline of the same name.
 
     >>> headline = Headline("test/accuracy", against={"baseline/noisy": "without cleaning"})
     """
@@ -83,8 +83,9 @@ class Task:
     ``figures``: {name: function(result) -> matplotlib figure}. ``baselines() -> {name: number}``: the figures of
     simpler methods on the same data, or of a study of the task; computed once, for the summary.
     ``assess(params, hparams) -> {name: scalar}``: metrics that are too costly for every step; computed once, at the
-    result, for the summary. ``headline``: which of these figures counts, and what to say beside it. ``natural(hparams) -> {name: number, array or {label: number}}``:
-    the hyperparameters as people read them (a penalty instead of its logarithm, by the names of the features).
+    result, for the summary. ``headline``: which of these figures counts, and what to say beside it.
+    ``natural(hparams) -> {name: number, array or {label: number}}``: the hyperparameters as people read them (a penalty
+    instead of its logarithm, by the names of the features).
 
     As an argument of a compiled program a task is a pytree whose leaves are the tolerances of its solver; all else is
     the statement, compared by identity. A task `with_solver` has the statement of the one it was made from.
