@@ -27,14 +27,17 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         projections as projections,
         prox as prox,
         report as report,
+        sklearn as sklearn,
         solvers as solvers,
         tasks as tasks,
         training as training,
         verification as verification,
     )
     from bilevel.batches import (
+        draw_samples as draw_samples,
         full_batch as full_batch,
         minibatches as minibatches,
+        whole_batch as whole_batch,
     )
     from bilevel.constraints import (
         AffineSet as AffineSet,
@@ -103,6 +106,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.layers import (
         cone_program as cone_program,
+        from_cvxpy as from_cvxpy,
         quadratic_program as quadratic_program,
     )
     from bilevel.layers.solve_many import (
@@ -234,13 +238,13 @@ _HOME = {
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
     "bilevel.layers.solve_many": ("solve_batch",),
-    "bilevel.layers": ("quadratic_program", "cone_program"),
+    "bilevel.layers": ("quadratic_program", "cone_program", "from_cvxpy"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",
         "Schedule", "Summable", "ErrorDriven",
     ),
-    "bilevel.batches": ("full_batch", "minibatches"),
+    "bilevel.batches": ("draw_samples", "full_batch", "minibatches", "whole_batch"),
     "bilevel.task": ("Task", "Headline"),
     "bilevel.engines.hypergradients": ("hypergradient",),
     "bilevel.training.result": ("load_result",),
@@ -262,6 +266,7 @@ _MODULES = (
     "projections",
     "prox",
     "report",
+    "sklearn",
     "solvers",
     "tasks",
     "training",

@@ -60,8 +60,8 @@ class Headline:
     """What counts of a task's figures: the sentence that its runs end with.
 
     ``metric`` is an entry of ``evaluate``, ``assess`` or ``baselines``, or "outer/loss"; "" chooses a result on test
-    data, else the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines``: words}, the
-    figures that it stands beside; {} takes the baseline of the same name.
+    data, else the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines`` or ``evaluate``:
+    words}, the figures that it stands beside; {} takes the baseline of the same name.
 
     >>> headline = Headline("test/accuracy", against={"baseline/noisy": "without cleaning"})
     """

@@ -27,7 +27,7 @@ LAYERS = (
     ("training",),
     ("verification",),
     ("report",),
-    ("tasks", "experiments"),
+    ("tasks", "experiments", "sklearn"),
     ("cli",),
     ("__main__",),
 )
@@ -38,13 +38,14 @@ DOORS = {
     "rich": ("loggers",),
     "hydra": ("cli",),
     "omegaconf": ("cli",),
-    "sklearn": ("data", "solvers"),
+    "sklearn": ("data", "solvers", "sklearn"),
     "flax": ("networks", "tasks"),
     "orbax": ("training",),
     "matplotlib": ("training", "loggers", "tasks"),
     "lineax": (),  # a witness in tests
     "optimistix": ("solvers",),
     "clarabel": ("solvers",),
+    "cvxpy": ("layers",),
     "mlxtend": ("data",),
 }
 

@@ -40,6 +40,7 @@ from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
 from bilevel.training.run_folder import CHECKPOINTS, RunFolder, free_folder
+from bilevel.training.samplers import beside
 from bilevel.training.trainer import Trainer
 
 
@@ -113,6 +114,9 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
             task = replace(task, init_hparams=from_run(Path(config.fork), task))
         if config.get("solver"):
             task = task.with_solver(instantiate(config.solver))
+        if config.get("baseline"):
+            budget = (config.baseline, config.trainer.steps, config.baseline_width)
+            task = beside(task, *budget, jax.random.key(config.seed), config.seed)
         loggers = [
             *([Console()] if config.progress else []),
             *([Page()] if config.report else []),  # before W&B, which sends the report

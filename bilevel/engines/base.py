@@ -182,8 +182,19 @@ def cold_start(task: Task, point: Point) -> Params:
     return task.inner.cold_start(point.key, point.hparams, point.inner_batch)
 
 
+def refuse_training(engine: Engine, task: Task) -> None:
+    """The refusal of the engines that differentiate a solution."""
+    if steps := task.inner.solver.budget:
+        solver = f"bl.{type(task.inner.solver).__name__}(steps={steps})"
+        raise ValueError(
+            f"bl.{type(engine).__name__} differentiates a solution of the inner problem, and {solver} trains for "
+            "so many steps without looking for one. Use bl.Unrolled(), bl.Forward() or bl.Truncated(), or leave out "
+            "steps."
+        )
+
+
 def inner_solution(task: Task, point: Point, carry: Carry) -> Outcome:
-    """The inner solve, from the carry where the task allows a warm start."""
+    """The inner solve, from the carry where the task allows a warm start. A training begins cold."""
     cold = cold_start(task, point)
-    start = carry.params if task.warm_start else cold
-    return task.inner.run(point.hparams, point.inner_batch, start, cold)
+    start = carry.params if task.warm_start and not task.inner.solver.budget else cold
+    return task.inner.run(point.hparams, point.inner_batch, start, cold, point.key)

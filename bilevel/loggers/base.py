@@ -48,6 +48,9 @@ class Logger(abc.ABC):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Ends the record; ``summary["status"]`` is one of `FAILED` where the run broke off."""
 
+    def ready(self) -> None:  # noqa: B027  # nothing to do is a good default
+        """Raises ValueError where this logger could not begin; called before any work."""
+
     def phase(self, name: str) -> None:  # noqa: B027  # nothing to do is a good default
         """Says what the run does now, where that is no outer step, as "baselines"."""
 

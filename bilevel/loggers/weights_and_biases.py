@@ -32,6 +32,19 @@ class WandB(Logger):
         self.mode: Mode = mode
         self.project, self.group, self.tags = project, group, tuple(tags)
 
+    def ready(self) -> None:
+        """Looks for an account, where the run is to be sent as it goes."""
+        if self.mode != "online":
+            return
+        import wandb
+
+        try:
+            known = wandb.login(verify=False)
+        except wandb.Error as error:
+            raise _refused(error) from error
+        if not known:
+            raise _refused("there is no account here")
+
     def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
         if self.mode == "offline":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # because offline must send nothing
@@ -54,9 +67,7 @@ class WandB(Logger):
                 settings=settings,
             )
         except wandb.Error as error:
-            raise ValueError(
-                f"W&B did not start: {str(error).rstrip('.')}. Run `wandb login`, or choose logger.mode=offline."
-            ) from error
+            raise _refused(error) from error
         self.run.define_metric("*", step_metric="outer/step")
         self.report = None if run.directory is None else Path(run.directory) / REPORT
         self.step = step
@@ -91,6 +102,10 @@ class WandB(Logger):
 
     def state(self) -> dict[str, Any]:
         return {"id": self.run.id}
+
+
+def _refused(why: Exception | str) -> ValueError:
+    return ValueError(f"W&B did not start: {str(why).rstrip('.')}. Run `wandb login`, or choose logger.mode=offline.")
 
 
 def _rows(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

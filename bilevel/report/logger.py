@@ -40,4 +40,6 @@ class Page(Logger):
             if is_run(self.directory):
                 write_whole(self.directory / REPORT, page([read(self.directory)]))
         except Exception as error:
+            if isinstance(error, OSError) and summary.get("status") == "failed":
+                return  # the run failed at the same disk, and says so
             warnings.warn(f"{REPORT} could not be written: {type(error).__name__}: {error}", stacklevel=2)

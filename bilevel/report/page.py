@@ -13,11 +13,13 @@ from bilevel.report.words import achieved, advice, chosen, solved_problem, trust
 # No script, and nothing from anywhere: what a task or a setting has in its text cannot act in the reader's browser.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+WHOLE = 20  # runs of a comparison that are told in full, because each brings its pictures
+
 
 def page(runs: Sequence[RecordedRun], refresh: int = 0) -> str:
     """The HTML of the report on these runs; a browser loads it again every ``refresh`` seconds where that is positive.
 
-    One run is told in full. Several are compared, and each is told in full below, folded.
+    One run is told in full. Several are compared, and the best of them are told in full below, folded.
     """
     if not runs:
         raise ValueError("A report needs at least one run.")
@@ -25,10 +27,11 @@ def page(runs: Sequence[RecordedRun], refresh: int = 0) -> str:
         return document(achieved(runs[0].record), whole(runs[0]), refresh)
     folded = (
         f"<details><summary>{escape(run.name)}: {escape(achieved(run.record))}</summary>{whole(run)}</details>"
-        for run in runs
+        for run in comparison.ranked(runs)[:WHOLE]
     )
+    heading = "each run" if len(runs) <= WHOLE else f"the {WHOLE} best of {len(runs)} runs"
     title = f"{len(runs)} runs compared"
-    body = f"<h1>{title}</h1>{comparison.sections_of(runs)}{sections.section('each run', ''.join(folded))}"
+    body = f"<h1>{title}</h1>{comparison.sections_of(runs)}{sections.section(heading, ''.join(folded))}"
     return document(title, body, refresh)
 
 

@@ -80,10 +80,11 @@ def gradient(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def hyperparameters(record: Record) -> str:
-    """What was found, on the natural scale where the task gives it, and the path that led there."""
+    """What was found, on the natural scale where the task gives it and as the optimiser has it, and the path there."""
     summary = record.summary
     natural, stated = summary.get("hparams_natural") or {}, summary.get("hparams") or {}
-    rows = [*_rows(natural), *(() if natural else _rows(stated))]
+    optimised = {f"{name} (as optimised)" if natural else name: value for name, value in stated.items()}
+    rows = [*_rows(natural), *_rows(optimised)]
     drawn = "".join(_path(record, name) for name in _paths(record.lines))
     shown = table((_values(name, value) for name, value in rows)) if rows else ""
     body = shown + (f'<div class="charts">{drawn}</div>' if drawn else "")
@@ -204,7 +205,9 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _values(name: str, value: Any) -> str:
     numbers = value if isinstance(value, list) else [value]
-    return pair(name.removesuffix("/quantiles"), ", ".join(brief(number) for number in numbers))
+    return pair(
+        name.replace("/quantiles", ": least, quartiles, largest"), ", ".join(brief(number) for number in numbers)
+    )
 
 
 def _curve(lines: Sequence[Mapping[str, Any]], name: str, words: str = "") -> Curve:

@@ -98,7 +98,7 @@ def advice(record: Record, given: Sequence[str], folder: str) -> str:
     changes = hold_out(record)
     if any(change.startswith("task.stop=") for change in changes):
         return f"Choose the step on data of its own, a second hold-out: {command(given, changes)}"
-    checks = command([one for one in given if not one.startswith(("hydra.", "trainer.", "optimizer"))], [])
+    checks = command([one for one in given if not one.startswith(("hydra.", "trainer.", "optimizer", "schedule"))], [])
     return f"Compare the engines on a small instance: {checks} command=check"
 
 

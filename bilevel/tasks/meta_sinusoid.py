@@ -11,7 +11,7 @@ import optax
 from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS, Optax, Solver
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks.few_shot_sinusoid import Points, drawing, drawn, head, perceptron, tail
 from bilevel.training.result import Result
 
@@ -130,6 +130,7 @@ def meta_sinusoid(
         warm_start=False,
         precision=precision,
         name="meta_sinusoid",
+        headline=Headline("mse_after", "squared error on new sinusoids after adaptation", {"mse_before": "before it"}),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from bilevel.engines import Engine
 from bilevel.engines.failure import leaves_where
@@ -38,6 +39,8 @@ class Settings(Protocol):
     def loggers(self) -> Sequence[Logger]: ...
     @property
     def checkpoint_every(self) -> int: ...
+    @property
+    def mesh(self) -> Mesh | Mapping[str, int] | None: ...
     @property
     def profile(self) -> bool: ...
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from bilevel.engines import Engine, Implicit
 from bilevel.foundation.stated import telling
@@ -19,6 +20,7 @@ from bilevel.foundation.typing import Key
 from bilevel.loggers import Console, Logger
 from bilevel.task import PRECISIONS, Task
 from bilevel.training.callbacks import Callback
+from bilevel.training.devices import mesh_of
 from bilevel.training.fit import Fit, Interrupted
 from bilevel.training.result import Result
 from bilevel.training.run_folder import RunFolder
@@ -43,6 +45,10 @@ class Trainer:
     ``profile=True`` measures at the end how the time of a step is divided (``profile`` in the summary) and shows the
     times of tracing and compilation in the table (the record has them always).
 
+    ``mesh={"data": N, "params": M}`` solves one inner problem on N x M devices: the samples (the leading axis of the
+    batches) and hyperparameters with one entry a sample are spread over N of them, other hyperparameters and unknowns
+    over M. The numbers are those of one device up to rounding. A solver on the host is refused.
+
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(
     ...     inner=bl.InnerProblem(loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + 0.5 * jnp.exp(h) * w**2,
@@ -60,6 +66,7 @@ class Trainer:
     patience: int = 0
     loggers: Sequence[Logger] = ()
     checkpoint_every: int = 1
+    mesh: Mesh | Mapping[str, int] | None = None
     profile: bool = False
     callbacks: Sequence[Callback] = ()
 
@@ -71,6 +78,7 @@ class Trainer:
             raise TypeError(f"trainer.loggers: {wrong[0]!r} is no bl.loggers.Logger.")
         if wrong := [callback for callback in self.callbacks if not callable(callback)]:
             raise TypeError(f"trainer.callbacks: {wrong[0]!r} is no function of a bl.training.Moment.")
+        mesh_of(self.mesh)  # refuses what is none
         if self.steps < 1:
             raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
         if self.checkpoint_every < 1:
@@ -97,6 +105,8 @@ class Trainer:
         """
         if not isinstance(task, Task):
             raise TypeError(f"Trainer.fit takes a bl.Task, and was given a {type(task).__name__}.")
+        for logger in self.loggers:
+            logger.ready()
         told = telling(task.functions, task.check)
         with jax.enable_x64(PRECISIONS[task.precision]), told, ExitStack() as stack:
             start = jax.random.key(0) if key is None else key

@@ -1,8 +1,10 @@
 """Commands without settings: list, new, report, watch."""
 
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -97,6 +99,20 @@ def test_a_new_task_overwrites_nothing_and_is_whole(tmp_path, monkeypatch, capsy
     with pytest.raises(SettingsError, match="overwrites nothing"):
         new(["shrinkage"], {})
     assert (tmp_path / "shrinkage.py").read_text() == "mine"
+
+
+def test_watch_serves_until_ctrl_c(write_runs, environment):
+    command = [sys.executable, "-m", "bilevel", "command=watch", "."]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=write_runs("one"), env=environment, **pipes)
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", address), address
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        assert "own: 1 outer steps so far" in answer.read().decode()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (0, "")
 
 
 @pytest.mark.slow

@@ -66,8 +66,11 @@ def test_a_resumed_run_keeps_id_and_steps(tmp_path):
 def test_online_without_an_account_ends_with_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(ValueError, match=r"W&B did not start: .* logger\.mode=offline"):
-        WandB(mode="online").start(Run(directory=tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for begin in (lambda logger: logger.ready(), lambda logger: logger.start(Run(directory=tmp_path))):
+        with pytest.raises(ValueError, match=r"W&B did not start: .* logger\.mode=offline"):
+            begin(WandB(mode="online"))
+    WandB(mode="offline").ready()
 
 
 def test_an_unknown_mode_is_refused():

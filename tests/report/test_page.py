@@ -72,6 +72,14 @@ def test_runs_are_compared_best_first(write_run):
     assert html.count("<h2>hyperparameters found</h2>") == 3  # each in full, below
 
 
+def test_a_large_sweep_tells_its_best_runs_in_full(write_run):
+    folders = [write_run(f"run{k}", steps=2, summary={"best_outer_loss": 1 / (k + 1)}) for k in range(25)]
+    html = page(found([folders[0].parent]))
+    assert html.count("<h2>hyperparameters found</h2>") == 20 and "the 20 best of 25 runs" in html
+    assert "run24): cleaning" in html and "run4): cleaning" not in html
+    assert all(f"<td>run{k}</td>" in html for k in range(25))
+
+
 def test_numbers_that_are_none_can_be_drawn(write_run):
     folder = write_run()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -106,7 +114,8 @@ def test_the_logger_writes_it_and_never_costs_a_result(write_run, tmp_path):
     (folder / "figures/weights.png").unlink()
     (folder / "figures/weights.png").mkdir()
     with pytest.warns(UserWarning, match="report.html could not be written"):
-        logger.finish({})
+        logger.finish({"status": "completed"})
+    logger.finish({"status": "failed"})  # the run tells of its full disk itself
     with pytest.raises(ValueError, match="needs the directory"):
         bl.report.Page().start(Run())
     with pytest.raises(ValueError, match="there is no run in it, nor below it"):

@@ -17,6 +17,7 @@ from bilevel.engines.base import (
     check_policy,
     cold_start,
     inner_solution,
+    refuse_training,
     settings,
     traced,
 )
@@ -96,6 +97,7 @@ class Implicit(Engine):
             )
 
     def first_carry(self, task: Task, point: Point) -> Carry:
+        refuse_training(self, task)
         cold = cold_start(task, point)
 
         def reduced(w: HParams) -> HParams:
