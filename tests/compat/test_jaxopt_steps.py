@@ -210,3 +210,8 @@ def test_complex_params(name):
     assert fun(moved, b) < fun(start, b)
     root = jaxopt.Broyden(lambda z, c: z**2 - c, tol=1e-9).run(jnp.array([1.0 + 0.5j]), 2.0j).params
     assert_allclose(root**2, 2.0j, atol=1e-8)
+
+
+def test_a_search_that_is_another_one_says_so():
+    with pytest.warns(notices.MigrationWarning, match="runs the Armijo search"):
+        jaxopt.BacktrackingLineSearch(lambda x: x @ x, condition="goldstein")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bilevel.compat.jaxopt.common import LineSearchStep, Solver, asked
 from bilevel.compat.jaxopt.functions import Objective
+from bilevel.compat.jaxopt.notices import differs
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once
 from bilevel.foundation.typing import Params, PyTree
@@ -159,6 +160,10 @@ class BacktrackingLineSearch(LineSearch):
             raise ValueError(
                 f"BacktrackingLineSearch got condition={self.condition!r}: give 'armijo', 'goldstein', 'wolfe' or "
                 "'strong-wolfe'."
+            )
+        if self.condition == "goldstein":
+            differs(
+                "BacktrackingLineSearch", "condition='goldstein' runs the Armijo search; give 'wolfe' for a lower end."
             )
 
     def wanted(self) -> str:
