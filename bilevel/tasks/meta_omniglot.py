@@ -89,7 +89,9 @@ def meta_omniglot(
         return {**figures, "runs_error": 1 - np.mean(right), "runs_error_hausdorff": HAUSDORFF}
 
     def nearest(result: Result) -> Any:
-        return drawing(features, result.hparams, episodes.drawn_episode(jax.random.key(seed), unseen, shape), shape)
+        return drawing(
+            features, result.hparams, episodes.drawn_episode(jax.random.key(seed), jnp.asarray(unseen), shape), shape
+        )
 
     return Task(
         inner=InnerProblem(

@@ -1,5 +1,7 @@
 """`bilevel.compat.jaxopt`: blocks, mirrors, brackets, line searches, steps from values, accelerated steps."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ def test_blocks_of_a_support_vector_machine():
 
 def test_blocks_need_a_linear_map():
     with pytest.raises(AttributeError, match="CompositeLinearFunction"):
-        jaxopt.BlockCoordinateDescent(objective.ridge_regression, prox.prox_lasso)
+        jaxopt.BlockCoordinateDescent(cast(Any, objective.ridge_regression), prox.prox_lasso)
 
 
 @pytest.mark.parametrize("stepsize", [0.5, lambda step: 2.0 / jnp.sqrt(step + 4.0)])

@@ -43,7 +43,7 @@ def test_the_head_and_its_hypergradient():
     assert_allclose(grad["log_penalty"], (at(moved(1e-5))[0] - at(moved(-1e-5))[0]) / 2e-5, rtol=1e-5)
     from bilevel.networks.convolutional import Convolutional
 
-    features = lambda images: Convolutional().apply({"params": hparams["network"]}, images)
+    features = lambda images: jnp.asarray(Convolutional().apply({"params": hparams["network"]}, images))
     one = features(support[0])
     gram = one @ one.T + jnp.exp(hparams["log_penalty"]) * jnp.eye(6)
     answers = jnp.repeat(jnp.eye(3), 2, axis=0) - 1 / 3

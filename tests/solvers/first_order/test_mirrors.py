@@ -13,7 +13,7 @@ TARGET = {"a": np.array([0.7, 0.5, -1.0]), "b": np.array([[1.0, 0.2], [0.1, 0.9]
 
 def distance(w, h, batch):
     terms = jax.tree.map(lambda a, b: 0.5 * jnp.sum((a - b) ** 2), w, h)
-    return sum(jax.tree.leaves(terms))
+    return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
 
 
 def solve(problem, h):
