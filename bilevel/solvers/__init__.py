@@ -30,6 +30,7 @@ from bilevel.solvers.second_order.lbfgs import LBFGS
 from bilevel.solvers.second_order.lbfgsb import LBFGSB
 from bilevel.solvers.second_order.levenberg_marquardt import LevenbergMarquardt
 from bilevel.solvers.second_order.newton import Newton
+from bilevel.solvers.second_order.projected_newton import ProjectedNewton
 from bilevel.solvers.second_order.proximal_newton import ProximalNewton
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Optax",
     "Optimistix",
     "Outcome",
+    "ProjectedNewton",
     "ProximalGradient",
     "ProximalNewton",
     "SciPy",

@@ -34,6 +34,7 @@ from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.lbfgs import LBFGS
 from bilevel.solvers.second_order.levenberg_marquardt import LevenbergMarquardt
 from bilevel.solvers.second_order.newton import Newton
+from bilevel.solvers.second_order.projected_newton import ProjectedNewton
 from bilevel.solvers.second_order.proximal_newton import ProximalNewton, takes
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
@@ -92,6 +93,8 @@ def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]
         return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
     if isinstance(instance.loss, LeastSquares) and _by_residuals(instance, params):
         return LevenbergMarquardt(), f"a bl.LeastSquares loss of {size} unknowns: damped Gauss-Newton steps"
+    if size <= FEW and _in_small_box(instance, params):
+        return ProjectedNewton(), f"a loss of {size} unknowns in a box: Newton steps in a ball, projected"
     if not instance.penalty.smooth:
         return _nonsmooth(instance, params, size)
     if instance.mapping.iterates and not instance.mapping.states_loss and size > SMALL:
@@ -107,6 +110,14 @@ def _by_residuals(instance: Instance, params: Params) -> bool:
     """Whether a least-squares problem is free or in a box, and its steps are neither narrow nor differentiated."""
     boxed = instance.penalty.smooth or (instance.penalty.is_set and instance.penalty.separable)
     return boxed and instance.mapping.of_gradient and not instance.differentiable and not is_narrow(params)
+
+
+def _in_small_box(instance: Instance, params: Params) -> bool:
+    """Whether the problem is a box around a loss that is not quadratic, and may not be convex, with a matrix as its
+    Hessian. Proximal gradient steps, which the other choice begins with, need convexity far from a solution."""
+    boxed = instance.penalty.is_set and instance.penalty.separable and instance.mapping.of_gradient
+    known = instance.differentiable or is_narrow(params) or isinstance(instance.loss, Linear)
+    return boxed and not known and not is_quadratic(instance, params)
 
 
 def _nonsmooth(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:

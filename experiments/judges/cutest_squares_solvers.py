@@ -67,14 +67,15 @@ def optimistix_peer(residual: Any, start: Any, bounds: tuple, bounded: bool) -> 
     if bounded:
         return None
     solver = optimistix.LevenbergMarquardt(rtol=TIGHT, atol=TIGHT)
-    solve = jax.jit(
-        lambda y: optimistix.least_squares(lambda y, _: residual(y), solver, y, max_steps=MOST, throw=False)
-    )
+
+    @jax.jit
+    def solve(y: jax.Array) -> tuple:
+        found = optimistix.least_squares(lambda y, _: residual(y), solver, y, max_steps=MOST, throw=False)
+        return found.value, found.result == optimistix.RESULTS.successful, found.stats["num_steps"]
 
     def run() -> tuple[np.ndarray, str, int]:
-        found = solve(start)
-        good = bool(found.result == optimistix.RESULTS.successful)
-        return np.asarray(found.value), "success" if good else "failure", int(found.stats["num_steps"])
+        value, good, steps = solve(start)
+        return np.asarray(value), "success" if bool(good) else "failure", int(steps)
 
     return run
 

@@ -16,7 +16,8 @@ from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.programs.certificates import judge
-from bilevel.solvers.programs.predictor_corrector import Iterate, barrier_direction, first_iterate, step_length
+from bilevel.solvers.programs.merit import step_along
+from bilevel.solvers.programs.predictor_corrector import Guard, Iterate, barrier_direction, first_iterate
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
 
@@ -26,6 +27,7 @@ ROOM = 1e-3  # programs stated by arrays are solved to this share of tol, becaus
 class Memory(NamedTuple):
     iterate: Iterate  # in scaled rows
     scale: jax.Array  # the factor of each inequality
+    guard: Guard
 
 
 @settings
@@ -61,20 +63,23 @@ class InteriorPoint(Solver, ProgramSolver):
     def init(self, instance: Instance, params: PrimalDual) -> State:
         program, at = program_of(instance, params)
         iterate, scale = first_iterate(program, at)
-        return State(params, instance.residual_norm(params), Counts(gradients=3), Memory(iterate, scale))
+        residual = instance.residual_norm(params)
+        memory = Memory(iterate, scale, Guard.begun(iterate.primal.sum()))
+        return State(params, residual, Counts(gradients=3), memory)
 
     def step(self, instance: Instance, state: State) -> State:
         program, _ = program_of(instance, state.params)
-        iterate, scale = state.memory
+        iterate, scale, guard = state.memory
         multipliers = (iterate.equality_dual, scale * iterate.inequality_dual)
         here = program.derivatives(iterate.primal, *multipliers).scaled(scale)
-        direction = barrier_direction(here, iterate)
-        length, trials = step_length(program, scale, here, iterate, direction, instance.searches)
-        after = iterate.moved(length, direction.step)
+        direction = barrier_direction(here, iterate, guard)
+        after, trials = iterate.moved(jnp.ones((), iterate.primal.dtype), direction.step), jnp.int32(0)
+        if instance.searches:
+            after, trials, guard = step_along(program, scale, here, iterate, direction)
         params = program.unpack(after.primal, after.equality_dual, scale * after.inequality_dual)
         code = judge(program, scale, here, iterate, direction.step.primal)
         counts = state.counts.plus(gradients=trials + 4, factorizations=direction.factorizations)
-        return State(params, instance.residual_norm(params), counts, Memory(after, scale), code)
+        return State(params, instance.residual_norm(params), counts, Memory(after, scale, guard), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
         """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision, because the

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.trust_region import GOOD, POOR, SHRINKAGE
 from bilevel.solvers.base import settings
 from bilevel.solvers.second_order.gauss_newton import whole_step
 from bilevel.solvers.second_order.least_squares import LeastSquaresSolver
-from bilevel.solvers.second_order.squares_model import Aim, Control, Model
+from bilevel.solvers.second_order.squares_model import Aim, Control, Model, resized
 
 
 @settings
@@ -46,9 +45,7 @@ class Dogleg(LeastSquaresSolver):
         return lambda control: (bent(steepest, whole, control.size), 0), products
 
     def adapt(self, control: Control, ratio: jax.Array, accepted: jax.Array, length: jax.Array) -> Control:
-        grown = jnp.where(ratio > GOOD, jnp.maximum(control.size, 2 * length), control.size)
-        shrunk = SHRINKAGE * jnp.minimum(length, control.size)
-        return control._replace(size=jnp.where(accepted & (ratio >= POOR), grown, shrunk))
+        return resized(control, ratio, accepted, length)
 
 
 def bent(first: jax.Array, last: jax.Array, radius: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from bilevel.solvers.second_order.squares_model import (
     Model,
     Point,
     evaluate,
+    free,
     is_dense,
     linearize,
     scaled,
@@ -81,12 +82,12 @@ class LeastSquaresSolver(Solver):
         rows = linearize(instance, x, unravel, dense)
         scale = jnp.maximum(memory.scale, rows.norms)  # the longest so far, because a column may vanish on the way
         units = jnp.where(scale > 0, scale, 1)
-        model = scaled(rows, units, _free(start, memory))
+        model = scaled(rows, units, free(start, memory.ends))
         aim, planned = self.plan(model, forcing(start.residual, memory.begin))
         found = search(
             lambda x: evaluate(instance, x, unravel),
             start,
-            model,
+            model.change,
             units,
             aim,
             self.adapt,
@@ -120,15 +121,6 @@ class LeastSquaresSolver(Solver):
                 f"{name} keeps to a box by projection and would ignore {type(instance.penalty).__name__}. "
                 "Use bl.ActiveSetNewton() or bl.Auto()."
             )
-
-
-def _free(start: Point, memory: Memory) -> jax.Array:
-    """The coordinates that are not at a bound which the gradient pushes against."""
-    if memory.ends is None:
-        return jnp.ones_like(start.x, bool)
-    lower, upper = memory.ends
-    held = ((start.x <= lower) & (start.gradient > 0)) | ((start.x >= upper) & (start.gradient < 0))
-    return ~held & (lower < upper)
 
 
 def forcing(residual: jax.Array, begin: jax.Array) -> jax.Array:

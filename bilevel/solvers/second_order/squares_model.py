@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation.typing import LinearMap, Params
 from bilevel.kernels.orthogonal import triangle
+from bilevel.kernels.trust_region import GOOD, POOR, SHRINKAGE
 from bilevel.losses.least_squares import LeastSquares
 from bilevel.solvers.instance import Instance
 
@@ -44,6 +45,11 @@ class Model(NamedTuple):
     rhs: jax.Array  # b
     slope: jax.Array
     rows: jax.Array | None  # the triangle of [A, b]; None: by products
+
+    def change(self, y: jax.Array) -> jax.Array:
+        """What y changes in the value of the model."""
+        image = self.push(y)
+        return self.slope @ y + 0.5 * image @ image
 
 
 class Trial(NamedTuple):
@@ -133,7 +139,7 @@ def scaled(rows: Rows, scale: jax.Array, free: jax.Array) -> Model:
 def search(
     evaluated: Callable[[jax.Array], Point],
     start: Point,
-    model: Model,
+    change: Callable[[jax.Array], jax.Array],
     scale: jax.Array,
     aim: Aim,
     adapt: Adapt,
@@ -141,16 +147,15 @@ def search(
     project: LinearMap,
 ) -> Trial:
     """The first trial whose value falls by a share of what the model predicts; where rounding hides the decrease, the
-    natural residual decides. Each trial is projected before it is compared with the model."""
+    natural residual decides. Each trial is projected before it is compared with the model, whose value changes by
+    ``change(y)``."""
 
     def attempt(trial: Trial) -> Trial:
         y, products = aim(trial.control)
         x = project(start.x + (y / scale).astype(start.x.dtype))
         y = (x - start.x) * scale
-        image = model.push(y)
-        predicted = -(model.slope @ y + 0.5 * image @ image)
         point = evaluated(x)
-        accepted, ratio = judged(start, point, predicted)
+        accepted, ratio = judged(start, point, -change(y))
         return Trial(
             point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), point, start),
             control=adapt(trial.control, ratio, accepted, jnp.linalg.norm(y)),
@@ -165,6 +170,22 @@ def search(
 
     none = jnp.int32(0)
     return jax.lax.while_loop(proceeds, attempt, Trial(start, control, jnp.bool_(False), jnp.bool_(True), none, none))
+
+
+def resized(control: Control, ratio: jax.Array, accepted: jax.Array, length: jax.Array) -> Control:
+    """The control of a ball after a trial of this ``length``: smaller after a poor one, larger after a good one."""
+    grown = jnp.where(ratio > GOOD, jnp.maximum(control.size, 2 * length), control.size)
+    shrunk = SHRINKAGE * jnp.minimum(length, control.size)
+    return control._replace(size=jnp.where(accepted & (ratio >= POOR), grown, shrunk))
+
+
+def free(start: Point, ends: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    """The coordinates that are not at a bound which the gradient pushes against."""
+    if ends is None:
+        return jnp.ones_like(start.x, bool)
+    lower, upper = ends
+    held = ((start.x <= lower) & (start.gradient > 0)) | ((start.x >= upper) & (start.gradient < 0))
+    return ~held & (lower < upper)
 
 
 def judged(start: Point, point: Point, predicted: jax.Array) -> tuple[jax.Array, jax.Array]:
