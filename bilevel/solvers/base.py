@@ -54,6 +54,9 @@ class Solver(abc.ABC):
     takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
     structured: ClassVar[bool] = False  # whether it reads the parts of a `bl.Linear`, so that nothing may wrap the loss
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
+    descends: ClassVar[bool] = (
+        False  # whether each step lowers the loss, so that a gradient that grows is no divergence
+    )
     keeps_gradient: ClassVar[bool] = True  # whether a step ends with the gradient that the next begins with
 
     @abc.abstractmethod

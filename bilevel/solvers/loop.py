@@ -120,7 +120,7 @@ def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax
     # No solver reduces the residual below a few units of rounding of its start.
     target = jnp.maximum(solver.tol, 4 * trees.epsilon(state.params)) * reference
     # The larger of both, because a warm start may be worse than the cold one.
-    ceiling = GROWTH * jnp.maximum(reference, state.residual)
+    ceiling = jnp.full_like(reference, jnp.inf) if solver.descends else GROWTH * jnp.maximum(reference, state.residual)
     return Progress(
         state=state,
         steps=no_steps,

@@ -39,7 +39,7 @@ class InteriorPoint(Solver, ProgramSolver):
     lam = sigma mu twice, on one factorisation of H + C' diag(lam / s) C (H the Hessian of the Lagrangian, E and C the
     Jacobians, dense). Exact for convex quadratic programs, strictly convex or not. Smooth convex programs take a
     backtracking search on the KKT residual. On nonconvex programs multiples of the identity keep H positive definite on
-    the null space of E, and the result is a KKT point.
+    the null space of E, a merit has to fall, and the result is a KKT point (docs/solvers.md, rough starts).
 
     Ends ``infeasible`` where multipliers y prove that y'c(w) > 0 everywhere, which only affine and quadratic rows whose
     weighted sum is convex can, and ``unbounded`` where the loss falls along a ray that meets no constraint; both in

@@ -46,6 +46,7 @@ class LeastSquaresSolver(Solver):
     dense: int  # unknowns up to which the Jacobian is a matrix
     structured = True
     unrolls = False
+    descends = True
     patience = 20
 
     @abc.abstractmethod

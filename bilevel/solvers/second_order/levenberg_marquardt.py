@@ -13,8 +13,8 @@ from bilevel.solvers.base import settings
 from bilevel.solvers.second_order.least_squares import LeastSquaresSolver
 from bilevel.solvers.second_order.squares_model import Aim, Control, Model
 
-FIRST = 1e-3  # relative to the squared lengths of the columns: nearly a Gauss-Newton step
-FASTEST = 0.1  # of the damping is left after a step that went as the model predicted
+FIRST = 1.0  # relative to the squared lengths of the columns, because a Gauss-Newton step may end on a plateau
+FAST, FASTEST = 0.1, 1e-4  # of the damping is left after a good step, and after one that went exactly as predicted
 
 
 @settings
@@ -23,8 +23,8 @@ class LevenbergMarquardt(LeastSquaresSolver):
     """w <- w + d with d the minimiser of ||C^(1/2) J d + C^(-1/2) rho' r||^2 + damping ||D d||^2.
 
     J is the Jacobian of a `bl.LeastSquares` loss and D holds the lengths of its columns. The damping follows the gain
-    ratio, the decrease over the predicted one: it falls by up to a tenth after a good step and grows faster and faster
-    while steps fail. With up to ``dense`` unknowns d comes from a QR factorisation of the stacked matrix, with more
+    ratio, the decrease over the predicted one: it falls to a tenth after a good step, and further after one that went
+    as the model said; it grows faster and faster while steps fail. With up to ``dense`` unknowns d comes from a QR factorisation of the stacked matrix, with more
     from LSMR by products. In a box, coordinates at a bound that the gradient pushes against stay, and the step is
     projected. Raises ValueError for a plain loss, and for sets and penalties that are no box.
     Source: Marquardt, 1963; More, 1978; Nielsen, 1999.
@@ -57,7 +57,8 @@ class LevenbergMarquardt(LeastSquaresSolver):
         return aim, 0
 
     def adapt(self, control: Control, ratio: jax.Array, accepted: jax.Array, length: jax.Array) -> Control:
-        less = jnp.clip(1 - (2 * ratio - 1) ** 3, FASTEST, 2)
+        least = jnp.clip(10 * jnp.abs(1 - ratio), FASTEST, FAST)
+        less = jnp.clip(1 - (2 * ratio - 1) ** 3, least, 2)
         size = control.size * jnp.where(accepted, less, control.growth)
         epsilon = float(jnp.finfo(size.dtype).eps)
         # Below, a null space of J would be left by rounding alone; above, no step is left in the digits of the point.

@@ -48,6 +48,7 @@ class ProjectedNewton(Solver):
     max_steps: int = 1000
     tol: float | jax.Array = 1e-10
     unrolls = False
+    descends = True
     patience = 20
 
     def init(self, instance: Instance, params: Params) -> State:
