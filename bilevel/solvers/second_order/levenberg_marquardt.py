@@ -24,9 +24,10 @@ class LevenbergMarquardt(LeastSquaresSolver):
 
     J is the Jacobian of a `bl.LeastSquares` loss and D holds the lengths of its columns. The damping follows the gain
     ratio, the decrease over the predicted one: it falls to a tenth after a good step, and further after one that went
-    as the model said; it grows faster and faster while steps fail. With up to ``dense`` unknowns d comes from a QR factorisation of the stacked matrix, with more
-    from LSMR by products. In a box, coordinates at a bound that the gradient pushes against stay, and the step is
-    projected. Raises ValueError for a plain loss, and for sets and penalties that are no box.
+    as the model said; it grows faster and faster while steps fail. With up to ``dense`` unknowns d comes from a QR
+    factorisation of the stacked matrix, with more from LSMR by products. In a box, coordinates at a bound that the
+    gradient pushes against stay, and the step is projected. Raises ValueError for a plain loss, and for sets and
+    penalties that are no box.
     Source: Marquardt, 1963; More, 1978; Nielsen, 1999.
 
     >>> import jax.numpy as jnp, bilevel as bl
