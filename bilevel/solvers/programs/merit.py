@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation import trees
+from bilevel.kernels.rescue import rescued
 from bilevel.solvers.programs.predictor_corrector import Direction, Guard, Iterate, longest, residuals
 from bilevel.solvers.programs.stated_by_functions import Derivatives, Program
 
@@ -51,7 +53,7 @@ def step_along(program: Program, scale: jax.Array, here: Derivatives, at: Iterat
     length, dual = jax.lax.stop_gradient((length, jnp.where(curved, dual, length)))
     moved = at.moved(length, direction.step, dual)
     failed = curved & (trials >= MAX_HALVINGS)
-    after = jax.lax.cond(curved, lambda: search.safe(moved, failed), lambda: moved)
+    after = search.safe(moved, failed)
     penalty = jnp.where(failed, 0, penalty)
     return Taken(after, trials + 1, jax.lax.stop_gradient(direction.guard._replace(penalty=penalty)))
 
@@ -91,12 +93,13 @@ class _Search(NamedTuple):
 
     def safe(self, moved: Iterate, failed: jax.Array) -> Iterate:
         """The iterate with multipliers that are near those of the barrier, by a factor of 1e10; or, where the search
-        ``failed``, with a smaller violation."""
-        chosen = jax.lax.cond(failed, self.restored, lambda: moved)
+        ``failed``, with a smaller violation. As it is for a program that looks convex."""
+        chosen = trees.select(failed, jax.lax.stop_gradient(self.restored(failed)), moved)
         central = self.direction.barrier / chosen.slack
-        return chosen._replace(inequality_dual=jnp.clip(chosen.inequality_dual, central / NEAR, central * NEAR))
+        near = jnp.clip(chosen.inequality_dual, central / NEAR, central * NEAR)
+        return chosen._replace(inequality_dual=jnp.where(self.direction.guard.curved, near, chosen.inequality_dual))
 
-    def restored(self) -> Iterate:
+    def restored(self, failed: jax.Array) -> Iterate:
         """A damped Gauss-Newton step on the violation, from the point with the least slacks that it allows. The
         multipliers begin anew, because those of a step that led nowhere mean nothing."""
         program, scale, here, at, _ = self
@@ -105,21 +108,25 @@ class _Search(NamedTuple):
         def violation(x: jax.Array) -> jax.Array:
             return jnp.concatenate([program.equality(x), jnp.maximum(scale * program.inequality(x) + slack, 0)])
 
-        off = violation(at.primal)
+        off = jnp.concatenate([here.equality, jnp.maximum(here.inequality + slack, 0)])
         rows = jnp.concatenate([here.equality_rows, here.inequality_rows])
-        rows = jnp.where((off != 0)[:, None], rows, 0)
-        square = rows @ rows.T
-        damping = 1e-6 * jnp.trace(square) + jnp.finfo(off.dtype).tiny
-        step = -rows.T @ jnp.linalg.solve(square + damping * jnp.eye(off.size, dtype=off.dtype), off)
+        step = rescued(failed, _feasible_step, (rows, off), jnp.zeros_like(at.primal))
         size = jnp.linalg.norm(off)
         length = jax.lax.while_loop(
-            lambda t: ~(jnp.linalg.norm(violation(at.primal + t * step)) <= size) & (t > MOST_CAREFUL),
+            lambda t: failed & ~(jnp.linalg.norm(violation(at.primal + t * step)) <= size) & (t > MOST_CAREFUL),
             lambda t: 0.5 * t,
             jnp.ones_like(size),
         )
-        x = at.primal + length * step
-        begun = Iterate(x, jnp.zeros_like(at.equality_dual), self.direction.barrier / slack, slack)
-        return jax.lax.stop_gradient(begun)  # the derivative of a search that failed means nothing
+        none = jnp.zeros_like(at.equality_dual)
+        return Iterate(at.primal + length * step, none, self.direction.barrier / slack, slack)
+
+
+def _feasible_step(rows: jax.Array, off: jax.Array) -> jax.Array:
+    """The damped step of least ||off + rows d|| in the rows that are off."""
+    rows = jnp.where((off != 0)[:, None], rows, 0)
+    square = rows @ rows.T
+    damping = 1e-6 * jnp.trace(square) + jnp.finfo(off.dtype).tiny
+    return -rows.T @ jnp.linalg.solve(square + damping * jnp.eye(off.size, dtype=off.dtype), off)
 
 
 def shortest(values: jax.Array, changes: jax.Array) -> jax.Array:
