@@ -17,6 +17,7 @@ TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the near
 MAX_HALVINGS = 25  # 2^-25 of a step is half of the digits
 SUFFICIENT = 1e-4  # of the slope of the merit
 NEAR = 1e10  # the factor by which a multiplier may differ from that of the barrier
+TINY = 1e-12  # a row this near to its bound keeps its slack
 MOST_CAREFUL = 1e-8  # the least share of a step that reduces the violation
 
 
@@ -100,10 +101,10 @@ class _Search(NamedTuple):
         return chosen._replace(inequality_dual=jnp.where(self.direction.guard.curved, near, chosen.inequality_dual))
 
     def restored(self, failed: jax.Array) -> Iterate:
-        """A damped Gauss-Newton step on the violation, from the point with the least slacks that it allows. The
+        """A damped Gauss-Newton step on the violation, with the slacks that feasible rows have. The
         multipliers begin anew, because those of a step that led nowhere mean nothing."""
         program, scale, here, at, _ = self
-        slack = jnp.maximum(at.slack, -here.inequality)
+        slack = jnp.where(here.inequality < -TINY, -here.inequality, at.slack)
 
         def violation(x: jax.Array) -> jax.Array:
             return jnp.concatenate([program.equality(x), jnp.maximum(scale * program.inequality(x) + slack, 0)])
