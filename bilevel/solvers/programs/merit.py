@@ -17,6 +17,7 @@ TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the near
 MAX_HALVINGS = 25  # 2^-25 of a step is half of the digits
 SUFFICIENT = 1e-4  # of the slope of the merit
 NEAR = 1e10  # the factor by which a multiplier may differ from that of the barrier
+FARTHEST = 100.0  # times the size of the point: a step no longer where no model knows the loss, as at an inflection
 TINY = 1e-12  # a row this near to its bound keeps its slack
 MOST_CAREFUL = 1e-8  # the least share of a step that reduces the violation
 
@@ -44,6 +45,10 @@ def step_along(program: Program, scale: jax.Array, here: Derivatives, at: Iterat
     both = longest(search.at, search.direction.step, TO_THE_BOUNDARY)
     first = jnp.where(curved, shortest(search.at.slack, search.direction.step.slack), both)
     dual = shortest(search.at.inequality_dual, search.direction.step.inequality_dual)
+    if program.degrees(at.primal).loss > 2:
+        reach = FARTHEST * (1 + jnp.linalg.norm(search.at.primal))
+        size = jnp.linalg.norm(search.direction.step.primal)
+        first = jnp.minimum(first, reach / jnp.where(size > 0, size, reach))
     slope, penalty = _slope(search.here, search.at, search.direction)
     merit = search.merit(search.at, penalty)
     length, trials = jax.lax.while_loop(
@@ -101,8 +106,8 @@ class _Search(NamedTuple):
         return chosen._replace(inequality_dual=jnp.where(self.direction.guard.curved, near, chosen.inequality_dual))
 
     def restored(self, failed: jax.Array) -> Iterate:
-        """A damped Gauss-Newton step on the violation, with the slacks that feasible rows have. The
-        multipliers begin anew, because those of a step that led nowhere mean nothing."""
+        """A damped Gauss-Newton step on the violation, with the slacks that feasible rows have. The multipliers begin
+        anew, because those of a step that led nowhere mean nothing."""
         program, scale, here, at, _ = self
         slack = jnp.where(here.inequality < -TINY, -here.inequality, at.slack)
 
