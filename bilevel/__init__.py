@@ -21,18 +21,23 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         linear_solve as linear_solve,
         loggers as loggers,
         losses as losses,
+        networks as networks,
         optimality as optimality,
         penalties as penalties,
         projections as projections,
         prox as prox,
+        report as report,
+        sklearn as sklearn,
         solvers as solvers,
         tasks as tasks,
         training as training,
         verification as verification,
     )
     from bilevel.batches import (
+        draw_samples as draw_samples,
         full_batch as full_batch,
         minibatches as minibatches,
+        whole_batch as whole_batch,
     )
     from bilevel.constraints import (
         AffineSet as AffineSet,
@@ -101,6 +106,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.layers import (
         cone_program as cone_program,
+        from_cvxpy as from_cvxpy,
         quadratic_program as quadratic_program,
     )
     from bilevel.layers.solve_many import (
@@ -135,6 +141,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         Linear as Linear,
         quadratic_form as quadratic_form,
     )
+    from bilevel.losses.measured import Measured as Measured
     from bilevel.optimality import (
         Dual as Dual,
         Entropy as Entropy,
@@ -191,8 +198,10 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     )
     from bilevel.solvers.solution import Solution as Solution
     from bilevel.task import (
+        Headline as Headline,
         Task as Task,
     )
+    from bilevel.training.result import load_result as load_result
     from bilevel.training.trainer import (
         Result as Result,
         Trainer as Trainer,
@@ -217,6 +226,7 @@ _HOME = {
     "bilevel.losses.host_matrix": ("HostMatrix",),
     "bilevel.losses.least_squares": ("LeastSquares",),
     "bilevel.losses.linear": ("Linear", "quadratic_form"),
+    "bilevel.losses.measured": ("Measured",),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
@@ -229,15 +239,16 @@ _HOME = {
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
     "bilevel.layers.solve_many": ("solve_batch",),
-    "bilevel.layers": ("quadratic_program", "cone_program"),
+    "bilevel.layers": ("quadratic_program", "cone_program", "from_cvxpy"),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",
         "Schedule", "Summable", "ErrorDriven",
     ),
-    "bilevel.batches": ("full_batch", "minibatches"),
-    "bilevel.task": ("Task",),
+    "bilevel.batches": ("draw_samples", "full_batch", "minibatches", "whole_batch"),
+    "bilevel.task": ("Task", "Headline"),
     "bilevel.engines.hypergradients": ("hypergradient",),
+    "bilevel.training.result": ("load_result",),
     "bilevel.training.trainer": ("Trainer", "Result"),
 }  # fmt: skip
 _MODULES = (
@@ -250,10 +261,13 @@ _MODULES = (
     "linear_solve",
     "loggers",
     "losses",
+    "networks",
     "optimality",
     "penalties",
     "projections",
     "prox",
+    "report",
+    "sklearn",
     "solvers",
     "tasks",
     "training",

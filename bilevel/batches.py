@@ -98,6 +98,28 @@ def minibatches(train: Batch, validation: Batch, batch_size: int, validation_bat
     return batches
 
 
+def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Minibatch]:
+    """Random minibatches of an inner batch: (key, step, batch) -> `Minibatch`, for ``bl.Optax(draw=)``.
+
+    Without replacement, an epoch at a time, as `minibatches` draws them. Where ``batch`` is a `Minibatch` itself (as
+    `whole_batch` gives), places and weights stay those of the data set that it was drawn from.
+
+    >>> draw, data = draw_samples(2), np.arange(4.0)
+    >>> sorted(draw(jax.random.key(0), 0, data).data.tolist() + draw(jax.random.key(0), 1, data).data.tolist())
+    [0.0, 1.0, 2.0, 3.0]
+    """
+
+    def draw(key: Key, step: int | jax.Array, batch: Batch) -> Minibatch:
+        within = isinstance(batch, Minibatch)
+        drawn = _sampler((batch.data, batch.index, batch.weight) if within else batch, batch_size, "inner")(key, step)
+        if not within:
+            return drawn
+        data, index, weight = drawn.data
+        return Minibatch(data, index, weight * drawn.weight, batch.samples)
+
+    return draw
+
+
 def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | jax.Array], Minibatch]:
     samples = _size(data)
     if not 1 <= batch_size <= samples:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from bilevel.constraints import Constraint, Free, refuse_empty
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
+from bilevel.foundation.readable import named
+from bilevel.foundation.refusals import constant
 from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, tells
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, PyTree, Scalar
@@ -24,8 +26,13 @@ from bilevel.optimality import ProjectedGradient, ProximalGradient, Stationary
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.penalties import Both, Penalty, Zero
-from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate
+from bilevel.solvers import Auto, Instance, Outcome, Solver, iterate, take_steps
 from bilevel.solvers.solution import Solution
+
+TRAINED = (
+    "inner.solve(...) of a training (bl.Optax with steps=...) is no solution of the inner problem, so implicit "
+    "differentiation does not apply: use bl.hypergradient with bl.Unrolled(), bl.Forward() or bl.Truncated()."
+)
 
 
 def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -41,7 +48,7 @@ def _outcome(problem: Setting, hparams: HParams, batch: Batch, key: Key, init: P
     inner: InnerProblem = problem.value
     cold = inner.cold_start(key, hparams, batch)
     start = cold if init is None else inner.unknown(init, hparams, batch)
-    return inner.run(hparams, batch, start, cold)
+    return inner.run(hparams, batch, start, cold, key)
 
 
 @compiles_once
@@ -49,7 +56,7 @@ def _attached(problem: Setting, linear_solve: Setting, params: Params, hparams: 
     return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InnerProblem:
     """w*(h) = argmin over w of loss(w, h, batch) + penalty(w, h), over the set ``constraint``.
 
@@ -72,6 +79,13 @@ class InnerProblem:
     constraint: Constraint = Free()
     solver: Solver = Auto()
     optimality: Mapping | None = None
+
+    def __repr__(self) -> str:
+        parts = [f"loss {named(self.loss)}"]
+        parts += [] if isinstance(self.penalty, Zero) else [f"penalty {self.penalty!r}"]
+        parts += [] if isinstance(self.constraint, Free) else [f"constraint {self.constraint!r}"]
+        parts += [] if self.optimality is None else [f"optimality {type(self.optimality).__name__}"]
+        return f"InnerProblem({', '.join([*parts, f'solver {self.solver!r}'])})"
 
     def __post_init__(self) -> None:
         if self.constraint.by_functions and not self.solver.takes_functions:
@@ -132,11 +146,11 @@ class InnerProblem:
         project = lambda point, hparams, batch: self.constraint.project(point, hparams)
         return ProjectedGradient(self.loss, project, kinks=condition.kinks)
 
-    def at(self, hparams: HParams, batch: Batch, differentiable: bool = False, searches: bool = True) -> Instance:
-        """The problem with hyperparameters and data put in."""
+    def at(self, hparams: HParams, batch: Batch, *, key: Key | None = None, **how: Any) -> Instance:
+        """The problem with hyperparameters and data put in; ``how`` are further fields of `Instance`."""
         # The solvers judge curvature, so they get the exact Hessian also where the adjoint is to use another matrix.
         mapping = self.mapping.with_loss(exact(self.loss)) if by_gauss_newton(self.loss) else self.mapping
-        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, differentiable, searches)
+        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, key=key, **how)
 
     @property
     def functions(self) -> dict[str, Callable]:
@@ -175,12 +189,18 @@ class InnerProblem:
         An eager call, also in an eager gradient or batch, compiles once for shapes. It compiles anew where a global or
         closure of the problem's functions has been bound to another value. A list or an array that is changed in place
         goes unnoticed.
+
+        The params of a training (`bl.Optax` with ``steps``) are no solution. Differentiating them raises TypeError.
         """
         refuse_empty(self.nonsmooth.as_set, hparams)
+        if self.solver.budget:
+            hparams, batch = constant((hparams, batch), TRAINED)
         problem = stated(self)
         outcome = _outcome(problem, hparams, batch, jax.random.key(0) if key is None else key, init)
         attached = _attached.__wrapped__ if asks_for_values(self.mapping, linear_solve) else _attached
-        unknown = attached(problem, Setting(linear_solve), outcome.params, hparams, batch)
+        unknown = outcome.params
+        if not self.solver.budget:
+            unknown = attached(problem, Setting(linear_solve), unknown, hparams, batch)
         dual = unknown.dual if self.constraint.by_functions else None
         figures = (outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature)
         return Solution(self.primal(unknown), dual, *figures)
@@ -205,12 +225,15 @@ class InnerProblem:
         """The unknown at the start of a solve without a warm start."""
         return self.unknown(trees.differentiable(self.init(key, hparams), "init(key, hparams)"), hparams, batch)
 
-    def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params) -> Outcome:
+    def run(self, hparams: HParams, batch: Batch, start: Params, cold: Params, key: Key | None = None) -> Outcome:
         """The solver's outcome without derivatives; nonfinite where the loss is not `defined` there."""
         hparams, batch, start, cold = jax.lax.stop_gradient((hparams, batch, start, cold))
-        instance = self.at(hparams, batch)
+        instance = self.at(hparams, batch, key=key)
         solver, _ = self.solver.choose(instance, start)
-        outcome = iterate(solver, instance, start, cold)
+        if solver.budget:
+            outcome = take_steps(solver, instance, start, cold, solver.budget, reverse=False)
+        else:
+            outcome = iterate(solver, instance, start, cold)
         defined = self.defined(self.primal(outcome.params), hparams, batch)
         code = jnp.where(defined | ~outcome.status.ok, Code.converged, Code.nonfinite)  # a failure has its own reason
         return outcome._replace(status=outcome.status.worse(Status.of(code)))

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.readable import named
 from bilevel.foundation.stated import (
     StatementError,
     check_arguments,
@@ -22,6 +23,7 @@ from bilevel.foundation.stated import (
     shapes_of,
 )
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, Scalar
+from bilevel.losses.measured import metrics_of
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Solver
 
@@ -48,8 +50,29 @@ def no_baselines() -> dict[str, Any]:
     return {}
 
 
+def as_stated(hparams: HParams) -> dict[str, Any]:
+    """Nothing beside the hyperparameters themselves, where they are stated on their natural scale."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What counts of a task's figures: the sentence that its runs end with.
+
+    ``metric`` is an entry of ``evaluate`` or of ``baselines``, or "outer/loss"; "" chooses a result on test data, else
+    the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines`` or ``evaluate``: words},
+    the figures that it stands beside; {} takes the baseline of the same name.
+
+    >>> headline = Headline("test/accuracy", against={"baseline/noisy": "without cleaning"})
+    """
+
+    metric: str = ""
+    name: str = ""
+    against: Mapping[str, str] = field(default_factory=dict)
+
+
 @jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """minimise over h   outer_loss(w*(h), h, outer batch) + prior(h)   subject to   w*(h) solving ``inner``.
 
@@ -58,7 +81,9 @@ class Task:
     on a second hold-out, on which the trainer may stop early. ``feasible``: the projection of the hyperparameters on
     their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``: "float64" or "float32".
     ``figures``: {name: function(result) -> matplotlib figure}. ``baselines() -> {name: number}``: the figures of
-    simpler methods on the same data, or of a study of the task; computed once, for the summary.
+    simpler methods on the same data, or of a study of the task; computed once, for the summary. ``headline``: which of
+    these figures counts, and what to say beside it. ``natural(hparams) -> {name: number, array or {label: number}}``:
+    the hyperparameters as people read them (a penalty instead of its logarithm, by the names of the features).
 
     As an argument of a compiled program a task is a pytree whose leaves are the tolerances of its solver; all else is
     the statement, compared by identity. A task `with_solver` has the statement of the one it was made from.
@@ -76,6 +101,8 @@ class Task:
     figures: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     baselines: Callable[[], dict[str, Any]] = no_baselines
     name: str = "task"
+    headline: Headline = Headline()
+    natural: Callable[[HParams], Mapping[str, Any]] = as_stated
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -84,11 +111,16 @@ class Task:
             raise StatementError(f"inner is a {type(self.inner).__name__}, and has to be a bl.InnerProblem.")
         if not isinstance(self.figures, Mapping):
             raise StatementError("figures have to be a dict of functions by name, {name: function(result) -> figure}.")
+        if not isinstance(self.headline, Headline):
+            raise StatementError(f"headline is a {type(self.headline).__name__}, and has to be a bl.Headline.")
         check_callable({"init": self.inner.init, "outer loss": self.outer_loss, **self._own})
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, {self.precision}, outer loss {named(self.outer_loss)}, {self.inner!r})"
 
     @property
     def _own(self) -> dict[str, Callable]:
-        names = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines")
+        names = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines", "natural")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -149,3 +181,12 @@ class Task:
         primal part."""
         loss = self.outer_loss(self.inner.primal(params), hparams, batch)
         return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)
+
+    def measured(self, params: Params, hparams: HParams, batches: tuple[Batch, Batch]) -> dict[str, Any]:
+        """What the log shows of one outer step: the metrics of both losses where they are `bl.Measured`, and those of
+        ``evaluate``, at the primal ``params``."""
+        return {
+            **metrics_of("train", self.inner.loss, params, hparams, batches[0]),
+            **metrics_of("validation", self.outer_loss, params, hparams, batches[1]),
+            **checked_metrics(self.evaluate, self.evaluate(params, hparams)),
+        }

@@ -20,7 +20,8 @@ from bilevel.optimality import PrimalDual
 
 SAFETY = 1.25  # the factor that docs/accuracy.md says an estimate has
 OFF = 3.0  # by how much an estimate may be off
-ORDER, LAG = 10.0, 1000.0  # how far off the grade "residual" may be: an order of magnitude; more of what lags behind
+ORDER = OFF * 10  # how far off the grade "residual" may be, which is an order of magnitude at best
+LAG = 1000.0  # and that of a derivative that lags behind
 MATERIAL = {"float64": 1e-3, "float32": 5e-2, "mixed": 5e-2}  # a relative error of a gradient that matters
 FLOOR = {"float64": 1e-7, "float32": 1e-2, "mixed": 1e-2}  # below it an estimate is of rounding, which is a bound
 TAME = {"float64": 1e6, "float32": 1e2, "mixed": 1e2}  # condition numbers up to which there is no excuse

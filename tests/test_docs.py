@@ -40,3 +40,20 @@ def test_the_readme_begins_with_the_two_commands():
     text = (REPOSITORY / "README.md").read_text()
     first, second = text.index("pip install -e . && bilevel"), text.index("pip install -e '.[test]' && pytest")
     assert first < second < 800
+
+
+def test_the_readme_lists_what_is_in_the_package(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    contents = pytest.importorskip("contents")
+    text = (REPOSITORY / "README.md").read_text()
+    assert text == contents.with_table(text), "python scripts/contents.py writes it"
+
+
+def test_the_readme_prints_what_it_says(capsys):
+    text = (REPOSITORY / "README.md").read_text()
+    code, said = BLOCK.search(text), re.search(r"It prints\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert code and said
+    with jax.enable_x64(False):
+        exec(compile(code[1], "README.md", "exec"), {"__name__": "__main__"})
+    rounding = re.compile(r"\+- \S+,")  # the estimate is of the size of rounding, which differs between machines
+    assert rounding.sub("", capsys.readouterr().out) == rounding.sub("", said[1])

@@ -22,11 +22,12 @@ LAYERS = (
     ("solvers",),
     ("batches", "data", "loggers"),
     ("problem",),
-    ("layers", "task"),
+    ("layers", "task", "networks"),
     ("engines",),
     ("training",),
     ("verification",),
-    ("tasks", "experiments"),
+    ("report",),
+    ("tasks", "experiments", "sklearn"),
     ("cli",),
     ("__main__",),
 )
@@ -37,13 +38,14 @@ DOORS = {
     "rich": ("loggers",),
     "hydra": ("cli",),
     "omegaconf": ("cli",),
-    "sklearn": ("data", "solvers"),
-    "flax": ("tasks",),
+    "sklearn": ("data", "solvers", "sklearn"),
+    "flax": ("networks", "tasks"),
     "orbax": ("training",),
     "matplotlib": ("training", "loggers", "tasks"),
     "lineax": (),  # a witness in tests
     "optimistix": ("solvers",),
     "clarabel": ("solvers",),
+    "cvxpy": ("layers",),
     "mlxtend": ("data",),
 }
 

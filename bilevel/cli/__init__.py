@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once, watch
@@ -13,7 +14,14 @@ def main() -> None:
     No large package is imported before this function, so that Ctrl-C ends in one sentence from the first moment on.
     """
     watch()
+    if "debug=true" not in sys.argv:  # the compiler's alarms, as of slow compilation, are no errors of the user's
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        if {"--help", "-h"} & set(sys.argv[1:]):  # answered without Hydra, which would print all settings
+            from bilevel.cli.help import text
+
+            print(text(), end="")
+            return
         from bilevel.cli.entry import run
 
         run()

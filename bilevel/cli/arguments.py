@@ -8,7 +8,10 @@ from typing import Any
 
 import yaml
 
-from bilevel.cli.sentences import SettingsError
+from bilevel.cli.choices import configs
+from bilevel.cli.commands import COMMANDS as WITHOUT_SETTINGS
+from bilevel.cli.generated import names
+from bilevel.cli.sentences import SettingsError, nearest
 from bilevel.cli.words import FLAGS, TAKES_VALUE, meant, similar
 
 COMMANDS = {
@@ -17,7 +20,7 @@ COMMANDS = {
     "data": "bilevel.cli.data:data",
     "doctor": "bilevel.cli.doctor:doctor",
 }
-GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")  # folders of configs/
+GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "schedule", "solver", "task", "trainer")
 UNIQUE = ("hydra.run.dir", "resume", "fork")  # of one run
 LOGGER = "choose_logger"  # logger=NAME of a run that goes on: the settings recorded have no groups to choose from
 QUIET = (  # this package's settings of Hydra, for settings that are read from another folder
@@ -37,10 +40,14 @@ def translate(arguments: list[str]) -> list[str]:
     flags, overrides = separated(arguments)
     command = value_of(overrides, "command") or "train"
     if command not in COMMANDS:
-        raise SettingsError(f"command={command}: there is no such command; choose one of {', '.join(COMMANDS)}.")
+        known = (*COMMANDS, *WITHOUT_SETTINGS)
+        raise SettingsError(
+            f"command={command}: there is no such command{nearest(command, known)}; choose one of {', '.join(known)}."
+        )
     if command == "doctor":
         return examined(flags, overrides)
     refuse_words(flags)
+    overrides = [in_full(one, flags, overrides) for one in overrides]
     directory, origin = (folder_of(overrides, name) for name in ("resume", "fork"))
     if directory and origin:
         raise SettingsError("resume=DIR goes on with a run, and fork=DIR starts a new one: give one of the two.")
@@ -51,6 +58,27 @@ def translate(arguments: list[str]) -> list[str]:
     if command != "train":
         overrides = [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null"]
     return [*flags, *own_task(overrides)]
+
+
+def in_full(override: str, flags: list[str], overrides: list[str]) -> str:
+    """The override that a short form stands for: output=DIR, and engine.linear_solve=NAME.
+
+    >>> in_full("output=my run", [], []), in_full("engine.linear_solve=cg", [], [])
+    ("hydra.run.dir='my run'", '+engine/linear_solve=cg')
+    """
+    name, _, value = override.partition("=")
+    if name == "output":
+        if folder_of(overrides, "resume"):
+            raise SettingsError("resume=DIR goes on in the folder of that run: leave out output, or use fork=DIR.")
+        place = value if re.match("['\"]", value) else quoted(Path(value).expanduser())
+        return f"hydra.{'sweep' if {'-m', '--multirun'} & set(flags) else 'run'}.dir={place}"
+    if name == "engine.linear_solve" and re.fullmatch(r"\w+", value) and value != "null":
+        if value not in (known := names(configs(), "engine/linear_solve")):
+            raise SettingsError(
+                f"{override}: there is no such linear solver{nearest(value, known)}; choose one of {', '.join(known)}."
+            )
+        return f"+engine/linear_solve={value}"
+    return override
 
 
 def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -80,7 +108,8 @@ def refuse_words(flags: list[str]) -> None:
                     f"{word}: there is no such flag; settings are given as NAME=VALUE{similar(name.lstrip('-'))}."
                 )
         elif last not in TAKES_VALUE:
-            raise SettingsError(f"{word}: settings are given as NAME=VALUE{meant(word, COMMANDS)}.")
+            guess = meant(word, (*COMMANDS, *WITHOUT_SETTINGS))
+            raise SettingsError(f"{word}: settings are given as NAME=VALUE{guess}.")
 
 
 def value_of(arguments: list[str], name: str) -> str | None:

@@ -67,7 +67,7 @@ def check(config: DictConfig) -> None:
     the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "UNDER" (an estimate that
     is claimed, or of an engine that is biased by design, below the error), "biased" (by design, and it says so),
     "loose" (within the tolerances that a schedule begins with), "failed" (a solve failed, and it says so). Engines
-    that refuse the task say why.
+    that refuse the task are named; one that was asked for says why.
     """
     use_compilation_cache(config.compilation_cache)
     task, _ = build(reduced(config))
@@ -88,15 +88,20 @@ def measured(config: DictConfig, task: Task) -> Iterator[Row]:
     oracle = oracle_of(task, hparams, key)
     describe(task, hparams, oracle)
     print(line(HEADINGS, "verdict"))
+    refused, insisted = [], asked()
     for name, engine in engines(config, hparams):
         try:
             grad, report = result_of(task, hparams, engine, key, oracle)
         except (ValueError, TypeError, NotImplementedError) as refusal:
-            print(f"{name:<{WIDTHS[0]}}  refused: {' '.join(str(refusal).split())}")
+            refused.append(name)
+            if insisted:
+                print(f"{name:<{WIDTHS[0]}}  refused: {' '.join(str(refusal).split())}")
             continue
         row = judged(name, task, engine, oracle, oracle.error(grad), report, exact(task, engine, report, key))
         print(row, flush=True)
         yield row
+    if refused and not insisted:
+        print(f"not for this task (engine=NAME says why): {', '.join(refused)}")
 
 
 def describe(task: Task, hparams: HParams, oracle: Oracle) -> None:
@@ -151,14 +156,18 @@ def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, 
     )
 
 
+def asked() -> list[str]:
+    """The engine of the command line; [] where all are meant."""
+    return [one.partition("=")[2] for one in HydraConfig.get().overrides.task if one.startswith("engine=")]
+
+
 def engines(config: DictConfig, hparams: HParams) -> Iterator[tuple[str, Engine]]:
     """The engine of the command line, or all of the group ``engine``."""
-    choices = HydraConfig.get().overrides.task
-    asked = [choice.partition("=")[2] for choice in choices if choice.startswith("engine=")]
+    insisted = asked()
     number = sum(leaf.size for leaf in jax.tree.leaves(hparams))
-    for name in asked or options("engine"):
-        if name == "forward" and number > MANY and not asked:
+    for name in insisted or options("engine"):
+        if name == "forward" and number > MANY and not insisted:
             print(f"{name:<{WIDTHS[0]}}  left out: {number} tangents; engine=forward insists")
             continue
-        node = config.engine if asked else compose("config", [f"engine={name}"]).engine
+        node = config.engine if insisted else compose("config", [f"engine={name}"]).engine
         yield name, instantiate(node, _convert_="all")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bilevel.cli.generated import names
+
 
 def configs() -> Path:
     """The folder of settings: inside the package in a wheel, beside it in a checkout."""
@@ -12,10 +14,15 @@ def configs() -> Path:
 
 
 def options(group: str) -> list[str]:
-    """The names that GROUP=NAME accepts, with those in folders of the group.
+    """The names that GROUP=NAME accepts, with those in folders of the group and those that need no file.
 
-    >>> "paper/precision" in options("experiment"), options("nothing")
-    (True, [])
+    >>> "paper/precision" in options("experiment"), "lion" in options("optimizer"), options("nothing")
+    (True, True, [])
     """
+    return sorted({*files(group), *names(configs(), group)})
+
+
+def files(group: str) -> list[str]:
+    """The names of a group that have a file of their own."""
     folder = configs() / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))

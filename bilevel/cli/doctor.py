@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 import jax
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel.cli.ending import short
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.settings import merged
-from bilevel.cli.train import build, short, use_compilation_cache
+from bilevel.cli.train import build, use_compilation_cache
 from bilevel.loggers import JsonLines, read_json_lines
 from bilevel.loggers.strict_json import loads
+from bilevel.report.commands import command, overrides_of
 from bilevel.task import PRECISIONS
 from bilevel.verification import Record, diagnose, statuses
 
@@ -57,40 +58,6 @@ def title(record: Record) -> str:
     return ", ".join([f"{what} after {len(record.lines)} outer steps", *sizes])
 
 
-def overrides_of(directory: Path) -> list[str]:
-    """The command that started the run, as it was typed."""
-    path = directory / ".hydra" / "overrides.yaml"
-    return typed([str(one) for one in OmegaConf.load(path)]) if path.is_file() else []
-
-
-def typed(overrides: Sequence[str]) -> list[str]:
-    """The overrides before `bilevel.cli.arguments.own_task` made them Hydra's.
-
-    >>> typed(["task=own", "task._target_=mine.task", "++task.alpha=0.5"])
-    ['task._target_=mine.task', 'task.alpha=0.5']
-    """
-    if "task=own" not in overrides:
-        return list(overrides)
-    return [one.replace("++task.", "task.", 1) for one in overrides if one != "task=own"]
-
-
-def command(given: Sequence[str], change: Sequence[str]) -> str:
-    """The command line of the run with a change: an override replaces the override of the same name, a choice of a
-    group all overrides within the group.
-
-    >>> command(["task=ridge", "engine=implicit_cg", "engine.linear_solve.tol=1e-3"], ["engine=implicit_dense"])
-    'bilevel task=ridge engine=implicit_dense'
-    """
-    names = [name_of(one) for one in change]
-    groups = tuple(f"{name}." for name in names if "." not in name)
-    kept = [one for one in given if name_of(one) not in names and not name_of(one).startswith(groups)]
-    return shlex.join(["bilevel", *kept, *change])
-
-
-def name_of(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
 def replayed(config: DictConfig, directory: Path, step: int) -> Iterator[str]:
     """Step ``step`` taken again from the nearest checkpoint, and its examination."""
     from bilevel.training.fit import Fit
@@ -101,8 +68,8 @@ def replayed(config: DictConfig, directory: Path, step: int) -> Iterator[str]:
     if not 0 <= step <= steps:
         raise SettingsError(f"replay={step}: the run has the steps 0 to {steps}.")
     use_compilation_cache(config.compilation_cache)
-    task, trainer = build(merged(config, {"progress": False, "logger": None}))
-    double, _ = build(merged(config, {"progress": False, "logger": None, "task": precise(config)}))
+    task, trainer = build(merged(config, {"progress": False, "report": False, "logger": None}))
+    double, _ = build(merged(config, {"progress": False, "report": False, "logger": None, "task": precise(config)}))
     with jax.enable_x64(PRECISIONS[task.precision]), ExitStack() as stack:
         fit = Fit(replace(trainer, loggers=()), task, jax.random.key(config.seed), None, stack)
         state = fit.reach(step, directory)

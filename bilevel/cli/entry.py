@@ -17,18 +17,24 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bilevel.cli import sweep
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
-from bilevel.cli.interrupts import INTERRUPTED, heed, heed_no_more, quit_at_once
+from bilevel.cli.commands import asked
+from bilevel.cli.generated import register
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, put_off, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
 from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError
 
 FAILURE, WRONG_SETTINGS = 1, 2
 BEGAN = time.time() - 1.0  # some file systems store whole seconds
+OmegaConf.register_new_resolver(  # a run of a task of one's own is named after its function
+    "run_name", lambda choice, target: str(target).rpartition(".")[2] if choice == "own" else choice, replace=True
+)
 
 
 def run() -> None:
@@ -41,9 +47,16 @@ def run() -> None:
         print(f"bilevel {importlib.import_module('bilevel').__version__}")
         return
     try:
+        if found := asked(sys.argv[1:]):
+            command, words, settings = found
+            command(words, settings)
+            return
+        register(configs())
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
+        sweep.conclude()
     except Told as told:
+        sweep.conclude()
         print(f"bilevel: not every run of the sweep succeeded; the first that failed: {told}", file=sys.stderr)
         sys.exit(FAILURE)
     except Exception as error:
@@ -66,9 +79,10 @@ def job(config: DictConfig) -> Any:
     try:
         config = with_logger(config)
         check_settings(config)
-        heed()
         module, _, name = COMMANDS[config.command].partition(":")
-        return getattr(importlib.import_module(module), name)(config)
+        with put_off():
+            command = getattr(importlib.import_module(module), name)
+        return command(config)
     except KeyboardInterrupt as interrupt:
         heed_no_more()
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))

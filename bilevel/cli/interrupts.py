@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)  # handled as Ctrl-C, because schedulers
 HANGUP = getattr(signal, "SIGHUP", None)  # a terminal that closes, which `nohup` ignores; Windows has none
 
 _heard = threading.Event()
+_put_off = threading.Event()
 _asked = threading.Event()  # to stop, some time ago: `heed` asks again
 _last_words = ["interrupted"]
 
@@ -44,10 +45,22 @@ def last_words(text: str) -> None:
     _last_words[0] = text
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     _heard.set()
     _asked.set()
-    raise KeyboardInterrupt
+    if not _put_off.is_set():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def put_off() -> Iterator[None]:
+    """A signal within is heeded at the end. Compiled modules that are interrupted while they are imported may crash."""
+    _put_off.set()
+    try:
+        yield
+    finally:
+        _put_off.clear()
+    heed()
 
 
 def heed() -> None:

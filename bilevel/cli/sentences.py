@@ -63,9 +63,11 @@ def bad_override(error: BaseException) -> str:
     key = re.search(r"Could not override '([^']+)'", str(error))
     if key is None:
         return str(error)
+    guess = similar(key[1])
+    own = "" if guess else f" (a setting of your own is added by +{key[1]}=VALUE)"
     return (
-        f"There is no setting {key[1]}{similar(key[1])}: `bilevel --cfg job` prints all that there are with the chosen "
-        f"task and engine (a setting of your own is added by +{key[1]}=VALUE)."
+        f"There is no setting {key[1]}{guess}: `bilevel --cfg job` prints all that there are with the chosen task and "
+        f"engine{own}."
     )
 
 

@@ -18,6 +18,10 @@ CHOICES = {  # the words that a setting may be, by the `_target_` beside it
         "penalties": ("single", "per_class", "per_feature"),
         "towards": ("mean", "start"),
     },
+    "bilevel.tasks.cross_validation": {
+        "loss": ("squared", "logistic"),
+        "penalty": ("ridge", "ridge_per_feature", "lasso", "elastic_net", "weighted_lasso"),
+    },
     "bilevel.tasks.svm": {
         "solver": ("mirror_descent", "projected_gradient", "block_coordinate_descent", "active_set_newton"),
         "mapping": ("projected_gradient", "mirror_descent"),
@@ -30,8 +34,10 @@ SIZES = (  # of shipped tasks: whole numbers from 1
     *("train", "validation", "test", "classes", "features", "images_per_class", "genes", "atoms", "splits", "steps"),
     *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out"),
 )
-REGRESSIONS = ("ridge", "lasso", "precision")
-CLASSIFICATIONS = ("hyperclean", "logistic", "distillation", "linear_distillation")
+REGRESSIONS = ("ridge", "lasso", "precision", "kernel_ridge")
+CLASSIFICATIONS = (
+    *("hyperclean", "logistic", "distillation", "linear_distillation", "feature_penalties", "learning_rate"),
+)
 Parts = tuple[float, float, float]  # training, validation and second hold-out: numbers or shares of samples
 PARTS: dict[str, Callable[[Mapping[str, Any]], Parts]] = {
     "distillation": lambda task: (task["train"], task["stop"], 0),
@@ -87,8 +93,10 @@ def check_data(name: str, task: Mapping[str, Any]) -> None:
     if name in CLASSIFICATIONS:
         data_sets.refuse_numbers(source)
     data_sets.present(source, task["root"])
+    if isinstance(second := task.get("held_out"), str) and second:
+        data_sets.present(data_sets.source_of(second, task["root"]), task["root"])
     if "train" in task:
-        parts = PARTS.get(name, lambda task: (task["train"], task["validation"], task["stop"]))(task)
+        parts = PARTS.get(name, lambda task: (task["train"], task["validation"], task.get("stop", 0)))(task)
         counts = (data_sets.count(part, source.size.samples) for part in parts)
         data_sets.check_parts(source.size.samples, source.size.classes, *counts)
     if "corruption" in task:

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import shlex
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bilevel.cli.ending import best_loss, finished, short, tell_result
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.record import SettingsRecord
 from bilevel.cli.sentences import SettingsError
@@ -32,11 +34,13 @@ from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
 from bilevel.loggers import Console
+from bilevel.report import Page
 from bilevel.task import PRECISIONS, Task
 from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
 from bilevel.training.run_folder import CHECKPOINTS, RunFolder, free_folder
+from bilevel.training.samplers import beside
 from bilevel.training.trainer import Trainer
 
 
@@ -44,6 +48,10 @@ def train(config: DictConfig) -> float:
     """Runs the outer loop; returns the best outer loss, which is what Hydra's sweepers minimise."""
     resumed = config.resume is not None
     with claimed(resumed) as folder:
+        if resumed and (done := finished(folder.path, config)):
+            print(short(folder.path))
+            print(f"{short(folder.path)} is already finished: {done}", file=sys.stderr)
+            return best_loss(folder.path)
         use_compilation_cache(config.compilation_cache)
         task, trainer = build(config)
         trainer = replace(trainer, loggers=[SettingsRecord(config), *trainer.loggers])
@@ -62,6 +70,7 @@ def train(config: DictConfig) -> float:
                 raise
             raise OSError(f"{short(folder.path)}: {what}; what was saved before is kept, and {again}.") from error
     print(short(folder.path))
+    tell_result(result, folder.path, settings)
     if result.summary["status"] == FAILED:
         raise ConvergenceError(str(result.summary["failed_because"]))
     return float(result.summary["best_outer_loss"])
@@ -105,9 +114,13 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
             task = replace(task, init_hparams=from_run(Path(config.fork), task))
         if config.get("solver"):
             task = task.with_solver(instantiate(config.solver))
+        if config.get("baseline"):
+            budget = (config.baseline, config.trainer.steps, config.baseline_width)
+            task = beside(task, *budget, jax.random.key(config.seed), config.seed)
         loggers = [
             *([Console()] if config.progress else []),
-            *([instantiate(config.logger)] if config.logger else []),
+            *([Page()] if config.report else []),  # before W&B, which sends the report
+            *([instantiate(grouped(config).logger)] if config.logger else []),
         ]
         trainer = instantiate(config.trainer, _partial_=True, _convert_="all")(
             optimizer=made(config, "optimizer", optax.GradientTransformation),
@@ -115,6 +128,13 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
             loggers=loggers,
         )
     return task, trainer
+
+
+def grouped(config: DictConfig) -> DictConfig:
+    """The settings with the name of the sweep as the group of its runs, where the logger has groups and none is set."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN or "group" not in config.logger or config.logger.group:
+        return config
+    return merged(config, {"logger": {"group": "-".join(Path(HydraConfig.get().sweep.dir).parts[-2:])}})
 
 
 def stated(config: DictConfig) -> Task | None:
@@ -204,10 +224,3 @@ def use_compilation_cache(folder: str | None) -> None:
             return
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def short(directory: Path) -> str:
-    """The directory as a user types it: relative to the user's folder, if it lies below that."""
-    with contextlib.suppress(ValueError):
-        return str(directory.relative_to(Path.cwd()))
-    return str(directory)

@@ -39,6 +39,7 @@ class Facts(NamedTuple):
     smooth: bool
     minibatches: bool
     through_condition: bool  # whether the optimality condition depends on the hyperparameters at all
+    budget: int  # the steps of a training, which looks for no solution; 0 else
 
 
 @settings
@@ -47,7 +48,7 @@ class AutoEngine(Engine):
     """Chooses the engine by size, number of hyperparameters, smoothness, spectrum and memory, and prints why.
 
     ========================================================  =================================================
-    the optimality condition does not depend on hparams       `Forward` (few) or `Unrolled`: only the steps know
+    a training, or a condition that does not depend on them   `Forward` (few) or `Unrolled`: only the steps know
     minibatches of a smooth loss                              `SABA` where its tables fit, else `SOBA`
     up to 1,024 unknowns that fit the memory                  `Implicit` with `Dense`
     symmetric, by a few Lanczos steps: indefinite             `Implicit` with `MINRES`
@@ -84,10 +85,12 @@ class AutoEngine(Engine):
         """The engine and the reason for it, in a sentence."""
         facts = facts_of(task, point)
         size = f"{facts.unknowns} unknowns, {facts.hyperparameters} hyperparameters"
-        if not facts.through_condition:
+        if facts.budget or not facts.through_condition:
             few = facts.hyperparameters <= FEW
             engine = Forward(on_failure=self.on_failure) if few else Unrolled(on_failure=self.on_failure)
-            return engine, f"{type(engine).__name__}, as only the solver's steps depend on the hyperparameters ({size})"
+            training = f"a training of {facts.budget} steps has no other derivative"
+            why = training if facts.budget else "only the solver's steps depend on the hyperparameters"
+            return engine, f"{type(engine).__name__}, as {why} ({size})"
         if facts.minibatches and facts.smooth:
             return self._stochastic(task, point, facts)
         if facts.unknowns <= DENSE and facts.itemsize * facts.unknowns**2 <= self.memory_budget / 4:
@@ -143,6 +146,7 @@ def facts_of(task: Task, point: Point) -> Facts:
         task.inner.mapping.stationary,
         isinstance(point.inner_batch, Minibatch) and not point.inner_batch.whole,
         depends(lambda h: task.inner.mapping(cold_start(task, point), h, point.inner_batch), point.hparams),
+        task.inner.solver.budget,
     )
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.engines import description
 from bilevel.foundation.settings import settings as settings, traced as traced
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
@@ -55,7 +56,7 @@ class Undefined(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The report on a hypergradient.
 
@@ -92,6 +93,13 @@ class Report:
     skipped: jax.Array = ZERO  # 1 where ``on_failure="skip"`` discarded this result
     outer_status: Status = FINE
     undefined: Undefined | None = None  # None: not examined, as inside an engine
+
+    def __repr__(self) -> str:
+        return description.line(self)
+
+    def describe(self) -> str:
+        """How good the gradient is and why, in one paragraph."""
+        return description.paragraph(self)
 
     @property
     def solved(self) -> Status:
@@ -174,8 +182,19 @@ def cold_start(task: Task, point: Point) -> Params:
     return task.inner.cold_start(point.key, point.hparams, point.inner_batch)
 
 
+def refuse_training(engine: Engine, task: Task) -> None:
+    """The refusal of the engines that differentiate a solution."""
+    if steps := task.inner.solver.budget:
+        solver = f"bl.{type(task.inner.solver).__name__}(steps={steps})"
+        raise ValueError(
+            f"bl.{type(engine).__name__} differentiates a solution of the inner problem, and {solver} trains for "
+            "so many steps without looking for one. Use bl.Unrolled(), bl.Forward() or bl.Truncated(), or leave out "
+            "steps."
+        )
+
+
 def inner_solution(task: Task, point: Point, carry: Carry) -> Outcome:
-    """The inner solve, from the carry where the task allows a warm start."""
+    """The inner solve, from the carry where the task allows a warm start. A training begins cold."""
     cold = cold_start(task, point)
-    start = carry.params if task.warm_start else cold
-    return task.inner.run(point.hparams, point.inner_batch, start, cold)
+    start = carry.params if task.warm_start and not task.inner.solver.budget else cold
+    return task.inner.run(point.hparams, point.inner_batch, start, cold, point.key)

@@ -104,7 +104,8 @@ def _stopped(jaxpr: Jaxpr) -> list[bool]:
 
 
 def _has_functions(solver: Any) -> bool:
-    return any(callable(getattr(solver, field.name)) for field in fields(solver))
+    """Whether a setting may be a function of the hyperparameters; one marked ``of_data`` is a function of others."""
+    return any(callable(getattr(solver, field.name)) for field in fields(solver) if not field.metadata.get("of_data"))
 
 
 def _pulled(task: Task, point: Point, params: PyTree, hparams: HParams) -> HParams:

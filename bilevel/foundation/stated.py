@@ -115,9 +115,9 @@ def checked_real(name: str, function: Callable, value: Any) -> Any:
     )
 
 
-def checked_metrics(function: Callable, measured: Any) -> dict[str, Any]:
-    """The result of evaluate, if it is a dict of numbers by name; else StatementError."""
-    name = f"The evaluate {described(function)}"
+def checked_metrics(function: Callable, measured: Any, role: str = "evaluate") -> dict[str, Any]:
+    """The metrics that a function returned, if they are a dict of numbers by name; else StatementError."""
+    name = f"The {role} {described(function)}"
     if not isinstance(measured, Mapping):
         raise StatementError(
             f"{name} returns {_shape(measured)}, and has to return a dict of numbers by name: "

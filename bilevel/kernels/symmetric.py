@@ -41,3 +41,15 @@ def smat(vector: ArrayLike) -> jax.Array:
 def _triangle(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     columns, rows = np.triu_indices(n)  # the lower triangle column by column
     return rows, columns, np.where(rows == columns, 1.0, np.sqrt(2.0))
+
+
+def upper_by_columns(n: int) -> np.ndarray:
+    """The places in `svec` of the entries of the upper triangle, column by column.
+
+    >>> upper_by_columns(3).tolist()
+    [0, 1, 3, 2, 4, 5]
+    """
+    place = np.zeros((n, n), int)
+    columns, rows = np.triu_indices(n)
+    place[rows, columns] = np.arange(rows.size)
+    return np.array([place[column, row] for column in range(n) for row in range(column + 1)], int)

@@ -46,6 +46,11 @@ def solve_batch(
     number = _length((hparams, batch), in_axes)
     if lanes < 1 or number < 1:
         raise ValueError(f"bl.solve_batch: {number} problems in {lanes} lanes; at least one of each is needed.")
+    if inner.solver.budget:
+        raise ValueError(
+            f"bl.solve_batch: bl.{type(inner.solver).__name__}(steps={inner.solver.budget}) takes equally many steps "
+            "on each problem, so no lane waits for another: use jax.vmap(inner.solve)."
+        )
     problem, axes = stated(inner), Setting(tuple(in_axes))
     outcome = _outcomes(problem, hparams, batch, axes, Setting((number, lanes)))
     attached = _attached.__wrapped__ if asks_for_values(inner.mapping, linear_solve) else _attached

@@ -23,6 +23,7 @@ class Run(NamedTuple):
     steps: int = 0  # the outer steps that are planned
     name: str = "run"
     resumed: bool = False  # whether it continues the run in its directory
+    profile: bool = False  # whether times of compilation are to be shown
 
 
 class Logger(abc.ABC):
@@ -46,6 +47,12 @@ class Logger(abc.ABC):
     @abc.abstractmethod
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Ends the record; ``summary["status"]`` is one of `FAILED` where the run broke off."""
+
+    def ready(self) -> None:  # noqa: B027  # nothing to do is a good default
+        """Raises ValueError where this logger could not begin; called before any work."""
+
+    def phase(self, name: str) -> None:  # noqa: B027  # nothing to do is a good default
+        """Says what the run does now, where that is no outer step, as "baselines"."""
 
     def sync(self) -> None:  # noqa: B027  # nothing to do is a good default
         """Writes the log to the disk, so that it survives a crash of the machine; called before each checkpoint."""

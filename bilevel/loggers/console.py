@@ -3,63 +3,121 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from bilevel.loggers.base import Logger, Run, brief, plain
 
+WIDE = 100  # columns from which on more than the loss is shown
+COST = ("seconds_total", "seconds_per_step", "steps", "steps_skipped", "steps_shortened", "retries")
+COMPILATION = ("seconds_tracing", "seconds_lowering", "seconds_compiling")
+RUN = (
+    *("engine", "solver", "hyperparameters", "unknowns", "status", "best_step", "chosen_by"),
+    *("hypergradient_error_estimate", "hypergradient_error_grade", "final_grad_norm", "projected_grad_norm", "blocked"),
+)
+
 
 class Console(Logger):
     """A progress line during the run and a table of the summary at its end, on stderr.
 
-    Silent where stderr is no terminal. ``every`` is the least number of seconds between two updates.
+    Silent where stderr is no terminal. ``every`` is the least number of seconds between two updates. At any width the
+    count of steps, the time and the outer loss stay visible; a wide terminal shows more.
     """
 
-    shown = ("outer/loss", "outer/grad_norm", "inner/steps", "adjoint/residual")
+    shown = ("outer/grad_norm", "inner/steps")
 
-    def __init__(self, every: float = 0.1, file: Any = None):
+    def __init__(self, every: float = 0.1, file: Any = None, width: int = 120):
         from rich.console import Console as Terminal
 
-        self.terminal = Terminal(stderr=True) if file is None else Terminal(file=file, force_terminal=True, width=120)
-        self.every = every
+        self.terminal = Terminal(stderr=True) if file is None else Terminal(file=file, force_terminal=True, width=width)
+        self.every, self.seen = every, self.terminal.is_terminal or self.terminal.is_jupyter
 
     def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
+        whole = lambda: Column(no_wrap=True, overflow="crop", min_width=7)
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=18)),
+            MofNCompleteColumn(table_column=whole()),
+            TimeElapsedColumn(table_column=whole()),
+            TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            *([BarColumn(bar_width=16)] if self.terminal.width >= WIDE else []),
         )
         self.progress = Progress(
-            *columns, console=self.terminal, auto_refresh=False, transient=True, disable=not self.terminal.is_terminal
+            *columns, console=self.terminal, auto_refresh=False, transient=True, disable=not self.seen
         )
         self.progress.start()
         self.bar = self.progress.add_task(run.name, total=run.steps, completed=step, metrics="compiling")
         self.progress.refresh()
         self.updated = time.monotonic()
+        self.profile = run.profile
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         if self.progress.disable or time.monotonic() - self.updated < self.every:
             return
-        text = "  ".join(f"{name} {brief(metrics[name])}" for name in self.shown if name in metrics)
-        self.progress.update(self.bar, completed=step, metrics=text, refresh=True)
+        shown = self.shown if self.terminal.width >= WIDE else ()
+        text = "  ".join(f"{name} {brief(metrics[name])}" for name in ("outer/loss", *shown) if name in metrics)
+        self.progress.update(self.bar, completed=step + 1, metrics=text, refresh=True)
         self.updated = time.monotonic()
+
+    def phase(self, name: str) -> None:
+        self.progress.update(self.bar, metrics=name, refresh=True)
 
     def figure(self, name: str, figure: Any) -> None:
         """Nothing: a terminal shows no figures."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        from rich.table import Table
-
         self.progress.stop()
-        if not self.terminal.is_terminal:
-            return
-        table = Table(show_header=False)
-        for name, value in plain(summary).items():
-            if not isinstance(value, dict | list):
-                table.add_row(name, brief(value))
-        self.terminal.print(table)
+        if self.seen:
+            self.terminal.print(table(plain(summary), self.profile))
+
+
+def table(summary: Mapping[str, Any], profile: bool = False) -> Any:
+    """The summary in groups: results at the chosen step beside the start, baselines, the run, its cost."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for heading in ("", "result", "start", "last step"):
+        made.add_column(heading, justify="left" if heading == "" else "right")
+    for group in groups(summary, profile):
+        for row in group:
+            made.add_row(*(_cell(value) for value in row))
+        if group:
+            made.add_section()
+    return made
+
+
+def groups(summary: Mapping[str, Any], profile: bool) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows (name, result, start, last) of each group. What no group knows stands with the results."""
+    scalars = {name: value for name, value in summary.items() if not isinstance(value, dict | list)}
+    losses = [scalars.pop(f"{when}_outer_loss", None) for when in ("best", "initial", "final")]
+    results = [("outer loss", *losses)] if any(loss is not None for loss in losses) else []
+    taken = {*RUN, *COST, *COMPILATION, "task"}
+    measured = [name for name in scalars if f"initial_{name}" in scalars and f"last_{name}" in scalars]
+    results += [(name, *(scalars[f"{when}{name}"] for when in ("", "initial_", "last_"))) for name in measured]
+    taken |= {f"{when}{name}" for name in measured for when in ("", "initial_", "last_")}
+    baselines = _baselines(summary, scalars)
+    taken |= {name for name in scalars if name.startswith("baseline_")}
+    others = [(name, value) for name, value in scalars.items() if name not in taken]
+    yield [*results, *others]
+    yield baselines
+    yield [(name, scalars[name]) for name in RUN if name in scalars]
+    counts = [(name.replace("_", " "), number) for name, number in dict(summary.get("counts") or {}).items()]
+    spent = [(name, scalars[name]) for name in (*COST, *(COMPILATION if profile else ())) if name in scalars]
+    yield [*spent, *counts]
+
+
+def _baselines(summary: Mapping[str, Any], scalars: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The baselines of the headline in its words, then the others by name."""
+    head = summary.get("headline") or {}
+    told = [(f"{head.get('name')} {words}", value) for words, value in head.get("baselines", {}).items()]
+    values = {value for _, value in told}
+    left = [(name, value) for name, value in scalars.items() if name.startswith("baseline_") and value not in values]
+    return [*told, *left]
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None or value == "" else brief(value).replace("_", " ")

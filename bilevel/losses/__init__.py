@@ -1,11 +1,12 @@
-"""Losses that state more than a function can: that they are linear in a design matrix, quadratic, or sums of squares;
-and ready-made ones."""
+"""Losses that state more than a function can: that they are linear in a design matrix, quadratic, sums of squares, or
+measured; and ready-made ones."""
 
 from bilevel.losses.duals import c_svm, crammer_singer, crammer_singer_weights
 from bilevel.losses.generalized import huber, logistic, multinomial, poisson, quantile, squared, squared_hinge
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.losses.least_squares import LeastSquares
 from bilevel.losses.linear import Linear, quadratic_form
+from bilevel.losses.measured import Measured
 from bilevel.losses.robust import CauchyRho, HuberRho
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "HuberRho",
     "LeastSquares",
     "Linear",
+    "Measured",
     "c_svm",
     "crammer_singer",
     "crammer_singer_weights",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -24,7 +26,7 @@ def hyperplane(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     [0.5, 0.5]
     """
     x, normal, offset, unravel = _flat(point, normal, offset)
-    return unravel(_along(x, normal, normal @ x - offset))
+    return unravel(_along(x, normal, offset, lambda excess: excess))
 
 
 @compiles_once
@@ -37,7 +39,7 @@ def halfspace(point: PyTree, normal: PyTree, offset: ArrayLike) -> PyTree:
     [1.0, 1.0]
     """
     x, normal, offset, unravel = _flat(point, normal, offset)
-    return unravel(_along(x, normal, jax.nn.relu(normal @ x - offset)))
+    return unravel(_along(x, normal, offset, jax.nn.relu))
 
 
 @compiles_once
@@ -75,14 +77,23 @@ def _flat(point: PyTree, normal: PyTree, offset):
     return x, like(normal, x), like(offset, x), unravel
 
 
-def _along(x: jax.Array, normal: jax.Array, excess: jax.Array) -> jax.Array:
+def _along(x: jax.Array, normal: jax.Array, offset: jax.Array, beyond: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """x moved along the normal by what is ``beyond`` of <normal, x> - offset. Of a far point the first move leaves
+    rounding of the size of x, which the second takes."""
     square = normal @ normal
+    excess = beyond(normal @ x - offset)
     possible = (square > 0) | (excess == 0)
-    return valid(possible, x - excess / jnp.where(square > 0, square, 1) * normal, x, normal)
+    inverse = 1 / jnp.where(square > 0, square, 1)
+    projected = x - excess * inverse * normal
+    rounding = jnp.where(excess == 0, 0, normal @ projected - offset)
+    return valid(possible, projected - jax.lax.stop_gradient(rounding * inverse * normal), x, normal)
 
 
 def _one_affine_set(x: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
-    projected, _ = solve_saddle(jnp.eye(x.size, dtype=x.dtype), A, x, b)
+    identity = jnp.eye(x.size, dtype=x.dtype)
+    projected, _ = solve_saddle(identity, A, x, b)
+    again, _ = solve_saddle(identity, A, projected, b)  # of a far point the first leaves rounding of the size of x
+    projected += jax.lax.stop_gradient(again - projected)
     size = jnp.abs(A) @ jnp.abs(projected) + jnp.abs(b)
     consistent = jnp.all(jnp.abs(A @ projected - b) <= jnp.sqrt(jnp.finfo(x.dtype).eps) * size)
     return valid(consistent, projected, x, A, b)

@@ -53,32 +53,30 @@ def capped_simplex(point: ArrayLike, upper: ArrayLike = 1.0, total: ArrayLike = 
 
 
 def _one_section(x, lower, upper, weights, total):
-    tau, feasible = jax.lax.stop_gradient(_inside_piece(x, lower, upper, weights, total))
-    moved = x - tau * weights
-    below, above = moved <= lower, moved >= upper
+    tau, below, above = jax.lax.stop_gradient(_inside_piece(x, lower, upper, weights, total))
     free = ~(below | above)
+    moved = x - tau * weights  # of the size of the bounds, so that the sum meets the total wherever the point is
     at_bound = jnp.where(below, lower, jnp.where(above, upper, 0))
     free_weights = jnp.where(free, weights, 0)
     square = jnp.sum(free_weights**2)
-    excess = jnp.sum(free_weights * jnp.where(free, x, 0)) + jnp.sum(weights * at_bound) - total
+    excess = jnp.sum(free_weights * jnp.where(free, moved, 0)) + jnp.sum(weights * at_bound) - total
     step = excess / jnp.where(square > 0, square, 1)
-    inside = x - step * weights
+    inside = moved - step * weights
     rounding = jax.lax.stop_gradient(jnp.clip(inside, lower, upper) - inside)
-    feasible &= known(x, lower, upper, weights, total)
-    return valid(feasible, jnp.where(free, inside + rounding, at_bound), x, lower, upper, weights, total)
+    projected = jnp.where(free, inside + rounding, at_bound)
+    feasible = _feasible(lower, upper, weights, total) & known(x, lower, upper, weights, total)
+    return valid(feasible & _meets(projected, weights, total), projected, x, lower, upper, weights, total)
 
 
 _box_section = over_batches(_one_section, "(n),(n),(n),(n),()->(n)")
 
 
 def _one_distance(x, lower, upper, weights, total):
-    tau, _ = _inside_piece(x, lower, upper, weights, total)
+    tau, below, above = _inside_piece(x, lower, upper, weights, total)
     moved = x - tau * weights
-    free = (moved > lower) & (moved < upper)
-    square = jnp.sum(jnp.where(free, weights, 0) ** 2)
+    square = jnp.sum(jnp.where(below | above, 0, weights) ** 2)
     overshoot = jnp.sum(weights * jnp.clip(moved, lower, upper)) - total
-    tau += jnp.where(square > 0, overshoot / jnp.where(square > 0, square, 1), 0)  # linear on the piece
-    moved = x - tau * weights
+    moved -= jnp.where(square > 0, overshoot / jnp.where(square > 0, square, 1), 0) * weights  # linear on the piece
     return jnp.minimum(jnp.abs(moved - lower), jnp.abs(moved - upper))
 
 
@@ -86,12 +84,16 @@ _distance = over_batches(_one_distance, "(n),(n),(n),(n),()->(n)")
 
 
 def _inside_piece(x, lower, upper, weights, total):
-    """A tau in the interior of the linear piece on which the sum meets ``total``, and whether there is one."""
+    """A tau in the linear piece on which the sum meets ``total``, and which coordinates are below and above there.
+
+    The piece says which, not tau, which rounds to an end of a piece that is narrow for the size of the point.
+    """
 
     def overshoot(tau):
         return jnp.sum(weights * jnp.clip(x - tau * weights, lower, upper)) - total
 
-    breaks = _breaks(x, lower, upper, weights)
+    first, second = _meetings(x, lower, upper, weights)
+    breaks = _breaks(first, second)
 
     def halve(_, ends):
         left, right = ends
@@ -101,19 +103,36 @@ def _inside_piece(x, lower, upper, weights, total):
 
     last = breaks.size - 1
     left, right = jax.lax.fori_loop(0, math.ceil(math.log2(last)) + 1, halve, (0, last))
-    tau = breaks[left] + 0.5 * (breaks[right] - breaks[left])
-    return tau, _feasible(lower, upper, weights, total)
+    left, right = breaks[left], breaks[right]
+    falling = jnp.where(weights < 0, second <= left, first >= right)  # at the upper bound on the piece
+    rising = jnp.where(weights < 0, first >= right, second <= left)
+    below = jnp.where(weights == 0, x <= lower, rising)
+    above = jnp.where(weights == 0, x >= upper, falling)
+    return left + 0.5 * (right - left), below, above & ~below
 
 
-def _breaks(x, lower, upper, weights):
-    """All tau at which a coordinate meets a bound, sorted, and one further point on either side."""
+def _meetings(x, lower, upper, weights):
+    """The tau at which x - tau weights meets its first bound and its second; infinite for a weight of zero."""
     moves = weights != 0
     slope = jnp.where(moves, weights, 1)
-    breaks = jnp.concatenate([(x - lower) / slope, (x - upper) / slope])
-    known = jnp.isfinite(breaks) & jnp.concatenate([moves, moves])
+    one, other = (jnp.where(moves, (x - bound) / slope, jnp.inf) for bound in (lower, upper))
+    return jnp.minimum(one, other), jnp.maximum(one, other)
+
+
+def _breaks(first, second):
+    """All meetings, sorted, and one further point on either side."""
+    breaks = jnp.concatenate([first, second])
+    known = jnp.isfinite(breaks)
     breaks = jnp.sort(jnp.where(known, breaks, jnp.min(breaks, where=known, initial=0.0)))
     margin = 1 + jnp.abs(breaks)
     return jnp.concatenate([breaks[:1] - margin[:1], breaks, breaks[-1:] + margin[-1:]])
+
+
+def _meets(projected, weights, total):
+    """False for a point so far away that its rounding is wider than the bounds are apart."""
+    parts = weights * projected
+    size = jnp.sum(jnp.abs(parts)) + jnp.abs(total)
+    return jnp.abs(jnp.sum(parts) - total) <= jnp.sqrt(jnp.finfo(projected.dtype).eps) * size
 
 
 def _feasible(lower, upper, weights, total):

@@ -53,11 +53,17 @@ class Solver(abc.ABC):
     patience: ClassVar[int] = 100  # steps without progress at the floor of the precision before the solve is stalled
     takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
     structured: ClassVar[bool] = False  # whether it reads the parts of a `bl.Linear`, so that nothing may wrap the loss
+    shards: ClassVar[bool] = True  # whether it is written in products, which JAX spreads over devices
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
     descends: ClassVar[bool] = (
         False  # whether each step lowers the loss, so that a gradient that grows is no divergence
     )
     keeps_gradient: ClassVar[bool] = True  # whether a step ends with the gradient that the next begins with
+
+    @property
+    def budget(self) -> int:
+        """The steps of a training, which is not stopped at a solution; 0: the solver looks for a solution."""
+        return 0
 
     @abc.abstractmethod
     def init(self, instance: Instance, params: Params) -> State:

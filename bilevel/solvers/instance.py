@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from bilevel.foundation import trees
-from bilevel.foundation.typing import Batch, HParams, LinearMap, Loss, Params, PyTree, Scalar
+from bilevel.foundation.typing import Batch, HParams, Key, LinearMap, Loss, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.penalties import Penalty
 
@@ -25,6 +25,7 @@ class Instance:
     searches: bool = True  # False: take the natural step without a search (at the solution, where none can succeed)
     exact: bool = False  # accepted step sizes are differentiated too, because the steps need not converge
     stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` has another form
+    key: Key | None = None  # of the cold start, for steps that draw at random; None: a fixed one
 
     @property
     def plain(self) -> Instance | None:

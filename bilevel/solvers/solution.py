@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bilevel.foundation.readable import amount, shapes
 from bilevel.foundation.status import GRADES, Status
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.solvers.curvature import order_of
@@ -30,6 +31,13 @@ class Solution(NamedTuple):
     counts: Counts
     curvature: jax.Array | float = math.nan  # the least on the face, relative to the largest, where negative; else 0
     grade: Any = np.int32(0)
+
+    def __repr__(self) -> str:
+        dual = "" if self.dual is None or not jax.tree.leaves(self.dual) else f", dual {shapes(self.dual)}"
+        return (
+            f"Solution({self.status!r} after {amount(self.steps)} steps, residual {amount(self.residual)}; "
+            f"params {shapes(self.params)}{dual})"
+        )
 
     @property
     def order(self) -> str:

@@ -7,12 +7,17 @@ import importlib
 from typing import Any
 
 # All at once, because the import of a module on demand would replace the task of the same name.
+from bilevel.tasks.cross_validation import cross_validation
 from bilevel.tasks.distillation import distillation
+from bilevel.tasks.feature_penalties import feature_penalties
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
+from bilevel.tasks.kernel_ridge import kernel_ridge
 from bilevel.tasks.lasso import lasso
+from bilevel.tasks.learning_rate import learning_rate
 from bilevel.tasks.linear_distillation import linear_distillation
 from bilevel.tasks.logistic import logistic
+from bilevel.tasks.meta_sinusoid import meta_sinusoid
 from bilevel.tasks.ridge import ridge
 
 _OF_PAPERS = {  # name: its module in bilevel.experiments, and its name there
@@ -27,12 +32,17 @@ _OF_PAPERS = {  # name: its module in bilevel.experiments, and its name there
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers load on first use
+    "cross_validation",
     "distillation",
+    "feature_penalties",
     "few_shot_sinusoid",
     "hyperclean",
+    "kernel_ridge",
     "lasso",
+    "learning_rate",
     "linear_distillation",
     "logistic",
+    "meta_sinusoid",
     "ridge",
     *_OF_PAPERS,
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.training.result import Result
 
 
@@ -94,6 +94,7 @@ def few_shot_sinusoid(
         warm_start=False,
         precision=precision,
         name="few_shot_sinusoid",
+        headline=Headline("test/loss", "squared error on new sinusoids after adaptation"),
     )
 
 

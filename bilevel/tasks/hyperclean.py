@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ from bilevel.batches import full_batch, minibatches, whole_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.projections import capped_simplex
+from bilevel.task import Headline, Task, anywhere
 from bilevel.tasks import pictures, softmax
 from bilevel.training.result import Result
 
@@ -31,6 +33,7 @@ def hyperclean(
     corruption: str = "exact_wrong",
     fraction: float = 0.5,
     penalty: float = 3e-3,
+    radius: float = 0.0,
     batch_size: int = 0,
     seed: int = 0,
     precision: str = "float64",
@@ -44,6 +47,7 @@ def hyperclean(
     ``stop`` samples are a second hold-out; the remaining samples are the test set. ``batch_size`` 0 takes all samples
     at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the samples with a
     weight below one half as a guess at the corrupted ones (the precision is NaN where no weight is below one half).
+    With ``radius`` the weights are the hyperparameters themselves, in the l1-ball of that radius within [0, 1]^n.
     Baselines are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of a
     grid that is the most accurate on the validation set), and on the validation set alone (with ``penalty``).
 
@@ -58,14 +62,14 @@ def hyperclean(
     shape = (noisy[0].shape[1], found.classes)
 
     def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        weights = batch.weight * jax.nn.sigmoid(hparams[batch.index])
+        weights = batch.weight * weights_of(hparams[batch.index], radius)
         return jnp.mean(weights * softmax.cross_entropy(z, batch[1])) + 0.5 * penalty * jnp.sum(params**2)
 
     def outer_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         return jnp.mean(batch.weight * softmax.cross_entropy(batch[0] @ params, batch[1]))
 
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
-        return {**softmax.held_out(params, test, stopping), **detection(hparams < 0, corrupted)}
+        return {**softmax.held_out(params, test, stopping), **detection(weights_of(hparams, radius) < 0.5, corrupted)}
 
     def baselines() -> dict[str, float]:
         both: Any = tuple(np.concatenate(parts) for parts in zip(noisy, clean, strict=True))
@@ -82,7 +86,7 @@ def hyperclean(
         return {f"baseline/{name}_accuracy": float(softmax.accuracy(fit.params, test)) for name, fit in fits.items()}
 
     def weights(result: Result) -> Any:
-        found_weights = sigmoid(result.hparams)
+        found_weights = np.asarray(weights_of(jnp.asarray(result.hparams), radius))
         groups = {"right label": found_weights[~corrupted], "wrong label": found_weights[corrupted]}
         return pictures.histogram(groups, "weight of a training sample")
 
@@ -100,7 +104,8 @@ def hyperclean(
             loss=Linear(design=lambda batch: batch[0], loss=loss), init=lambda key, hparams: jnp.zeros(shape)
         ),
         outer_loss=outer_loss,
-        init_hparams=lambda key: jnp.zeros(train),
+        init_hparams=lambda key: jnp.full(train, min(radius / train, 1.0)),
+        feasible=partial(in_ball, radius=radius) if radius else anywhere,
         batches=minibatches(noisy, clean, batch_size, min(batch_size, validation))
         if batch_size
         else full_batch(whole_batch(noisy), whole_batch(clean)),
@@ -109,12 +114,31 @@ def hyperclean(
         figures={"weights": weights, **({"worst": worst} if found.image_shape else {})},
         precision=precision,
         name="hyperclean",
+        headline=Headline(
+            "test/accuracy",
+            against={
+                "baseline/corrupted_accuracy": "without cleaning",
+                "baseline/uncorrupted_accuracy": "with the right labels alone",
+                "baseline/validation_accuracy": "on the validation set alone",
+            },
+        ),
+        natural=lambda hparams: {"weight of a sample": np.asarray(weights_of(jnp.asarray(hparams), radius))},
     )
 
 
-def sigmoid(hparams: HParams) -> np.ndarray:
+def weights_of(hparams: HParams, radius: float = 0.0) -> jax.Array:
     """The weights of the training samples, 0 to 1."""
-    return np.asarray(jax.nn.sigmoid(jnp.asarray(hparams)))
+    return hparams if radius else jax.nn.sigmoid(hparams)
+
+
+def in_ball(hparams: HParams, radius: float) -> HParams:
+    """The projection on the weights in [0, 1]^n whose sum is ``radius`` or less.
+
+    >>> in_ball(jnp.array([2.0, 0.25, -1.0]), 2.0).tolist(), in_ball(jnp.array([0.5, 1.0]), 0.5).tolist()
+    ([1.0, 0.25, 0.0], [0.0, 0.5])
+    """
+    inside = jnp.clip(hparams, 0.0, 1.0)
+    return jnp.where(jnp.sum(inside) <= radius, inside, capped_simplex(hparams, 1.0, radius))
 
 
 def detection(flagged: jax.Array, corrupted: np.ndarray) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from bilevel.foundation.typing import HParams, Params
 from bilevel.losses.linear import Linear
 from bilevel.penalties import L1
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import pictures, regression
 from bilevel.tasks.grids import lowest
 from bilevel.training.result import Result
@@ -91,4 +91,6 @@ def lasso(
         figures={"coefficients": coefficients},
         precision=precision,
         name="lasso",
+        headline=Headline("test/r2", "test R2", {"baseline/test/r2": "by a grid of penalties"}),
+        natural=lambda hparams: {"penalty": np.exp(hparams)},
     )

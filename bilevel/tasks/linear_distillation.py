@@ -10,7 +10,7 @@ from bilevel import data as data_sets
 from bilevel.batches import full_batch
 from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import softmax
 from bilevel.tasks.distillation import gallery_of
 
@@ -83,4 +83,5 @@ def linear_distillation(
         figures={"images": lambda result: gallery_of(result.hparams["images"] @ rounding, found, range(found.classes))},
         precision=precision,
         name="linear_distillation",
+        headline=Headline("test/accuracy", against={"baseline/full_accuracy": "with all real images"}),
     )

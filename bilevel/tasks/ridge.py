@@ -11,7 +11,7 @@ from bilevel.batches import full_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import pictures, regression
 from bilevel.tasks.grids import lowest
 
@@ -73,6 +73,10 @@ def ridge(
         },
         precision=precision,
         name="ridge",
+        headline=Headline("test/r2", "test R2", {"baseline/test/r2": "with one penalty, the best of a grid"}),
+        natural=lambda hparams: {
+            "penalty": dict(zip(found.features or map(str, range(features)), np.exp(hparams), strict=True))
+        },
     )
 
 

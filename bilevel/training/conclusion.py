@@ -15,6 +15,8 @@ from bilevel.foundation import trees
 from bilevel.foundation.stated import checked_baselines
 from bilevel.loggers.base import plain
 from bilevel.task import Task, anywhere
+from bilevel.training.found import found_hparams, path_of
+from bilevel.training.headline import headline
 from bilevel.training.judgement import judge_of, mean_outer_loss, projected_gradient_norm
 from bilevel.training.outer_step import Evaluation, TrainState, metrics_of, point_of
 from bilevel.training.result import Result, own, summarize
@@ -55,6 +57,9 @@ def concluded(
         "projected_grad_norm": projected,
         "blocked": blocked(task, metrics, projected, float(trees.norm(taken))),
         "steps_shortened": sum(int(line["outer/halvings"] > 0) for line in metrics),
+        "hparams": path_of(best.hparams),
+        "initial_hparams": {name: value for name, value in metrics[0].items() if name.startswith("hparams")},
+        **found_hparams(task, best.hparams),
         "without_gradient": leaves_where(_never(state)) if int(state.skipped) < int(state.step) else [],
     }
     if int(last.report.skipped) and all(line["engine/skipped"] for line in metrics):
@@ -65,9 +70,11 @@ def concluded(
 
 
 def with_baselines(result: Result, task: Task) -> Result:
-    """The result with the baselines of the task, or the findings of its study."""
+    """The result with the baselines of the task, or the findings of its study, and what counts of all figures."""
     found = checked_baselines(task.baselines, task.baselines())
-    return replace(result, summary={**result.summary, **plain(own(found, ""))})
+    summary = {**result.summary, **plain(own(found, ""))}
+    told = {} if summary["status"] == FAILED else headline(task.headline, summary)
+    return replace(result, summary={**({"headline": told} if told else {}), **summary})
 
 
 def _mean_loss(task: Task, state: TrainState, metrics: list[dict[str, Any]], last: Evaluation, taken: Any) -> float:

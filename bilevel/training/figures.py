@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from bilevel.loggers import Logger
 from bilevel.task import Task
-from bilevel.training.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
+class Result(Protocol):
+    """What a figure reads of a `bilevel.training.result.Result`."""
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]: ...
+    @property
+    def summary(self) -> dict[str, Any]: ...
+    def arrays(self) -> dict[str, np.ndarray]: ...
+
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b4b8a", "#444444")
 FEW = 100  # up to so many hyperparameters are drawn one by one, more as a distribution
 
 
@@ -24,12 +35,39 @@ def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
 
     A figure that cannot be drawn becomes a warning, because a picture must never cost a result.
     """
-    standard = {"training": training, "hyperparameters": hyperparameters}
-    for name, draw in {**standard, **task.figures}.items():
+    for name, draw in {**standard(), **task.figures}.items():
         try:
-            yield name, draw(result)
+            with style():
+                figure = draw(result)
+            yield name, figure
         except Exception as error:
             warnings.warn(f"the figure {name} could not be drawn: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def style() -> Any:
+    """One style for all figures, within a ``with`` statement: colours that the colour-blind can tell apart (Okabe and
+    Ito, Color universal design, 2008), and no frame above and to the right."""
+    import matplotlib
+    from cycler import cycler
+
+    settings: Any = {
+        **{"axes.prop_cycle": cycler(color=COLORS), "axes.spines.top": False, "axes.spines.right": False},
+        **{"font.size": 9.0, "axes.titlesize": 9.0, "legend.fontsize": 8.0, "legend.frameon": False},
+    }
+    return matplotlib.rc_context(settings)
+
+
+def standard() -> dict[str, Callable[[Result], Figure]]:
+    """The pictures that every run has."""
+    return {"training": training, "hyperparameters": hyperparameters}
+
+
+def drawn(result: Result, name: str) -> Figure:
+    """A standard picture by its name. ValueError for another name."""
+    if name not in standard():
+        raise ValueError(f"There is no figure {name!r} of every result: choose one of {', '.join(standard())}.")
+    with style():
+        return standard()[name](result)
 
 
 def keep_figure(logger: Logger, name: str, figure: Any) -> None:
@@ -45,6 +83,7 @@ def keep_figure(logger: Logger, name: str, figure: Any) -> None:
 def training(result: Result) -> Figure:
     """Outer loss, held-out losses and the norm of the hypergradient against the outer step."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -55,6 +94,8 @@ def training(result: Result) -> Figure:
     if best >= 0:
         left.axvline(best, color="0.7", linewidth=0.8, linestyle="--", label="chosen step", zorder=0)
     left.set(xlabel="outer step", ylabel="loss")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(frameon=False, fontsize=8)
     right.plot(*series(result, "outer/grad_norm"), label="norm of the hypergradient")
     right.plot(*series(result, "error_estimate"), label="estimate of its error", linewidth=1.0)
@@ -68,10 +109,13 @@ LABELS = {"outer/loss": "validation (outer loss)", "test/loss": "test, held out"
 
 
 def hyperparameters(result: Result) -> Figure:
-    """The hyperparameters of the chosen iterate, a panel for each array: one by one, or as a distribution if many."""
+    """The hyperparameters of the chosen iterate, a panel for each array: one by one, or as a distribution if many. A
+    single one is shown as its path, with the outer loss along it."""
     from matplotlib.figure import Figure
 
     arrays = {name: array for name, array in result.arrays().items() if name.startswith("hparams")}
+    if len(arrays) == 1 and all(array.size == 1 and name in result.metrics[-1] for name, array in arrays.items()):
+        return path(result, next(iter(arrays)))
     figure = Figure(figsize=(7, 2.6 * len(arrays)), layout="constrained")
     for axes, (name, array) in zip(figure.subplots(len(arrays), squeeze=False)[:, 0], arrays.items(), strict=True):
         last = result.arrays()[f"last_{name}"].ravel()
@@ -88,6 +132,29 @@ def hyperparameters(result: Result) -> Figure:
             axes.set(xlabel="value", ylabel="number")
         axes.set_title(f"{name} ({values.size})", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def path(result: Result, name: str) -> Figure:
+    """A single hyperparameter over the outer steps, and the outer loss over its values."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    steps, values = series(result, name)
+    losses = series(result, "outer/loss")[1]
+    found = float(np.asarray(result.arrays()[name]).item())
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(steps, values, marker=".", markersize=4)
+    left.axhline(found, color="0.6", linewidth=0.8, linestyle="--", label=f"chosen: {found:.4g}")
+    left.set(xlabel="outer step", ylabel=name)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.legend(frameon=False, fontsize=8)
+    right.plot(values, losses, marker=".", markersize=4)
+    right.plot(values[:1], losses[:1], "ks", markersize=5, label="start")
+    right.axvline(found, color="0.6", linewidth=0.8, linestyle="--", label="chosen")
+    right.set(xlabel=name, ylabel="outer loss")
+    right.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""One run of the outer loop: the compiled step, the policy for failures, the record and the checkpoints."""
+"""One run of the outer loop: its steps, their record, the checkpoints and the result."""
 
 from __future__ import annotations
 
@@ -9,32 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from bilevel.engines.failure import LOG, act, describe, failed
-from bilevel.foundation.compilation import Program
-from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key
 from bilevel.loggers import JsonLines, Run
 from bilevel.loggers.base import by_name, finish_all, plain
 from bilevel.task import Task
-from bilevel.training.attempt import at_border, attempted, leap
+from bilevel.training.callbacks import Moment
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
+from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
-from bilevel.training.outer_step import (
-    Evaluation,
-    TrainState,
-    first_point,
-    first_state,
-    metrics_of,
-    outer_step,
-    point_of,
-)
-from bilevel.training.refusals import Settings, heed_influence, refuse_measures, refuse_start, refuse_unknown
+from bilevel.training.found import path_of
+from bilevel.training.outer_step import metrics_of
+from bilevel.training.profile import profiled
+from bilevel.training.refusals import Settings
 from bilevel.training.result import Result
+from bilevel.training.steps import Steps
+
+COMPLETED = "completed"  # the status of a run that took all its steps
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,25 +35,15 @@ class Interrupted(KeyboardInterrupt):
     saved."""
 
 
-class Fit:
-    """A run in progress: the state, the programs that advance it, and the open files."""
+class Fit(Steps):
+    """A run in progress: its steps, and the open files that keep them."""
 
     def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack):
-        self.trainer, self.task, self.directory = trainer, task, directory
         self.began = time.perf_counter()
-        self.advance = Program(lambda engine, task, state: outer_step(task, trainer.optimizer, engine, state))
-        self.begin = Program(lambda engine, key: first_state(task, trainer.optimizer, engine, key))
-        refuse_start(task, key)
-        self.engine, self.reason = trainer.engine, ""
-        if trainer.engine.chooses:
-            self.engine, self.reason = trainer.engine.choose(task, first_point(task, key))
-        heed_influence(self.engine, task, key)
-        refuse_measures(trainer, task, key)
-        self.state: TrainState = self.begin(self.engine, key)
-        refuse_unknown(self.state.hparams)
+        super().__init__(trainer, task, key)
+        self.directory = directory
         self.metrics: list[dict[str, Any]] = []
-        self.failure: dict[str, Any] = {}  # the line of the step that ended the run
-        self.border = ""  # why the run can go no further
+        self.halted = False  # by a callback
         self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
@@ -73,21 +56,31 @@ class Fit:
         try:
             while not self._done():
                 self._step()
+            self._phase("final solve")
             result = self._conclude()
             found = result.summary
             self._keep(result)  # saved before baselines and figures, which may take long and be interrupted
+            self._phase("baselines")
             result = with_baselines(result, self.task)
+            if self.trainer.profile:
+                self._phase("profile")
+                result.summary["profile"] = profiled(self.task, self.engine, self.state)
+            self._phase("figures")
             self._draw(result)
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {**self._sizes(), **found, "status": "interrupted"}
+            summary = {**self.sizes(), **found, "status": "interrupted"}
             self._save(force=True)
             self._keep(self._so_far(summary))
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
         finally:
-            failed = {**self._sizes(), **found, "status": "failed", "failure": self.failure}
+            failed = {**self.sizes(), **found, "status": "failed", "failure": self.failure}
             finish_all(self.loggers, summary or failed)
+
+    def _phase(self, name: str) -> None:
+        for logger in self.loggers:
+            logger.phase(name)
 
     def _keep(self, result: Result) -> None:
         if self.directory:
@@ -106,7 +99,8 @@ class Fit:
                 self.checkpoints, self.directory / JsonLines.filename, self.state, self._data()
             )
             kept, self.border = meta["loggers"], meta.get("border", "")
-        run = Run(self.directory, config, self.trainer.steps, self.task.name, resume)
+        trainer = self.trainer
+        run = Run(self.directory, config, trainer.steps, self.task.name, resume, trainer.profile)
         for name, logger in by_name(self.loggers).items():
             logger.start(run, int(self.state.step), kept.get(name, {}))
 
@@ -116,10 +110,12 @@ class Fit:
     def _step(self) -> None:
         began, step = time.perf_counter(), int(self.state.step)
         compiled = self.advance.seconds
-        state, evaluation = self._attempt()
+        state, evaluation = self.attempt()
+        taken = state.hparams if int(evaluation.report.skipped) else state.previous
         metrics = plain(
             {
                 **metrics_of(evaluation),
+                **path_of(taken),
                 "seconds": time.perf_counter() - began,
                 **self.advance.seconds.since(compiled).named(),
             }
@@ -129,6 +125,9 @@ class Fit:
             logger.log(step, metrics)
         self.state = state  # only now: Ctrl-C at any moment leaves no step without its line
         self._save()
+        moment = Moment(step, metrics, taken, evaluation.report.params)
+        asked = [callback(moment) for callback in self.trainer.callbacks]  # all of them, before one ends the run
+        self.halted = any(answer is True for answer in asked)
 
     def _draw(self, result: Result) -> None:
         if self.loggers:
@@ -136,56 +135,10 @@ class Fit:
                 for logger in self.loggers:
                     keep_figure(logger, name, figure)
 
-    def _attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
-        """The step, and the engine's policy where it failed; "skip" leaves the hyperparameters unchanged. A run that
-        has located the border of the solvable region has not failed: it ends there, and says so."""
-        start = start or self.state
-        state, evaluation = attempted(self.advance, self.engine, self.task, start)
-        report, number = evaluation.report, int(start.step)
-        shorter = " Shorter steps did not help." if int(evaluation.halvings) else ""
-
-        def sentence() -> str:
-            if cause := leap(start):
-                return f"Outer step {number}: {cause}"
-            point = point_of(self.task, start.key, start.step, start.hparams)
-            return f"Outer step {number}: {describe(report, self.engine, self.task, point)}{shorter}"
-
-        if self.border or at_border(self.advance, self.engine, self.task, start, evaluation):
-            self.border = self.border or sentence()
-            return state._replace(hparams=state.previous), evaluation
-        if failed(report) and self.engine.on_failure in ("raise", "retry"):
-            self.failure = plain({"step": number, **metrics_of(evaluation)})
-        act(self.engine, report, sentence)
-        return state, evaluation
-
-    def _sizes(self) -> dict[str, Any]:
-        """The facts of the run for the summary, however it ends."""
-        count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
-        batch, _ = self.task.batches(self.state.key, 0)
-        solver, _ = self.task.inner.choose(self.state.hparams, batch)
-        return {
-            "task": self.task.name,
-            "engine": type(self.engine).__name__,
-            "solver": type(solver).__name__,
-            "hyperparameters": count(self.state.hparams),
-            "unknowns": count(self.state.carry.params),
-        }
-
-    def reach(self, step: int, directory: Path) -> TrainState:
-        """The state before step ``step`` of the run in ``directory``. It starts at the last checkpoint before that
-        step, or at the start where there is none, and takes the steps of the run again."""
-        with Checkpoints(directory / "checkpoints") as checkpoints:
-            kept = [number for number in checkpoints.steps() if number <= step]
-            if kept:
-                self.state, _ = checkpoints.restore(self.state, kept[-1])
-        while int(self.state.step) < step:
-            self.state, _ = self._attempt()
-        return self.state
-
     def _done(self) -> bool:
         waited = int(self.state.step) - 1 - int(self.state.best.step)
         out_of_patience = 0 < self.trainer.patience <= waited
-        return int(self.state.step) >= self.trainer.steps or out_of_patience or bool(self.border)
+        return int(self.state.step) >= self.trainer.steps or out_of_patience or bool(self.border) or self.halted
 
     def _save(self, force: bool = False) -> None:
         step = int(self.state.step)
@@ -197,49 +150,31 @@ class Fit:
             self.data = self.data or self._data()
             self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border, "data": self.data})
 
-    def _closely(self) -> tuple[TrainState, list[Evaluation]] | None:
-        """The best iterate, where one was chosen, and the last one, both solved at the finest tolerances, and the
-        better of them; None where a solve fails. The losses of the steps come from solves with different tolerances, so
-        they are not comparable."""
-        best, finest, looks = self.state.best, self.engine.finest, []
-        state = self.state
-        try:
-            if int(best.step) >= 0:
-                unknown = best._replace(loss=jnp.full_like(best.loss, jnp.inf))
-                again = state._replace(hparams=best.hparams, previous=best.hparams, step=best.step, best=unknown)
-                again, first = self._attempt(again._replace(carry=finest(state.carry)))
-                state, looks = state._replace(carry=again.carry, best=again.best), [first]
-            state, last = self._attempt(state._replace(carry=finest(state.carry)))
-        except ConvergenceError as error:
-            LOG.warning(
-                "The solves at the end, at the finest tolerances, failed: %s Result and summary are loose.", error
-            )
-            return None
-        looks.append(last)
-        return None if any(failed(look.report) for look in looks) else (state, looks)
-
     def _conclude(self) -> Result:
         """Evaluates the last hyperparameters once more without moving them. Where tolerances follow the progress, it
         uses the finest ones and evaluates the best hyperparameters too."""
-        closely = self._closely() if self.engine.adapts else None
+        closely = self.closely() if self.engine.adapts else None
         if closely is None:
-            state, evaluation = self._attempt()
+            state, evaluation = self.attempt()
             closely = state, [evaluation]
         return concluded(self.task, self.engine, self.metrics, closely, self._told())
 
     def _status(self) -> str:
         if self.border:
             return "stopped_at_border"
-        return "stopped_early" if int(self.state.step) < self.trainer.steps else "completed"
+        if self.halted:
+            return "stopped_by_callback"
+        return "stopped_early" if int(self.state.step) < self.trainer.steps else COMPLETED
 
     def _told(self) -> dict[str, Any]:
         """The summary's figures on the run itself."""
         return {
-            **self._sizes(),
+            **self.sizes(),
             **({"engine_chosen_because": self.reason} if self.reason else {}),
             "status": self._status(),
             **({"stopped_because": self.border} if self.border else {}),
             "steps_skipped": int(self.state.skipped),
+            "environment": environment(),
             "seconds_total": time.perf_counter() - self.began,
             **self.begin.seconds.add(self.advance.seconds).named(),
         }

@@ -12,7 +12,6 @@ import optax
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.examination import examined, updated
 from bilevel.foundation import trees
-from bilevel.foundation.stated import checked_metrics
 from bilevel.foundation.typing import HParams, Key, Params, PyTree, Scalar
 from bilevel.task import Task
 from bilevel.training.judgement import judge_of
@@ -87,7 +86,7 @@ def first_state(task: Task, optimizer: optax.GradientTransformation, engine: Eng
     best = Best(hparams, task.inner.primal(carry.params), infinity, jnp.int32(-1))
     return TrainState(
         hparams=hparams,
-        optimizer=optimizer.init(hparams),
+        optimizer=trees.strong(optimizer.init(hparams)),
         carry=carry,
         key=key,
         step=jnp.int32(0),
@@ -106,7 +105,7 @@ def outer_step(
     hyperparameters nor optimiser. Where the engine only warns of a failed solve, a finite gradient is used."""
     point = point_of(task, state.key, state.step, state.hparams)
     value, grad, report = examined(engine, task, point, state.carry)
-    measured = checked_metrics(task.evaluate, task.evaluate(report.params, state.hparams))
+    measured = task.measured(report.params, state.hparams, (point.inner_batch, point.outer_batch))
     value_fn = outer_value(engine, task, point, report.carry)
     updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
     updates = jax.tree.map(lambda leaf: (state.scale * leaf).astype(leaf.dtype), updates)
@@ -123,7 +122,7 @@ def outer_step(
     sensed = jax.tree.map(lambda before, leaf: before | (usable & jnp.any(leaf != 0)), state.sensed, grad)
     state = TrainState(
         hparams=trees.select(usable, moved, state.hparams),
-        optimizer=trees.select(usable, after, state.optimizer),
+        optimizer=trees.strong(trees.select(usable, after, state.optimizer)),
         carry=trees.select(usable, report.carry, state.carry),
         key=state.key,
         step=state.step + 1,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from bilevel.engines import Engine
 from bilevel.engines.failure import leaves_where
@@ -17,6 +18,7 @@ from bilevel.foundation.stated import StatementError, checked_metrics, checked_t
 from bilevel.foundation.typing import HParams, Key
 from bilevel.loggers import Logger
 from bilevel.task import Task
+from bilevel.training.callbacks import Callback
 from bilevel.training.judgement import judge_of
 from bilevel.training.outer_step import first_point
 from bilevel.training.result import STANDARD
@@ -37,6 +39,12 @@ class Settings(Protocol):
     def loggers(self) -> Sequence[Logger]: ...
     @property
     def checkpoint_every(self) -> int: ...
+    @property
+    def mesh(self) -> Mesh | Mapping[str, int] | None: ...
+    @property
+    def profile(self) -> bool: ...
+    @property
+    def callbacks(self) -> Sequence[Callback]: ...
 
 
 def refuse_start(task: Task, key: Key) -> None:

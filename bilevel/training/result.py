@@ -12,10 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from bilevel.foundation.readable import shapes
 from bilevel.foundation.typing import Counts, HParams, Params
+from bilevel.training import saved
+from bilevel.training.figures import drawn
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """``hparams`` and ``params`` belong to the best iterate. It has the lowest ``stop/loss`` where the task has a
     second hold-out, else the lowest outer loss where the outer batch is the same at every step; else it is the last
@@ -28,6 +31,19 @@ class Result:
     last_params: Params
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
+
+    def __repr__(self) -> str:
+        summary = self.summary
+        head = (summary.get("headline") or {}).get("sentence", f"outer loss {summary.get('best_outer_loss')}")
+        return (
+            f"Result({summary.get('task')!r}, {summary.get('status')} after {len(self.metrics)} steps: {head}; "
+            f"step {summary.get('best_step')} chosen by {summary.get('chosen_by')}; hparams {shapes(self.hparams)}, "
+            f"params {shapes(self.params)})"
+        )
+
+    def plot(self, name: str = "training") -> Any:
+        """The matplotlib figure "training" (losses and hypergradient) or "hyperparameters" of the run."""
+        return drawn(self, name)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Hyperparameters and parameters, best and last, by their names in ``result.npz``."""
@@ -43,11 +59,25 @@ class Result:
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
 
+    def save(self, path: Path | str) -> None:
+        """Writes the whole result into one file, without pickle, for `bl.load_result`. TypeError where hyperparameters
+        or parameters hold other things than dicts, lists, tuples and arrays."""
+        trees = {name: getattr(self, name) for name in ("hparams", "params", "last_hparams", "last_params")}
+        saved.write(path, trees, self.metrics, self.summary)
+
     def save_arrays(self, path: Path) -> None:
         """Writes `arrays` as one .npz, which appears only when it is complete."""
         beside = path.with_name(f"{path.stem}.part.npz")
         np.savez(beside, **self.arrays())  # pyright: ignore[reportArgumentType]  # numpy types **kwds as its own flags
         os.replace(beside, path)
+
+
+def load_result(path: Path | str) -> Result:
+    """The result that `Result.save` wrote. Its arrays are NumPy's, so that float64 stays float64 in every JAX, and a
+    named tuple is one of the same name and fields. Raises ValueError for a file that `Result.save` did not write.
+    """
+    trees, metrics, summary = saved.read(path)
+    return Result(**trees, metrics=metrics, summary=summary)
 
 
 def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:
@@ -80,7 +110,7 @@ def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]],
     }
 
 
-STANDARD = ("outer/", "inner/", "adjoint/", "engine/", "counts/", "error_", "seconds")
+STANDARD = ("outer/", "inner/", "adjoint/", "engine/", "counts/", "error_", "seconds", "hparams")
 
 
 def own(line: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -12,12 +12,15 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from bilevel.engines import Engine, Implicit
 from bilevel.foundation.stated import telling
 from bilevel.foundation.typing import Key
-from bilevel.loggers import Logger
+from bilevel.loggers import Console, Logger
 from bilevel.task import PRECISIONS, Task
+from bilevel.training.callbacks import Callback
+from bilevel.training.devices import mesh_of
 from bilevel.training.fit import Fit, Interrupted
 from bilevel.training.result import Result
 from bilevel.training.run_folder import RunFolder
@@ -37,6 +40,14 @@ class Trainer:
     ``steps`` outer steps; fewer if the judged loss (``stop/loss`` of the task's evaluate, else the outer loss) has not
     improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes one JSON line for each step,
     and the whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
+    Each of ``callbacks`` is called with a `Moment` after each outer step, behind the record of that step; one that
+    returns True ends the run there (status "stopped_by_callback"). What they raise ends the run, and is raised.
+    ``profile=True`` measures at the end how the time of a step is divided (``profile`` in the summary) and shows the
+    times of tracing and compilation in the table (the record has them always).
+
+    ``mesh={"data": N, "params": M}`` solves one inner problem on N x M devices: the samples (the leading axis of the
+    batches) and hyperparameters with one entry a sample are spread over N of them, other hyperparameters and unknowns
+    over M. The numbers are those of one device up to rounding. A solver on the host is refused.
 
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(
@@ -55,6 +66,9 @@ class Trainer:
     patience: int = 0
     loggers: Sequence[Logger] = ()
     checkpoint_every: int = 1
+    mesh: Mesh | Mapping[str, int] | None = None
+    profile: bool = False
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         for name, (kind, words) in KINDS.items():
@@ -62,6 +76,9 @@ class Trainer:
                 raise TypeError(f"trainer.{name}={value!r}: {words} is needed.")
         if wrong := [logger for logger in self.loggers if not isinstance(logger, Logger)]:
             raise TypeError(f"trainer.loggers: {wrong[0]!r} is no bl.loggers.Logger.")
+        if wrong := [callback for callback in self.callbacks if not callable(callback)]:
+            raise TypeError(f"trainer.callbacks: {wrong[0]!r} is no function of a bl.training.Moment.")
+        mesh_of(self.mesh)  # refuses what is none
         if self.steps < 1:
             raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
         if self.checkpoint_every < 1:
@@ -75,8 +92,10 @@ class Trainer:
         directory: Path | str | RunFolder | None = None,
         resume: bool = False,
         config: Mapping[str, Any] = MappingProxyType({}),
+        progress: bool = False,
     ) -> Result:
-        """Runs the outer loop from ``key`` in the precision of the task; ``config`` goes to the loggers.
+        """Runs the outer loop from ``key`` in the precision of the task; ``config`` goes to the loggers. With
+        ``progress`` a terminal or a notebook shows the steps, and a table at the end.
 
         With a ``directory``, no other process can write there meanwhile; one that holds a run is refused
         (`FolderTaken`) without ``resume=True``.
@@ -86,6 +105,8 @@ class Trainer:
         """
         if not isinstance(task, Task):
             raise TypeError(f"Trainer.fit takes a bl.Task, and was given a {type(task).__name__}.")
+        for logger in self.loggers:
+            logger.ready()
         told = telling(task.functions, task.check)
         with jax.enable_x64(PRECISIONS[task.precision]), told, ExitStack() as stack:
             start = jax.random.key(0) if key is None else key
@@ -93,7 +114,8 @@ class Trainer:
                 raise TypeError(f"key={start!r}: a key of JAX is needed, as jax.random.key(0).")
             if directory is not None and not isinstance(directory, RunFolder):
                 directory = stack.enter_context(RunFolder(directory, resume))
-            fit = Fit(self, task, start, None if directory is None else directory.path, stack)
+            shown = replace(self, loggers=[*self.loggers, Console()]) if progress else self
+            fit = Fit(shown, task, start, None if directory is None else directory.path, stack)
             return fit.run(resume, config)
 
 

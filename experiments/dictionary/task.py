@@ -10,7 +10,7 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.foundation.typing import HParams, Key
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 
 from .comparison import interval, masks_of
 from .sparse_codes import coding, unsupervised
@@ -72,7 +72,12 @@ def dictionary(
     def compared() -> dict[str, float]:
         return summary_of(list(compared_splits(found, atoms, strength, splits, steps, learning_rate)))
 
-    return levels(inner, begin, batch, parts, baselines=compared, precision=precision)
+    head = Headline(
+        "auc_task_driven",
+        f"test AUC of task-driven codes, the mean of {splits} splits,",
+        {"auc_dictionary": "of unsupervised codes", "auc_l1": "of all genes with L1", "auc_l2": "of all genes with L2"},
+    )
+    return levels(inner, begin, batch, parts, baselines=compared, precision=precision, headline=head)
 
 
 def summary_of(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.batches import full_batch
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 
 from .soft_spheres import REFERENCE, Paths, SoftSpheres, differences, paths
 
@@ -113,6 +113,8 @@ def molecular(
         figures={"sensitivity": lambda result: arrows(found())},
         precision=precision,
         name="molecular",
+        headline=Headline("outer/loss", "unevenness of the contacts"),
+        natural=lambda hparams: {"diameter": hparams},
     )
 
 

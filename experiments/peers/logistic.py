@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import bilevel as bl
@@ -184,12 +185,15 @@ def rows_of(name: str, given: Any) -> tuple[list[dict[str, Any]], dict[str, tupl
     return rows, {arm: (curve[0], np.asarray(curve[1]) - best) for arm, curve in curves.items()}
 
 
+ARMS = colormaps["tab20"]  # one colour for each of up to 20 arms
+
+
 def draw(curves: dict[str, dict[str, tuple]], picture: Path) -> None:
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     for axes, (name, arms) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        for arm, (seconds, gap) in arms.items():
-            style = "-" if arm.startswith("bilevel") else "--"
-            axes.loglog(seconds, np.maximum(np.minimum.accumulate(gap), 1e-9), style, label=arm)
+        for number, (arm, (seconds, gap)) in enumerate(arms.items()):
+            style, color = "-" if arm.startswith("bilevel") else "--", ARMS(number)
+            axes.loglog(seconds, np.maximum(np.minimum.accumulate(gap), 1e-9), style, color=color, label=arm)
         axes.axhline(SUBOPTIMALITY, color="black", linestyle="--", linewidth=0.8)
         axes.set(xlabel="seconds", ylabel="suboptimality of the validation loss", title=name)
         axes.legend(frameon=False, fontsize=7)

@@ -27,7 +27,7 @@ from bilevel.solvers import (
     ProximalGradient,
     Solver,
 )
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "mirror_descent": MirrorDescentSolver,
@@ -64,7 +64,7 @@ def svm(
     mirror_descent, projected_gradient (accelerated), block_coordinate_descent and active_set_newton, ``mapping`` the
     optimality condition that is differentiated: projected_gradient or mirror_descent, whatever the solver. ``form``
     "features" multiplies by X at each inner step; "gram" by a factor of X X', whose cost does not depend on
-    ``features``. Inputs are divided by the square root of ``features``. Metrics: theta, test/accuracy.
+    ``features``. Inputs are divided by the square root of ``features``. Metrics: theta, test/loss, test/accuracy.
 
     Source: Crammer and Singer, 2001; Blondel et al., 2021, section 4.1.
     """
@@ -83,8 +83,13 @@ def svm(
         return 0.5 * jnp.sum((scores(params, hparams, design, towards) - answers) ** 2) / len(answers)
 
     def evaluate(params: Params, hparams: HParams) -> dict[str, Scalar]:
-        chosen = jnp.argmax(scores(params, hparams, design, towards[1]), axis=1)
-        return {"theta": jnp.exp(hparams), "test/accuracy": jnp.mean(chosen == labels[2], dtype=params.dtype)}
+        tested = scores(params, hparams, design, towards[1])
+        right = jnp.argmax(tested, axis=1) == labels[2]
+        return {
+            "theta": jnp.exp(hparams),
+            "test/loss": 0.5 * jnp.sum((tested - answers[2]) ** 2) / len(labels[2]),
+            "test/accuracy": jnp.mean(right, dtype=params.dtype),
+        }
 
     dual = crammer_singer(jnp.exp)
     solvers: Any = SOLVERS[solver]
@@ -102,6 +107,8 @@ def svm(
         evaluate=evaluate,
         precision=precision,
         name="svm",
+        headline=Headline("test/accuracy"),
+        natural=lambda hparams: {"theta": np.exp(hparams)},
     )
 
 

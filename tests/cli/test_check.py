@@ -39,7 +39,9 @@ RIGHT = {
 def verdicts(text):
     """{engine: verdict} of the table; what is refused or left out counts as such."""
     lines = [line for line in text.splitlines() if re.match(r"[a-z0-9_]+  ", line)]
-    return {line.split()[0]: line.split()[-1] if ": " not in line else line.split()[1] for line in lines}
+    found = {line.split()[0]: line.split()[-1] if ": " not in line else line.split()[1] for line in lines}
+    refused = re.search(r"^not for this task \(engine=NAME says why\): (.*)$", text, re.MULTILINE)
+    return {**found, **dict.fromkeys(refused[1].split(", ") if refused else [], "refused:")}
 
 
 @pytest.mark.parametrize(

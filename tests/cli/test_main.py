@@ -1,15 +1,22 @@
 """What a user sees: answers within a second, one sentence for each mistake, an exit code that tells."""
 
+import csv
 import json
 import re
 import resource
 
 import pytest
+import yaml
 
 import bilevel as bl
 from bilevel.loggers import read_json_lines
 
 MINE = ("task._target_=mine.shrinkage", "trainer.steps=3")
+
+
+def complaints(done):
+    """The lines of stderr that are no part of what a run says at its end."""
+    return [line for line in done.stderr.splitlines() if line.startswith("bilevel")]
 
 
 def seconds_of(action):
@@ -39,6 +46,54 @@ def test_help_names_every_group_and_its_options(bilevel):
         "task: ",
     ):
         assert line in text
+    assert len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 120  # one screen
+
+
+def test_help_and_lists_load_no_jax(bilevel, folder):
+    (folder / "jax.py").write_text("raise RuntimeError('jax was loaded')")
+    for arguments in (("--help",), ("command=list",), ("command=list", "optimizers"), ("command=list", "data")):
+        done, seconds = seconds_of(lambda arguments=arguments: bilevel(*arguments))
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+        assert seconds < 1.0
+    assert "data=ijcnn1" in done.stdout
+
+
+def test_a_sweep_ends_with_a_table_best_first(bilevel, folder):
+    done = bilevel("-m", *MINE, "task.features=4,2", "output=sweep", "report=false")
+    assert done.returncode == 0, done.stderr
+    header, *rows = list(csv.reader((folder / "sweep/sweep.csv").open()))
+    losses = [float(row[header.index("outer loss")]) for row in rows]
+    assert header[:3] == ["run", "task", "task.features"] and losses == sorted(losses)
+    assert "task.features" in done.stderr and (folder / "sweep/report.html").is_file()
+    assert not (folder / "sweep/0/report.html").exists()
+
+
+def test_a_finished_run_says_so(bilevel, folder):
+    assert bilevel(*MINE, "output=run").returncode == 0
+    done = bilevel("resume=run")
+    assert done.returncode == 0 and done.stdout == "run\n"
+    assert done.stderr.startswith("run is already finished: shrinkage: outer loss ")
+    assert done.stderr.rstrip().endswith("bilevel resume=run trainer.steps=6")
+    refused = bilevel("resume=run", "output=elsewhere")
+    assert refused.returncode == 2 and "leave out output" in refused.stderr
+
+
+def test_names_need_no_file(bilevel):
+    done = bilevel(
+        *("optimizer=lion", "schedule=cosine_decay", "engine.linear_solve=gmres", "solver=active_set_newton"),
+        *("--cfg", "job", "--resolve"),
+    )
+    assert done.returncode == 0, done.stderr
+    settings = yaml.safe_load(done.stdout)
+    rate = settings["optimizer"]["learning_rate"]
+    assert settings["optimizer"]["_target_"] == "optax.lion"
+    assert rate["_target_"] == "optax.cosine_decay_schedule" and rate["decay_steps"] == settings["trainer"]["steps"]
+    assert settings["engine"]["linear_solve"]["_target_"] == "bilevel.GMRES"
+    assert settings["solver"]["_target_"] == "bilevel.ActiveSetNewton"
+    wrong = bilevel("engine.linear_solve=gmre")
+    assert wrong.returncode == 2 and "(did you mean gmres?)" in wrong.stderr
+    typo = bilevel("trainer.stepz=3")
+    assert "did you mean trainer.steps=VALUE?" in typo.stderr and "+trainer" not in typo.stderr
 
 
 WRONG = {
@@ -104,8 +159,11 @@ def test_debug_shows_the_traceback(bilevel):
 def test_a_task_of_the_users_own(bilevel, folder):
     done = bilevel(*MINE, "task.features=6")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
     run = folder / done.stdout.strip()
+    assert run.name.endswith("-shrinkage")
+    said = done.stderr.splitlines()
+    assert [line.partition(" ")[0] for line in said] == ["shrinkage:", "The", "The", "Report:", "Next:"]
+    assert said[3] == f"Report: {done.stdout.strip()}/report.html" and (run / "report.html").is_file()
     assert len(read_json_lines(run / "metrics.jsonl")) == 3
     summary = json.loads((run / "summary.json").read_text())
     assert summary["task"] == "shrinkage"
@@ -117,7 +175,7 @@ def test_a_task_of_the_users_own(bilevel, folder):
 
 def test_a_task_that_a_module_holds_as_it_is(bilevel, folder):
     done = bilevel("task._target_=mine.ready", "trainer.steps=1", "hydra.run.dir=run")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, complaints(done)) == (0, [])
     assert json.loads((folder / "run/summary.json").read_text())["task"] == "ready"
 
 
@@ -154,7 +212,7 @@ def test_a_cache_that_cannot_be_written_to_is_told_in_one_line(bilevel, folder):
     (folder / "file").write_text("")
     done = bilevel(*MINE, "hydra.run.dir=run", "compilation_cache=file/cache")
     assert done.returncode == 0
-    assert done.stderr == "bilevel: compilation_cache=file/cache: nothing is kept there (Not a directory).\n"
+    assert complaints(done) == ["bilevel: compilation_cache=file/cache: nothing is kept there (Not a directory)."]
 
 
 def test_a_directory_in_use_is_refused(bilevel):
@@ -198,7 +256,7 @@ def test_the_data_sets_are_listed(bilevel, folder):
 
 def test_wandb_is_offline_unless_told(bilevel, folder):
     done = bilevel(*MINE, "logger=wandb", "hydra.run.dir=run")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, complaints(done)) == (0, [])
     assert len(list((folder / "run/wandb").glob("offline-run-*"))) == 1
     wrong = bilevel(*MINE, "logger=wandb", "logger.mode=sideways")
     assert "logger.mode=sideways: choose one of offline, online, disabled" in wrong.stderr

@@ -1,6 +1,9 @@
 """The terminal: progress and a table where stderr is one, silence where it is not."""
 
 import io
+import re
+
+import pytest
 
 from bilevel.loggers import Console, Run
 
@@ -28,3 +31,42 @@ def test_a_terminal_sees_progress_and_the_table():
 def test_a_pipe_sees_nothing(capfd):
     follow(Console(every=0.0))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_count_time_and_loss_stay_visible(width):
+    file = io.StringIO()
+    console = Console(every=0.0, file=file, width=width)
+    console.start(Run(name="a_task_with_a_rather_long_name", steps=1000))
+    console.log(498, {"outer/loss": 0.123456, "inner/steps": 7, "outer/grad_norm": 0.5})
+    line = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", file.getvalue()).replace("\r", "\n").strip().splitlines()[-1]
+    assert "499/1000" in line and "outer/loss 0.1235" in line and re.search(r"\d:\d\d:\d\d", line), line
+    console.phase("baselines")
+    assert "baselines" in file.getvalue()
+    console.finish(SUMMARY)
+
+
+def told(profile):
+    file = io.StringIO()
+    console = Console(every=0.0, file=file)
+    console.start(Run(name="ridge", steps=4, profile=profile))
+    console.finish(
+        {
+            **{"task": "ridge", "status": "completed", "best_outer_loss": 0.1, "initial_outer_loss": 0.4},
+            **{"final_outer_loss": 0.2, "test_r2": 0.5, "initial_test_r2": 0.3, "last_test_r2": 0.45},
+            **{"baseline_test_r2": 0.42, "seconds_total": 3.0, "seconds_compiling": 2.5, "counts": {"gradients": 9}},
+            "headline": {"name": "test R2", "baselines": {"with one penalty": 0.42}},
+        }
+    )
+    lines = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", file.getvalue()).splitlines()
+    return [line.split() for line in lines if line.strip()]
+
+
+def test_the_table_is_grouped_in_the_words_of_the_task():
+    rows = told(profile=False)
+    assert ["outer", "loss", "0.1", "0.4", "0.2"] in rows
+    assert ["test", "r2", "0.5", "0.3", "0.45"] in rows
+    assert ["test", "R2", "with", "one", "penalty", "0.42"] in rows
+    assert ["gradients", "9"] in rows
+    assert ["seconds", "compiling", "2.5"] not in rows and not any("baseline" in row for row in rows)
+    assert ["seconds", "compiling", "2.5"] in told(profile=True)

@@ -28,7 +28,9 @@ def follow(directory, steps, start=0, state=None, status="converged"):
     figure = Figure()
     figure.subplots().plot([0, 1])
     logger.figure("weights", figure)
-    logger.finish({"status": status, "test/accuracy": 0.95, "counts": {"gradients": 7}})
+    (directory / "report.html").write_text("<p>report</p>")
+    found = {"hparams_natural": {"penalty": {"age": 0.5, "bmi": 2.0}}}
+    logger.finish({"status": status, "test/accuracy": 0.95, "counts": {"gradients": 7}, **found})
     return logger.state()
 
 
@@ -36,6 +38,8 @@ def test_an_offline_run_holds_everything(tmp_path, capfd):
     state = follow(tmp_path, range(1, 6))
     assert capfd.readouterr() == ("", "")
     history, run = read_back(tmp_path)
+    kept = json.loads((tmp_path / f"wandb/latest-run/files/{history[-1]['hyperparameters.path']}").read_text())
+    assert kept["data"] == [["penalty age", 0.5], ["penalty bmi", 2.0]]
     assert [row["outer/step"] for row in history] == [1, 2, 3, 4, 5]
     assert [row["_step"] for row in history] == [1, 2, 3, 4, 5]
     assert [row["outer/loss"] for row in history] == [1 / (step + 1) for step in range(1, 6)]
@@ -62,8 +66,11 @@ def test_a_resumed_run_keeps_id_and_steps(tmp_path):
 def test_online_without_an_account_ends_with_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(ValueError, match=r"W&B did not start: .* logger\.mode=offline"):
-        WandB(mode="online").start(Run(directory=tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for begin in (lambda logger: logger.ready(), lambda logger: logger.start(Run(directory=tmp_path))):
+        with pytest.raises(ValueError, match=r"W&B did not start: .* logger\.mode=offline"):
+            begin(WandB(mode="online"))
+    WandB(mode="offline").ready()
 
 
 def test_an_unknown_mode_is_refused():

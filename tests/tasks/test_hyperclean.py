@@ -87,3 +87,12 @@ def test_published_mnist(data_root):
     task = hyperclean(data="mnist", root=str(data_root))
     whole, _ = task.batches(jax.random.key(0), 0)
     assert whole[0].shape == (900, 785)
+
+
+def test_weights_in_an_l1_ball_stay_there_and_clean():
+    """The weights are the hyperparameters themselves, from 0 to 1, and sum to the radius at most."""
+    task = hyperclean(**SMALL, radius=150.0)
+    result = Trainer(optimizer=optax.sgd(300.0), steps=8).fit(task)
+    weights = np.asarray(result.last_hparams)
+    assert weights.min() >= 0 and weights.max() <= 1 and weights.sum() <= 150 * (1 + 1e-9)
+    assert result.summary["best_outer_loss"] < result.summary["initial_outer_loss"]

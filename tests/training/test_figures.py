@@ -55,6 +55,16 @@ def test_each_array_of_hyperparameters_has_a_panel(number):
         assert sum(bars) == number
 
 
+def test_a_single_hyperparameter_is_drawn_as_its_path():
+    result = result_of(jnp.asarray(0.3))
+    for line in result.metrics:
+        line["hparams"] = 0.1 * line["step"]
+    left, right = hyperparameters(result).axes
+    np.testing.assert_allclose(np.asarray(left.get_lines()[0].get_ydata(), float), 0.1 * np.arange(5))
+    np.testing.assert_allclose(np.asarray(right.get_lines()[0].get_ydata(), float), 1 / (np.arange(5) + 1))
+    assert all(tick == int(tick) for tick in left.get_xticks())
+
+
 def test_the_tasks_own_are_drawn_and_a_failing_one_is_told():
     def fail(result):
         raise KeyError("images")

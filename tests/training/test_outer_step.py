@@ -63,3 +63,26 @@ def test_tasks_of_the_same_shapes_and_other_tolerances_compile_nothing_again():
         program = hypergradients._PROGRAMS[one]
         compiled.append((program.traces, program.compilations))
     assert compiled == [(1, 1), (1, 0)]
+
+
+OPTIMIZERS = {
+    "lbfgs": optax.lbfgs(),
+    "polyak_sgd": optax.polyak_sgd(),
+    "adafactor": optax.adafactor(0.1),
+    "lion": optax.lion(0.1),
+    "scheduled": optax.sgd(optax.cosine_decay_schedule(0.1, 10), momentum=0.9),
+    "averaged": optax.contrib.schedule_free_adamw(0.1),
+    "plateau": optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()),
+    "clipped": optax.chain(optax.clip(1.0), optax.rprop(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimisers_state_has_the_types_after_a_step_that_it_had_before(name):
+    """optax begins some states with Python numbers, whose weak type would compile a second program at the next step."""
+    with jax.enable_x64(True):
+        task, engine = ridge("float64", stochastic=False), bl.ClosedForm()
+        before = jax.eval_shape(lambda: first_state(task, OPTIMIZERS[name], engine, jax.random.key(0)))
+        after, _ = jax.eval_shape(lambda state: outer_step(task, OPTIMIZERS[name], engine, state), before)
+    types = [[(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)] for tree in (before, after)]
+    assert types[0] == types[1]

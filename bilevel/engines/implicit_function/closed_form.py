@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, refuse_training, settings
 from bilevel.engines.implicit_function.linearization import adjoint_gradient, linearize
 from bilevel.engines.stochastic.directions import refuse_nonsmooth
 from bilevel.foundation import trees
@@ -49,6 +49,7 @@ class ClosedForm(Engine):
         check_policy(self.on_failure)
 
     def first_carry(self, task: Task, point: Point) -> Carry:
+        refuse_training(self, task)
         cold = cold_start(task, point)
         return Carry(cold, jax.tree.map(jnp.zeros_like, cold))
 

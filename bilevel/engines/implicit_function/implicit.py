@@ -17,12 +17,14 @@ from bilevel.engines.base import (
     check_policy,
     cold_start,
     inner_solution,
+    refuse_training,
     settings,
     traced,
 )
 from bilevel.engines.implicit_function.accuracy import Correction, Solved, correction
 from bilevel.engines.implicit_function.bound import Constants, error_bound, refuse_bound
 from bilevel.engines.implicit_function.linearization import (
+    Linearization,
     adjoint_gradient,
     evaluation_counts,
     linearize,
@@ -34,13 +36,13 @@ from bilevel.engines.implicit_function.support import has_support, on_support
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import HParams, PyTree, Scalar
+from bilevel.implicit import Solve
 from bilevel.linear_solve import (
     GMRES,
     AutoLinear,
     Damped,
     Dense,
     LBFGSPairs,
-    LinearSolution,
     LinearSolver,
     Preconditioner,
 )
@@ -58,11 +60,11 @@ class Implicit(Engine):
     of A: the factor of Newton's last step, the pairs of L-BFGS, or the directions of its `CG` (``memory``). A
     warm-started solve that takes no step hands on the inverse of the last one. ``recycle`` keeps so many directions of
     the adjoint's own CG as a preconditioner of the next solve. Both pay for losses whose products are expensive:
-    docs/speed.md. ``accuracy`` is the grade of the error estimate asked for: "residual" (free), "estimate" (a Newton
-    correction, about one more linear solve) or "bound" (a theorem, with the ``constants`` that it needs). ``refine``
-    returns the corrected gradient, whose error is quadratic in the error of the inner solution, for about one more
-    linear solve; the estimate is for the gradient that is returned. ``on_failure``: "raise", "warn", "retry" or "skip".
-    Source: Blondel et al., 2021; Pedregosa, 2016.
+    docs/speed.md. ``accuracy`` is the grade of the error estimate asked for: "residual" (no further solve), "estimate"
+    (a Newton correction, about one more linear solve) or "bound" (a theorem, with the ``constants`` that it needs).
+    ``refine`` returns the corrected gradient, whose error is quadratic in the error of the inner solution, for about
+    one more linear solve; the estimate is for the gradient that is returned. ``on_failure``: "raise", "warn", "retry"
+    or "skip". Source: Blondel et al., 2021; Pedregosa, 2016.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(
@@ -95,6 +97,7 @@ class Implicit(Engine):
             )
 
     def first_carry(self, task: Task, point: Point) -> Carry:
+        refuse_training(self, task)
         cold = cold_start(task, point)
 
         def reduced(w: HParams) -> HParams:
@@ -153,8 +156,7 @@ class Implicit(Engine):
         adjoint = system.solve_adjoint(at.cotangent, start)
         pulled = at.pull(adjoint.value)
         grad = adjoint_gradient(at, pulled[1])
-        counts = outcome.counts.add(counts).add(preparation).plus(gradients=1)
-        counts = counts if corrects else counts.add(mapping.preparation)
+        counts = outcome.counts.add(counts).add(preparation).add(evaluation_counts(mapping)).plus(gradients=1)
         report = Report(
             inner_residual=outcome.residual,
             inner_steps=outcome.steps,
@@ -163,7 +165,7 @@ class Implicit(Engine):
             adjoint_residual=adjoint.solution.residual,
             adjoint_steps=adjoint.solution.products,
             adjoint_status=adjoint.solution.status,
-            **_no_claim(grad, outcome.residual, adjoint.solution),
+            **_no_claim(at, adjoint, grad, outcome.residual),
             counts=counts.plus(
                 hessian_products=adjoint.solution.products,
                 jacobian_products=1,
@@ -175,9 +177,8 @@ class Implicit(Engine):
             carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
         if self.accuracy == "bound":
-            more = evaluation_counts(mapping).plus(hessian_products=1)
             claim = error_bound(self.constants, point, at, adjoint.value, pulled)
-            report = replace(report, **claim, counts=report.counts.add(more))
+            report = replace(report, **claim, counts=report.counts.plus(hessian_products=1))
         if not corrects:
             return at.value, grad, report
         return self._corrected(task, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
@@ -187,7 +188,7 @@ class Implicit(Engine):
 
         A linear solver that stops by design cannot measure its error, so a solver with a tolerance measures it.
         """
-        counts = report.counts.add(evaluation_counts(solved.mapping)).plus(hessian_products=1)
+        counts = report.counts.plus(hessian_products=1)
         sound, before = jnp.bool_(True), solved
         if self.linear_solve.truncates:
             judge, preparation = prepared_system(point, solved.at.params, solved.mapping, AutoLinear(), True)
@@ -199,7 +200,7 @@ class Implicit(Engine):
             solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
         if self.accuracy == "residual":
             left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
-            estimate = left * (report.inner_residual + report.adjoint_residual) * trees.norm(before.grad)
+            estimate = left * (report.error_inner + report.adjoint_residual * trees.norm(before.grad))
             return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
         measured = correction(task, point, solved)
         counts = counts.add(measured.counts).add(measured.inspection)
@@ -211,15 +212,22 @@ def as_float(number: float | jax.Array) -> jax.Array:
     return jnp.asarray(number, jnp.result_type(float))
 
 
-def _no_claim(grad: HParams, inner: jax.Array, adjoint: LinearSolution) -> dict:
-    """The free figures: the relative residuals times the size of the gradient. The error of an adjoint that was
-    truncated by design is not known, because truncation leaves out small eigenvalues, and along those the residual is
-    small too."""
-    size = trees.norm(grad)
-    error_adjoint = jnp.where(adjoint.status.code == Code.truncated, jnp.inf, adjoint.residual * size)
+def _no_claim(at: Linearization, adjoint: Solve, grad: HParams, inner: jax.Array) -> dict:
+    """The free figures: relative errors of both solves times the size of the gradient.
+
+    That of the inner solve is || F || || u || / || v || over || w ||, with A' u = v: a first-order distance to the
+    solution. It is no less than the relative residual. A solution at 0 has no size, so it is no more than the residual
+    over the root of the roundoff. The error of an adjoint that was truncated by design is not known, because truncation
+    leaves out small eigenvalues, and along those the residual is small too."""
+    size, params = trees.norm(grad), trees.norm(at.params)
+    distance = trees.norm(at.residual) * adjoint.amplification
+    distance = jnp.where(params > 0, distance / jnp.where(params > 0, params, 1), jnp.inf)
+    distance = jnp.clip(distance, inner, inner / trees.epsilon(at.params) ** 0.5).astype(inner.dtype)
+    solution = adjoint.solution
+    error_adjoint = jnp.where(solution.status.code == Code.truncated, jnp.inf, solution.residual * size)
     return {
-        "error_estimate": inner * size + error_adjoint,
-        "error_inner": inner * size,
+        "error_estimate": distance * size + error_adjoint,
+        "error_inner": distance * size,
         "error_adjoint": error_adjoint,
         "grade": jnp.int32(GRADES.index("residual")),
     }

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.batches import Minibatch
-from bilevel.engines.base import Engine, Point
+from bilevel.engines.base import Engine, Point, refuse_training
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Batch, HParams, Params, PyTree, Scalar
 from bilevel.task import Task
@@ -90,6 +90,7 @@ def refuse_problem(engine: Engine, task: Task) -> None:
             f"bl.{type(engine).__name__} carries the inner unknown from one outer step to the next, and this task "
             "draws a new inner problem at each (warm_start=False). Use bl.Implicit() or bl.Unrolled()."
         )
+    refuse_training(engine, task)
     refuse_nonsmooth(engine, task)
 
 

@@ -68,14 +68,14 @@ def through_steps(
     def first(hparams: HParams) -> Params:
         """The point that the solver begins from; if it moves, the derivative of its gradient takes a product with the
         Hessian."""
-        instance = task.inner.at(hparams, point.inner_batch)
+        instance = task.inner.at(hparams, point.inner_batch, key=point.key)
         start = task.inner.cold_start(point.key, hparams, point.inner_batch)
         return task.inner.solver.choose(instance, start)[0].init(instance, start).params
 
     def solve(hparams: HParams, nudge: Params) -> Outcome:
         cold = task.inner.cold_start(point.key, hparams, point.inner_batch)
         start = trees.axpy(1.0, nudge, cold) if carry is None else carry.params
-        instance = task.inner.at(hparams, point.inner_batch, differentiable=True)
+        instance = task.inner.at(hparams, point.inner_batch, key=point.key, differentiable=True)
         solver, _ = task.inner.solver.choose(instance, start)
         refuse_unrolling(engine, solver)
         outcome = loop(solver, form(instance, solver), start, cold)
@@ -154,6 +154,10 @@ class WholeEngine(StepEngine):
                 f"bl.{type(self).__name__}(steps={self.steps}): take 1, 2, ... steps; 0: as many as the solver needs."
             )
 
+    def taken(self, task: Task) -> int:
+        """The number of steps, by this engine's budget or else the solver's; 0: as many as the solver needs."""
+        return self.steps or task.inner.solver.budget
+
     def advice(self, code: Code) -> str:
         if code != Code.max_steps or self.steps:
             return ""
@@ -190,7 +194,8 @@ class Unrolled(WholeEngine):
     steps: int = 0
 
     def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        loop = partial(take_steps, steps=self.steps, reverse=True) if self.steps else unroll
+        steps = self.taken(task)
+        loop = partial(take_steps, steps=steps, reverse=True) if steps else unroll
         solve = through_steps(loop, self, task, point, form=for_reverse_mode, nudged=True)
         nudge = no_nudge(task, point)
 
@@ -205,7 +210,7 @@ class Unrolled(WholeEngine):
         grad = jax.tree.map(jnp.add, through, direct)
         outcome = outcome._replace(derivative=outcome.derivative.plus(gradients=1))
         ratio = relative(trees.norm(at_start), trees.norm(at_end))
-        derivative = Derivative(ratio, left_over(ratio, trees.norm(through)), self.steps > 0)
+        derivative = Derivative(ratio, left_over(ratio, trees.norm(through)), steps > 0)
         return value, grad, reported(self.accuracy, task, point, outcome, grad, derivative)
 
 
@@ -221,9 +226,10 @@ class Forward(WholeEngine):
     steps: int = 0
 
     def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
-        loop = partial(take_steps, steps=self.steps, reverse=False) if self.steps else iterate
+        steps = self.taken(task)
+        loop = partial(take_steps, steps=steps, reverse=False) if steps else iterate
         solve = through_steps(loop, self, task, point)
-        nudge = no_nudge(task, point)
+        nudge, trains = no_nudge(task, point), task.inner.solver.budget > 0
         flat, unravel = ravel_pytree(point.hparams)
 
         def params(hparams: HParams) -> tuple[Params, Outcome]:
@@ -236,7 +242,9 @@ class Forward(WholeEngine):
             at = lambda w, h: task.outer(w, h, point.outer_batch)
             value, through = jax.jvp(lambda w: at(w, point.hparams), (end,), (moved,))
             _, direct = jax.jvp(lambda h: at(end, h), (point.hparams,), (tangent,))
-            ratio = unexplained(task, point, jax.lax.stop_gradient(end), moved, tangent)
+            ratio = jnp.full_like(value, jnp.nan)  # the end of a training solves no equation
+            if not trains:
+                ratio = unexplained(task, point, jax.lax.stop_gradient(end), moved, tangent)
             return value, through + direct, ratio, left_over(ratio, jnp.abs(through)), outcome
 
         value, slopes, ratios, errors, outcome = jax.vmap(along)(jnp.eye(flat.size, dtype=flat.dtype))
@@ -244,7 +252,7 @@ class Forward(WholeEngine):
         value, outcome = jax.tree.map(lambda leaf: leaf[0], (value, outcome))
         grad = unravel(slopes)
         counts = Counts(*(flat.size * number for number in outcome.derivative))._replace(gradients=2)
-        counts = counts.add(inspection(task.inner.mapping, flat.size))
+        counts = counts if trains else counts.add(inspection(task.inner.mapping, flat.size))
         outcome = outcome._replace(derivative=counts)
-        derivative = Derivative(jnp.max(ratios), trees.norm(errors), self.steps > 0)
+        derivative = Derivative(jnp.max(ratios), trees.norm(errors), steps > 0)
         return value, grad, reported(self.accuracy, task, point, outcome, grad, derivative)

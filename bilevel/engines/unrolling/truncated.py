@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from bilevel.engines.base import Carry, Point, Report, settings
+from bilevel.engines.base import Carry, Point, Report, cold_start, settings
 from bilevel.engines.unrolling.iterative import StepEngine, for_reverse_mode, no_nudge, reported, through_steps
-from bilevel.engines.unrolling.left_over import LEFT_OUT
+from bilevel.engines.unrolling.left_over import LEFT_OUT, relative
+from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
-from bilevel.solvers import Instance, Solver, State, iterate
+from bilevel.solvers import Instance, Outcome, Solver, State, iterate, take_steps
 from bilevel.task import Task
 
 
@@ -58,24 +60,40 @@ class OneStep(StepEngine):
 def last_steps(
     engine: Truncated | OneStep, task: Task, point: Point, carry: Carry, steps: int
 ) -> tuple[Scalar, HParams, Report]:
-    """Solves, takes ``steps`` further plain steps, and differentiates only these steps in reverse mode."""
+    """Solves, takes ``steps`` further plain steps, and differentiates only these steps in reverse mode. Of a training
+    these are the last ones of its own steps."""
     frozen = jax.lax.stop_gradient(point.hparams)
-    warm = carry if task.warm_start else None
-    solve = through_steps(iterate, engine, task, point._replace(hparams=frozen), warm)
+    budget = task.inner.solver.budget
+    steps = min(steps, budget) if budget else steps
+    loop = partial(take_steps, steps=budget - steps, reverse=False) if budget else iterate
+    warm = carry if task.warm_start and not budget else None
+    solve = through_steps(loop, engine, task, point._replace(hparams=frozen), warm)
     outcome = solve(frozen, no_nudge(task, point))
 
-    def ending(hparams: HParams) -> tuple[Scalar, Counts]:
-        instance = task.inner.at(hparams, point.inner_batch, differentiable=True, searches=False)
+    def ending(hparams: HParams) -> tuple[Scalar, tuple[Params, Counts]]:
+        instance = task.inner.at(hparams, point.inner_batch, key=point.key, differentiable=True, searches=False)
         solver, _ = task.inner.solver.choose(instance, outcome.params)
         instance = for_reverse_mode(instance, solver)
         solved = jax.lax.stop_gradient(outcome.state)._replace(counts=Counts().as_arrays())
         start = solver.refresh(instance, solved)
         end, counts = _one_step(solver, instance, start) if steps == 1 else _several(solver, instance, start, steps)
-        return task.outer(end, hparams, point.outer_batch), start.counts.add(counts)
+        return task.outer(end, hparams, point.outer_batch), (end, start.counts.add(counts))
 
-    (value, counts), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
+    (value, (end, counts)), grad = jax.value_and_grad(ending, has_aux=True)(point.hparams)
+    if budget:
+        outcome = trained(task, point, outcome, end, steps)
     outcome = outcome._replace(derivative=counts.plus(gradients=1))
     return value, grad, reported(engine.accuracy, task, point, outcome, grad, LEFT_OUT)
+
+
+def trained(task: Task, point: Point, outcome: Outcome, end: Params, steps: int) -> Outcome:
+    """The outcome of a training at its end, ``steps`` steps after ``outcome``."""
+    instance = task.inner.at(point.hparams, point.inner_batch)
+    left, at_start = instance.residual_norm(end), instance.residual_norm(cold_start(task, point))
+    code = jnp.where(jnp.isfinite(left) | ~outcome.status.ok, outcome.status.code, jnp.int32(Code.nonfinite))
+    ratio = relative(left, at_start).astype(outcome.residual.dtype)
+    counts = outcome.counts.plus(gradients=2)
+    return outcome._replace(params=end, residual=ratio, steps=outcome.steps + steps, status=Status(code), counts=counts)
 
 
 def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tuple[Params, Counts]:

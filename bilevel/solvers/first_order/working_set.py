@@ -72,6 +72,7 @@ class WorkingSet(Solver):
     whole: Solver = ActiveSetNewton()
     patience = 10
     unrolls = False
+    shards = False
     structured = True
 
     def init(self, instance: Instance, params: Params) -> State:

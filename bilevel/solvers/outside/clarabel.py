@@ -14,6 +14,7 @@ import scipy.sparse
 from bilevel import cones
 from bilevel.cones import Cone
 from bilevel.foundation.status import Code
+from bilevel.kernels.symmetric import upper_by_columns
 from bilevel.solvers.outside.host import call_host
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, Piece, ProgramSolver, pieces
 
@@ -101,13 +102,5 @@ def _arrangement(cone: Cone) -> np.ndarray:
         if type(piece.cone) not in _KINDS:
             raise ValueError(f"bl.Clarabel does not know the cone {piece.cone}. Use solver=bl.OperatorSplitting().")
         rows = piece.rows
-        order.append(rows[_upper_columns(piece.cone.n)] if isinstance(piece.cone, cones.PSD) else rows)
+        order.append(rows[upper_by_columns(piece.cone.n)] if isinstance(piece.cone, cones.PSD) else rows)
     return np.concatenate(order)
-
-
-def _upper_columns(n: int) -> np.ndarray:
-    """The places in `cones.svec` of the entries of the upper triangle, column by column."""
-    place = np.zeros((n, n), int)
-    columns, rows = np.triu_indices(n)
-    place[rows, columns] = np.arange(rows.size)
-    return np.array([place[column, row] for column in range(n) for row in range(column + 1)], int)

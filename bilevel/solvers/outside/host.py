@@ -40,6 +40,7 @@ class Host(Solver):
     max_steps: int = 1
     tol: float | jax.Array = 1e-8
     unrolls = False
+    shards = False
 
     def init(self, instance: Instance, params: Params) -> State:
         return State(params, instance.residual_norm(params), Counts(gradients=1), ())

@@ -50,6 +50,7 @@ class SciPy(Solver):
     max_steps: int = 5
     tol: float | jax.Array = 1e-6
     unrolls = False
+    shards = False
 
     def init(self, instance: Instance, params: Params) -> State:
         return State(params, instance.residual_norm(params), Counts(gradients=1), ())

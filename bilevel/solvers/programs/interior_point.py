@@ -57,6 +57,7 @@ class InteriorPoint(Solver, ProgramSolver):
     max_steps: int = 100
     tol: float | jax.Array = 1e-10
     patience: ClassVar[int] = 6
+    shards: ClassVar[bool] = False  # its factors are whole
     takes_functions: ClassVar[bool] = True
     structured: ClassVar[bool] = True  # takes second derivatives of the loss itself
 

@@ -82,6 +82,7 @@ class OperatorSplitting(Solver, ProgramSolver):
     factored: int = 2000
     polish: bool = True
     takes_functions: ClassVar[bool] = True
+    shards: ClassVar[bool] = False  # its factors are whole
     structured: ClassVar[bool] = True  # takes second derivatives of the loss itself
     unrolls: ClassVar[bool] = False
 

@@ -101,6 +101,34 @@ def test_what_is_claimed_is_true(kind, penalty):
     assert np.max(ratios) <= 1.25
 
 
+@pytest.mark.parametrize("away", [0.0, 1e4])
+@pytest.mark.parametrize("condition", [1.0, 300.0])
+def test_residuals_see_the_condition_and_no_excuse_in_a_far_start(condition, away):
+    curvatures, target = jnp.geomspace(1, 1 / condition, 6), jnp.linspace(0.5, 1.0, 6)
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum(curvatures * (w - jnp.exp(h) * target) ** 2),
+        init=lambda key, h: away * jnp.ones(6),
+        solver=bl.GradientDescent(step_size=0.9, tol=1e-2),
+    )
+    task = bl.Task(inner, lambda w, h, batch: 0.5 * w @ w, lambda key: jnp.zeros(()), bl.full_batch(None, None))
+    _, grad, report = bl.hypergradient(task, jnp.zeros(()), bl.Implicit(linear_solve=bl.CG(), accuracy="residual"))
+    true = abs(float(grad - target @ target))
+    assert report.error_grade == "residual" and report.inner_status.ok and true > 1e-4
+    assert 0.1 * true <= float(report.error_estimate) <= 30 * true
+
+
+def test_residuals_of_a_solution_at_zero_are_no_alarm():
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2) + 0.25 * jnp.sum(w**4),
+        init=lambda key, h: jnp.ones(3),
+        solver=bl.GradientDescent(tol=1e-10),
+    )
+    task = bl.Task(inner, lambda w, h, batch: 0.5 * (w - 1) @ (w - 1), lambda key: jnp.zeros(()), bl.full_batch(0, 0))
+    _, grad, report = bl.hypergradient(task, jnp.zeros(()), bl.Implicit(accuracy="residual"))
+    np.testing.assert_allclose(grad, -3.0, rtol=1e-8)
+    assert float(report.error_estimate) <= 0.1
+
+
 def test_nothing_is_claimed_outside_the_newton_regime():
     params, _ = solution("logistic", -9.0)
     _, report = evaluate("logistic")(jnp.full(FEATURES, -9.0), 0.1 * params, 1e-10)

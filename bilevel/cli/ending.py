@@ -1,0 +1,59 @@
+"""The end of a run on the command line: what it says, and what a finished run says when it is to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from bilevel.cli.record import is_own
+from bilevel.report import REPORT, words
+from bilevel.report.commands import overrides_of
+from bilevel.report.runs import is_run, read
+from bilevel.training.conclusion import FAILED
+from bilevel.training.fit import COMPLETED
+from bilevel.training.result import Result
+from bilevel.verification import Record
+
+
+def finished(folder: Path, config: DictConfig) -> str:
+    """How a run that is to go on has ended, where nothing is left to do; "" also where settings are to change, which
+    the run then refuses or takes."""
+    changes = [one for one in HydraConfig.get().overrides.task if not is_own(one)]
+    if any(not one.startswith("trainer.steps=") for one in changes):
+        return ""
+    run = read(folder) if is_run(folder) else None
+    steps = 0 if run is None else len(run.record.lines)
+    if run is None or run.record.summary.get("status") != COMPLETED or steps < config.trainer.steps:
+        return ""
+    more = f"bilevel resume={shlex.quote(short(folder))} trainer.steps={2 * steps}"
+    return f"{words.achieved(run.record)} All {steps} steps are taken; more: {more}"
+
+
+def best_loss(folder: Path) -> float:
+    return float(read(folder).record.summary.get("best_outer_loss", float("nan")))
+
+
+def tell_result(result: Result, folder: Path, settings: dict[str, Any]) -> None:
+    """The last lines of a run, on stderr because stdout has the folder alone; one line in a sweep."""
+    record, given = Record.of(result.metrics, result.summary, settings), overrides_of(folder)
+    context, report = HydraConfig.get(), folder / REPORT
+    if context.mode == RunMode.MULTIRUN:
+        lines = [f"{context.job.override_dirname}: {words.achieved(record)}"]
+    else:
+        lines = words.closing(record, given, short(folder), short(report) if report.is_file() else "")
+    if result.summary["status"] != FAILED:  # a failed run ends with the one sentence that says why
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def short(directory: Path) -> str:
+    """The directory as a user types it: relative to the user's folder, if it lies below that."""
+    with contextlib.suppress(ValueError):
+        return str(directory.relative_to(Path.cwd()))
+    return str(directory)

@@ -1,0 +1,132 @@
+"""Several runs beside each other: a table, best first, their curves, and the settings in which they differ."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from bilevel.loggers.base import brief
+from bilevel.report.charts import COLORS, Curve, chart
+from bilevel.report.runs import RecordedRun
+from bilevel.report.sections import section, table
+from bilevel.report.words import headline_of
+
+MOST = COLORS  # runs whose curves share a chart: the best
+MANY = 6  # settings that differ stand in the table of results up to so many, more in a table of their own
+UNCOMPARED = ("reduced", "preferred", "hydra", "resume", "fork", "run", "compilation_cache", "progress", "debug")
+
+
+def sections_of(runs: Sequence[RecordedRun]) -> str:
+    """The table of the runs, the settings in which they differ, and their curves."""
+    ordered = ranked(runs)
+    differing = differences([run.record.config for run in ordered])
+    columns, rows = comparison(ordered, {} if len(differing) > MANY else differing)
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    body = [f'<tr class="best">{row}</tr>' if number == 0 else f"<tr>{row}</tr>" for number, row in enumerate(cells)]
+    note = (
+        '<p class="soft">Best first, by the outer loss that the runs minimise; results on test data choose nothing.</p>'
+    )
+    apart = settings(ordered, differing) if len(differing) > MANY else ""
+    return section("results", note + table([f"<tr>{head}</tr>", *body])) + curves(ordered) + apart
+
+
+def settings(runs: Sequence[RecordedRun], differing: Mapping[str, Sequence[Any]]) -> str:
+    """The settings in which the runs differ, a row for each setting and a column for each run."""
+    cell = lambda value: f"<td>{escape(brief(value))}</td>"
+    head = "".join(f"<th>{escape(run.folder.name)}</th>" for run in runs)
+    rows = [f"<tr><td>{escape(name)}</td>{''.join(map(cell, values))}</tr>" for name, values in differing.items()]
+    return section("settings that differ", table([f"<tr><th></th>{head}</tr>", *rows]))
+
+
+def ranked(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
+    """The runs, best first: those of one task by their best outer loss, runs without one last. Runs of several tasks
+    are grouped, because losses of different tasks are not comparable."""
+
+    def order(run: RecordedRun) -> tuple[str, bool, float]:
+        loss = run.record.summary.get("best_outer_loss", math.nan)
+        failed = not isinstance(loss, int | float) or not math.isfinite(loss)
+        return str(run.record.summary.get("task")), failed, 0.0 if failed else float(loss)
+
+    return sorted(runs, key=order)
+
+
+def comparison(
+    runs: Sequence[RecordedRun], differing: Mapping[str, Sequence[Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """Names and cells of the columns: the settings in which the runs differ, then their results."""
+    heads = [headline_of(run.record) for run in runs]
+    names = {head.get("name") for head in heads if head}
+    what = names.pop() if len(names) == 1 else "result"
+    columns = ["run", "task", *differing, str(what), "outer loss", "steps", "seconds", "error of gradient", "status"]
+    rows = []
+    for number, run in enumerate(runs):
+        summary = run.record.summary
+        cells = [run.folder.name, summary.get("task"), *(values[number] for values in differing.values())]
+        cells += [heads[number].get("value"), summary.get("best_outer_loss"), summary.get("steps")]
+        cells += [summary.get("seconds_total"), summary.get("hypergradient_error_estimate"), summary.get("status")]
+        rows.append(["" if cell is None else brief(cell) for cell in cells])
+    return columns, rows
+
+
+def differences(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The settings, by dotted name, that are not the same in all runs, with the value of each run. Of settings with the
+    same values the first is kept, because a setting often refers to another one.
+
+    >>> differences([{"seed": 0, "task": {"train": 5, "seed": 0}}, {"seed": 1, "task": {"train": 5, "seed": 1}}])
+    {'seed': [0, 1]}
+    """
+    flats = [_flat("", one) for one in settings]
+    names = list(dict.fromkeys(name for flat in flats for name in flat))
+    values = {name: [flat.get(name, "") for flat in flats] for name in names}
+    apart = {name: row for name, row in values.items() if any(value != row[0] for value in row[1:])}
+    rows = list(apart.values())
+    return {name: row for number, (name, row) in enumerate(apart.items()) if row not in rows[:number]}
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value if isinstance(value, int | float | str) else str(value)}
+    found: dict[str, Any] = {}
+    for name, entry in value.items():
+        if prefix or name not in UNCOMPARED:
+            found |= _flat(f"{prefix}.{name}" if prefix else str(name), entry)
+    return found
+
+
+def curves(runs: Sequence[RecordedRun]) -> str:
+    """Outer loss, first held-out loss and norm of the gradient of the best runs."""
+    drawn = []
+    shown = list(runs[:MOST])
+    for title, name in (("outer loss", "outer/loss"), ("test loss", "test/loss"), ("hypergradient", "outer/grad_norm")):
+        lines = [
+            Curve(run.name, [float(line["step"]) for line in run.record.lines if name in line], run.record.series(name))
+            for run in shown
+        ]
+        drawn.append(chart(title, [line for line in lines if line.x and len(line.x) == len(line.y)]))
+    left = f"<p>The {MOST} best of {len(runs)} runs.</p>" if len(runs) > MOST else ""
+    return section("how they went", f'{left}<div class="charts">{"".join(drawn)}</div>') if any(drawn) else ""
+
+
+def as_csv(runs: Sequence[RecordedRun]) -> str:
+    """The table as CSV, best first."""
+    ordered = ranked(runs)
+    columns, rows = comparison(ordered, differences([run.record.config for run in ordered]))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
+def as_text(runs: Sequence[RecordedRun], width: int = 0) -> str:
+    """The table for a terminal, best first; at most ``width`` columns where that is positive."""
+    ordered = ranked(runs)
+    columns, rows = comparison(ordered, differences([run.record.config for run in ordered]))
+    widths = [max(len(row[k]) for row in [columns, *rows]) for k in range(len(columns))]
+    lines = [
+        "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in [columns, *rows]
+    ]
+    return "\n".join(line[:width] if width > 0 else line for line in lines)

@@ -1,0 +1,117 @@
+"""What a run says at its end: what it achieved, which step is the result, whether the gradient holds, what is next."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bilevel.loggers.base import FAILED
+from bilevel.report.commands import command
+from bilevel.training.headline import short
+from bilevel.verification import Record, diagnose
+from bilevel.verification.cures import hold_out
+
+CHOSEN = {
+    "stop/loss": "it has the lowest loss on the second hold-out (stop/loss)",
+    "outer/loss": "it has the lowest outer loss",
+    "last step": "the losses of other steps are on other batches and cannot be compared",
+}
+PRECISE = 1e-2  # an error of the hypergradient below this share of its norm does not mislead an optimiser
+STILL = 0.1  # a run improves to its end if the chosen step is among this last share
+
+
+def achieved(record: Record) -> str:
+    """What was gained, or that the run broke off."""
+    summary = record.summary
+    if head := headline_of(record):
+        return f"{summary.get('task', 'task')}: {head['sentence']}."
+    if summary.get("status") in FAILED:
+        return f"{summary.get('task', 'task')}: the run {summary['status']} after {len(record.lines)} outer steps."
+    losses = [summary.get(name) for name in ("best_outer_loss", "initial_outer_loss")]
+    if all(isinstance(loss, int | float) for loss in losses):
+        best, first = (short(float(loss)) for loss in losses if loss is not None)
+        return f"{summary.get('task', 'task')}: outer loss {best}; {first} at the start."
+    return f"{summary.get('task', 'task')}: {len(record.lines)} outer steps so far."
+
+
+def headline_of(record: Record) -> Mapping[str, Any]:
+    """The figure that counts, with its baselines; {} where the run has none."""
+    head = record.summary.get("headline")
+    return head if isinstance(head, Mapping) else {}
+
+
+def chosen(record: Record) -> str:
+    """Which step is the result, and why; "" where none was chosen yet."""
+    by, steps = record.summary.get("chosen_by"), record.summary.get("steps", 0)
+    if by not in CHOSEN:
+        return ""
+    ended = " The run stopped early, out of patience." if record.summary.get("status") == "stopped_early" else ""
+    which = "the last step" if by == "last step" else f"step {record.summary.get('best_step')} of {steps}"
+    return f"The result is {which}, because {CHOSEN[by]}.{ended}"
+
+
+def trust(record: Record) -> str:
+    """Whether the hypergradients of the run can be trusted, by the estimates of their error; "" without steps."""
+    lines = [line for line in record.lines if line.get("outer/grad_norm", math.nan) > 0]
+    if not lines:
+        return ""
+    errors = [line.get("error_estimate", math.nan) / line["outer/grad_norm"] for line in lines]
+    if not all(map(math.isfinite, errors)):
+        unknown = sum(not math.isfinite(error) for error in errors)
+        return (
+            f"How far the gradient can be trusted is not known: at {unknown} of {len(errors)} steps there is no "
+            "estimate of its error (engine=implicit gives one, and engine.accuracy=estimate for other engines)."
+        )
+    worst, typical = max(errors), statistics.median(errors)
+    measure = f"{size(typical)} of its norm in the median step and {size(worst)} at worst"
+    grades = {str(line.get("error_grade")) for line in lines}
+    if "residual" in grades:
+        return f"The gradient's error is about {measure}: an order of magnitude from residuals, not an estimate."
+    claim = "proven" if grades == {"bound"} else "estimated"
+    if typical <= PRECISE:
+        return f"The gradient can be trusted: its error is {claim} at {measure}."
+    return f"The gradient is coarse: its error is {claim} at {measure}."
+
+
+def size(share: float) -> str:
+    """A share for people: a percentage where it is not tiny.
+
+    >>> size(0.0312), size(2.3e-9)
+    ('3.1%', '2.3e-09')
+    """
+    return f"{share:.2g}" if share < 1e-3 else f"{share:.1%}"
+
+
+def advice(record: Record, given: Sequence[str], folder: str) -> str:
+    """One thing to try next: the cure of what went wrong, else more steps, else a second hold-out, else a check."""
+    for finding in diagnose(record):
+        if finding.overrides:
+            return f"{finding.cure}: {command(given, finding.overrides)}"
+        return f"{finding.cure} ({finding.cause}: `bilevel command=doctor {shlex.quote(folder)}` says more)"
+    steps, best = int(record.summary.get("steps", 0)), int(record.summary.get("best_step", -1))
+    if record.summary.get("status") == "completed" and best >= (1 - STILL) * steps:
+        more = f"bilevel resume={shlex.quote(folder)} trainer.steps={2 * steps}"
+        return f"The loss was still falling at the end, so take more steps: {more}"
+    changes = hold_out(record)
+    if any(change.startswith("task.stop=") for change in changes):
+        return f"Choose the step on data of its own, a second hold-out: {command(given, changes)}"
+    checks = command([one for one in given if not one.startswith(("hydra.", "trainer.", "optimizer", "schedule"))], [])
+    return f"Compare the engines on a small instance: {checks} command=check"
+
+
+def closing(record: Record, given: Sequence[str], folder: str, report: str) -> list[str]:
+    """The last lines of a run."""
+    found = [achieved(record), chosen(record), trust(record), f"Report: {report}" if report else ""]
+    return [*(line for line in found if line), f"Next: {advice(record, given, folder)}"]
+
+
+def solved_problem(summary: dict[str, Any]) -> str:
+    """What was solved, in one sentence."""
+    number, unknowns = summary.get("hyperparameters"), summary.get("unknowns")
+    sizes = f"{number:,} hyperparameter{'s' if number != 1 else ''}" if isinstance(number, int) else "hyperparameters"
+    inside = f" through an inner problem of {unknowns:,} unknowns" if isinstance(unknowns, int) else ""
+    how = f", solved by {summary['solver']}" if "solver" in summary else ""
+    return f"{summary.get('task', 'The task')} tunes {sizes}{inside}{how}; gradients by {summary.get('engine', '?')}."

@@ -1,0 +1,88 @@
+"""The attributes of a fitted search, in the forms that GridSearchCV gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.utils import _safe_indexing
+
+from bilevel.sklearn.descent import Step
+from bilevel.sklearn.folds import Data, Folds
+from bilevel.sklearn.refit import model
+from bilevel.sklearn.space import Space
+
+
+def score_of(scorer: Any, last: Any, params: np.ndarray, lane: int, folds: Folds, data: Data) -> float:
+    """The score of a fold's model on its validation rows."""
+    rows = folds.splits[lane][1]
+    inputs = folds.inputs if folds.inputs.ndim == 2 else folds.inputs[lane]
+    targets = data.targets if data.classes is None else data.classes[data.targets]
+    return float(scorer(model(last, params, data.classes), inputs[rows], _safe_indexing(targets, rows)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """All steps of a search and the one that was chosen."""
+
+    steps: list[Step]
+    best: Step
+    space: Space
+    folds: Folds
+    data: Data
+    last: Any
+    scorer: Any
+    prefix: str
+
+    def attributes(self) -> dict[str, Any]:
+        best = next(number for number, step in enumerate(self.steps) if step is self.best)
+        table = self.table()
+        return {
+            "best_index_": best,
+            "best_params_": self.params(self.best),
+            "best_score_": float(table["mean_test_score"][best]),
+            "cv_results_": table,
+            "n_iter_": len(self.steps),
+            "n_splits_": len(self.folds.splits),
+            "history_": [self.row(step) for step in self.steps],
+            "hypergradient_error_": float(np.mean(self.best.lanes.errors)),
+        }
+
+    def params(self, step: Step) -> dict[str, Any]:
+        return {self.prefix + name: value for name, value in self.space.values(step.u).items()}
+
+    def row(self, step: Step) -> dict[str, Any]:
+        return {
+            "loss": step.loss,
+            "gradient_norm": float(np.linalg.norm(step.gradient)),
+            "error_estimate": float(np.mean(step.lanes.errors)),
+            "seconds": step.seconds,
+            "params": self.params(step),
+        }
+
+    def table(self) -> dict[str, Any]:
+        lanes = range(len(self.folds.splits))
+        scored = lambda step, lane: score_of(
+            self.scorer, self.last, step.lanes.params[lane], lane, self.folds, self.data
+        )
+        scores = np.array([[scored(step, lane) for lane in lanes] for step in self.steps])
+        params = [self.params(step) for step in self.steps]
+        return {
+            "params": params,
+            **{f"param_{name}": _column([one[name] for one in params]) for name in params[0]},
+            "mean_fit_time": np.array([step.seconds for step in self.steps]) / len(lanes),
+            **{f"split{lane}_test_score": scores[:, lane] for lane in lanes},
+            "mean_test_score": np.mean(scores, axis=1),
+            "std_test_score": np.std(scores, axis=1),
+            "rank_test_score": rankdata(-np.mean(scores, axis=1), method="min").astype(np.int32),
+            "mean_test_loss": np.array([step.loss for step in self.steps]),
+        }
+
+
+def _column(values: list) -> np.ma.MaskedArray:
+    column: Any = np.ma.MaskedArray(np.empty(len(values), object), mask=False)
+    for number, value in enumerate(values):
+        column[number] = value
+    return column

@@ -1,0 +1,118 @@
+"""Penalties chosen by cross-validation: all folds are columns of one inner problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel import data as data_sets
+from bilevel.batches import full_batch
+from bilevel.foundation.typing import Batch, HParams, Params, Scalar
+from bilevel.losses.linear import Linear
+from bilevel.penalties import L1, Zero
+from bilevel.problem import InnerProblem
+from bilevel.task import Task
+from bilevel.tasks import pictures
+
+LOSSES = ("squared", "logistic")
+PENALTIES = ("ridge", "ridge_per_feature", "lasso", "elastic_net", "weighted_lasso")
+SHOWN = 30  # features in the figure
+
+
+def cross_validation(
+    *,
+    data: str = "breast_cancer",
+    root: str = "",
+    loss: str = "logistic",
+    penalty: str = "ridge_per_feature",
+    folds: int = 5,
+    start: float = 0.1,
+    shrinkage: float = 0.0,
+    seed: int = 0,
+    precision: str = "float64",
+) -> Task:
+    """Penalties on log scale for a linear model, by the mean validation loss over folds.
+
+        inner:  sum_k [mean over the other folds of l(x'w_k, y) + 1/2 sum_j r_j w_jk^2 + sum_j a_j |w_jk|]
+        outer:  mean_k mean over fold k of l(x'w_k, y) + shrinkage/2 sum_j (h_j - mean h)^2
+
+    ``loss`` is "squared" (half the square) or "logistic" (two classes). ``penalty`` is "ridge" or "ridge_per_feature"
+    (r = exp(h)), "lasso" or "weighted_lasso" (a = exp(h), one or one a feature), or "elastic_net" (a and r, one each).
+    h starts at the logarithm of ``start`` times the smallest a for which w = 0. The K problems are one: the params are
+    the matrix of all w_k, and a mask tells which samples each column is fitted to. Inputs are standardised, and targets
+    of the squared loss centred, with the statistics of all samples; classes become -1 and 1. There is no intercept.
+    Metrics: folds/spread (standard error of the mean over folds), folds/selected (mean number of nonzero coefficients).
+
+    Source: Bertrand et al., Implicit differentiation for fast hyperparameter selection in non-smooth convex learning,
+    2022.
+    """
+    inputs, targets = samples(data, root, loss, penalty)
+    number, features = inputs.shape
+    if not 2 <= folds <= number:
+        raise ValueError(f"task.folds={folds}: take from 2 to {number} folds, the number of samples.")
+    fold = np.random.default_rng(seed).permutation(number) % folds
+    held = fold[:, None] == np.arange(folds)
+    fits, judges = ~held / (~held).sum(axis=0), held / held.sum(axis=0)
+    largest = float(np.max(np.abs(inputs.T @ targets)) / number) * (1.0 if loss == "squared" else 0.5)
+    shape = {"ridge_per_feature": (features, 1), "weighted_lasso": (features, 1), "elastic_net": (2, 1)}
+
+    def each(z: jax.Array, targets: jax.Array) -> jax.Array:
+        y = targets[:, None]
+        return 0.5 * (z - y) ** 2 if loss == "squared" else jax.nn.softplus(-y * z)
+
+    def smooth(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        fitted = jnp.sum(batch[2] * each(z, batch[1]))
+        if penalty in ("lasso", "weighted_lasso"):
+            return fitted
+        weight = hparams[1] if penalty == "elastic_net" else hparams
+        return fitted + 0.5 * jnp.sum(jnp.exp(weight) * params**2)
+
+    def by_fold(params: Params, batch: Batch) -> jax.Array:
+        return jnp.sum(batch[2] * each(batch[0] @ params, batch[1]), axis=0)
+
+    def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
+        spread = jnp.std(by_fold(params, (inputs, targets, judges)), ddof=1) / np.sqrt(folds)
+        return {"folds/spread": spread, "folds/selected": jnp.sum(params != 0) / folds}
+
+    sparse = L1(weight=lambda h: jnp.exp(h[0] if penalty == "elastic_net" else h))
+    return Task(
+        inner=InnerProblem(
+            loss=Linear(design=lambda batch: batch[0], loss=smooth),
+            init=lambda key, hparams: jnp.zeros((features, folds)),
+            penalty=Zero() if penalty.startswith("ridge") else sparse,
+        ),
+        outer_loss=lambda params, hparams, batch: jnp.mean(by_fold(params, batch)),
+        init_hparams=lambda key: jnp.full(shape.get(penalty, (1, 1)), jnp.log(start * largest)),
+        batches=full_batch((inputs, targets, fits), (inputs, targets, judges)),
+        evaluate=evaluate,
+        prior=lambda hparams: 0.5 * shrinkage * jnp.sum((hparams - jnp.mean(hparams)) ** 2),
+        natural=lambda hparams: {"penalty": np.exp(np.asarray(hparams)).ravel()},
+        figures={"coefficients": coefficients},
+        precision=precision,
+        name="cross_validation",
+    )
+
+
+def samples(data: str, root: str, loss: str, penalty: str) -> tuple[np.ndarray, np.ndarray]:
+    """Standardised inputs and targets."""
+    for name, value, choices in (("loss", loss, LOSSES), ("penalty", penalty, PENALTIES)):
+        if value not in choices:
+            raise ValueError(f"task.{name}={value}: choose one of {', '.join(choices)}.")
+    classes = data_sets.source_of(data, root).size.classes
+    if classes not in ((0, 2) if loss == "squared" else (2,)):
+        raise ValueError(f"task.data={data} has {classes} classes: task.loss={loss} needs two, as breast_cancer has.")
+    found = data_sets.classification(data, root) if classes else data_sets.load(data, root)
+    none = found.take(np.arange(0))
+    inputs = data_sets.standardise(data_sets.Splits(found, none, none, none)).train.inputs
+    targets = 2.0 * found.targets - 1.0 if classes else np.asarray(found.targets, float)
+    return inputs, targets - targets.mean() if loss == "squared" else targets
+
+
+def coefficients(result: Any) -> Any:
+    """The largest coefficients, their mean over the folds."""
+    params = np.mean(np.asarray(result.params), axis=1)
+    order = np.argsort(-np.abs(params))[:SHOWN]
+    return pictures.bars([f"feature {j}" for j in order], params[order], "coefficient, mean over the folds")

@@ -1,0 +1,138 @@
+"""How a network is trained: a learning rate for each tenth of the training, and the momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bilevel import data as data_sets
+from bilevel.batches import draw_samples, full_batch, whole_batch
+from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
+from bilevel.problem import InnerProblem
+from bilevel.solvers import Optax
+from bilevel.task import Task
+from bilevel.tasks import softmax
+from bilevel.tasks.grids import lowest
+
+PARTS = 10  # of the training, each with its learning rate
+GRID = tuple(10.0 ** (0.25 * power) for power in range(-10, 3))  # the constant rates of the baseline
+
+
+def learning_rate(
+    *,
+    data: str = "digits",
+    root: str = "",
+    train: int = 1000,
+    validation: int = 400,
+    width: int = 32,
+    steps: int = 200,
+    batch_size: int = 100,
+    start: float = 0.05,
+    momentum: float = 0.5,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Task:
+    """The learning rates of ten equal parts of a training, and the momentum, for a network with one hidden layer.
+
+        inner:  w after ``steps`` steps of stochastic gradient descent with momentum on mean cross_entropy(net(x; w), y)
+        outer:  mean cross_entropy(net(x; w), y)                                     on the validation set
+
+    Each step takes a minibatch of ``batch_size`` training samples. The initial weights and the minibatches are the same
+    at each outer step, so the outer loss is a function of the hyperparameters: the logarithms of the rates, which start
+    at ``start``, and the logit of the momentum. Metrics: test/loss, test/accuracy, schedule/momentum. Baseline: the
+    constant rate of a grid of 13 with the lowest validation loss, with the momentum at the start.
+
+    Source: Maclaurin et al., Gradient-based hyperparameter optimization through reversible learning, 2015.
+    """
+    parts = data_sets.split(data_sets.classification(data, root), train, validation, 0, seed)
+    highest = max(float(np.abs(parts.train.inputs).max()), 1e-12)
+    fitted, chosen, test = (
+        (part.inputs / highest, part.targets) for part in (parts.train, parts.validation, parts.test)
+    )
+    network = perceptron(width, parts.train.classes)
+
+    def init(key: Key, hparams: HParams) -> Params:
+        weights = network.init(key, jnp.zeros((1, fitted[0].shape[1])))  # in float32 at every precision
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), weights)
+
+    def loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        inputs, labels = batch
+        return jnp.mean(batch.weight * softmax.cross_entropy(network.apply(params, inputs), labels))
+
+    def mean_loss(params: Params, batch: Batch) -> Scalar:
+        return jnp.mean(softmax.cross_entropy(network.apply(params, batch[0]), batch[1]))
+
+    def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
+        right = jnp.argmax(network.apply(params, test[0]), axis=1) == test[1]
+        return {
+            "test/loss": mean_loss(params, test),
+            "test/accuracy": jnp.mean(right, dtype=jnp.result_type(float)),
+            "schedule/momentum": jax.nn.sigmoid(hparams["momentum"]),
+        }
+
+    training = Optax(lambda hparams: descent(hparams, steps), steps=steps, draw=draw_samples(batch_size))
+    inner = InnerProblem(loss=loss, init=init, solver=training)
+    begin = {"log_rates": np.full(PARTS, np.log(start)), "momentum": np.log(momentum / (1 - momentum))}
+
+    def baselines() -> dict[str, Any]:
+        whole, losses, scores = whole_batch(fitted), [], []
+        for rate in GRID:
+            hparams = {**begin, "log_rates": np.full(PARTS, np.log(rate))}
+            params = inner.solve(jax.tree.map(jnp.asarray, hparams), whole).params
+            losses.append(float(mean_loss(params, chosen)))
+            scores.append(float(evaluate(params, hparams)["test/accuracy"]))
+        best = lowest(losses, "the grid of rates")
+        names = ("rate", "validation_loss", "test/accuracy")
+        values = (GRID[best], losses[best], scores[best])
+        return {f"baseline/{name}": value for name, value in zip(names, values, strict=True)}
+
+    return Task(
+        inner=inner,
+        outer_loss=lambda params, hparams, batch: mean_loss(params, batch),
+        init_hparams=lambda key: jax.tree.map(jnp.asarray, begin),
+        batches=full_batch(whole_batch(fitted), chosen),
+        evaluate=evaluate,
+        baselines=baselines,
+        natural=lambda hparams: {
+            "learning rate": np.exp(np.asarray(hparams["log_rates"])),
+            "momentum": 1 / (1 + np.exp(-np.asarray(hparams["momentum"]))),
+        },
+        figures={"schedule": lambda result: schedule(result, steps, start)},
+        precision=precision,
+        name="learning_rate",
+    )
+
+
+def descent(hparams: HParams, steps: int) -> optax.GradientTransformation:
+    """Gradient descent with the rate of the current part of the training, and momentum."""
+    rates = jnp.exp(hparams["log_rates"])
+    return optax.sgd(
+        lambda count: rates[jnp.asarray(count) * PARTS // steps], momentum=jax.nn.sigmoid(hparams["momentum"])
+    )
+
+
+def perceptron(width: int, classes: int) -> Any:
+    """A flax network with one hidden layer; smooth, so that the outer loss is."""
+    from flax import linen  # loads when the task is asked for
+
+    layers: list[Any] = [linen.Dense(width), jnp.tanh, linen.Dense(classes)]
+    return linen.Sequential(layers)  # pyright: ignore[reportCallIssue]  # flax adds the fields name and parent
+
+
+def schedule(result: Any, steps: int, start: float) -> Any:
+    """The learning rate by step, found and at the start."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    edges = np.linspace(0, steps, PARTS + 1)
+    axes.stairs(np.exp(np.asarray(result.hparams["log_rates"])), edges, linewidth=2, label="found")
+    axes.axhline(start, color="0.6", label="start")
+    momentum = 1 / (1 + np.exp(-float(result.hparams["momentum"])))
+    axes.set(xlabel="step of the training", ylabel="learning rate", yscale="log", title=f"momentum {momentum:.2f}")
+    axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,150 @@
+"""Meta-learning on sinusoids: MAML, Meta-SGD, ANIL and implicit MAML by what is an unknown and what is learned."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scalar
+from bilevel.problem import InnerProblem
+from bilevel.solvers import LBFGS, Optax, Solver
+from bilevel.task import Headline, Task
+from bilevel.tasks.few_shot_sinusoid import Points, drawing, drawn, head, perceptron, tail
+from bilevel.training.result import Result
+
+ADAPTED = ("all", "head")
+RATES = ("each", "fixed")
+
+
+class Learned(NamedTuple):
+    """The hyperparameters: the weights that adaptation starts at, and the logarithms of the step sizes, if learned."""
+
+    weights: PyTree
+    log_rates: PyTree
+
+
+def meta_sinusoid(
+    *,
+    sinusoids: int = 25,
+    shots: int = 10,
+    queries: int = 10,
+    steps: int = 1,
+    adapt: str = "all",
+    rates: str = "each",
+    rate: float = 0.01,
+    proximity: float = 0.0,
+    width: int = 40,
+    held_out: int = 200,
+    held_queries: int = 50,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Task:
+    """Learns the weights, and the step size of each, from which a network adapts to a new sinusoid.
+
+        inner:  sum_t mean (net(x; h + sqrt(r) v_t) - y)^2 + proximity/2 ||v_t||^2     on ``shots`` points of sinusoid t
+        outer:  mean_t mean (net(x; h + sqrt(r) v_t) - y)^2                            on ``queries`` other points
+
+    The unknowns v_t are a lane for each sinusoid and start at 0. A step v <- v - gradient is a step of size r for the
+    weights, so that the step sizes are ordinary hyperparameters. ``rates`` "each": Meta-SGD, a step size for each
+    weight, all ``rate`` at first; "fixed": MAML. ``adapt`` "head": ANIL, only the last layer is unknown. Both by an
+    engine that differentiates the ``steps`` steps (``engine=budget``). A ``proximity`` above 0 is implicit MAML: the
+    problem is solved, and ``engine=implicit`` differentiates its solution.
+
+    Sinusoids as in `few_shot_sinusoid`. Adaptations to ``held_out`` fixed ones stand beside the others and do not enter
+    the outer loss. Metrics, on ``held_queries`` points of each: mse_before, mse_after and its 95 % interval.
+
+    Source: Finn et al., 2017; Li et al., Meta-SGD, 2017; Raghu et al., ANIL, 2020; Rajeswaran et al., 2019.
+    """
+    for name, word, words in (("adapt", adapt, ADAPTED), ("rates", rates, RATES)):
+        if word not in words:
+            raise ValueError(f"task.{name}={word}: choose one of {', '.join(words)}.")
+    if min(sinusoids, shots, queries, steps, held_out, held_queries) < 1 or rate <= 0:
+        raise ValueError(
+            f"meta_sinusoid: sinusoids={sinusoids}, shots={shots}, queries={queries}, steps={steps}, "
+            f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, and rate={rate} positive."
+        )
+    network = perceptron(width)
+    for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, held_queries)
+    lanes = sinusoids + held_out
+
+    def adapted(params: Params, hparams: Learned) -> PyTree:
+        """The weights of each lane."""
+        moved = lambda weight, log_rate, v: weight + jnp.exp(0.5 * log_rate) * v
+        known, unknown = split(hparams.weights, adapt)
+        own = jax.tree.map(moved, unknown, _rates(hparams, unknown, rate), params)
+        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (_lanes(params), *leaf.shape)), known)
+        return {"params": {**shared, **own}}
+
+    def squared_errors(weights: PyTree, points: Points) -> jax.Array:
+        """Mean squared error of each network on its sinusoid."""
+        return jnp.mean((jax.vmap(network.apply)(weights, points.x) - points.y) ** 2, axis=(1, 2))
+
+    def loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        size = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        return jnp.sum(squared_errors(adapted(params, hparams), batch)) + 0.5 * proximity * size
+
+    def batches(key: Key, step: int | jax.Array) -> tuple[Points, Points]:
+        support, query = drawn(jax.random.fold_in(key, step), sinusoids, shots, queries)
+        return jax.tree.map(lambda new, kept: jnp.concatenate([new, kept]), support, for_support), query
+
+    def init_hparams(key: Key) -> Learned:
+        drawn_weights = network.init(key, jnp.zeros((1, 1)))["params"]
+        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), drawn_weights)
+        unknown = split(weights, adapt)[1]
+        start = lambda leaf: jnp.full_like(leaf, jnp.log(rate))
+        return Learned(weights, jax.tree.map(start, unknown) if rates == "each" else {})
+
+    def start(key: Key, hparams: Learned) -> Params:
+        unknown = split(hparams.weights, adapt)[1]
+        return jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), unknown)
+
+    def evaluate(params: Params, hparams: Learned) -> dict[str, Any]:
+        held = tail(params, sinusoids)
+        after = squared_errors(adapted(held, hparams), for_query)
+        before = squared_errors(adapted(jax.tree.map(jnp.zeros_like, held), hparams), for_query)
+        return {
+            "mse_before": jnp.mean(before),
+            "mse_after": jnp.mean(after),
+            "mse_after_ci95": 1.96 * jnp.std(after) / jnp.sqrt(held_out),
+        }
+
+    def adaptation(result: Result) -> Any:
+        held, hparams = jax.tree.map(jnp.asarray, (tail(result.params, sinusoids), result.hparams))
+        x = jnp.broadcast_to(jnp.linspace(-5.0, 5.0, 201)[:, None], (held_out, 201, 1))
+        before, after = (
+            jax.vmap(network.apply)(adapted(lane, hparams), x) for lane in (jax.tree.map(jnp.zeros_like, held), held)
+        )
+        return drawing(x, before, after, for_support, for_query)
+
+    solver: Solver = LBFGS(max_steps=2000, tol=1e-4) if proximity > 0 else Optax(optax.sgd(1.0), max_steps=steps)
+    return Task(
+        inner=InnerProblem(loss=loss, init=start, solver=solver),
+        outer_loss=lambda w, h, batch: jnp.mean(squared_errors(adapted(head(w, sinusoids), h), batch)),
+        init_hparams=init_hparams,
+        batches=batches,
+        evaluate=evaluate,
+        figures={"adaptation": adaptation},
+        warm_start=False,
+        precision=precision,
+        name="meta_sinusoid",
+        headline=Headline("mse_after", "squared error on new sinusoids after adaptation", {"mse_before": "before it"}),
+    )
+
+
+def split(weights: PyTree, adapt: str) -> tuple[PyTree, PyTree]:
+    """(the weights that all sinusoids share, those that adaptation changes)."""
+    last = max(weights)  # layers_0, layers_2, layers_4
+    changed = {name: layer for name, layer in weights.items() if adapt == "all" or name == last}
+    return {name: layer for name, layer in weights.items() if name not in changed}, changed
+
+
+def _rates(hparams: Learned, unknown: PyTree, rate: float) -> PyTree:
+    """The logarithm of the step size of each unknown."""
+    return hparams.log_rates or jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.log(rate)), unknown)
+
+
+def _lanes(params: Params) -> int:
+    return len(jax.tree.leaves(params)[0])

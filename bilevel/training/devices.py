@@ -1,0 +1,145 @@
+"""One inner problem over many devices: data and large hyperparameters are spread by JAX, everything else is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bilevel.batches import Batches, Minibatch
+from bilevel.foundation.typing import Batch, Key, PyTree
+from bilevel.losses.host_matrix import HostMatrix
+from bilevel.solvers import Solver
+from bilevel.task import Task
+
+DATA, PARAMS = "data", "params"  # the axes: samples are spread over one, unknowns and hyperparameters over the other
+Sizes = Mapping[str, int]
+
+
+def mesh_of(sizes: Mesh | Sizes | None) -> Mesh | None:
+    """The mesh of devices of these sizes; None for one device.
+
+    >>> mesh_of({"data": 1, "params": 1}) is None
+    True
+    """
+    if sizes is None or isinstance(sizes, Mesh):
+        return _known(sizes)
+    if not isinstance(sizes, Mapping) or set(sizes) - {DATA, PARAMS}:
+        raise TypeError(f'mesh={sizes!r}: {{"data": N, "params": M}} is needed, or a jax.sharding.Mesh of these axes.')
+    shape = tuple(sizes.get(axis, 1) for axis in (DATA, PARAMS))
+    if any(not isinstance(size, int) or size < 1 for size in shape):
+        raise ValueError(
+            f"mesh.data={shape[0]}, mesh.params={shape[1]}: whole numbers of devices from 1 on are needed."
+        )
+    wanted = shape[0] * shape[1]
+    if wanted == 1:
+        return None
+    devices = jax.devices()
+    if wanted > len(devices):
+        raise ValueError(
+            f"mesh.data={shape[0]} and mesh.params={shape[1]} need {wanted} devices, and JAX has {len(devices)}: take "
+            f"a smaller mesh, or set JAX_NUM_CPU_DEVICES={wanted} for virtual devices of one CPU."
+        )
+    return Mesh(np.array(devices[:wanted]).reshape(shape), (DATA, PARAMS))
+
+
+def _known(mesh: Mesh | None) -> Mesh | None:
+    if mesh is not None and set(mesh.axis_names) - {DATA, PARAMS}:
+        raise ValueError(f"mesh has the axes {mesh.axis_names}: name them 'data' and 'params'.")
+    return mesh
+
+
+def refuse_host(solver: Solver) -> None:
+    """ValueError for a solver that works on one device only."""
+    if not solver.shards:
+        raise ValueError(
+            f"{type(solver).__name__} solves on one device, and trainer.mesh names several: take a solver that is "
+            "written in products, as bl.LBFGS, bl.GradientDescent, bl.ProximalGradient or bl.Newton, or leave the mesh "
+            "out."
+        )
+
+
+class Spread:
+    """Batches whose leaves are spread over the devices by samples, their leading axis.
+
+    A leaf that the task passes on unchanged is cut once, filled up to a multiple of the devices, so that no device
+    holds all of it; a step reads the part without the filling. A leaf that is drawn anew at each step is spread as it
+    is made.
+    """
+
+    def __init__(self, batches: Batches, mesh: Mesh):
+        self.batches, self.mesh = batches, mesh
+        self._cut: dict[int, tuple[Any, jax.Array]] = {}  # by identity, beside the array itself, which keeps it alive
+
+    def __call__(self, key: Key, step: int | jax.Array) -> tuple[Batch, Batch]:
+        batches = self.batches(key, step)
+        if not isinstance(key, Tracer) and not isinstance(step, Tracer):
+            return batches  # on the host
+        _refuse_matrices(batches)
+        return jax.tree.map(self._spread, batches)
+
+    def _spread(self, leaf: Any) -> Any:
+        if np.ndim(leaf) == 0 or not jnp.issubdtype(jnp.result_type(leaf), np.number):
+            return leaf
+        rows = by_rows(self.mesh)
+        if isinstance(leaf, Tracer):
+            return jax.lax.with_sharding_constraint(leaf, rows)
+        if id(leaf) not in self._cut:
+            filling = [(0, -np.shape(leaf)[0] % self.mesh.shape[DATA]), *[(0, 0)] * (np.ndim(leaf) - 1)]
+            with jax.ensure_compile_time_eval():  # an array, not a step of the program that is being traced
+                self._cut[id(leaf)] = leaf, jax.device_put(np.pad(np.asarray(leaf), filling), rows)
+        whole = self._cut[id(leaf)][1]
+        return jax.lax.with_sharding_constraint(whole[: np.shape(leaf)[0]], rows)
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """The leading axis spread over the axis of the data."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def _refuse_matrices(batches: PyTree) -> None:
+    nodes = jax.tree.leaves(batches, is_leaf=lambda node: isinstance(node, HostMatrix))
+    if any(isinstance(node, HostMatrix) for node in nodes):
+        raise ValueError(
+            "A bl.HostMatrix lies in the memory of one host, and trainer.mesh names several devices: give the design "
+            "as an array or a BCOO matrix, or leave the mesh out."
+        )
+
+
+def on_mesh(task: Task, mesh: Mesh) -> Task:
+    """The task with its data spread over the devices."""
+    return replace(task, batches=Spread(task.batches, mesh))
+
+
+def samples_of(batches: PyTree) -> int:
+    """The samples of the training data: the longest leading axis."""
+    data = [batch.data if isinstance(batch, Minibatch) else batch for batch in batches]
+    lengths = [np.shape(leaf)[0] for leaf in jax.tree.leaves(data[0]) if np.ndim(leaf)]
+    return max(lengths, default=0)
+
+
+def placed(tree: PyTree, mesh: Mesh, samples: int) -> PyTree:
+    """The arrays of a state where they belong: with one entry a sample, beside the samples; else, where it divides,
+    spread over the axis of the params; else a copy on each device."""
+
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        spec = PartitionSpec(_axis(leaf.shape, mesh, samples)) if leaf.ndim else PartitionSpec()
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, tree)
+
+
+def _axis(shape: tuple[int, ...], mesh: Mesh, samples: int) -> str | None:
+    """What the leading axis of an array of the state is spread over."""
+    if shape[0] == samples and shape[0] % mesh.shape[DATA] == 0:
+        return DATA
+    across = mesh.shape.get(PARAMS, 1)
+    return PARAMS if across > 1 and shape[0] % across == 0 else None

@@ -1,0 +1,34 @@
+"""What a run ran on, for its record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "optax", "numpy")
+
+
+def environment() -> dict[str, str]:
+    """Versions, machine and device; nothing that names the user or the machine.
+
+    >>> sorted(environment())
+    ['bilevel', 'cores', 'device', 'jax', 'jaxlib', 'numpy', 'optax', 'platform', 'python']
+    """
+    devices = jax.devices()
+    return {
+        **{name: _version(name) for name in ("bilevel", *PACKAGES)},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "not installed"

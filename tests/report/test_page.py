@@ -1,0 +1,137 @@
+"""The page holds what the record has, needs nothing from anywhere, and says nothing that a setting could inject."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+import bilevel as bl
+from bilevel.loggers import Run
+from bilevel.report import REPORT, Page, found, page, read
+
+VOID = ("meta", "img", "br", "line", "path", "polygon", "i")
+
+
+class Outline(HTMLParser):
+    """Tags, attributes and text; every tag has to be closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(text)
+        assert self.open == [], self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_a_run_is_told_in_one_file(write_run):
+    html = page([read(write_run())])
+    outline = Outline(html)
+    text = " ".join("".join(outline.text).split())
+    for words in (
+        "cleaning: test accuracy 0.9; 0.8 without <cleaning>; 0.5 at the start.",
+        "step 7 of 12, because it has the lowest loss on the second hold-out",
+        "The gradient can be trusted: its error is estimated at",
+        "chosen step 7",
+        "penalty, age 0.5".replace(" 0.5", "0.5"),
+        "Next: ",
+        "cleaning tunes 2 hyperparameters through an inner problem of 10 unknowns, solved by LBFGS",
+    ):
+        assert words in text, words
+    assert "<cleaning>" not in html  # escaped
+    assert len([tag for tag, _ in outline.tags if tag == "figure"]) >= 5
+    (image,) = [attributes for tag, attributes in outline.tags if tag == "img"]
+    assert image["src"].startswith("data:image/png;base64,") and image["alt"]
+    outside = [value for _, some in outline.tags for name, value in some.items() if name in ("src", "href")]
+    assert all(value.startswith("data:") for value in outside) and "http://" not in html.replace("http-equiv", "")
+    assert "<script" not in html and "prefers-color-scheme: dark" in html
+
+
+def test_runs_are_compared_best_first(write_run):
+    folders = [
+        write_run("a", summary={"best_outer_loss": 0.3}, settings={"seed": 1}),
+        write_run("b", summary={"best_outer_loss": 0.2}, settings={"seed": 2}),
+        write_run("c", summary={"best_outer_loss": None, "status": "failed"}, settings={"seed": 3}),
+    ]
+    html = page(found([folders[0].parent]))
+    Outline(html)
+    rows = re.findall(r"<tr[^>]*><td>([abc])</td><td>cleaning</td><td>(\d)</td>", html)
+    assert rows == [("b", "2"), ("a", "1"), ("c", "3")]
+    assert html.count("<h2>hyperparameters found</h2>") == 3  # each in full, below
+
+
+def test_a_large_sweep_tells_its_best_runs_in_full(write_run):
+    folders = [write_run(f"run{k}", steps=2, summary={"best_outer_loss": 1 / (k + 1)}) for k in range(25)]
+    html = page(found([folders[0].parent]))
+    assert html.count("<h2>hyperparameters found</h2>") == 20 and "the 20 best of 25 runs" in html
+    assert "run24): cleaning" in html and "run4): cleaning" not in html
+    assert all(f"<td>run{k}</td>" in html for k in range(25))
+
+
+def test_numbers_that_are_none_can_be_drawn(write_run):
+    folder = write_run()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"error_estimate": "Infinity", "outer/grad_norm": 0.0, "outer/loss": None, "hparams": [0.0, 0.0]}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["headline"] |= {"value": None, "baselines": {"one": None}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    html = page([read(folder)])
+    Outline(html)
+    assert not re.search(r'(?:d|points|[xy][12]?)="[^"]*(?:nan|inf)', html)
+
+
+def test_a_run_that_lasts_or_failed_is_told_too(write_run):
+    lasting = write_run("lasting", steps=3, settings={"trainer": {"steps": 12}})
+    (lasting / "summary.json").unlink()
+    assert "3 of 12 outer steps are done" in page([read(lasting)], refresh=5)
+    failed = write_run("failed", summary={"status": "failed", "headline": None}, status="max_steps")
+    html = page([read(failed)])
+    assert "the run failed after 12 outer steps" in html
+    assert "too few inner steps" in html and "solver.max_steps" in html
+
+
+def test_the_logger_writes_it_and_never_costs_a_result(write_run, tmp_path):
+    folder = write_run()
+    logger = Page()
+    logger.start(Run(folder))
+    logger.finish({})
+    assert (folder / REPORT).read_text() == page([read(folder)])
+    (folder / ".hydra/config.yaml").unlink()
+    (folder / "figures/weights.png").unlink()
+    (folder / "figures/weights.png").mkdir()
+    with pytest.warns(UserWarning, match="report.html could not be written"):
+        logger.finish({"status": "completed"})
+    logger.finish({"status": "failed"})  # the run tells of its full disk itself
+    with pytest.raises(ValueError, match="needs the directory"):
+        bl.report.Page().start(Run())
+    with pytest.raises(ValueError, match="there is no run in it, nor below it"):
+        found([tmp_path / "figures"])
+
+
+def test_references_between_settings_are_resolved(write_run):
+    folder = write_run(settings={"preferred": {"steps": 9}, "trainer": {"steps": "${preferred.steps}"}})
+    assert read(folder).record.setting("trainer.steps") == 9
+
+
+def test_the_scale_of_a_chart_covers_what_it_shows():
+    from bilevel.report.charts import Curve, chart, decades, steps
+
+    assert steps(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert decades(1e-9, 1.0)[0] <= 1e-7 and len(decades(1e-9, 1.0)) <= 6
+    assert chart("empty", [Curve("none", [0.0], [math.nan])]) == ""
+    many = chart("many", [Curve("line", list(range(5000)), [1.0] * 5000)])
+    assert many.count(",") < 1000

@@ -1,0 +1,56 @@
+"""The last lines of a run: each case says what is true of it, and the advice is a command that can be run."""
+
+import math
+
+import pytest
+
+from bilevel.report.words import achieved, advice, chosen, closing, trust
+from bilevel.verification import Record
+
+
+def record(steps=20, error=1e-6, grade="estimate", summary=(), config=()):
+    lines = [
+        {"step": step, "outer/loss": 1 / (step + 1), "outer/grad_norm": 1.0, "error_estimate": error}
+        | {"error_grade": grade, "inner/status": "converged", "adjoint/status": "converged", "outer/step_norm": 0.1}
+        for step in range(steps)
+    ]
+    told = {"status": "completed", "steps": steps, "best_step": 3, "chosen_by": "outer/loss", "task": "own"}
+    return Record(lines, {**told, **dict(summary)}, dict(config))
+
+
+@pytest.mark.parametrize(
+    ("error", "grade", "words"),
+    [
+        (1e-6, "estimate", "can be trusted: its error is estimated at 1e-06"),
+        (1e-6, "bound", "can be trusted: its error is proven at 1e-06"),
+        (0.3, "estimate", "is coarse: its error is estimated at 30.0%"),
+        (1e-6, "residual", "an order of magnitude"),
+        (math.inf, "residual", "is not known: at 20 of 20 steps"),
+        (math.nan, "residual", "is not known"),
+    ],
+)
+def test_whether_the_gradient_can_be_trusted(error, grade, words):
+    assert words in trust(record(error=error, grade=grade))
+
+
+def test_which_step_and_why():
+    assert "step 3 of 20, because it has the lowest outer loss" in chosen(record())
+    last = chosen(record(summary={"chosen_by": "last step", "best_step": -1}))
+    assert "the last step, because the losses of other steps are on other batches" in last
+    assert "stopped early" in chosen(record(summary={"status": "stopped_early"}))
+    assert achieved(record(summary={"best_outer_loss": 0.25, "initial_outer_loss": 1.0})).startswith(
+        "own: outer loss 0.25; 1 at the start."
+    )
+
+
+def test_one_thing_to_try_next():
+    given = ["task=ridge", "trainer.steps=20"]
+    assert advice(record(summary={"best_step": 20}), given, "my run") == (
+        "The loss was still falling at the end, so take more steps: bilevel resume='my run' trainer.steps=40"
+    )
+    stop = record(config={"task": {"stop": 0, "validation": 100}})
+    assert "bilevel task=ridge trainer.steps=20 task.stop=50 trainer.patience=10" in advice(stop, given, "run")
+    assert advice(record(), given, "run").endswith("bilevel task=ridge command=check")
+    failing = Record([{**record().lines[-1], "inner/status": "max_steps"}], record().summary)
+    assert "max_steps=100000" in advice(failing, given, "run")
+    assert closing(record(), given, "run", "run/report.html")[-2:][0] == "Report: run/report.html"

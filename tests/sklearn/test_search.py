@@ -1,0 +1,185 @@
+"""`HypergradientSearchCV`: its loss is that of the folds, its gradient exact, and its estimator scikit-learn's."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+from numpy.testing import assert_allclose
+from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from bilevel.sklearn import HypergradientSearchCV
+from bilevel.sklearn.descent import Objective
+from bilevel.sklearn.estimators import family_of
+from bilevel.sklearn.folds import Data, folds_of
+from bilevel.sklearn.lanes import Kind, Problem, program_of
+from bilevel.sklearn.space import space_of
+
+N, P = 60, 4
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((N, P)) * [1.0, 2.0, 0.5, 1.0]
+NOISY = X @ np.array([1.0, 0.0, -2.0, 0.0]) + RNG.standard_normal(N)
+BINARY = np.where(NOISY > 0, "yes", "no")
+EXACT = LogisticRegression(solver="newton-cholesky", tol=1e-12)
+C = {"C": (1e-3, 1e3)}
+
+
+def copy(estimator) -> Any:
+    return clone(estimator)
+
+
+def fold_loss(estimator, scoring, y, cv=5, **parameters):
+    return -np.mean(cross_val_score(copy(estimator).set_params(**parameters), X, y, cv=cv, scoring=scoring))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name", "y", "scoring", "half"),
+    [(EXACT, "C", BINARY, "neg_log_loss", 1.0), (Ridge(), "alpha", NOISY, "neg_mean_squared_error", 0.5)],
+)
+def test_one_value_is_as_good_as_a_grid(estimator, name, y, scoring, half):
+    search = HypergradientSearchCV(estimator, {name: (1e-3, 1e3)}, scoring=scoring).fit(X, y)
+    best = min(fold_loss(estimator, scoring, y, **{name: value}) for value in np.logspace(-3, 3, 30))
+    assert -search.best_score_ <= best * (1 + 1e-4)
+    assert_allclose(search.history_[search.best_index_]["loss"], -half * search.best_score_, rtol=1e-6)
+    again = cross_val_score(copy(estimator).set_params(**search.best_params_), X, y, scoring=scoring)
+    found = [search.cv_results_[f"split{fold}_test_score"][search.best_index_] for fold in range(5)]
+    assert_allclose(found, again, rtol=1e-5)
+    assert_allclose(search.best_estimator_.coef_, copy(estimator).set_params(**search.best_params_).fit(X, y).coef_)
+
+
+def test_a_second_fit_compiles_nothing():
+    search = HypergradientSearchCV(EXACT, C, guard="off", max_iter=3).fit(X, BINARY)
+    program = program_of(Kind("logistic", "sum", True, P, 0, False, True))[0]
+    before = program.traces, program.compilations
+    search.set_params(space={"C": "per_feature"}, cv=KFold(5, shuffle=True, random_state=0)).fit(X[:58], BINARY[:58])
+    assert (program.traces, program.compilations) == before and before[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("estimator", "stated"),
+    [
+        (EXACT, {"C": "per_feature"}),
+        (EXACT, {"C": [[0, 2], [1, 3]]}),
+        pytest.param(ElasticNet(), {"alpha": "per_feature", "l1_ratio": 0.5}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_gradient_is_the_derivative(estimator, stated):
+    family = family_of(estimator)
+    data = Data(
+        np.unique(BINARY, return_inverse=True)[1], np.linspace(0.5, 1.5, N), np.array(["no", "yes"]), "balanced"
+    )
+    data = data if family.classifies else Data(NOISY, data.weights, None, None)
+    folds = folds_of(None, X, data.targets, list(KFold(3).split(X)), data, None)
+    space = space_of(stated, estimator, family, (P, 1), None)
+    kind = Kind(family.loss, family.reduction, True, P, 0, space.l1, space.l2)
+    objective = Objective(Problem(kind, folds, data.targets, np.array([True, True, False])), space, shrinkage=0.1)
+    u = np.linspace(-3.0, -2.0, len(space.start)) * (1 if space.l1 else -1)
+    step = 1e-4
+    numeric = [
+        (objective.at(u + step * e).objective - objective.at(u - step * e).objective) / (2 * step)
+        for e in np.eye(len(u))
+    ]
+    assert_allclose(objective.at(u).gradient, numeric, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("stated", ["per_feature", [[0, 2], [1, 3]]])
+def test_separate_penalties_are_those_of_the_estimator_found(stated):
+    """Its coefficients minimise the loss with a penalty a column, on the original columns."""
+    search = HypergradientSearchCV(EXACT, {"C": stated}, guard="off", max_iter=5).fit(X, BINARY)
+    penalties = 1 / search.best_params_["C"]
+    penalties = penalties if stated == "per_feature" else penalties[[0, 1, 0, 1]]
+    assert np.ptp(np.log(penalties)) > 0.1
+    found = search.best_estimator_
+    residual = 1 / (1 + np.exp(-found.decision_function(X))) - (BINARY == "yes")
+    assert_allclose(X.T @ residual + penalties * found.coef_[0], 0, atol=1e-5)
+    assert_allclose(np.sum(residual), 0, atol=1e-5)
+
+
+def test_a_pipeline_is_fitted_in_each_fold():
+    pipe = make_pipeline(StandardScaler(), EXACT)
+    search = HypergradientSearchCV(pipe, {"logisticregression__C": (1e-3, 1e3)}, cv=3, scoring="neg_log_loss")
+    search.fit(X, BINARY)
+    again = cross_val_score(copy(pipe).set_params(**search.best_params_), X, BINARY, cv=3, scoring="neg_log_loss")
+    assert_allclose(search.best_score_, np.mean(again), rtol=1e-5)
+    assert_allclose(
+        search.predict_proba(X), copy(pipe).set_params(**search.best_params_).fit(X, BINARY).predict_proba(X)
+    )
+
+
+def test_inputs_of_other_kinds_give_the_same():
+    search = HypergradientSearchCV(EXACT, C, cv=StratifiedKFold(5)).fit(X, BINARY)
+    sparse = copy(search).fit(scipy.sparse.csr_matrix(X), BINARY)
+    assert_allclose(sparse.best_params_["C"], search.best_params_["C"])
+    weighted = copy(search).fit(X, BINARY, sample_weight=np.full(N, 1.0))
+    assert_allclose(weighted.best_params_["C"], search.best_params_["C"])
+    groups = np.repeat(np.arange(10), 6)
+    assert copy(search).set_params(cv=GroupKFold(5)).fit(X, BINARY, groups=groups).n_splits_ == 5
+
+
+def test_a_data_frame_keeps_its_names():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(X, columns=list("abcd"))
+    search = HypergradientSearchCV(EXACT, {"C": [["a", "c"], ["b", "d"]]}, guard="off", max_iter=3).fit(frame, BINARY)
+    assert list(search.feature_names_in_) == list(search.best_estimator_.feature_names_in_) == list("abcd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search.predict(frame)
+
+
+def test_a_holdout_is_one_fold():
+    fold = np.where(np.arange(N) < 45, -1, 0)
+    search = HypergradientSearchCV(EXACT, C, cv=PredefinedSplit(fold), criterion="holdout").fit(X, BINARY)
+    assert search.n_splits_ == 1
+    drawn = HypergradientSearchCV(EXACT, C, criterion="holdout", random_state=0).fit(X, BINARY)
+    assert drawn.n_splits_ == 1 and drawn.best_score_ > 0.5
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "'gamma' is not a parameter of LogisticRegression": dict(space={"gamma": (1.0, 2.0)}),
+    "is empty: give (low, high) with low < high": dict(space={"C": (2.0, 1.0)}),
+    "which has no logarithm": dict(space={"C": (0.0, 1.0)}),
+    "has no logarithm: give a number above 0": dict(space={"C": -1.0}),
+    "the rules with a name": dict(space={"C": "each"}),
+    "leave out the columns": dict(space={"C": [[0, 1]]}),
+    "in two groups": dict(space={"C": [[0, 1], [1, 2, 3]]}),
+    "is no column of X": dict(space={"C": [[0, 1], [2, 9]]}),
+    "needs three classes or more": dict(space={"C": "per_class"}),
+    "absent from the training samples": dict(cv=[(np.flatnonzero(BINARY == "no"), np.flatnonzero(BINARY == "yes"))]),
+    "knows Ridge, LogisticRegression": dict(estimator=DummyClassifier()),
+    "'criterion' parameter": dict(criterion="aic"),
+    "it has no penalty": dict(estimator=LogisticRegression(C=np.inf)),
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_wrong_statements_are_refused_in_a_sentence(sentence):
+    stated = {"estimator": EXACT, "space": C, **WRONG[sentence]}
+    with pytest.raises(ValueError, match=sentence.replace("(", "\\(").replace(")", "\\)")):
+        HypergradientSearchCV(**stated).fit(X, BINARY)
+
+
+def test_wrong_data_are_refused_by_scikit_learn():
+    search = HypergradientSearchCV(EXACT, C)
+    with pytest.raises(ValueError, match="contains NaN"):
+        search.fit(np.where(X > 2, np.nan, X), BINARY)
+    with pytest.raises(ValueError, match="one class"):
+        search.fit(X, np.full(N, "yes"))
+    with pytest.raises(NotFittedError):
+        search.predict(X)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [Ridge(), LogisticRegression()], ids=lambda one: type(one).__name__)
+def test_it_passes_the_checks_of_scikit_learn(estimator):
+    name = "alpha" if isinstance(estimator, Ridge) else "C"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_estimator(HypergradientSearchCV(estimator, {name: (1e-3, 1e3)}), on_skip=None)

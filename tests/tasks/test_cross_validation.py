@@ -1,0 +1,56 @@
+"""Folds as columns of one problem: equal to one problem a fold, with the penalties it names."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.linear_model import ElasticNet
+
+import bilevel as bl
+from bilevel.tasks import cross_validation
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(("loss", "penalty", "size"), [("logistic", "ridge_per_feature", 30), ("squared", "ridge", 1)])
+def test_hypergradient_agrees_with_differences(loss, penalty, size, agrees_with_differences):
+    task = cross_validation(loss=loss, penalty=penalty, folds=3)
+    agrees_with_differences(task, jax.random.normal(jax.random.key(1), (size, 1)) - 3, rtol=1e-6)
+
+
+def test_each_column_is_the_elastic_net_of_scikit_learn_on_its_fold():
+    task = cross_validation(data="diabetes", loss="squared", penalty="elastic_net", folds=3)
+    batch, _ = task.batches(None, 0)
+    inputs, targets, weights = batch
+    a, r = 5.0, 0.5
+    params = task.inner.solve(jnp.log(jnp.array([[a], [r]])), batch).params
+    for column in range(3):
+        used = weights[:, column] > 0
+        model = ElasticNet(alpha=a + r, l1_ratio=a / (a + r), fit_intercept=False, tol=1e-12, max_iter=100_000)
+        model.fit(inputs[used], targets[used])
+        np.testing.assert_allclose(params[:, column], model.coef_, atol=1e-5 * np.abs(model.coef_).max())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"loss": "hinge"}, r"task\.loss=hinge: choose one of squared, logistic"),
+        ({"penalty": "group"}, r"task\.penalty=group: choose one of"),
+        ({"folds": 1}, "take from 2 to 569 folds"),
+        ({"data": "diabetes"}, "has 0 classes"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cross_validation(**settings)
+
+
+@pytest.mark.slow
+def test_one_penalty_a_feature_is_below_one_for_all():
+    """On the folds, which many penalties overfit."""
+    losses = {}
+    for penalty in ("ridge", "ridge_per_feature"):
+        task = cross_validation(penalty=penalty)
+        result = bl.Trainer(optimizer=optax.adam(0.2), engine=bl.Implicit(), steps=30).fit(task, key=jax.random.key(0))
+        losses[penalty] = result.summary["best_outer_loss"]
+    assert losses["ridge_per_feature"] < losses["ridge"]

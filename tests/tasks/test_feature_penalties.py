@@ -1,0 +1,48 @@
+"""One penalty a feature on published splits: the hypergradient, the protocol, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bilevel as bl
+from bilevel.data import DataError
+from bilevel.tasks import feature_penalties
+
+
+def test_hypergradient_agrees_with_differences(agrees_with_differences):
+    agrees_with_differences(feature_penalties(), jax.random.normal(jax.random.key(1), (30,)) - 2, rtol=1e-6)
+
+
+def test_a_share_of_one_set_validates_and_tests():
+    task = feature_penalties(share=0.4)
+    training, validating = task.batches(None, 0)
+    assert [len(part[1]) for part in (training, validating)] == [341, 114] and set(training[1]) == {-1.0, 1.0}
+    np.testing.assert_allclose(training[0].std(axis=0), 1.0)
+    assert {"test/loss", "test/accuracy"} < set(task.evaluate(jnp.zeros(30), None))
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="give a share"):
+        feature_penalties(share=0.0)
+    with pytest.raises(ValueError, match="has 10 classes, and two are needed"):
+        feature_penalties(data="digits")
+
+
+def test_missing_data_are_one_sentence(monkeypatch):
+    monkeypatch.delenv("BILEVEL_DATA", raising=False)
+    with pytest.raises(DataError, match=r"ijcnn1 is read from a folder of published files: set data\.root=DIR"):
+        feature_penalties(data="ijcnn1", held_out="ijcnn1_test", share=0.0)
+
+
+@pytest.mark.slow
+def test_the_published_protocol_of_ijcnn1(data_root):
+    """49,990 samples train and 91,701 validate; no step of descent is needed to see that suboptimality is counted."""
+    task = feature_penalties(
+        data="ijcnn1", held_out="ijcnn1_test", root=str(data_root), share=0.0, standardise=False, reference=0.2
+    )
+    training, validating = task.batches(None, 0)
+    assert training[0].shape == (49_990, 22) and validating[0].shape == (91_701, 22)
+    result = bl.Trainer(optimizer=optax.adam(1.0), engine=bl.Implicit(), steps=3).fit(task, key=jax.random.key(0))
+    np.testing.assert_allclose(result.summary["suboptimality"], result.summary["best_outer_loss"] - 0.2, rtol=1e-6)
