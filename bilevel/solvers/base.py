@@ -55,9 +55,7 @@ class Solver(abc.ABC):
     structured: ClassVar[bool] = False  # whether it reads the parts of a `bl.Linear`, so that nothing may wrap the loss
     shards: ClassVar[bool] = True  # whether it is written in products, which JAX spreads over devices
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
-    descends: ClassVar[bool] = (
-        False  # whether each step lowers the loss, so that a gradient that grows is no divergence
-    )
+    descends: ClassVar[bool] = False  # whether each step lowers the loss: then a gradient that grows is no divergence
     keeps_gradient: ClassVar[bool] = True  # whether a step ends with the gradient that the next begins with
 
     @property

@@ -47,6 +47,7 @@ class LeastSquaresSolver(Solver):
     structured = True
     unrolls = False
     descends = True
+    shards = False  # its factors are whole
     patience = 20
 
     @abc.abstractmethod

@@ -49,6 +49,7 @@ class ProjectedNewton(Solver):
     tol: float | jax.Array = 1e-10
     unrolls = False
     descends = True
+    shards = False  # its factors are whole
     patience = 20
 
     def init(self, instance: Instance, params: Params) -> State:
