@@ -12,6 +12,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py holds it and _HOME together
     from bilevel import (
+        compat as compat,
         cones as cones,
         constraints as constraints,
         data as data,
@@ -107,6 +108,9 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
     from bilevel.layers import (
         cone_program as cone_program,
         from_cvxpy as from_cvxpy,
+        perturbed as perturbed,
+        perturbed_argmax as perturbed_argmax,
+        perturbed_max as perturbed_max,
         quadratic_program as quadratic_program,
     )
     from bilevel.layers.solve_many import (
@@ -171,6 +175,8 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         LBFGSB as LBFGSB,
         ActiveSetNewton as ActiveSetNewton,
         Anderson as Anderson,
+        AndersonWrapper as AndersonWrapper,
+        ArmijoSGD as ArmijoSGD,
         Auto as Auto,
         BlockCoordinateDescent as BlockCoordinateDescent,
         Broyden as Broyden,
@@ -187,14 +193,17 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         OperatorSplitting as OperatorSplitting,
         Optax as Optax,
         Optimistix as Optimistix,
+        PolyakSGD as PolyakSGD,
         ProjectedNewton as ProjectedNewton,
         ProximalGradient as ProximalGradient,
         ProximalNewton as ProximalNewton,
         ScikitLearn as ScikitLearn,
         SciPy as SciPy,
+        SciPyLeastSquares as SciPyLeastSquares,
         Solver as Solver,
         SpectralProximalGradient as SpectralProximalGradient,
         WorkingSet as WorkingSet,
+        line_search as line_search,
     )
     from bilevel.solvers.solution import Solution as Solution
     from bilevel.task import (
@@ -232,14 +241,17 @@ _HOME = {
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",
         "OperatorSplitting",
         "Solver", "ActiveSetNewton", "Anderson", "BlockCoordinateDescent", "Broyden", "FixedPointIteration",
-        "FIRE", "LBFGSB", "MirrorDescent", "SpectralProximalGradient",
+        "AndersonWrapper", "ArmijoSGD", "PolyakSGD", "line_search", "FIRE", "LBFGSB", "MirrorDescent",
+        "SpectralProximalGradient",
         "WorkingSet", "ProximalNewton", "ProjectedNewton", "LevenbergMarquardt", "GaussNewton", "Dogleg",
-        "Host", "Optimistix", "SciPy", "ScikitLearn",
+        "Host", "Optimistix", "SciPy", "ScikitLearn", "SciPyLeastSquares",
     ),
     "bilevel.problem": ("InnerProblem",),
     "bilevel.solvers.solution": ("Solution",),
     "bilevel.layers.solve_many": ("solve_batch",),
-    "bilevel.layers": ("quadratic_program", "cone_program", "from_cvxpy"),
+    "bilevel.layers": (
+        "quadratic_program", "cone_program", "from_cvxpy", "perturbed", "perturbed_argmax", "perturbed_max",
+    ),
     "bilevel.engines": (
         "Engine", "Report", "Carry", "Constants", "AutoEngine", "Implicit", "ClosedForm", "Unrolled", "Truncated",
         "Forward", "OneStep", "SOBA", "SABA", "SRBA", "AmIGO", "StocBiO", "F2SA", "Adaptive",
@@ -252,6 +264,7 @@ _HOME = {
     "bilevel.training.trainer": ("Trainer", "Result"),
 }  # fmt: skip
 _MODULES = (
+    "compat",
     "cones",
     "constraints",
     "data",

@@ -19,6 +19,7 @@ from bilevel.kernels.arrays import as_point, norm
 from bilevel.kernels.symmetric import smat as smat, svec as svec
 from bilevel.projections.cones import psd_cone, second_order_cone
 from bilevel.projections.exponential import exponential_cone
+from bilevel.projections.power import power_cone, power_cone_distance
 
 
 class Cone(abc.ABC):
@@ -184,6 +185,37 @@ class Exponential(Cone):
 
     def project(self, point: ArrayLike) -> jax.Array:
         return exponential_cone(_checked(self, point))
+
+
+@dataclass(frozen=True)
+class Power(Cone):
+    """{(x, y, z) : x, y >= 0, x^alpha y^(1 - alpha) >= |z|} with 0 < alpha < 1; its dual is Dual(Power(alpha)), the
+    vectors (u, v, w) with (u / alpha, v / (1 - alpha), w) in the cone. Raises ValueError for another alpha.
+
+    >>> Power(0.5).project(jnp.array([2.0, -1.0, 0.0])).tolist()
+    [2.0, 0.0, 0.0]
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"bl.cones.Power needs 0 < alpha < 1; it is {self.alpha}.")
+
+    @property
+    def dim(self) -> int:
+        return 3
+
+    @property
+    def dual(self) -> Cone:
+        return Dual(self)
+
+    def project(self, point: ArrayLike) -> jax.Array:
+        return power_cone(_checked(self, point), self.alpha)
+
+    def kinks(self, point: ArrayLike) -> jax.Array:
+        x = _checked(self, point)
+        return jnp.broadcast_to(power_cone_distance(x, self.alpha)[..., None], x.shape)
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,9 @@ def as_stated(hparams: HParams) -> dict[str, Any]:
 class Headline:
     """What counts of a task's figures: the sentence that its runs end with.
 
-    ``metric`` is an entry of ``evaluate`` or of ``baselines``, or "outer/loss"; "" chooses a result on test data, else
-    the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines`` or ``evaluate``: words},
-    the figures that it stands beside; {} takes the baseline of the same name.
+    ``metric`` is an entry of ``evaluate``, ``assess`` or ``baselines``, or "outer/loss"; "" chooses a result on test
+    data, else the outer loss. ``name`` says in words what it is. ``against``: {entry of ``baselines`` or ``evaluate``:
+    words}, the figures that it stands beside; {} takes the baseline of the same name.
 
     >>> headline = Headline("test/accuracy", against={"baseline/noisy": "without cleaning"})
     """
@@ -81,9 +81,11 @@ class Task:
     on a second hold-out, on which the trainer may stop early. ``feasible``: the projection of the hyperparameters on
     their set. ``warm_start=False`` where each step draws a new inner problem. ``precision``: "float64" or "float32".
     ``figures``: {name: function(result) -> matplotlib figure}. ``baselines() -> {name: number}``: the figures of
-    simpler methods on the same data, or of a study of the task; computed once, for the summary. ``headline``: which of
-    these figures counts, and what to say beside it. ``natural(hparams) -> {name: number, array or {label: number}}``:
-    the hyperparameters as people read them (a penalty instead of its logarithm, by the names of the features).
+    simpler methods on the same data, or of a study of the task; computed once, for the summary.
+    ``assess(params, hparams) -> {name: scalar}``: metrics that are too costly for every step; computed once, at the
+    result, for the summary. ``headline``: which of these figures counts, and what to say beside it.
+    ``natural(hparams) -> {name: number, array or {label: number}}``: the hyperparameters as people read them (a penalty
+    instead of its logarithm, by the names of the features).
 
     As an argument of a compiled program a task is a pytree whose leaves are the tolerances of its solver; all else is
     the statement, compared by identity. A task `with_solver` has the statement of the one it was made from.
@@ -103,6 +105,7 @@ class Task:
     name: str = "task"
     headline: Headline = Headline()
     natural: Callable[[HParams], Mapping[str, Any]] = as_stated
+    assess: Callable[[Params, HParams], dict[str, Any]] = no_metrics
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -120,7 +123,7 @@ class Task:
 
     @property
     def _own(self) -> dict[str, Callable]:
-        names = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines", "natural")
+        names = ("init_hparams", "batches", "evaluate", "prior", "feasible", "baselines", "natural", "assess")
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -14,6 +14,7 @@ CONES = [
     cones.PSD(3),
     cones.Exponential(),
     cones.Dual(cones.Exponential()),
+    cones.Power(0.3),
     cones.Product(cones.Zero(1), cones.NonNegative(2), cones.SecondOrder(3), cones.PSD(2), cones.Exponential()),
 ]
 
@@ -57,3 +58,8 @@ def test_svec_keeps_inner_products_and_lists_the_lower_triangle_by_columns():
 def test_a_point_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="holds vectors of length 6; the point has shape"):
         cones.PSD(3).project(jnp.zeros(9))
+
+
+def test_a_power_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="needs 0 < alpha < 1; it is 1.5"):
+        cones.Power(1.5)

@@ -27,7 +27,7 @@ LAYERS = (
     ("training",),
     ("verification",),
     ("report",),
-    ("tasks", "experiments", "sklearn"),
+    ("tasks", "experiments", "sklearn", "compat"),
     ("cli",),
     ("__main__",),
 )

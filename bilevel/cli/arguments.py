@@ -20,7 +20,7 @@ COMMANDS = {
     "data": "bilevel.cli.data:data",
     "doctor": "bilevel.cli.doctor:doctor",
 }
-GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "schedule", "solver", "task", "trainer")
+GROUPS = ("data", "engine", "experiment", "logger", "mesh", "optimizer", "schedule", "solver", "task", "trainer")
 UNIQUE = ("hydra.run.dir", "resume", "fork")  # of one run
 LOGGER = "choose_logger"  # logger=NAME of a run that goes on: the settings recorded have no groups to choose from
 QUIET = (  # this package's settings of Hydra, for settings that are read from another folder

@@ -127,7 +127,7 @@ def _cone(dims: Any, curved: bool = False) -> cones.Product:
     """CVXPY's cones in its order; without the linear ones where only ``curved`` ones are asked for."""
     parts: list[Cone] = [] if curved else [cones.Zero(dims.zero), cones.NonNegative(dims.nonneg)]
     parts += [cones.SecondOrder(n) for n in dims.soc] + [cones.PSD(n) for n in dims.psd]
-    parts += [cones.Exponential()] * dims.exp
+    parts += [cones.Exponential()] * dims.exp + [cones.Power(alpha) for alpha in dims.p3d]
     return cones.Product(*(part for part in parts if part.dim))
 
 

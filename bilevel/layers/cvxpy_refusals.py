@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-CONES = {"Zero", "NonNeg", "SOC", "PSD", "SvecPSD", "ExpCone"}  # CVXPY's names of those in `bl.cones`
+CONES = {"Zero", "NonNeg", "SOC", "PSD", "SvecPSD", "ExpCone", "PowCone3D"}  # CVXPY's names of those in `bl.cones`
 
 
 def cvxpy_of(problem: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bilevel.cones import Cone
 from bilevel.foundation.eager import Setting
@@ -13,7 +14,12 @@ from bilevel.layers.quadratic import move_quadratic, solve_quadratic
 from bilevel.layers.solved import Solved
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.solvers import Auto
-from bilevel.solvers.programs.arguments import cone_arguments, quadratic_arguments, start_arguments
+from bilevel.solvers.programs.arguments import (
+    cone_arguments,
+    quadratic_arguments,
+    start_arguments,
+    two_sided_arguments,
+)
 from bilevel.solvers.programs.stated_by_arrays import ProgramSolver
 from bilevel.solvers.solution import Solution
 
@@ -26,18 +32,20 @@ def quadratic_program(
     G: Any = None,
     h: Any = None,
     *,
+    g: Any = None,
     solver: ProgramSolver = Auto(),
     linear_solve: LinearSolver = AutoLinear(),
     init: Solution | None = None,
 ) -> Solution:
-    """min 1/2 x'Qx + q'x subject to A x = b and G x <= h, for a symmetric positive semidefinite Q.
+    """min 1/2 x'Qx + q'x subject to A x = b and g <= G x <= h, for a symmetric positive semidefinite Q.
 
-    Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); the pair A, b or G, h may be left out, and entries of
-    h may be infinite (no constraint). The matrices may be dense or sparse (`BCOO`). With sparse ones only products are
-    taken, and their derivatives are with respect to the stored entries. ``init`` is the solution of a nearby program,
-    from which a `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and
-    ``dual`` (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h)) have derivatives in
-    every argument, in both modes. Only the symmetric part of Q counts.
+    Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), g and h (m,); the pair A, b or G with its bounds may be left
+    out, and bounds may be infinite (none). With ``g`` a negative entry of ``inequality_dual`` is the multiplier of a
+    lower bound; rows with g == h belong into A, b. The matrices may be dense or sparse (`BCOO`). With sparse ones only
+    products are taken, and their derivatives are with respect to the stored entries. ``init`` is the solution of a
+    nearby program, from which a `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose
+    ``params`` (x) and ``dual`` (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h))
+    have derivatives in every argument, in both modes. Only the symmetric part of Q counts.
 
     ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
     there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
@@ -57,13 +65,21 @@ def quadratic_program(
     >>> jax.jacobian(lambda h: solve(h).params)(jnp.ones(1)).round(6).tolist()
     [[0.5], [0.5]]
     """
+    if g is not None:
+        G, h = two_sided_arguments(G, g, h)
     data = quadratic_arguments(Q, q, A, b, G, h)
-    sizes = (data[1].size, data[3].size, data[5].size)
+    rows = data[5].size if g is None else data[5].size // 2
+    sizes = (data[1].size, data[3].size, rows)
     start = None if init is None else start_arguments("quadratic_program", (init.params, *init.dual), sizes)
+    if start is not None and g is not None:
+        start[2] = jnp.maximum(jnp.concatenate([start[2], -start[2]]), 0)
     solve = Setting(linear_solve)
     solved = solve_quadratic(data, start, solver, solve)
     moved = move_quadratic(data, solved, solve)
-    return _solution(solved, moved.primal, moved.dual)
+    dual = moved.dual
+    if g is not None:
+        dual = dual._replace(inequality_dual=dual.inequality_dual[:rows] - dual.inequality_dual[rows:])
+    return _solution(solved, moved.primal, dual)
 
 
 def cone_program(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Pointwise(NamedTuple):
@@ -34,7 +35,7 @@ def _logistic_curvature(z: jax.Array, labels: jax.Array) -> jax.Array:
 LOGISTIC = Pointwise(lambda z, y: jax.nn.softplus(-_signs(y, z) * z), _logistic_curvature, classifies=True)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array | np.ndarray) -> jax.Array:
     """-log softmax(logits)[label], for each sample; NaN for a label that is no class. Computed with a mask, because
     each derivative of a lookup compiles to a loop."""
     chosen = jnp.asarray(labels)[:, None] == jnp.arange(logits.shape[1])

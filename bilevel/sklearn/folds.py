@@ -8,7 +8,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy.sparse import issparse
 from sklearn.base import clone
-from sklearn.model_selection import BaseCrossValidator, ShuffleSplit, StratifiedShuffleSplit, check_cv
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils.class_weight import compute_class_weight
@@ -45,7 +45,7 @@ class Folds(NamedTuple):
         return Folds(self.inputs, np.stack(train), np.stack(validation), splits)
 
 
-def splitter(cv: Any, criterion: str, fraction: float, data: Data, seed: Any) -> BaseCrossValidator:
+def splitter(cv: Any, criterion: str, fraction: float, data: Data, seed: Any) -> Any:
     """The object that splits, from what the user gave."""
     if criterion == "holdout" and (cv is None or isinstance(cv, int)):
         kind = ShuffleSplit if data.classes is None else StratifiedShuffleSplit
@@ -61,7 +61,8 @@ def folds_of(steps: Pipeline | None, X: Any, y: Any, splits: list, data: Data, n
         inputs = dense(X)
     else:
         rows = data.weights.shape[0]
-        found = Parallel(n_jobs=n_jobs)(delayed(_transformed)(steps, X, y, *split, rows) for split in splits)
+        fits: Any = Parallel(n_jobs=n_jobs)(delayed(_transformed)(steps, X, y, *split, rows) for split in splits)
+        found: list[np.ndarray] = list(fits)
         widths = {one.shape[1] for one in found}
         if len(widths) > 1:
             raise ValueError(
@@ -128,4 +129,5 @@ def dense(X: Any) -> np.ndarray:
             f"X is sparse with {X.shape[0]} x {X.shape[1]} entries, and HypergradientSearchCV makes it dense: select "
             "columns first, or state the problem as a bl.Task with bl.HostMatrix."
         )
-    return check_array(X.toarray() if issparse(X) else X, dtype=np.float64)
+    values: Any = X.toarray() if issparse(X) else X
+    return np.asarray(check_array(values), np.float64)

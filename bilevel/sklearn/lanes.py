@@ -116,7 +116,9 @@ def program_of(kind: Kind) -> tuple[Program, Program]:
         return over(one, folds, carry)
 
     def first(hparams: HParams, folds: tuple) -> Carry:
-        return over(lambda batch: engine.first_carry(task, Point(hparams, *batch, jax.random.key(0))), folds)
+        return over(
+            lambda batch: engine.first_carry(task, Point(hparams, batch[0], batch[1], jax.random.key(0))), folds
+        )
 
     return Program(lanes), Program(first)
 

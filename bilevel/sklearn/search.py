@@ -164,6 +164,12 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
     ) -> Step:
         """The step with many values that the guard allows, or the best with one."""
         steps = self.max_iter
+        rows = folds.inputs.reshape(-1, folds.inputs.shape[-1])
+        if np.any(constant := np.ptp(rows, axis=0) == 0):
+            places = np.flatnonzero(constant).tolist()
+            warnings.warn(
+                f"Columns {places} of X are constant: their penalties stay at the common value.", stacklevel=4
+            )
         if self.guard == "auto":
             if len(folds.splits) < NESTED:
                 self.guard_ = f"Kept the best single value, because the guard needs {NESTED} folds or more."

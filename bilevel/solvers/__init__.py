@@ -3,6 +3,7 @@
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.base import Solver, State
 from bilevel.solvers.first_order.anderson import Anderson
+from bilevel.solvers.first_order.anderson_wrapper import AndersonWrapper
 from bilevel.solvers.first_order.block_coordinate_descent import BlockCoordinateDescent
 from bilevel.solvers.first_order.fire import FIRE
 from bilevel.solvers.first_order.fixed_point import FixedPointIteration
@@ -10,9 +11,11 @@ from bilevel.solvers.first_order.gradient_descent import GradientDescent
 from bilevel.solvers.first_order.mirror_descent import MirrorDescent
 from bilevel.solvers.first_order.proximal_gradient import ProximalGradient
 from bilevel.solvers.first_order.spectral_proximal_gradient import SpectralProximalGradient
+from bilevel.solvers.first_order.stochastic_step import ArmijoSGD, PolyakSGD
 from bilevel.solvers.first_order.working_set import WorkingSet
 from bilevel.solvers.fixed_steps import take_steps
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.line_searches import line_search
 from bilevel.solvers.loop import Outcome, iterate, unroll
 from bilevel.solvers.outside.clarabel import Clarabel
 from bilevel.solvers.outside.host import Host
@@ -20,6 +23,7 @@ from bilevel.solvers.outside.optax import Optax
 from bilevel.solvers.outside.optimistix import Optimistix
 from bilevel.solvers.outside.scikit_learn import ScikitLearn
 from bilevel.solvers.outside.scipy import SciPy
+from bilevel.solvers.outside.scipy_least_squares import SciPyLeastSquares
 from bilevel.solvers.programs.interior_point import InteriorPoint
 from bilevel.solvers.programs.operator_splitting import OperatorSplitting
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
@@ -39,6 +43,8 @@ __all__ = [
     "LBFGSB",
     "ActiveSetNewton",
     "Anderson",
+    "AndersonWrapper",
+    "ArmijoSGD",
     "Auto",
     "BlockCoordinateDescent",
     "Broyden",
@@ -57,16 +63,19 @@ __all__ = [
     "Optax",
     "Optimistix",
     "Outcome",
+    "PolyakSGD",
     "ProjectedNewton",
     "ProximalGradient",
     "ProximalNewton",
     "SciPy",
+    "SciPyLeastSquares",
     "ScikitLearn",
     "Solver",
     "SpectralProximalGradient",
     "State",
     "WorkingSet",
     "iterate",
+    "line_search",
     "take_steps",
     "unroll",
 ]

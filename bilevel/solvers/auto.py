@@ -22,6 +22,7 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.outside.clarabel import Clarabel, installed
 from bilevel.solvers.programs.interior_point import InteriorPoint
 from bilevel.solvers.programs.operator_splitting import OperatorSplitting
+from bilevel.solvers.programs.recognised import is_quadratic_program
 from bilevel.solvers.programs.stated_by_arrays import (
     Answer,
     ConeProgram,
@@ -90,7 +91,7 @@ def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]
         if size > LARGE_PROGRAM and not instance.differentiable:
             reason = f"{size} unknowns and multipliers, too many for a dense Hessian"
             return OperatorSplitting(), f"the set is stated by functions, {reason}: operator splitting, by products"
-        return InteriorPoint(), "the set is stated by functions: a primal-dual interior-point method"
+        return _by_functions(instance, params)
     if isinstance(instance.loss, LeastSquares) and _by_residuals(instance, params):
         return LevenbergMarquardt(), f"a bl.LeastSquares loss of {size} unknowns: damped Gauss-Newton steps"
     if size <= FEW and _in_small_box(instance, params):
@@ -110,6 +111,14 @@ def _by_residuals(instance: Instance, params: Params) -> bool:
     """Whether a least-squares problem is free or in a box, and its steps are neither narrow nor differentiated."""
     boxed = instance.penalty.smooth or (instance.penalty.is_set and instance.penalty.separable)
     return boxed and instance.mapping.of_gradient and not instance.differentiable and not is_narrow(params)
+
+
+def _by_functions(instance: Instance, params: Params) -> tuple[Solver, str]:
+    stated = "the set is stated by functions"
+    if not instance.differentiable and not is_narrow(params) and is_quadratic_program(instance, params):
+        reason = "affine ones of a quadratic loss: solved by its matrices, as bl.quadratic_program does"
+        return InteriorPoint(by_matrices=True), f"{stated}, {reason}"
+    return InteriorPoint(), f"{stated}: a primal-dual interior-point method"
 
 
 def _in_small_box(instance: Instance, params: Params) -> bool:

@@ -17,6 +17,7 @@ from bilevel.tasks.lasso import lasso
 from bilevel.tasks.learning_rate import learning_rate
 from bilevel.tasks.linear_distillation import linear_distillation
 from bilevel.tasks.logistic import logistic
+from bilevel.tasks.meta_omniglot import meta_omniglot
 from bilevel.tasks.meta_sinusoid import meta_sinusoid
 from bilevel.tasks.ridge import ridge
 
@@ -42,6 +43,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers lo
     "learning_rate",
     "linear_distillation",
     "logistic",
+    "meta_omniglot",
     "meta_sinusoid",
     "ridge",
     *_OF_PAPERS,

@@ -77,7 +77,8 @@ def cross_validation(
         spread = jnp.std(by_fold(params, (inputs, targets, judges)), ddof=1) / np.sqrt(folds)
         return {"folds/spread": spread, "folds/selected": jnp.sum(params != 0) / folds}
 
-    sparse = L1(weight=lambda h: jnp.exp(h[0] if penalty == "elastic_net" else h))
+    # A weight for all is a number, because the solvers that work on rows read an array as a weight a row.
+    sparse = L1(weight=lambda h: jnp.exp(h if penalty == "weighted_lasso" else h[0, 0]))
     return Task(
         inner=InnerProblem(
             loss=Linear(design=lambda batch: batch[0], loss=smooth),

@@ -12,7 +12,7 @@ import numpy as np
 from bilevel.engines import Engine
 from bilevel.engines.failure import LOG, describe, leaves_where
 from bilevel.foundation import trees
-from bilevel.foundation.stated import checked_baselines
+from bilevel.foundation.stated import checked_baselines, checked_metrics
 from bilevel.loggers.base import plain
 from bilevel.task import Task, anywhere
 from bilevel.training.found import found_hparams, path_of
@@ -70,8 +70,10 @@ def concluded(
 
 
 def with_baselines(result: Result, task: Task) -> Result:
-    """The result with the baselines of the task, or the findings of its study, and what counts of all figures."""
-    found = checked_baselines(task.baselines, task.baselines())
+    """The result with the task's costly metrics, its baselines or the findings of its study, and what counts of all
+    figures."""
+    assessed = checked_metrics(task.assess, task.assess(result.params, result.hparams), "assess")
+    found = {**assessed, **checked_baselines(task.baselines, task.baselines())}
     summary = {**result.summary, **plain(own(found, ""))}
     told = {} if summary["status"] == FAILED else headline(task.headline, summary)
     return replace(result, summary={**({"headline": told} if told else {}), **summary})

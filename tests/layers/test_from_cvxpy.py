@@ -46,7 +46,12 @@ def norms():
     return cp.Problem(cp.Minimize(cp.norm(F @ x - g) + 0.1 * cp.sum(x)), [cp.norm(x) <= r, x[0] <= 0.5]), [F, g, r], [x]
 
 
-PROBLEMS = (lasso, portfolio, semidefinite, entropy, norms)
+def powers():
+    x, c = cp.Variable(3), cp.Parameter()
+    return cp.Problem(cp.Maximize(x[2] - c * x[0]), [cp.PowCone3D(x[0], x[1], x[2], 0.3), x[1] <= 2]), [c], [x]
+
+
+PROBLEMS = (lasso, portfolio, semidefinite, entropy, norms, powers)
 
 
 def arguments(parameters, seed=0):

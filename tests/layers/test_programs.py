@@ -292,3 +292,24 @@ def test_clarabel_is_a_witness(seed):
     )
     assert_allclose(ours.params, theirs.params, atol=1e-8)
     assert_allclose(ours.dual.inequality_dual, theirs.dual.inequality_dual, atol=1e-7)
+
+
+def test_two_sided_rows_are_pairs_of_one_sided_ones():
+    """min (x - c)^2 with lower bounds, upper bounds, both and none; the multiplier of a lower bound is negative."""
+    c, g, h = jnp.array([-1.0, 2.0, 0.5, 3.0]), jnp.array([0.0, -jnp.inf, 0.0, -jnp.inf]), jnp.array([1, 1, 1, jnp.inf])
+
+    def solve(c, g, h):
+        return bl.quadratic_program(jnp.eye(4), -c, G=jnp.eye(4), h=h, g=g)
+
+    solution, jacobians = jax.jit(
+        lambda *data: (solve(*data), jax.jacrev(lambda *d: solve(*d).params, (0, 1, 2))(*data))
+    )(c, g, h)
+    assert_allclose(solution.params, [0, 1, 0.5, 3], atol=1e-10)
+    assert_allclose(solution.dual.inequality_dual, [-1, 1, 0, 0], atol=1e-10)
+    for jacobian, moves in zip(jacobians, ([0, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 0]), strict=True):
+        assert_allclose(jacobian, np.diag(moves), atol=1e-9)
+    assert solution.error_grade == "estimate"
+    with pytest.raises(ValueError, match="needs the matrix G to the lower bounds g"):
+        bl.quadratic_program(jnp.eye(4), -c, g=g)
+    with pytest.raises(ValueError, match=r"with bounds g \(m,\) and h \(m,\)"):
+        bl.quadratic_program(jnp.eye(4), -c, G=jnp.eye(4), g=g[:2])

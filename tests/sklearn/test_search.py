@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
+from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -36,7 +37,7 @@ def copy(estimator) -> Any:
     return clone(estimator)
 
 
-def fold_loss(estimator, scoring, y, cv=5, **parameters):
+def fold_loss(estimator, scoring, y, cv: Any = 5, **parameters):
     return -np.mean(cross_val_score(copy(estimator).set_params(**parameters), X, y, cv=cv, scoring=scoring))
 
 
@@ -53,6 +54,50 @@ def test_one_value_is_as_good_as_a_grid(estimator, name, y, scoring, half):
     found = [search.cv_results_[f"split{fold}_test_score"][search.best_index_] for fold in range(5)]
     assert_allclose(found, again, rtol=1e-5)
     assert_allclose(search.best_estimator_.coef_, copy(estimator).set_params(**search.best_params_).fit(X, y).coef_)
+
+
+CLASSES = np.digitize(NOISY, [-1.0, 1.0])
+COUNTS = RNG.poisson(np.exp(0.3 * X[:, 0] + 0.4))
+SPARSE = LogisticRegression(solver="saga", l1_ratio=1.0, tol=1e-9, max_iter=10**5)
+OTHERS = {
+    "lasso": (Lasso(tol=1e-12), {"alpha": (1e-3, 1.0)}, NOISY, "neg_mean_squared_error"),
+    "elastic net": (
+        ElasticNet(tol=1e-12), {"alpha": (1e-3, 1.0), "l1_ratio": (0.1, 0.9)}, NOISY, "neg_mean_squared_error"
+    ),
+    "poisson": (
+        PoissonRegressor(solver="newton-cholesky", tol=1e-12), {"alpha": (1e-3, 10.0)}, COUNTS,
+        "neg_mean_poisson_deviance",
+    ),
+    "l1 logistic": (SPARSE, {"C": (1e-2, 1e2)}, BINARY, "neg_log_loss"),
+    "multinomial": (EXACT, C, CLASSES, "neg_log_loss"),
+    "targets": (Ridge(), {"alpha": (1e-3, 1e3)}, np.stack([NOISY, X[:, 0] + NOISY], 1), "neg_mean_squared_error"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_estimator_minimises_what_scikit_learns_does(name):
+    estimator, space, y, scoring = OTHERS[name]
+    search = HypergradientSearchCV(estimator, space, cv=KFold(3), scoring=scoring).fit(X, y)
+    found = [search.cv_results_[f"split{fold}_test_score"][search.best_index_] for fold in range(3)]
+    chosen = copy(estimator).set_params(**search.best_params_)
+    assert_allclose(found, cross_val_score(chosen, X, y, cv=KFold(3), scoring=scoring), rtol=1e-5)
+    parameter, (low, high) = next(iter(space.items()))
+    others = {key: value for key, value in search.best_params_.items() if key != parameter}
+    grid = [
+        fold_loss(chosen, scoring, y, cv=KFold(3), **others, **{parameter: value})
+        for value in np.geomspace(low, high, 20)
+    ]
+    assert -search.best_score_ <= min(grid) * (1 + 1e-4)
+
+
+@pytest.mark.slow
+def test_penalties_of_classes_are_those_of_the_estimator_found():
+    search = HypergradientSearchCV(EXACT, {"C": "per_class"}, cv=KFold(3), guard="off", max_iter=5).fit(X, CLASSES)
+    found, penalties = search.best_estimator_, 1 / search.best_params_["C"]
+    assert np.ptp(np.log(penalties)) > 0.1
+    residual = found.predict_proba(X) - np.eye(3)[CLASSES]
+    assert_allclose(X.T @ residual + penalties * found.coef_.T, 0, atol=1e-6)
 
 
 def test_a_second_fit_compiles_nothing():
@@ -177,9 +222,27 @@ def test_wrong_data_are_refused_by_scikit_learn():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", [Ridge(), LogisticRegression()], ids=lambda one: type(one).__name__)
-def test_it_passes_the_checks_of_scikit_learn(estimator):
-    name = "alpha" if isinstance(estimator, Ridge) else "C"
+def test_the_guard_keeps_separate_values_where_the_truth_is_sparse():
+    generator = np.random.default_rng(0)
+    inputs, weights = generator.standard_normal((3000, 24)), 1.5 * (np.arange(24) < 3)
+    labels = (generator.random(3000) < 1 / (1 + np.exp(-inputs @ weights))).astype(int)
+    losses = []
+    for space in ((1e-3, 1e3), "per_feature"):
+        search = HypergradientSearchCV(LogisticRegression(), {"C": space}).fit(inputs[:250], labels[:250])
+        losses.append(log_loss(labels[250:], search.predict_proba(inputs[250:])))
+    assert search.guard_.startswith("Kept separate values")
+    assert losses[1] <= 0.99 * losses[0]
+
+
+def test_a_constant_column_keeps_the_common_penalty():
+    constant = np.hstack([X[:, :3], np.ones((N, 1))])
+    with pytest.warns(UserWarning, match="Columns \\[3\\] of X are constant"):
+        search = HypergradientSearchCV(EXACT, {"C": "per_feature"}, guard="off", max_iter=5).fit(constant, BINARY)
+    assert abs(search.best_estimator_.coef_[0, 3]) < 1e-12
+
+
+@pytest.mark.slow
+def test_it_passes_the_checks_of_scikit_learn():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check_estimator(HypergradientSearchCV(estimator, {name: (1e-3, 1e3)}), on_skip=None)
+        check_estimator(HypergradientSearchCV(Ridge(), {"alpha": (1e-3, 1e3)}), on_skip=None)

@@ -20,7 +20,7 @@ def test_hypergradient_agrees_with_differences(loss, penalty, size, agrees_with_
 
 def test_each_column_is_the_elastic_net_of_scikit_learn_on_its_fold():
     task = cross_validation(data="diabetes", loss="squared", penalty="elastic_net", folds=3)
-    batch, _ = task.batches(None, 0)
+    batch, _ = task.batches(jax.random.key(0), 0)
     inputs, targets, weights = batch
     a, r = 5.0, 0.5
     params = task.inner.solve(jnp.log(jnp.array([[a], [r]])), batch).params

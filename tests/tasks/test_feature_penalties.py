@@ -17,7 +17,7 @@ def test_hypergradient_agrees_with_differences(agrees_with_differences):
 
 def test_a_share_of_one_set_validates_and_tests():
     task = feature_penalties(share=0.4)
-    training, validating = task.batches(None, 0)
+    training, validating = task.batches(jax.random.key(0), 0)
     assert [len(part[1]) for part in (training, validating)] == [341, 114] and set(training[1]) == {-1.0, 1.0}
     np.testing.assert_allclose(training[0].std(axis=0), 1.0)
     assert {"test/loss", "test/accuracy"} < set(task.evaluate(jnp.zeros(30), None))
@@ -42,7 +42,7 @@ def test_the_published_protocol_of_ijcnn1(data_root):
     task = feature_penalties(
         data="ijcnn1", held_out="ijcnn1_test", root=str(data_root), share=0.0, standardise=False, reference=0.2
     )
-    training, validating = task.batches(None, 0)
+    training, validating = task.batches(jax.random.key(0), 0)
     assert training[0].shape == (49_990, 22) and validating[0].shape == (91_701, 22)
     result = bl.Trainer(optimizer=optax.adam(1.0), engine=bl.Implicit(), steps=3).fit(task, key=jax.random.key(0))
     np.testing.assert_allclose(result.summary["suboptimality"], result.summary["best_outer_loss"] - 0.2, rtol=1e-6)

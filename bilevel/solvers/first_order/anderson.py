@@ -59,19 +59,19 @@ class Anderson(Solver):
 
     def step(self, instance: Instance, state: State) -> State:
         f, steps, changes, kept, place, best = state.memory
-        coefficients = self._coefficients(changes, kept, f)
+        weights = coefficients(changes, kept, f, self.ridge)
         params = trees.axpy(self.mixing, f, state.params)
         params = jax.tree.map(
-            lambda w, s, c: w - jnp.tensordot(coefficients.astype(w.dtype), s + self.mixing * c, 1),
+            lambda w, s, c: w - jnp.tensordot(weights.astype(w.dtype), s + self.mixing * c, 1),
             params,
             steps,
             changes,
         )
         after = change(instance, params)
         size = trees.norm(after)
-        rejected = instance.searches & ~(size <= GROWTH * best[2]) & jnp.any(coefficients != 0)
-        steps = _replaced(steps, trees.subtract(params, state.params), place)
-        changes = _replaced(changes, trees.subtract(after, f), place)
+        rejected = instance.searches & ~(size <= GROWTH * best[2]) & jnp.any(weights != 0)
+        steps = replaced(steps, trees.subtract(params, state.params), place)
+        changes = replaced(changes, trees.subtract(after, f), place)
         kept = kept.at[place].set(True) & ~rejected
         params, after, size = trees.select(rejected, best, (params, after, size))
         best = trees.select(size < best[2], (params, after, size), best)
@@ -86,20 +86,21 @@ class Anderson(Solver):
     def refuse(self, instance: Instance) -> None:
         needs_fixed_point(self, instance)
 
-    def _coefficients(self, changes: PyTree, kept: jax.Array, f: PyTree) -> jax.Array:
-        """The least squares coefficients of the differences in the ring; zero in empty places."""
-        pairs = list(zip(jax.tree.leaves(changes), jax.tree.leaves(f), strict=True))
-        gram = sum(jnp.einsum("i...,j...->ij", stack, stack) for stack, _ in pairs)
-        slope = sum(jnp.einsum("i...,...->i", stack, leaf) for stack, leaf in pairs)
-        square = jnp.diagonal(gram)
-        used = kept & (square > 0)
-        length = jnp.where(used, jnp.sqrt(jnp.where(used, square, 1.0)), 1.0)
-        ridge = jnp.diag(jnp.full(square.shape, max(self.ridge, 10 * trees.epsilon(f))))
-        both = used[:, None] & used[None, :]
-        gram = jnp.where(both, gram / (length[:, None] * length[None, :]) + ridge, jnp.eye(used.size))
-        return jnp.linalg.solve(gram, jnp.where(used, slope / length, 0.0)) / length
+
+def coefficients(changes: PyTree, kept: jax.Array, f: PyTree, ridge: float) -> jax.Array:
+    """The least squares coefficients of the differences in the ring; zero in empty places."""
+    pairs = list(zip(jax.tree.leaves(changes), jax.tree.leaves(f), strict=True))
+    gram = sum(jnp.einsum("i...,j...->ij", stack, stack) for stack, _ in pairs)
+    slope = sum(jnp.einsum("i...,...->i", stack, leaf) for stack, leaf in pairs)
+    square = jnp.diagonal(gram)
+    used = kept & (square > 0)
+    length = jnp.where(used, jnp.sqrt(jnp.where(used, square, 1.0)), 1.0)
+    diagonal = jnp.diag(jnp.full(square.shape, max(ridge, 10 * trees.epsilon(f))))
+    both = used[:, None] & used[None, :]
+    gram = jnp.where(both, gram / (length[:, None] * length[None, :]) + diagonal, jnp.eye(used.size))
+    return jnp.linalg.solve(gram, jnp.where(used, slope / length, 0.0)) / length
 
 
-def _replaced(stacks: PyTree, new: PyTree, place: jax.Array) -> PyTree:
+def replaced(stacks: PyTree, new: PyTree, place: jax.Array) -> PyTree:
     """The stacks with a new entry at a place."""
     return jax.tree.map(lambda stack, leaf: stack.at[place].set(leaf.astype(stack.dtype)), stacks, new)

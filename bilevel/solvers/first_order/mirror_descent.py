@@ -1,27 +1,24 @@
-"""Mirror descent on the simplex, in its multiplicative form."""
+"""Mirror descent: multiplicative steps on the simplex and the orthant, or by a mirror map of the user's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bilevel.constraints import Simplex
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, Params, PyTree
-from bilevel.kernels.side_by_side import on_rows
-from bilevel.optimality import Entropy
-from bilevel.penalties import Parameter, resolve
+from bilevel.penalties import Parameter
 from bilevel.solvers.base import SPARING, Solver, State, settings
+from bilevel.solvers.first_order.mirrors import Mirror, mirror_of
 from bilevel.solvers.first_order.step_size import BACKTRACKING, MAX_HALVINGS, Trial, first_step_size
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.search import search
 
 GROWTH = 1.5  # the next search begins at the last accepted step times this
-LEAST = 1e-10  # the share of a uniform row that a coordinate is lifted to before it can grow
 
 
 def constant(step: jax.Array) -> float:
@@ -38,9 +35,15 @@ class Memory(NamedTuple):
 @settings
 @dataclass(frozen=True)
 class MirrorDescent(Solver):
-    """w <- scale * w exp(-t grad) / sum(w exp(-t grad)) along the last axis: mirror descent in the entropy.
+    """w <- the mirror descent step of size t: multiplicative on the sets of the entropy.
 
-    For `bl.Simplex`. ``step_size`` is "backtracking" (t is halved until the step does not overshoot the minimum on its
+        bl.Simplex:      scale * w exp(-t grad) / sum(w exp(-t grad)) along the last axis
+        bl.NonNegative:  w exp(-t grad)
+        bl.Parts:        one of these for each part, as for a product of simplices; bl.Zero: w - t grad
+        without a set:   projection(mirror_map(w) - t grad), where the problem is stated with
+                         ``optimality=bl.optimality.MirrorDescent(loss, projection, mirror_map)``
+
+    ``step_size`` is "backtracking" (t is halved until the step does not overshoot the minimum on its
     segment, <grad(w+), w+ - w> <= 0), a number, or a function of hparams; ``schedule(step)`` multiplies it. Safe at
     zeros: a coordinate that is zero and should grow is lifted to 1e-10 of a uniform row first; all others stay zero.
     Converges linearly; coordinates outside the support shrink by a factor a step and never are exactly zero (the
@@ -60,7 +63,7 @@ class MirrorDescent(Solver):
     schedule: Callable[[jax.Array], float | jax.Array] = constant
 
     def init(self, instance: Instance, params: Params) -> State:
-        params = on_rows(_feasible, params, _scale(instance))
+        params = _mirror(instance).feasible(params)
         gradient = instance.gradient(params)
         step_size = first_step_size(self.step_size, instance, params, gradient)
         residual = instance.residual_given(params, gradient)
@@ -68,18 +71,18 @@ class MirrorDescent(Solver):
 
     def step(self, instance: Instance, state: State) -> State:
         gradient, step_size, steps = state.memory
-        scale = _scale(instance)
-        origin = on_rows(_lifted, state.params, gradient, scale)
+        mirror = _mirror(instance)
+        origin = mirror.lifted(state.params, gradient)
         factor = self.schedule(steps)
 
         def move(step: jax.Array) -> Params:
-            return Entropy(scale).step(origin, gradient, factor * step)
+            return mirror.step(origin, gradient, factor * step)
 
         if self.step_size != BACKTRACKING:
             params = move(step_size)
             found = Trial(params, instance.gradient(params), step_size, jnp.int32(1))
         else:
-            found = _backtrack(instance, move, origin, GROWTH * step_size)
+            found = _backtrack(instance, mirror, move, origin, GROWTH * step_size)
         counts = state.counts.plus(gradients=found.trials, proxes=1)
         residual = instance.residual_given(found.params, found.gradient)
         memory = Memory(found.gradient, found.step_size, steps + 1)
@@ -90,20 +93,23 @@ class MirrorDescent(Solver):
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
     def refuse(self, instance: Instance) -> None:
-        if not isinstance(instance.penalty, Simplex):
+        if mirror_of(instance) is None:
             raise ValueError(
-                f"bl.MirrorDescent keeps to bl.Simplex only and would ignore {type(instance.penalty).__name__}. "
-                "Use bl.ProximalGradient() or bl.Auto()."
+                "bl.MirrorDescent keeps to bl.Simplex, bl.NonNegative and products of them by bl.Parts, and would "
+                f"ignore {type(instance.penalty).__name__}. Use bl.ProximalGradient() or bl.Auto(), or state the "
+                "problem with optimality=bl.optimality.MirrorDescent(loss, projection, mirror_map)."
             )
 
 
-def _scale(instance: Instance) -> Any:
-    """The sum of each row."""
-    assert isinstance(instance.penalty, Simplex)
-    return resolve(instance.penalty.scale, instance.hparams)
+def _mirror(instance: Instance) -> Mirror:
+    mirror = mirror_of(instance)
+    assert mirror is not None  # `refuse` has seen to it
+    return mirror
 
 
-def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: Params, first: jax.Array) -> Trial:
+def _backtrack(
+    instance: Instance, mirror: Mirror, move: Callable[[jax.Array], Params], origin: Params, first: jax.Array
+) -> Trial:
     """The step from a frozen search, its derivative through the accepted step alone."""
     frozen = jax.lax.stop_gradient
     first = first if instance.searches else frozen(first) / GROWTH
@@ -116,31 +122,8 @@ def _backtrack(instance: Instance, move: Callable[[jax.Array], Params], origin: 
         params, gradient = point
         shift = trees.subtract(params, frozen(origin))
         rounding = 8 * trees.epsilon(origin) * trees.norm(gradient) * trees.norm(shift)
-        slope = trees.dot(on_rows(_centered, params, gradient), shift)
+        slope = trees.dot(mirror.slope(params, gradient), shift)
         return jnp.isfinite(slope) & (slope <= rounding)
 
     found = search(instance, at, short, first, MAX_HALVINGS)
     return Trial(*found.point, found.step, found.trials)
-
-
-def _centered(w: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient less its multiplier: adding a constant to a row changes nothing along the simplex, up to
-    rounding."""
-    size = jnp.sum(w, axis=-1, keepdims=True)
-    return gradient - jnp.sum(w * gradient, axis=-1, keepdims=True) / jnp.where(size > 0, size, 1)
-
-
-def _feasible(w: jax.Array, total: float | jax.Array) -> jax.Array:
-    """A start on the simplex: negative weights become zero, rows are scaled, rows without weight uniform."""
-    total = jnp.asarray(total, w.dtype)[..., None]
-    positive = jnp.maximum(w, 0)
-    size = jnp.sum(positive, axis=-1, keepdims=True)
-    return jnp.where(size > 0, total * positive / jnp.where(size > 0, size, 1), total / w.shape[-1])
-
-
-def _lifted(w: jax.Array, gradient: jax.Array, total: float | jax.Array) -> jax.Array:
-    """w with its (almost) zeros raised where the multiplier has the sign that makes them grow."""
-    total = jnp.asarray(total, w.dtype)[..., None]
-    multiplier = jnp.sum(w * gradient, axis=-1, keepdims=True) / jnp.where(total > 0, total, 1)
-    least = LEAST * total / w.shape[-1]
-    return jnp.where((w < least) & (gradient < multiplier), least, w)

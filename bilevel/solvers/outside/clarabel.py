@@ -38,7 +38,7 @@ def installed() -> bool:
 class Clarabel(ProgramSolver):
     """Solves `bl.cone_program` and `bl.quadratic_program` with the Clarabel solver, through a host callback.
 
-    For the zero, non-negative, second-order, positive semidefinite, exponential and free cones and their products.
+    For the zero, non-negative, second-order, positive semidefinite, exponential, power and free cones and products.
     Works under jit and vmap (one program after the other). Computes in float64 whatever the dtype of the data. Raises
     ImportError where the package is missing, ValueError for another cone.
     Source: Goulart and Chen, Clarabel: an interior-point solver for conic programs with quadratic objectives, 2024.
@@ -89,6 +89,7 @@ _KINDS = {
     cones.SecondOrder: lambda host, cone: host.SecondOrderConeT(cone.dim),
     cones.PSD: lambda host, cone: host.PSDTriangleConeT(cone.n),
     cones.Exponential: lambda host, cone: host.ExponentialConeT(),
+    cones.Power: lambda host, cone: host.PowerConeT(cone.alpha),
 }
 
 

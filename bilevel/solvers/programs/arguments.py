@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.cones import Cone
-from bilevel.kernels.matrices import as_matrix, cast
+from bilevel.kernels.matrices import as_matrix, cast, stacked, times
 
 
 def quadratic_arguments(Q: Any, q: Any, A: Any, b: Any, G: Any, h: Any) -> list[Any]:
@@ -30,6 +30,20 @@ def quadratic_arguments(Q: Any, q: Any, A: Any, b: Any, G: Any, h: Any) -> list[
             f"{', '.join(map(str, shapes))}. A single row is A[None] with b[None]; for a batch use jax.vmap."
         )
     return arrays
+
+
+def two_sided_arguments(G: Any, g: Any, h: Any) -> tuple[Any, Any]:
+    """g <= G x <= h as one-sided rows [G; -G] x <= [h; -g]. Raises ValueError for shapes that do not fit."""
+    if G is None:
+        raise ValueError("bl.quadratic_program needs the matrix G to the lower bounds g of its rows.")
+    G, g = _floats(G, g)
+    h = jnp.full_like(g, jnp.inf) if h is None else _floats(h, g)[0]
+    if g.shape != h.shape or g.shape != G.shape[:1]:
+        raise ValueError(
+            f"bl.quadratic_program needs G (m, n) with bounds g (m,) and h (m,); it got G {G.shape}, g {g.shape} and h "
+            f"{h.shape}. For a batch use jax.vmap."
+        )
+    return stacked(G, times(jnp.asarray(-1, G.dtype), G)), jnp.concatenate([h, -g])
 
 
 def cone_arguments(A: Any, b: Any, c: Any, cone: Cone) -> list[Any]:

@@ -18,6 +18,7 @@ from bilevel.solvers.instance import Instance
 from bilevel.solvers.programs.certificates import judge
 from bilevel.solvers.programs.merit import step_along
 from bilevel.solvers.programs.predictor_corrector import Guard, Iterate, barrier_direction, first_iterate
+from bilevel.solvers.programs.recognised import solve_by_matrices
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
 
@@ -28,6 +29,11 @@ class Memory(NamedTuple):
     iterate: Iterate  # in scaled rows
     scale: jax.Array  # the factor of each inequality
     guard: Guard
+
+
+def begun(iterate: Iterate, scale: jax.Array) -> Memory:
+    """The memory before the first step."""
+    return Memory(iterate, scale, Guard.begun(iterate.primal.sum()))
 
 
 @settings
@@ -44,6 +50,9 @@ class InteriorPoint(Solver, ProgramSolver):
     Ends ``infeasible`` where multipliers y prove that y'c(w) > 0 everywhere, which only affine and quadratic rows whose
     weighted sum is convex can, and ``unbounded`` where the loss falls along a ray that meets no constraint; both in
     units that no scaling changes, see `kernels.certificate`. Without a proof the status is another one.
+
+    ``by_matrices`` starts from the solution of the program by its matrices, as `bl.quadratic_program` computes it: a
+    convex program is then solved in no step. Meant for a quadratic loss with affine functions, where `bl.Auto` sets it.
     Source: Mehrotra, 1992; Nocedal and Wright, 2006, chapters 16 and 19.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -56,6 +65,7 @@ class InteriorPoint(Solver, ProgramSolver):
 
     max_steps: int = 100
     tol: float | jax.Array = 1e-10
+    by_matrices: bool = False
     patience: ClassVar[int] = 6
     shards: ClassVar[bool] = False  # its factors are whole
     takes_functions: ClassVar[bool] = True
@@ -63,10 +73,21 @@ class InteriorPoint(Solver, ProgramSolver):
 
     def init(self, instance: Instance, params: PrimalDual) -> State:
         program, at = program_of(instance, params)
+        counts = Counts(gradients=3)
+        if not self.by_matrices:
+            return State(params, instance.residual_norm(params), counts, begun(*first_iterate(program, at)))
+        found = solve_by_matrices(program, at.primal, self)
+        at = trees.select(found.solved, found.at, at)
         iterate, scale = first_iterate(program, at)
-        residual = instance.residual_norm(params)
-        memory = Memory(iterate, scale, Guard.begun(iterate.primal.sum()))
-        return State(params, residual, Counts(gradients=3), memory)
+        least = math.sqrt(trees.epsilon(at.primal))  # as in `refresh`: the iterate of a solution is at the boundary
+        bounds = scale * program.inequality(at.primal)
+        exact = Iterate(
+            at.primal, at.equality_dual, jnp.maximum(at.inequality_dual / scale, least), jnp.maximum(-bounds, least)
+        )
+        iterate = trees.select(found.solved, exact, iterate)
+        params = program.unpack(*at)
+        counts = counts.plus(gradients=2, factorizations=found.steps)
+        return State(params, instance.residual_norm(params), counts, begun(iterate, scale))
 
     def step(self, instance: Instance, state: State) -> State:
         program, _ = program_of(instance, state.params)

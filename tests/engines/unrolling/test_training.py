@@ -35,7 +35,7 @@ def rate(hparams):
 
 def staircase(hparams):
     """A rate for each third of the training."""
-    return optax.sgd(lambda count: rate(hparams) * jnp.array([1.0, 0.7, 0.3])[3 * count // STEPS])
+    return optax.sgd(lambda count: rate(hparams) * jnp.array([1.0, 0.7, 0.3])[3 * jnp.asarray(count) // STEPS])
 
 
 def injected(hparams):
@@ -194,7 +194,9 @@ def test_memory_of_forward_is_flat_in_the_steps():
     def temporary(engine, steps):
         task = task_of(TRANSFORMATIONS["momentum"], steps=steps)
         program = jax.jit(lambda h: bl.hypergradient(task, h, engine)[1])
-        return program.lower(jax.tree.map(jnp.asarray, HPARAMS)).compile().memory_analysis().temp_size_in_bytes
+        told = program.lower(jax.tree.map(jnp.asarray, HPARAMS)).compile().memory_analysis()
+        assert told is not None
+        return told.temp_size_in_bytes
 
     assert temporary(bl.Forward(), 10_000) <= 1.01 * temporary(bl.Forward(), 100)
 

@@ -158,6 +158,9 @@ def test_spectral_steps_halve_the_gradients_at_a_moderate_condition():
 
 def test_refusals():
     quadratic = lambda w, h, batch: jnp.sum((w - h) ** 2)
-    for solver, sentence in ((bl.LBFGSB(), "would ignore L1"), (bl.MirrorDescent(), "keeps to bl.Simplex only")):
+    for solver, sentence in (
+        (bl.LBFGSB(), "would ignore L1"),
+        (bl.MirrorDescent(), "keeps to bl.Simplex"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             bl.InnerProblem(quadratic, lambda key, h: jnp.zeros(2), bl.L1(1.0), solver=solver).solve(0.0, None)

@@ -95,7 +95,11 @@ def test_digits_that_normal_equations_lose():
     assert_allclose(minimum_norm(rows), truth, rtol=1e-5)
     assert_allclose(damped(rows, jnp.array(1e-30)), truth, rtol=1e-5)
     scale = np.linalg.norm(matrix, axis=0)
-    assert_allclose(damped(triangle(matrix / scale, matrix @ truth), jnp.array(1e-30)) / scale, truth, rtol=1e-5)
+    assert_allclose(
+        damped(triangle(jnp.asarray(matrix / scale), jnp.asarray(matrix @ truth)), jnp.array(1e-30)) / scale,
+        truth,
+        rtol=1e-5,
+    )
 
 
 def test_lsmr_is_the_damped_solution():

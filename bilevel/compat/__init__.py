@@ -1,0 +1,1 @@
+"""Other libraries' names on bilevel's solvers, for the way over."""

@@ -1,0 +1,137 @@
+"""Stochastic gradient steps whose size is found from the value of the loss on the same samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.foundation import trees
+from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
+from bilevel.solvers.base import SPARING, Solver, State, needs_smooth, settings
+from bilevel.solvers.instance import Instance
+from bilevel.solvers.search import search
+
+MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
+
+
+class Memory(NamedTuple):
+    value: Scalar
+    gradient: PyTree
+    velocity: PyTree
+    step_size: jax.Array
+
+
+@settings
+@dataclass(frozen=True)
+class PolyakSGD(Solver):
+    """w <- w - t g + momentum (w - w_before),  t = min(largest, (loss(w) - least) / (||g||^2 + damping)).
+
+    ``least`` is the least value of the loss on any samples: 0 for a model that can fit all of them, where the steps
+    converge without a schedule. ``largest`` may be infinite. For whole batches too. Source: Polyak, 1987; Loizou et
+    al., 2021.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),
+    ...                         solver=bl.PolyakSGD(tol=1e-5))
+    >>> inner.solve(jnp.array([1.0, 2.0]), None).params.round(3).tolist()
+    [1.0, 2.0]
+    """
+
+    max_steps: int = 1000
+    tol: float | jax.Array = 1e-6
+    largest: float = 1.0
+    least: float = 0.0
+    damping: float = 0.0
+    momentum: float = 0.0
+
+    def init(self, instance: Instance, params: Params) -> State:
+        return _begun(instance, params, self.largest)
+
+    def step(self, instance: Instance, state: State) -> State:
+        value, gradient, velocity, _ = state.memory
+        square = trees.dot(gradient, gradient) + self.damping
+        size = jnp.minimum(self.largest, (value - self.least) / jnp.where(square > 0, square, 1))
+        # Not below zero, where the stated least value is not the least: the step would climb.
+        size = jnp.maximum(size, 0).astype(state.memory.step_size.dtype)
+        velocity = jax.tree.map(lambda v, g: (self.momentum * v - size * g).astype(v.dtype), velocity, gradient)
+        params = trees.axpy(1.0, velocity, state.params)
+        value, gradient = instance.value_and_gradient(params)
+        counts = state.counts.plus(gradients=1)
+        memory = Memory(value, gradient, velocity, size)
+        return State(params, trees.norm(gradient), counts, memory, derivative=SPARING)
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        return _refreshed(instance, state)
+
+    def refuse(self, instance: Instance) -> None:
+        needs_smooth(self, instance)
+
+
+@settings
+@dataclass(frozen=True)
+class ArmijoSGD(Solver):
+    """w <- w - t g + momentum (w - w_before), t halved until loss(w - t g) <= loss(w) - sufficient t ||g||^2.
+
+    The loss is that of the current samples, so that each step decreases it. A search begins at the last step size times
+    ``growth``, at most ``largest``. Source: Armijo, 1966; Vaswani et al., 2019.
+
+    >>> import jax.numpy as jnp, bilevel as bl
+    >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),
+    ...                         solver=bl.ArmijoSGD(tol=1e-5))
+    >>> inner.solve(jnp.array([1.0, 2.0]), None).params.round(3).tolist()
+    [1.0, 2.0]
+    """
+
+    max_steps: int = 1000
+    tol: float | jax.Array = 1e-6
+    largest: float = 1.0
+    sufficient: float = 0.1
+    growth: float = 1.5
+    momentum: float = 0.0
+
+    def init(self, instance: Instance, params: Params) -> State:
+        return _begun(instance, params, self.largest)
+
+    def step(self, instance: Instance, state: State) -> State:
+        value, gradient, velocity, size = state.memory
+        square = jax.lax.stop_gradient(trees.dot(gradient, gradient))
+        rounding = 10 * trees.epsilon(state.params) * jnp.abs(jax.lax.stop_gradient(value))
+
+        def at(step: jax.Array) -> tuple[Params, Scalar]:
+            params = trees.axpy(-step, gradient, state.params)
+            return params, instance.value(params)
+
+        def falls(step: jax.Array, point: tuple[Params, Scalar]) -> jax.Array:
+            return point[1] <= jax.lax.stop_gradient(value) - self.sufficient * step * square + rounding
+
+        first = jnp.minimum(self.growth * size, self.largest).astype(size.dtype)
+        found = search(instance, at, falls, first, MAX_HALVINGS)
+        velocity = jax.tree.map(lambda v, g: (self.momentum * v - found.step * g).astype(v.dtype), velocity, gradient)
+        params = trees.axpy(1.0, velocity, state.params)
+        value, gradient = instance.value_and_gradient(params)
+        counts = state.counts.plus(gradients=1 + found.trials)
+        memory = Memory(value, gradient, velocity, found.step)
+        return State(params, trees.norm(gradient), counts, memory, derivative=SPARING)
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        return _refreshed(instance, state)
+
+    def refuse(self, instance: Instance) -> None:
+        needs_smooth(self, instance)
+
+
+def _begun(instance: Instance, params: Params, largest: float) -> State:
+    value, gradient = instance.value_and_gradient(params)
+    size = trees.norm(gradient)
+    first = jnp.asarray(largest, size.dtype)
+    rest = jax.tree.map(jnp.zeros_like, params)
+    return State(params, size, Counts(gradients=1), Memory(value, gradient, rest, first))
+
+
+def _refreshed(instance: Instance, state: State) -> State:
+    value, gradient = instance.value_and_gradient(state.params)
+    memory = state.memory._replace(value=value, gradient=gradient)
+    return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
