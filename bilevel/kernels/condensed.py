@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 REFINEMENTS = 2  # one may leave digits, because rounding in M can exceed the Hessian
 FIRST_SHIFT = 1e-4  # relative to the largest entry of the Hessian; each further shift is SHIFT_GROWTH times larger
+HEAVIER = 1e3  # times the weight of E'E where the first one leaves a negative curvature: on the null space none may be
 SHIFT_GROWTH = 8.0  # large, because each trial is a factorisation, and a shift that is too large only shortens the step
 MAX_SHIFTS = 12  # 8^12 times the first one exceeds every curvature
 
@@ -97,20 +98,32 @@ class _Trial(NamedTuple):
     factor: jax.Array
     shift: jax.Array
     number: jax.Array
+    weight: jax.Array
 
 
 def _factor(parts: Parts) -> _Factors:
     matrix, weight, largest = _assembled(parts)
 
+    eye, square = jnp.eye(matrix.shape[0], dtype=matrix.dtype), parts.rows.T @ parts.rows
+    has_rows = parts.rows.shape[0] > 0
+
     def trial(shift: jax.Array, number: jax.Array) -> _Trial:
-        return _Trial(jnp.linalg.cholesky(matrix + shift * jnp.eye(matrix.shape[0], dtype=matrix.dtype)), shift, number)
+        heavy = jnp.where(number > 1, HEAVIER, 1) if has_rows else jnp.ones_like(weight)
+        lifted = matrix + shift * eye + (heavy - 1) * weight * square
+        return _Trial(jnp.linalg.cholesky(lifted), shift, number, heavy * weight)
+
+    def further(last: _Trial) -> _Trial:
+        shift = jnp.maximum(SHIFT_GROWTH * last.shift, FIRST_SHIFT * largest)
+        if has_rows:
+            shift = jnp.where(last.number > 1, shift, 0)
+        return trial(shift, last.number + 1)
 
     found = jax.lax.while_loop(
         lambda last: ~jnp.all(jnp.isfinite(last.factor)) & (last.number < MAX_SHIFTS),
-        lambda last: trial(jnp.maximum(SHIFT_GROWTH * last.shift, FIRST_SHIFT * largest), last.number + 1),
+        further,
         trial(jnp.zeros_like(largest), jnp.int32(1)),
     )
-    return _factors(found.factor, parts.rows, weight, found.shift, found.number)
+    return _factors(found.factor, parts.rows, found.weight, found.shift, found.number)
 
 
 def _assembled(parts: Parts) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -16,7 +16,8 @@ from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.programs.certificates import judge
-from bilevel.solvers.programs.predictor_corrector import Iterate, barrier_direction, first_iterate, step_length
+from bilevel.solvers.programs.merit import step_along
+from bilevel.solvers.programs.predictor_corrector import Guard, Iterate, barrier_direction, first_iterate
 from bilevel.solvers.programs.recognised import solve_by_matrices
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
@@ -27,6 +28,12 @@ ROOM = 1e-3  # programs stated by arrays are solved to this share of tol, becaus
 class Memory(NamedTuple):
     iterate: Iterate  # in scaled rows
     scale: jax.Array  # the factor of each inequality
+    guard: Guard
+
+
+def begun(iterate: Iterate, scale: jax.Array) -> Memory:
+    """The memory before the first step."""
+    return Memory(iterate, scale, Guard.begun(iterate.primal.sum()))
 
 
 @settings
@@ -38,7 +45,7 @@ class InteriorPoint(Solver, ProgramSolver):
     lam = sigma mu twice, on one factorisation of H + C' diag(lam / s) C (H the Hessian of the Lagrangian, E and C the
     Jacobians, dense). Exact for convex quadratic programs, strictly convex or not. Smooth convex programs take a
     backtracking search on the KKT residual. On nonconvex programs multiples of the identity keep H positive definite on
-    the null space of E, and the result is a KKT point.
+    the null space of E, a merit has to fall, and the result is a KKT point (docs/solvers.md, rough starts).
 
     Ends ``infeasible`` where multipliers y prove that y'c(w) > 0 everywhere, which only affine and quadratic rows whose
     weighted sum is convex can, and ``unbounded`` where the loss falls along a ray that meets no constraint; both in
@@ -68,7 +75,7 @@ class InteriorPoint(Solver, ProgramSolver):
         program, at = program_of(instance, params)
         counts = Counts(gradients=3)
         if not self.by_matrices:
-            return State(params, instance.residual_norm(params), counts, Memory(*first_iterate(program, at)))
+            return State(params, instance.residual_norm(params), counts, begun(*first_iterate(program, at)))
         found = solve_by_matrices(program, at.primal, self)
         at = trees.select(found.solved, found.at, at)
         iterate, scale = first_iterate(program, at)
@@ -80,20 +87,21 @@ class InteriorPoint(Solver, ProgramSolver):
         iterate = trees.select(found.solved, exact, iterate)
         params = program.unpack(*at)
         counts = counts.plus(gradients=2, factorizations=found.steps)
-        return State(params, instance.residual_norm(params), counts, Memory(iterate, scale))
+        return State(params, instance.residual_norm(params), counts, begun(iterate, scale))
 
     def step(self, instance: Instance, state: State) -> State:
         program, _ = program_of(instance, state.params)
-        iterate, scale = state.memory
+        iterate, scale, guard = state.memory
         multipliers = (iterate.equality_dual, scale * iterate.inequality_dual)
         here = program.derivatives(iterate.primal, *multipliers).scaled(scale)
-        direction = barrier_direction(here, iterate)
-        length, trials = step_length(program, scale, here, iterate, direction, instance.searches)
-        after = iterate.moved(length, direction.step)
+        direction = barrier_direction(here, iterate, guard)
+        after, trials = iterate.moved(jnp.ones((), iterate.primal.dtype), direction.step), jnp.int32(0)
+        if instance.searches:
+            after, trials, guard = step_along(program, scale, here, iterate, direction)
         params = program.unpack(after.primal, after.equality_dual, scale * after.inequality_dual)
         code = judge(program, scale, here, iterate, direction.step.primal)
         counts = state.counts.plus(gradients=trials + 4, factorizations=direction.factorizations)
-        return State(params, instance.residual_norm(params), counts, Memory(after, scale), code)
+        return State(params, instance.residual_norm(params), counts, Memory(after, scale, guard), code)
 
     def refresh(self, instance: Instance, state: State) -> State:
         """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision, because the

@@ -1,4 +1,4 @@
-"""One step of an interior-point method: its start, direction and length."""
+"""One step of an interior-point method: its start and direction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from bilevel.kernels.condensed import Parts, condensed
 from bilevel.solvers.programs.stated_by_functions import Derivatives, Point, Program
 
-TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the nearest bound
-MAX_HALVINGS = 25  # 2^-25 of a step is half of the digits
 LEAST = 1e-6  # the least slack and multiplier at the start
 
 
@@ -23,8 +21,10 @@ class Iterate(NamedTuple):
     inequality_dual: jax.Array
     slack: jax.Array
 
-    def moved(self, length: jax.Array, step: Iterate) -> Iterate:
-        return Iterate(*(value + length * change for value, change in zip(self, step, strict=True)))
+    def moved(self, length: jax.Array, step: Iterate, dual: jax.Array | None = None) -> Iterate:
+        """Moved by ``length``; the inequalities' multipliers by ``dual``, if given."""
+        lengths = (length, length, length if dual is None else dual, length)
+        return Iterate(*(value + by * change for by, value, change in zip(lengths, self, step, strict=True)))
 
 
 class Direction(NamedTuple):
@@ -32,6 +32,19 @@ class Direction(NamedTuple):
     barrier: jax.Array  # the aim for the product of slack and multiplier
     shift: jax.Array  # the multiple of the identity added to the Hessian; 0 for convex problems
     factorizations: jax.Array
+    guard: Guard
+
+
+class Guard(NamedTuple):
+    """What the steps so far have shown of a problem that is not convex."""
+
+    penalty: jax.Array  # the weight of the violation in the merit
+    curved: jax.Array  # whether a Hessian has needed a shift
+    barrier: jax.Array  # from then on: the parameter whose barrier problem is being solved
+
+    @classmethod
+    def begun(cls, like: jax.Array) -> Guard:
+        return cls(jnp.zeros_like(like), jnp.bool_(False), jnp.full_like(like, jnp.inf))
 
 
 def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
@@ -55,12 +68,12 @@ def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
     return Iterate(at.primal, at.equality_dual, dual, slack), scale
 
 
-def barrier_direction(here: Derivatives, at: Iterate) -> Direction:
+def barrier_direction(here: Derivatives, at: Iterate, guard: Guard) -> Direction:
     """Mehrotra's direction: an affine step shows how far the products can fall, and its second-order terms.
 
     The multipliers and slacks are eliminated, so that both systems are solved with one factor of H + C' diag(dual /
-    slack) C. Where the factor needed a shift to be convex, the barrier parameter stays the same, so that the step
-    descends.
+    slack) C. Once a factor has needed a shift to be convex, the barrier parameter falls only where its problem is
+    nearly solved, so that the step descends.
     """
     weights = at.inequality_dual / at.slack
     rows = here.inequality_rows
@@ -77,11 +90,25 @@ def barrier_direction(here: Derivatives, at: Iterate) -> Direction:
     affine = jax.lax.stop_gradient(solve(products))
     reached = at.moved(longest(at, affine, 1.0), affine)
     gap, left = jnp.sum(products), jnp.sum(reached.slack * reached.inequality_dual)
-    convex = jax.lax.stop_gradient(factor.shift == 0)
-    centering = jnp.where(convex, jnp.clip(left / jnp.where(gap > 0, gap, 1), 0, 1) ** 3, 1)
-    barrier = jax.lax.stop_gradient(centering * gap / max(products.size, 1))
+    convex = jax.lax.stop_gradient((factor.shift == 0) & ~guard.curved)
+    centering = jnp.clip(left / jnp.where(gap > 0, gap, 1), 0, 1) ** 3
+    mean = gap / max(products.size, 1)
+    guard = guard._replace(curved=~convex, barrier=lowered(here, at, jnp.minimum(guard.barrier, mean)))
+    barrier = jax.lax.stop_gradient(jnp.where(convex, centering * mean, guard.barrier))
+    guard = jax.lax.stop_gradient(guard._replace(barrier=jnp.where(convex, jnp.inf, guard.barrier)))
     step = solve(products + jnp.where(convex, affine.slack * affine.inequality_dual, 0) - barrier)
-    return Direction(step, barrier, factor.shift, factor.factorizations)
+    return Direction(step, barrier, factor.shift, factor.factorizations, guard)
+
+
+def lowered(here: Derivatives, at: Iterate, barrier: jax.Array) -> jax.Array:
+    """The barrier parameter, or the next smaller one where its problem is nearly solved. Source: Waechter and Biegler,
+    2006, equations (7) and (8)."""
+    unbalanced, infeasible = residuals(here, at)
+    off = at.slack * at.inequality_dual - barrier
+    error = jnp.max(jnp.abs(jnp.concatenate([unbalanced, infeasible, here.equality, off])), initial=0)
+    least = jnp.finfo(barrier.dtype).eps
+    smaller = jnp.maximum(jnp.minimum(0.2 * barrier, barrier**1.5), least)
+    return jnp.where(error <= 10 * barrier, jnp.minimum(smaller, barrier), barrier)
 
 
 def residuals(here: Derivatives, at: Iterate) -> tuple[jax.Array, jax.Array]:
@@ -98,43 +125,3 @@ def longest(at: Iterate, step: Iterate, share: float) -> jax.Array:
 
     nearest = jnp.minimum(ratio(at.slack, step.slack), ratio(at.inequality_dual, step.inequality_dual))
     return jnp.minimum(1, share * nearest).astype(at.primal.dtype)
-
-
-def step_length(
-    program: Program, scale: jax.Array, here: Derivatives, at: Iterate, direction: Direction, searches: bool
-) -> tuple[jax.Array, jax.Array]:
-    """The step length: short of the bounds, and short enough that the KKT residual falls (or the merit, where the
-    Hessian needed a shift). Constant for derivatives."""
-    if not searches:
-        return jnp.ones((), at.primal.dtype), jnp.int32(0)
-    here, at, direction = jax.lax.stop_gradient((here, at, direction))
-    gap = jnp.sum(at.slack * at.inequality_dual)
-    before = jnp.linalg.norm(jnp.concatenate([*residuals(here, at), here.equality]))
-    forces = jnp.abs(here.gradient).sum() + jnp.abs(here.inequality_rows.T @ at.inequality_dual).sum()
-    rounding = 100 * jnp.finfo(at.primal.dtype).eps * (forces + jnp.abs(here.inequality).sum())
-    penalty = 1.5 * jnp.max(jnp.abs(jnp.concatenate([at.inequality_dual, at.equality_dual])), initial=0)
-    merit = _merit(program, scale, at, direction.barrier, penalty)
-
-    def rejected(length: jax.Array) -> jax.Array:
-        trial = at.moved(length, direction.step)
-        gradient = jax.grad(program.lagrangian)(trial.primal, trial.equality_dual, scale * trial.inequality_dual)
-        infeasible = scale * program.inequality(trial.primal) + trial.slack
-        after = jnp.linalg.norm(jnp.concatenate([gradient, infeasible, program.equality(trial.primal)]))
-        fine = after <= (1 - 1e-4 * length) * before + gap + rounding
-        falls = _merit(program, scale, trial, direction.barrier, penalty) < merit
-        return ~(jnp.isfinite(after) & (fine | ((direction.shift > 0) & falls)))
-
-    first = longest(at, direction.step, TO_THE_BOUNDARY)
-    length, trials = jax.lax.while_loop(
-        lambda carry: rejected(carry[0]) & (carry[1] < MAX_HALVINGS),
-        lambda carry: (0.5 * carry[0], carry[1] + 1),
-        (first, jnp.int32(0)),
-    )
-    return jax.lax.stop_gradient(length), trials + 1
-
-
-def _merit(program: Program, scale: jax.Array, at: Iterate, barrier: jax.Array, penalty: jax.Array) -> jax.Array:
-    """The barrier function with an exact penalty on the violation."""
-    infeasible = jnp.abs(scale * program.inequality(at.primal) + at.slack).sum()
-    infeasible += jnp.abs(program.equality(at.primal)).sum()
-    return program.value(at.primal) - barrier * jnp.sum(jnp.log(at.slack)) + penalty * infeasible

@@ -142,6 +142,56 @@ def test_a_nonconvex_program_ends_at_a_minimum():
     assert_allclose(found.params[0] * found.params[1], -1, atol=1e-8)
 
 
+ROUGH = {  # of Hock and Schittkowski, 1981: (loss, equality, inequality, start, minimum)
+    "29: a start far inside, indefinite": (
+        lambda w: -w[0] * w[1] * w[2],
+        None,
+        lambda w: w[0] ** 2 + 2 * w[1] ** 2 + 4 * w[2] ** 2 - 48,
+        [1.0, 1.0, 1.0],
+        -16 * np.sqrt(2),
+    ),
+    "39: equalities, and no multipliers yet": (
+        lambda w: -w[0],
+        lambda w: jnp.array([w[1] - w[0] ** 3 - w[2] ** 2, w[0] ** 2 - w[1] - w[3] ** 2]),
+        None,
+        [2.0, 2.0, 2.0, 2.0],
+        -1.0,
+    ),
+    "8: as many equalities as unknowns": (
+        lambda w: -1.0 + 0 * w[0],
+        lambda w: jnp.array([w[0] ** 2 + w[1] ** 2 - 25, w[0] * w[1] - 9]),
+        None,
+        [2.0, 1.0],
+        -1.0,
+    ),
+    "17: multipliers that reach zero first": (
+        lambda w: 100 * (w[1] - w[0] ** 2) ** 2 + (1 - w[0]) ** 2,
+        None,
+        lambda w: jnp.array([w[0] - w[1] ** 2, w[1] - w[0] ** 2, -0.5 - w[0], w[0] - 0.5, w[1] - 1]),
+        [-2.0, 1.0],
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name[0] in "81")) for name in ROUGH])
+def test_rough_starts_of_problems_that_are_not_convex(name):
+    value, equality, inequality, start, least = ROUGH[name]
+    rows = {
+        role: lambda w, h, batch, function=function: jnp.atleast_1d(function(w))
+        for role, function in (("equality", equality), ("inequality", inequality))
+        if function is not None
+    }
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: value(w),
+        init=lambda key, h: jnp.array(start),
+        constraint=bl.Functional(**rows),
+    )
+    found = inner.solve(None, None)
+    assert found.status.name == "converged" and int(found.steps) < 100
+    assert_allclose(value(found.params), least, rtol=1e-6)
+
+
 def test_float32():
     with jax.enable_x64(False):
         levels = {name: jnp.asarray(value, jnp.float32) for name, value in LEVELS.items()}
