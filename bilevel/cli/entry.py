@@ -75,6 +75,7 @@ def job(config: DictConfig) -> Any:
         threading.excepthook = lambda _: None
         sys.excepthook = of_main_thread
         warnings.formatwarning = in_one_line
+        warnings.simplefilter("ignore", ResourceWarning)  # of W&B's own folders for what it uploads
         importlib.import_module("bilevel.cli.event_loops").install()
     try:
         config = with_logger(config)

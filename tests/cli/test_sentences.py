@@ -45,8 +45,9 @@ def test_a_missing_value_is_named():
 def test_a_name_in_a_folder_of_its_group_is_told_as_it_is_typed():
     error = MissingConfigException("not found", missing_cfg_file="experiment/paper/precison", options=[])
     assert sentence(error).startswith(
-        "experiment=paper/precison: there is no such experiment (did you mean paper/precision?); choose one of paper/"
+        "experiment=paper/precison: there is no such experiment (did you mean paper/precision?); choose one of "
     )
+    assert all(name in sentence(error) for name in ("hpo/ijcnn1", "meta/sinusoid", "paper/precision"))
     assert sentence(MissingConfigException("", "hydra/launcher/nope", ["basic"])).startswith(
         "hydra/launcher=nope: there is no such hydra/launcher; choose one of basic"
     )

@@ -171,8 +171,10 @@ SOLVERS: dict[str, bl.Solver] = {
     "Optimistix": bl.Optimistix(optimistix.BFGS(rtol=1e-10, atol=1e-10), tol=1e-7),
     "Auto": bl.Auto(),
 }
-ELSEWHERE = (  # solvers of programs, and those that take an object of another package: tests of their own
-    "Clarabel", "FIRE", "InteriorPoint", "OperatorSplitting", "Optax", "ScikitLearn",
+# Solvers of programs, those that take an object of another package, and those whose steps follow from values of the
+# loss, which need a known minimum or more steps than the laws allow: tests of their own.
+ELSEWHERE = (
+    "ArmijoSGD", "PolyakSGD", "Clarabel", "FIRE", "InteriorPoint", "OperatorSplitting", "Optax", "ScikitLearn",
 )  # fmt: skip
 COMPOSITE = (
     "ProximalGradient", "SpectralProximalGradient", "ActiveSetNewton", "BlockCoordinateDescent", "WorkingSet",

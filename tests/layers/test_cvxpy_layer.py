@@ -10,7 +10,7 @@ import bilevel as bl
 from bilevel import cones
 from bilevel.foundation.eager import Setting
 from bilevel.kernels.symmetric import upper_by_columns
-from bilevel.layers.from_cvxpy import data_of, values_of
+from bilevel.layers.cvxpy_layer import data_of, values_of
 
 cp = pytest.importorskip("cvxpy", reason="the extra cvxpy is not installed")
 

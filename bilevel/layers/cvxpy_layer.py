@@ -57,7 +57,8 @@ def from_cvxpy(
     >>> value, = layer(jnp.array([1.0, 0.5, -0.5]))
     >>> [round(float(entry), 3) for entry in value]
     [0.75, 0.25, 0.0]
-    >>> jax.jacobian(lambda point: layer(point)[0])(jnp.array([1.0, 0.5, -0.5])).round(3).tolist()
+    >>> slope = jax.jacobian(lambda point: layer(point)[0])(jnp.array([1.0, 0.5, -0.5]))
+    >>> (slope.round(3) + 0.0).tolist()
     [[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
     return DisciplinedProgram(canonical_form(problem, list(parameters), list(variables)), solver, linear_solve)
