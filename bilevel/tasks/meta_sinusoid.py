@@ -11,7 +11,7 @@ import optax
 from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS, Optax, Solver
-from bilevel.task import Headline, Task
+from bilevel.task import PRECISIONS, Headline, Task
 from bilevel.tasks.few_shot_sinusoid import Points, drawing, drawn, head, perceptron, tail
 from bilevel.training.result import Result
 
@@ -67,7 +67,8 @@ def meta_sinusoid(
             f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, and rate={rate} positive."
         )
     network = perceptron(width)
-    for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, held_queries)
+    with jax.enable_x64(PRECISIONS.get(precision, True)):  # whatever the caller has set
+        for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, held_queries)
     lanes = sinusoids + held_out
 
     def adapted(params: Params, hparams: Learned) -> PyTree:

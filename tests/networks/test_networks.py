@@ -116,9 +116,9 @@ def test_the_state_is_that_of_a_hand_written_loop():
         carried = {"batch_stats": moved["batch_stats"], "key": jax.random.split(carried["key"])[0]}
     engine = bl.Unrolled(steps=STEPS)
     params = bl.hypergradient(task_of(inner), jnp.array(-3.0), engine, key=jax.random.key(KEY))[2].params
-    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-10, atol=1e-12), params.weights, weights)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-6, atol=1e-7), params.weights, weights)  # float32
     jax.tree.map(
-        lambda a, b: assert_allclose(a, b, rtol=1e-10),
+        lambda a, b: assert_allclose(a, b, rtol=1e-6),
         params.carried.network["batch_stats"],
         carried["batch_stats"],
     )
