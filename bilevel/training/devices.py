@@ -108,7 +108,7 @@ def _refuse_matrices(batches: PyTree) -> None:
     if any(isinstance(node, HostMatrix) for node in nodes):
         raise ValueError(
             "A bl.HostMatrix lies in the memory of one host, and trainer.mesh names several devices: give the design "
-            "as an array or a BCOO matrix, or leave the mesh out."
+            "as an array, or leave the mesh out."
         )
 
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 from jax.sharding import Mesh
 
 import bilevel as bl
-from bilevel.training.devices import mesh_of, samples_of
+from bilevel.training.devices import Spread, mesh_of, samples_of
 
 HERE = Path(__file__).parent
 SAMPLES, FEATURES = 160, 12
@@ -90,3 +91,11 @@ def test_a_mesh_of_one_device_changes_nothing():
 def test_the_samples_are_those_of_the_training_data():
     both = bl.minibatches((np.ones((6, 2)), np.ones(6)), np.ones(9), batch_size=4)(jax.random.key(0), 0)
     assert samples_of(both) == 4
+
+
+def test_a_matrix_on_the_host_is_refused():
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "params"))
+    matrix = bl.HostMatrix(scipy.sparse.eye_array(3, format="csr"))
+    spread = Spread(bl.full_batch((matrix, np.ones(3)), (matrix, np.ones(3))), mesh)
+    with pytest.raises(ValueError, match=r"bl\.HostMatrix lies in the memory of one host"):
+        jax.eval_shape(lambda step: spread(jax.random.key(0), step)[0][1], jnp.int32(0))
