@@ -52,12 +52,3 @@ def test_every_name_has_a_type(tmp_path):
     for number, message in said.items():
         assert message.startswith("Type of"), message
         assert not message.endswith(('is "Any"', 'is "Unknown"')), lines[number]
-
-
-def test_no_module_has_the_name_of_a_function_beside_it():
-    """An import of the module by its own name would put it in the place of the function."""
-    for name in (name for name in bilevel._MODULES if name != "tasks"):  # which loads all of its modules first
-        module = getattr(bilevel, name)
-        if hasattr(module, "__path__"):
-            files = {path.stem for path in Path(module.__path__[0]).glob("*.py")}
-            assert not files & set(getattr(module, "__all__", ())), name
