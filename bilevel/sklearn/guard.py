@@ -10,8 +10,9 @@ import numpy as np
 from bilevel.sklearn import descent
 from bilevel.sklearn.descent import Objective, Step
 from bilevel.sklearn.folds import Data, Folds, has_rows
-from bilevel.sklearn.lanes import Kind, Lanes, Problem
+from bilevel.sklearn.lanes import Lanes, Problem
 from bilevel.sklearn.space import Space
+from bilevel.sklearn.statements import Kind
 
 STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4)  # of the shrinkage, as shares of the loss of the best single value
 LONGEST = 15  # outer steps on nested folds
