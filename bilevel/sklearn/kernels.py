@@ -151,7 +151,7 @@ def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple
         size = longest(point, step)
         moved = [old + size * new for old, new in zip(point[:4], step, strict=True)]
         gap = (moved[0] @ moved[1] + (top - moved[0]) @ moved[2]) / count
-        return Iterate(*moved, gap, point.steps + 1)
+        return Iterate(moved[0], moved[1], moved[2], moved[3], gap, point.steps + 1)
 
     ones = jnp.ones_like(top)
     begin = Iterate(0.5 * top, ones, ones, jnp.array(0.0), jnp.mean(top) / 2, jnp.array(0))

@@ -47,11 +47,11 @@ def program_of(kind: Kind) -> tuple[Program, Callable]:
         one = functools.partial(newton.answer, statement(kind))
 
     def lanes(hparams: HParams, folds: tuple, start: jax.Array) -> tuple:
-        def answer(batch: tuple, start: jax.Array) -> tuple:
-            found = one(hparams, *batch, start)
+        def answer(batch: tuple, hparams: HParams, start: jax.Array) -> tuple:
+            found = one(hparams, batch[0], batch[1], start)
             return found.value, found.gradient, found.params, found.params, found.failed, found.error
 
-        return _over(answer, folds, start)
+        return _over(answer, folds, hparams, start)
 
     return Program(lanes), lambda hparams, folds: _start(kind, folds)
 
@@ -84,14 +84,15 @@ def _general(kind: Kind) -> tuple[Program, Program]:
     task, engine = task_of(kind), Implicit(accuracy="residual")
 
     def lanes(hparams: HParams, folds: tuple, carry: Carry) -> tuple:
-        def one(batch: Batch, carry: Carry) -> tuple:
+        def one(batch: Batch, hparams: HParams, carry: Carry) -> tuple:
             value, grad, report = hypergradient(task, hparams, engine, batch=batch, carry=carry)
             return value, grad, report.params, report.carry, ~report.status.ok, report.error_estimate
 
-        return _over(one, folds, carry)
+        return _over(one, folds, hparams, carry)
 
     def first(hparams: HParams, folds: tuple) -> Carry:
-        return _over(lambda batch: engine.first_carry(task, Point(hparams, *batch, jax.random.key(0))), folds)
+        one = lambda batch, hparams: engine.first_carry(task, Point(hparams, batch[0], batch[1], jax.random.key(0)))
+        return _over(one, folds, hparams)
 
     return Program(lanes), Program(first)
 
@@ -134,13 +135,9 @@ class Problem:
         self.carry: Any = None
 
     def __call__(self, logs: dict[str, np.ndarray]) -> Lanes:
-        features, more = self.kind.features, self.wide.features - self.kind.features
+        """At these log penalties: the same in all lanes, or with an axis of lanes before the others."""
         with jax.enable_x64(True):
-            # New columns stand after the features, before the penalty of an intercept.
-            hparams = {
-                name: jnp.asarray(one if name == "strength" else np.insert(one, [features] * more, 0.0, axis=0))
-                for name, one in logs.items()
-            }
+            hparams = {name: jnp.asarray(self._spread(name, one)) for name, one in logs.items()}
             carry = self.first(hparams, self.data) if self.carry is None else self.carry
             values, gradients, params, carry, failed, errors = self.program(hparams, self.data, carry)
         found = Lanes(
@@ -158,6 +155,18 @@ class Problem:
         self.carry = None if np.any(found.failed[self.used]) else carry  # a failed solve is no start
         return found
 
+    def begin(self, params: np.ndarray) -> None:
+        """Starts the next solve of each lane from these params (lanes, rows, columns)."""
+        more = [self.kind.features] * (self.wide.features - self.kind.features)
+        with jax.enable_x64(True):
+            self.carry = jnp.asarray(np.insert(params, more, 0.0, axis=1).reshape(len(params), -1))
+
+    def _spread(self, name: str, logs: np.ndarray) -> np.ndarray:
+        """Penalties of each lane; those of the padding stand after the features, before that of an intercept."""
+        logs = np.broadcast_to(logs, (len(self.used), *logs.shape[-2:]))
+        more = [] if name == "strength" else [self.kind.features] * (self.wide.features - self.kind.features)
+        return np.insert(logs, more, 0.0, axis=1)
+
     def _own(self, array: np.ndarray) -> np.ndarray:
         """Without the columns of the padding."""
         return np.delete(array, np.s_[self.kind.features : self.wide.features], axis=1)
@@ -174,6 +183,15 @@ def _padded(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     return np.pad(array, more)
 
 
+def problem_of(kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> Any:
+    """The problem on all columns, or, where an l1 penalty leaves out most of them, on those that it needs."""
+    from bilevel.sklearn.columns import SLOPES, WIDE, OnColumns  # it is made of `Problem`
+
+    if kind.l1 and kind.loss in SLOPES and kind.features > WIDE:
+        return OnColumns(kind, folds, targets, used)
+    return Problem(kind, folds, targets, used)
+
+
 def everything(kind: Kind, space: Space, u: np.ndarray, X: Any, folds: Folds, data: Data) -> np.ndarray:
     """The solution on all rows, by the program of the folds with all rows in each lane."""
     lanes, rows = folds.train.shape
@@ -181,4 +199,4 @@ def everything(kind: Kind, space: Space, u: np.ndarray, X: Any, folds: Folds, da
     weights = np.tile(training_weights(np.arange(rows), data), (lanes, 1))
     inputs = inputs if folds.inputs.ndim == 2 else np.tile(inputs, (lanes, 1, 1))
     whole = Folds(inputs, weights, weights, folds.splits)
-    return Problem(kind, whole, data.targets, np.ones(lanes, bool))(space.penalties(u)).params[0]
+    return problem_of(kind, whole, data.targets, np.ones(lanes, bool))(space.penalties(u)).params[0]

@@ -40,7 +40,8 @@ def machine(estimator: Any, logs: dict[str, np.ndarray], inputs: np.ndarray, tar
 
 def ard(gamma: np.ndarray) -> RBF:
     """exp(-sum_f gamma_f (x_f - z_f)^2) as a kernel that KernelRidge and SVC take."""
-    return RBF(length_scale=1 / np.sqrt(2 * gamma), length_scale_bounds="fixed")
+    scales: Any = 1 / np.sqrt(2 * gamma)
+    return RBF(length_scale=scales, length_scale_bounds="fixed")
 
 
 def write(estimator: Any, params: np.ndarray) -> None:

@@ -21,7 +21,7 @@ from bilevel.sklearn.descent import Objective, Step
 from bilevel.sklearn.estimators import family_of
 from bilevel.sklearn.fitted import FittedMethods
 from bilevel.sklearn.folds import Data, Folds, folds_of, in_units_of_gamma, splitter
-from bilevel.sklearn.lanes import Lanes, Problem, everything
+from bilevel.sklearn.lanes import Lanes, everything, problem_of
 from bilevel.sklearn.space import Space, space_of
 from bilevel.sklearn.statements import Kind
 
@@ -152,7 +152,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
 
     def _search(self, kind: Kind, space: Space, folds: Folds, data: Data, last: Any) -> None:
         objective = Objective(
-            Problem(kind, folds, data.targets, np.ones(len(folds.train), bool)), space, verbose=self.verbose
+            problem_of(kind, folds, data.targets, np.ones(len(folds.train), bool)), space, verbose=self.verbose
         )
         best = descent.single(objective, True, self.max_iter)
         self.guard_ = "One value a parameter: there is nothing to guard."

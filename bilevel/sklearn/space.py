@@ -81,7 +81,7 @@ class Space:
         if self.intercept is not None:
             logs = np.vstack([logs, np.mean(logs, axis=0, keepdims=True) + self.intercept])
         with np.errstate(divide="ignore"):
-            own = {"l1": np.log(self.share), "l2": np.log1p(-self.share)}
+            own: dict[str, Any] = {"l1": np.log(self.share), "l2": np.log1p(-self.share)}
         if ratio is not None:
             own = {"l1": -np.log1p(np.exp(-ratio[0])), "l2": -np.log1p(np.exp(ratio[0]))}
         return {name: logs + own[name] for name in own if getattr(self, name)}
@@ -98,7 +98,7 @@ class Space:
                 parts.append(np.bincount(index.ravel(), np.ravel(gradients["gamma"]), self.gamma.size))
             return np.concatenate(parts)
         if self.strength is not None:
-            total = sum(gradients.values()) * sign
+            total: Any = sum(gradients.values()) * sign
             if self.intercept is not None:  # its penalty is the mean of the others
                 total = total[:-1] + total[-1:] / self.shape[0]
             index = np.broadcast_to(self.strength.index, self.shape)
