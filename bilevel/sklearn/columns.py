@@ -8,7 +8,6 @@ zero and no part in the gradient, so the result is that of all columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -40,7 +39,7 @@ class OnColumns:
         self.y = np.broadcast_to(targets, (self.lanes, *targets.shape)) if folds.targets is None else folds.targets
         self.params = np.zeros((self.lanes, kind.features + kind.tail, max(kind.columns, 1)))
         self.chosen = np.zeros((self.lanes, 0), int)  # (lanes, width)
-        self.problem: Any = None
+        self.problem: Problem | None = None
         self.whole: Problem | None = None  # on all columns, once a lane needs too many
         if kind.intercept and kind.loss in ("squared", "multi_task"):
             means = np.einsum("li,li...->l...", folds.train, self.y) / np.sum(folds.train, axis=1).reshape(
@@ -54,6 +53,7 @@ class OnColumns:
         for _ in range(ROUNDS):
             if self.whole is not None:
                 return self.whole(logs)
+            assert self.problem is not None  # one of the two is there
             found = self.problem(self._of_chosen(logs))
             self._keep(found.params)
             violation = self._violation(logs)

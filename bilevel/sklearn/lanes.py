@@ -49,7 +49,8 @@ def program_of(kind: Kind) -> tuple[Program, Callable]:
     def lanes(hparams: HParams, folds: tuple, start: jax.Array) -> tuple:
         def answer(batch: tuple, hparams: HParams, start: jax.Array) -> tuple:
             found = one(hparams, batch[0], batch[1], start)
-            return found.value, found.gradient, found.params, found.params, found.failed, found.error
+            carry = start if kind.kernel else found.params
+            return found.value, found.gradient, found.params, carry, found.failed, found.error
 
         return _over(answer, folds, hparams, start)
 

@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
     value: Scalar
     gradient: HParams
-    params: jax.Array
+    params: jax.Array  # flat
     failed: jax.Array
     error: Scalar  # of the gradient, first order: its size times the relative size of one more Newton step
 
@@ -83,7 +83,7 @@ def answer(stated: Statement, hparams: HParams, inner: Batch, outer: Batch, star
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     solved = settled & (slope @ step <= FAILED * jnp.abs(total(flat, hparams)))
     error = size * jnp.linalg.norm(step) / jnp.maximum(jnp.linalg.norm(flat), TINY)
-    return Answer(value, gradient, flat.reshape(stated.shape), ~(solved & jnp.isfinite(size + value)), error)
+    return Answer(value, gradient, flat, ~(solved & jnp.isfinite(size + value)), error)
 
 
 def _lengths(rows: jax.Array) -> jax.Array:
