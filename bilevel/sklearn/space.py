@@ -153,6 +153,10 @@ def space_of(
     if family.loss == "squared_hinge" and estimator.fit_intercept:
         intercept = -2 * math.log(estimator.intercept_scaling)
     given = getattr(estimator, family.strength)
+    if strength is None and not given > 0:
+        raise ValueError(
+            f"{type(estimator).__name__}({family.strength}={given}) has no logarithm: give a number above 0."
+        )
     fixed = 0.0 if strength is not None else math.log(given) * (-1 if family.inverse else 1)
     return Space(family, strength, ratio, fixed, family.share(estimator), shape, gamma, intercept)
 

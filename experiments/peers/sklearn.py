@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import os
 import platform
 import subprocess
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import Lasso, LassoCV, LogisticRegression
 from sklearn.metrics import log_loss
@@ -36,6 +38,7 @@ import bilevel as bl
 from bilevel.sklearn import HypergradientSearchCV
 
 RESULTS = Path(__file__).parent / "results" / "sklearn.csv"
+FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "sklearn_penalties.png"
 FIT, FOLDS, GRID = 341, 5, 60
 Part = tuple[np.ndarray, np.ndarray]
 
@@ -101,14 +104,14 @@ def genes() -> Iterator[dict[str, Any]]:
     loss = 0.5 * float(np.min(np.mean(path.mse_path_, axis=1)))
     yield {"study": "genes", "arm": "LassoCV", "seconds": seconds, "loss": loss}
     try:
-        import sparho
-        from sparho.adapters.sklearn import SklearnLasso
+        sparho: Any = importlib.import_module("sparho")
+        solver = importlib.import_module("sparho.adapters.sklearn").SklearnLasso()
     except ImportError:
         return
     problem = sparho.Problem(sparho.SquaredLoss(), sparho.L1(), x, y - y.mean())
     criterion = sparho.CrossVal(tuple(folds.split(x)), warm_start=True)
     began = time.perf_counter()
-    search = sparho.hoag_search(problem, highest / 10, solver=SklearnLasso(), criterion=criterion, n_iter=15)
+    search = sparho.hoag_search(problem, highest / 10, solver=solver, criterion=criterion, n_iter=15)
     yield {"study": "genes", "arm": "sparho", "seconds": time.perf_counter() - began, "note": repr(search)[:200]}
 
 
@@ -133,6 +136,25 @@ def separate(splits: int) -> Iterator[dict[str, Any]]:
                 yield row
 
 
+def draw() -> None:
+    """The penalty of each feature of the first sparse problem, with the guard and without, in docs/figures."""
+    (x, y), _ = sparse(0)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(x.shape[1])
+    for guard, marker, label in (("off", "x", "without a guard"), ("auto", "o", "with the guard")):
+        search = HypergradientSearchCV(estimator(), {"C": "per_feature"}, cv=folds, guard=guard).fit(x, y)
+        each = np.broadcast_to(1 / np.asarray(search.best_params_["C"]), len(places))
+        axes.plot(places, each, marker, label=label, markersize=5, fillstyle="none", linestyle="none")
+    single = HypergradientSearchCV(estimator(), {"C": (1e-4, 1e4)}, cv=folds).fit(x, y)
+    axes.axhline(1 / single.best_params_["C"], color="0.6", label="the best single value", zorder=0)
+    axes.axvspan(-0.5, 5.5, color="0.92", zorder=-1, label="features with a coefficient")
+    axes.set(xlabel="feature", ylabel="penalty 1 / C", yscale="log", xlim=(-1, len(places)))
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figure.savefig(FIGURE, dpi=150)
+
+
 def summary(rows: list[dict[str, Any]]) -> None:
     """Held-out losses by study and arm, and their difference to the single value."""
     for study in dict.fromkeys(row["study"] for row in rows if "seed" in row):
@@ -150,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--only", default="one_value,large,genes,separate")
+    parser.add_argument("--figure", action="store_true", help="draws docs/figures/sklearn_penalties.png first")
     arguments = parser.parse_args()
     studies = {"one_value": one_value, "large": large, "genes": genes, "separate": lambda: separate(arguments.splits)}
     rows: list[dict[str, Any]] = []
@@ -158,7 +181,9 @@ def main() -> None:
         "commit": commit(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
     }
-    for study in arguments.only.split(","):
+    if arguments.figure:
+        draw()
+    for study in filter(None, arguments.only.split(",")):
         for row in studies[study]():
             row |= surroundings | {"load": round(os.getloadavg()[0], 1)}
             rows.append(row)
@@ -166,6 +191,8 @@ def main() -> None:
                 {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}, flush=True
             )
     summary(rows)
+    if not rows:
+        return
     write(rows)
 
 
