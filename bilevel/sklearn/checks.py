@@ -90,8 +90,6 @@ def rows(search: Any, X: Any, y: Any, sample_weight: Any, family: Family, piped:
         raise ValueError("Some value(s) of y are out of the valid range of PoissonRegressor: counts are not negative.")
     if family.targets == "many" and np.ndim(y) == 1:
         raise ValueError("For mono-task outputs, use Lasso: MultiTaskLasso takes a y of two axes.")
-    if sample_weight is not None and family.loss == "multi_task":
-        raise TypeError("MultiTaskLasso takes no sample_weight.")
     weights = _check_sample_weight(sample_weight, y if piped else checked, dtype=np.float64, ensure_non_negative=True)
     return Rows(X, checked, y, weights)
 

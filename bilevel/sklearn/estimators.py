@@ -86,9 +86,16 @@ def _share(estimator: Any) -> float:
 FAMILIES: dict[type, Family] = {
     Ridge: Family("squared", "alpha", False, "sum", _none, span=(1e-4, 1e5), unlike=_no_sign, targets="any"),
     LogisticRegression: Family("logistic", "C", True, "sum", _share, "l1_ratio", unlike=_logistic),
-    Lasso: Family("squared", "alpha", False, "mean", lambda _: 1.0, unlike=_no_sign),
+    Lasso: Family("squared", "alpha", False, "mean", lambda _: 1.0, unlike=_no_sign, targets="any"),
     ElasticNet: Family(
-        "squared", "alpha", False, "mean", lambda estimator: float(estimator.l1_ratio), "l1_ratio", unlike=_no_sign
+        "squared",
+        "alpha",
+        False,
+        "mean",
+        lambda estimator: float(estimator.l1_ratio),
+        "l1_ratio",
+        unlike=_no_sign,
+        targets="any",
     ),
     PoissonRegressor: Family("poisson", "alpha", False, "mean", _none),
     HuberRegressor: Family("huber", "alpha", False, "sum", _none, setting=lambda estimator: float(estimator.epsilon)),

@@ -14,7 +14,6 @@ from bilevel.sklearn.newton import FAILED, TINY, Answer
 STEPS = 60  # of the interior-point method
 GAP = 1e-13  # complementarity, relative to that at the start, at which it ends
 BACK = 0.995  # the share of the way to the border that a step may go
-ACTIVE = 1e-6  # a dual nearer than this share of its bound to one of its ends stands at it
 
 
 def gram(kernel: str, hparams: HParams, inputs: jax.Array) -> jax.Array:
@@ -71,8 +70,7 @@ def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -
     slope_of = jax.grad(lambda a, hparams: c_svm(a, hparams, (gram(kernel, hparams, inputs), signs)))
     matrix = signs[:, None] * gram(kernel, hparams, inputs) * signs
     bound = upper(hparams)
-    dual, intercept = _box_section(matrix, bound, signs)
-    free = (dual > ACTIVE * bound) & (dual < (1 - ACTIVE) * bound)
+    dual, intercept, free = _box_section(matrix, bound, signs)
     over = ~free & (dual > 0.5 * bound)
 
     def residual(point: tuple, hparams: HParams) -> tuple:
@@ -108,10 +106,12 @@ def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -
     return Answer(loss, gradient, jnp.append(dual, intercept), ~(inside & jnp.isfinite(loss + size)), scale * size)
 
 
-def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """min 1/2 a'Qa - sum a, 0 <= a <= upper, signs'a = 0, and the multiplier of the sum: Mehrotra's method (1992).
+def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple[jax.Array, ...]:
+    """min 1/2 a'Qa - sum a, 0 <= a <= upper, signs'a = 0, by Mehrotra's method (1992): the duals, the multiplier of the
+    sum, and which duals are free: the share of its bound is larger than the multiplier of each end, a margin.
 
-    Rows with an upper end of zero are not there."""
+    Rows with an upper end of zero are not there. The last systems may be singular where duals are not unique, so the
+    last finite point is the result."""
     there = upper > 0
     top = jnp.where(there, upper, 1.0)
     quadratic = jnp.where(there[:, None] & there[None, :], matrix, 0)
@@ -151,10 +151,15 @@ def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple
         size = longest(point, step)
         moved = [old + size * new for old, new in zip(point[:4], step, strict=True)]
         gap = (moved[0] @ moved[1] + (top - moved[0]) @ moved[2]) / count
-        return Iterate(moved[0], moved[1], moved[2], moved[3], gap, point.steps + 1)
+        new = Iterate(moved[0], moved[1], moved[2], moved[3], gap, point.steps + 1)
+        fine = jnp.isfinite(gap) & jnp.isfinite(moved[3])
+        kept = point._replace(steps=jnp.array(STEPS))
+        return jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, kept)
 
     ones = jnp.ones_like(top)
     begin = Iterate(0.5 * top, ones, ones, jnp.array(0.0), jnp.mean(top) / 2, jnp.array(0))
     first = begin.gap
     end = jax.lax.while_loop(lambda p: (p.gap > GAP * first) & (p.steps < STEPS), one, begin)
-    return jnp.where(there, end.dual, 0), end.intercept
+    share = end.dual / top
+    free = there & (share > end.low) & (1 - share > end.high)
+    return jnp.where(there, end.dual, 0), end.intercept, free

@@ -10,6 +10,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import HuberRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import has_fit_parameter
 
 from bilevel.sklearn.space import Space
 
@@ -95,10 +96,11 @@ def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: b
         last.set_params(kernel=ard(np.exp(space.penalties(u)["gamma"][:, 0])))
     linear = space.many and not space.family.kernel
     factors = scales(space, u) if linear else None
-    given = {"sample_weight": rows.weights} if weighted else {}
+    takes = has_fit_parameter(last, "sample_weight")  # MultiTaskLasso does not
+    given = {"sample_weight": rows.weights} if weighted and takes else {}
     last.fit(X if factors is None else scaled(X, factors), y, **given)
-    if factors is not None:
+    if factors is not None and (takes or not weighted):
         last.coef_ = last.coef_ * factors
-    elif linear:
+    elif linear or (weighted and not takes):
         write(last, solve(X))
     return own
