@@ -56,8 +56,9 @@ def equilibrium_network(
         outer:  mean cross_entropy(V z, y) + ``jacobian`` ||dtanh/dz||_F^2 / width      on the same samples
 
     The second term, estimated by one random product, keeps the map a contraction. Anderson acceleration finds z in at
-    most ``solver_steps`` steps. Metrics of the result, each test sample being a lane that stops by itself
-    (`bl.layers.equilibrium`): test/accuracy, test/loss, lanes/mean_steps, lanes/max_steps. Baseline: the explicit
+    most ``solver_steps`` steps. Metrics of the result, each sample being a lane that stops by itself
+    (`bl.layers.equilibrium`): test/accuracy, test/loss, validation/accuracy (which chooses nothing in the run, so that
+    settings may be chosen by it), lanes/mean_steps, lanes/max_steps. Baseline: the explicit
     network tanh(W tanh(U x + b)) with weights of the same shapes, trained with Adam at ``learning_rate`` on the same
     ``steps`` minibatches.
 
@@ -91,9 +92,15 @@ def equilibrium_network(
         return fit + jacobian * layer.jacobian_size(params, weights, inputs, key)
 
     def assess(params: Params, weights: Weights) -> dict[str, Any]:
-        found = layer(weights, jnp.asarray(test[0], weights.bias.dtype))
-        told = scores(found.params @ weights.logits, test[1])
-        return {**told, "lanes/mean_steps": jnp.mean(found.steps), "lanes/max_steps": jnp.max(found.steps)}
+        inputs = jnp.asarray(np.concatenate([test[0], chosen[0]]), weights.bias.dtype)
+        found, number = layer(weights, inputs), len(test[1])
+        logits = found.params @ weights.logits
+        return {
+            **scores(logits[:number], test[1]),
+            "validation/accuracy": scores(logits[number:], chosen[1])["test/accuracy"],
+            "lanes/mean_steps": jnp.mean(found.steps),
+            "lanes/max_steps": jnp.max(found.steps),
+        }
 
     def baselines() -> dict[str, Any]:
         start = init_weights(jax.random.key(seed), fitted[0].shape[1], width, classes)
