@@ -107,6 +107,11 @@ class Quadratics:
         zero = jnp.zeros(self.inner.outer.shape[1])
         return self.value(-jnp.linalg.lstsq(jax.jacfwd(self.gradient)(zero), self.gradient(zero))[0])
 
+    def measure(self):
+        """h -> (suboptimality, norm of the gradient) of the value function, compiled."""
+        least = self.least()
+        return jax.jit(lambda hparams: (self.value(hparams) - least, jnp.linalg.norm(self.gradient(hparams))))
+
     def task(self, batch_size: int = 0) -> bl.Task:
         """The task, on minibatches of this size; 0: on all samples."""
         whole = bl.full_batch(bl.whole_batch(self.inner), bl.whole_batch(self.outer))
