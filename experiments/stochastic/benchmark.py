@@ -1,5 +1,5 @@
-"""Stochastic engines on the protocol of benchmark_bilevel: how far the value function is from its least value, by oracle
-calls and by seconds, with step sizes from one grid.
+"""Stochastic engines on the protocol of benchmark_bilevel: the suboptimality of the value function by oracle calls and
+by seconds, with step sizes from one grid.
 
 python -m experiments.stochastic.benchmark [--problem quadratics] [--engines 'SOBA;SABA'] [--out DIR] [--smoke]
 """

@@ -21,6 +21,6 @@ def test_the_mean_of_the_random_term_is_the_series_and_the_series_solves():
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12), mean, total)
 
     same = lambda number, tree: product(0, tree)
-    solved = series(same, vector, 2000, size)
+    solved = series(same, vector, 3000, size)
     flat = jnp.linalg.solve(matrix, jnp.array([1.0, -2.0, 0.5, 3.0]))
     np.testing.assert_allclose(jnp.concatenate([solved["a"], solved["b"]]), flat, rtol=1e-8)
