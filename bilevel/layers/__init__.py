@@ -2,7 +2,7 @@
 perturbed maximisers."""
 
 from bilevel.layers.cvxpy_layer import from_cvxpy
-from bilevel.layers.equilibrium import Equilibrium, equilibrium
+from bilevel.layers.equilibria import Equilibrium, equilibrium
 from bilevel.layers.perturbations import Gumbel, Normal, perturbed, perturbed_argmax, perturbed_max
 from bilevel.layers.programs import cone_program, quadratic_program
 from bilevel.layers.solve_many import solve_batch

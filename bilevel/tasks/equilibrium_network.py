@@ -12,7 +12,7 @@ import optax
 from bilevel import data as data_sets
 from bilevel.batches import draw_samples, whole_batch
 from bilevel.foundation.typing import Batch, Key, Params, Scalar
-from bilevel.layers.equilibrium import equilibrium
+from bilevel.layers.equilibria import equilibrium
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Anderson
 from bilevel.task import Headline, Task

@@ -103,7 +103,7 @@ class VRBO(Stepping):
         _, (value, (cotangent, direct)) = over_epoch(task, point, nothing, lambda batch: slopes(params, hparams, batch))
 
         def product(number: jax.Array | int, vector: PyTree) -> PyTree:
-            one = lambda batch: jax.jvp(lambda w: gradient(w, hparams, batch), (params,), (vector,))[1]
+            one = lambda batch: jax.vjp(lambda w: gradient(w, hparams, batch), params)[1](vector)[0]
             return over_epoch(task, point, one, nothing)[0]
 
         adjoint, _ = self._solve(step)(product, cotangent)

@@ -53,7 +53,9 @@ def error(grads, exact):
 
 
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("backward", [bl.GMRES(tol=1e-12), bl.Neumann(terms=200), bl.Dense()], ids=repr)
+@pytest.mark.parametrize(
+    "backward", [bl.GMRES(tol=1e-12), bl.Neumann(terms=200), bl.Dense()], ids=lambda one: type(one).__name__
+)
 @pytest.mark.parametrize("solver", [bl.Anderson(tol=1e-12), bl.Broyden(tol=1e-12)], ids=lambda one: type(one).__name__)
 def test_the_gradient_is_the_dense_one(solver, backward):
     layer = bl.layers.equilibrium(cell, start, solver=solver, backward=backward)
