@@ -14,6 +14,10 @@ INPUTS = RANDOM.normal(size=(SAMPLES, 2))
 TARGETS = RANDOM.normal(size=(SAMPLES, WIDTH))
 
 
+def kind(method):
+    return type(method).__name__
+
+
 def cell(state, weights, x):
     """A state of two leaves."""
     z = jnp.concatenate([state["a"], state["b"]])
