@@ -19,6 +19,7 @@ import numpy as np
 
 import bilevel as bl
 from bilevel.engines import Engine, Point
+from bilevel.foundation.closures import hoisted
 from experiments import common
 from experiments.stochastic.ijcnn1 import Logistic
 from experiments.stochastic.quadratics import quadratics
@@ -113,6 +114,13 @@ def runner(task: bl.Task, method: Method, steps: int, key: jax.Array) -> Callabl
     return run
 
 
+def compiled(function: Callable, *example: jax.Array) -> Callable:
+    """The function as a program that takes the data as arguments: as constants they would be folded for seconds."""
+    run, constants = hoisted(lambda arguments: function(*arguments), example)
+    program = jax.jit(run).lower(constants, example).compile()
+    return lambda *arguments: program(constants, arguments)
+
+
 def best_of_grid(name: str, problem: Any, measure: Callable, sizes: Sequence[float], budget: int) -> list[tuple]:
     """The rows of the run of the grid that ends lowest."""
     method, key = METHODS[name], jax.random.key(0)
@@ -120,11 +128,11 @@ def best_of_grid(name: str, problem: Any, measure: Callable, sizes: Sequence[flo
     grid = jnp.array([(size, ratio * size) for size in sizes for ratio in RATIOS])
     run = runner(problem.task(BATCH), method, steps, key)
     many = jax.vmap(run) if method.lanes else lambda a, b: jax.lax.map(lambda pair: run(*pair), (a, b))
-    curves = jax.jit(many)(*grid.T)
+    curves = compiled(many, *grid.T)(*grid.T)
     last = np.array([measure(one)[0] for one in curves.hparams[:, -1]])
     best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
 
-    alone = jax.jit(run).lower(*grid[best]).compile()
+    alone = compiled(run, *grid[best])
     begun = time.process_time()
     curve = jax.block_until_ready(alone(*grid[best]))
     seconds = time.process_time() - begun

@@ -57,7 +57,13 @@ class Logistic:
 
     def measure(self):
         """h -> (suboptimality, norm of the gradient) of the value function, compiled."""
-        (inputs, signs), validation = self.parts()
+        train, validation = self.parts()
+        run = jax.jit(self._measured)
+        return lambda hparams: run(hparams, train, validation)
+
+    @staticmethod
+    def _measured(hparams: jax.Array, train: tuple, validation: tuple) -> tuple[jax.Array, jax.Array]:
+        inputs, signs = train
 
         def level(params: jax.Array, hparams: jax.Array) -> jax.Array:
             return mean_loss(params, inputs, signs) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
@@ -66,11 +72,8 @@ class Logistic:
             share = jax.nn.sigmoid(inputs @ params)
             return (inputs.T * (share * (1 - share))) @ inputs / len(signs) + jnp.diag(jnp.exp(hparams))
 
-        def measured(hparams: jax.Array) -> tuple[jax.Array, jax.Array]:
-            step = lambda _, w: w - jnp.linalg.solve(curvature(w, hparams), jax.grad(level)(w, hparams))
-            params = jax.lax.fori_loop(0, NEWTON, step, jnp.zeros_like(hparams))
-            value, slope = jax.value_and_grad(mean_loss)(params, *validation)
-            adjoint = jnp.linalg.solve(curvature(params, hparams), slope)
-            return value - REFERENCE, jnp.linalg.norm(jnp.exp(hparams) * params * adjoint)
-
-        return jax.jit(measured)
+        step = lambda _, w: w - jnp.linalg.solve(curvature(w, hparams), jax.grad(level)(w, hparams))
+        params = jax.lax.fori_loop(0, NEWTON, step, jnp.zeros_like(hparams))
+        value, slope = jax.value_and_grad(mean_loss)(params, *validation)
+        adjoint = jnp.linalg.solve(curvature(params, hparams), slope)
+        return value - REFERENCE, jnp.linalg.norm(jnp.exp(hparams) * params * adjoint)

@@ -6,6 +6,7 @@ Source of the recipe: Dagreou, Ablin, Vaiter and Moreau, 2022, and the data set 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,14 +88,20 @@ class Quadratics:
     inner: Samples
     outer: Samples
 
+    @functools.cached_property
+    def means(self) -> tuple[Means, Means]:
+        """The mean quadratics of both levels, computed once and not within the programs that use them."""
+        with jax.ensure_compile_time_eval():
+            return means(self.inner), means(self.outer)
+
     def solution(self, hparams: jax.Array) -> jax.Array:
         """w*(h)."""
-        mean = means(self.inner)
+        mean, _ = self.means
         return -jnp.linalg.solve(mean.inner, mean.linear_inner + mean.cross.T @ hparams)
 
     def value(self, hparams: jax.Array) -> jax.Array:
         """The value function."""
-        params, mean = self.solution(hparams), means(self.outer)
+        params, (_, mean) = self.solution(hparams), self.means
         quadratic = 0.5 * params @ mean.inner @ params + 0.5 * hparams @ mean.outer @ hparams
         return quadratic + hparams @ mean.cross @ params + mean.linear_inner @ params + mean.linear_outer @ hparams
 
