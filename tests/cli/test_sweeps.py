@@ -23,7 +23,9 @@ FEATURES = (4, 3, 2)
 
 def named(*overrides):
     with initialize_config_dir(str(configs()), version_base="1.3"):
-        return identity(GlobalHydra.instance().hydra.compose_config("config", list(overrides), RunMode.MULTIRUN))
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        return identity(hydra.compose_config("config", list(overrides), RunMode.MULTIRUN))
 
 
 def test_the_name_of_a_sweep_says_its_settings_and_nothing_else():
