@@ -35,6 +35,7 @@ def solved(residual, start, solver, h=1.0, batch=None, **parts):
     return inner.solve(h, batch)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_curved_valley_and_a_start_at_the_solution(solver):
     found = solved(rosenbrock, np.array([-1.2, 1.0]), SOLVERS[solver])
@@ -45,7 +46,7 @@ def test_a_curved_valley_and_a_start_at_the_solution(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_fits_under_jit_and_vmap_are_the_same(solver):
     batches = 2 * np.exp(-0.5 * TIMES) + 0.1 * RNG.standard_normal((3, 15))
     start = {"size": np.array(1.0), "rate": np.array(1.0)}
@@ -70,6 +71,7 @@ def test_more_unknowns_than_residuals_and_dependent_columns(solver):
     assert_allclose(found.params, np.linalg.lstsq(matrix, right, rcond=1e-10)[0], rtol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_boxes(solver):
     """Against the enumeration of faces: the unconstrained solution leaves the box on two sides."""
@@ -118,6 +120,7 @@ def test_float32(solver):
         assert_allclose(found.params, 1.0, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bad_data_and_no_minimum_are_said():
     bad = solved(lambda w, h, batch: w - batch, np.zeros(2), bl.LevenbergMarquardt(), batch=jnp.array([1.0, jnp.nan]))
     assert bad.status.name == "nonfinite"
