@@ -11,7 +11,7 @@ import pytest
 import bilevel as bl
 from bilevel.loggers import read_json_lines
 
-# Two programs do not share their rounding: a count may differ by one product, and figures of the size of rounding by all.
+# Two programs do not share their rounding: a count may differ by one product, figures of its size by all.
 COMPARED = ("outer/", "hparams", "inner/status", "inner/zeros", "adjoint/status", "engine/skipped", "error_grade")
 
 
