@@ -35,6 +35,7 @@ def solved(residual, start, solver, h=1.0, batch=None, **parts):
     return inner.solve(h, batch)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_curved_valley_and_a_start_at_the_solution(solver):
     found = solved(rosenbrock, np.array([-1.2, 1.0]), SOLVERS[solver])
@@ -45,7 +46,7 @@ def test_a_curved_valley_and_a_start_at_the_solution(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_fits_under_jit_and_vmap_are_the_same(solver):
     batches = 2 * np.exp(-0.5 * TIMES) + 0.1 * RNG.standard_normal((3, 15))
     start = {"size": np.array(1.0), "rate": np.array(1.0)}
@@ -70,6 +71,7 @@ def test_more_unknowns_than_residuals_and_dependent_columns(solver):
     assert_allclose(found.params, np.linalg.lstsq(matrix, right, rcond=1e-10)[0], rtol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_boxes(solver):
     """Against the enumeration of faces: the unconstrained solution leaves the box on two sides."""
@@ -136,6 +138,7 @@ def fitted(rho=None, **parts):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("case", UNROLLED)
 def test_the_derivative_through_the_steps_is_the_implicit_one(case):
     task, h = fitted(**UNROLLED[case]), jnp.array(0.3)
@@ -145,6 +148,7 @@ def test_the_derivative_through_the_steps_is_the_implicit_one(case):
     assert_allclose(unrolled, implicit, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_budget_of_steps_has_the_derivative_of_those_steps():
     """The damping and the units of the coordinates depend on the hyperparameter too."""
     task, h, step = fitted(), jnp.array(0.3), 1e-5
@@ -164,6 +168,7 @@ def test_steps_without_a_factor_have_no_derivative():
         bl.hypergradient(task.with_solver(bl.Dogleg()), jnp.array(0.3), bl.Unrolled())
 
 
+@pytest.mark.slow
 def test_bad_data_and_no_minimum_are_said():
     bad = solved(lambda w, h, batch: w - batch, np.zeros(2), bl.LevenbergMarquardt(), batch=jnp.array([1.0, jnp.nan]))
     assert bad.status.name == "nonfinite"
