@@ -178,6 +178,7 @@ PENALISED = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", PENALISED)
 def test_bias_of_penalty_methods_is_inverse_to_the_weight(name):
     made, steps, more = PENALISED[name]
