@@ -24,7 +24,7 @@ class PowerLaw:
     schedule of optax too: ``optax.sgd(bl.PowerLaw(0.1))``.
 
     >>> sizes = PowerLaw(first=0.4, power=0.5, after=10.0)
-    >>> float(sizes(0)), float(sizes(30))
+    >>> round(float(sizes(0)), 6), round(float(sizes(30)), 6)
     (0.4, 0.2)
     """
 
