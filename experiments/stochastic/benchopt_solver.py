@@ -55,14 +55,14 @@ class Solver(BaseSolver):
 
     def set_objective(self, f_inner: Any, f_outer: Any, inner_var0: Any, outer_var0: Any, **sizes: Any) -> None:
         """``sizes`` has n_inner_samples and n_outer_samples; the functions on all samples are not needed."""
-        numbers = [jnp.arange(sizes[f"n_{name}_samples"]) for name in ("inner", "outer")]
+        inner, outer = (jnp.arange(sizes[f"n_{name}_samples"]) for name in ("inner", "outer"))
         self.key = jax.random.key(self.random_state)
         self.start = outer_var0
         self.task = bl.Task(
             inner=bl.InnerProblem(loss=level(f_inner), init=lambda key, hparams: inner_var0),
             outer_loss=level(f_outer),
             init_hparams=lambda key: outer_var0,
-            batches=bl.minibatches(*numbers, self.batch_size),
+            batches=bl.minibatches(inner, outer, self.batch_size),
         )
         self.run_once(2)
 

@@ -132,9 +132,9 @@ class Quadratics:
 
 
 def quadratics(
-    seed: int = 2442, samples: int = 1024, unknowns: int = 100, hyperparameters: int = 100, cross: float = 0.1
+    samples: int = 1024, unknowns: int = 100, hyperparameters: int = 100, least: float = 0.1, seed: int = 2442
 ) -> Quadratics:
-    """The two levels with the sizes of the benchmark, or smaller ones."""
+    """The two levels with the sizes of the benchmark, or smaller ones, and curvatures from ``least`` to 1."""
     keys = jax.random.split(jax.random.key(seed), 2)
-    made = [level(key, samples, unknowns, hyperparameters, cross, 0.1) for key in keys]
+    made = [level(key, samples, unknowns, hyperparameters, 0.1, least) for key in keys]
     return Quadratics(*made)

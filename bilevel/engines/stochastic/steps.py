@@ -28,11 +28,11 @@ class PowerLaw:
     (0.4, 0.2)
     """
 
-    first: float = 0.1
-    power: float = 0.5
-    after: float = 1.0
+    first: float | jax.Array = 0.1
+    power: float | jax.Array = 0.5
+    after: float | jax.Array = 1.0
 
-    def __call__(self, step: jax.Array | int) -> jax.Array:
+    def __call__(self, step: Any) -> jax.Array:
         return self.first / (1 + jnp.asarray(step, jnp.result_type(float)) / self.after) ** self.power
 
 

@@ -1,4 +1,4 @@
-"""Every stochastic engine goes down on simulated quadratics, to the floor that its rule has."""
+"""Every stochastic engine goes down on simulated quadratics, to the floor or the bias of its rule."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ ENGINES = [
     bl.SOBA(LAW, LAW),
     bl.MASOBA(LAW, LAW, LAW),
     bl.FSLA(LAW, LAW, LAW),
-    bl.TTSA(LAW, 0.3),
-    bl.BSA(LAW, 0.3, inner_steps=3),
-    bl.SUSTAIN(LAW, 0.3, LAW),
-    bl.MRBO(LAW, 0.3, LAW),
-    bl.VRBO(0.2, 0.3),
+    bl.TTSA(LAW, 0.3, adjoint_steps=15),
+    bl.BSA(LAW, 0.3, inner_steps=3, adjoint_steps=15),
+    bl.SUSTAIN(LAW, 0.3, LAW, adjoint_steps=15),
+    bl.MRBO(LAW, 0.3, LAW, adjoint_steps=15),
+    bl.VRBO(0.2, 0.3, adjoint_steps=15),
     bl.BOME(0.2, 0.2),
     bl.VPBGD(LAW, bl.PowerLaw(2.0, -0.3)),
     bl.MEHA(0.2, bl.PowerLaw(2.0, -0.3)),
@@ -27,7 +27,7 @@ ENGINES = [
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
 def test_the_gradient_of_the_value_function_falls(engine):
-    problem = quadratics(samples=64, unknowns=6, hyperparameters=4)
+    problem = quadratics(samples=64, unknowns=6, hyperparameters=4, least=0.5)
     task, key = problem.task(16), jax.random.key(0)
     point = lambda step, hparams: Point(hparams, *task.batches(key, step), key=key)
 
@@ -42,4 +42,4 @@ def test_the_gradient_of_the_value_function_falls(engine):
 
     start = jnp.ones(4)
     end = run(start)
-    assert jnp.sum(problem.gradient(end) ** 2) < 0.02 * jnp.sum(problem.gradient(start) ** 2)
+    assert jnp.sum(problem.gradient(end) ** 2) < 0.05 * jnp.sum(problem.gradient(start) ** 2)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import bilevel as bl
 from bilevel.engines import Point
@@ -31,7 +32,7 @@ def test_a_constant_schedule_is_the_number(schedule):
             _, _, report = bl.hypergradient(task, jnp.ones(2), engine, batch=batch, carry=carry)
             carry = report.carry
         carries.append(carry)
-    np.testing.assert_allclose(*[jax.flatten_util.ravel_pytree(carry)[0] for carry in carries], rtol=1e-14)
+    np.testing.assert_allclose(*[ravel_pytree(carry)[0] for carry in carries], rtol=1e-14)
 
 
 def test_decreasing_steps_go_below_the_floor_of_constant_ones():
