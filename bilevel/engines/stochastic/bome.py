@@ -32,7 +32,8 @@ class BOME(Stepping):
     limit only, and grad is that of no function before. a is ``step_size`` for w, and ``inner_step`` the one for m; both
     are numbers or functions of the outer step (`bl.PowerLaw`). It goes to first-order points of the constrained
     problem, with an inner loss that satisfies the inequality of Polyak and Lojasiewicz, at a rate of
-    k^(-1/4). Source: Ye, Liu, Wright, Stone and Liu, 2022.
+    k^(-1/4). For whole batches, or large ones: lam divides by ||dq||^2, which the noise of a small minibatch dominates
+    near the solution, and then the outer steps end elsewhere. Source: Ye, Liu, Wright, Stone and Liu, 2022.
     """
 
     step_size: StepSize = traced(0.1)
