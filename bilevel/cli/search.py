@@ -158,9 +158,11 @@ def distribution(override: Override) -> optuna.distributions.BaseDistribution:
         low, high = value.start, value.end
         if low is None or high is None or not low < high or ("log" in value.tags and low <= 0):
             raise SettingsError(f"{override.input_line}: an interval needs low < high, and 0 < low where it is log.")
-        kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
-        return kind(low, high, log="log" in value.tags)
-    return CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log="log" in value.tags)
+        return FloatDistribution(low, high, log="log" in value.tags)
+    choices: Any = list(override.sweep_iterator(transformer=Transformer.encode))
+    return CategoricalDistribution(choices)
 
 
 def refuse_other_space(study: optuna.Study, space: dict[str, Any]) -> None:
