@@ -14,7 +14,7 @@ from bilevel.foundation.typing import HParams, Key, Params
 from bilevel.loggers import JsonLines, Run
 from bilevel.loggers.base import by_name, finish_all, plain
 from bilevel.task import Task
-from bilevel.training.callbacks import Moment
+from bilevel.training.callbacks import Moment, asks_to_end
 from bilevel.training.calls import Entry
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
@@ -163,7 +163,7 @@ class Fit(Steps):
         line = {name: value for name, value in self.metrics[-1].items() if name != "step"}
         moment = Moment(int(self.metrics[-1]["step"]), line, taken, params)
         asked = [callback(moment) for callback in self.trainer.callbacks]
-        self.halted = any(answer is True for answer in asked)
+        self.halted = any(map(asks_to_end, asked))
 
     def _draw(self, result: Result) -> None:
         if self.loggers:
