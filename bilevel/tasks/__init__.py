@@ -10,6 +10,7 @@ from typing import Any
 from bilevel.tasks.augmentation import augmentation
 from bilevel.tasks.cross_validation import cross_validation
 from bilevel.tasks.distillation import distillation
+from bilevel.tasks.equilibrium_network import equilibrium_network
 from bilevel.tasks.feature_penalties import feature_penalties
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
@@ -37,6 +38,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers lo
     "augmentation",
     "cross_validation",
     "distillation",
+    "equilibrium_network",
     "feature_penalties",
     "few_shot_sinusoid",
     "hyperclean",

@@ -25,7 +25,7 @@ def hidden(*, seen: bool = False) -> bl.Task:
 """
 IMPLICIT = ("implicit", "implicit_cg", "implicit_dense", "implicit_gmres", "implicit_minres")
 SMOOTH = (*IMPLICIT, "auto", "forward", "unrolled")
-STOCHASTIC = ("soba", "amigo")
+STOCHASTIC = ("soba", "amigo", "ma_soba", "fsla")
 RIGHT = {
     "ridge": (*SMOOTH, *STOCHASTIC, "closed_form"),
     "lasso": SMOOTH,
@@ -44,6 +44,7 @@ def verdicts(text):
     return {**found, **dict.fromkeys(refused[1].split(", ") if refused else [], "refused:")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seen", "verdict", "code"), [pytest.param("true", "right", 0, marks=pytest.mark.slow), ("false", "WRONG", 1)]
 )
