@@ -13,6 +13,7 @@ from bilevel.sklearn.newton import FAILED, TINY, Answer
 
 STEPS = 60  # of the interior-point method
 GAP = 1e-13  # complementarity, relative to that at the start, at which it ends
+OUTSIDE = 1e-6  # how far out of its bounds the last step may bring a dual, relative to the largest bound
 BACK = 0.995  # the share of the way to the border that a step may go
 
 
@@ -66,28 +67,33 @@ def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -
     """
     inputs, labels, weights = inner
     signs = jnp.where(labels == 1, 1.0, -1.0)
-    upper = lambda hparams: jnp.exp(hparams["strength"][0, 0]) * weights
+    upper = lambda hparams: jnp.exp(-hparams["strength"][0, 0]) * weights  # C is the inverse of a penalty
     slope_of = jax.grad(lambda a, hparams: c_svm(a, hparams, (gram(kernel, hparams, inputs), signs)))
     matrix = signs[:, None] * gram(kernel, hparams, inputs) * signs
     bound = upper(hparams)
     dual, intercept, free = _box_section(matrix, bound, signs)
     over = ~free & (dual > 0.5 * bound)
 
+    alone = ~jnp.any(free)
+
+    def middle(a: jax.Array, hparams: HParams) -> Scalar:
+        """Of the interval of intercepts that are equally good where no dual is free, as LIBSVM takes it."""
+        ends, below = -signs * slope_of(a, hparams), (signs > 0) ^ over
+        lowest = jnp.max(jnp.where((bound > 0) & below, ends, -jnp.inf))
+        highest = jnp.min(jnp.where((bound > 0) & ~below, ends, jnp.inf))
+        return 0.5 * (lowest + highest)
+
     def residual(point: tuple, hparams: HParams) -> tuple:
         a, b = point
         ends = a - jnp.where(over, upper(hparams), 0)
-        return jnp.where(free, slope_of(a, hparams) + b * signs, ends), signs @ a
+        last = jnp.where(alone, b - middle(a, hparams), signs @ a)
+        return jnp.where(free, slope_of(a, hparams) + b * signs, ends), last
 
-    def system() -> jax.Array:
-        """The Jacobian of `residual`; without a free dual b stays."""
-        rows = jnp.where(free[:, None], matrix, jnp.eye(len(signs)))
-        alone = jnp.where(jnp.any(free), 0.0, 1.0)
-        return jnp.block([[rows, (free * signs)[:, None]], [(1 - alone) * signs[None, :], jnp.full((1, 1), alone)]])
-
-    jacobian = system()
-    off, total = residual((dual, intercept), hparams)
-    alone = ~jnp.any(free)
-    step = jnp.linalg.solve(jacobian, jnp.append(off, jnp.where(alone, 0.0, total)))
+    rows = jnp.where(free[:, None], matrix, jnp.eye(len(signs)))
+    last = jnp.where(alone, -jax.grad(middle)(dual, hparams), signs)
+    corner = jnp.where(alone, 1.0, 0.0)[None, None]
+    jacobian = jnp.block([[rows, (free * signs)[:, None]], [last[None, :], corner]])  # of the residual
+    step = jnp.linalg.solve(jacobian, jnp.append(*residual((dual, intercept), hparams)))
     dual, intercept = dual - step[:-1], intercept - step[-1]  # the end of the interior-point method's convergence
 
     def hinge(point: tuple, hparams: HParams) -> Scalar:
@@ -96,13 +102,14 @@ def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -
 
     loss, (pull, direct) = jax.value_and_grad(hinge, argnums=(0, 1))((dual, intercept), hparams)
     adjoint = jnp.linalg.solve(jacobian.T, jnp.append(*pull))
-    pair = (adjoint[:-1], jnp.where(alone, 0.0, adjoint[-1]))
+    pair = (adjoint[:-1], adjoint[-1])
     gradient = jax.tree.map(
         jnp.subtract, direct, jax.vjp(lambda hparams: residual((dual, intercept), hparams), hparams)[1](pair)[0]
     )
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in gradient.values()))
     scale = jnp.linalg.norm(step) / jnp.maximum(jnp.linalg.norm(dual), TINY)
-    inside = jnp.all(dual > -1e-5 * bound - TINY) & jnp.all(dual < (1 + 1e-5) * bound + TINY)
+    slack = OUTSIDE * jnp.max(bound)
+    inside = jnp.all(dual > -slack) & jnp.all(dual < bound + slack)
     return Answer(loss, gradient, jnp.append(dual, intercept), ~(inside & jnp.isfinite(loss + size)), scale * size)
 
 

@@ -22,6 +22,7 @@ SLOPE = 1e-4  # the share of the predicted decrease that a step has to keep
 SETTLED = 1e-12  # predicted decrease, relative to the loss, before the last step, which squares it
 FAILED = 1e-9  # predicted decrease, relative to the loss, at which a solution is none
 ROUNDING = 1e-14  # of the loss, relative
+DAMPED = 1e-2  # of the largest curvature, in the second direction of a rough problem
 MOST = 100  # steps
 ROUNDS = 300  # of coordinate descent on one quadratic model
 EXACT = 1e-12  # largest move of a round, relative to the gradient, at which a model is solved
@@ -35,6 +36,7 @@ class Statement(NamedTuple):
     smooth: Callable[[jax.Array, HParams, Batch], Scalar]
     outer: Callable[[jax.Array, HParams, Batch], Scalar]
     weights: Callable[[HParams], jax.Array] | None = None  # (rows,); none: the problem is smooth
+    rough: bool = False  # whether the smooth part is made of pieces that may have no curvature
 
 
 class Point(NamedTuple):
@@ -63,7 +65,7 @@ def answer(stated: Statement, hparams: HParams, inner: Batch, outer: Batch, star
     """
     smooth = lambda flat: stated.smooth(flat.reshape(stated.shape), hparams, inner)
     weights = None if stated.weights is None else stated.weights(hparams)
-    flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1))
+    flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1), stated.rough)
     free = jnp.ones_like(flat, bool) if weights is None else _free(flat, stated.shape)
 
     def total(flat: jax.Array, hparams: HParams) -> Scalar:
@@ -103,7 +105,11 @@ def _restricted(matrix: jax.Array, free: jax.Array) -> jax.Array:
 
 
 def _minimised(
-    smooth: Callable[[jax.Array], Scalar], weights: jax.Array | None, shape: tuple[int, int], start: jax.Array
+    smooth: Callable[[jax.Array], Scalar],
+    weights: jax.Array | None,
+    shape: tuple[int, int],
+    start: jax.Array,
+    rough: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """The minimiser, and whether it is one. Each step goes to the minimiser of a quadratic model plus the penalty, or
     less far, by a search along the way (Lee et al., 2014)."""
@@ -113,19 +119,21 @@ def _minimised(
     def step(point: Point) -> Point:
         params, gradient = point.params, jax.grad(smooth)(point.params)
         matrix = jax.hessian(smooth)(params)
-        if weights is None:
-            direction = -jnp.linalg.solve(matrix, gradient)
+        if weights is None:  # where the curvature of a piece is singular, the second direction leads out of it
+            damped = matrix + DAMPED * jnp.max(jnp.diag(matrix)) * jnp.eye(len(params))
+            ways = [-jnp.linalg.solve(one, gradient) for one in (matrix, damped)][: 1 + rough]
         else:
-            direction = _model_minimiser(matrix, gradient, weights, shape, params) - params
-        slope = gradient @ direction + penalty(params + direction) - penalty(params)
-        trials = params + SIZES[:, None] * direction
+            ways = [_model_minimiser(matrix, gradient, weights, shape, params) - params]
+        slopes = jnp.stack([gradient @ way + penalty(params + way) - penalty(params) for way in ways])
+        trials = jnp.concatenate([params + SIZES[:, None] * way for way in ways])
         values = jax.vmap(loss)(trials)
-        enough = values <= point.value + SLOPE * SIZES * slope + ROUNDING * jnp.abs(point.value)
+        falls = (slopes[:, None] * SIZES).ravel()
+        enough = (values <= point.value + SLOPE * falls + ROUNDING * jnp.abs(point.value)) & (falls <= 0)
         first, some = jnp.argmax(enough), jnp.any(enough)
         return Point(
             jnp.where(some, trials[first], params),
             jnp.where(some, values[first], point.value),
-            -slope,
+            -slopes[jnp.where(some, first // len(SIZES), 0)],
             point.steps + 1,
             ~some,
         )

@@ -133,7 +133,7 @@ def statement(kind: Kind) -> Statement:
     rows, width = kind.shape if kind.groups else (int(np.prod(kind.shape)), 1)
     shaped = lambda function: lambda params, h, batch: function(params.reshape(kind.shape), h, batch)
     weights = (lambda hparams: jnp.ravel(weights_of(kind, hparams))) if kind.l1 else None
-    return Statement((rows, width), shaped(smooth), shaped(outer), weights)
+    return Statement((rows, width), shaped(smooth), shaped(outer), weights, kind.loss == "huber")
 
 
 def _structured(kind: Kind) -> Any:
