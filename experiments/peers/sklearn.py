@@ -116,10 +116,10 @@ def genes() -> Iterator[dict[str, Any]]:
 
 
 def timed(study: str, arm: str, search: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     search.fit(x, y)
-    seconds = time.perf_counter() - began
-    return {"study": study, "arm": arm, "seconds": seconds, "loss": -search.best_score_}
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    return {"study": study, "arm": arm, "seconds": seconds, "processor": busy, "loss": -search.best_score_}
 
 
 def separate(splits: int) -> Iterator[dict[str, Any]]:
@@ -198,7 +198,20 @@ def main() -> None:
 
 def write(rows: list[dict[str, Any]]) -> None:
     """The rows of these studies in the place of those that the file has of them."""
-    fields = ["study", "arm", "seed", "seconds", "loss", "fold_loss", "guard", "note", "commit", "machine", "load"]
+    fields = [
+        "study",
+        "arm",
+        "seed",
+        "seconds",
+        "processor",
+        "loss",
+        "fold_loss",
+        "guard",
+        "note",
+        "commit",
+        "machine",
+        "load",
+    ]
     kept: list[dict[str, Any]] = []
     if RESULTS.exists():
         with RESULTS.open(newline="") as file:
