@@ -9,6 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel.cli.generated import register
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")
 CHOICES = [
@@ -19,6 +21,7 @@ CHOICES = [
 
 
 def composed(*overrides: str) -> DictConfig:
+    register(CONFIGS)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", [*overrides])
 
