@@ -47,7 +47,7 @@ def test_every_command_is_there_and_is_named_on_a_page(refresh):
 def test_the_page_is_written_from_the_records(refresh):
     text = refresh.PAGE.read_text()
     assert text == refresh.with_table(text), "python scripts/refresh.py writes it"
-    for path in refresh.MEASURED.glob("*.txt"):
+    for path in sorted(refresh.MEASURED.glob("*.txt")):
         assert path.stem in refresh.TABLE
         assert set(refresh.head(path.stem)) == set(refresh.FIELDS), path
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", refresh.head(path.stem)["date"])
