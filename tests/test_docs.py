@@ -22,6 +22,7 @@ def marked(page: Path) -> Any:
     return pytest.param(page, marks=[pytest.mark.slow] if page.stem in TUTORIALS else [])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("page", map(marked, PAGES), ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     """In float32, as a reader's interpreter starts, and in an empty folder."""
@@ -57,6 +58,7 @@ def test_the_readme_lists_what_is_in_the_package(monkeypatch):
     assert text == contents.with_table(text), "python scripts/contents.py writes it"
 
 
+@pytest.mark.slow
 def test_the_readme_prints_what_it_says(capsys):
     text = (REPOSITORY / "README.md").read_text()
     code, said = BLOCK.search(text), re.search(r"It prints\n\n```text\n(.*?)```", text, re.DOTALL)

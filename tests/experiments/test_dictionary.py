@@ -22,6 +22,7 @@ from experiments.dictionary.task import samples
 SMALL: dict[str, Any] = {"genes": 60, "atoms": 4, "splits": 2, "steps": 10}
 
 
+@pytest.mark.slow
 def test_codes_satisfy_the_conditions_of_the_elastic_net():
     rng = np.random.default_rng(0)
     inputs, atoms = rng.standard_normal((6, 8)), rng.standard_normal((3, 8))
@@ -36,6 +37,11 @@ def test_codes_satisfy_the_conditions_of_the_elastic_net():
 def test_more_than_two_classes_are_refused():
     with pytest.raises(DataError, match="has 3 classes, and AUC needs 2"):
         samples("wine", "", 10)
+
+
+def test_an_interval_of_one_split_is_refused():
+    with pytest.raises(ValueError, match="needs two splits or more"):
+        dictionary(splits=1)
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ INNER = bl.InnerProblem(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
