@@ -23,7 +23,7 @@ def marked(page: Path) -> Any:
 
 
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("page", map(marked, PAGES), ids=lambda page: str(page.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("page", [*map(marked, PAGES)], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     """In float32, as a reader's interpreter starts, and in an empty folder."""
     matplotlib.use("Agg")

@@ -51,9 +51,10 @@ def dictionary(
 
     The start is unsupervised: atoms for reconstruction, and the classifier of their codes. l1 makes about ``zeros`` of
     the codes zero. Metrics: validation/auc, test/auc, codes/zero. With ``splits`` (two or more; 0: no comparison) the
-    summary compares, over so many random splits 60/20/20: auc_l1 and auc_l2 (logistic regression on all genes), auc_dictionary (unsupervised), auc_task_driven, each
-    with the half width _ci95 of its interval. Validation AUC chooses C, the share of zeros of either dictionary, and
-    when to stop the task-driven one, after ``steps`` steps of Adam at most; then the fit is repeated on both.
+    summary compares, over so many random splits 60/20/20: auc_l1 and auc_l2 (logistic regression on all genes),
+    auc_dictionary (unsupervised), auc_task_driven, each with the half width _ci95 of its interval. Validation AUC
+    chooses C, the share of zeros of either dictionary, and when to stop the task-driven one, after ``steps`` steps of
+    Adam at most; then the fit is repeated on both.
 
     Source: Mairal, Bach and Ponce, 2012; Blondel et al., 2021, section 4.3.
     """
