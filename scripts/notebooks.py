@@ -7,6 +7,7 @@ python scripts/notebooks.py --out DIR --execute       runs them too, so that the
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ SECONDS = 600  # that a cell may take
 def notebook(page: Path) -> Any:
     """The notebook of a page. Links to other pages name their files, and lead nowhere without the repository, so that
     they become plain words."""
-    import jupytext
-
+    jupytext: Any = importlib.import_module("jupytext")  # of the extra notebooks, as the two below
     text = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", page.read_text(encoding="utf-8"))
     made = jupytext.reads(text, "md")
     made.metadata["kernelspec"] = KERNEL
@@ -30,14 +30,12 @@ def notebook(page: Path) -> Any:
 
 def executed(made: Any) -> Any:
     """The same notebook with the output of its cells. Raises nbclient's CellExecutionError where one fails."""
-    from nbclient import NotebookClient
-
-    return NotebookClient(made, timeout=SECONDS, kernel_name=KERNEL["name"]).execute()
+    nbclient: Any = importlib.import_module("nbclient")
+    return nbclient.NotebookClient(made, timeout=SECONDS, kernel_name=KERNEL["name"]).execute()
 
 
 def main() -> None:
-    import nbformat
-
+    nbformat: Any = importlib.import_module("nbformat")
     parser = argparse.ArgumentParser(description="Write the tutorials as notebooks.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--execute", action="store_true", help="run them, too")
