@@ -26,6 +26,7 @@ class Curvature(NamedTuple):
 
     least: jax.Array  # NaN: not examined
     direction: PyTree
+    broken: jax.Array | bool = False  # whether it was examined, and a product with the Hessian is no finite number
 
 
 class Descent(NamedTuple):
@@ -82,12 +83,13 @@ def least_curvature(instance: Instance, params: Params) -> Curvature:
     least = jnp.minimum(values[0], 0) / jnp.where(largest > 0, largest, 1)
     nothing = jax.tree.map(jnp.zeros_like, params)
     direction = system.extend(nothing, unravel(vector))
-    return jax.lax.stop_gradient(Curvature(least.astype(like.dtype), direction))
+    broken = ~jnp.all(jnp.isfinite(values))
+    return jax.lax.stop_gradient(Curvature(least.astype(like.dtype), direction, broken))
 
 
 def unseen(params: Params) -> Curvature:
     """The curvature where it was not examined."""
-    return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params))
+    return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params, jnp.bool_(False)))
 
 
 def cost_of_a_look(instance: Instance, params: Params) -> Counts:

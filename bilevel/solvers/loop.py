@@ -190,7 +190,7 @@ def sentence(
     if progress.state.curvature is not None or not can_look(instance):
         return judged
     solved, params = ~judged.goes_on & (judged.code <= Code.stalled), progress.state.params
-    least, direction = jax.lax.cond(solved, lambda: least_curvature(instance, params), lambda: unseen(params))
+    least, direction, broken = jax.lax.cond(solved, lambda: least_curvature(instance, params), lambda: unseen(params))
     saddle = solved & ~jnp.isnan(least) & bends_down(least, params) & (progress.steps < solver.max_steps)
     beside = push(instance, params, direction, saddle)
     looks = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost_of_a_look(instance, params))
@@ -205,6 +205,8 @@ def sentence(
 
     stays = judged.progress._replace(state=judged.progress.state._replace(counts=counts))
     code = jnp.where(solved & refuted(least, params), jnp.int32(Code.indefinite), judged.code)
+    # Beside a Hessian that is no finite number a lack of progress says nothing of the precision.
+    code = jnp.where(broken & (code == Code.stalled), jnp.int32(Code.max_steps), code)
     onward = jax.lax.cond(beside.found, begun, lambda: stays)
     return Judged(onward, judged.goes_on | beside.found, code, judged.residual, least)
 
