@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bilevel.cli.ending import best_loss, finished, short, tell_result
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.record import SettingsRecord
+from bilevel.cli.search import pruning
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.settings import merged
 from bilevel.cli.sweep import goes_on
@@ -129,7 +130,7 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
             engine=made(config, "engine", Engine),
             loggers=loggers,
         )
-    return task, trainer
+    return task, replace(trainer, callbacks=[*trainer.callbacks, *pruning(config)])
 
 
 def grouped(config: DictConfig) -> DictConfig:
