@@ -150,7 +150,8 @@ class InnerProblem:
         """The problem with hyperparameters and data put in; ``how`` are further fields of `Instance`."""
         # The solvers judge curvature, so they get the exact Hessian also where the adjoint is to use another matrix.
         mapping = self.mapping.with_loss(exact(self.loss)) if by_gauss_newton(self.loss) else self.mapping
-        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, key=key, **how)
+        how = {"complete": self.optimality is None, "key": key, **how}
+        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, **how)
 
     @property
     def functions(self) -> dict[str, Callable]:

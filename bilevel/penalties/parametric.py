@@ -23,7 +23,29 @@ def parameters(of: Any, hparams: HParams) -> list[Any]:
 
 def pieces_of(of: Penalty, reach: extent.Extent, point: Params, hparams: HParams) -> extent.Pieces:
     """The arrays that a set or penalty acts on, with its parameters."""
-    return reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
+    pieces = reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
+    if of.separable:
+        refuse_shapes(of, pieces, extent.ITS_PARAMETERS[reach])
+    return pieces
+
+
+def refuse_shapes(of: Any, pieces: extent.Pieces, widest: Callable[[tuple], tuple]) -> None:
+    """ValueError where a parameter does not broadcast to ``widest(shape)`` for an array of the params."""
+    names = [field.name for field in dataclasses.fields(of)]
+    for array, *values in pieces.arguments:
+        target = widest(jnp.shape(array))
+        for name, value in zip(names, values, strict=True):
+            if not _broadcasts(jnp.shape(value), target):
+                other = f" or an array that broadcasts to {target}" if target else ""
+                raise ValueError(
+                    f"{name} of bl.{type(of).__name__} has shape {jnp.shape(value)}; on params of shape "
+                    f"{jnp.shape(array)} it is a number{other}."
+                )
+
+
+def _broadcasts(shape: tuple, target: tuple) -> bool:
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(one in (1, other) for one, other in pairs)
 
 
 def in_one_dtype(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
@@ -51,6 +73,7 @@ class ParametricPenalty(Penalty):
     operator: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> point
     term: ClassVar[Callable[..., Scalar]]  # (point, *parameters) -> scalar
     distance: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> distances to all kinks
+    widest: ClassVar[Callable[[tuple], tuple] | None] = None  # shape of an array -> that of a parameter, if special
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         def with_step(array: jax.Array, *rest: Any) -> jax.Array:
@@ -65,7 +88,10 @@ class ParametricPenalty(Penalty):
         return distances(self, self._pieces(point, hparams), type(self).distance, step_size)
 
     def _pieces(self, point: Params, hparams: HParams) -> extent.Pieces:
-        return pieces_of(self, type(self).reach, point, hparams)
+        reach = type(self).reach
+        pieces = pieces_of(self, reach, point, hparams)
+        refuse_shapes(self, pieces, type(self).widest or extent.ITS_PARAMETERS[reach])
+        return pieces
 
 
 def nowhere(x: jax.Array, *parameters: Any) -> jax.Array:
