@@ -19,7 +19,7 @@ CASES = {  # penalty and the shape of params
     "weights of columns": (bl.L1(weight=lambda h: jnp.exp(h) * jnp.arange(1.0, 4.0)), (5, 3)),
     "weights of entries": (bl.L1(weight=lambda h: jnp.exp(h) * jnp.ones((5, 3)).at[3].set(0.1)), (5, 3)),
     "one weight of two axes": (bl.L1(weight=lambda h: jnp.full((1, 1), 0.3)), (5, 3)),
-    "weights of columns": (bl.L1(weight=lambda h: jnp.array([[0.1, 0.2, 0.9]])), (5, 3)),
+    "weights of one row": (bl.L1(weight=lambda h: jnp.array([[0.1, 0.2, 0.9]])), (5, 3)),
     "one weight of one axis": (bl.L1(weight=lambda h: jnp.array([0.3])), (5,)),
     "one weight of the groups": (bl.GroupLasso(weight=lambda h: jnp.array([0.3])), (5, 3)),
     "elastic net": (bl.ElasticNet(l1=lambda h: jnp.arange(5.0) / 5, l2=0.5), (5,)),
