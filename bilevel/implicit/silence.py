@@ -13,7 +13,7 @@ from bilevel.foundation.typing import PyTree
 def silent(
     linear: Callable[[PyTree, PyTree], PyTree], of: PyTree, tangents: PyTree, lost: jax.Array, data: PyTree
 ) -> PyTree:
-    """``linear(of, tangents)``, NaN where ``lost``; its transpose maps a cotangent that is exactly zero to exactly zero.
+    """``linear(of, tangents)``, NaN where ``lost``; its transpose takes a cotangent that is exactly zero to zero.
 
     A lane of a batch whose solve failed has a derivative of NaN. Where its result is masked its cotangent is zero, and
     then it must not spoil a gradient that it shares with other lanes, nor a second derivative. Where the lane is heard

@@ -17,7 +17,7 @@ from bilevel.solvers.curvature import bends_down, can_look, refuted
 from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_look import Asked, second_look
-from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, judge, limits, look, without_end
+from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, Relative, judge, limits, look, relative, without_end
 
 
 class Progress(NamedTuple):
@@ -48,6 +48,7 @@ class Outcome(NamedTuple):
     state: State
     derivative: Counts  # the cost of the derivatives of start and steps in one direction
     curvature: jax.Array  # the least relative to the largest, where negative, else 0; NaN: a first-order point
+    distance: jax.Array  # the residual beside all that it changed on the way from the cold start, if that is less
 
 
 class Judged(NamedTuple):
@@ -56,7 +57,7 @@ class Judged(NamedTuple):
     progress: Progress  # ready for the next step
     goes_on: jax.Array
     code: jax.Array
-    residual: jax.Array  # relative
+    residual: Relative
     curvature: jax.Array
     apart: jax.Array  # whether the rest of the residual is in coordinates that the steps have hardly changed
 
@@ -78,7 +79,7 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
         return sentence(solver, instance, progress, reference, cold_start)
 
     one, yes = jnp.ones_like(reference), jnp.bool_(True)
-    begin = Judged(first, yes, jnp.int32(Code.max_steps), one, jnp.full_like(one, jnp.nan), ~yes)
+    begin = Judged(first, yes, jnp.int32(Code.max_steps), Relative(one, one), jnp.full_like(one, jnp.nan), ~yes)
     return outcome(instance, jax.lax.while_loop(lambda judged: judged.goes_on, stretch, begin))
 
 
@@ -236,18 +237,18 @@ def conclude(
         ceiling=ceiling.astype(progress.ceiling.dtype),
         onward=further,
     )
-    solved = scales.residual <= limit.rounding  # no residual is large beside a start of rounding size either
-    yardstick = jnp.where(solved, jnp.maximum(reference, scales.terms), reference)
-    relative = jnp.where(yardstick > 0, scales.residual / jnp.where(yardstick > 0, yardstick, 1.0), scales.residual)
-    curvature = jnp.full_like(relative, jnp.nan) if state.curvature is None else state.curvature
-    return Judged(onward, further, code.astype(jnp.int32), relative.astype(reference.dtype), curvature, scales.apart)
+    found = relative(scales, limit, reference)
+    curvature = jnp.full_like(found.residual, jnp.nan) if state.curvature is None else state.curvature
+    return Judged(onward, further, code.astype(jnp.int32), found, curvature, scales.apart)
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:
     """The point judged last, with the cost of the reference."""
+    found = judged.residual
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
     looked = state.curvature is not None or can_look(instance)
     # Else the constant again, because `jax_debug_nans` stops at a NaN that went through the loop.
-    curvature = judged.curvature if looked else jnp.full_like(judged.residual, jnp.nan)
-    return Outcome(state.params, judged.residual, steps, Status.of(judged.code), counts, state, derivative, curvature)
+    curvature = judged.curvature if looked else jnp.full_like(found.residual, jnp.nan)
+    status = Status.of(judged.code)
+    return Outcome(state.params, found.residual, steps, status, counts, state, derivative, curvature, found.distance)

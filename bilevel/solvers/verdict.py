@@ -162,6 +162,22 @@ def limits(scales: Scales, tol: float | jax.Array, reference: jax.Array, epsilon
     return Limits(jnp.maximum(tol * relative, rounding), floor, rounding)
 
 
+class Relative(NamedTuple):
+    """A residual without its unit."""
+
+    residual: jax.Array  # beside the cold start, or beside its terms where it is rounding
+    distance: jax.Array  # beside the change on the way from the start too, where the start is steeper than the solution
+
+
+def relative(scales: Scales, limits: Limits, reference: jax.Array) -> Relative:
+    solved = scales.residual <= limits.rounding  # no residual is large beside a start of rounding size either
+    yardstick = jnp.where(solved, jnp.maximum(reference, scales.terms), reference)
+    share = jnp.where(yardstick > 0, scales.residual / jnp.where(yardstick > 0, yardstick, 1.0), scales.residual)
+    steep = ~solved & (scales.local > 0) & (scales.local < reference)
+    distance = jnp.where(steep, scales.residual / jnp.where(steep, scales.local, 1), share)
+    return Relative(share.astype(reference.dtype), distance.astype(reference.dtype))
+
+
 def without_end(scales: Scales, reference: jax.Array, epsilon: float) -> jax.Array:
     """Whether the loss falls without end: the point is far from the start and the loss shows no turn; or the gradient
     vanished beside the gradient at the start but not beside the curvature, as of log(1 + exp(-w))."""

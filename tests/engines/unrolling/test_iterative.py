@@ -150,3 +150,16 @@ def test_the_unrolled_gradient_has_derivatives_in_forward_mode_only():
     np.testing.assert_allclose([slope, curvature], [3 * h**2, 6 * h], rtol=1e-9)
     with pytest.raises(TypeError, match=r"bl\.Unrolled.*jax\.jacfwd"):
         jax.eval_shape(jax.grad(gradient), h)
+
+
+def test_the_error_is_judged_at_the_solution_where_the_start_is_steep():
+    """The gradient of exp(w) at 20 is 1e8 times that at the solution. A residual beside it is no error beside the
+    solution."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: jnp.exp(w) - h * w, init=lambda key, h: jnp.array(20.0), solver=bl.LBFGS(tol=1e-7)
+    )
+    task = bl.Task(inner, lambda w, h, batch: w**2, lambda key: jnp.array(3.0), bl.full_batch(0.0, 0.0))
+    _, grad, report = bl.hypergradient(task, jnp.array(3.0), bl.Unrolled())
+    true = abs(float(grad) - 2 * np.log(3.0) / 3)
+    assert true <= 3 * float(report.error_estimate) + 1e-14
+    assert float(report.error_inner) >= float(report.inner_residual) * abs(float(grad))
