@@ -25,22 +25,24 @@ def pieces_of(of: Penalty, reach: extent.Extent, point: Params, hparams: HParams
     """The arrays that a set or penalty acts on, with its parameters."""
     pieces = reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
     if of.separable:
-        refuse_shapes(of, pieces, extent.ITS_PARAMETERS[reach])
+        refuse_shapes(of, pieces.arguments, extent.ITS_PARAMETERS[reach])
     return pieces
 
 
-def refuse_shapes(of: Any, pieces: extent.Pieces, widest: Callable[[tuple], tuple]) -> None:
-    """ValueError where a parameter does not broadcast to ``widest(shape)`` for an array of the params."""
+def refuse_shapes(of: Any, arguments: list[tuple], widest: Callable[[tuple], tuple]) -> None:
+    """ValueError where a parameter does not broadcast to ``widest(shape)`` for an array (the first of the arguments) of
+    the params."""
     names = [field.name for field in dataclasses.fields(of)]
-    for array, *values in pieces.arguments:
+    for array, *values in arguments:
         target = widest(jnp.shape(array))
         for name, value in zip(names, values, strict=True):
-            if not _broadcasts(jnp.shape(value), target):
-                other = f" or an array that broadcasts to {target}" if target else ""
-                raise ValueError(
-                    f"{name} of bl.{type(of).__name__} has shape {jnp.shape(value)}; on params of shape "
-                    f"{jnp.shape(array)} it is a number{other}."
-                )
+            for shape in map(jnp.shape, jax.tree.leaves(value)):
+                if not _broadcasts(shape, target):
+                    other = f" or an array that broadcasts to {target}" if target else ""
+                    raise ValueError(
+                        f"{name} of bl.{type(of).__name__} has shape {shape}; on params of shape {jnp.shape(array)} it "
+                        f"is a number{other}."
+                    )
 
 
 def _broadcasts(shape: tuple, target: tuple) -> bool:
@@ -88,9 +90,12 @@ class ParametricPenalty(Penalty):
         return distances(self, self._pieces(point, hparams), type(self).distance, step_size)
 
     def _pieces(self, point: Params, hparams: HParams) -> extent.Pieces:
-        reach = type(self).reach
+        reach, widest = type(self).reach, type(self).widest
+        if reach is extent.everything:  # which would spread its parameters over the vector
+            whole = [(leaf, *parameters(self, hparams)) for leaf in jax.tree.leaves(point)]
+            refuse_shapes(self, whole, extent.ITS_PARAMETERS[reach])
         pieces = pieces_of(self, reach, point, hparams)
-        refuse_shapes(self, pieces, type(self).widest or extent.ITS_PARAMETERS[reach])
+        refuse_shapes(self, pieces.arguments, widest or extent.ITS_PARAMETERS[reach])
         return pieces
 
 

@@ -69,10 +69,12 @@ def least_curvature(instance: Instance, params: Params, uneven: bool | jax.Array
     NaN where the system is not known to be symmetric."""
     params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
     like = trees.norm(params)
-    system = instance.mapping.system(params, hparams, batch)
+    # A short step keeps the face right where gradients are large beside params.
+    mapping = instance.mapping.localize(params, hparams, batch)
+    system = mapping.system(params, hparams, batch)
     if not (system.operator.symmetric and system.operator.definite):
         return unseen(params)
-    residual = instance.mapping(params, hparams, batch)
+    residual = mapping.precise_residual(params, hparams, batch)
     rhs, unravel = ravel_pytree(system.restrict(residual))
 
     def product(x: jax.Array) -> jax.Array:
@@ -97,7 +99,7 @@ def cost_of_a_look(instance: Instance, params: Params, uneven: jax.Array) -> Cou
     """The cost of `least_curvature`, beside the gradient and the prox of a residual."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     products = size if size <= FEW else PRODUCTS + jnp.where(uneven, ROUNDS, 0)
-    counts = instance.mapping.preparation.plus(hessian_products=products)
+    counts = instance.mapping.preparation.add(instance.mapping.localization).plus(hessian_products=products)
     return counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
 
 
