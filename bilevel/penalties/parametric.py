@@ -95,7 +95,8 @@ class ParametricPenalty(Penalty):
             whole = [(leaf, *parameters(self, hparams)) for leaf in jax.tree.leaves(point)]
             refuse_shapes(self, whole, extent.ITS_PARAMETERS[reach])
         pieces = pieces_of(self, reach, point, hparams)
-        refuse_shapes(self, pieces.arguments, widest or extent.ITS_PARAMETERS[reach])
+        if not self.separable:
+            refuse_shapes(self, pieces.arguments, widest or extent.ITS_PARAMETERS[reach])
         return pieces
 
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 import bilevel as bl
 from bilevel.solvers.lanczos import PRODUCTS
