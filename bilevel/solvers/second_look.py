@@ -55,6 +55,7 @@ def second_look(instance: Instance, asked: Asked) -> Seen:
     saddle = known & bends_down(least, params) & asked.left
     pushed = push(instance, params, direction, saddle)
     ahead = jax.lax.cond(known & ~saddle, lambda: further(instance, asked, step), lambda: nothing)
+    counts = counts.plus(proxes=jnp.where(known & ~saddle, 2 * instance.mapping.prox_calls, 0))
     better = trees.select(pushed.found, pushed.params, ahead.params)
     return Seen(least, ahead.found, better, pushed.found | (ahead.found & asked.left), counts)
 
