@@ -62,6 +62,26 @@ def _echoed(moved: PyTree, tangents: PyTree, lost: jax.Array, data: PyTree) -> P
     return jax.tree.map(lambda leaf: leaf + (echo * _weights(leaf)).astype(leaf.dtype), moved)
 
 
+@jax.custom_jvp
+def gone(value: PyTree, data: PyTree, lost: jax.Array) -> PyTree:
+    """The ``value``, whose derivatives in the data are NaN where it is ``lost``, unless its cotangent is exactly zero.
+
+    For what is computed from a solution: there the solution is replaced by numbers before it enters, because the
+    derivative of a product multiplies a cotangent of zero by the derivative NaN of the other factor.
+
+    >>> jax.grad(lambda x: gone(jnp.ones(()), x, jnp.array(True)))(2.0).tolist()
+    nan
+    """
+    return value
+
+
+@gone.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
+    value, data, lost = primals
+    moved = [tangent for tangent in jax.tree.leaves(tangents[1]) if _is_continuous(tangent)]
+    return gone(*primals), _echoed(tangents[0], moved, lost, data)
+
+
 def _deaf(tree: PyTree, lost: jax.Array) -> PyTree:
     """The tree, which nothing is differentiated in where the lane is lost."""
 
