@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel.foundation.typing import PyTree
 
@@ -77,7 +78,7 @@ def gone(value: PyTree, data: PyTree, lost: jax.Array) -> PyTree:
 
 @gone.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    value, data, lost = primals
+    _, data, lost = primals
     moved = [tangent for tangent in jax.tree.leaves(tangents[1]) if _is_continuous(tangent)]
     return gone(*primals), _echoed(tangents[0], moved, lost, data)
 
@@ -107,8 +108,10 @@ def _weights(leaf: jax.Array) -> jax.Array:
     return jnp.cos(1 + jnp.arange(jnp.size(leaf), dtype=jnp.float32)).reshape(jnp.shape(leaf))
 
 
-def _is_continuous(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+def _is_continuous(leaf: jax.Array | float) -> bool:
+    """Whether it can move; the tangents of integers have a type that `jnp.result_type` does not take."""
+    kind = leaf.dtype if isinstance(leaf, jax.Array | np.ndarray) else jnp.result_type(leaf)
+    return kind != jax.dtypes.float0 and jnp.issubdtype(kind, jnp.inexact)
 
 
 def coupled(tree: PyTree, unknown: PyTree, of: PyTree = 1.0) -> PyTree:
