@@ -11,6 +11,7 @@ from bilevel.batches import Minibatch, full_batch, minibatches, permuted, whole_
 SIZES = [(1, 1), (5, 1), (6, 2), (7, 3), (8, 8), (50, 7), (64, 64), (101, 100)]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("samples", [*range(1, 20), 64, 65, 1000, 1023])
 def test_permuted_is_a_permutation(samples):
     places = jnp.arange(samples, dtype=jnp.uint32)
@@ -53,6 +54,7 @@ def test_weighted_averages_over_an_epoch_are_exact(samples, batch_size):
         assert_allclose(np.mean(means, axis=0), values.mean(axis=0), rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_stochastic_gradients_average_to_the_full_gradient():
     random = np.random.default_rng(1)
     data = (random.standard_normal((23, 3)), random.standard_normal(23))
@@ -80,6 +82,7 @@ def test_train_and_validation_are_drawn_independently_and_reproducibly():
     assert not np.array_equal(train.index, other.index)
 
 
+@pytest.mark.slow
 def test_batches_inside_a_scan():
     batches = minibatches(np.arange(10), np.arange(10), batch_size=3)
     seen = jax.lax.scan(lambda _, step: (None, batches(jax.random.key(0), step)[0].index), None, jnp.arange(8))[1]

@@ -15,6 +15,7 @@ PAGES = [REPOSITORY / "README.md", *sorted(WRITTEN)]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     """In float32, as a reader's interpreter starts, and in an empty folder."""
@@ -50,6 +51,7 @@ def test_the_readme_lists_what_is_in_the_package(monkeypatch):
     assert text == contents.with_table(text), "python scripts/contents.py writes it"
 
 
+@pytest.mark.slow
 def test_the_readme_prints_what_it_says(capsys):
     text = (REPOSITORY / "README.md").read_text()
     code, said = BLOCK.search(text), re.search(r"It prints\n\n```text\n(.*?)```", text, re.DOTALL)

@@ -33,6 +33,7 @@ AROUND = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", AROUND)
 def test_a_solve_is_traced_once_and_right(name):
     inner, traces = counted()
@@ -45,6 +46,7 @@ def test_a_solve_is_traced_once_and_right(name):
     assert len(traces) == before
 
 
+@pytest.mark.slow
 def test_a_batch_of_problems_is_traced_once():
     inner, traces = counted()
     solve = lambda h: bl.solve_batch(inner, h, jnp.asarray(TARGET), in_axes=(0, None), lanes=2).params
@@ -64,6 +66,7 @@ def test_a_global_bound_anew_is_not_stale(monkeypatch):
     np.testing.assert_allclose(inner.solve(1.0, None).params, [5.0, 6.0])
 
 
+@pytest.mark.slow
 def test_a_loss_that_closes_over_traced_values_keeps_its_derivative():
     def solved(h):
         inner = bl.InnerProblem(loss=lambda w, _, b: 0.5 * jnp.sum((w - h * b) ** 2), init=lambda key, _: jnp.zeros(2))
@@ -82,6 +85,7 @@ def test_a_problem_that_asks_for_values_is_solved_as_it_is():
         assert inner.solve(3.0, None).params.tolist() == [3.0, 3.0]
 
 
+@pytest.mark.slow
 def test_changed_weights_of_a_penalty_are_seen():
     for weight in (0.5, 1.0):
         inner = bl.InnerProblem(
@@ -141,6 +145,7 @@ def test_projections_are_what_they_are_under_jit():
             np.testing.assert_allclose(project(at), jax.jit(project)(at), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_hypergradient_sees_a_global_bound_anew(monkeypatch):
     task = bl.Task(
         inner=bl.InnerProblem(

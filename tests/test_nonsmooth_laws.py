@@ -52,6 +52,7 @@ def test_a_tree_is_the_vector_of_its_leaves(entry):
         np.testing.assert_allclose(of_tree, of_vector, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("entry", OF_TREES)
 def test_a_problem_on_a_tree_is_the_problem_on_its_vector(entry):
@@ -171,6 +172,7 @@ def report_at(entry, target):
     return bl.hypergradient(task, jnp.array(1.0))[2]
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("entry", KINKED)
 def test_an_error_is_claimed_away_from_kinks_and_never_at_one(entry):
@@ -186,6 +188,7 @@ def test_an_error_is_claimed_away_from_kinks_and_never_at_one(entry):
     assert int(elsewhere.weakly_active) == 0
 
 
+@pytest.mark.slow
 def test_a_prox_of_which_only_the_values_are_known_claims_nothing():
     mapping = bl.optimality.ProximalGradient(
         lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2), lambda w, step, h, batch: bl.prox.l1(w, step, jnp.exp(h))

@@ -44,6 +44,7 @@ def test_the_solution_and_its_derivative_of_a_smooth_problem():
     )
 
 
+@pytest.mark.slow
 def test_the_derivative_in_the_data():
     inner = bl.InnerProblem(loss=ridge_loss, init=zeros)
     hparams = jnp.zeros(6)
@@ -64,6 +65,7 @@ def test_the_condition_follows_from_the_statement(statement, name):
     assert type(bl.InnerProblem(loss=squares, init=zeros, **statement).mapping).__name__ == name
 
 
+@pytest.mark.slow
 def test_a_penalty_inside_a_box_is_solved_exactly():
     inner = bl.InnerProblem(loss=squares, init=zeros, penalty=bl.L1(weight=0.05), constraint=bl.Box(0.0, 0.5))
     params = np.asarray(jax.jit(lambda: inner.solve(None, BATCH).params)())
@@ -159,6 +161,7 @@ def test_a_problem_without_a_loss_refuses_a_descent_method():
         inner.solve(1.0, None)
 
 
+@pytest.mark.slow
 def test_a_linear_loss_equals_the_opaque_one():
     linear = bl.Linear(design=lambda batch: batch[0], loss=lambda z, w, h, batch: 0.5 * jnp.mean((z - batch[1]) ** 2))
     h = -2.0

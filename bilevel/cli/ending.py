@@ -24,9 +24,10 @@ from bilevel.verification import Record
 
 def finished(folder: Path, config: DictConfig) -> str:
     """How a run that is to go on has ended, where nothing is left to do; "" also where settings are to change, which
-    the run then refuses or takes."""
-    changes = [one for one in HydraConfig.get().overrides.task if not is_own(one)]
-    if any(not one.startswith("trainer.steps=") for one in changes):
+    the run then refuses or takes. The overrides of a job of a sweep are those that it was started with."""
+    context = HydraConfig.get()
+    changes = [one for one in context.overrides.task if not is_own(one)]
+    if context.mode != RunMode.MULTIRUN and any(not one.startswith("trainer.steps=") for one in changes):
         return ""
     run = read(folder) if is_run(folder) else None
     steps = 0 if run is None else len(run.record.lines)

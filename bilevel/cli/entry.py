@@ -31,6 +31,7 @@ from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError
 
 FAILURE, WRONG_SETTINGS = 1, 2
+SEARCH = "hydra/sweeper=search"
 BEGAN = time.time() - 1.0  # some file systems store whole seconds
 OmegaConf.register_new_resolver(  # a run of a task of one's own is named after its function
     "run_name", lambda choice, target: str(target).rpartition(".")[2] if choice == "own" else choice, replace=True
@@ -52,6 +53,8 @@ def run() -> None:
             command(words, settings)
             return
         register(configs())
+        if SEARCH in sys.argv:
+            importlib.import_module("bilevel.cli.search").offer()
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
         sweep.conclude()

@@ -19,7 +19,14 @@ from bilevel.cli.shipped import check_shipped
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
 NULLABLE = ("compilation_cache",)  # these may also be null, though that is not their default
-POSITIVE = ("optimizer.learning_rate", "trainer.steps", "trainer.checkpoint_every", "solver.tol", "solver.max_steps")
+POSITIVE = (
+    "optimizer.learning_rate",
+    "trainer.steps",
+    "trainer.checkpoint_every",
+    "trainer.steps_per_call",
+    "solver.tol",
+    "solver.max_steps",
+)
 
 
 def check_settings(config: DictConfig) -> None:

@@ -1,23 +1,94 @@
-"""The end of a sweep: a table of its runs, best first, as text, as CSV and as a report."""
+"""A sweep: its folder, named by its settings; runs that an earlier start left; and the table at its end."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bilevel.cli.arguments import quoted
+from bilevel.cli.settings import merged
 
 TABLE = "sweep.csv"
+PLACE = "hydra.sweep.dir"
+# These settings do not change what a run finds.
+ASIDE = ("hydra", "command", "resume", "run", "replay", "report", "progress", "debug", "compilation_cache", "logger")
 _folders: list[Path] = []  # of the sweep that this process runs
 
 
-class Remembered(Callback):
-    """Remembers the folder of the sweep: Hydra's launchers may run its jobs in other processes."""
+class Identified(Callback):
+    """Names the folder of a sweep by its settings, so that the same command line finds what it has done already.
 
-    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        _folders[:] = [Path(config.hydra.sweep.dir).absolute()]
+    The folder is remembered in this process, because Hydra's launchers may run the jobs in others.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        given = [str(one) for one in config.hydra.overrides.hydra]
+        place = Path(config.hydra.sweep.dir)
+        if not any(one.startswith(f"{PLACE}=") for one in given):
+            place /= identity(config)
+        place = place.absolute()  # the processes of a cluster may start elsewhere
+        with open_dict(config):
+            config.hydra.sweep.dir = str(place)
+            # Hydra composes the settings of each job anew from the overrides.
+            config.hydra.overrides.hydra = [*given, f"{PLACE}={quoted(place)}"]
+        _folders[:] = [place]
+
+
+def identity(config: DictConfig) -> str:
+    """The name of a sweep: its task, and a hash of the composed settings with the values that are swept."""
+    swept = [one for one in config.hydra.overrides.task if not is_aside(one.lstrip("+~").partition("=")[0])]
+    params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=True)
+    facts = [settled(config, resolve=False), sorted(swept), params, config.hydra.sweeper._target_]
+    text = json.dumps(facts, sort_keys=True, default=str)
+    tasks = next((one.partition("=")[2] for one in swept if one.startswith("task=")), config.hydra.runtime.choices.task)
+    if tasks == "own":
+        tasks = str(config.task.get("_target_")).rpartition(".")[2]
+    readable = re.sub(r"[^\w-]+", "-", tasks).strip("-")
+    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def is_aside(name: str) -> bool:
+    """Whether a setting does not change what a run finds.
+
+    >>> [name for name in ("task.train", "progress", "data.root", "logger.group") if is_aside(name)]
+    ['progress', 'data.root', 'logger.group']
+    """
+    return name.partition(".")[0] in ASIDE or name.endswith(".root")
+
+
+def settled(config: DictConfig, resolve: bool = True) -> Any:
+    """The settings that determine what a run finds, with their values; where data lie does not."""
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ASIDE])
+    values: Any = OmegaConf.to_container(kept, resolve=resolve)
+    for group in values.values():
+        if isinstance(group, dict):
+            group.pop("root", None)
+    return values
+
+
+def goes_on(config: DictConfig) -> DictConfig:
+    """The settings of a job of a sweep that goes on where an earlier start of the same sweep stopped.
+
+    A job whose folder holds a run with the same settings resumes it; for every other command they are as given.
+    """
+    context = HydraConfig.get()
+    place = Path(context.runtime.output_dir)
+    record = place / ".hydra" / "config.yaml"
+    if context.mode != RunMode.MULTIRUN or config.get("resume") is not None or not record.is_file():
+        return config
+    recorded = OmegaConf.load(record)
+    same = isinstance(recorded, DictConfig) and settled(recorded) == settled(config)
+    return merged(config, {"resume": str(place)}) if same else config
 
 
 def conclude() -> None:

@@ -28,8 +28,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bilevel.cli.ending import best_loss, finished, short, tell_result
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.record import SettingsRecord
+from bilevel.cli.search import pruning
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.settings import merged
+from bilevel.cli.sweep import goes_on
 from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
@@ -46,11 +48,12 @@ from bilevel.training.trainer import Trainer
 
 def train(config: DictConfig) -> float:
     """Runs the outer loop; returns the best outer loss, which is what Hydra's sweepers minimise."""
+    config = goes_on(config)
     resumed = config.resume is not None
     with claimed(resumed) as folder:
         if resumed and (done := finished(folder.path, config)):
             print(short(folder.path))
-            print(f"{short(folder.path)} is already finished: {done}", file=sys.stderr)
+            print(f"{short(folder.path)} is already finished: {done}", file=sys.stderr, flush=True)
             return best_loss(folder.path)
         use_compilation_cache(config.compilation_cache)
         task, trainer = build(config)
@@ -127,7 +130,7 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
             engine=made(config, "engine", Engine),
             loggers=loggers,
         )
-    return task, trainer
+    return task, replace(trainer, callbacks=[*trainer.callbacks, *pruning(config)])
 
 
 def grouped(config: DictConfig) -> DictConfig:

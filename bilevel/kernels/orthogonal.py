@@ -18,9 +18,20 @@ def damped(rows: jax.Array, damping: jax.Array) -> jax.Array:
     [1.0]
     """
     n = rows.shape[1] - 1
-    below = jnp.sqrt(damping).astype(rows.dtype) * jnp.eye(n, n + 1, dtype=rows.dtype)
-    factor = jnp.linalg.qr(jnp.concatenate([rows, below]), mode="r")
+    factor = _stacked(rows, damping)
     return jax.scipy.linalg.solve_triangular(factor[:n, :n], factor[:n, n])
+
+
+def damped_triangle(rows: jax.Array, damping: jax.Array) -> jax.Array:
+    """R (n, n) with R'R = A'A + damping I; ``rows`` are [A, b] or their `triangle`."""
+    n = rows.shape[1] - 1
+    return _stacked(rows, damping)[:n, :n]
+
+
+def _stacked(rows: jax.Array, damping: jax.Array) -> jax.Array:
+    n = rows.shape[1] - 1
+    below = jnp.sqrt(damping).astype(rows.dtype) * jnp.eye(n, n + 1, dtype=rows.dtype)
+    return jnp.linalg.qr(jnp.concatenate([rows, below]), mode="r")
 
 
 def minimum_norm(rows: jax.Array) -> jax.Array:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import numpy as np
+
 from bilevel.foundation.typing import HParams, Params
 
 
@@ -29,3 +32,13 @@ class Callback(Protocol):
     """
 
     def __call__(self, moment: Moment, /) -> Any: ...
+
+
+def asks_to_end(answer: Any) -> bool:
+    """Whether a callback answered True; a comparison of arrays answers with a boolean of NumPy or JAX.
+
+    >>> [asks_to_end(answer) for answer in (True, np.bool_(True), None, 1, "yes")]
+    [True, True, False, False, False]
+    """
+    is_scalar = isinstance(answer, np.bool_ | jax.Array) and answer.shape == () and answer.dtype == bool
+    return answer is True or (is_scalar and bool(answer))

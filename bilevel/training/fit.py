@@ -10,18 +10,19 @@ from typing import Any
 
 import jax
 
-from bilevel.foundation.typing import Key
+from bilevel.foundation.typing import HParams, Key, Params
 from bilevel.loggers import JsonLines, Run
 from bilevel.loggers.base import by_name, finish_all, plain
 from bilevel.task import Task
-from bilevel.training.callbacks import Moment
+from bilevel.training.callbacks import Moment, asks_to_end
+from bilevel.training.calls import Entry
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
 from bilevel.training.continuation import fingerprint, restored
 from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
 from bilevel.training.found import path_of
-from bilevel.training.outer_step import metrics_of
+from bilevel.training.outer_step import Evaluation, metrics_of
 from bilevel.training.profile import profiled
 from bilevel.training.refusals import Settings
 from bilevel.training.result import Result
@@ -108,26 +109,61 @@ class Fit(Steps):
         return fingerprint(self.task.batches(jax.random.split(self.state.key)[0], 0))
 
     def _step(self) -> None:
-        began, step = time.perf_counter(), int(self.state.step)
-        compiled = self.advance.seconds
-        state, evaluation = self.attempt()
-        taken = state.hparams if int(evaluation.report.skipped) else state.previous
-        metrics = plain(
-            {
-                **metrics_of(evaluation),
-                **path_of(taken),
-                "seconds": time.perf_counter() - began,
-                **self.advance.seconds.since(compiled).named(),
-            }
-        )
+        """One outer step, or several in one call; the call leaves to the host the step that fails."""
+        count = self._until_saved()
+        if count == 1 or not self._call(count):
+            began, compiled = time.perf_counter(), self.advance.seconds
+            state, evaluation = self.attempt()
+            taken = state.hparams if int(evaluation.report.skipped) else state.previous
+            spent = time.perf_counter() - began, self.advance.seconds.since(compiled).named()
+            self._noted(int(self.state.step), evaluation, taken, *spent)
+            self.state = state  # only now: Ctrl-C at any moment leaves no step without its line
+            self._save()
+            self._told_callbacks(taken, evaluation.report.params)
+
+    def _until_saved(self) -> int:
+        """The steps of the next call: it ends at the next checkpoint and at the end of the run."""
+        step, every = int(self.state.step), self.trainer.checkpoint_every
+        left = self.trainer.steps - step
+        return min(self.trainer.steps_per_call, left, every - step % every if self.checkpoints else left)
+
+    def _call(self, count: int) -> bool:
+        """Takes up to ``count`` steps in one call; returns whether it took any. Where patience or a callback ends the
+        run within them, the steps up to there are taken once more, and the others have never been."""
+        began, compiled, start = time.perf_counter(), self.advance_many.seconds, self.state
+        call = self.advance_many(self.engine, self.task, start, count)
+        taken, entries = int(call.taken), jax.device_get(call.entries)
+        share = (time.perf_counter() - began) / max(taken, 1)
+        spent = self.advance_many.seconds.since(compiled).named()
+        noted = 0
+        try:
+            while noted < taken and not self.halted:
+                entry: Entry = jax.tree.map(lambda leaf, number=noted: leaf[number], entries)
+                self._noted(int(start.step) + noted, entry.evaluation, entry.hparams, share, spent)
+                noted, spent = noted + 1, dict.fromkeys(spent, 0.0)
+                self._told_callbacks(entry.hparams, entry.params)
+                if self._impatient(int(start.step) + noted, int(entry.best)):
+                    break
+        finally:  # after Ctrl-C too, the state is that of the last line of the record
+            self.state = call.state if noted == taken else self.advance_many(self.engine, self.task, start, noted).state
+        self._save()
+        return taken > 0
+
+    def _noted(
+        self, step: int, evaluation: Evaluation, taken: HParams, seconds: float, compiling: Mapping[str, float]
+    ) -> None:
+        """One line of the record, for every logger."""
+        metrics = plain({**metrics_of(evaluation), **path_of(taken), "seconds": seconds, **compiling})
         self.metrics.append({"step": step, **metrics})
         for logger in self.loggers:
             logger.log(step, metrics)
-        self.state = state  # only now: Ctrl-C at any moment leaves no step without its line
-        self._save()
-        moment = Moment(step, metrics, taken, evaluation.report.params)
-        asked = [callback(moment) for callback in self.trainer.callbacks]  # all of them, before one ends the run
-        self.halted = any(answer is True for answer in asked)
+
+    def _told_callbacks(self, taken: HParams, params: Params) -> None:
+        """Calls all callbacks, before one ends the run."""
+        line = {name: value for name, value in self.metrics[-1].items() if name != "step"}
+        moment = Moment(int(self.metrics[-1]["step"]), line, taken, params)
+        asked = [callback(moment) for callback in self.trainer.callbacks]
+        self.halted = any(map(asks_to_end, asked))
 
     def _draw(self, result: Result) -> None:
         if self.loggers:
@@ -136,9 +172,12 @@ class Fit(Steps):
                     keep_figure(logger, name, figure)
 
     def _done(self) -> bool:
-        waited = int(self.state.step) - 1 - int(self.state.best.step)
-        out_of_patience = 0 < self.trainer.patience <= waited
-        return int(self.state.step) >= self.trainer.steps or out_of_patience or bool(self.border) or self.halted
+        step = int(self.state.step)
+        out_of_patience = self._impatient(step, int(self.state.best.step))
+        return step >= self.trainer.steps or out_of_patience or bool(self.border) or self.halted
+
+    def _impatient(self, step: int, best: int) -> bool:
+        return 0 < self.trainer.patience <= step - 1 - best
 
     def _save(self, force: bool = False) -> None:
         step = int(self.state.step)
@@ -176,5 +215,5 @@ class Fit(Steps):
             "steps_skipped": int(self.state.skipped),
             "environment": environment(),
             "seconds_total": time.perf_counter() - self.began,
-            **self.begin.seconds.add(self.advance.seconds).named(),
+            **self.begin.seconds.add(self.advance.seconds).add(self.advance_many.seconds).named(),
         }

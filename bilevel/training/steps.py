@@ -16,6 +16,7 @@ from bilevel.foundation.typing import Key, PyTree
 from bilevel.loggers.base import plain
 from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
+from bilevel.training.calls import in_one_call
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.devices import mesh_of, on_mesh, placed, refuse_host, samples_of
 from bilevel.training.outer_step import (
@@ -39,6 +40,19 @@ class Steps:
         self.task = task = self._spread(task, key)
         self.advance = Program(
             lambda engine, task, state: self._placed(outer_step(task, trainer.optimizer, engine, state))
+        )
+        self.advance_many = Program(
+            lambda engine, task, state, count: self._placed(
+                in_one_call(
+                    task,
+                    trainer.optimizer,
+                    engine,
+                    state,
+                    count,
+                    most=trainer.steps_per_call,
+                    with_params=bool(trainer.callbacks),
+                )
+            )
         )
         self.begin = Program(lambda engine, key: self._placed(first_state(task, trainer.optimizer, engine, key)))
         self.engine, self.reason = trainer.engine, ""

@@ -29,7 +29,7 @@ WHOLE = (Integral, "a whole number")
 KINDS: dict[str, tuple[type, str]] = {
     "optimizer": (optax.GradientTransformation, "an optax.GradientTransformation, as optax.adam(0.1),"),
     "engine": (Engine, "an engine, as bl.Implicit(),"),
-    **dict.fromkeys(("steps", "patience", "checkpoint_every"), WHOLE),
+    **dict.fromkeys(("steps", "patience", "checkpoint_every", "steps_per_call"), WHOLE),
 }
 
 
@@ -42,6 +42,9 @@ class Trainer:
     and the whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
     Each of ``callbacks`` is called with a `Moment` after each outer step, behind the record of that step; one that
     returns True ends the run there (status "stopped_by_callback"). What they raise ends the run, and is raised.
+    ``steps_per_call=K`` takes up to K steps in one call of the compiled program, where a step is so short that the
+    way to the host and back counts. Calls end at checkpoints, so ``checkpoint_every`` should be K or more. The record,
+    patience and callbacks are as with one step a call; callbacks hear of the steps of a call after it.
     ``profile=True`` measures at the end how the time of a step is divided (``profile`` in the summary) and shows the
     times of tracing and compilation in the table (the record has them always).
 
@@ -66,6 +69,7 @@ class Trainer:
     patience: int = 0
     loggers: Sequence[Logger] = ()
     checkpoint_every: int = 1
+    steps_per_call: int = 1
     mesh: Mesh | Mapping[str, int] | None = None
     profile: bool = False
     callbacks: Sequence[Callback] = ()
@@ -83,6 +87,8 @@ class Trainer:
             raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
         if self.checkpoint_every < 1:
             raise ValueError(f"trainer.checkpoint_every={self.checkpoint_every}: save every 1, 2, ... steps.")
+        if self.steps_per_call < 1:
+            raise ValueError(f"trainer.steps_per_call={self.steps_per_call}: a call takes 1, 2, ... steps.")
 
     def fit(
         self,

@@ -17,9 +17,11 @@ problem has ``--seconds`` in a process beside this one; what takes longer, or en
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -29,10 +31,12 @@ import cutest_problems
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import folder, parser, write
+from common import append, folder, parser, read, write
 
 HERE = Path(__file__).resolve().parent
 OURS = "bilevel"
+SKIPPED = "too large"  # the solver of a problem that has more unknowns than were asked for
+NO_SOLVERS = ("collection", SKIPPED)
 CLOSE = 1e-6
 COLUMNS = (
     "problem",
@@ -113,20 +117,43 @@ class Worker:
         return json.loads(line) if line else None
 
 
-def run(names: list[str], seconds: float, *arguments: str) -> list[list[Any]]:
-    """The rows of all problems, by processes with these arguments."""
+def run(names: list[str], seconds: float, path: Path, columns: tuple[str, ...], *arguments: str) -> list[list[Any]]:
+    """The rows of all problems, by processes with these arguments. Each goes to ``path`` when it is there, and a
+    problem that ``path`` has is not asked again: a run that was cut off goes on."""
+    rows = kept(path)
+    if not rows:
+        write(path, columns, [])
+    there = {row[0] for row in rows}
     worker = Worker(*arguments)
-    rows: list[list[Any]] = []
     for name in names:
+        if name in there:
+            continue
         found = worker.ask(name, seconds)
         if found is None:
             found = [[name, "", OURS, f"not within {seconds:g} s", float("nan"), "", "", "", ""]]
             worker = Worker(*arguments)
+        found = found or [[name, "", SKIPPED, "", "", "", "", "", ""]]
         rows += found
+        for row in found:
+            append(path, row)
         for row in found:
             print(" ".join(f"{value!s:>14}" for value in row), flush=True)
     worker.process.kill()
     return rows
+
+
+def kept(path: Path) -> list[list[Any]]:
+    """The rows that an earlier run has written, its numbers as numbers."""
+    if not path.exists():
+        return []
+    return [[number(value) for value in row.values()] for row in read(path)]
+
+
+def number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def summary(rows: list[list[Any]]) -> str:
@@ -136,13 +163,20 @@ def summary(rows: list[list[Any]]) -> str:
         if row[4] != "" and np.isfinite(row[4]):
             best[row[0]] = min(best.get(row[0], np.inf), row[4])
     lines = [f"{'solver':12} {'solved':>8} {'of':>4} {'wrong status':>14} {'wrong derivative':>18} {'seconds':>9}"]
-    for solver in dict.fromkeys(row[2] for row in rows if row[2] != "collection"):
+    for solver in dict.fromkeys(row[2] for row in rows if row[2] not in NO_SOLVERS):
         mine = [row for row in rows if row[2] == solver]
         reached = sum(bool(row[4] <= best.get(row[0], np.inf) + CLOSE * (1 + abs(best.get(row[0], 0)))) for row in mine)
         wrong = [sum(bool(row[column]) for row in mine) for column in (5, 6)]
         taken = sum(row[8] for row in mine if row[8] != "")
         lines.append(f"{solver:12} {reached:8} {len(mine):4} {wrong[0]:14} {wrong[1]:18} {taken:9.2f}")
     return "\n".join(lines)
+
+
+def table(settings: argparse.Namespace, name: str) -> Path:
+    """Where the rows go; those of a few problems by name do not go into the committed table."""
+    if settings.problems and not settings.out:
+        return Path(tempfile.mkdtemp()) / name
+    return folder(settings, HERE) / name
 
 
 def main() -> None:
@@ -161,9 +195,8 @@ def main() -> None:
     kinds = ["none"] if settings.smoke else settings.kind
     for kind in kinds:
         names = [name for name in cutest_problems.listed(kind) if chosen is None or name in chosen]
-        rows = run(names, settings.seconds, "--kind", kind, "--unknowns", str(settings.unknowns))
-        if chosen is None or settings.smoke or settings.out:
-            write(folder(settings, HERE) / f"cutest_{kind}.csv", COLUMNS, rows)
+        path = table(settings, f"cutest_{kind}.csv")
+        rows = run(names, settings.seconds, path, COLUMNS, "--kind", kind, "--unknowns", str(settings.unknowns))
         print(f"bounds: {kind}\n{summary(rows)}")
     return None
 

@@ -27,7 +27,7 @@ import cutest_problems
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import folder, parser, write
+from common import parser
 
 CLOSE = 1e-8
 FEW = ("BOOTH", "BOXBOD", "HATFLDF", "POWELLBSQ")  # of --smoke
@@ -89,15 +89,15 @@ def summary(rows: list[list[Any]]) -> str:
     """A line a solver: problems solved of those that it was asked for, statuses that are wrong, steps, seconds."""
     best: dict[str, float] = {}
     for row in rows:
-        if np.isfinite(row[4]):
+        if row[4] != "" and np.isfinite(row[4]):
             best[row[0]] = min(best.get(row[0], np.inf), row[4])
     lines = [f"{'solver':12} {'solved':>8} {'of':>4} {'wrong status':>14} {'steps':>9} {'seconds':>9}"]
-    for solver in dict.fromkeys(row[2] for row in rows):
+    for solver in dict.fromkeys(row[2] for row in rows if row[2] != cutest.SKIPPED):
         mine = [row for row in rows if row[2] == solver]
         reached = sum(bool(row[4] <= best.get(row[0], np.inf) + CLOSE * (1 + best.get(row[0], 0))) for row in mine)
         wrong, steps = sum(bool(row[5]) for row in mine), sum(row[6] for row in mine if row[6] != "")
         taken = sum(row[8] for row in mine if row[8] != "")
-        lines.append(f"{solver:12} {reached:8} {len(mine):4} {wrong:14} {steps:9} {taken:9.2f}")
+        lines.append(f"{solver:12} {reached:8} {len(mine):4} {wrong:14} {steps:9.0f} {taken:9.2f}")
     return "\n".join(lines)
 
 
@@ -114,10 +114,9 @@ def main() -> None:
         return work(settings.unknowns)
     chosen = settings.problems or (list(FEW) if settings.smoke else None)
     names = [name for name in cutest_problems.listed("equations") if chosen is None or name in chosen]
-    rows = cutest.run(names, settings.seconds, "--unknowns", str(settings.unknowns))
-    if chosen is None or settings.smoke or settings.out:
-        columns = (*cutest.COLUMNS[:6], "steps", *cutest.COLUMNS[7:])
-        write(folder(settings, cutest.HERE) / "cutest_least_squares.csv", columns, rows)
+    path = cutest.table(settings, "cutest_least_squares.csv")
+    columns = (*cutest.COLUMNS[:6], "steps", *cutest.COLUMNS[7:])
+    rows = cutest.run(names, settings.seconds, path, columns, "--unknowns", str(settings.unknowns))
     print(summary(rows))
     return None
 

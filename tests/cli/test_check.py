@@ -44,6 +44,7 @@ def verdicts(text):
     return {**found, **dict.fromkeys(refused[1].split(", ") if refused else [], "refused:")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seen", "verdict", "code"), [pytest.param("true", "right", 0, marks=pytest.mark.slow), ("false", "WRONG", 1)]
 )

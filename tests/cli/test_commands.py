@@ -101,6 +101,7 @@ def test_a_new_task_overwrites_nothing_and_is_whole(tmp_path, monkeypatch, capsy
     assert (tmp_path / "shrinkage.py").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_watch_serves_until_ctrl_c(write_runs, environment):
     command = [sys.executable, "-m", "bilevel", "command=watch", "."]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

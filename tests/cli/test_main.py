@@ -27,6 +27,7 @@ def seconds_of(action):
     return result, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("--cfg", "job"), ("--cfg", "job", "task=own"), ("--info", "searchpath")]
 )
@@ -58,6 +59,7 @@ def test_help_and_lists_load_no_jax(bilevel, folder):
     assert "data=ijcnn1" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_a_table_best_first(bilevel, folder):
     done = bilevel("-m", *MINE, "task.features=4,2", "output=sweep", "report=false")
     assert done.returncode == 0, done.stderr
@@ -68,6 +70,7 @@ def test_a_sweep_ends_with_a_table_best_first(bilevel, folder):
     assert not (folder / "sweep/0/report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(bilevel, folder):
     assert bilevel(*MINE, "output=run").returncode == 0
     done = bilevel("resume=run")
@@ -137,6 +140,7 @@ WRONG = {
 }
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("argument", WRONG)
 def test_a_mistake_ends_with_one_sentence(bilevel, folder, argument):
     done, seconds = seconds_of(lambda: bilevel(*argument.split()))
@@ -173,6 +177,7 @@ def test_a_task_of_the_users_own(bilevel, folder):
     assert "features: 6" in (run / ".hydra/config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_task_that_a_module_holds_as_it_is(bilevel, folder):
     done = bilevel("task._target_=mine.ready", "trainer.steps=1", "hydra.run.dir=run")
     assert (done.returncode, complaints(done)) == (0, [])
@@ -183,6 +188,7 @@ def test_the_version_is_that_of_the_library(bilevel):
     assert bilevel("--version").stdout == f"bilevel {bl.__version__}\n"
 
 
+@pytest.mark.slow
 def test_settings_of_the_users_own(bilevel, folder):
     (folder / "settings/task").mkdir(parents=True)
     (folder / "settings/task/mine.yaml").write_text("_target_: mine.shrinkage\nfeatures: 5\n")
@@ -194,12 +200,14 @@ def test_settings_of_the_users_own(bilevel, folder):
     assert "features: 3" in (run / ".hydra/config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_an_unknown_argument_of_the_users_task(bilevel):
     done = bilevel(*MINE, "task.colour=3")
     assert done.returncode == 2
     assert done.stderr.startswith("bilevel: task: TypeError: shrinkage() got an unexpected keyword argument 'colour'")
 
 
+@pytest.mark.slow
 def test_a_failed_solve_ends_with_one_sentence(bilevel, folder):
     done = bilevel(*MINE, "task.max_steps=2", "hydra.run.dir=run")
     assert done.returncode == 1
@@ -208,6 +216,7 @@ def test_a_failed_solve_ends_with_one_sentence(bilevel, folder):
     assert json.loads((folder / "run/summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_to_is_told_in_one_line(bilevel, folder):
     (folder / "file").write_text("")
     done = bilevel(*MINE, "hydra.run.dir=run", "compilation_cache=file/cache")
@@ -215,6 +224,7 @@ def test_a_cache_that_cannot_be_written_to_is_told_in_one_line(bilevel, folder):
     assert complaints(done) == ["bilevel: compilation_cache=file/cache: nothing is kept there (Not a directory)."]
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_is_refused(bilevel):
     assert bilevel(*MINE, "hydra.run.dir=run").returncode == 0
     done = bilevel(*MINE, "hydra.run.dir=run")
@@ -223,6 +233,7 @@ def test_a_directory_in_use_is_refused(bilevel):
     assert "holds a run already" in line
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_what_can_run(bilevel, folder):
     done = bilevel(
         "-m", *MINE, "task.max_steps=2,200", "engine=implicit,one_step", "hydra.sweep.dir=sweep", "logger=none"
@@ -254,6 +265,7 @@ def test_the_data_sets_are_listed(bilevel, folder):
     assert not (folder / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_wandb_is_offline_unless_told(bilevel, folder):
     done = bilevel(*MINE, "logger=wandb", "hydra.run.dir=run")
     assert (done.returncode, complaints(done)) == (0, [])
@@ -274,6 +286,7 @@ def task():
 """
 
 
+@pytest.mark.slow
 def test_a_run_without_a_usable_step_fails_with_one_sentence(bilevel, folder):
     """The prior has no derivative at the start, and skipping the step changes nothing about that."""
     (folder / "spread.py").write_text(SPREAD)

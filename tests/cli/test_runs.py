@@ -37,6 +37,7 @@ def refused(done, *words):
     assert all(word in line for word in words), line
 
 
+@pytest.mark.slow
 def test_refused_commands_leave_a_run_as_it_is(bilevel, run):
     """Another start in its folder, other data, another optimiser, code in its settings."""
     before = contents(run)
@@ -65,6 +66,7 @@ def test_refused_commands_leave_a_run_as_it_is(bilevel, run):
     assert "logger=wandb" in yaml.safe_load((run / ".hydra/overrides.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_a_fork_starts_from_the_hyperparameters_found(bilevel, run, folder):
     done = bilevel("fork='lr=0.1'", "trainer.steps=2", "optimizer=sgd", "hydra.run.dir=forked")
     assert done.returncode == 0, done.stderr
@@ -88,6 +90,7 @@ def test_a_fork_starts_from_the_hyperparameters_found(bilevel, run, folder):
     refused(bilevel("fork='lr=0.1'"), "its result.npz is damaged")
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_ones_own_keeps_its_rate_and_a_seed_reaches_the_task(bilevel, folder):
     (folder / "settings/optimizer").mkdir(parents=True)
     (folder / "settings/optimizer/slow.yaml").write_text("_target_: optax.sgd\nlearning_rate: 0.001\n")
@@ -110,6 +113,7 @@ def test_an_optimizer_of_ones_own_keeps_its_rate_and_a_seed_reaches_the_task(bil
     assert json.loads((folder / "seeded/summary.json").read_text())["unknowns"] == 5
 
 
+@pytest.mark.slow
 def test_two_starts_in_the_same_second_get_two_folders(bilevel, folder):
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: bilevel(*MINE, "trainer.steps=2"), range(2)))
@@ -129,6 +133,7 @@ WRONG = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("argument", WRONG)
 def test_a_wrong_setting_is_one_sentence_and_leaves_nothing(bilevel, folder, argument):
     before = sorted(path.name for path in folder.iterdir())

@@ -83,6 +83,7 @@ def test_the_words_are_those_of_the_code(target, name):
     assert tuple(TRUE_PRECISIONS) == PRECISIONS
 
 
+@pytest.mark.slow
 def test_every_engine_takes_the_policies():
     for name in options("engine"):
         config = composed(f"engine={name}")

@@ -24,6 +24,7 @@ def ridge(params, l2reg, data):
     return jnp.linalg.solve(GRAM + l2reg * jnp.eye(3), RIGHT)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solve", [None, linear_solve.solve_cg, functools.partial(linear_solve.solve_gmres, tol=1e-9)])
 def test_custom_root(solve):
     solver = implicit_diff.custom_root(jax.grad(objective.ridge_regression), solve=solve)(ridge)
@@ -31,6 +32,7 @@ def test_custom_root(solve):
     assert_allclose(jax.jacfwd(solver, 1)(None, 0.5, (X, Y)), DERIVATIVE, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_solve_of_the_users_own():
     dense = lambda matvec, b: jnp.linalg.solve(jax.jacobian(matvec)(b), b)
     solver = implicit_diff.custom_root(jax.grad(objective.ridge_regression), solve=dense)(ridge)
@@ -55,6 +57,7 @@ def test_custom_fixed_point():
     assert_allclose(jax.grad(fixed_point(lambda init, theta: jnp.sqrt(theta)), 1)(1.0, 4.0), 0.25)
 
 
+@pytest.mark.slow
 def test_root_jvp_and_root_vjp():
     F = jax.grad(objective.ridge_regression)
     moved = implicit_diff.root_jvp(lambda w, l2: F(w, l2, (X, Y)), SOLUTION, (0.5,), (1.0,), linear_solve.solve_cg)
@@ -78,6 +81,7 @@ def test_the_solvers_that_names_stand_for():
     assert linear_solve.linear_solver(damped) == Damped(Dense(), 1e-2)
 
 
+@pytest.mark.slow
 def test_a_rectangular_system_takes_its_unknown_from_init():
     found = linear_solve.solve_normal_cg(lambda v: X @ v, Y, init=np.zeros(3))
     assert_allclose(found, np.linalg.lstsq(X, Y)[0], atol=1e-8)

@@ -35,6 +35,7 @@ def test_a_decay_is_fitted(name):
     assert_allclose(value, 9 * found.cost, rtol=1e-8)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["LevenbergMarquardt", "ScipyLeastSquares"])
 def test_the_derivative_of_a_fit(name):
     """Weighted data: the solution moves with the weights."""

@@ -20,6 +20,7 @@ SOLUTION = np.linalg.solve(X.T @ X / 30 + L2 * np.eye(4), X.T @ Y / 30)
 DERIVATIVE = np.linalg.solve(X.T @ X / 30 + L2 * np.eye(4), -SOLUTION)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_lasso():
     blocks = jaxopt.BlockCoordinateDescent(objective.least_squares, prox.prox_lasso, tol=1e-9)
     whole = jaxopt.ProximalGradient(objective.least_squares, prox.prox_lasso, tol=1e-10, maxiter=3000)
@@ -29,6 +30,7 @@ def test_blocks_of_a_lasso():
     assert_allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_support_vector_machine():
     labels = np.eye(3)[RNG.integers(0, 3, 30)]
     simplex = prox.make_prox_from_projection(projection.projection_simplex)
@@ -57,6 +59,7 @@ def test_mirror_descent(stepsize):
     assert_allclose(jax.jacobian(solve)(target), np.eye(3) - 1 / 3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bracket():
     solver = jaxopt.Bisection(lambda x, c: x**3 - x - c, 1.0, 4.0)
     root, state = solver.run(None, 2.0)
@@ -118,6 +121,7 @@ def test_steps_from_values(name):
     assert_allclose(params, exact, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_steps_of_another_solver_are_accelerated():
     plain = jaxopt.GradientDescent(objective.ridge_regression, stepsize=0.3, acceleration=False, tol=1e-9, maxiter=500)
     solver = jaxopt.AndersonWrapper(plain)
@@ -128,6 +132,7 @@ def test_the_steps_of_another_solver_are_accelerated():
     assert_allclose(found, DERIVATIVE, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_iterative_refinement():
     A = RNG.normal(size=(5, 5)) + 5 * np.eye(5)
     b = RNG.normal(size=5)

@@ -15,6 +15,7 @@ G, H = np.array([[0.0, 1.0], [-1.0, 0.0]]), np.array([0.9, 5.0])
 EQUAL = np.array([0.0, 1.0])  # of the equality alone; with y <= 0.9 it is (0.1, 0.9)
 
 
+@pytest.mark.slow
 def test_a_program_with_equalities():
     solver = jaxopt.EqualityConstrainedQP()
     sol, state = solver.run(params_obj=(Q, C), params_eq=(A, B))
@@ -49,6 +50,7 @@ def test_products_trees_and_functions():
     assert_allclose(sol.primal, [0.1, 0.9], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_rows_with_two_bounds():
     solver = jaxopt.BoxOSQP()
     data = {"params_obj": (Q, C), "params_eq": np.eye(2), "params_ineq": (-np.ones(2), np.array([1.0, 1.0]))}
@@ -69,6 +71,7 @@ def test_an_empty_program_says_so():
     assert int(state.status) == jaxopt.BoxOSQP.PRIMAL_INFEASIBLE
 
 
+@pytest.mark.slow
 def test_scipys_minimisers_and_root_finders():
     fun = lambda w, target: jnp.sum(jnp.cosh(w - target))
     target = jnp.array([-2.0, 0.5])
@@ -95,6 +98,7 @@ def test_isotonic_regression_between_bounds():
     assert_allclose(jax.jacobian(pav, 2)(y, 1.5, 3.0), [0.0, 0.0, 0.0, 1.0])
 
 
+@pytest.mark.slow
 def test_perturbations():
     argmax = lambda x: jax.nn.one_hot(jnp.argmax(x), x.size)
     x, key = jnp.array([0.3, -0.2, 0.1]), jax.random.key(0)

@@ -29,6 +29,7 @@ SMOOTH = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_solvers_reach_the_solution_and_its_derivative(name):
     solver = SMOOTH[name](tol=1e-9, maxiter=400)
@@ -54,6 +55,7 @@ def test_a_run_is_a_loop_of_updates():
     assert_allclose(state.value, objective.ridge_regression(params, L2, DATA))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["GradientDescent", "LBFGS"])
 def test_steps_are_differentiated_where_implicit_diff_is_off(name):
     solver = SMOOTH[name](tol=1e-10, maxiter=100, implicit_diff=False)
@@ -93,6 +95,7 @@ def test_trees_and_float32():
     assert state.status.name == "converged"
 
 
+@pytest.mark.slow
 def test_a_gradient_of_the_users_own_and_aux():
     def fun(w, l2, data):
         value = objective.ridge_regression(w, l2, data)
@@ -113,6 +116,7 @@ def test_the_value_in_a_state_has_its_derivative():
     assert_allclose(found, 0.5 * SOLUTION @ SOLUTION, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_prox_of_a_lasso():
     solver = jaxopt.ProximalGradient(objective.least_squares, prox.prox_lasso, tol=1e-10, maxiter=3000)
     weight = 0.3
@@ -126,6 +130,7 @@ def test_the_prox_of_a_lasso():
     assert not np.any(found[~on])
 
 
+@pytest.mark.slow
 def test_a_projection():
     solver = jaxopt.ProjectedGradient(lambda w, target: 0.5 * jnp.sum((w - target) ** 2), projection_simplex, tol=1e-9)
     target = jnp.array([0.9, 0.4, -1.0, 0.1])
@@ -134,6 +139,7 @@ def test_a_projection():
     assert_allclose(found, jax.jacobian(projection.projection_simplex, 1)(target, 1.0), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_box():
     solver = jaxopt.LBFGSB(lambda w, target: jnp.sum(jnp.cosh(w - target)), tol=1e-9)
     target = jnp.array([-2.0, 0.5, 3.0])
@@ -143,6 +149,7 @@ def test_a_box():
     assert_allclose(solver.run(jnp.zeros(3), None, target).params, target, atol=1e-7)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["FixedPointIteration", "AndersonAcceleration"])
 def test_fixed_points(name):
     solver = getattr(jaxopt, name)(lambda w, c: 0.5 * jnp.cos(w) + c, tol=1e-11)
@@ -192,6 +199,7 @@ def test_a_failed_solve_says_so():
     assert state.status.name == "nonfinite"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["LBFGS", "GradientDescent"])
 def test_complex_params(name):
     """min |A z - b|^2 / 2 over complex z, with a gradient of the user's own too."""

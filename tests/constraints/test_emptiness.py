@@ -39,16 +39,19 @@ def test_an_empty_set_is_refused_by_name(name):
         problem(EMPTY[name]).solve(1.0, None)
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap_each_lane_has_its_status():
     found = jax.jit(jax.vmap(lambda h: problem(EMPTY["box"]).solve(h, None).status.code))(jnp.array([0.0, 1.0]))
     assert found.tolist() == [bl.Code.converged, bl.Code.infeasible]
 
 
+@pytest.mark.slow
 def test_beside_a_penalty_too():
     both = problem(EMPTY["box"], penalty=bl.L1(0.1))
     assert int(jax.jit(lambda h: both.solve(h, None).status.code)(1.0)) == bl.Code.infeasible
 
 
+@pytest.mark.slow
 def test_a_hypergradient_says_so():
     task = bl.Task(
         inner=problem(EMPTY["ball"]),
@@ -60,6 +63,7 @@ def test_a_hypergradient_says_so():
         bl.hypergradient(task, jnp.ones(()))
 
 
+@pytest.mark.slow
 def test_bounds_that_meet_and_nan_are_not_empty():
     assert problem(bl.Box(lower=0.3, upper=0.3)).solve(1.0, None).status.name == "converged"
     assert problem(bl.L2Ball(radius=lambda h: h)).solve(jnp.nan, None).status.name == "nonfinite"
@@ -72,12 +76,14 @@ def test_a_set_whose_projection_is_undefined_is_infeasible(name):
     assert empty(jnp.array([0.5, 0.4, jnp.nan])).tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_the_solve_of_such_a_set_says_so_too():
     capped = lambda h: problem(UNDEFINED["capped simplex"](h)).solve(h, None).status.code
     statuses = jax.jit(jax.vmap(capped))(jnp.array([0.5, 0.4, jnp.nan]))
     assert statuses.tolist() == [bl.Code.converged, bl.Code.infeasible, bl.Code.nonfinite]
 
 
+@pytest.mark.slow
 def test_a_part_of_the_params_that_has_nowhere_to_be():
     parts = bl.Parts({"a": bl.CappedSimplex(upper=lambda h: h), "b": bl.Zero()})
     inner = bl.InnerProblem(

@@ -57,6 +57,7 @@ def law(constraint, h=1.1):
     return solve(h), differences, forward, weights @ np.asarray(forward), backward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

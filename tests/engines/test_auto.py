@@ -79,6 +79,7 @@ def test_minibatches_lead_to_stochastic_engines():
     assert isinstance(decide(task, bl.AutoEngine(memory_budget=10.0, quiet=True))[0], bl.SOBA)
 
 
+@pytest.mark.slow
 def test_it_prints_why_and_gives_the_gradient_of_what_it_chose(capsys):
     task = task_of(quadratic(jnp.arange(1.0, 5.0)))
     _, grad, _ = bl.hypergradient(task, jnp.zeros(()), bl.AutoEngine())
@@ -88,6 +89,7 @@ def test_it_prints_why_and_gives_the_gradient_of_what_it_chose(capsys):
     assert capsys.readouterr().err == ""  # chosen once
 
 
+@pytest.mark.slow
 def test_a_trainer_records_the_choice():
     task = task_of(quadratic(jnp.arange(1.0, 5.0)))
     result = bl.Trainer(optimizer=optax.sgd(0.1), engine=bl.AutoEngine(quiet=True), steps=2).fit(task)
@@ -95,6 +97,7 @@ def test_a_trainer_records_the_choice():
     assert "small" in result.summary["engine_chosen_because"]
 
 
+@pytest.mark.slow
 def test_inside_a_trace_it_chooses_without_values():
     task = task_of(quadratic(jnp.linspace(1.0, 10.0, BIG)), BIG)
     grad = jax.jit(lambda h: bl.hypergradient(task, h, bl.AutoEngine(quiet=True))[1])(jnp.zeros(()))

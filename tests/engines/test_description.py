@@ -28,6 +28,7 @@ def reported(h, engine, steps=1000):
     return bl.hypergradient(task(steps), h, engine)[2]
 
 
+@pytest.mark.slow
 def test_a_good_report():
     report = reported(jnp.zeros(()), bl.Implicit())
     assert repr(report).startswith("Report(converged; error of the gradient ") and len(repr(report)) < 250
@@ -36,6 +37,7 @@ def test_a_good_report():
     assert "Newton correction" in text and "gradients" in text and "\n" not in text
 
 
+@pytest.mark.slow
 def test_a_bad_one_says_why_and_what_helps():
     with pytest.warns(UserWarning, match="max_steps"):
         report = reported(jnp.asarray(3.0), bl.Implicit(on_failure="warn"), steps=2)

@@ -33,6 +33,7 @@ def spread(h):
     return 0.1 * jnp.std(h["penalty"]) + 0.5 * jnp.sum((h["other"] - 1.0) ** 2)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("policy", ["raise", "retry"])
 def test_a_gradient_of_nan_is_a_failure_that_names_the_leaf_and_the_prior(policy):
     with pytest.raises(
@@ -52,6 +53,7 @@ def test_warn_and_skip_say_it():
     assert int(report.skipped) == 1 and np.isnan(grad["other"]).all()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", [bl.Implicit(), bl.ClosedForm(), bl.Forward(), bl.OneStep(), bl.SOBA()])
 def test_a_value_of_nan_is_a_failure_of_every_engine(engine):
     broken = task(outer_loss=lambda w, h, batch: 0.5 * (w - batch) ** 2 + jnp.where(batch > 0, jnp.nan, 0.0))
@@ -59,6 +61,7 @@ def test_a_value_of_nan_is_a_failure_of_every_engine(engine):
         bl.hypergradient(broken, START, engine)
 
 
+@pytest.mark.slow
 def test_a_cotangent_of_nan_is_the_fault_of_the_outer_loss_and_not_of_the_adjoint_solve():
     """The value is 0, and the derivative infinity times 0."""
     kinked = task(outer_loss=lambda w, h, batch: jnp.sqrt(0.0 * w))
@@ -68,6 +71,7 @@ def test_a_cotangent_of_nan_is_the_fault_of_the_outer_loss_and_not_of_the_adjoin
         bl.hypergradient(kinked, START)
 
 
+@pytest.mark.slow
 def test_inside_a_trace_such_a_gradient_is_poisoned_lane_by_lane():
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + jnp.arange(leaf.size)]), START)
     _, grad, report = jax.jit(jax.vmap(lambda h: bl.hypergradient(task(prior=spread), h)))(both)
@@ -75,6 +79,7 @@ def test_inside_a_trace_such_a_gradient_is_poisoned_lane_by_lane():
     assert np.isnan(grad["other"][0]).all() and np.isfinite(grad["other"][1]).all()
 
 
+@pytest.mark.slow
 def test_a_failed_solve_is_told_as_such_and_not_as_a_number():
     start = {**START, "penalty": jnp.full(3, 400.0)}  # exp(1200) overflows within the inner problem
     with pytest.raises(bl.ConvergenceError, match="inner solve ended with status nonfinite"):
@@ -96,11 +101,13 @@ class TestALossWithoutSamples:
             init=lambda key, h: jnp.zeros(2),
         )
 
+    @pytest.mark.slow
     def test_is_no_solution(self):
         assert self.inner().solve(jnp.zeros(()), self.batch).status.name == "nonfinite"
         codes = jax.vmap(lambda h: self.inner().solve(h, self.batch).status.code)(jnp.zeros(2))
         assert codes.tolist() == [bl.Code.nonfinite] * 2
 
+    @pytest.mark.sample(1)
     @pytest.mark.parametrize("engine", [bl.Implicit(), bl.Unrolled(), bl.SOBA()])
     def test_has_no_hypergradient(self, engine):
         batches = bl.full_batch(self.batch, (np.ones((3, 2)), np.ones(3)))
@@ -109,6 +116,7 @@ class TestALossWithoutSamples:
             bl.hypergradient(empty, jnp.zeros(()), engine)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_made_within_a_trace_is_in_the_trace():
     """The data that its batches close over are then values of the trace, and nothing else need be."""
     made = jax.jit(lambda target: bl.hypergradient(task(batches=bl.full_batch(target, 1.0)), START)[1])
@@ -124,6 +132,7 @@ class TestPrecision:
     def stated(self, **more):
         return task(prior=lambda h: jnp.sum(jnp.exp(h["penalty"])) * 1e-9 / 3 + jnp.sum(h["other"]), **more)
 
+    @pytest.mark.slow
     def test_float64_is_honoured_where_jax_is_in_float32(self):
         with jax.enable_x64(False):
             h = jax.tree.map(jnp.zeros_like, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), START))
@@ -142,11 +151,13 @@ class TestPrecision:
             _, _, report = bl.hypergradient(task, fine)
         np.testing.assert_allclose(report.params, 4 / (1 + np.exp(0.3)), rtol=1e-12)
 
+    @pytest.mark.slow
     def test_float32_is_honoured_where_jax_is_in_float64(self):
         _, grad, report = bl.hypergradient(self.stated(precision="float32"), START)
         assert report.params.dtype == jnp.float32
         assert grad["penalty"].dtype == START["penalty"].dtype
 
+    @pytest.mark.slow
     def test_a_trace_in_float32_says_so(self):
         with jax.enable_x64(False):
             with pytest.warns(UserWarning, match="computes in float32.*jax_enable_x64"):

@@ -38,11 +38,13 @@ def exact():
     return bl.hypergradient(make(), HPARAMS)[1]
 
 
+@pytest.mark.slow
 def test_an_unconverged_inner_solve_raises_and_names_residual_and_remedy():
     with pytest.raises(bl.ConvergenceError, match=r"inner solve ended with status max_steps after 2 steps .*max_steps"):
         bl.hypergradient(make(solver=SLOW), HPARAMS)
 
 
+@pytest.mark.slow
 def test_where_the_inner_problem_has_no_solution_the_adjoint_is_no_matter():
     task = make(curvature=(-9.0, -9.0, -9.0))
     with pytest.raises(bl.ConvergenceError, match=r"status unbounded after \d+ steps") as caught:
@@ -50,6 +52,7 @@ def test_where_the_inner_problem_has_no_solution_the_adjoint_is_no_matter():
     assert "adjoint" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_unconverged_adjoint_solve_raises_with_the_report():
     engine = bl.Implicit(linear_solve=bl.CG(max_steps=1))
     with pytest.raises(bl.ConvergenceError, match=r"adjoint solve ended with status max_steps") as caught:
@@ -71,7 +74,7 @@ FAILING = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solve", FAILING)
 @pytest.mark.parametrize("policy", ["raise", "warn", "retry", "skip"])
 def test_every_policy_on_both_solves_is_in_log_and_summary(solve, policy, caplog):
@@ -105,6 +108,7 @@ def test_skip_gives_no_number_that_could_be_used(caplog):
     assert "Skipped: The inner solve ended with status max_steps" in caplog.text
 
 
+@pytest.mark.slow
 def test_retry_solves_an_inner_problem_with_more_steps(caplog):
     slow = bl.GradientDescent(max_steps=40, tol=1e-12)
     with caplog.at_level(logging.WARNING, logger="bilevel"):
@@ -119,6 +123,7 @@ def test_retry_solves_an_inner_problem_with_more_steps(caplog):
 RETRY = bl.Implicit(on_failure="retry")
 
 
+@pytest.mark.slow
 def test_retry_gives_the_adjoint_more_steps_and_then_another_linear_solver():
     engine = bl.Implicit(on_failure="retry", linear_solve=bl.CG(max_steps=1))
     _, grad, report = bl.hypergradient(make(), HPARAMS, engine)
@@ -126,12 +131,14 @@ def test_retry_gives_the_adjoint_more_steps_and_then_another_linear_solver():
     assert int(report.retries) == 1
 
 
+@pytest.mark.slow
 def test_retry_that_nothing_helps_raises_and_counts_what_was_tried():
     broken = make(curvature=(1.0, jnp.nan, 1.0))
     with pytest.raises(bl.ConvergenceError, match=r"4 retries did not help"):
         bl.hypergradient(broken, HPARAMS, RETRY)
 
 
+@pytest.mark.slow
 def test_an_indefinite_system_is_told_and_cured_by_another_linear_solver():
     """At a saddle of the inner loss CG meets negative curvature; a solver for indefinite systems solves it."""
 
@@ -156,6 +163,7 @@ def test_an_indefinite_system_is_told_and_cured_by_another_linear_solver():
     assert int(retried[2].retries) >= 2
 
 
+@pytest.mark.slow
 def test_a_singular_system_is_told():
     def loss(w, h, batch):
         return 0.5 * (w[0] - jnp.exp(h)) ** 2 + 0.0 * w[1]
@@ -172,6 +180,7 @@ def test_a_singular_system_is_told():
             bl.hypergradient(task, HPARAMS, bl.Implicit(linear_solve=linear_solve))
 
 
+@pytest.mark.slow
 def test_a_diverging_solver_is_told():
     with pytest.raises(bl.ConvergenceError, match=r"inner solve ended with status (diverged|nonfinite)"):
         bl.hypergradient(make(solver=bl.GradientDescent(step_size=10.0)), HPARAMS)
@@ -193,6 +202,7 @@ def test_a_trainer_skips_counts_and_goes_on():
     np.testing.assert_allclose(result.last_hparams, 0.0)
 
 
+@pytest.mark.slow
 def test_a_trainer_retries_and_records_it():
     engine = bl.Implicit(on_failure="retry", linear_solve=bl.CG(max_steps=1))
     result = bl.Trainer(optimizer=optax.sgd(0.1), engine=engine, steps=2).fit(make())
@@ -206,6 +216,7 @@ def test_an_unknown_policy_is_refused():
         bl.Implicit(on_failure="ignore")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("which", "name"), [(0, "inner"), (1, "outer")])
 def test_nan_in_the_data_is_named(which, name):
     """The loss, the leaf and how many entries, instead of what follows from them."""

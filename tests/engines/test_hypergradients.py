@@ -45,6 +45,7 @@ def traces(task):
 H = np.linspace(-2.0, 0.0, 5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "engine", [bl.Implicit(), bl.Unrolled(), bl.Forward(), bl.OneStep()], ids=lambda e: type(e).__name__
 )
@@ -57,6 +58,7 @@ def test_value_and_gradient_are_those_of_the_closed_form(engine):
     assert report.status.name == ("truncated" if isinstance(engine, bl.OneStep) else "converged")
 
 
+@pytest.mark.slow
 def test_the_prior_on_the_hyperparameters_is_part_of_both():
     task = make_task(prior=lambda h: 0.5 * jnp.sum(h**2))
     value, grad, _ = bl.hypergradient(task, H)
@@ -64,6 +66,7 @@ def test_the_prior_on_the_hyperparameters_is_part_of_both():
     np.testing.assert_allclose(grad, jax.grad(closed_form)(H) + H, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_calling_again_traces_nothing():
     task = make_task(bl.LBFGS(tol=1e-10))
     bl.hypergradient(task, H, bl.Implicit())
@@ -96,6 +99,7 @@ def test_a_failure_raises_with_residual_and_remedy():
     assert caught.value.report.inner_status.name == "max_steps"
 
 
+@pytest.mark.slow
 def test_inside_a_trace_the_gradient_of_a_failed_solve_is_nan():
     task = make_task(bl.GradientDescent(max_steps=3))
     _, grad, report = jax.jit(lambda h: bl.hypergradient(task, h))(H)
@@ -103,6 +107,7 @@ def test_inside_a_trace_the_gradient_of_a_failed_solve_is_nan():
     assert report.status.name == "max_steps"
 
 
+@pytest.mark.slow
 def test_inside_a_trace_it_is_the_same_function():
     task = make_task()
     points = np.stack([H, H + 0.5])
@@ -130,6 +135,7 @@ def test_second_derivatives_where_the_refusal_points():
     np.testing.assert_allclose(forward, jax.hessian(closed_form)(H), rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_reverse_mode_over_forward_is_refused():
     task = make_task(bl.Newton(max_steps=20))
     with pytest.raises(TypeError, match="bl.Forward takes the gradient in forward mode.*jax.jacfwd"):

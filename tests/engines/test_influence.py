@@ -93,6 +93,7 @@ def test_the_start_is_seen_by_engines_that_differentiate_steps():
     assert reached(task(loss=error, start=jnp.zeros(()), solver=sizes), bl.Forward()) == ["hparams"]
 
 
+@pytest.mark.slow
 def test_a_start_drawn_from_the_key_is_no_number_to_look_at():
     inner = bl.InnerProblem(
         loss=lambda w, h, b: 0.5 * jnp.sum((w - b) ** 2),
@@ -109,6 +110,7 @@ def test_a_start_drawn_from_the_key_is_no_number_to_look_at():
         assert float(bl.hypergradient(task, jnp.zeros(()), bl.Unrolled())[1]) == 0
 
 
+@pytest.mark.slow
 def test_a_hypergradient_that_is_zero_by_construction_says_so_once():
     twice = task()
     with pytest.warns(UserWarning, match=r"hparams\['misspelt'\] cannot reach the outer loss.*misspelt name"):
@@ -124,6 +126,7 @@ def test_a_run_that_cannot_learn_anything_is_refused_before_it_begins():
         bl.Trainer(steps=2).fit(task(loss=error, init=lambda key, h: h, start=jnp.ones(3)))
 
 
+@pytest.mark.slow
 def test_a_run_with_an_idle_leaf_names_it_before_and_after(caplog):
     with pytest.warns(UserWarning, match=r"hparams\['misspelt'\] cannot reach the outer loss"):
         result = bl.Trainer(optimizer=optax.sgd(0.1), steps=3).fit(task())
@@ -131,6 +134,7 @@ def test_a_run_with_an_idle_leaf_names_it_before_and_after(caplog):
     assert "hparams['misspelt'] was exactly 0 at every step" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_gradient_that_happens_to_be_zero_at_every_step_is_told(caplog):
     """A penalty so large that the solution is all zeros, from where no step leads away."""
     start = {"used": jnp.array(5.0)}

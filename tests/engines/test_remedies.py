@@ -43,6 +43,7 @@ def test_an_engine_without_an_adjoint_speaks_of_its_steps():
     assert "adjoint" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_loss_without_a_minimum_is_told_with_its_remedy():
     task = bl.Task(
         inner=bl.InnerProblem(lambda w, h, b: -h * jnp.sum(w), lambda key, h: jnp.zeros(2), solver=bl.LBFGS()),

@@ -22,6 +22,7 @@ from experiments.dictionary.task import samples
 SMALL: dict[str, Any] = {"genes": 60, "atoms": 4, "splits": 2, "steps": 10}
 
 
+@pytest.mark.slow
 def test_codes_satisfy_the_conditions_of_the_elastic_net():
     rng = np.random.default_rng(0)
     inputs, atoms = rng.standard_normal((6, 8)), rng.standard_normal((3, 8))

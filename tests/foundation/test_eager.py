@@ -44,6 +44,7 @@ def test_eager_transformations_trace_nothing_again(around):
     assert jnp.allclose(jax.grad(total)(jnp.ones(1)), 2 * jnp.cos(2.0))
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded():
     """The oldest call is dropped and traced again; the last ones are kept."""
     scaled, traces = counted()

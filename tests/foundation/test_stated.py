@@ -155,6 +155,7 @@ def test_what_is_measured(evaluate, sentence, monkeypatch):
         bl.Trainer(engine=bl.Implicit(accuracy="residual"), steps=1).fit(task_of(evaluate=evaluate))
 
 
+@pytest.mark.slow
 def test_a_failure_of_a_solve_is_left_as_it_is(monkeypatch):
     monkeypatch.undo()
     inner = bl.InnerProblem(loss=ridge, init=lambda key, h: jnp.zeros(3), solver=bl.GradientDescent(max_steps=1))
@@ -168,6 +169,7 @@ def test_a_failure_of_a_solve_is_left_as_it_is(monkeypatch):
         bl.hypergradient(task, jnp.array(0.0))
 
 
+@pytest.mark.slow
 def test_narrow_params_in_a_direct_solve(monkeypatch):
     monkeypatch.undo()
     dtype = jnp.bfloat16

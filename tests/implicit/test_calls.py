@@ -23,6 +23,7 @@ class Found(NamedTuple):
     state: Any
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "condition", [by_place, by_name, bl.optimality.Newton(by_place)], ids=["place", "name", "mapping"]
 )
@@ -50,6 +51,7 @@ def test_a_loss_that_takes_its_arguments_by_place():
     assert float(jax.grad(lambda theta: solver(None, theta=theta))(3.0)) == 1.0
 
 
+@pytest.mark.slow
 def test_names_are_matched_in_any_order_and_defaults_are_those_of_the_solver():
     @bl.custom_root(lambda w, scale, theta: w**2 - theta * scale**2)
     def root(init, theta, scale=3.0, max_steps=10):
@@ -78,6 +80,7 @@ def test_arguments_that_do_not_fit_are_refused_in_a_sentence():
         root(None)
 
 
+@pytest.mark.slow
 def test_a_named_tuple_stays_one():
     @bl.custom_root(by_name, has_aux=True)
     def root(init, theta):

@@ -134,6 +134,7 @@ def test_every_mode_gives_the_derivative_of_the_closed_form(problem, mode):
     assert_close(*derivatives(mode, problem, "float64", jax.jit), 1e-8)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("mode", ["jvp", "vjp", pytest.param("hessian", marks=pytest.mark.slow)])
 def test_single_precision(problem, mode):
@@ -146,6 +147,7 @@ def test_without_jit(mode):
     assert_close(*derivatives(mode, "ridge_cg", "float64", lambda f: f), 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("problem", ["nonsymmetric", "pytree"])
 def test_a_fixed_point_has_the_same_derivatives(problem):
@@ -159,6 +161,7 @@ def test_a_fixed_point_has_the_same_derivatives(problem):
     assert_close(jax.jacrev(functools.partial(solver, None))(theta), jax.jacobian(closed_form)(theta), 1e-8)
 
 
+@pytest.mark.slow
 def test_values_that_mapping_and_solver_close_over_are_differentiated():
     def solution(slope, offset):
         @bl.custom_root(lambda w, a: w**2 * slope - a * offset)
@@ -247,6 +250,7 @@ class TestAux:
 
 
 class TestHost:
+    @pytest.mark.slow
     def test_a_callback_solver_works_under_every_transformation(self):
         from sklearn.linear_model import Ridge
 
@@ -318,6 +322,7 @@ class TestWork:
         assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_tiny_cotangents_do_not_underflow():
     with jax.enable_x64(False):
         theta = jnp.linspace(-1.0, 1.0, 4)
@@ -334,6 +339,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="symmetric"):
             jax.grad(lambda theta: jnp.sum(solver(None, theta)))(jnp.array([0.2, -0.7]))
 
+    @pytest.mark.slow
     def test_cg_on_an_indefinite_function_gives_nan_and_not_a_number(self):
         saddle = jnp.diag(jnp.array([1.0, -2.0, 3.0]))
         solver = bl.custom_root(lambda w, t: saddle @ w - t, solve=bl.CG())(lambda init, t: jnp.linalg.solve(saddle, t))
@@ -349,6 +355,7 @@ class TestRefusals:
             solver(None, 1.0)
 
 
+@pytest.mark.slow
 def test_root_jvp_and_vjp_are_the_decorated_derivatives():
     theta = jnp.linspace(-1, 1, 4)
     F, w, v = bl.optimality.Stationary(ridge_loss), ridge(theta), jnp.arange(4.0)
@@ -357,6 +364,7 @@ def test_root_jvp_and_vjp_are_the_decorated_derivatives():
         assert_close(bl.root_vjp(F, w, (theta,), v, solve=solve), jax.vjp(ridge, theta)[1](v), 1e-8)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_aux_is_undefined_under_every_transformation():
     @bl.custom_root(lambda w, theta: w**2 - theta, has_aux=True)
     def solver(init, theta):

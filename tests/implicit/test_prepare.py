@@ -20,6 +20,7 @@ SETS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("linear_solve", [bl.Dense(), bl.CG(), bl.GMRES()], ids=lambda solver: type(solver).__name__)
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -57,6 +58,7 @@ CONSTRAINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["ball", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CONSTRAINTS)[1:])]
 )

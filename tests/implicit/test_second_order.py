@@ -34,6 +34,8 @@ SOLUTIONS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_reverse_over_reverse_is_forward_over_forward(name):
     """JAX transposes the solve of a derivative only where no part of its right-hand side is a known zero."""

@@ -19,6 +19,7 @@ def problem(solver):
     return bl.InnerProblem.from_fixed_point(numpy_map, init=init, solver=solver)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.filterwarnings("ignore:.*cannot be traced")
 @pytest.mark.parametrize("solver", [bl.FixedPointIteration(tol=1e-10), bl.Anderson()], ids=["iteration", "anderson"])
 def test_it_is_solved_under_vmap_and_jit(solver):

@@ -35,6 +35,7 @@ def rescaled(program, at, rows, columns, cost):
     return (*scaled, rows[:, None] * G * columns, rows * h), (x / columns, cost * y, cost * z / rows)
 
 
+@pytest.mark.slow
 def test_units_bring_entries_to_size_one_and_follow_every_scale():
     C, Q = RNG.normal(size=(3, 4)) * (RNG.random((3, 4)) < 0.8) + 0, np.eye(4)
     rows, columns = 2.0 ** RNG.integers(-20, 20, 3), 2.0 ** RNG.integers(-20, 20, 4)
@@ -61,6 +62,7 @@ def test_the_reading_is_that_of_the_program_unscaled(exponent):
         assert bool(is_regular(scaled[0], found))
 
 
+@pytest.mark.slow
 def test_a_weakly_active_and_a_dependent_row_are_not_regular():
     rows = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
     for slack, dual in (([0.0, 0, 1], [0.3, 0, 0]), ([0.0, 0, 0], [0.3, 0.2, 0.1])):
@@ -70,6 +72,7 @@ def test_a_weakly_active_and_a_dependent_row_are_not_regular():
     assert regular(program, at)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("shift", [0.0, 1e-17])
 def test_a_solution_at_zero_and_an_interior_one_are_read_right(shift):
     """Where x or the gradient vanishes, what is left of it is rounding and no unit."""
@@ -80,6 +83,7 @@ def test_a_solution_at_zero_and_an_interior_one_are_read_right(shift):
     assert read(*interior).active.tolist() == [False, False]
 
 
+@pytest.mark.slow
 def test_active_rows_are_told_at_a_solution_and_kink_and_guessed_where_the_residual_is_as_large_as_a_multiplier():
     """min 1/2 x^2 - (1 + kink) x over x <= 1."""
     one = jnp.ones(1)

@@ -49,6 +49,7 @@ def test_a_singular_hessian_is_no_obstacle():
     assert_allclose(system_of(parts) @ jnp.concatenate([x, y]), rhs, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_nonconvex_problem_is_shifted_until_it_is_convex():
     parts = parts_of(4, sign=-1.0)._replace(weights=jnp.full(SIZES[1], 1e-9))
     found = condensed(parts)
@@ -60,6 +61,7 @@ def test_a_nonconvex_problem_is_shifted_until_it_is_convex():
     assert int(condensed(parts_of(4)).factorizations) == 1
 
 
+@pytest.mark.slow
 def test_the_derivative_is_that_of_the_dense_solve():
     parts = parts_of(6, 1)
     rhs = jnp.asarray(np.random.default_rng(7).normal(size=SIZES[0] + SIZES[2]))

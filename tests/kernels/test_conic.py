@@ -49,6 +49,7 @@ def test_a_linear_program_and_its_multipliers():
     assert_allclose(found.z, [0.5, 0.0, 0.7], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_no_point_and_no_minimum_are_proved():
     data, cones = orthant(infeasible=True)
     found = solved(data, cones)

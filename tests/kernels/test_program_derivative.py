@@ -35,6 +35,7 @@ def changed(place, change):
     return tuple(array + change if number == place else array for number, array in enumerate(DATA))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(6), ids=NAMES)
 def test_the_derivative_in_each_datum_is_that_of_differences(place):
     """Of x, y and z, by `moving` alone: the solution that it is given is a constant."""
@@ -52,6 +53,7 @@ def test_the_derivative_in_each_datum_is_that_of_differences(place):
     assert_allclose(jax.jacrev(along)(0.0), jax.jacfwd(along)(0.0), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_where_there_is_no_solution_there_is_no_derivative():
     fixed = solution(*DATA)
     reading = read_program(tuple(map(jnp.asarray, DATA)), fixed)

@@ -40,6 +40,7 @@ def test_a_singular_hessian_gives_the_least_norm():
     np.testing.assert_allclose(x, flat @ TOP, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_derivatives_in_every_argument():
     step = 1e-6
     args = (HESSIAN, ROWS, TOP, BOTTOM)

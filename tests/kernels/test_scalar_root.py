@@ -22,6 +22,7 @@ def test_the_root_is_found_to_rounding(function, lower, upper, root):
     np.testing.assert_allclose(found, root, atol=2e-5 if function(root + 1e-5) < 1e-14 else 1e-14)
 
 
+@pytest.mark.slow
 def test_derivatives_of_any_order_and_in_both_modes():
     def root(c):
         return bracketed_root(lambda x, c: x**3 - c, 0.0, 10.0, c)

@@ -17,6 +17,7 @@ TERMS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rows", [10, 200])  # a singular matrix, and a regular one
 @pytest.mark.parametrize("name", TERMS)
 def test_optimal(name, rows):

@@ -25,6 +25,7 @@ def test_first_and_second_derivatives_along_a_line(values):
     np.testing.assert_allclose(curvature(0.0), (slope(step) - slope(-step)) / (2 * step), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_at_zero_everything_is_finite():
     for order in (jax.jacfwd(positive_part), jax.jacrev(positive_part), jax.hessian(positive_part)):
         assert np.isfinite(order(jnp.zeros((3, 3)))).all()

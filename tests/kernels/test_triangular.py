@@ -23,6 +23,7 @@ def test_it_is_the_inverse_and_triangular(n):
     assert_allclose(np.triu(inverse, 1), 0)
 
 
+@pytest.mark.slow
 def test_the_error_is_rounding_times_the_condition():
     for dtype in ("float32", "float64"):
         lower = factor(16, spread=1.5, dtype=dtype)
@@ -30,6 +31,7 @@ def test_the_error_is_rounding_times_the_condition():
         assert left < 10 * np.finfo(dtype).eps * np.linalg.cond(lower)
 
 
+@pytest.mark.slow
 def test_a_batch_is_inverted_lane_by_lane_and_differentiated():
     lanes = jnp.stack([factor(5), 2 * factor(5)])
     assert_allclose(jax.vmap(inverse_lower)(lanes), jnp.stack([inverse_lower(lane) for lane in lanes]), rtol=1e-12)

@@ -20,6 +20,7 @@ def matrix_of(spectrum):
     return (spectrum.vectors * spectrum.values) @ spectrum.vectors.T
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("radius", [1e-2, 1.0, 1e2])
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("kind", EIGENVALUES)

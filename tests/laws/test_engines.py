@@ -112,7 +112,7 @@ def named(value):
     return type(value).__name__ + (f"-{type(inside).__name__}" if inside is not None else "")
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("linear_solve", SOLVERS, ids=named)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_implicit_is_the_derivative(name, linear_solve):
@@ -145,6 +145,7 @@ def test_one_step_of_newton_is_the_derivative(name):
     agree(bl.hypergradient(task, hparams, bl.OneStep())[1], oracle(name))
 
 
+@pytest.mark.slow
 def test_one_step_of_gradient_descent_is_biased_by_its_contraction():
     task, hparams = task_of("ridge", bl.GradientDescent(max_steps=2000, tol=1e-12))
     _, grad, report = bl.hypergradient(task, hparams, bl.OneStep())
@@ -157,6 +158,7 @@ def test_one_step_of_gradient_descent_is_biased_by_its_contraction():
     np.testing.assert_allclose(np.linalg.norm(grad - oracle("ridge")), errors[0], rtol=1e-6)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("linear_solve", [bl.Neumann(terms=400, alpha=0.2), bl.Nystrom(rank=6, rho=1e-9)], ids=named)
 def test_truncated_linear_solvers_approach_the_derivative(linear_solve):
     task, hparams = task_of("ridge")
@@ -165,6 +167,7 @@ def test_truncated_linear_solvers_approach_the_derivative(linear_solve):
     assert report.status.name == "truncated"
 
 
+@pytest.mark.slow
 def test_ridge_agrees_with_the_closed_form_of_its_derivative():
     task, hparams = task_of("ridge")
     (x, y), (xv, yv) = data()
@@ -178,6 +181,7 @@ def test_ridge_agrees_with_the_closed_form_of_its_derivative():
         agree(bl.hypergradient(task, hparams, engine)[1], exact, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["ridge", "lasso"])
 def test_jit_and_vmap_of_the_hypergradient(name):
@@ -192,6 +196,7 @@ def test_jit_and_vmap_of_the_hypergradient(name):
     np.testing.assert_allclose(jax.jit(one)(hparams)[1], bl.hypergradient(task, hparams)[1], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_float32():
     with jax.enable_x64(False):
         train, validation = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), data())
@@ -225,6 +230,7 @@ def oracle32():
         return np.asarray(bl.hypergradient(task, hparams)[1])
 
 
+@pytest.mark.slow
 def test_a_second_call_traces_nothing_also_with_other_tolerances():
     traces = []
 
@@ -240,6 +246,7 @@ def test_a_second_call_traces_nothing_also_with_other_tolerances():
     assert len(traces) == before
 
 
+@pytest.mark.slow
 def test_warm_start_costs_less():
     task, hparams = task_of("logistic", bl.LBFGS(tol=1e-12))
     engine = bl.Implicit(linear_solve=bl.CG(tol=1e-4), accuracy="residual")

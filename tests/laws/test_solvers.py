@@ -238,7 +238,7 @@ def true_residual(inner: bl.InnerProblem, params: Any, hparams: float, batch: An
     return size(params) / size(inner.init(jax.random.key(0), hparams))
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("name", "solver"), pairs())
 def test_value_status_residual_and_starts(name, solver):
     at = case(name)
@@ -258,6 +258,7 @@ def test_value_status_residual_and_starts(name, solver):
     assert_allclose(far.params, exact, atol=100 * float(tol))
 
 
+@pytest.mark.slow
 @pytest.mark.sample(5)
 @pytest.mark.parametrize(("name", "solver"), pairs(only=lambda solver: solver != "Auto"))
 def test_the_status_is_honest_when_steps_run_out(name, solver):
@@ -269,7 +270,7 @@ def test_the_status_is_honest_when_steps_run_out(name, solver):
     assert solution.status.name == ("converged" if residual <= SOLVERS[solver].tol else "max_steps")
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("name", "solver"), pairs())
 def test_derivative_and_vmap(name, solver):
     at = case(name)
@@ -284,7 +285,7 @@ def test_derivative_and_vmap(name, solver):
         assert_allclose(batched[lane], slope, atol=1e-8 + scale)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "solver"), pairs(only=lambda name: name != "Auto" and SOLVERS[name].unrolls and name != "Newton")
 )
@@ -305,7 +306,7 @@ def test_unrolled_is_implicit(name, solver):
     assert_allclose(slope, exact, atol=1e-6)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("check", ["rank promotion", "leaks"])
 @pytest.mark.parametrize(("name", "solver"), pairs())
 def test_traces_are_clean(name, solver, check):

@@ -115,6 +115,7 @@ def simplex():
     return problem, [point], [x]
 
 
+@pytest.mark.slow
 def test_values_derivatives_and_statuses_of_a_batch():
     """The projection on the simplex; in the last lane its third entry is weakly active."""
     layer = bl.from_cvxpy(*simplex())
@@ -131,6 +132,7 @@ def test_values_derivatives_and_statuses_of_a_batch():
     assert solution.grade.tolist() == [1, 1, 0]
 
 
+@pytest.mark.slow
 def test_where_there_is_no_solution_the_status_says_so():
     x, bound = cp.Variable(2), cp.Parameter()
     layer = bl.from_cvxpy(cp.Problem(cp.Minimize(cp.sum(x)), [x >= 1, cp.sum(x) <= bound]), [bound], [x])

@@ -16,6 +16,7 @@ def one_hot(x, *args):
     return jax.nn.one_hot(jnp.argmax(x), x.size)
 
 
+@pytest.mark.slow
 def test_gumbel_noise_makes_softmax():
     x = jnp.array([0.3, -0.2, 0.1])
     soft = bl.perturbed_argmax(one_hot, samples=MANY, scale=0.5)
@@ -25,6 +26,7 @@ def test_gumbel_noise_makes_softmax():
     assert_allclose(jax.jacfwd(soft)(x, KEY), jax.jacrev(soft)(x, KEY), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_the_maximum_is_the_maximiser():
     x = jnp.array([0.3, -0.2, 0.1])
     highest = bl.perturbed_max(one_hot, samples=100, scale=0.5)
@@ -33,6 +35,7 @@ def test_the_derivative_of_the_maximum_is_the_maximiser():
     assert_allclose(jax.hessian(highest)(x, KEY), jax.jacobian(maximiser)(x, KEY), rtol=1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("control", [False, True])
 def test_trees_arguments_jit_and_vmap(control):
     """Of a linear function the smoothed one is itself, up to the mean of the noise."""

@@ -84,12 +84,14 @@ def test_blocks_may_be_left_out(blocks):
     assert_allclose(bl.quadratic_program(Q, q, **given).params, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_infinite_bounds_are_no_constraints():
     solution = bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.eye(2), h=jnp.array([0.5, jnp.inf]))
     assert_allclose(solution.params, [0.5, 1.0], atol=1e-9)
     assert_allclose(solution.dual.inequality_dual, [0.5, 0.0], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_infeasible_and_unbounded_lanes_are_named_and_leave_the_others_alone():
     """A converged, an unbounded and an infeasible program in one batch, under jit."""
     G = jnp.array([[1.0, 0], [-1, 0], [0, -1]])
@@ -196,6 +198,7 @@ def test_shapes_that_do_not_fit_are_refused():
         bl.cone_program(jnp.eye(2), jnp.ones(2), jnp.ones(2), cones.NonNegative(3))
 
 
+@pytest.mark.slow
 def test_linear_program():
     """min c'x over a box: the vertex and the multipliers."""
     A, b, c = jnp.concatenate([jnp.eye(2), -jnp.eye(2)]), jnp.array([1.0, 2, 3, 4]), jnp.array([1.0, -2.0])
@@ -294,6 +297,7 @@ def test_clarabel_is_a_witness(seed):
     assert_allclose(ours.dual.inequality_dual, theirs.dual.inequality_dual, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_two_sided_rows_are_pairs_of_one_sided_ones():
     """min (x - c)^2 with lower bounds, upper bounds, both and none; the multiplier of a lower bound is negative."""
     c, g, h = jnp.array([-1.0, 2.0, 0.5, 3.0]), jnp.array([0.0, -jnp.inf, 0.0, -jnp.inf]), jnp.array([1, 1, 1, jnp.inf])

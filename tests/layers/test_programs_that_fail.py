@@ -21,6 +21,7 @@ def statuses(solution: bl.Solution) -> list[str]:
     return [bl.Code(int(code)).name for code in np.atleast_1d(solution.status.code)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
 def test_zero_rows(solver):
     """0'x = 0 changes nothing, 0'x = 1 and 0'x <= -1 are contradictions; the derivatives are those without them."""
@@ -36,6 +37,7 @@ def test_zero_rows(solver):
     assert bool(jnp.all(jnp.isnan(found.params[1:])))
 
 
+@pytest.mark.slow
 def test_a_large_right_hand_side_is_not_infeasible():
     """Operator splitting took b'y >> A'y for a proof; sparse programs choose it."""
     data = jnp.eye(2), jnp.zeros(2), jnp.ones((1, 2)), jnp.array([1e6]), -jnp.eye(2), jnp.zeros(2)
@@ -44,6 +46,7 @@ def test_a_large_right_hand_side_is_not_infeasible():
     assert_allclose(found.params, [5e5, 5e5], rtol=1e-9)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
 @pytest.mark.parametrize("which", range(6))
 def test_nan_in_nan_out(solver, which):
@@ -54,6 +57,7 @@ def test_nan_in_nan_out(solver, which):
     assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in (found.params, *found.dual))
 
 
+@pytest.mark.slow
 def test_nan_in_nan_out_for_cones_and_derivatives():
     def layer(b):
         return bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), cones.NonNegative(2))
@@ -73,6 +77,7 @@ def test_a_bound_of_minus_infinity_is_infeasible():
     assert found.status.name == "infeasible"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_a_hessian_with_a_negative_eigenvalue_is_refused(scale):
     """At any scale, and no semidefinite one of rounding error."""
@@ -84,6 +89,7 @@ def test_a_hessian_with_a_negative_eigenvalue_is_refused(scale):
     assert bool(jnp.all(jnp.isnan(found.params[:2])))
 
 
+@pytest.mark.slow
 def test_the_tolerance_of_a_solver_is_honoured():
     rng = np.random.default_rng(1)
     root, G = rng.normal(size=(6, 6)), rng.normal(size=(9, 6))

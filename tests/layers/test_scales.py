@@ -64,6 +64,7 @@ def relative(found, expected) -> np.ndarray:
     return np.max(np.abs(found - expected), axis=1) / (1e-300 + np.max(np.abs(expected), axis=1))
 
 
+@pytest.mark.slow
 @NUMBERS
 def test_quadratic_programs(number):
     """Of 30 of these, 3 to 6 had a wrong derivative at a right solution, when dual and slack were compared as given."""
@@ -83,6 +84,7 @@ def test_quadratic_programs(number):
     assert np.mean(right & (solution.grade == 1)) > 0.9
 
 
+@pytest.mark.slow
 @NUMBERS
 def test_cone_programs(number):
     plain, data, x, rows = stacked([conic(seed) for seed in range(number)])
@@ -101,6 +103,7 @@ def test_cone_programs(number):
     assert np.mean(right & (solution.grade == 1)) > 0.9
 
 
+@pytest.mark.slow
 @NUMBERS
 def test_problems_stated_by_functions(number):
     """The error of a hypergradient is what its estimate says, or it raises, or claims nothing."""
@@ -142,6 +145,7 @@ def test_degenerate_programs_claim_nothing():
     assert solution.error_grade == "residual"
 
 
+@pytest.mark.slow
 def test_rows_of_a_cone_program_by_1e12():
     A, b, c, _ = conic(3)[0]
     layer = jax.jit(lambda factor, b: bl.cone_program(factor * A, factor * b, c, CONE).params)

@@ -27,6 +27,7 @@ def problem():
     )
 
 
+@pytest.mark.slow
 def test_equals_vmap_in_values_steps_and_derivatives():
     @jax.jit
     def by(hparams, targets):

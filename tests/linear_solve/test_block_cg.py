@@ -52,6 +52,7 @@ def _check_lanes(solver, rhs):
         np.testing.assert_allclose(solution.residual, true, rtol=1e-3, atol=2e-12)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("lanes", LANES)
 def test_every_lane_is_solved_whatever_the_others_are(lanes):
     _check_lanes(BlockCG(), LANES[lanes])
@@ -132,6 +133,7 @@ def test_out_of_steps_in_every_lane():
     assert solution.status.code.tolist() == [bl.Code.max_steps] * 5 and solution.products.tolist() == [4] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("strategy", ["jacobi", "nystrom", "factor"])
@@ -204,12 +206,14 @@ ROOT = bl.custom_root(_condition, solve=BlockCG())(lambda init, theta: _ridge(th
 THETA = np.linspace(-1.0, 1.0, SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [jax.jacrev, pytest.param(jax.jacfwd, marks=pytest.mark.slow)])
 def test_jacobians_of_a_solution(mode):
     jacobian = jax.jit(mode(lambda theta: ROOT(None, theta)))(jnp.asarray(THETA))
     np.testing.assert_allclose(jacobian, jax.jacrev(_ridge)(jnp.asarray(THETA)), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_several_cotangents_under_jit_with_traced_data():
     @jax.jit
     def pulled(design, cotangents):

@@ -67,6 +67,7 @@ def test_lanes_of_cg_share_the_products():
     assert len(calls) <= int(jnp.max(solution.products)) + 2
 
 
+@pytest.mark.slow
 def test_a_jacobian_of_the_solution_has_one_factorisation():
     inner = bl.InnerProblem(
         loss=lambda w, h, batch: 0.5 * jnp.sum((batch @ w - 1.0) ** 2) + 0.5 * jnp.sum(jnp.exp(h) * w**2),

@@ -34,6 +34,7 @@ def follow(directory, steps, start=0, state=None, status="converged"):
     return logger.state()
 
 
+@pytest.mark.slow
 def test_an_offline_run_holds_everything(tmp_path, capfd):
     state = follow(tmp_path, range(1, 6))
     assert capfd.readouterr() == ("", "")

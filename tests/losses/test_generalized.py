@@ -46,6 +46,7 @@ def assert_same(found, estimator, rtol=1e-6):
     assert_allclose(found, expected, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_the_declared_curvature_is_the_second_derivative(name, reduction):
@@ -65,6 +66,7 @@ def test_ridge():
     assert_same(minimiser(loss, NOISY), linear_model.Ridge(alpha=ALPHA, tol=1e-12).fit(X, NOISY, WEIGHTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [pytest.param(1.0, marks=pytest.mark.slow), 0.4])
 def test_lasso_and_elastic_net(share):
     off = np.append(np.ones(P), 0.0)
@@ -109,6 +111,7 @@ def test_huber_regressor():
     assert_same(minimiser(loss, NOISY), estimator)
 
 
+@pytest.mark.slow
 def test_poisson_regressor():
     estimator = linear_model.PoissonRegressor(alpha=ALPHA, solver="newton-cholesky", tol=1e-12)
     assert_same(minimiser(bl.losses.poisson(ridge=ALPHA), COUNTS), estimator.fit(X, COUNTS, WEIGHTS))
@@ -163,6 +166,7 @@ def test_a_weight_of_zero_is_a_sample_that_is_not_there(name):
     assert_allclose(loss(params, None, (X, targets, WEIGHTS * (np.arange(N) < 40))), some, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_sparse_inputs_and_other_types():
     thin = X * (np.abs(X) > 0.5)
     sparse = BCOO.from_scipy_sparse(scipy.sparse.csr_matrix(thin))

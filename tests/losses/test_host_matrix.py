@@ -32,6 +32,7 @@ def curved(matrix):
     return lambda w: jnp.sum(jnp.tanh(matrix @ w) ** 2)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", maps())
 def test_products_and_derivatives_are_those_of_the_dense_matrix(name):
     host, dense = maps()[name]

@@ -38,6 +38,7 @@ DERIVATIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["forward and reverse", pytest.param("second", marks=pytest.mark.slow)])
 def test_equal_to_the_plain_loss_in_value_and_all_derivatives(order):
     stated, other = problem(bl.LeastSquares(residual)), problem(plain, solver=bl.Newton())
@@ -51,6 +52,7 @@ def test_equal_to_the_plain_loss_in_value_and_all_derivatives(order):
         assert_allclose(one, two, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_implicit_derivative_is_that_of_finite_differences():
     loss, step = bl.LeastSquares(residual, rho=bl.losses.CauchyRho(scale=jnp.exp)), 1e-4
     inner = problem(loss, solver=bl.LevenbergMarquardt(tol=1e-14))
@@ -59,6 +61,7 @@ def test_the_implicit_derivative_is_that_of_finite_differences():
     assert_allclose(jax.jacobian(solve)(0.3), central, rtol=1e-7)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rho", [bl.losses.HuberRho(scale=0.7), bl.losses.CauchyRho(scale=0.7)])
 def test_robust_losses_are_those_of_scipy(rho):
     optimize = pytest.importorskip("scipy.optimize")
@@ -92,6 +95,7 @@ def outer(adjoint, target=SMALL, hparams=WEAK, **engine):
     return bl.hypergradient(task, jnp.array(hparams), bl.Implicit(**engine))
 
 
+@pytest.mark.slow
 def test_the_error_of_the_gauss_newton_adjoint_is_estimated():
     for target, hparams, grade in ((SMALL, WEAK, "estimate"), (Y, 0.3, "residual")):
         _, exact, _ = outer("exact", target, hparams)
@@ -117,6 +121,7 @@ def test_refining_removes_most_of_the_error():
     assert abs(float(refined - exact)) < 0.1 * abs(float(grad - exact))
 
 
+@pytest.mark.slow
 def test_gauss_newton_in_a_box_and_saddles_by_the_exact_hessian():
     """w0 w1 = 1 has a saddle at zero, where J'J = 0 sees no curvature."""
     loss = bl.LeastSquares(lambda w, h, batch: jnp.atleast_1d(w[0] * w[1] - h), adjoint="gauss_newton")

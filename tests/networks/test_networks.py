@@ -71,6 +71,7 @@ def problems():
     yield bl.networks.inner_problem(lambda rngs: NormalisedNNX(rngs), ridge, **settings)
 
 
+@pytest.mark.slow
 def test_a_network_without_state_is_the_hand_written_problem():
     module = linen.Dense(1)
     inner = bl.networks.inner_problem(module, ridge, optax.sgd(0.2), example=(X,), tol=1e-10, max_steps=5000)
@@ -125,6 +126,7 @@ def test_the_state_is_that_of_a_hand_written_loop():
     assert jnp.all(jax.random.key_data(params.carried.network["key"]) == jax.random.key_data(carried["key"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow, id="linen"), pytest.param(1, id="nnx")])
 def test_the_hypergradient_through_training_is_the_derivative(number):
     """With BatchNorm, dropout and minibatches. The outer loss is in training mode, because the running statistics of
@@ -168,6 +170,7 @@ def test_the_implicit_hypergradient_leaves_the_state_out():
     assert_allclose(mean, X.mean(axis=0), rtol=1e-6)  # the running average has reached the batch's
 
 
+@pytest.mark.slow
 def test_a_run_carries_the_state_and_logs_the_metrics():
     def loss(model, hparams, batch):
         value = linen_loss(model, hparams, batch)
@@ -185,6 +188,7 @@ def test_a_run_carries_the_state_and_logs_the_metrics():
     assert "train_half" in result.summary
 
 
+@pytest.mark.slow
 def test_weights_may_start_at_hyperparameters_and_steps_may_be_learned():
     inner = bl.networks.inner_problem(
         linen.Dense(1),

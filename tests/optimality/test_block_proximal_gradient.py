@@ -51,6 +51,7 @@ def derivative(mapping, transform):
     return transform(lambda h: stacked(solution(None, h)))(HPARAMS)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("transform", [jax.jacfwd, jax.jacrev])
 @pytest.mark.parametrize("steps", [(1.0, 1.0, 1.0), (0.01, 2.0, 30.0)])
@@ -65,6 +66,7 @@ def test_derivatives(transform, steps):
     assert_allclose(jacobian, derivative(ProximalGradient(loss, together), transform), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_system_is_symmetric_and_solves_the_dense_one():
     w = solve(HPARAMS)
     mapping = BlockProximalGradient(loss, PROXES, (0.5, 2.0, 0.1))

@@ -49,6 +49,7 @@ def test_unpack_inverts_pack():
         assert_allclose(found, expected, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_reduced_system_is_symmetric_and_solves_the_full_one():
     F = bl.optimality.Conic(CONE)
     data, point = known()

@@ -48,6 +48,7 @@ def test_residual_vanishes_at_the_solution():
         assert_allclose(jnp.concatenate(jax.tree.leaves(residual)), 0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_derivatives_of_primal_and_duals_in_every_argument():
     data, at = known()
     active = np.asarray(at.inequality_dual > 0)
@@ -86,6 +87,7 @@ def test_second_derivatives():
     assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop():
     cases = [known(seed) for seed in range(4)]
     data, at = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
@@ -119,6 +121,7 @@ def test_natural_residual_does_not_vanish_where_the_product_form_does():
     assert float(jnp.abs(negative.natural_residual(at).inequality_dual[0])) == 2
 
 
+@pytest.mark.slow
 def test_system_declares_symmetric_and_indefinite_and_is_symmetric():
     data, at = known()
     system = F.system(at, data)
@@ -127,6 +130,7 @@ def test_system_declares_symmetric_and_indefinite_and_is_symmetric():
     assert_allclose(matrix, matrix.T, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [Dense(), MINRES()])
 def test_matrix_free_form_solves_the_same_system(monkeypatch, solver):
     data, at = known()
@@ -152,7 +156,7 @@ def test_redundant_constraints_give_the_derivative_of_least_norm_in_both_modes()
         assert_allclose(alone, [[1 / 3, 1 / 3, 1 / 6], [0, 0, 0]], atol=1e-12)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("angle", [10.0**-k for k in range(3, 11)])
 def test_nearly_dependent_constraints(angle):
     near = bl.optimality.KKT(
@@ -167,6 +171,7 @@ def test_nearly_dependent_constraints(angle):
     assert_allclose(jacobian.inequality_dual, -inverse.T @ inverse, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_margin_of_a_regular_and_of_a_weakly_active_point():
     data, at = known()
     margin = F.margin(at, data)
@@ -209,6 +214,7 @@ def test_a_dual_of_the_wrong_shape_is_refused():
         F(at._replace(inequality_dual=jnp.zeros(2)), data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense", [True, False])
 def test_derivatives_follow_the_scale_of_rows_columns_and_objective(monkeypatch, dense):
     """Multiplying a row divides its multiplier and its derivative in h by the same number, and nothing else."""
@@ -237,6 +243,7 @@ def test_derivatives_follow_the_scale_of_rows_columns_and_objective(monkeypatch,
         assert_allclose(F.margin(point, scaled).smallest, F.margin(at, data).smallest, rtol=1)
 
 
+@pytest.mark.slow
 def test_a_degenerate_vertex_is_no_place_for_an_estimate():
     """w0 <= h, w1 <= 1 and w0 + w1 <= 2 meet at h = 1: which two of them hold the solution is not known."""
     inner = bl.InnerProblem(

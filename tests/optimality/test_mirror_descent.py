@@ -73,6 +73,7 @@ def finite_differences(function, hparams, step=1e-5):
     return jnp.stack(columns, axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("forward", [False, True])
 def test_derivatives_at_exact_zeros_are_the_projected_gradients(hparams, batch, forward):
@@ -88,6 +89,7 @@ def test_derivatives_at_exact_zeros_are_the_projected_gradients(hparams, batch, 
     assert_allclose(jacobian, finite_differences(lambda h: solve(h, batch), hparams), atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("step_size", [1e-2, 1.0, 30.0])
 def test_the_step_size_does_not_matter(hparams, batch, step_size):
@@ -97,6 +99,7 @@ def test_the_step_size_does_not_matter(hparams, batch, step_size):
     assert_allclose(jacobian, witness, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_tiny_weights_off_the_support_are_zeros(hparams, batch):
     """A mirror descent solver leaves 1e-17 where the solution has 0: the support comes from the multipliers."""
 
@@ -145,6 +148,7 @@ def test_multipliers_off_the_support_are_checked():
     assert float(jnp.linalg.norm(mirror.natural_residual(jnp.array([0.0, 2.0]), target))) > 0.5  # not feasible
 
 
+@pytest.mark.slow
 def test_the_functional_form_is_the_geometric_one_in_the_interior(hparams, batch):
     def interior(w, h, b):  # an entropic term keeps the solution off the boundary
         return loss(w, h, b) + 2.0 * jnp.sum(jax.scipy.special.xlogy(w, w))
@@ -167,6 +171,7 @@ def test_the_functional_form_is_the_geometric_one_in_the_interior(hparams, batch
     assert_allclose(jacobians[0], finite_differences(lambda h: solve(h, batch), hparams), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_system_is_the_derivative(hparams, batch):
     """extend(b, y) with K y = restrict(b) solves A x = b for a dense A, for any right-hand side."""
     w = solve(hparams, batch)

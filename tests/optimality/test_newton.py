@@ -58,6 +58,7 @@ def test_third_derivatives(function):
     assert_allclose(third(mapped), third(plain), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_mapping_as_residual_and_pytrees():
     tree_loss = lambda w, h: loss(jnp.concatenate([w["a"], w["b"]]), h)
     plain = solution(jax.grad(loss), jax.grad(loss))

@@ -23,6 +23,7 @@ def slope(project, target, parameter):
     return forward, backward
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", range(0, 30, 6))
 def test_a_box_section(number):
     """Of one free coordinate, the total moves it alone."""

@@ -39,6 +39,7 @@ def problem(penalty):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PENALTIES]
 )
@@ -71,6 +72,7 @@ def test_the_prox_minimises_what_value_says(name):
     assert float(objective(nearest)) <= float(jnp.min(nearby))
 
 
+@pytest.mark.slow
 def test_parts_leave_the_intercept_alone():
     x = np.random.default_rng(1).normal(size=(20, 3))
     y = 5.0 + x[:, 0]
@@ -99,6 +101,7 @@ def test_values_of_penalties_with_a_weight_for_each_pair_or_rank():
     assert float(bl.SortedL1(jnp.array([1.0, 2.0])).value(jnp.array([-3.0, 1.0]), None)) == 7.0
 
 
+@pytest.mark.slow
 def test_an_unpenalised_coordinate_that_is_zero_has_the_derivative_of_least_squares():
     """The intercept of centred data: of the mean of n targets the derivative in each is 1 / n."""
     design = jnp.array([[1.0, 1.0], [1.0, -1.0], [1.0, 2.0], [1.0, -2.0]])
@@ -118,6 +121,7 @@ def test_an_unpenalised_coordinate_that_is_zero_has_the_derivative_of_least_squa
     np.testing.assert_allclose(gradient, np.full(4, 0.25), atol=1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("penalty", [bl.L1(jnp.exp), bl.GroupLasso(jnp.exp)])
 def test_float32_params_with_float64_hyperparameters_are_solved_in_float32(penalty):
     inner = bl.InnerProblem(

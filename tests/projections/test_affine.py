@@ -14,6 +14,7 @@ def both_modes(function, *args):
     return [jax.jit(mode(function))(*args) for mode in (jax.jacfwd, jax.jacrev)]
 
 
+@pytest.mark.slow
 def test_dependent_rows_change_nothing_and_contradictions_are_nan():
     repeated, totals = np.concatenate([ROWS, ROWS[:1]]), np.array([0.3, -0.2, 0.3])
     project = jax.jit(affine_set)

@@ -30,6 +30,7 @@ def outside(points, alpha, scales=(1.0, 1.0)):
     return below + np.where(z == 0, 0, np.nan_to_num(changes, nan=np.inf).min(axis=0))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("alpha", [0.5, 0.999])
 def test_projection_and_derivative_everywhere(alpha):
     project = jax.jit(lambda point: power_cone(point, alpha))

@@ -32,6 +32,7 @@ FRAME = """<!DOCTYPE html><body><iframe style="border:0;width:WIDTHpx;height:600
 </script></body>"""
 
 
+@pytest.mark.sample(1)
 @pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
 @pytest.mark.parametrize(("width", "number"), [(1280, 1), (390, 1), (390, 3)])
 def test_figures_have_size_and_texts_do_not_overlap(write_run, tmp_path, width, number):

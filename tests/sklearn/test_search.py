@@ -41,6 +41,7 @@ def fold_loss(estimator, scoring, y, cv: Any = 5, **parameters):
     return -np.mean(cross_val_score(copy(estimator).set_params(**parameters), X, y, cv=cv, scoring=scoring))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("estimator", "name", "y", "scoring", "half"),
     [(EXACT, "C", BINARY, "neg_log_loss", 1.0), (Ridge(), "alpha", NOISY, "neg_mean_squared_error", 0.5)],
@@ -108,6 +109,7 @@ def test_a_second_fit_compiles_nothing():
     assert (program.traces, program.compilations) == before and before[1] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "stated"),
     [
@@ -148,6 +150,7 @@ def test_separate_penalties_are_those_of_the_estimator_found(stated):
     assert_allclose(np.sum(residual), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_fitted_in_each_fold():
     pipe = make_pipeline(StandardScaler(), EXACT)
     search = HypergradientSearchCV(pipe, {"logisticregression__C": (1e-3, 1e3)}, cv=3, scoring="neg_log_loss")
@@ -179,6 +182,7 @@ def test_a_data_frame_keeps_its_names():
         search.predict(frame)
 
 
+@pytest.mark.slow
 def test_a_holdout_is_one_fold():
     fold = np.where(np.arange(N) < 45, -1, 0)
     search = HypergradientSearchCV(EXACT, C, cv=PredefinedSplit(fold), criterion="holdout").fit(X, BINARY)

@@ -27,6 +27,7 @@ def problem(loss, start, **parts):
     return bl.InnerProblem(loss=loss, init=lambda key, h: jnp.asarray(start), **parts)
 
 
+@pytest.mark.slow
 def test_hypergradients_beside_a_saddle():
     """The 40 starts of which 10 were silently wrong and 12 failed: the derivative of w0 w1 = 1 - h is -1."""
     task = bl.Task(
@@ -50,6 +51,7 @@ def test_a_flat_start_moves(solver):
     assert_allclose(jnp.abs(found.params), 1.0, atol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", [*SOLVERS, "GradientDescent", "FIRE"])
 def test_a_saddle_by_symmetry_is_left(solver):
     solvers = SOLVERS | {"GradientDescent": bl.GradientDescent(max_steps=2000), "FIRE": bl.FIRE()}
@@ -72,6 +74,7 @@ PARTED = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("solver", PARTED)
 def test_curvature_on_the_active_face(solver, parts):
@@ -85,6 +88,7 @@ def test_curvature_on_the_active_face(solver, parts):
     assert_allclose(jnp.abs(found.params), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_minimum_on_a_kink_is_one():
     found = problem(double_well, [0.0, 0.0], penalty=bl.L1(weight=0.1)).solve(0.7, None)
     assert found.status.name == "converged" and float(found.curvature) == 0
@@ -98,6 +102,7 @@ def network(w, h, batch):
     return 0.5 * jnp.mean((hidden @ w[18:24] + w[24] - y) ** 2) + 0.5 * h * jnp.sum(w**2)
 
 
+@pytest.mark.slow
 def test_networks_end_at_minima():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(40, 2)))
@@ -112,6 +117,7 @@ def test_networks_end_at_minima():
         assert float(network(found.params, 1e-3, batch)) < float(network(jnp.zeros(25), 1e-3, batch))
 
 
+@pytest.mark.slow
 def test_under_vmap_each_lane_is_judged():
     """Of two starts at the solution of one lane only, that one ends at a minimum of its own."""
     inner = problem(double_well, [0.0, 0.0], solver=bl.LBFGS(tol=1e-10))
@@ -121,6 +127,7 @@ def test_under_vmap_each_lane_is_judged():
     assert_allclose(jnp.abs(found.params), jnp.array([[0.7, 1.0]] * 3), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trees_and_single_precision():
     def loss(w, h, batch):
         return double_well(jnp.concatenate([w["a"], w["b"]]), h, batch)
@@ -133,6 +140,7 @@ def test_trees_and_single_precision():
         assert_allclose(jnp.abs(found.params["b"]), [1.0], atol=1e-3)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solver", [bl.Auto(), bl.LBFGS()])
 def test_a_saddle_that_cannot_be_left_is_indefinite(solver):
     """Where rounding hides every decrease of the loss."""
@@ -151,6 +159,7 @@ def test_the_least_curvature_of_many_unknowns():
     assert float(found.least) == 0
 
 
+@pytest.mark.slow
 def test_unrolled_steps_from_a_saddle_claim_no_minimum():
     """Nothing on the way of gradient steps factors a matrix: they stay at w1 = 0, and the report claims neither a look
     at the curvature nor an error."""

@@ -52,6 +52,7 @@ def test_values_and_derivatives_are_those_of_the_steps(most, used):
     assert int(looped(AT, DATA, most, used)[1]) == used
 
 
+@pytest.mark.slow
 def test_second_derivatives_and_batches():
     ours = total(lambda h: looped(h, DATA, 9, 5)[0])
     theirs = total(lambda h: written_out(h, DATA, 5))
@@ -111,6 +112,7 @@ def test_only_states_are_stored_never_data():
     assert large[0] < segment_length(steps) * large[1] / 5
 
 
+@pytest.mark.slow
 def test_group_lasso_by_blocks_has_a_derivative():
     """A residual that is zero has no derivative: the stopping rule's is not taken."""
     loss = bl.Linear(design=lambda batch: batch, loss=lambda z, w, h, batch: 0.5 * jnp.sum((z - 1.0) ** 2))

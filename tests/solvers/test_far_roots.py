@@ -14,6 +14,7 @@ ROOTS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: getattr(solver, "method", type(solver).__name__))
 @pytest.mark.parametrize("name", ROOTS)
 def test_far_starts(name, solver):
@@ -31,6 +32,7 @@ def test_steps_that_are_too_long_by_fourteen_orders():
     assert_allclose(found.params, jnp.log(1e12), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_constraints_without_a_feasible_point():
     """Multipliers grow where no point is feasible: that is no divergence, and in the end it is proved."""
     inner = bl.InnerProblem(

@@ -38,6 +38,7 @@ def solve(loss, start, solver, h=1.0, **parts):
     return bl.InnerProblem(loss, lambda key, h: start, solver=solver, **parts).solve(h, None)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("offset", [0.0, 1e-9])
 @pytest.mark.parametrize("solver", [bl.Newton(), bl.LBFGS()])
 def test_a_start_at_the_solution_converges(solver, offset):
@@ -67,6 +68,7 @@ def test_the_cliff_is_climbed_down_to_its_minimum(solver):
     assert float(jnp.linalg.norm(jax.grad(cliff)(found.params, None, None))) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_start_with_a_gradient_of_1e15_does_not_excuse_one_of_1e5():
     found = solve(variably_dimensioned, 1 - jnp.arange(1.0, 201) / 200, bl.LBFGS(tol=1e-10, max_steps=1000))
     assert found.status.name == "converged"
@@ -97,6 +99,7 @@ def test_a_tolerance_below_the_floor_is_rounding_or_stalled():
 IN_A_BOX = [bl.ProximalGradient(), bl.ActiveSetNewton(), bl.SpectralProximalGradient(), bl.LBFGSB()]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solver", IN_A_BOX)
 @pytest.mark.parametrize("constraint", [bl.NonNegative(), bl.Box(lower=0.0)])
 def test_a_program_unbounded_on_a_set(solver, constraint):
@@ -106,6 +109,7 @@ def test_a_program_unbounded_on_a_set(solver, constraint):
     assert float(found.residual) > 0.5
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solver", IN_A_BOX[2:])
 def test_a_linear_loss_is_solved_at_a_far_vertex(solver):
     loss = lambda w, h, b: -w["a"].sum() - w["b"]
@@ -128,6 +132,7 @@ def test_the_residual_of_large_params_does_not_round_to_zero():
         assert_allclose(size({"a": jnp.full(2, scale), "b": jnp.asarray(scale)}), np.sqrt(3))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solver", [bl.LBFGS(), bl.LBFGS(tol=1e-4)])
 def test_separable_logistic_regression_has_no_minimum(solver):
     signs = np.sign(MATRIX[:, 0])
@@ -144,6 +149,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("solver", [bl.LBFGS(), bl.GradientDescent()])
 def test_losses_without_a_minimum(solver, loss):
@@ -162,12 +168,14 @@ def test_too_long_steps_still_diverge():
     assert found.status.name == "diverged"
 
 
+@pytest.mark.slow
 def test_a_flat_bottom_is_a_solution():
     """A squared hinge is exactly zero, with a derivative that is, on a half-line."""
     loss = lambda w, h, b: jnp.sum(jnp.maximum(1 - w, 0) ** 2)
     assert solve(loss, jnp.zeros(2), bl.LBFGS()).status.name == "converged"
 
 
+@pytest.mark.slow
 def test_lanes_are_judged_one_by_one():
     """A solved start, a bad one, a good one and one without a solution in one batch; and in the lanes of a queue."""
 

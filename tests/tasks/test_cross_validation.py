@@ -11,13 +11,14 @@ import bilevel as bl
 from bilevel.tasks import cross_validation
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("loss", "penalty", "size"), [("logistic", "ridge_per_feature", 30), ("squared", "ridge", 1)])
 def test_hypergradient_agrees_with_differences(loss, penalty, size, agrees_with_differences):
     task = cross_validation(loss=loss, penalty=penalty, folds=3)
     agrees_with_differences(task, jax.random.normal(jax.random.key(1), (size, 1)) - 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_column_is_the_elastic_net_of_scikit_learn_on_its_fold():
     task = cross_validation(data="diabetes", loss="squared", penalty="elastic_net", folds=3)
     batch, _ = task.batches(jax.random.key(0), 0)

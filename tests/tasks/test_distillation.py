@@ -21,6 +21,7 @@ def result(task):
     return Trainer(optimizer=optax.adam(0.05), steps=40).fit(task)
 
 
+@pytest.mark.slow
 def test_hypergradient_agrees_with_differences(task, agrees_with_differences):
     agrees_with_differences(task, 0.5 * jax.random.normal(jax.random.key(1), (10, 64)), rtol=1e-5)
 
@@ -36,6 +37,7 @@ def test_figures(task, result, drawn):
     assert drawn(task, result) == {"images"}
 
 
+@pytest.mark.slow
 def test_more_images_per_class_and_minibatches():
     task = distillation(train=400, images_per_class=2, batch_size=50)
     hparams = task.init_hparams(jax.random.key(0))

@@ -11,6 +11,7 @@ from bilevel.data import DataError
 from bilevel.tasks import feature_penalties
 
 
+@pytest.mark.slow
 def test_hypergradient_agrees_with_differences(agrees_with_differences):
     agrees_with_differences(feature_penalties(), jax.random.normal(jax.random.key(1), (30,)) - 2, rtol=1e-6)
 

@@ -26,6 +26,7 @@ def result(task):
     return Trainer(optimizer=optax.adam(0.02), steps=40).fit(task)
 
 
+@pytest.mark.slow
 def test_hypergradient_agrees_with_differences(task, agrees_with_differences):
     agrees_with_differences(task, task.init_hparams(jax.random.key(1)), rtol=1e-5, step=1e-4)
 
@@ -57,6 +58,7 @@ def test_the_network_has_the_precision_of_the_task(task):
         assert {leaf.dtype for leaf in jax.tree.leaves(task.init_hparams(jax.random.key(0)))} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_held_out_sinusoids_do_not_enter_the_outer_loss(task):
     hparams = task.init_hparams(jax.random.key(1))
     params = task.inner.init(jax.random.key(0), hparams)
@@ -65,10 +67,12 @@ def test_held_out_sinusoids_do_not_enter_the_outer_loss(task):
     assert all(jnp.all(leaf[4:] == 0) and jnp.any(leaf[:4] != 0) for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_adaptation_to_held_out_sinusoids_improves(result):
     assert result.summary["last_test_loss"] < 0.75 * result.summary["initial_test_loss"]
     assert result.summary["last_test_loss"] < result.summary["last_test_loss_unadapted"]
 
 
+@pytest.mark.slow
 def test_figures(task, result, drawn):
     assert drawn(task, result) == {"adaptation"}

@@ -21,6 +21,7 @@ def test_a_grid_without_a_number_is_refused():
         lowest([math.nan, np.inf], "the grid of penalties")
 
 
+@pytest.mark.slow
 def test_a_baseline_on_a_broken_hold_out_is_refused():
     inputs, labels = np.array([[1.0], [-1.0]]), np.array([0, 1])
     with pytest.raises(ValueError, match="None of the 2 losses"):

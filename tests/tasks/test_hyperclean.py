@@ -27,11 +27,13 @@ def result(task):
     return Trainer(optimizer=optax.adam(0.5), steps=25).fit(task)
 
 
+@pytest.mark.slow
 def test_hypergradient_agrees_with_differences(task, agrees_with_differences):
     hparams = jax.random.normal(jax.random.key(1), (300,))
     agrees_with_differences(task, hparams, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cleaning_beats_the_corrupted_set(result):
     summary = result.summary
     assert summary["test_accuracy"] > summary["baseline_corrupted_accuracy"] + 0.02
@@ -41,10 +43,12 @@ def test_cleaning_beats_the_corrupted_set(result):
     assert summary["stop_loss"] < summary["initial_stop_loss"]
 
 
+@pytest.mark.slow
 def test_figures(task, result, drawn):
     assert drawn(task, result) == {"weights", "worst"}
 
 
+@pytest.mark.slow
 def test_minibatches_average_to_the_full_batch():
     full, small = hyperclean(**SMALL), hyperclean(**SMALL, batch_size=70)
     key, params = jax.random.key(0), jax.random.normal(jax.random.key(2), (65, 10))
@@ -89,6 +93,7 @@ def test_published_mnist(data_root):
     assert whole[0].shape == (900, 785)
 
 
+@pytest.mark.slow
 def test_weights_in_an_l1_ball_stay_there_and_clean():
     """The weights are the hyperparameters themselves, from 0 to 1, and sum to the radius at most."""
     task = hyperclean(**SMALL, radius=150.0)

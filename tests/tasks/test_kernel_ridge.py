@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
 import bilevel as bl
 from bilevel.tasks import kernel_ridge
@@ -12,6 +13,7 @@ from bilevel.tasks.kernel_ridge import kernel
 small = functools.partial(kernel_ridge, train=40, validation=30)
 
 
+@pytest.mark.slow
 def test_the_solution_is_the_closed_form_and_the_gradient_that_of_differences():
     task = small()
     hparams = task.init_hparams(jax.random.key(0))

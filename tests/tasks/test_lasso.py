@@ -43,6 +43,7 @@ def test_hypergradient_agrees_with_differences(task, agrees_with_differences):
     agrees_with_differences(task, jnp.log(0.05), rtol=1e-5, step=1e-4)
 
 
+@pytest.mark.slow
 def test_training_finds_the_penalty_of_the_grid(result):
     summary = result.summary
     assert summary["test_loss"] < 0.9 * summary["initial_test_loss"]
@@ -50,5 +51,6 @@ def test_training_finds_the_penalty_of_the_grid(result):
     assert summary["lasso_selected"] < summary["initial_lasso_selected"]
 
 
+@pytest.mark.slow
 def test_figures(task, result, drawn):
     assert drawn(task, result) == {"coefficients"}

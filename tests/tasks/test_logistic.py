@@ -17,6 +17,7 @@ SMALL: dict[str, Any] = {"train": 200, "validation": 100, "stop": 100}
 SHAPES = {"single": (1, 1), "per_class": (1, 10), "per_feature": (65, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalties", SHAPES)
 def test_hypergradient_agrees_with_differences(penalties, agrees_with_differences):
     task = logistic(penalties=penalties, shrinkage=0.01, **SMALL)
@@ -45,6 +46,7 @@ def result(task):
     return Trainer(optimizer=optax.adam(0.3), steps=25).fit(task)
 
 
+@pytest.mark.slow
 def test_training_reaches_the_best_single_penalty(result):
     summary = result.summary
     assert summary["best_outer_loss"] < 1.02 * summary["baseline_validation_loss"]
@@ -52,11 +54,13 @@ def test_training_reaches_the_best_single_penalty(result):
     assert {"test_loss", "stop_loss", "baseline_test_accuracy", "baseline_penalty"} <= summary.keys()
 
 
+@pytest.mark.slow
 def test_hyperparameters_stay_in_their_box(task, result):
     assert_allclose(task.feasible(jnp.array([-20.0, 0.5, 9.0])), [-10.0, 0.5, 2.0])
     assert np.all(np.asarray(result.last_hparams) >= -10.0)
 
 
+@pytest.mark.slow
 def test_figures(task, result, drawn):
     assert drawn(task, result) == {"hyperparameters"}
 

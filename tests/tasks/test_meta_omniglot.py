@@ -30,6 +30,7 @@ def test_an_episode_has_each_image_once_and_classes_apart():
     assert len(learned) == 4 and not set(learned.ravel()) & set(unseen.ravel())
 
 
+@pytest.mark.slow
 def test_the_head_and_its_hypergradient():
     """The inner solution solves the normal equations of each lane; the slope is that of differences."""
     task = meta_omniglot(**SMALL, precision="float64")

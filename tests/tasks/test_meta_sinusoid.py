@@ -16,6 +16,7 @@ from bilevel.tasks.few_shot_sinusoid import perceptron
 SMALL: dict[str, Any] = {"sinusoids": 3, "held_out": 6, "width": 6, "precision": "float64"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", [{"rates": "fixed"}, {"rates": "each", "steps": 2}, {"adapt": "head"}])
 def test_the_hypergradient_is_that_of_the_textbook_step(method):
     """Against jax.grad through explicit gradient steps on the weights: MAML, Meta-SGD of two steps, ANIL."""
@@ -62,6 +63,7 @@ def test_implicit_maml_is_the_derivative_of_its_solution(agrees_with_differences
     agrees_with_differences(task, task.init_hparams(jax.random.key(1)), rtol=1e-5, step=1e-4)
 
 
+@pytest.mark.slow
 def test_held_out_sinusoids_do_not_enter_the_outer_loss_and_figures_are_drawn(drawn):
     task = meta_sinusoid(**SMALL)
     hparams = task.init_hparams(jax.random.key(1))

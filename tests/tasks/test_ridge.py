@@ -26,6 +26,7 @@ def result(task):
     return Trainer(optimizer=optax.adam(0.1), steps=60).fit(task)
 
 
+@pytest.mark.slow
 def test_value_and_hypergradient_in_closed_form(task):
     (x, y), (x_outer, y_outer) = task.batches(jax.random.key(0), 0)
     penalties = np.exp(HPARAMS)

@@ -33,6 +33,7 @@ def test_cross_entropy_of_large_logits_is_finite():
     assert np.all(np.isfinite(jax.grad(lambda z: jnp.sum(softmax.cross_entropy(z, np.array([0, 0]))))(logits)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [1e-2])
 def test_one_penalty_against_scikit_learn(penalty):
     found = data.load("iris")

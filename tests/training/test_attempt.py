@@ -28,6 +28,7 @@ def program(**more):
     return bl.Task(**{**statement, **more})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["raise", "skip"])
 def test_steps_out_of_the_feasible_region_are_shortened_until_they_stay_in_it(policy, caplog):
     trainer = bl.Trainer(optimizer=optax.adam(0.2), steps=60, engine=bl.Implicit(on_failure=policy))
@@ -64,6 +65,7 @@ def test_a_number_that_is_not_finite_shortens_the_step_too():
     assert result.summary["steps_shortened"] > 0
 
 
+@pytest.mark.slow
 def test_a_shortened_step_has_all_the_work_in_its_counts_and_the_next_ones_are_shorter():
     result = bl.Trainer(optimizer=optax.sgd(2.0), steps=4).fit(quadratic(prior=cliff))
     assert result.summary["status"] == "stopped_at_border"  # at 0.5, exactly
@@ -73,6 +75,7 @@ def test_a_shortened_step_has_all_the_work_in_its_counts_and_the_next_ones_are_s
     assert result.summary["counts"]["gradients"] >= sum(line["counts/gradients"] for line in result.metrics)
 
 
+@pytest.mark.slow
 def test_too_few_inner_steps_raise_at_once():
     """No shorter step is a cure for a limit of steps: the user is told to raise it."""
     limits = bl.GradientDescent(step_size=0.3, max_steps=9, tol=1e-3)
@@ -86,6 +89,7 @@ def test_too_few_inner_steps_raise_at_once():
     assert "Shorter steps" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_shortened_is_resumed_to_the_same_end(tmp_path):
     trainer = bl.Trainer(optimizer=optax.adam(0.1), steps=20)
     whole = trainer.fit(quadratic(prior=cliff), directory=tmp_path / "whole")
@@ -113,6 +117,7 @@ def mixed(kind):
     return {"penalty": jnp.zeros(2, kind), "idle": jnp.zeros(2, kind)}
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_is_refused_by_name(caplog):
     """In float16 the epsilon of Adam is 0: a gradient of 0 gives 0 / 0."""
     inner = bl.InnerProblem(
@@ -131,6 +136,7 @@ def test_an_update_that_is_not_finite_is_refused_by_name(caplog):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.last_hparams))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("policy", ["warn", "skip"])
 @pytest.mark.filterwarnings("ignore:Outer step")
 def test_a_run_without_a_usable_step_has_failed_and_its_result_was_solved(policy):

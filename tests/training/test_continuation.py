@@ -65,6 +65,7 @@ def assert_goes_on(run, finished):
         assert_array_equal(mine["hparams"], result.hparams)
 
 
+@pytest.mark.slow
 def test_a_whole_run_goes_on(run, finished):
     assert_goes_on(run, finished)
 
@@ -85,6 +86,7 @@ def cut(lines):
     return "".join(lines[:3])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("damage", [torn, doubled, with_a_hole, cut])
 def test_a_damaged_record_sends_the_run_back_to_the_checkpoint_that_it_covers(run, finished, damage):
     record = run / "metrics.jsonl"
@@ -117,6 +119,7 @@ def damage(checkpoint, kind):
         largest.write_bytes(content)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["removed", "cut", "emptied", "a flipped bit"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(run, finished, kind):
     damage(run / "checkpoints" / str(STEPS), kind)
@@ -169,6 +172,7 @@ class Follower(bl.loggers.Logger):
             raise OSError("disk full")
 
 
+@pytest.mark.slow
 def test_a_logger_that_fails_does_not_keep_the_others_from_their_end(tmp_path):
     followers = [Follower(fails=True), Follower()]
     trainer = bl.Trainer(optimizer=optax.sgd(0.1), steps=1, loggers=followers)

@@ -74,6 +74,7 @@ def test_one_device_needs_no_mesh():
         bl.Trainer(mesh=Mesh(np.array(jax.devices()[:1]), ("x",)))
 
 
+@pytest.mark.slow
 def test_a_mesh_of_one_device_changes_nothing():
     task = bl.Task(
         inner=bl.InnerProblem(

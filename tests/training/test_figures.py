@@ -29,6 +29,7 @@ def result_of(hparams, metrics=None, steps=5):
     return Result(hparams, jnp.zeros(2), hparams, jnp.zeros(2), lines, {"best_step": steps - 1})
 
 
+@pytest.mark.slow
 def test_the_curves_are_those_of_the_record():
     result = result_of(jnp.zeros(3), {"test/loss": 0.5})
     left, right = training(result).axes

@@ -67,6 +67,7 @@ class Witness(bl.loggers.Logger):
         self.told.append(("finish", summary["status"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_it_is_the_optimiser_on_the_hypergradient(precision):
     result = trainer().fit(task(precision), key=jax.random.key(0))
@@ -118,6 +119,7 @@ def test_a_failed_run_ends_each_record_with_its_last_line():
     assert witness.told == [("start", 0), ("finish", "failed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["checkpoints", pytest.param("nothing", marks=pytest.mark.slow)])
 def test_a_state_in_the_middle_is_reached_again(tmp_path, kept):
     """From the checkpoint before it, or from the start where there is none."""

@@ -40,6 +40,7 @@ def test_figures_that_are_not_there_are_told(caplog):
     assert headline(bl.Headline(), {}) == {}
 
 
+@pytest.mark.slow
 def test_a_fit_keeps_what_it_found():
     task = bl.Task(
         inner=bl.InnerProblem(

@@ -43,6 +43,7 @@ def whole(h):
 MINI = bl.minibatches(TRAIN, VALIDATION, 5)
 
 
+@pytest.mark.slow
 def test_minibatches_do_not_choose_the_luckiest():
     engine = bl.SABA(step_size=0.05, adjoint_step=0.05)
     result = bl.Trainer(optimizer=optax.adam(0.05), steps=400, engine=engine).fit(ridge(MINI))
@@ -55,6 +56,7 @@ def test_minibatches_do_not_choose_the_luckiest():
     assert result.summary["best_outer_loss"] == pytest.approx(whole(result.hparams), abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_second_hold_out_chooses_on_minibatches_too():
     task = ridge(MINI, evaluate=lambda w, h: {"stop/loss": (h + 2.5) ** 2})
     result = bl.Trainer(optimizer=optax.adam(0.1), steps=20, engine=bl.SOBA(step_size=0.05)).fit(task)
@@ -64,6 +66,7 @@ def test_a_second_hold_out_chooses_on_minibatches_too():
     )
 
 
+@pytest.mark.slow
 def test_a_batch_that_stays_the_same_chooses_by_its_loss():
     full = bl.full_batch(whole_batch(TRAIN), whole_batch(VALIDATION))
     result = bl.Trainer(optimizer=optax.adam(0.3), steps=30).fit(ridge(full))
@@ -94,6 +97,7 @@ def test_patience_on_losses_that_are_not_comparable_is_refused():
         bl.Trainer(steps=20, patience=5, engine=bl.SOBA()).fit(ridge(MINI))
 
 
+@pytest.mark.slow
 def test_a_hold_out_that_is_never_a_number_leaves_the_last_step(caplog):
     full = bl.full_batch(whole_batch(TRAIN), whole_batch(VALIDATION))
     task = ridge(full, evaluate=lambda w, h: {"stop/loss": jnp.nan * h})
@@ -122,12 +126,14 @@ class TestStationarity:
             batches=bl.full_batch(None, None),
         )
 
+    @pytest.mark.slow
     def test_a_projection_that_undoes_the_steps_is_told(self, caplog):
         result = bl.Trainer(optimizer=optax.adam(0.1), steps=60).fit(self.task())
         assert result.summary["blocked"] and result.summary["best_outer_loss"] > 300
         assert result.summary["projected_grad_norm"] > 10
         assert "undoes the optimiser's steps" in caplog.text
 
+    @pytest.mark.slow
     def test_steps_along_the_gradient_end_at_a_stationary_point(self, caplog):
         result = bl.Trainer(optimizer=optax.sgd(0.05), steps=60).fit(self.task())
         np.testing.assert_allclose(result.hparams, [20.0, 5.0], atol=1e-6)

@@ -30,6 +30,7 @@ OUTER = [
 ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("optimizer", "steps"), OUTER)
 def test_the_outer_loop_gives_what_is_asked_for(optimizer, steps):
     result = bl.Trainer(optimizer=optimizer, engine=bl.Implicit(accuracy="residual"), steps=steps).fit(
@@ -61,6 +62,7 @@ def test_reverse_mode_over_a_line_search_is_refused_in_a_sentence():
         bl.hypergradient(task_of(bl.Optax(optax.lbfgs())), {"a": jnp.array(0.0)}, bl.Unrolled(steps=3))
 
 
+@pytest.mark.slow
 def test_forward_mode_takes_it():
     task = task_of(bl.Optax(optax.lbfgs(), tol=1e-9))
     _, grad, report = bl.hypergradient(task, {"a": jnp.array(0.5)}, bl.Forward())

@@ -38,6 +38,7 @@ def ridge(precision: str, stochastic: bool, seed: int = 0) -> bl.Task:
     )
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
 def test_the_state_after_a_step_is_of_the_types_before_it(engine, precision):
@@ -52,6 +53,7 @@ def test_the_state_after_a_step_is_of_the_types_before_it(engine, precision):
         assert told == (name, second.shape, second.dtype, second.weak_type)
 
 
+@pytest.mark.slow
 def test_tasks_of_the_same_shapes_and_other_tolerances_compile_nothing_again():
     tasks = [ridge("float64", False, seed) for seed in (0, 1)]
     solvers = [bl.LBFGS(tol=tol) for tol in (1e-10, 1e-6)]
@@ -77,6 +79,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimisers_state_has_the_types_after_a_step_that_it_had_before(name):
     """optax begins some states with Python numbers, whose weak type would compile a second program at the next step."""

@@ -101,6 +101,7 @@ def test_kill_at_any_moment_then_resume(tmp_path, task):
     assert_same_run(whole, broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, stop):
     whole = finished(tmp_path, "task=ridge", "trainer.steps=60", "hydra.run.dir=whole")
@@ -120,6 +121,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, stop):
         assert_same_run(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_resumed_to_the_same_end_and_can_go_further(tmp_path):
     run = finished(tmp_path, "task=ridge", "trainer.steps=10", "hydra.run.dir=run", "logger=wandb")
     record = (run / "metrics.jsonl").read_bytes()
@@ -140,6 +142,7 @@ def short_run(tmp_path_factory):
     return finished(tmp_path_factory.mktemp("short"), "task=ridge", "trainer.steps=2", "hydra.run.dir=run")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -33,6 +33,7 @@ def test_a_folder_is_claimed_once(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_claim_ends_with_its_process(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

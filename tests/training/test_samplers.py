@@ -36,6 +36,7 @@ def fitted(sampler, **settings):
     )
 
 
+@pytest.mark.slow
 def test_a_grid_finds_its_best_point():
     task, result = fitted("grid")
     summary, grid = result.summary, 1.5 + np.linspace(-2, 2, 9)

@@ -57,6 +57,7 @@ def test_the_record_has_one_line_a_step(tmp_path):
     assert set(wanted.split()) <= set(lines[0])
 
 
+@pytest.mark.slow
 def test_the_record_says_what_compiling_took():
     """The parts of the first line and what the first state took make up the summary; later steps compile nothing."""
     result = trainer(steps=3).fit(quadratic(), key=jax.random.key(0))
@@ -65,6 +66,7 @@ def test_the_record_says_what_compiling_took():
         assert 0 < first <= result.summary[part] and later == [0, 0]
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_record_of_an_uninterrupted_run(tmp_path):
     whole = trainer(steps=12).fit(quadratic(), key=jax.random.key(0), directory=tmp_path / "whole")
     trainer(steps=5).fit(quadratic(), key=jax.random.key(0), directory=tmp_path / "parts")
@@ -88,6 +90,7 @@ def test_the_outer_step_is_traced_once():
     assert len(calls) == once
 
 
+@pytest.mark.slow
 def test_patience_stops_on_the_second_hold_out_and_the_best_iterate_is_kept():
     task = quadratic(evaluate=lambda w, h: {"stop/loss": (h - 0.5) ** 2})
     result = trainer(steps=100, patience=5).fit(task, key=jax.random.key(0))
@@ -97,6 +100,7 @@ def test_patience_stops_on_the_second_hold_out_and_the_best_iterate_is_kept():
     assert result.summary["stop_loss"] == pytest.approx((float(result.hparams) - 0.5) ** 2)
 
 
+@pytest.mark.slow
 def test_the_hyperparameters_stay_feasible():
     task = quadratic(feasible=lambda h: jnp.minimum(h, 0.3))
     assert float(trainer().fit(task, key=jax.random.key(0)).last_hparams) == pytest.approx(0.3)
@@ -120,18 +124,21 @@ class TestFailures:
         assert result.summary["steps_skipped"] == 3
         assert float(result.last_hparams) == 0.0
 
+    @pytest.mark.slow
     def test_warn_says_it_and_goes_on(self):
         with pytest.warns(UserWarning, match="max_steps"):
             result = trainer(steps=3, engine=bl.Implicit(on_failure="warn")).fit(self.failing(), key=jax.random.key(0))
         assert result.summary["steps_skipped"] == 0
         assert float(result.last_hparams) > 0.0
 
+    @pytest.mark.slow
     def test_retry_takes_more_steps(self):
         result = trainer(steps=2, engine=bl.Implicit(on_failure="retry")).fit(self.failing(5), key=jax.random.key(0))
         assert result.summary["steps_skipped"] == 0
         assert float(result.last_hparams) > 0.0
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_where(tmp_path):
     steps = []
 

@@ -13,8 +13,9 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params
 from bilevel.losses.least_squares import LeastSquares
-from bilevel.solvers.base import Solver, State, needs_factors
+from bilevel.solvers.base import SPARING, Solver, State, needs_factors
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.second_order.damped_step import retraced
 from bilevel.solvers.second_order.lbfgsb import bounds
 from bilevel.solvers.second_order.squares_model import (
     Aim,
@@ -83,19 +84,20 @@ class LeastSquaresSolver(Solver):
         start = Point(x, memory.value, memory.gradient, state.residual.astype(x.dtype))
         rows = linearize(instance, x, unravel, dense)
         scale = jnp.maximum(memory.scale, rows.norms)  # the longest so far, because a column may vanish on the way
+        scale = scale if instance.exact else jax.lax.stop_gradient(scale)
         units = jnp.where(scale > 0, scale, 1)
         model = scaled(rows, units, free(start, memory.ends))
         aim, planned = self.plan(model, forcing(start.residual, memory.begin))
+        evaluated = lambda x: evaluate(instance, x, unravel)
+        project = (lambda x: x) if memory.ends is None else (lambda x: jnp.clip(x, *memory.ends))
         found = search(
-            lambda x: evaluate(instance, x, unravel),
-            start,
-            model.change,
-            units,
-            aim,
-            self.adapt,
-            memory.control,
-            (lambda x: x) if memory.ends is None else (lambda x: jnp.clip(x, *memory.ends)),
+            evaluated, start, model.change, units, aim, self.adapt, memory.control, project, instance.searches
         )
+        if instance.differentiable:
+            by_matrix(self, dense)
+            # By the projection itself, because the bounds in the memory are constants of no derivative.
+            project = lambda x: ravel_pytree(instance.prox(unravel(x), 1.0))[0]
+            found = retraced(instance, start, model, units, memory.control, found, evaluated, self.adapt, project)
         products = x.size if dense else planned + found.products + found.trials
         cost = Counts(found.trials + 1, 0, products, found.trials, found.trials if dense else 0)
         return State(
@@ -104,6 +106,7 @@ class LeastSquaresSolver(Solver):
             state.counts.add(cost if memory.ends is not None else cost._replace(proxes=0)),
             memory._replace(value=found.point.value, gradient=found.point.gradient, scale=scale, control=found.control),
             jnp.where(found.accepted, Code.converged, Code.stalled),
+            SPARING.plus(hessian_products=2),  # a product with the matrix of the step and its derivative
         )
 
     def refresh(self, instance: Instance, state: State) -> State:
@@ -123,6 +126,15 @@ class LeastSquaresSolver(Solver):
                 f"{name} keeps to a box by projection and would ignore {type(instance.penalty).__name__}. "
                 "Use bl.ActiveSetNewton() or bl.Auto()."
             )
+
+
+def by_matrix(solver: LeastSquaresSolver, dense: bool) -> None:
+    """The refusal of derivatives through steps by products."""
+    if not dense:
+        raise ValueError(
+            f"bl.{type(solver).__name__} differentiates its steps through a factor of the Jacobian, which this problem "
+            f"is too large for (dense={solver.dense}): use bl.Implicit(), or a larger dense=."
+        )
 
 
 def forcing(residual: jax.Array, begin: jax.Array) -> jax.Array:

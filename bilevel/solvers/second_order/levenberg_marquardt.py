@@ -41,6 +41,7 @@ class LevenbergMarquardt(LeastSquaresSolver):
     max_steps: int = 1000
     tol: float | jax.Array = 1e-10
     dense: int = 512
+    unrolls = True
 
     def first(self, like: jax.Array) -> Control:
         return Control(jnp.full_like(like, FIRST), jnp.full_like(like, 2.0))

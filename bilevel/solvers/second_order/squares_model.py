@@ -59,6 +59,7 @@ class Trial(NamedTuple):
     control: Control
     accepted: jax.Array
     moved: jax.Array  # False: the step is lost in the digits of the point
+    tried: jax.Array  # the size of the control that made this trial
     trials: jax.Array
     products: jax.Array
 
@@ -100,7 +101,9 @@ class Rows(NamedTuple):
     def norms(self) -> jax.Array:
         """The lengths of the columns; by products the one length that the gradient shows, for all of them."""
         if self.matrix is not None:
-            return jnp.linalg.norm(self.matrix, axis=0)
+            squared = jnp.sum(self.matrix**2, axis=0)
+            # In a form whose derivative at a column of zeros is zero.
+            return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
         slope, length = self.pull(self.rhs), jnp.linalg.norm(self.rhs)
         seen = jnp.linalg.norm(slope) / jnp.where(length > 0, length, 1)
         return jnp.full_like(slope, seen)
@@ -145,6 +148,7 @@ def search(
     adapt: Adapt,
     control: Control,
     project: LinearMap,
+    searches: bool = True,
 ) -> Trial:
     """The first trial whose value falls by a share of what the model predicts; where rounding hides the decrease, the
     natural residual decides. Each trial is projected before it is compared with the model, whose value changes by
@@ -156,11 +160,13 @@ def search(
         y = (x - start.x) * scale
         point = evaluated(x)
         accepted, ratio = judged(start, point, -change(y))
+        accepted |= not searches  # then the first trial is the natural step, taken unseen
         return Trial(
             point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), point, start),
             control=adapt(trial.control, ratio, accepted, jnp.linalg.norm(y)),
             accepted=accepted,
             moved=jnp.any(x != start.x),
+            tried=trial.control.size,
             trials=trial.trials + 1,
             products=trial.products + products,
         )
@@ -168,8 +174,9 @@ def search(
     def proceeds(trial: Trial) -> jax.Array:
         return ~trial.accepted & trial.moved & (trial.trials < MAX_TRIALS)
 
-    none = jnp.int32(0)
-    return jax.lax.while_loop(proceeds, attempt, Trial(start, control, jnp.bool_(False), jnp.bool_(True), none, none))
+    none, frozen = jnp.int32(0), jax.lax.stop_gradient  # reverse mode cannot go back over this loop
+    begin = Trial(start, control, jnp.bool_(False), jnp.bool_(True), control.size, none, none)
+    return jax.lax.while_loop(proceeds, lambda trial: frozen(attempt(trial)), frozen(begin))
 
 
 def resized(control: Control, ratio: jax.Array, accepted: jax.Array, length: jax.Array) -> Control:

@@ -89,6 +89,7 @@ def comparisons(kind, penalty, refine=False, tolerances=(1e-1, 1e-3, 1e-10)):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize(("kind", "penalty"), [("quadratic", -4.0), ("logistic", -3.0), ("log-cosh", -4.0)])
 def test_what_is_claimed_is_true(kind, penalty):
@@ -129,6 +130,7 @@ def test_residuals_of_a_solution_at_zero_are_no_alarm():
     assert float(report.error_estimate) <= 0.1
 
 
+@pytest.mark.slow
 def test_nothing_is_claimed_outside_the_newton_regime():
     params, _ = solution("logistic", -9.0)
     _, report = evaluate("logistic")(jnp.full(FEATURES, -9.0), 0.1 * params, 1e-10)
@@ -136,6 +138,7 @@ def test_nothing_is_claimed_outside_the_newton_regime():
     assert report.error_grade == "residual"
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["logistic", "log-cosh"])
 def test_the_refined_gradient_has_a_quadratic_error_and_says_so(kind):
@@ -220,6 +223,7 @@ def ridge_task(solver):
     return task, hparams, exact, constants
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("steps", [1, 5, 20, 100])
 def test_the_bound_is_one(steps):
     task, hparams, exact, constants = ridge_task(bl.GradientDescent(max_steps=steps, tol=1e-14))
@@ -235,6 +239,7 @@ def test_the_bound_is_one(steps):
     np.testing.assert_allclose(report.error_estimate, report.error_inner + report.error_adjoint, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bound_needs_its_constants_and_a_smooth_condition():
     task, hparams, _, constants = ridge_task(bl.Auto())
     with pytest.raises(ValueError, match="monotonicity"):
@@ -247,6 +252,7 @@ def test_a_bound_needs_its_constants_and_a_smooth_condition():
         bl.hypergradient(nonsmooth, hparams, bl.Implicit(accuracy="bound", constants=constants))
 
 
+@pytest.mark.slow
 def test_a_stalled_solve_in_single_precision_has_a_valid_estimate():
     train, validation = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), data())
     start = np.asarray(solution("logistic", -6.0)[0], np.float32) + np.float32(1e-3)  # near: a small first residual
@@ -268,6 +274,7 @@ def test_a_stalled_solve_in_single_precision_has_a_valid_estimate():
     assert true <= float(report.error_estimate) <= 1e-2 * np.linalg.norm(exact)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_hyperparameters_coarser_than_the_params_lower_what_is_claimed(dtype):
     """The gradient has their type: of bfloat16 it once was off by 4.6e-5 at a claim of 3.5e-8."""

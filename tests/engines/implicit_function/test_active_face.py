@@ -22,6 +22,7 @@ def soft_threshold_task(targets, outer=lambda w, h, batch: 0.5 * jnp.sum((w - 1.
     )
 
 
+@pytest.mark.slow
 def test_the_distance_to_the_next_face():
     task = soft_threshold_task(jnp.array([3.0, 1.2, 0.3, -0.9]))
     _, grad, report = bl.hypergradient(task, jnp.zeros(()))
@@ -31,6 +32,7 @@ def test_the_distance_to_the_next_face():
     np.testing.assert_allclose(grad, -(1.0 + (0.2 - 1.0)), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_at_a_kink_nothing_is_claimed():
     _, _, report = bl.hypergradient(soft_threshold_task(jnp.array([3.0, 1.0, 0.3])), jnp.zeros(()))
     assert int(report.weakly_active) == 1

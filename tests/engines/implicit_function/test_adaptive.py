@@ -57,6 +57,7 @@ def fixed():
         return descend(FIXED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_same_descent_for_less_work(name):
     hparams, spent, reports = descend(ENGINES[name])
@@ -67,6 +68,7 @@ def test_same_descent_for_less_work(name):
     assert tolerances[0] > 1e-2 and tolerances[-1] < 0.1 * tolerances[0]
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_again_when_tolerances_change():
     traces = []
 
@@ -113,6 +115,7 @@ def test_the_finest_tolerance_ends_the_rounds():
     assert done and after.inner == 1e-3
 
 
+@pytest.mark.slow
 def test_a_fit_ends_with_figures_at_the_finest_tolerances():
     """Loosely solved, another step looked best, and at a loss that no exact solution has."""
     result = bl.Trainer(optimizer=optax.adam(0.3), engine=ENGINES["summable"], steps=8).fit(task())
@@ -126,6 +129,7 @@ def test_a_fit_ends_with_figures_at_the_finest_tolerances():
     assert result.summary["best_outer_loss"] <= result.summary["final_outer_loss"]
 
 
+@pytest.mark.slow
 def test_where_the_finest_tolerances_cannot_be_had_a_fit_ends_with_the_loose_figures(caplog):
     short = task().inner.with_solver(bl.GradientDescent(max_steps=12, tol=1e-10))
     engine = bl.Adaptive(FIXED, bl.Summable(first=0.1, rate=1.0, power=0.01))
@@ -139,6 +143,7 @@ def test_a_bound_without_its_constants_is_refused():
         bl.hypergradient(task(), jnp.ones(4), bl.Adaptive(bl.Implicit(accuracy="bound")))
 
 
+@pytest.mark.slow
 def test_in_a_trainer_with_a_solver_that_has_no_tolerance():
     engine = bl.Adaptive(bl.Implicit(linear_solve=bl.Neumann(terms=60, alpha=0.03), accuracy="residual"))
     result = bl.Trainer(optimizer=optax.sgd(0.05), engine=engine, steps=3).fit(task())
@@ -152,6 +157,7 @@ def test_refused():
         bl.ErrorDriven(every=0)
 
 
+@pytest.mark.slow
 def test_float32():
     with jax.enable_x64(False):
         engine = bl.Adaptive(bl.Implicit(linear_solve=bl.CG()), bl.ErrorDriven())

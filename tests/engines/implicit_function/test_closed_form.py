@@ -43,6 +43,7 @@ def test_it_is_the_derivative(samples, features, classes, structured):
     assert int(report.counts.factorizations) == 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_quadratic_fails_and_says_why():
     task = ridge(8, 20)
     inner = bl.InnerProblem(

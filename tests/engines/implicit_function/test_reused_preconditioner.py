@@ -42,6 +42,7 @@ def work(report):
     return int(report.counts.hessian_products), int(report.counts.factorizations)
 
 
+@pytest.mark.slow
 def test_the_factor_of_newtons_last_step_serves_the_adjoint():
     _, exact, plain = bl.hypergradient(NEWTON, AT, PLAIN)
     _, grad, report = bl.hypergradient(NEWTON, AT, REUSING)
@@ -53,6 +54,7 @@ def test_the_factor_of_newtons_last_step_serves_the_adjoint():
     assert float(report.adjoint_residual) <= 1e-10
 
 
+@pytest.mark.slow
 def test_of_a_quadratic_loss_the_factor_is_that_of_the_system():
     _, exact, _ = bl.hypergradient(make(squares, bl.Newton()), AT, PLAIN)
     _, grad, report = bl.hypergradient(make(squares, bl.Newton()), AT, bl.Implicit(reuse=True))
@@ -76,6 +78,7 @@ def test_an_inner_solve_that_starts_at_the_solution_hands_on_a_factor():
     np.testing.assert_allclose(grad, exact, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_lanes_have_factors_of_their_own():
     points = jnp.stack([AT, AT + 1.0, AT - 1.0])
     gradients = jax.jit(jax.vmap(lambda h: bl.hypergradient(NEWTON, h, REUSING)[1]))(points)
@@ -83,6 +86,7 @@ def test_lanes_have_factors_of_their_own():
         np.testing.assert_allclose(gradient, bl.hypergradient(NEWTON, point, PLAIN)[1], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_singular_system_is_solved_as_without():
     """Two equal columns and no penalty on them: Newton's factor is lost to rounding, and not handed on."""
     x, xv = (jnp.concatenate([part[:, :2], part[:, :4]], axis=1) for part in (X, XV))
@@ -94,6 +98,7 @@ def test_a_singular_system_is_solved_as_without():
     assert found[1][2].status.name == found[0][2].status.name == "converged"
 
 
+@pytest.mark.slow
 def test_pairs_precondition_the_adjoint():
     task = make(logistic, bl.LBFGS(memory=40, tol=1e-9))
     plain, reusing = (
@@ -111,6 +116,7 @@ def test_pairs_precondition_the_adjoint():
     assert int(again[2].adjoint_steps) == int(after.adjoint_steps)
 
 
+@pytest.mark.slow
 def test_directions_of_newtons_own_gradients_precondition_the_adjoint():
     plain, informed = (
         make(logistic, bl.Newton(tol=1e-9, linear_solve=bl.CG(tol=1e-9, memory=memory))) for memory in (0, 8)
@@ -148,6 +154,7 @@ def recycled(engine):
     return products, max(errors)
 
 
+@pytest.mark.slow
 def test_directions_of_the_last_adjoint_solve_precondition_the_next():
     plain, before = recycled(bl.Implicit(linear_solve=bl.CG(tol=1e-9), accuracy="residual"))
     found, after = recycled(bl.Implicit(linear_solve=bl.CG(tol=1e-9), accuracy="residual", recycle=40))
@@ -155,6 +162,7 @@ def test_directions_of_the_last_adjoint_solve_precondition_the_next():
     assert max(before, after) < 1e-7
 
 
+@pytest.mark.slow
 def test_recycling_in_a_trainer_with_adaptive_tolerances_and_retries():
     engine = bl.Implicit(linear_solve=bl.CG(), accuracy="residual", recycle=4, on_failure="retry")
     result = bl.Trainer(engine=bl.Adaptive(engine, bl.Summable()), steps=3).fit(make(logistic, bl.LBFGS()))

@@ -109,6 +109,7 @@ def test_rows_that_move_are_used():
     assert used("a box that moves", jnp.array(-5.0)) == FEATURES
 
 
+@pytest.mark.slow
 def test_at_any_iterate_the_gradient_of_the_plain_path():
     def at(opaque):
         task, _ = problem("one weight", opaque)

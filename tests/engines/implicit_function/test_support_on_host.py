@@ -75,6 +75,7 @@ def test_equals_the_dense_design(name, monkeypatch):
     np.testing.assert_allclose(again[1], grad, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_products_touch_the_columns_in_use(monkeypatch):
     monkeypatch.setattr(rows, "GATHERED", 0)
     task, h = problem("one weight", True, tol=1e-8)

@@ -64,6 +64,7 @@ ENGINES = [
 ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
 def test_directions_of_an_epoch_average_to_that_of_the_full_batch(engine):
     hparams, key = jnp.array([-1.0, 0.2, -0.5]), jax.random.key(3)
@@ -104,6 +105,7 @@ def test_recursive_directions_of_an_epoch_average_to_that_of_the_full_batch():
     assert np.std(grads, axis=0).max() > 1e-3
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", [bl.SABA(), bl.SRBA(period=5)], ids=lambda engine: type(engine).__name__)
 def test_first_direction_with_variance_reduction_is_exact(engine):
     hparams, key = jnp.full(FEATURES, -1.0), jax.random.key(3)
@@ -114,6 +116,7 @@ def test_first_direction_with_variance_reduction_is_exact(engine):
     np.testing.assert_allclose(grad, exact, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "engine",
     [bl.SABA(step_size=0.3, adjoint_step=0.3), bl.SRBA(step_size=0.3, adjoint_step=0.3, period=4)],
@@ -136,6 +139,7 @@ def test_variance_reduced_directions_converge_to_the_hypergradient_at_constant_s
     np.testing.assert_allclose(run(carry)[1], exact, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "engine",
     [

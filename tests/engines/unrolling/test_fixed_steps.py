@@ -90,6 +90,7 @@ def test_any_solver_that_unrolls_takes_them(solver, kind):
     assert report.status.name == "truncated" and int(report.inner_steps) == 2
 
 
+@pytest.mark.slow
 def test_a_budget_of_the_solver_is_a_failure_that_names_the_setting():
     task = task_of(bl.GradientDescent(max_steps=5, step_size=0.1))
     with pytest.raises(bl.ConvergenceError, match=r"training budget.*bl\.Unrolled\(steps="):
@@ -122,7 +123,7 @@ def slopes():
     return np.array([1 / (1 + np.sin(w)), 0.5])
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("solver", [bl.Anderson(), bl.Broyden()], ids=["anderson", "broyden"])
 def test_a_degenerate_coordinate_is_in_the_estimate(solver, kind):

@@ -37,6 +37,7 @@ def network_task(steps):
     )
 
 
+@pytest.mark.slow
 def test_memory_is_an_eighth_of_that_of_a_naive_scan_at_equal_gradients():
     steps = 64
     task = network_task(steps)
@@ -64,6 +65,7 @@ def test_memory_is_an_eighth_of_that_of_a_naive_scan_at_equal_gradients():
     assert 8 * used.temp_size_in_bytes <= naive_use.temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_forward_over_reverse_has_the_same_derivatives():
     batch = jax.random.normal(KEYS[0], (20, 10)), jax.random.normal(KEYS[1], (20, 3))
     params = (jax.random.normal(KEYS[2], (10, 4)), jax.random.normal(KEYS[3], (4, 3)))
@@ -98,6 +100,7 @@ def difference(task, hparams, engine, width=1e-6):
     return np.array([(value(hparams + width * e) - value(hparams - width * e)) / (2 * width) for e in units])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [bl.Unrolled, bl.Forward])
 def test_a_learned_start(kind):
     solver = bl.GradientDescent(max_steps=3, step_size=0.2)
@@ -109,6 +112,7 @@ def test_a_learned_start(kind):
         )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [bl.Unrolled, bl.Forward])
 def test_a_learned_step_size(kind):
     solver = bl.GradientDescent(max_steps=3, step_size=lambda h: 0.1 * jnp.exp(h[0]))
@@ -143,6 +147,7 @@ def quartic_task():
     )
 
 
+@pytest.mark.slow
 def test_the_unrolled_gradient_has_derivatives_in_forward_mode_only():
     task, h = quartic_task(), jnp.array(0.8)
     gradient = lambda h: bl.hypergradient(task, h, bl.Unrolled())[1]

@@ -61,6 +61,7 @@ TRUNCATED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", TRUNCATED, ids=["nystrom", "neumann", "damped"])
 def test_an_adjoint_that_is_truncated_is_measured_or_not_known(engine):
     task, hparams = problem("ridge", exact=True)
@@ -96,6 +97,7 @@ MEASURED = [
 ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("name", "engine"), MEASURED)
 def test_a_bias_that_is_measured_is_right(name, engine):
     _, grad, report = bl.hypergradient(*problem(name), engine)
@@ -104,6 +106,7 @@ def test_a_bias_that_is_measured_is_right(name, engine):
     assert true <= float(report.error_estimate) <= 1.3 * true
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", [bl.Unrolled(), bl.Forward()], ids=lambda one: type(one).__name__)
 def test_a_warm_start_leaves_steps_to_differentiate(engine):

@@ -92,7 +92,7 @@ def by_hand(transformation, draw, key=None, steps=STEPS, hparams=HPARAMS, held=0
     return jnp.mean((predicted(params, 0.5 * INPUTS) - TARGETS) ** 2)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_every_engine_differentiates_the_training(name, draw):
@@ -114,6 +114,7 @@ def test_every_engine_differentiates_the_training(name, draw):
     assert report.status.name == "truncated" and int(report.inner_steps) == STEPS
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_central_differences():
     task = task_of(TRANSFORMATIONS["adam"], DRAWS["drawn"])
     _, grad, _ = bl.hypergradient(task, HPARAMS, bl.Unrolled())
@@ -125,6 +126,7 @@ def test_the_gradient_is_that_of_central_differences():
         np.testing.assert_allclose(grad[name], (value(1e-5) - value(-1e-5)) / 2e-5, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_forward_mode_takes_a_line_search():
     """The step after optax.lbfgs with its line search is scaled by a hyperparameter."""
     transformation = lambda h: optax.chain(optax.lbfgs(memory_size=3), optax.scale(1 - 0.1 * rate(h)))
@@ -135,6 +137,7 @@ def test_forward_mode_takes_a_line_search():
     assert int(report.counts.gradients) > 3
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap_and_in_float32():
     task = task_of(TRANSFORMATIONS["momentum"], DRAWS["drawn"], precision="float32")
     with jax.enable_x64(False):
@@ -145,6 +148,7 @@ def test_under_jit_and_vmap_and_in_float32():
     jax.tree.map(lambda lanes, leaf: np.testing.assert_allclose(lanes[1], leaf, rtol=1e-4, atol=1e-6), many, one)
 
 
+@pytest.mark.slow
 def test_draws_and_start_are_those_of_the_key():
     transformation, draw = TRANSFORMATIONS["momentum"], DRAWS["drawn"]
     task = task_of(transformation, draw)
@@ -183,11 +187,13 @@ def test_settings_that_cannot_be_are_refused(settings, sentence):
         bl.Optax(optax.sgd(0.1), **settings)
 
 
+@pytest.mark.slow
 def test_the_choice_of_an_engine_is_one_that_differentiates_steps(capsys):
     bl.hypergradient(task_of(TRANSFORMATIONS["momentum"]), HPARAMS, bl.AutoEngine())
     assert "Forward, as a training of 6 steps has no other derivative" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_of_forward_is_flat_in_the_steps():
     """The compiled program keeps no state for each step."""
 
@@ -201,6 +207,7 @@ def test_memory_of_forward_is_flat_in_the_steps():
     assert temporary(bl.Forward(), 10_000) <= 1.01 * temporary(bl.Forward(), 100)
 
 
+@pytest.mark.slow
 def test_a_setting_alone_has_an_influence():
     """A hyperparameter that only the transformation reads is no misspelt name, and a run tunes it."""
     task = task_of(TRANSFORMATIONS["momentum"])

@@ -22,6 +22,7 @@ def on_the_simplex(solver, start, scale=1.0):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("start", [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 5.0, 0.0]])
 def test_mirror_descent_leaves_wrong_zeros(start):
     """A multiplicative step keeps zeros: those that should grow are lifted, from any start."""
@@ -30,6 +31,7 @@ def test_mirror_descent_leaves_wrong_zeros(start):
     assert_allclose(found.params, [0.0, 0.3, 0.7], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_mirror_descent_with_a_schedule_and_a_fixed_step():
     decay = lambda step: 1.0 / jnp.sqrt(1.0 + step / 100.0)
     for solver in (
@@ -41,6 +43,7 @@ def test_mirror_descent_with_a_schedule_and_a_fixed_step():
         assert_allclose(found.params, [0.55, 0.45, 0.0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_papers_showcase():
     """Block coordinate descent, differentiated by the mirror descent condition, which knows nothing of the solver."""
     matrix, labels = jnp.asarray(RNG.normal(size=(12, 4))), jnp.asarray(np.eye(3)[RNG.integers(0, 3, 12)])
@@ -69,6 +72,7 @@ def test_the_papers_showcase():
     assert_allclose(slope, moved, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_anderson_solves_what_plain_iteration_cannot():
     """A map that expands in one direction: the iteration diverges, and says so."""
     stretch = jnp.array([-1.5, 0.9, 0.5])
@@ -81,6 +85,7 @@ def test_anderson_solves_what_plain_iteration_cannot():
     assert_allclose(found.params, 1 / (1 - stretch), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_fixed_point_of_proximal_steps():
     loss = lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2)
     mapping = ProximalGradient(loss, lambda w, step, h, batch: bl.prox.l1(w, step, 1.0), step_size=0.5)
@@ -140,6 +145,7 @@ def test_a_first_trial_where_the_gradient_overflows_is_rejected(solver):
     assert_allclose(solution.params, np.log(0.1) / 10, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_spectral_steps_halve_the_gradients_at_a_moderate_condition():
     curvature, target = jnp.logspace(-1.5, 0, 40), jnp.asarray(np.random.default_rng(1).normal(size=40))
 

@@ -20,6 +20,7 @@ def solve(problem, h):
     return problem.solve(h, None)
 
 
+@pytest.mark.slow
 def test_a_product_of_simplices_an_orthant_and_a_free_part():
     parts = {"a": bl.Simplex(), "b": bl.Simplex(scale=2.0), "c": bl.NonNegative(), "d": bl.Zero()}
     target = {**TARGET, "d": np.array([-3.0])}
@@ -35,6 +36,7 @@ def test_a_product_of_simplices_an_orthant_and_a_free_part():
     assert_allclose(moved, np.diag([1.0, 0.0]), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_orthant_from_zero():
     """A coordinate that starts at zero and should grow does; one that should not stays."""
     loss = lambda w, h, batch: jnp.sum(jnp.array([1.0, 50.0, 1.0]) * (w - h) ** 2)
@@ -46,6 +48,7 @@ def test_the_orthant_from_zero():
     assert found.status.name == "converged"
 
 
+@pytest.mark.slow
 def test_a_mirror_map_of_the_users():
     """The hyperbolic tangent maps the box (-1, 1) from its dual space; weights make the losses of the sides differ."""
     condition = bl.optimality.MirrorDescent(
@@ -77,6 +80,7 @@ def ill_conditioned(w, h, batch):
     return 0.5 * jnp.sum(CURVES * (w["a"] - h) ** 2) + 0.5 * jnp.sum(w["b"] ** 2)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("constraint", [bl.Free(), bl.Box(upper=0.4)])
 def test_anderson_steps_of_another_solver(constraint):
     start = lambda key, h: {"a": jnp.zeros(6), "b": jnp.ones(2)}
@@ -93,6 +97,7 @@ def test_anderson_steps_of_another_solver(constraint):
     assert_allclose(moved, np.eye(6), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_anderson_steps_pass_jit_and_vmap():
     problem = bl.InnerProblem(
         ill_conditioned,

@@ -68,6 +68,7 @@ def test_refusals_name_the_penalty_and_the_remedy():
         opaque.solve(0.0, jnp.eye(5))
 
 
+@pytest.mark.slow
 def test_sparse_designs_are_solved():
     dense = RNG.normal(size=(30, 40)) * (RNG.random((30, 40)) < 0.3)
     target = jnp.asarray(dense[:, 3] - 2 * dense[:, 7])

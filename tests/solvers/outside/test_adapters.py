@@ -28,6 +28,7 @@ def data():
     return jnp.asarray(MATRIX), jnp.asarray(TARGET)
 
 
+@pytest.mark.slow
 def test_scikit_learn_under_our_derivatives():
     estimator = Lasso(fit_intercept=False, tol=1e-14, max_iter=100_000)
     solver = bl.ScikitLearn(estimator, lambda h: {"alpha": float(np.exp(h))}, tol=1e-7)
@@ -43,11 +44,13 @@ def test_scikit_learn_under_our_derivatives():
     assert estimator.get_params()["alpha"] == 1.0  # the user's estimator stays as it was
 
 
+@pytest.mark.slow
 def test_an_estimator_of_another_problem_is_found_out():
     solver = bl.ScikitLearn(ElasticNet(fit_intercept=False, l1_ratio=0.5), lambda h: {"alpha": float(np.exp(h))})
     assert lasso(solver).solve(-2.0, data()).status.name == "max_steps"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["Nelder-Mead", "TNC"])
 def test_scipy_methods(method):
     inner = bl.InnerProblem(
@@ -60,6 +63,7 @@ def test_scipy_methods(method):
     assert_allclose(found.params["a"], 0.5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loss_over_traced_values():
     """What the loss closes over may be traced, by jit and by vmap."""
 
@@ -86,6 +90,7 @@ def test_scipy_refuses_what_does_not_fit():
         bl.InnerProblem.from_residual(lambda w, h, batch: w - h, zeros, bl.SciPy("BFGS")).solve(1.0, 0.0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "solver",
     [optimistix.Newton(rtol=1e-10, atol=1e-10), optimistix.LevenbergMarquardt(rtol=1e-10, atol=1e-10),

@@ -37,6 +37,7 @@ def test_pytrees_and_float32():
     assert_allclose(result["b"], 3.0)
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_called_by_its_name():
     def problem(function):
         loss = lambda w, h, batch: jnp.sum((w - h) ** 2)

@@ -22,6 +22,7 @@ def solve(loss, n, dtype=jnp.float64, **rows):
     return inner.solve(jnp.zeros((), dtype), None)
 
 
+@pytest.mark.slow
 def test_a_stationary_point_of_nonconvex_constraints_is_no_proof():
     """HS61 from 0, where the rows of the constraints are dependent, is feasible; it was called infeasible."""
     found = solve(
@@ -33,6 +34,7 @@ def test_a_stationary_point_of_nonconvex_constraints_is_no_proof():
     assert_allclose(found.params, [5.32677016, -2.11899864, 3.21046424], atol=1e-6)  # the published minimiser
 
 
+@pytest.mark.slow
 def test_contradicting_convex_quadratics_are_proved():
     found = solve(jnp.sum, 2, inequality=lambda w: jnp.stack([jnp.sum(w**2) - 1, 3 - w[0]]))
     assert found.status.name == "infeasible"

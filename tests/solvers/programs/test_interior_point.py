@@ -36,6 +36,7 @@ def quadratic(data: dict) -> bl.InnerProblem:
     )
 
 
+@pytest.mark.slow
 def test_a_smooth_convex_program_against_scipy():
     found = solve(LEVELS, MEANS)
     assert found.status.name == "converged"
@@ -54,6 +55,7 @@ def test_a_smooth_convex_program_against_scipy():
     assert float(found.dual.inequality_dual["risk"]) > 1e-3  # the curved constraint is active
 
 
+@pytest.mark.slow
 def test_derivatives_of_params_and_duals_equal_finite_differences():
     def read(h):
         found = solve(h, MEANS)
@@ -75,6 +77,7 @@ def test_derivatives_of_params_and_duals_equal_finite_differences():
         assert_allclose(gradient[name], total, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop():
     risks = np.array([-1.0, -0.5, 0.5])
     together = jax.jit(jax.vmap(lambda r: portfolio.solve({**LEVELS, "risk": r}, MEANS).params))(risks)
@@ -85,6 +88,7 @@ def test_vmap_is_a_loop():
 ENGINES = [bl.Implicit(), bl.Unrolled(), bl.Forward(), bl.OneStep()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
 def test_every_engine_gives_the_same_hypergradient(engine):
     task = bl.Task(
@@ -100,6 +104,7 @@ def test_every_engine_gives_the_same_hypergradient(engine):
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-5, atol=1e-6), grad, expected)
 
 
+@pytest.mark.slow
 def test_a_warm_start_takes_fewer_steps():
     found = solve(LEVELS, MEANS)
     near = {**LEVELS, "risk": LEVELS["risk"] + 1e-3}
@@ -110,6 +115,7 @@ def test_a_warm_start_takes_fewer_steps():
     assert_allclose(warm.params, cold.params, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_infeasible_unbounded_and_solved_lanes_are_told_apart():
     data = {"Q": jnp.diag(jnp.array([1.0, 0.0])), "G": jnp.array([[1.0, 0], [-1, 0], [0, -1]])}
     q = jnp.array([[2.0, 1], [1, -1], [1, 1]])
@@ -121,6 +127,7 @@ def test_infeasible_unbounded_and_solved_lanes_are_told_apart():
     assert_allclose(found.params[0], [-1, 0], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_rank_deficient_hessian_with_redundant_rows():
     data = {"Q": jnp.zeros((2, 2)), "q": jnp.array([-1.0, -2.0]), "G": jnp.array([[1.0, 0], [0, 1], [0, 2], [1, 1]])}
     data["h"] = jnp.array([1.0, 1.0, 2.0, 4.0])
@@ -129,6 +136,7 @@ def test_a_rank_deficient_hessian_with_redundant_rows():
     assert_allclose(found.params, [1, 1], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_nonconvex_program_ends_at_a_minimum():
     inner = bl.InnerProblem(
         loss=lambda w, h, batch: w[0] * w[1],
@@ -192,6 +200,7 @@ def test_rough_starts_of_problems_that_are_not_convex(name):
     assert_allclose(value(found.params), least, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_float32():
     with jax.enable_x64(False):
         levels = {name: jnp.asarray(value, jnp.float32) for name, value in LEVELS.items()}
@@ -206,6 +215,7 @@ def test_float32():
         assert_allclose(found.params, [0.1, -1.0, 0.1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_single_precision_params_with_double_precision_data():
     """The multipliers are of the type of the params, whatever the rows return."""
     inner = bl.InnerProblem(

@@ -35,6 +35,7 @@ CASES = [("a factor", 4.0), *(pytest.param(way, 0.0, marks=pytest.mark.slow) for
 CASES += [pytest.param("conjugate gradients", 4.0, marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "spread"), CASES)
 def test_the_solution_is_that_of_the_interior_point_method(way, spread):
     """Also with columns from 1e-4 to 1e4."""
@@ -83,6 +84,7 @@ def as_cone(data: dict):
     return ConeProgram(data["Q"], data["q"], rows, bounds, cone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["a factor", pytest.param("conjugate gradients", marks=pytest.mark.slow)])
 def test_infeasible_and_unbounded_lanes_are_named(way):
     G = jnp.array([[1.0, 0], [-1, 0], [0, -1]])
@@ -218,6 +220,7 @@ def _shapes(jaxpr):
             yield from _shapes(inside)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("case", ["infeasible", "unbounded"])
 def test_statuses_of_problems_by_functions(case):
     inequality = {

@@ -44,6 +44,7 @@ def programs():
     return {"Q": Q, "q": q, "b": np.array([1.0, -1.0, 1.0]), "h": np.array([[0.4, 0.7], [1.0, 1.0], [0.5, 0.5]])}
 
 
+@pytest.mark.slow
 def test_a_batch_is_solved_as_by_matrices():
     hparams = programs()
     solution = jax.jit(jax.vmap(lambda h: INNER.solve(h, None)))(hparams)
@@ -60,6 +61,7 @@ def test_a_batch_is_solved_as_by_matrices():
     assert_allclose(solution.dual.equality_dual[0], expected.dual.equality_dual[0], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_derivative_is_that_of_the_program_by_matrices():
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), programs())
     weights = jnp.array([0.3, -1.0, 2.0])

@@ -73,6 +73,7 @@ def test_lanes_of_a_batch_are_solved_each_by_itself():
     assert_allclose(jax.jit(run)(-points).x, jax.vmap(project)(points), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_sparse_program_has_no_factor_and_the_same_solution():
     arguments, project = PROJECTIONS["simplex"]
     dense = stated(*arguments)

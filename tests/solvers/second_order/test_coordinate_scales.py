@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 
 import bilevel as bl
@@ -35,6 +36,7 @@ def test_a_well_scaled_problem_is_left_alone():
     assert_allclose(scale["a"], 1.0)
 
 
+@pytest.mark.slow
 def test_both_problems_have_the_same_objective_and_residual_zero():
     scale = equilibrium(INSTANCE, jnp.zeros(4))
     other = scaled(INSTANCE, scale)

@@ -35,6 +35,7 @@ def solved(residual, start, solver, h=1.0, batch=None, **parts):
     return inner.solve(h, batch)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_curved_valley_and_a_start_at_the_solution(solver):
     found = solved(rosenbrock, np.array([-1.2, 1.0]), SOLVERS[solver])
@@ -45,7 +46,7 @@ def test_a_curved_valley_and_a_start_at_the_solution(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_fits_under_jit_and_vmap_are_the_same(solver):
     batches = 2 * np.exp(-0.5 * TIMES) + 0.1 * RNG.standard_normal((3, 15))
     start = {"size": np.array(1.0), "rate": np.array(1.0)}
@@ -70,6 +71,7 @@ def test_more_unknowns_than_residuals_and_dependent_columns(solver):
     assert_allclose(found.params, np.linalg.lstsq(matrix, right, rcond=1e-10)[0], rtol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_boxes(solver):
     """Against the enumeration of faces: the unconstrained solution leaves the box on two sides."""
@@ -118,6 +120,55 @@ def test_float32(solver):
         assert_allclose(found.params, 1.0, rtol=1e-4)
 
 
+UNROLLED = {
+    "free": {},
+    "robust": {"rho": bl.losses.HuberRho(lambda h: h)},
+    "box": {"constraint": bl.Box(0.0, lambda h: 1 + h)},  # "size" ends at its upper bound
+}
+
+
+def fitted(rho=None, **parts):
+    """A task whose derivative has every part: an outlier, residuals that do not vanish, a tree of params."""
+    target = jnp.asarray(2 * np.exp(-0.5 * TIMES) + 0.1 * np.cos(9 * TIMES)).at[3].set(5.0)
+    loss = bl.LeastSquares(decay) if rho is None else bl.LeastSquares(decay, rho=rho)
+    start = lambda key, h: {"size": jnp.ones(()), "rate": jnp.ones(())}
+    inner = bl.InnerProblem(loss, start, solver=bl.LevenbergMarquardt(), **parts)
+    return bl.Task(
+        inner, lambda w, h, b: w["size"] ** 2 + 3 * w["rate"], lambda key: jnp.array(0.3), bl.full_batch(target, target)
+    )
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("case", UNROLLED)
+def test_the_derivative_through_the_steps_is_the_implicit_one(case):
+    task, h = fitted(**UNROLLED[case]), jnp.array(0.3)
+    _, implicit, _ = bl.hypergradient(task, h)
+    _, unrolled, report = bl.hypergradient(task, h, bl.Unrolled())
+    assert report.status.name == "converged"
+    assert_allclose(unrolled, implicit, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_budget_of_steps_has_the_derivative_of_those_steps():
+    """The damping and the units of the coordinates depend on the hyperparameter too."""
+    task, h, step = fitted(), jnp.array(0.3), 1e-5
+    engine = bl.Unrolled(steps=4)
+    _, gradient, report = bl.hypergradient(task, h, engine)
+    assert report.status.name == "truncated"
+    value = lambda h: float(bl.hypergradient(task, h, engine)[0])
+    assert_allclose(gradient, (value(h + step) - value(h - step)) / (2 * step), rtol=1e-7)
+    assert_allclose(bl.hypergradient(task, h, bl.Forward(steps=4))[1], gradient, rtol=1e-10)
+
+
+def test_steps_without_a_factor_have_no_derivative():
+    task = fitted()
+    with pytest.raises(ValueError, match=r"through a factor of the Jacobian.*larger dense="):
+        bl.hypergradient(task.with_solver(bl.LevenbergMarquardt(dense=1)), jnp.array(0.3), bl.Unrolled())
+    with pytest.raises(ValueError, match="does not allow"):
+        bl.hypergradient(task.with_solver(bl.Dogleg()), jnp.array(0.3), bl.Unrolled())
+
+
+@pytest.mark.slow
 def test_bad_data_and_no_minimum_are_said():
     bad = solved(lambda w, h, batch: w - batch, np.zeros(2), bl.LevenbergMarquardt(), batch=jnp.array([1.0, jnp.nan]))
     assert bad.status.name == "nonfinite"

@@ -27,6 +27,7 @@ SOLVER = bl.ProjectedNewton()
 UP = np.array([0.5, 9.0])
 
 
+@pytest.mark.slow
 def test_active_bounds_derivatives_and_batches():
     """With w0 = 1/2 at its bound, w1 = 1/4 whatever h is; below the bound the minimum is at (h, h^2)."""
     inner = problem(rosenbrock, np.array([-1.2, 1.0]), bl.Box(upper=UP))
@@ -39,6 +40,7 @@ def test_active_bounds_derivatives_and_batches():
     assert_allclose(slopes, [[0, 0], [1, 0.6]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rough_start_descends():
     start = np.array([1.0, 1.0, 1.0, 1.0])
     found = problem(rational, start, bl.Box(lower=1e-5)).solve(None, None)
@@ -55,6 +57,7 @@ def test_a_saddle_is_left_and_a_loss_without_curvature_ends_at_a_bound(start):
     assert_allclose([found.params[0], jnp.abs(found.params[1])], [-2, 1], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_float32_trees_and_bad_data():
     loss = lambda w, h, batch: jnp.sum(jnp.cosh(w["a"] - h)) + jnp.sum(w["b"] ** 4 - batch * w["b"])
     start = {"a": np.zeros(2, np.float32), "b": np.ones((1, 1), np.float32)}

@@ -40,6 +40,7 @@ def problem(kind, penalty, features, solver):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_solution_of_the_plain_method(kind, penalty):
@@ -50,6 +51,7 @@ def test_the_solution_of_the_plain_method(kind, penalty):
     np.testing.assert_allclose(found.params, plain.params, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("sparse", [False, True])

@@ -1,0 +1,122 @@
+"""Problems of CUTEst with constraints, as sif2jax states them, by `bl.Auto()` from their own starts.
+
+    python experiments/judges/cutest_constrained.py                      up to 12 unknowns; sif2jax installed
+    python experiments/judges/cutest_constrained.py --problems HS29 HS39
+    python experiments/judges/cutest_constrained.py --unknowns 32
+
+Ours is `bl.InnerProblem(constraint=bl.Functional(...))` with all defaults; finite bounds are rows of the inequality.
+Peers: SciPy's SLSQP and trust-constr with exact derivatives. Optimistix has no solver for constraints.
+
+solved: feasible to 1e-6 (of 1 + the size of the point), and the objective within 1e-6 of the least that any of them
+found there or the collection gives, relative to 1 + that. wrong status: `converged` or `stalled` at a point that is not
+feasible to 1e-6, or where no multipliers of the active rows balance the gradient to 1e-4 of the larger of 1 and it;
+`infeasible` where any of them found a feasible point. Each problem has ``--seconds`` in a process beside this one; what
+takes longer, or ends it, is a row that says so. Rows are written as they come, and a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cutest
+import cutest_problems
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import parser
+
+CLOSE, FEASIBLE = 1e-6, 1e-6
+FEW = ("HS21", "HS29", "HS39", "HS71")  # of --smoke
+COLUMNS = ("problem", "unknowns", "solver", "status", "objective", "violation", "wrong_status", "first", "seconds")
+
+
+def solved(name: str, unknowns: int) -> list[list[Any]]:
+    """The rows of a problem; none where it has too many unknowns."""
+    from cutest_constrained_solvers import SOLVERS, flattened, judged
+
+    problem = cutest_problems.problem("constrained", name)
+    if problem.num_variables() > unknowns:
+        return []
+    program = flattened(problem)
+    rows: list[list[Any]] = []
+    for solver, made in SOLVERS.items():
+        run = made(program)
+        began = time.perf_counter()
+        try:
+            run()
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+            rows.append([name, program.start.size, solver, words, np.nan, np.nan, "", "", ""])
+            continue
+        first = time.perf_counter() - began
+        began = time.perf_counter()
+        y, status = run()
+        seconds = time.perf_counter() - began
+        value, violation = (float(part) for part in program.measured(y))
+        wrong = judged(program, y, status) if solver == cutest.OURS else ""
+        rows.append([name, y.size, solver, status, value, violation, wrong, round(first, 3), round(seconds, 4)])
+    known = problem.expected_objective_value
+    expected = "" if known is None else float(np.asarray(known))
+    return [*rows, [name, program.start.size, "collection", "", expected, 0.0, "", "", ""]]
+
+
+def work(unknowns: int) -> None:
+    """The other process: a name a line comes in, its rows go out as JSON."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    for line in sys.stdin:
+        name = line.strip()
+        try:
+            answer: Any = solved(name, unknowns)
+        except Exception as error:  # the row says which
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+            answer = [[name, "", cutest.OURS, words, float("nan"), float("nan"), "error", "", ""]]
+        print(json.dumps(answer), flush=True)
+        jax.clear_caches()
+
+
+def summary(rows: list[list[Any]]) -> str:
+    """A line a solver: problems solved of those asked, statuses that are wrong, seconds; then what ours missed."""
+    feasible = [row for row in rows if row[4] != "" and np.isfinite(row[4]) and row[5] <= FEASIBLE]
+    best: dict[str, float] = {}
+    for row in feasible:
+        best[row[0]] = min(best.get(row[0], np.inf), row[4])
+    reached = [row for row in feasible if row[4] <= best[row[0]] + CLOSE * (1 + abs(best[row[0]]))]
+    found = {row[0] for row in feasible if row[2] != "collection"}
+    lines = [f"{'solver':14} {'solved':>8} {'of':>4} {'wrong status':>14} {'seconds':>9}"]
+    for solver in dict.fromkeys(row[2] for row in rows if row[2] not in cutest.NO_SOLVERS):
+        mine = [row for row in rows if row[2] == solver]
+        wrong = sum(bool(row[6]) or (row[3] == "infeasible" and row[0] in found) for row in mine)
+        taken = sum(row[8] for row in mine if row[8] != "")
+        share = sum(row[2] == solver for row in reached)
+        lines.append(f"{solver:14} {share:8} {len(mine):4} {wrong:14} {taken:9.2f}")
+    missed = {row[0] for row in rows if row[2] == cutest.OURS} - {row[0] for row in reached if row[2] == cutest.OURS}
+    return "\n".join([*lines, f"missed by {cutest.OURS}: {' '.join(sorted(missed))}"])
+
+
+def main() -> None:
+    arguments = parser(__doc__, "four problems")
+    arguments.add_argument("--problems", nargs="*")
+    arguments.add_argument("--unknowns", type=int, default=12)
+    arguments.add_argument("--seconds", type=float, default=60.0)
+    arguments.add_argument("--work", action="store_true", help="be the process that solves")
+    settings = arguments.parse_args()
+    if cutest_problems.folder() is None:
+        sys.exit(cutest.ABSENT)
+    if settings.work:
+        return work(settings.unknowns)
+    chosen = settings.problems or (list(FEW) if settings.smoke else None)
+    names = [name for name in cutest_problems.listed("constrained") if chosen is None or name in chosen]
+    path = cutest.table(settings, "cutest_constrained.csv")
+    rows = cutest.run(names, settings.seconds, path, COLUMNS, "--unknowns", str(settings.unknowns))
+    print(summary(rows))
+    return None
+
+
+if __name__ == "__main__":
+    main()
