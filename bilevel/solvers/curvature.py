@@ -99,6 +99,7 @@ def cost_of_a_look(instance: Instance, params: Params, uneven: jax.Array) -> Cou
     """The cost of `least_curvature`, beside the gradient and the prox of a residual."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     products = size if size <= FEW else PRODUCTS + jnp.where(uneven, ROUNDS, 0)
+    products += int(instance.mapping.prox_calls > 0)  # a reduced right-hand side takes one
     counts = instance.mapping.preparation.add(instance.mapping.localization).plus(hessian_products=products)
     return counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
 
