@@ -1,5 +1,7 @@
 """Engines that differentiate steps: memory, learned starts and step sizes, refusals."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,7 +166,9 @@ def test_the_error_is_judged_at_the_solution_where_the_start_is_steep():
         loss=lambda w, h, batch: jnp.exp(w) - h * w, init=lambda key, h: jnp.array(20.0), solver=bl.LBFGS(tol=1e-7)
     )
     task = bl.Task(inner, lambda w, h, batch: w**2, lambda key: jnp.array(3.0), bl.full_batch(0.0, 0.0))
-    _, grad, report = bl.hypergradient(task, jnp.array(3.0), bl.Unrolled())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the status says that the steps ended too early, too
+        _, grad, report = bl.hypergradient(task, jnp.array(3.0), bl.Unrolled(on_failure="warn"))
     true = abs(float(grad) - 2 * np.log(3.0) / 3)
     assert true <= 3 * float(report.error_estimate) + 1e-14
-    assert float(report.error_inner) >= float(report.inner_residual) * abs(float(grad))
+    assert float(report.error_inner) > 100 * float(report.inner_residual) * abs(float(grad))
