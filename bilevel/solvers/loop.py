@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     state: State
     derivative: Counts  # the cost of the derivatives of start and steps in one direction
     curvature: jax.Array  # the least relative to the largest, where negative, else 0; NaN: a first-order point
-    distance: jax.Array  # the residual beside all that it changed on the way from the cold start, if that is less
+    distance: jax.Array  # of the params from the solution, beside their size, as far as the residual tells
 
 
 class Judged(NamedTuple):
@@ -237,7 +237,7 @@ def conclude(
         ceiling=ceiling.astype(progress.ceiling.dtype),
         onward=further,
     )
-    found = relative(scales, limit, reference)
+    found = relative(scales, limit, reference, epsilon)
     curvature = jnp.full_like(found.residual, jnp.nan) if state.curvature is None else state.curvature
     return Judged(onward, further, code.astype(jnp.int32), found, curvature, scales.apart)
 

@@ -108,10 +108,11 @@ def _judged(
     these cost. The loss of a problem that a closed form solves is quadratic, so the start is as steep as the
     solution; but it may be the solution."""
     scales = look(task.inner.at(point.hparams, point.inner_batch), params, cold, lambda residual, _: residual == 0)
-    limit = limits(scales, tolerance, reference, trees.epsilon(params))
+    epsilon = trees.epsilon(params)
+    limit = limits(scales, tolerance, reference, epsilon)
     code = jnp.where(scales.residual <= limit.converged, Code.converged, Code.max_steps)
     status = Status.of(jnp.where(jnp.isfinite(scales.residual), code, Code.nonfinite))
-    return relative(scales, limit, reference), status, scales.evaluations
+    return relative(scales, limit, reference, epsilon), status, scales.evaluations
 
 
 def _relative(part: PyTree, whole: PyTree) -> Scalar:
