@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+
+import bilevel as bl
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")
@@ -83,3 +85,8 @@ def test_no_name_is_a_boolean_of_yaml():
 def test_the_engine_names_of_the_documentation_are_there():
     for name in ("implicit", "implicit_cg", "implicit_gmres", "implicit_dense", "unrolled", "forward", "one_step"):
         assert f"engine={name}" in CHOICES
+
+
+def test_a_step_size_may_be_a_law_on_the_command_line():
+    node = composed("engine=soba", "engine.step_size={_target_:bilevel.PowerLaw,first:0.2,power:0.5}").engine
+    assert instantiate(node).step_size == bl.PowerLaw(0.2, 0.5)

@@ -15,7 +15,8 @@ from jax.flatten_util import ravel_pytree
 from bilevel.batches import Minibatch
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.implicit_function.implicit import Implicit
-from bilevel.engines.stochastic.single_loop import SABA, SOBA
+from bilevel.engines.stochastic.saba import SABA
+from bilevel.engines.stochastic.single_loop import SOBA
 from bilevel.engines.unrolling.iterative import Forward, Unrolled
 from bilevel.foundation import trees
 from bilevel.foundation.closures import depends

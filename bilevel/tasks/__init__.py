@@ -9,6 +9,7 @@ from typing import Any
 # All at once, because the import of a module on demand would replace the task of the same name.
 from bilevel.tasks.cross_validation import cross_validation
 from bilevel.tasks.distillation import distillation
+from bilevel.tasks.equilibrium_network import equilibrium_network
 from bilevel.tasks.feature_penalties import feature_penalties
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
@@ -35,6 +36,7 @@ _OF_PAPERS = {  # name: its module in bilevel.experiments, and its name there
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers load on first use
     "cross_validation",
     "distillation",
+    "equilibrium_network",
     "feature_penalties",
     "few_shot_sinusoid",
     "hyperclean",

@@ -25,7 +25,7 @@ def hidden(*, seen: bool = False) -> bl.Task:
 """
 IMPLICIT = ("implicit", "implicit_cg", "implicit_dense", "implicit_gmres", "implicit_minres")
 SMOOTH = (*IMPLICIT, "auto", "forward", "unrolled")
-STOCHASTIC = ("soba", "amigo")
+STOCHASTIC = ("soba", "amigo", "ma_soba", "fsla")
 RIGHT = {
     "ridge": (*SMOOTH, *STOCHASTIC, "closed_form"),
     "lasso": SMOOTH,

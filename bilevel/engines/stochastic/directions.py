@@ -85,13 +85,18 @@ def average(weights: jax.Array, stacked: PyTree) -> PyTree:
 
 def refuse_problem(engine: Engine, task: Task) -> None:
     """Raises ValueError for inner problems that do not minimise a smooth loss, or that change from step to step."""
+    refuse_new_problems(engine, task)
+    refuse_training(engine, task)
+    refuse_nonsmooth(engine, task)
+
+
+def refuse_new_problems(engine: Engine, task: Task) -> None:
+    """Raises ValueError for inner problems that change from step to step."""
     if not task.warm_start:
         raise ValueError(
             f"bl.{type(engine).__name__} carries the inner unknown from one outer step to the next, and this task "
             "draws a new inner problem at each (warm_start=False). Use bl.Implicit() or bl.Unrolled()."
         )
-    refuse_training(engine, task)
-    refuse_nonsmooth(engine, task)
 
 
 def refuse_nonsmooth(engine: Engine, task: Task) -> None:

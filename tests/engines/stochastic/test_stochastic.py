@@ -39,12 +39,15 @@ def mixed(params, hparams, batch):
     return jnp.mean(batch.weight * each) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
 
 
-def task_with(batch_size=0, penalty=None, loss=loss):
+def first(hparams):
+    return 0.3 * jnp.exp(hparams[0])
+
+
+def task_with(batch_size=0, loss=loss, **extra):
     train, validation = data()
     batches = bl.full_batch(whole_batch(train), whole_batch(validation))
     if batch_size:
         batches = bl.minibatches(train, validation, batch_size)
-    extra = {} if penalty is None else {"penalty": penalty}
     inner = bl.InnerProblem(loss=loss, init=lambda key, h: jnp.full(FEATURES, 0.1), **extra)
     return bl.Task(inner=inner, outer_loss=error, init_hparams=lambda key: jnp.full(FEATURES, -1.0), batches=batches)
 
@@ -57,6 +60,7 @@ def carry_of(engine, levels, point, hparams):
 
 ENGINES = [
     bl.SOBA(),
+    bl.MASOBA(),
     bl.SABA(),
     bl.AmIGO(inner_steps=0, adjoint_steps=0),
     bl.StocBiO(inner_steps=0, adjoint_steps=0),
@@ -146,6 +150,10 @@ def test_variance_reduced_directions_converge_to_the_hypergradient_at_constant_s
         bl.SOBA(step_size=0.3, adjoint_step=0.3),
         bl.AmIGO(step_size=0.3, adjoint_step=0.3),
         bl.StocBiO(step_size=0.3, adjoint_step=0.3, inner_steps=300, adjoint_steps=300),
+        bl.MASOBA(step_size=0.3, adjoint_step=0.3),
+        bl.FSLA(step_size=0.3, adjoint_step=0.3),
+        bl.MRBO(step_size=0.3, adjoint_step=0.3, adjoint_steps=200),
+        bl.VRBO(step_size=0.3, adjoint_step=0.3, adjoint_steps=200),
     ],
     ids=lambda engine: type(engine).__name__,
 )
@@ -153,20 +161,39 @@ def test_on_full_batches_the_direction_converges_to_the_hypergradient(engine):
     task, hparams = task_with(), jnp.full(FEATURES, -1.0)
     _, exact, _ = bl.hypergradient(task, hparams)
     carry = None
-    for _ in range(400 if isinstance(engine, bl.SOBA) else 60):
+    single = isinstance(engine, bl.SOBA | bl.MASOBA | bl.FSLA | bl.MRBO)
+    for _ in range(400 if single else 60):
         _, grad, report = bl.hypergradient(task, hparams, engine, carry=carry)
         carry = report.carry
     np.testing.assert_allclose(grad, exact, rtol=1e-8, atol=1e-10)
     assert report.status.name == "truncated"
 
 
-def test_bias_of_the_penalty_method_is_inverse_to_its_weight():
-    task, hparams = task_with(), jnp.full(FEATURES, -1.0)
+PENALISED = {
+    "F2SA": (lambda weight: bl.F2SA(step_size=0.2, weight=weight, inner_steps=3000, increase=0.0), 1, {}),
+    "VPBGD": (lambda weight: bl.VPBGD(step_size=0.2, weight=weight, inner_steps=3), 1500, {}),
+    "MEHA": (lambda weight: bl.MEHA(step_size=0.2, weight=weight), 3000, {}),
+    "MEHA, sparse": (lambda weight: bl.MEHA(step_size=0.2, weight=weight), 3000, {"penalty": bl.L1(weight=first)}),
+    "MEHA, a set": (lambda weight: bl.MEHA(step_size=0.2, weight=weight), 3000, {"constraint": bl.NonNegative()}),
+}
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("name", PENALISED)
+def test_bias_of_penalty_methods_is_inverse_to_the_weight(name):
+    made, steps, more = PENALISED[name]
+    task, hparams = task_with(**more), jnp.full(FEATURES, -1.0)
     _, exact, _ = bl.hypergradient(task, hparams)
+    point = Point(hparams, *task.batches(jax.random.key(0), 0), key=jax.random.key(0))
+
+    @jax.jit
+    def gradient(weight):
+        engine = made(weight)
+        turn = lambda step, state: (lambda out: (out[2].carry, out[1]))(engine.hypergradient(task, point, state[0]))
+        return jax.lax.fori_loop(0, steps, turn, (engine.first_carry(task, point), hparams))[1]
 
     def bias(weight):
-        engine = bl.F2SA(step_size=0.2, weight=weight, inner_steps=3000)
-        return float(jnp.linalg.norm(bl.hypergradient(task, hparams, engine)[1] - exact))
+        return float(jnp.linalg.norm(gradient(weight) - exact))
 
     assert bias(100.0) < 0.05 * float(jnp.linalg.norm(exact))
     assert 1.8 < bias(100.0) / bias(200.0) < 2.2
@@ -176,6 +203,15 @@ def test_bias_of_the_penalty_method_is_inverse_to_its_weight():
 def test_nonsmooth_inner_problems_are_refused(engine):
     with pytest.raises(ValueError, match=r"smooth inner loss"):
         bl.hypergradient(task_with(3, penalty=bl.L1(weight=0.1)), jnp.zeros(FEATURES), engine)
+
+
+def test_a_set_that_moves_with_the_hyperparameters_is_refused_by_the_envelope():
+    moving = task_with(constraint=bl.Box(lower=lambda h: jnp.minimum(h[0], 0.0), upper=5.0))
+    with pytest.raises(ValueError, match=r"stays the same"):
+        bl.hypergradient(moving, jnp.zeros(FEATURES), bl.MEHA())
+    rows = bl.Functional(inequality=lambda w, h, batch: w - 1)
+    with pytest.raises(ValueError, match=r"bl\.MEHA needs an inner loss with penalties and sets"):
+        bl.hypergradient(task_with(constraint=rows), jnp.zeros(FEATURES), bl.MEHA())
 
 
 def test_batches_that_do_not_know_their_samples_are_refused():
@@ -207,6 +243,16 @@ STOCHASTIC = [
     bl.AmIGO(inner_steps=4, adjoint_steps=3),
     bl.StocBiO(inner_steps=4, adjoint_steps=3),
     bl.F2SA(inner_steps=4),
+    bl.MASOBA(),
+    bl.FSLA(),
+    bl.TTSA(adjoint_steps=4),
+    bl.BSA(inner_steps=3, adjoint_steps=4),
+    bl.SUSTAIN(adjoint_steps=4),
+    bl.MRBO(adjoint_steps=3),
+    bl.VRBO(inner_steps=2, adjoint_steps=2, period=3),
+    bl.BOME(inner_steps=3),
+    bl.VPBGD(inner_steps=3),
+    bl.MEHA(),
 ]
 
 

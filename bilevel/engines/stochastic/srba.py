@@ -19,6 +19,7 @@ from bilevel.engines.stochastic.directions import (
     refuse_whole,
 )
 from bilevel.engines.stochastic.single_loop import Estimates, SingleLoop
+from bilevel.engines.stochastic.steps import StepSize
 from bilevel.foundation.typing import Counts, PyTree, Scalar
 from bilevel.task import Task
 
@@ -41,8 +42,8 @@ class SRBA(SingleLoop):
     Two evaluations a step. Needs `bl.minibatches`. Source: Dagreou et al., 2024; Nguyen et al., 2017.
     """
 
-    step_size: float = traced(0.1)
-    adjoint_step: float = traced(0.1)
+    step_size: StepSize = traced(0.1)
+    adjoint_step: StepSize = traced(0.1)
     period: int = 16
     on_failure: str = "raise"
 
@@ -80,4 +81,4 @@ class SRBA(SingleLoop):
         inner, outer = jax.lax.cond(due, whole, recursive)
         times, beside = (jnp.where(due, batch.blocks, 2) for batch in (point.inner_batch, point.outer_batch))
         counts = Counts(gradients=times + beside, hessian_products=times, jacobian_products=times)
-        return Estimates(inner, outer, Recursion(memory.reference, memory.step + 1, at, inner, outer), counts)
+        return Estimates(inner, outer, Recursion(memory.reference, memory.step, at, inner, outer), counts)

@@ -1,0 +1,38 @@
+"""The curves of results.csv: suboptimality and gradient norm of the value function by oracle calls and by seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from experiments import common
+
+AXES = (("calls", "oracle calls"), ("seconds", "processor seconds"))
+FIGURES = (("suboptimality", "value - least value"), ("gradient_norm", "norm of the hypergradient"))
+
+
+def draw(results: Path, out: Path) -> None:
+    """A picture for each problem."""
+    rows = common.read(results)
+    colors = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]  # of a listed map
+    engines = list(dict.fromkeys(row["engine"] for row in rows))
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        figure = Figure(figsize=(11, 7), layout="constrained")
+        grid = figure.subplots(2, 2, sharey="row")
+        for line, (measured, label) in zip(grid, FIGURES, strict=True):
+            for axes, (by, name) in zip(line, AXES, strict=True):
+                for number, engine in enumerate(engines):
+                    own = [row for row in rows if (row["problem"], row["engine"]) == (problem, engine)]
+                    curve = [[float(row[key]) for row in own] for key in (by, measured)]
+                    axes.plot(*curve, color=colors[number % 20], label=engine, linewidth=1.4)
+                axes.set(xlabel=name, yscale="log", xscale="log")
+            line[0].set_ylabel(label)
+        figure.suptitle(f"{problem}: the best step sizes of the grid for each engine")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+        figure.savefig(out / f"{problem}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    draw(Path(__file__).parent / "results.csv", Path(__file__).parent)
