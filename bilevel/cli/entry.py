@@ -54,7 +54,7 @@ def run() -> None:
             return
         register(configs())
         if SEARCH in sys.argv:
-            importlib.import_module("bilevel.cli.search").offer()
+            importlib.import_module("bilevel.cli.search").offer(sys.argv)
         sys.argv[1:] = translate(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(configs()), config_name="config")(job)()
         sweep.conclude()

@@ -135,8 +135,10 @@ class Search(Sweeper):
         return failure
 
 
-def offer() -> None:
-    """Makes the sweeper known to Hydra."""
+def offer(arguments: Sequence[str]) -> None:
+    """Makes the sweeper known to Hydra. SettingsError where the command line is that of a single run."""
+    if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+        raise SettingsError("hydra/sweeper=search starts many runs: add -m.")
     Plugins.instance().register(Search)
     with contextlib.suppress(ImportError):  # no other plugin is installed
         importlib.import_module(PLUGINS)

@@ -36,8 +36,8 @@ def _has(name: str) -> Any:
 
 
 class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
-    """Tunes the penalties of a linear model by the derivative of its cross-validated loss; for one penalty a feature
-    as for one in all.
+    """Tunes the penalties of a linear model by the derivative of its cross-validated loss: one penalty for each feature
+    as well as one for all.
 
         minimise over h   mean over folds k of loss(w_k(h); validation rows of k),   w_k(h) fitted on the training rows
 
@@ -50,7 +50,7 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
 
     Estimators: see docs/sklearn.md. Raises ValueError with a sentence for any other.
 
-    Attributes are those of GridSearchCV, with ``history_`` (a row an evaluation), ``n_iter_`` (their number),
+    Attributes are those of GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
     ``hypergradient_error_`` (an estimate of the error of the last gradient) and ``guard_``.
 
     >>> from sklearn.datasets import load_diabetes
@@ -147,7 +147,7 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
             Problem(kind, folds, data.targets, np.ones(len(folds.splits), bool)), space, verbose=self.verbose
         )
         best = descent.single(objective, True, self.max_iter)
-        self.guard_ = "One value a parameter: there is nothing to guard."
+        self.guard_ = "One value for each parameter: there is nothing to guard."
         if space.many:
             best = self._separate(kind, space, folds, data, objective, best, last)
         if objective.failed(best):

@@ -31,7 +31,7 @@ class Parameter:
     many: bool  # an array in best_params_, even if it has one entry
 
     def value(self, u: np.ndarray, share: bool) -> Any:
-        """The parameter at the unknowns: a float, or an array with an entry an unknown."""
+        """The parameter at the unknowns: a float, or an array with an entry for each unknown."""
         values = 1 / (1 + np.exp(-u)) if share else np.exp(u)
         return values if self.many else float(values[0])
 
@@ -78,7 +78,7 @@ class Space:
         return np.split(u, np.cumsum([one.size for one in self.parameters])[:-1])
 
     def tied(self, common: np.ndarray) -> np.ndarray:
-        """All unknowns of a parameter at one value; ``common`` has an entry a parameter."""
+        """All unknowns of a parameter at one value; ``common`` has an entry for each parameter."""
         pairs = zip(self.parameters, common, strict=True)
         return np.concatenate([np.full(one.size, value) for one, value in pairs])
 

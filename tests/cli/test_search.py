@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from bilevel.cli.search import distribution
+from bilevel.cli.search import distribution, offer
 from bilevel.cli.sentences import SettingsError
 from bilevel.loggers import read_json_lines
 
@@ -60,6 +60,11 @@ def test_what_cannot_be_searched_is_one_sentence(bilevel, arguments, sentence):
     done = bilevel("-m", "hydra/sweeper=search", *arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert sentence in done.stderr
+
+
+def test_a_search_without_a_sweep_is_refused():
+    with pytest.raises(SettingsError, match="add -m"):
+        offer(["hydra/sweeper=search", "task=ridge"])
 
 
 @pytest.mark.slow
