@@ -52,8 +52,10 @@ def _outcome(problem: Setting, hparams: HParams, batch: Batch, key: Key, init: P
 
 
 @compiles_once
-def _attached(problem: Setting, linear_solve: Setting, params: Params, hparams: HParams, batch: Batch) -> Params:
-    return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
+def _attached(
+    problem: Setting, linear_solve: Setting, params: Params, hparams: HParams, batch: Batch, lost: jax.Array
+) -> Params:
+    return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch), lost=lost)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,7 +152,8 @@ class InnerProblem:
         """The problem with hyperparameters and data put in; ``how`` are further fields of `Instance`."""
         # The solvers judge curvature, so they get the exact Hessian also where the adjoint is to use another matrix.
         mapping = self.mapping.with_loss(exact(self.loss)) if by_gauss_newton(self.loss) else self.mapping
-        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, key=key, **how)
+        how = {"complete": self.optimality is None, "key": key, **how}
+        return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, **how)
 
     @property
     def functions(self) -> dict[str, Callable]:
@@ -200,7 +203,7 @@ class InnerProblem:
         attached = _attached.__wrapped__ if asks_for_values(self.mapping, linear_solve) else _attached
         unknown = outcome.params
         if not self.solver.budget:
-            unknown = attached(problem, Setting(linear_solve), unknown, hparams, batch)
+            unknown = attached(problem, Setting(linear_solve), unknown, hparams, batch, outcome.status.no_solution)
         dual = unknown.dual if self.constraint.by_functions else None
         figures = (outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature)
         return Solution(self.primal(unknown), dual, *figures)

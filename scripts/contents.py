@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import bilevel
+from bilevel.cli.choices import options
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- python scripts/contents.py: begin -->\n", "<!-- end -->\n"
@@ -36,17 +37,16 @@ def names(homes: tuple[str, ...]) -> list[str]:
     return sorted(set(found) - BASES - RESULTS, key=str.lower)
 
 
-def choices(group: str) -> list[str]:
-    """The files of a group of settings, with the folders in it."""
-    folder = ROOT / "configs" / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
 def table() -> str:
     """The table, in Markdown."""
     rows = [(title, ", ".join(f"`{name}`" for name in names(homes))) for title, homes in ROWS.items()]
     for title, group in (("tasks", "task"), ("experiments", "experiment"), ("data sets", "data")):
-        rows.append((f"{title}: `bilevel {group}=`", ", ".join(choices(group))))
+        rows.append(
+            (
+                f"{title}: `bilevel {group}=`",
+                ", ".join(name for name in options(group) if name not in ("own", "default")),
+            )
+        )
     lines = [f"| {title} | {listed} |\n" for title, listed in rows]
     return "".join(["| | |\n|---|---|\n", *lines])
 

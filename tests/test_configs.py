@@ -10,6 +10,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import bilevel as bl
+from bilevel.cli.generated import register
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")
@@ -21,6 +22,7 @@ CHOICES = [
 
 
 def composed(*overrides: str) -> DictConfig:
+    register(CONFIGS)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", [*overrides])
 

@@ -4,6 +4,7 @@ import importlib
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib
@@ -12,11 +13,17 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 WRITTEN = [page for page in (REPOSITORY / "docs").rglob("*.md") if page.parent.name != "reference"]  # by hand
 PAGES = [REPOSITORY / "README.md", *sorted(WRITTEN)]
+TUTORIALS = ("cleaning-labels", "penalties", "layer")  # whole trainings: executed in the slow run
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def marked(page: Path) -> Any:
+    """The page as a parameter; slow where it is one of the long tutorials."""
+    return pytest.param(page, marks=[pytest.mark.slow] if page.stem in TUTORIALS else [])
+
+
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("page", [*map(marked, PAGES)], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     """In float32, as a reader's interpreter starts, and in an empty folder."""
     matplotlib.use("Agg")
@@ -60,3 +67,13 @@ def test_the_readme_prints_what_it_says(capsys):
         exec(compile(code[1], "README.md", "exec"), {"__name__": "__main__"})
     rounding = re.compile(r"\+- \S+,")  # the estimate is of the size of rounding, which differs between machines
     assert rounding.sub("", capsys.readouterr().out) == rounding.sub("", said[1])
+
+
+MATHEMATICS = re.compile(r"\$\$.*?\$\$|\$[^$\n]+(?:\n[^$\n]+)?\$", re.DOTALL)
+TYPED = re.compile(r"\|\|\s|\s\|\||\^\{|\bgrad loss\b|\bd[gFw]/d[hw]\b|(?<=\w)\\\*")  # formulas as people type them
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_formulas_are_mathematics(page):
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert TYPED.findall(MATHEMATICS.sub("", text)) == []

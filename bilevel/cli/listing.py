@@ -54,7 +54,7 @@ def about(group: str, name: str) -> str:
         name: entry
         for part, (place, _) in PLACES.items()
         if place == group
-        for name, entry in choices(configs())[part].items()
+        for name, entry in choices(configs(), part).items()
     }
     if name not in files(group):
         return str(generated[name]["about"])

@@ -32,7 +32,7 @@ CHOICES = {  # the words that a setting may be, by the `_target_` beside it
 }
 POLICIES = ("raise", "warn", "retry", "skip")
 SIZES = (  # of shipped tasks: whole numbers from 1
-    *("train", "validation", "test", "classes", "features", "images_per_class", "genes", "atoms", "splits", "steps"),
+    *("train", "validation", "test", "classes", "features", "images_per_class", "genes", "atoms", "steps"),
     *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out", "draws"),
 )
 REGRESSIONS = ("ridge", "lasso", "precision", "kernel_ridge")

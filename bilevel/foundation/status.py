@@ -79,6 +79,11 @@ class Status:
         """Whether the result can be used: converged, truncated by design, or stalled at the precision."""
         return self.code <= Code.stalled
 
+    @property
+    def no_solution(self) -> jax.Array:
+        """Whether there is no solution, or nothing near it was found: then there is no derivative either."""
+        return self.code >= Code.infeasible
+
     def worse(self, other: Status) -> Status:
         """The more severe of two statuses, lane by lane."""
         return Status(jnp.maximum(self.code, other.code))

@@ -137,18 +137,21 @@ def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: i
         if not moved:
             return params, jax.tree.map(jnp.zeros_like, params)
 
-        def at(*moving: Any) -> PyTree:
-            current = list(values)
-            for i, value in zip(moved, moving, strict=True):
-                current[i] = value
-            return residual(params, *current)
+        def linear(of: tuple, moving: tuple) -> Params:
+            params, values, hidden = of
 
-        def linear(moving: tuple) -> Params:
+            def at(*moving: Any) -> PyTree:
+                current = list(values)
+                for i, value in zip(moved, moving, strict=True):
+                    current[i] = value
+                return residual(params, *current)
+
             _, change = jax.jvp(at, tuple(values[i] for i in moved), moving)
             rhs = jax.tree.map(jnp.negative, change)
             return solve(params, values[:number_of_arguments], rhs, *hidden)
 
-        return params, silent(linear, tuple(tangents[1][i] for i in moved), lost, (params, values, hidden))
+        moving = tuple(tangents[1][i] for i in moved)
+        return params, silent(linear, (params, values, hidden), moving, lost, values)
 
     solution.defjvp(rule, symbolic_zeros=True)
     return solution

@@ -68,6 +68,10 @@ class Mapping(abc.ABC):
         """The residual that solvers stop on. It is F, unless F also vanishes at points that are no solutions."""
         return self(params, *args, **kwargs)
 
+    def precise_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """F, without the digits that its own form loses."""
+        return self(params, *args, **kwargs)
+
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> Mapping:
         """The same condition in its best form near ``params`` (a step size near 1/L), with the same derivative at the
         solution. Constant: no derivative passes through the choice."""

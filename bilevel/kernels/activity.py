@@ -59,7 +59,7 @@ class Activity(NamedTuple):
     """The inequalities that hold a solution."""
 
     active: jax.Array  # (m,) whether the multiplier outweighs the slack
-    strength: jax.Array  # (m,) max(share of the forces, share of the size of x): 0 where strict complementarity fails
+    strength: jax.Array  # (m,) max(share of the terms, share of the size of x): 0 where strict complementarity fails
     wanted: jax.Array  # (m,) whether a Newton step should hold the row: also one that is violated and has no multiplier
 
 
@@ -68,6 +68,7 @@ class Sizes(NamedTuple):
 
     forces: jax.Array
     point: jax.Array
+    terms: jax.Array  # of the gradients before they cancel: a multiplier of a unit of rounding of them is zero
 
 
 def sizes_of(forces: jax.Array, point: jax.Array, slack: jax.Array, curvature: jax.Array) -> Sizes:
@@ -79,18 +80,18 @@ def sizes_of(forces: jax.Array, point: jax.Array, slack: jax.Array, curvature: j
     largest = jnp.max(jnp.abs(slack), initial=0)
     point = jnp.maximum(jnp.maximum(point, half * largest), moved)
     point = jnp.where(point > 0, point, 1)
-    forces = jnp.maximum(forces, half * curvature * point)
-    return Sizes(jnp.where(forces > 0, forces, 1), point)
+    forces, terms = jnp.maximum(forces, half * curvature * point), jnp.maximum(forces, curvature * point)
+    return Sizes(*(jnp.where(size > 0, size, 1) for size in (forces, point, terms)))
 
 
 def activity(dual: jax.Array, slack: jax.Array, sizes: Sizes) -> Activity:
     """Compares the multiplier, as a share of the forces, with the slack, as a share of the size of x, both in `Units`.
 
-    >>> activity(jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0]), Sizes(jnp.ones(()), jnp.ones(()))).active.tolist()
+    >>> activity(jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0]), Sizes(*jnp.ones(3))).active.tolist()
     [True, False]
     """
     push, gap = dual / sizes.forces, slack / (sizes.point + jnp.abs(slack))
-    return Activity((push > gap) & (push > 0), jnp.maximum(push, gap), push > gap)
+    return Activity((push > gap) & (push > 0), jnp.maximum(dual / sizes.terms, gap), push > gap)
 
 
 class Reading(NamedTuple):
@@ -112,6 +113,7 @@ def read_program(program: Program, at: Point, units: Units | None = None) -> Rea
     parts = jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
     slack = h - G @ x
     sizes = sizes_of(_size(parts), _size(x), slack, _size(Q))
+    sizes = sizes._replace(terms=sizes.forces)  # because the parts are those terms
     active, strength, wanted = activity(z, slack, sizes)
     unmet = jnp.maximum(_size(jnp.where(active, slack, jnp.minimum(slack, 0))), _size(b - A @ x))
     unbalanced = jnp.maximum(_size(jnp.where(active, 0, z)), _size(jnp.sum(parts, axis=0)))

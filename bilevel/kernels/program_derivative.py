@@ -43,14 +43,14 @@ def moving(solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading) 
 
 
 def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    at = x, y, z = moving(*primals)
-    given, (columns, scales) = Arguments(*primals[1]), primals[2].units
-    mask = jnp.concatenate([jnp.ones_like(y), primals[2].active.astype(x.dtype)])
-    rows = (mask * scales)[:, None] * jnp.concatenate([given.A, given.G]) * columns[None, :]
-    curvature = columns[:, None] * (0.5 * (given.Q + given.Q.T)) * columns[None, :]
+    at, given, reading = moving(*primals), Arguments(*primals[1]), primals[2]
+    columns, scales = reading.units
+    mask = jnp.concatenate([jnp.ones_like(at[1]), reading.active.astype(at[0].dtype)])
 
-    def linear(tangents: tuple) -> tuple[jax.Array, ...]:
-        moved = Arguments(*tangents)
+    def linear(of: tuple, tangents: tuple) -> tuple[jax.Array, ...]:
+        (x, y, z), given, moved = of[0], of[1], Arguments(*tangents)
+        rows = (mask * scales)[:, None] * jnp.concatenate([given.A, given.G]) * columns[None, :]
+        curvature = columns[:, None] * (0.5 * (given.Q + given.Q.T)) * columns[None, :]
         top = -(0.5 * (moved.Q + moved.Q.T) @ x + moved.q + moved.A.T @ y + moved.G.T @ z)
         bottom = jnp.concatenate([moved.b - moved.A @ x, moved.h - moved.G @ x])
         change, duals = solve_saddle(curvature, rows, columns * top, mask * scales * bottom, strict=True)
@@ -58,7 +58,7 @@ def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         return change, duals[: y.size], duals[y.size :]
 
     moved = (jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t for p, t in zip(given, tangents[1], strict=True))
-    return at, silent(linear, tuple(moved), jnp.isnan(given.usable), (at, given))
+    return at, silent(linear, (at, given), tuple(moved), jnp.isnan(given.usable), given[:-1])
 
 
 moving.defjvp(_rule, symbolic_zeros=True)

@@ -9,6 +9,7 @@ from jax.experimental.sparse import BCOO
 from bilevel.cones import Cone
 from bilevel.foundation.eager import Setting, compiles_once, solves_once
 from bilevel.implicit.attach import attach
+from bilevel.implicit.silence import gone
 from bilevel.kernels.matrices import is_sparse
 from bilevel.layers.conic_units import conic_units, is_regular
 from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
@@ -49,5 +50,6 @@ def move_conic(data: list, cone: Cone, solved: Solved, solve: Setting) -> tuple[
     A, b, c = data
     mapping, units, lost = Conic(cone), solved.frame, jnp.isnan(solved.usable)
     unknown = attach(mapping, solve.value, solved.unknown, units.data(A, b, c), lost=lost)
-    point = units.outward(mapping.unpack(unknown))
-    return point.x + (solved.usable - 1), point.y + (solved.usable - 1)  # NaN where lost, as its derivative is
+    # Numbers where lost, because z is divided by a part of itself; NaN, with its derivative, only after that.
+    point = units.outward(mapping.unpack(jnp.where(lost, solved.unknown, unknown)))
+    return gone((point.x + (solved.usable - 1), point.y + (solved.usable - 1)), (A, b, c), lost)

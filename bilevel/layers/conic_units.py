@@ -55,7 +55,7 @@ def conic_units(A: Any, c: jax.Array, cone: Cone, at: ConicPoint) -> ConicUnits:
     forces = jnp.max(jnp.abs(columns * jnp.stack([A.T @ at.y, c])), initial=0)
     size = jnp.max(jnp.abs(at.x / columns), initial=0)
     sizes = sizes_of(forces, size, rows * at.s, jnp.zeros((), c.dtype))
-    forces, point = (jnp.exp2(jnp.round(jnp.log2(size))) for size in sizes)
+    forces, point = (jnp.exp2(jnp.round(jnp.log2(size))) for size in (sizes.forces, sizes.point))
     return ConicUnits(columns, rows, point, forces)
 
 

@@ -54,7 +54,8 @@ def solve_batch(
     problem, axes = stated(inner), Setting(tuple(in_axes))
     outcome = _outcomes(problem, hparams, batch, axes, Setting((number, lanes)))
     attached = _attached.__wrapped__ if asks_for_values(inner.mapping, linear_solve) else _attached
-    unknown = attached(problem, Setting(linear_solve), outcome.params, hparams, batch, axes)
+    solved = outcome.params, outcome.status.no_solution
+    unknown = attached(problem, Setting(linear_solve), solved, hparams, batch, axes)
     dual = unknown.dual if inner.constraint.by_functions else None
     return Solution(
         inner.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature
@@ -79,12 +80,18 @@ def _outcomes(problem: Setting, hparams: HParams, batch: Batch, in_axes: Setting
 
 @compiles_once
 def _attached(
-    problem: Setting, linear_solve: Setting, params: Params, hparams: HParams, batch: Batch, in_axes: Setting
+    problem: Setting,
+    linear_solve: Setting,
+    solved: tuple[Params, jax.Array],
+    hparams: HParams,
+    batch: Batch,
+    in_axes: Setting,
 ) -> Params:
-    def attached(params: Params, hparams: HParams, batch: Batch) -> Params:
-        return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch))
+    def attached(solved: tuple[Params, jax.Array], hparams: HParams, batch: Batch) -> Params:
+        params, lost = solved
+        return attach(problem.value.mapping, linear_solve.value, params, (hparams, batch), lost=lost)
 
-    return jax.vmap(attached, in_axes=(0, *in_axes.value))(params, hparams, batch)
+    return jax.vmap(attached, in_axes=(0, *in_axes.value))(solved, hparams, batch)
 
 
 def _length(trees: tuple[PyTree, PyTree], in_axes: tuple[int | None, int | None]) -> int:

@@ -19,7 +19,7 @@ class Pairs(NamedTuple):
 
 
 def two_loops(pairs: Pairs, scale: Scalar, vector: PyTree) -> PyTree:
-    """B v for the matrix B that BFGS makes of ``scale`` times the identity by one update a pair, oldest first.
+    """B v for the matrix B that BFGS makes of ``scale`` times the identity by one update for each pair, oldest first.
 
     Two loops over the pairs, and no matrix. Reference: Nocedal, Updating quasi-Newton matrices with limited storage,
     1980.

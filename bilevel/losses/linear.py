@@ -25,7 +25,7 @@ class Linear:
     on the host, a `bl.HostMatrix`. ``params`` is one array whose first axis counts the features.
     ``loss(z, params, hparams, batch)`` is the smooth part.
     ``curvature(z, params, hparams, batch)``, where it is declared, is the second derivative of the loss in z at fixed
-    params, a block a sample: (n,), or (n, k, k) for params (features, k). Losses that couple samples have none.
+    params, a block for each sample: (n,), or (n, k, k) for params (features, k). Losses that couple samples have none.
     An instance is itself a loss, to be used wherever one is asked for.
 
     A SciPy sparse matrix that ``design`` closes over becomes a BCOO, once: an entry takes 16 bytes in float64, beside

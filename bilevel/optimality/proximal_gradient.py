@@ -16,6 +16,7 @@ from bilevel.linear_solve.base import Operator
 from bilevel.losses.least_squares import linearized
 from bilevel.penalties.base import Penalty, not_known
 
+ROUNDING = 100.0  # units of roundoff of a point that count as zero
 POWERS = 3  # steps of the power iteration that finds a step size
 
 
@@ -109,6 +110,11 @@ class ProximalGradient(Mapping):
         change = subtract(self.prox(axpy(-step, gradient, params), step, *args, **kwargs), params)
         return jax.tree.map(lambda leaf: (leaf / stretch).astype(leaf.dtype), change)
 
+    def precise_residual(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
+        """The residual of a step of 1, times the step size: a short step is lost in the digits of params."""
+        whole = replace(self, step_size=1.0)
+        return times(self.step_size, whole.natural_residual(params, *args, **kwargs))
+
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
         _, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
@@ -116,7 +122,7 @@ class ProximalGradient(Mapping):
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         point = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
-        return self.kinks(point, self.step_size, *args, **kwargs)
+        return beyond_rounding(self.kinks(point, self.step_size, *args, **kwargs), point)
 
     def system(self, params: Params, *args: PyTree, **kwargs: PyTree) -> System:
         gradient, hessian, approximate = linearized(self.loss, params, *args, **kwargs)
@@ -139,6 +145,13 @@ def without_rounding(derivative: LinearMap, like: Params) -> LinearMap:
     size = jax.lax.stop_gradient(norm(derivative(probe)))
     moves = ~(size <= 100 * epsilon(like) * norm(probe))
     return lambda tangent: jax.tree.map(lambda leaf: jnp.where(moves, leaf, 0), derivative(tangent))
+
+
+def beyond_rounding(distances: PyTree, point: Params) -> PyTree:
+    """Distances from ``point``, zero where they are rounding of it: a point far from a set says nothing about a
+    coordinate that is nearer to a kink."""
+    rounding = jax.lax.stop_gradient(ROUNDING * epsilon(point) * norm(point))
+    return jax.tree.map(lambda leaf: jnp.where(jnp.abs(leaf) <= rounding, 0, leaf).astype(leaf.dtype), distances)
 
 
 def times(number: float | jax.Array, tree: PyTree) -> PyTree:

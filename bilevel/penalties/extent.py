@@ -69,6 +69,15 @@ def matrix(point: PyTree, parameters: list, owner: str) -> Pieces:
     return Pieces([(leaves[0], *parameters)], lambda results: structure.unflatten(results))
 
 
+# The widest shape of a parameter, from that of the array.
+ITS_PARAMETERS: dict[Extent, Callable[[tuple], tuple]] = {
+    entries: lambda shape: shape,
+    rows: lambda shape: shape[:-1],
+    everything: lambda shape: (),
+    matrix: lambda shape: shape[:-2],
+}
+
+
 def _flat(parameter: Any, point: PyTree) -> Any:
     """A parameter as a vector, where it is an array like a point that is one array."""
     alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(point))

@@ -23,7 +23,31 @@ def parameters(of: Any, hparams: HParams) -> list[Any]:
 
 def pieces_of(of: Penalty, reach: extent.Extent, point: Params, hparams: HParams) -> extent.Pieces:
     """The arrays that a set or penalty acts on, with its parameters."""
-    return reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
+    pieces = reach(point, parameters(of, hparams), f"bl.{type(of).__name__}")
+    if of.separable:
+        refuse_shapes(of, pieces.arguments, extent.ITS_PARAMETERS[reach])
+    return pieces
+
+
+def refuse_shapes(of: Any, arguments: list[tuple], widest: Callable[[tuple], tuple]) -> None:
+    """ValueError where a parameter does not broadcast to ``widest(shape)`` for an array (the first of the arguments) of
+    the params."""
+    names = [field.name for field in dataclasses.fields(of)]
+    for array, *values in arguments:
+        target = widest(jnp.shape(array))
+        for name, value in zip(names, values, strict=True):
+            for shape in map(jnp.shape, jax.tree.leaves(value)):
+                if not _broadcasts(shape, target):
+                    other = f" or an array that broadcasts to {target}" if target else ""
+                    raise ValueError(
+                        f"{name} of bl.{type(of).__name__} has shape {shape}; on params of shape {jnp.shape(array)} it "
+                        f"is a number{other}."
+                    )
+
+
+def _broadcasts(shape: tuple, target: tuple) -> bool:
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(one in (1, other) for one, other in pairs)
 
 
 def in_one_dtype(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
@@ -51,6 +75,7 @@ class ParametricPenalty(Penalty):
     operator: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> point
     term: ClassVar[Callable[..., Scalar]]  # (point, *parameters) -> scalar
     distance: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> distances to all kinks
+    widest: ClassVar[Callable[[tuple], tuple] | None] = None  # shape of an array -> that of a parameter, if special
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         def with_step(array: jax.Array, *rest: Any) -> jax.Array:
@@ -65,7 +90,14 @@ class ParametricPenalty(Penalty):
         return distances(self, self._pieces(point, hparams), type(self).distance, step_size)
 
     def _pieces(self, point: Params, hparams: HParams) -> extent.Pieces:
-        return pieces_of(self, type(self).reach, point, hparams)
+        reach, widest = type(self).reach, type(self).widest
+        if reach is extent.everything:  # which would spread its parameters over the vector
+            whole = [(leaf, *parameters(self, hparams)) for leaf in jax.tree.leaves(point)]
+            refuse_shapes(self, whole, extent.ITS_PARAMETERS[reach])
+        pieces = pieces_of(self, reach, point, hparams)
+        if not self.separable:
+            refuse_shapes(self, pieces.arguments, widest or extent.ITS_PARAMETERS[reach])
+        return pieces
 
 
 def nowhere(x: jax.Array, *parameters: Any) -> jax.Array:

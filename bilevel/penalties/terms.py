@@ -138,6 +138,7 @@ class TotalVariation(ParametricPenalty):
     operator = staticmethod(prox.total_variation)
     term = staticmethod(lambda w, weight: jnp.sum(weight * jnp.abs(jnp.diff(w, axis=-1))))
     distance = staticmethod(kinks.total_variation)
+    widest = staticmethod(lambda shape: (*shape[:-1], max(shape[-1] - 1, 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +153,7 @@ class SortedL1(ParametricPenalty):
     operator = staticmethod(prox.sorted_l1)
     term = staticmethod(lambda w, weights: jnp.sum(_descending(weights) * _descending(jnp.abs(w))))
     distance = staticmethod(kinks.sorted_l1)
+    widest = staticmethod(lambda shape: shape[-1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,7 +99,8 @@ def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: j
     scale = jnp.where(lengths == 0, 1, lengths)
     slack, push = (h - G @ solution.x) / scale, solution.z * scale
     distance = jnp.where(lengths == 0, jnp.inf, jnp.maximum(slack, push))
-    rounding = 1e3 * jnp.finfo(x.dtype).eps * (jnp.max(jnp.abs(solution.x), initial=0) + 1)
+    size = jnp.max(jnp.abs(solution.x), initial=0) + jnp.max(jnp.abs(x), initial=0)  # from afar x^ is known less well
+    rounding = 1e3 * jnp.finfo(x.dtype).eps * size
     tight = (slack <= rounding) & (lengths > 0)
     active = jnp.concatenate([A, tight[:, None] * G / scale[:, None]])
     count = jnp.sum(tight) + jnp.linalg.matrix_rank(A)

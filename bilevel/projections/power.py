@@ -49,7 +49,7 @@ def _regions(point: jax.Array, alpha: float) -> _Regions:
     return _Regions(inside, polar, (z == 0) & ~inside & ~polar)
 
 
-def _mean(x: jax.Array, y: jax.Array, alpha: float) -> jax.Array:
+def _mean(x: jax.Array, y: jax.Array, alpha: float | jax.Array) -> jax.Array:
     """x^alpha y^(1 - alpha), zero where one of them is not positive."""
     positive = (x > 0) & (y > 0)
     x, y = jnp.where(positive, x, 1), jnp.where(positive, y, 1)
@@ -73,26 +73,38 @@ def _depth(point: jax.Array, alpha: float, of_x: float, of_y: float) -> jax.Arra
     return jnp.where(positive, jnp.maximum(mean - jnp.abs(z), 0) / norm(jnp.stack([*slopes, jnp.ones_like(z)])), 0)
 
 
-def _coordinate(share: float, r: jax.Array, at: jax.Array, height: jax.Array) -> jax.Array:
-    """x(r); for a negative x in the form without cancellation."""
-    product = 4 * share * r * jnp.maximum(height - r, 0)
+def _coordinate(share: float | jax.Array, at: jax.Array, r: jax.Array, gap: jax.Array) -> jax.Array:
+    """x(r) with gap = |z| - r; for a negative x in the form without cancellation."""
+    product = 4 * share * r * gap
     root = jnp.sqrt(at * at + product)
     size = jnp.abs(at) + root
     return jnp.where(at > 0, 0.5 * size, 0.5 * product / jnp.where(size > 0, size, 1))
 
 
-def _excess(r, x, y, height, alpha):
-    return r - _mean(_coordinate(alpha, r, x, height), _coordinate(1 - alpha, r, y, height), alpha)
+def _end(t: jax.Array, side: jax.Array, x: jax.Array, y: jax.Array, height: jax.Array, alpha: jax.Array) -> jax.Array:
+    """(x(r), y(r), r) at r = t, or on ``side`` -1 at r = height - t: near both ends of r the small one of r and gap is
+    the unknown, because a difference of large ones would leave few digits to x(r) and y(r)."""
+    rest = height - t
+    r, gap = jnp.where(side > 0, t, rest), jnp.where(side > 0, rest, t)
+    return jnp.stack([_coordinate(alpha, x, r, gap), _coordinate(1 - alpha, y, r, gap), r])
+
+
+def _excess(t: jax.Array, side: jax.Array, *point: jax.Array) -> jax.Array:
+    """r less the mean of x(r) and y(r), with the sign with which it increases in t."""
+    x, y, r = _end(t, side, *point)
+    return side * (r - _mean(x, y, point[-1]))
 
 
 def _boundary_point(point: jax.Array, alpha: float) -> jax.Array:
     """The nearest point of the curved boundary."""
     _, exponent = jnp.frexp(jnp.max(jnp.abs(point)))
     x, y, z = jnp.ldexp(point, -exponent)  # a power of two: scaling back is exact
-    height = jnp.abs(z)
-    r = bracketed_root(_excess, jnp.zeros_like(z), height, x, y, height, jnp.asarray(alpha, z.dtype))
-    ends = [_coordinate(alpha, r, x, height), _coordinate(1 - alpha, r, y, height)]
-    return jnp.ldexp(jnp.stack([*ends, jnp.sign(z) * r]), exponent)
+    stated = (x, y, jnp.abs(z), jnp.asarray(alpha, z.dtype))
+    middle, one = 0.5 * jnp.abs(z), jnp.ones_like(z)
+    side = jnp.where(_excess(middle, one, *stated) < 0, -one, one)
+    t = bracketed_root(_excess, jnp.zeros_like(z), middle, side, *stated)
+    x, y, r = _end(t, side, *stated)
+    return jnp.ldexp(jnp.stack([x, y, jnp.sign(z) * r]), exponent)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

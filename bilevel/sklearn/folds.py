@@ -26,7 +26,7 @@ class Data(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """One lane a fold; a row of weight zero is not there."""
+    """One lane for each fold; a row of weight zero is not there."""
 
     inputs: np.ndarray  # (n, features), or (lanes, n, features) where each fold has its own transformation
     train: np.ndarray  # weights (lanes, n), class weights included

@@ -83,7 +83,7 @@ def scaled(X: Any, factors: np.ndarray) -> Any:
 
 
 def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: bool, solve: Any) -> Any:
-    """A fitted clone of the estimator or Pipeline. One penalty a column is fitted on scaled columns, and the
+    """A fitted clone of the estimator or Pipeline. One penalty for each column is fitted on scaled columns, and the
     coefficients are put back on the original ones. Penalties that no scaling states are those of ``solve(X)``, the
     library's own solution on all rows."""
     own: Any = clone(estimator)

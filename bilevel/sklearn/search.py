@@ -30,7 +30,7 @@ NESTED = 3  # folds that the guard needs
 
 class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
     """Tunes the penalties of a linear model, or the scales of a kernel, by the derivative of the cross-validated loss:
-    one penalty a feature as well as one in all.
+    one penalty for each feature as well as one for all.
 
         minimise over h   mean over folds k of loss(w_k(h); validation rows of k),   w_k(h) fitted on the training rows
 
@@ -44,7 +44,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
 
     Estimators: see docs/sklearn.md. Raises ValueError with a sentence for any other.
 
-    Attributes are those of GridSearchCV, with ``history_`` (a row an evaluation), ``n_iter_`` (their number),
+    Attributes are those of GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
     ``hypergradient_error_`` (an estimate of the error of the last gradient) and ``guard_``.
 
     >>> from sklearn.datasets import load_diabetes
@@ -155,7 +155,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
             problem_of(kind, folds, data.targets, np.ones(len(folds.train), bool)), space, verbose=self.verbose
         )
         best = descent.single(objective, True, self.max_iter)
-        self.guard_ = "One value a parameter: there is nothing to guard."
+        self.guard_ = "One value for each parameter: there is nothing to guard."
         if space.many:
             best = self._separate(kind, space, folds, data, objective, best, last)
         if objective.failed(best):

@@ -58,7 +58,7 @@ class Space:
         return np.split(u, np.cumsum([one.size for one in self.parameters])[:-1])
 
     def tied(self, common: np.ndarray) -> np.ndarray:
-        """All unknowns of a parameter at one value; ``common`` has an entry a parameter."""
+        """All unknowns of a parameter at one value; ``common`` has an entry for each parameter."""
         pairs = zip(self.parameters, common, strict=True)
         return np.concatenate([np.full(one.size, value) for one, value in pairs])
 

@@ -10,13 +10,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import trees
-from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
+from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.linear_solve import materialize
 from bilevel.losses.linear import stays_on_host
 from bilevel.solvers.instance import Instance
+from bilevel.solvers.lanczos import PRODUCTS, ROUNDS, by_matrix, by_products
 
 FEW = 32  # unknowns up to which all curvatures are found, by a product for each
-PRODUCTS = 12  # steps of Lanczos' method for more unknowns: finds -0.1 beside a thousand curvatures from 0 to 1
 MAX_TRIALS = 30  # points on each side
 
 
@@ -26,6 +26,7 @@ class Curvature(NamedTuple):
 
     least: jax.Array  # NaN: not examined
     direction: PyTree
+    step: PyTree  # Newton's, on the face
 
 
 class Descent(NamedTuple):
@@ -62,64 +63,45 @@ def can_look(instance: Instance) -> bool:
     return instance.mapping.of_gradient and not stays_on_host(instance.loss, instance.batch)
 
 
-def least_curvature(instance: Instance, params: Params) -> Curvature:
-    """The least curvature of the reduced system at ``params``, by products: from all curvatures for few unknowns, by
-    Lanczos' method from a fixed random vector for many. NaN where the system is not known to be symmetric."""
+def least_curvature(instance: Instance, params: Params, uneven: bool | jax.Array = False) -> Curvature:
+    """The least curvature of the reduced system at ``params``, and the step that solves it, by products: from the
+    matrix for few unknowns, by Lanczos' method for many. ``uneven`` says that coordinates may have units of their own.
+    NaN where the system is not known to be symmetric."""
     params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
     like = trees.norm(params)
-    system = instance.mapping.system(params, hparams, batch)
+    # A short step keeps the face right where gradients are large beside params.
+    mapping = instance.mapping.localize(params, hparams, batch)
+    system = mapping.system(params, hparams, batch)
     if not (system.operator.symmetric and system.operator.definite):
         return unseen(params)
-    example = jax.eval_shape(system.restrict, params)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
-    flat, unravel = ravel_pytree(zeros)
+    residual = mapping.precise_residual(params, hparams, batch)
+    rhs, unravel = ravel_pytree(system.restrict(residual))
 
     def product(x: jax.Array) -> jax.Array:
         return system.operator.sign * ravel_pytree(system.operator(unravel(x)))[0]
 
-    values, vector = _extremes(product, flat) if flat.size <= FEW else _lanczos(product, flat)
-    largest = jnp.max(jnp.abs(values))
-    least = jnp.minimum(values[0], 0) / jnp.where(largest > 0, largest, 1)
+    if rhs.size <= FEW:
+        seen = by_matrix(materialize(product, rhs)[0], system.operator.sign * rhs)
+    else:
+        seen = by_products(product, system.operator.sign * rhs, jnp.asarray(uneven))
     nothing = jax.tree.map(jnp.zeros_like, params)
-    direction = system.extend(nothing, unravel(vector))
-    return jax.lax.stop_gradient(Curvature(least.astype(like.dtype), direction))
+    direction = system.extend(nothing, unravel(seen.direction))
+    step = jax.tree.map(jnp.negative, system.extend(residual, unravel(seen.step)))
+    return jax.lax.stop_gradient(Curvature(seen.least.astype(like.dtype), direction, step))
 
 
 def unseen(params: Params) -> Curvature:
     """The curvature where it was not examined."""
-    return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params))
+    return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params, params))
 
 
-def cost_of_a_look(instance: Instance, params: Params) -> Counts:
-    """The cost of `least_curvature`."""
+def cost_of_a_look(instance: Instance, params: Params, uneven: jax.Array) -> Counts:
+    """The cost of `least_curvature`, beside the gradient and the prox of a residual."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return instance.mapping.preparation.plus(hessian_products=size if size <= FEW else PRODUCTS)
-
-
-def _extremes(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Array]:
-    values, vectors = _eigenpairs(materialize(product, example)[0])
-    return values, vectors[:, 0]
-
-
-def _lanczos(product: LinearMap, example: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Ritz values, ascending, and the vector of the least. Reference: Lanczos, 1950; orthogonalised in full."""
-    start = jax.random.normal(jax.random.key(0), example.shape, example.dtype)
-    tiny = jnp.finfo(example.dtype).tiny
-
-    def body(number: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple:
-        basis, images, vector = carry
-        vector = vector / jnp.maximum(jnp.linalg.norm(vector), tiny)
-        image = product(vector)
-        basis, images = basis.at[number].set(vector), images.at[number].set(image)
-        for _ in range(2):
-            image = image - basis.T @ (basis @ image)
-        left = jnp.linalg.norm(image) > 100 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(images[number])
-        return basis, images, jnp.where(left, image, 0)  # zero: the space is invariant, and all is known
-
-    empty = jnp.zeros((PRODUCTS, example.size), example.dtype)
-    basis, images, _ = jax.lax.fori_loop(0, PRODUCTS, body, (empty, empty, start))
-    values, vectors = _eigenpairs(basis @ images.T)
-    return values, basis.T @ vectors[:, 0]
+    products = size if size <= FEW else PRODUCTS + jnp.where(uneven, ROUNDS, 0)
+    products += int(instance.mapping.prox_calls > 0)  # a reduced right-hand side takes one
+    counts = instance.mapping.preparation.add(instance.mapping.localization).plus(hessian_products=products)
+    return counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
 
 
 def push(instance: Instance, params: Params, direction: PyTree, wanted: jax.Array) -> Descent:
@@ -141,9 +123,3 @@ def push(instance: Instance, params: Params, direction: PyTree, wanted: jax.Arra
     begin = Descent(params, value, ~wanted, jnp.int32(0))
     end = jax.lax.while_loop(lambda descent: ~descent.found & (descent.trials < 2 * MAX_TRIALS), attempt, begin)
     return jax.lax.stop_gradient(end._replace(found=end.found & wanted))
-
-
-def _eigenpairs(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The eigenvalues of a symmetric matrix, in float32 at least, because LAPACK has no narrower types."""
-    values, vectors = jnp.linalg.eigh(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
-    return values.astype(matrix.dtype), vectors.astype(matrix.dtype)

@@ -73,4 +73,5 @@ def _outcome(instance: Instance, taken: Taken, reference: jax.Array) -> Outcome:
     relative = jnp.where(reference > 0, residual / jnp.where(reference > 0, reference, 1.0), residual)
     counts = state.counts.plus(gradients=2, proxes=2 * instance.mapping.prox_calls)
     curvature = jnp.full_like(residual, jnp.nan) if state.curvature is None else state.curvature
-    return Outcome(state.params, relative, taken.steps, Status.of(code), counts, state, taken.derivative, curvature)
+    status = Status.of(code)
+    return Outcome(state.params, relative, taken.steps, status, counts, state, taken.derivative, curvature, relative)

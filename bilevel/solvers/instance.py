@@ -25,6 +25,7 @@ class Instance:
     searches: bool = True  # False: take the natural step without a search (at the solution, where none can succeed)
     exact: bool = False  # accepted step sizes are differentiated too, because the steps need not converge
     stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` has another form
+    complete: bool = True  # whether loss and penalty are all of the objective: False where a user states the condition
     key: Key | None = None  # of the cold start, for steps that draw at random; None: a fixed one
 
     @property

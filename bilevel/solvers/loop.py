@@ -13,10 +13,11 @@ from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, Params
 from bilevel.solvers.base import Solver, State
-from bilevel.solvers.curvature import bends_down, can_look, cost_of_a_look, least_curvature, push, refuted, unseen
+from bilevel.solvers.curvature import bends_down, can_look, refuted
 from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, judge, limits, look, without_end
+from bilevel.solvers.second_look import Asked, second_look
+from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, Relative, judge, limits, look, relative, without_end
 
 
 class Progress(NamedTuple):
@@ -47,6 +48,7 @@ class Outcome(NamedTuple):
     state: State
     derivative: Counts  # the cost of the derivatives of start and steps in one direction
     curvature: jax.Array  # the least relative to the largest, where negative, else 0; NaN: a first-order point
+    distance: jax.Array  # of the params from the solution, beside their size, as far as the residual tells
 
 
 class Judged(NamedTuple):
@@ -55,8 +57,9 @@ class Judged(NamedTuple):
     progress: Progress  # ready for the next step
     goes_on: jax.Array
     code: jax.Array
-    residual: jax.Array  # relative
+    residual: Relative
     curvature: jax.Array
+    apart: jax.Array  # whether the rest of the residual is in coordinates that the steps have hardly changed
 
 
 def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
@@ -75,8 +78,8 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
         progress = walk(solver, instance, judged.progress)
         return sentence(solver, instance, progress, reference, cold_start)
 
-    one = jnp.ones_like(reference)
-    begin = Judged(first, jnp.bool_(True), jnp.int32(Code.max_steps), one, jnp.full_like(one, jnp.nan))
+    one, yes = jnp.ones_like(reference), jnp.bool_(True)
+    begin = Judged(first, yes, jnp.int32(Code.max_steps), Relative(one, one), jnp.full_like(one, jnp.nan), ~yes)
     return outcome(instance, jax.lax.while_loop(lambda judged: judged.goes_on, stretch, begin))
 
 
@@ -184,29 +187,28 @@ def ending_of(solver: Solver, progress: Progress, empty: bool | jax.Array = Fals
 def sentence(
     solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, cold_start: Params
 ) -> Judged:
-    """The verdict of `conclude`, after examining the curvature where the solver never does; at a saddle the steps begin
-    again."""
+    """The verdict of `conclude`, after a look at curvature and objective where the solver never takes one: at a saddle,
+    and far above the minimum, the steps begin again."""
     judged = conclude(solver, instance, progress, reference, cold_start)
     if progress.state.curvature is not None or not can_look(instance):
         return judged
     solved, params = ~judged.goes_on & (judged.code <= Code.stalled), progress.state.params
-    least, direction = jax.lax.cond(solved, lambda: least_curvature(instance, params), lambda: unseen(params))
-    saddle = solved & ~jnp.isnan(least) & bends_down(least, params) & (progress.steps < solver.max_steps)
-    beside = push(instance, params, direction, saddle)
-    looks = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost_of_a_look(instance, params))
-    counts = judged.progress.state.counts.add(looks)
+    left = progress.steps < solver.max_steps
+    seen = second_look(instance, Asked(params, cold_start, solved, judged.apart, left, solver.tol))
+    counts = judged.progress.state.counts.add(seen.counts)
 
     def begun() -> Progress:
-        state = solver.init(instance, beside.params).settled()
+        state = solver.init(instance, seen.better).settled()
         state = state._replace(counts=counts.add(state.counts))
         ceiling = jnp.maximum(judged.progress.ceiling, GROWTH * state.residual)
         fresh = {"best": state.residual, "since_best": jnp.int32(0), "ceiling": ceiling, "onward": jnp.bool_(False)}
         return judged.progress._replace(state=state, steps=progress.steps + 1, **fresh)
 
     stays = judged.progress._replace(state=judged.progress.state._replace(counts=counts))
-    code = jnp.where(solved & refuted(least, params), jnp.int32(Code.indefinite), judged.code)
-    onward = jax.lax.cond(beside.found, begun, lambda: stays)
-    return Judged(onward, judged.goes_on | beside.found, code, judged.residual, least)
+    code = jnp.where(seen.unfinished, jnp.int32(Code.max_steps), judged.code)
+    code = jnp.where(solved & refuted(seen.least, params), jnp.int32(Code.indefinite), code)
+    onward = jax.lax.cond(seen.found, begun, lambda: stays)
+    return Judged(onward, judged.goes_on | seen.found, code, judged.residual, seen.least, judged.apart)
 
 
 def conclude(
@@ -235,18 +237,18 @@ def conclude(
         ceiling=ceiling.astype(progress.ceiling.dtype),
         onward=further,
     )
-    solved = scales.residual <= limit.rounding  # no residual is large beside a start of rounding size either
-    yardstick = jnp.where(solved, jnp.maximum(reference, scales.terms), reference)
-    relative = jnp.where(yardstick > 0, scales.residual / jnp.where(yardstick > 0, yardstick, 1.0), scales.residual)
-    curvature = jnp.full_like(relative, jnp.nan) if state.curvature is None else state.curvature
-    return Judged(onward, further, code.astype(jnp.int32), relative.astype(reference.dtype), curvature)
+    found = relative(scales, limit, reference, epsilon)
+    curvature = jnp.full_like(found.residual, jnp.nan) if state.curvature is None else state.curvature
+    return Judged(onward, further, code.astype(jnp.int32), found, curvature, scales.apart)
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:
     """The point judged last, with the cost of the reference."""
+    found = judged.residual
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
     looked = state.curvature is not None or can_look(instance)
     # Else the constant again, because `jax_debug_nans` stops at a NaN that went through the loop.
-    curvature = judged.curvature if looked else jnp.full_like(judged.residual, jnp.nan)
-    return Outcome(state.params, judged.residual, steps, Status.of(judged.code), counts, state, derivative, curvature)
+    curvature = judged.curvature if looked else jnp.full_like(found.residual, jnp.nan)
+    status = Status.of(judged.code)
+    return Outcome(state.params, found.residual, steps, status, counts, state, derivative, curvature, found.distance)

@@ -36,6 +36,7 @@ class Scales(NamedTuple):
     residual: jax.Array
     local: jax.Array
     terms: jax.Array
+    way: jax.Array  # from the cold start, beside the size of the point; infinite where that is 0
     far: jax.Array  # whether the point is so far from the start that the start loses half of its digits beside it
     outward: jax.Array  # whether the steps at the point lead further away from the start
     flat: jax.Array  # whether the loss shows no turn on that way
@@ -139,7 +140,8 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Sc
     # solver has yet to prove.
     grows = outward | instance.mapping.primal_dual
     apart = seen.apart & instance.mapping.of_gradient
-    return Scales(seen.residual, local, terms, far, outward, flat, grows, apart, seen.number)
+    share = jnp.where(size > 0, _ratio(length, size), jnp.inf)
+    return Scales(seen.residual, local, terms, share, far, outward, flat, grows, apart, seen.number)
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
@@ -160,6 +162,23 @@ def limits(scales: Scales, tol: float | jax.Array, reference: jax.Array, epsilon
     rounding = ROUNDING * epsilon * scales.terms
     floor = jnp.maximum(epsilon**0.5 * relative, NEARLY * epsilon * scales.terms)
     return Limits(jnp.maximum(tol * relative, rounding), floor, rounding)
+
+
+class Relative(NamedTuple):
+    """A residual without its unit."""
+
+    residual: jax.Array  # beside the cold start, or beside its terms where it is rounding
+    distance: jax.Array  # to first order from the solution, beside its size, had all directions one curvature
+
+
+def relative(scales: Scales, limits: Limits, reference: jax.Array, epsilon: float) -> Relative:
+    solved = scales.residual <= limits.rounding  # no residual is large beside a start of rounding size either
+    yardstick = jnp.where(solved, jnp.maximum(reference, scales.terms), reference)
+    share = jnp.where(yardstick > 0, scales.residual / jnp.where(yardstick > 0, yardstick, 1.0), scales.residual)
+    known = ~solved & (scales.local > 0) & jnp.isfinite(scales.local)
+    distance = jnp.where(known, scales.residual / jnp.where(known, scales.local, 1) * scales.way, share)
+    distance = jnp.clip(distance, share, share / epsilon**0.5)
+    return Relative(share.astype(reference.dtype), distance.astype(reference.dtype))
 
 
 def without_end(scales: Scales, reference: jax.Array, epsilon: float) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -15,8 +15,10 @@ from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Headline, Task
 from bilevel.tasks import pictures, softmax
+from bilevel.training.result import Result
 
 FORMS = ("primal", "kernel")
+MOMENTS = 4  # steps before the chosen one that the figure shows
 PENALTIES = tuple(10.0 ** (0.5 * power) for power in range(-10, 1))  # the grid of the baseline
 
 
@@ -94,7 +96,7 @@ def distillation(
         batches=minibatches(np.zeros(1), real, 1, batch_size) if batch_size else full_batch((), whole_batch(real)),
         evaluate=lambda params, hparams: softmax.held_out(weights(params, hparams), test, stopping),
         baselines=baselines,
-        figures={"images": lambda result: gallery_of(result.hparams, found, labels)},
+        figures={"images": lambda result: gallery_of(result, found, labels, lambda hparams: hparams)},
         precision=precision,
         name="distillation",
         headline=Headline(
@@ -108,14 +110,23 @@ def with_ones(images: jax.Array) -> jax.Array:
     return jnp.concatenate([images, jnp.ones((len(images), 1), images.dtype)], axis=1)
 
 
-def gallery_of(learned: HParams, data: data_sets.DataSet, labels: Iterable[int]) -> Any:
-    """The learned images, each with its class, above the mean of the real images of that class; each group has a grey
-    scale of its own."""
+def gallery_of(
+    result: Result, data: data_sets.DataSet, labels: Iterable[int], images_of: Callable[[HParams], Any]
+) -> Any:
+    """The images at several steps and as they were chosen, each with its class, above a real image of each class and
+    the mean of all of them; each group has a grey scale of its own."""
     shape = data.image_shape or (1, data.inputs.shape[1])
-    means = np.stack([data.inputs[data.targets == label].mean(axis=0) for label in range(data.classes)])
-    groups = [_grey(np.asarray(images).reshape(-1, *shape)) for images in (learned, means)]
-    titles = [*(f"{label}" for label in labels), *(f"mean real {label}" for label in range(data.classes))]
-    return pictures.gallery(np.concatenate(groups), titles, data.classes, "learned images, and the means of real ones")
+    of_class = [data.inputs[data.targets == label] for label in range(data.classes)]
+    best = result.summary.get("best_step", -1)
+    shown = [step for step in result.snapshots if best < 0 or step < best]
+    shown = [shown[round(at)] for at in np.linspace(0, len(shown) - 1, min(MOMENTS, len(shown)))]
+    groups = {"at the start" if step == 0 else f"step {step}": result.snapshots[step] for step in shown}
+    groups |= {f"step {best}, chosen" if best >= 0 else "chosen": result.hparams}
+    titles = [f"{label} {moment}" for moment in groups for label in labels]
+    titles += [f"{words} {label}" for words in ("a real", "mean real") for label in range(data.classes)]
+    real = [np.stack([images[0] for images in of_class]), np.stack([images.mean(axis=0) for images in of_class])]
+    grey = [_grey(np.asarray(images).reshape(-1, *shape)) for images in (*map(images_of, groups.values()), *real)]
+    return pictures.gallery(np.concatenate(grey), titles, data.classes, "learned images, and real ones")
 
 
 def _grey(images: np.ndarray) -> np.ndarray:

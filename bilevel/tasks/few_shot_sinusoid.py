@@ -24,12 +24,12 @@ class Points(NamedTuple):
 
 def few_shot_sinusoid(
     *,
-    sinusoids: int = 10,
+    sinusoids: int = 5,
     shots: int = 10,
     queries: int = 10,
     proximity: float = 2.0,
     width: int = 40,
-    held_out: int = 20,
+    held_out: int = 10,
     tol: float = 1e-6,
     max_steps: int = 2000,
     seed: int = 0,

@@ -80,7 +80,11 @@ def linear_distillation(
         batches=full_batch((), moments),
         evaluate=evaluate,
         baselines=lambda: {"baseline/full_accuracy": float(softmax.accuracy(jnp.asarray(full), test))},
-        figures={"images": lambda result: gallery_of(result.hparams["images"] @ rounding, found, range(found.classes))},
+        figures={
+            "images": lambda result: gallery_of(
+                result, found, range(found.classes), lambda hparams: hparams["images"] @ rounding
+            )
+        },
         precision=precision,
         name="linear_distillation",
         headline=Headline("test/accuracy", against={"baseline/full_accuracy": "with all real images"}),

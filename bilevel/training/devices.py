@@ -125,8 +125,8 @@ def samples_of(batches: PyTree) -> int:
 
 
 def placed(tree: PyTree, mesh: Mesh, samples: int) -> PyTree:
-    """The arrays of a state where they belong: with one entry a sample, beside the samples; else, where it divides,
-    spread over the axis of the params; else a copy on each device."""
+    """The arrays of a state where they belong. An array with one entry for each sample lies beside the samples. Any
+    other is spread over the axis of the params where that divides it, and else each device has a copy."""
 
     def place(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

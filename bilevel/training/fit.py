@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bilevel.training.outer_step import Evaluation, metrics_of
 from bilevel.training.profile import profiled
 from bilevel.training.refusals import Settings
 from bilevel.training.result import Result
+from bilevel.training.snapshots import Snapshots
 from bilevel.training.steps import Steps
 
 COMPLETED = "completed"  # the status of a run that took all its steps
@@ -46,6 +48,7 @@ class Fit(Steps):
         self.metrics: list[dict[str, Any]] = []
         self.halted = False  # by a callback
         self.data: list[list[float]] = []  # a later run recognises the same data by it
+        self.snapshots = Snapshots(directory)
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
 
@@ -91,7 +94,7 @@ class Fit(Steps):
         """The result of an interrupted run."""
         best, last = self.state.best, self.task.inner.primal(self.state.carry.params)
         hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (self.state.hparams, last)
-        return Result(hparams, params, self.state.hparams, last, self.metrics, summary)
+        return Result(hparams, params, self.state.hparams, last, self.metrics, summary, self.snapshots.kept)
 
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}
@@ -100,6 +103,7 @@ class Fit(Steps):
                 self.checkpoints, self.directory / JsonLines.filename, self.state, self._data()
             )
             kept, self.border = meta["loggers"], meta.get("border", "")
+            self.snapshots.restore(self.state.hparams, int(self.state.step))
         trainer = self.trainer
         run = Run(self.directory, config, trainer.steps, self.task.name, resume, trainer.profile)
         for name, logger in by_name(self.loggers).items():
@@ -157,6 +161,7 @@ class Fit(Steps):
         self.metrics.append({"step": step, **metrics})
         for logger in self.loggers:
             logger.log(step, metrics)
+        self.snapshots.keep(step, taken)
 
     def _told_callbacks(self, taken: HParams, params: Params) -> None:
         """Calls all callbacks, before one ends the run."""
@@ -196,7 +201,8 @@ class Fit(Steps):
         if closely is None:
             state, evaluation = self.attempt()
             closely = state, [evaluation]
-        return concluded(self.task, self.engine, self.metrics, closely, self._told())
+        result = concluded(self.task, self.engine, self.metrics, closely, self._told())
+        return replace(result, snapshots=self.snapshots.kept)
 
     def _status(self) -> str:
         if self.border:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class Result:
     """``hparams`` and ``params`` belong to the best iterate. It has the lowest ``stop/loss`` where the task has a
     second hold-out, else the lowest outer loss where the outer batch is the same at every step; else it is the last
     iterate. The summary says which (``chosen_by``). ``metrics`` has one dict for each step, ``summary`` the figures of
-    the whole run."""
+    the whole run. ``snapshots`` are the hyperparameters before the outer steps 0, 1, 2, 4, 8, ..., up to a million
+    numbers in all."""
 
     hparams: HParams
     params: Params
@@ -31,6 +32,7 @@ class Result:
     last_params: Params
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
+    snapshots: Mapping[int, HParams] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         summary = self.summary
@@ -63,6 +65,7 @@ class Result:
         """Writes the whole result into one file, without pickle, for `bl.load_result`. TypeError where hyperparameters
         or parameters hold other things than dicts, lists, tuples and arrays."""
         trees = {name: getattr(self, name) for name in ("hparams", "params", "last_hparams", "last_params")}
+        trees["snapshots"] = {str(step): hparams for step, hparams in self.snapshots.items()}
         saved.write(path, trees, self.metrics, self.summary)
 
     def save_arrays(self, path: Path) -> None:
@@ -77,7 +80,8 @@ def load_result(path: Path | str) -> Result:
     named tuple is one of the same name and fields. Raises ValueError for a file that `Result.save` did not write.
     """
     trees, metrics, summary = saved.read(path)
-    return Result(**trees, metrics=metrics, summary=summary)
+    snapshots = {int(step): hparams for step, hparams in trees.pop("snapshots", {}).items()}
+    return Result(**trees, metrics=metrics, summary=summary, snapshots=snapshots)
 
 
 def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class Trainer:
     times of tracing and compilation in the table (the record has them always).
 
     ``mesh={"data": N, "params": M}`` solves one inner problem on N x M devices: the samples (the leading axis of the
-    batches) and hyperparameters with one entry a sample are spread over N of them, other hyperparameters and unknowns
-    over M. The numbers are those of one device up to rounding. A solver on the host is refused.
+    batches) and hyperparameters with one entry for each sample are spread over N of them, other hyperparameters and
+    unknowns over M. The numbers are those of one device up to rounding. A solver on the host is refused.
 
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(

@@ -1,9 +1,13 @@
-"""The page of Hydra groups and their settings, from the files in configs/."""
+"""The page of Hydra groups and their settings, from the files in configs/ and from the choices that need none."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
+
+from bilevel.cli.generated import PLACES, choices
 
 SETTING = re.compile(r"^(\s*)([\w/@ ]+):(?: ([^#].*?))?(?:\s+# (.*))?$")
 
@@ -17,12 +21,32 @@ def settings_page(configs: Path) -> str:
         "## Top level\n",
         choice(configs / "config.yaml"),
     ]
-    for group in sorted({path.parent for path in configs.rglob("*.yaml")} - {configs}):
-        name = group.relative_to(configs).as_posix()
-        parts.append(f"## {name}\n")
-        for path in sorted(group.glob("*.yaml")):
-            parts += [f"### {name}={path.stem}\n", choice(path)]
+    folders = {path.parent.relative_to(configs).as_posix() for path in configs.rglob("*.yaml")} - {"."}
+    for group in sorted({*folders, *(place for place, _ in PLACES.values())}):
+        parts.append(f"## {group}\n")
+        paths = sorted((configs / group).glob("*.yaml"))
+        for path in paths:
+            parts += [f"### {group}={path.stem}\n", choice(path)]
+        parts += without_file(configs, group, {path.stem for path in paths})
     return "\n".join(parts)
+
+
+def without_file(configs: Path, group: str, known: set[str]) -> list[str]:
+    """The table of the choices of a group that need no file, with their settings; [] where there are none."""
+    found = {n: e for part, (place, _) in PLACES.items() if place == group for n, e in choices(configs, part).items()}
+    rows = [
+        f"| `{group.replace('/', '.')}={name}` | {cell(entry['about'])} | {values(entry['node'])} |"
+        for name, entry in sorted(found.items())
+        if name not in known
+    ]
+    head = [f"### {group} without a file\n", "| choice | | settings and defaults |", "|---|---|---|"]
+    return ["\n".join([*head, *rows, ""])] if rows else []
+
+
+def values(node: dict[str, Any]) -> str:
+    """``name=default`` of each setting; "???" where a value has to be given."""
+    shown = [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in node.items() if name != "_target_"]
+    return f"`{' '.join(shown)}`" if shown else ""
 
 
 def choice(path: Path) -> str:

@@ -76,9 +76,9 @@ def molecular_sensitivities(
 
 def molecular(
     *,
-    particles: int = 128,
+    particles: int = 64,
     fraction: float = 0.98,
-    seeds: int = 40,
+    seeds: int = 10,
     steps: int = 3000,
     start: float = REFERENCE,
     seed: int = 0,

@@ -189,14 +189,15 @@ ARMS = colormaps["tab20"]  # one colour for each of up to 20 arms
 
 
 def draw(curves: dict[str, dict[str, tuple]], picture: Path) -> None:
-    figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(curves), 5), layout="constrained")
     for axes, (name, arms) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for number, (arm, (seconds, gap)) in enumerate(arms.items()):
             style, color = "-" if arm.startswith("bilevel") else "--", ARMS(number)
             axes.loglog(seconds, np.maximum(np.minimum.accumulate(gap), 1e-9), style, color=color, label=arm)
         axes.axhline(SUBOPTIMALITY, color="black", linestyle="--", linewidth=0.8)
         axes.set(xlabel="seconds", ylabel="suboptimality of the validation loss", title=name)
-        axes.legend(frameon=False, fontsize=7)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)  # off the curves
     figure.savefig(picture, dpi=120)
 
 

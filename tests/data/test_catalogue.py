@@ -1,13 +1,12 @@
 """Every data set by name: shapes and classes as published, one sentence for what is missing."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bilevel import data
-from bilevel.data.catalogue import CHECKSUMS, EITHER
+from bilevel.data.catalogue import CHECKSUMS
 
 SHIPPED = {
     "digits": (1797, 64, 10),
@@ -100,11 +99,6 @@ def test_sparse_inputs_become_dense_where_they_fit(data_root):
     assert isinstance(data.classification("a9a", str(data_root)).inputs, np.ndarray)
     with pytest.raises(data.DataError, match="too large as a dense array"):
         data.classification("reuters", str(data_root))
-
-
-def test_every_data_set_has_its_settings():
-    folder = Path(__file__).resolve().parents[2] / "configs" / "data"
-    assert {path.stem for path in folder.glob("*.yaml")} == {"default", *data.SOURCES, *EITHER}
 
 
 def test_listing_names_every_set_with_address(monkeypatch):

@@ -39,6 +39,11 @@ def test_more_than_two_classes_are_refused():
         samples("wine", "", 10)
 
 
+def test_an_interval_of_one_split_is_refused():
+    with pytest.raises(ValueError, match="needs two splits or more"):
+        dictionary(splits=1)
+
+
 @pytest.mark.slow
 def test_hypergradient_and_training():
     task = dictionary(**SMALL)

@@ -7,7 +7,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 import bilevel as bl
+from bilevel.implicit.attach import solve_system
+from bilevel.implicit.mapping import System
 from bilevel.implicit.prepare import prepare_system
+from bilevel.linear_solve import Operator
 
 NORMAL = np.array([1.0, 1.0, -1.0]) / 3**0.5
 ALONG = np.array([1.0, 0.0, 1.0])
@@ -100,3 +103,20 @@ def test_second_derivatives_along_the_normal_of_a_ball():
 
     assert_allclose(jax.vmap(jax.grad(along))(jnp.asarray([1.7 * normal, 3 * normal])), 0, atol=1e-14)
     assert_allclose(jax.hessian(along)(jnp.asarray(3 * normal)), (np.outer(normal, normal) - np.eye(3)) / 9, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("solver", [bl.Dense(), bl.CG()], ids=["Dense", "CG"])
+def test_a_part_off_the_range_is_forgiven_up_to_the_size_of_rounding(solver, dtype):
+    """K = diag(2, 0). Up to eps^0.625 of the right-hand side the part along the null space is what a reduction to the
+    face leaves; beyond it the system has no solution, and the derivative is NaN, never a plausible number."""
+    matrix = jnp.diag(jnp.array([2.0, 0.0], dtype))
+    operator = Operator(lambda x: matrix @ x, symmetric=True, definite=True, singular=True)
+    system = System(operator, lambda rhs: rhs, lambda _, y: y)
+    solve = jax.jit(lambda rhs: solve_system(system, solver, rhs))
+    limit = float(jnp.finfo(dtype).eps) ** 0.625
+    for size, known in ((0.0, True), (0.3 * limit, True), (3 * limit, False), (1e-2, False), (1.0, False)):
+        found = solve(jnp.array([1.0, size], dtype))
+        assert bool(jnp.isfinite(found[0])) == known
+        if known:
+            assert_allclose(found[0], 0.5, rtol=1e2 * float(jnp.finfo(dtype).eps))

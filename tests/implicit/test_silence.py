@@ -20,10 +20,11 @@ def sine(x, y):
 def _(primals, tangents):
     x, y = primals
 
-    def linear(moved):
+    def linear(of, moved):
+        x, y = of
         return {"value": y * jnp.cos(x) * moved[0] + jnp.sin(x) * moved[1]}
 
-    return sine(x, y), silent(linear, tangents, x > 2)
+    return sine(x, y), silent(linear, primals, tangents, x > 2, primals)
 
 
 def test_a_silent_map_is_the_map():
@@ -69,18 +70,35 @@ INNER = bl.InnerProblem(
 )
 
 
+LAYERS = {
+    "program": program,
+    "cones": cone_program,
+    "root": lambda shared, lost: root(None, shared, lost),
+    "inner": lambda shared, lost: INNER.solve(shared, lost).params[0],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("layer", "expected"),
-    [
-        (program, 1.0),
-        (cone_program, 1.0),
-        (lambda shared, lost: root(None, shared, lost), 0.5),
-        (lambda shared, lost: INNER.solve(shared, lost).params[0], 1.0),
-    ],
-    ids=["program", "cones", "root", "inner"],
-)
-def test_a_failed_lane_that_is_masked_leaves_a_shared_gradient_alone(layer, expected):
-    quiet, heard = masked(layer, jnp.array([0.0, 1.0]))
+@pytest.mark.parametrize(("name", "expected"), [("program", 1.0), ("cones", 1.0), ("root", 0.5), ("inner", 1.0)])
+def test_a_failed_lane_that_is_masked_leaves_a_shared_gradient_alone(name, expected):
+    quiet, heard = masked(LAYERS[name], jnp.array([0.0, 1.0]))
     assert_allclose(quiet, expected, atol=1e-8)
     assert np.isnan(heard)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "root")) for name in LAYERS])
+def test_a_hessian_does_not_hear_it_either(name):
+    """By forward over reverse and by reverse over reverse. Where the lane is heard the Hessian is NaN, also of a loss
+    that is linear in it."""
+    lost = jnp.array([0.0, 1.0])
+
+    def total(shared, mask, power):
+        values = jax.vmap(LAYERS[name], (None, 0))(shared, lost)
+        return jnp.sum(jnp.where(mask & (lost > 0), 0, values) ** power)
+
+    def both(shared, mask, power):
+        return jax.hessian(total)(shared, mask, power), jax.grad(jax.grad(total))(shared, mask, power)
+
+    hessian = jax.jit(both, static_argnums=2)
+    assert_allclose(hessian(1.0, True, 2), 2 * [{"root": 0.0}.get(name, 2.0)], atol=1e-7)
+    assert np.all(np.isnan(hessian(1.0, False, 1)))

@@ -1,10 +1,13 @@
 """An offline W&B run, read back by W&B's own reader: config, ascending steps, summary, figures, id after a resume."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from matplotlib.figure import Figure
 
 from bilevel.loggers import Run, WandB
@@ -77,3 +80,40 @@ def test_online_without_an_account_ends_with_a_sentence(tmp_path, monkeypatch):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="no mode 'ofline'"):
         WandB(mode="ofline")  # pyright: ignore[reportArgumentType]  # the wrong word is the test
+
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs/examples/wandb_sweep.yaml"
+
+
+def test_the_example_of_a_sweep_is_the_one_of_the_page():
+    page = EXAMPLE.parents[1] / "command-line.md"
+    assert f"```yaml\n{EXAMPLE.read_text()}```" in page.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_agent_of_a_sweep_calls_the_command(tmp_path, seed):
+    """What ``wandb agent`` does with a job, by its own functions, without the server that hands out the jobs."""
+    from wandb.sdk.launch.sweeps import utils
+    from wandb.sdk.lib import config_util
+
+    sweep = yaml.safe_load(EXAMPLE.read_text())
+    job = {"args": {"optimizer.learning_rate": {"value": 0.05}, "seed": {"value": seed}}}
+    assert set(job["args"]) == set(sweep["parameters"])
+    filled = utils.create_sweep_command_args(job)
+    words = [
+        word for part in utils.create_sweep_command(sweep["command"]) for word in filled.get(part.strip("${}"), [part])
+    ]
+    assert words[0] == "bilevel"
+    settings = str(tmp_path / "settings.yaml")
+    config_util.save_config_file_from_dict(settings, job["args"])
+    agent = {"WANDB_SWEEP_ID": "abcd1234", "WANDB_RUN_ID": f"run{seed}", "WANDB_SWEEP_PARAM_PATH": settings}
+    command = [sys.executable, "-m", *words, "trainer.steps=2", "output=out", "report=false"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **agent, "WANDB_MODE": "offline"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    _, run = read_back(tmp_path / "out")
+    assert run["run_id"] == f"run{seed}"
+    assert run["config"]["optimizer"]["learning_rate"] == 0.05 and run["config"]["seed"] == seed
+    assert run["summary"][sweep["metric"]["name"]] > 0

@@ -1,11 +1,14 @@
 """Each penalty in an inner problem: the prox minimises the value, and the solution has the right derivative."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel import penalties
 
 Q = np.random.default_rng(0).normal(size=(6, 6))
 Q = Q @ Q.T / 6 + np.eye(6)
@@ -129,3 +132,31 @@ def test_float32_params_with_float64_hyperparameters_are_solved_in_float32(penal
     solution = jax.jit(lambda h: inner.solve(h, jnp.array([3.0, -1.0, 0.5], jnp.float32)))(jnp.float64(-1.0))
     assert solution.params.dtype == jnp.float32
     assert bool(solution.status.ok)
+
+
+SHAPES = [(), (1,), (1, 1), (2,), (1, 2), (3,), (3, 1), (3, 2), (4,), (1, 3, 2), (2, 3, 2)]
+ENTRIES_OF_SETS = ("Box", "Hypercube", "LInfBall")
+WEIGHTED = [name for name in penalties.__all__ if hasattr(getattr(penalties, name), "operator")]
+
+
+@pytest.mark.parametrize("name", [*WEIGHTED, *ENTRIES_OF_SETS])
+def test_a_parameter_of_any_shape_broadcasts_or_is_refused_by_name(name):
+    """Shapes alone are looked at, so nothing is compiled."""
+    kind, point = getattr(bl, name), jax.ShapeDtypeStruct((3, 2), jnp.float64)
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for field in fields:
+        accepted = []
+        for shape in SHAPES:
+
+            def values(w, parameter, field=field):
+                entry = kind(**{**dict.fromkeys(fields, 1.0), field: parameter})
+                return entry.prox(w, 0.5, None), entry.value(w, None), entry.kinks(w, 0.5, None)
+
+            try:
+                found, value, _ = jax.eval_shape(values, point, jax.ShapeDtypeStruct(shape, jnp.float64))
+            except ValueError as error:
+                assert field in str(error) and f"bl.{name}" in str(error) and str(shape) in str(error)
+                continue
+            accepted.append(shape)
+            assert found.shape == (3, 2) and value.shape == ()
+        assert () in accepted and (4,) not in accepted and (1, 3, 2) not in accepted

@@ -31,7 +31,7 @@ def outside(points, alpha, scales=(1.0, 1.0)):
 
 
 @pytest.mark.sample(1)
-@pytest.mark.parametrize("alpha", [0.5, 0.999])
+@pytest.mark.parametrize("alpha", [0.15, 0.5, 0.999])
 def test_projection_and_derivative_everywhere(alpha):
     project = jax.jit(lambda point: power_cone(point, alpha))
     projected = np.asarray(project(POINTS))
@@ -50,3 +50,15 @@ def test_projection_and_derivative_everywhere(alpha):
     smooth = np.asarray(power_cone_distance(PLAIN, alpha)) > 1e-3
     assert smooth.mean() > 0.95
     assert np.quantile(error[smooth], 0.99) < 1e-7  # the others are strongly curved
+
+
+@pytest.mark.parametrize("alpha", [0.15, 0.5, 0.9])
+def test_small_coordinates_have_their_own_digits(alpha):
+    """On the curved boundary x^alpha y^(1 - alpha) = |z|, relative to each of them, however small it is."""
+    projected = np.asarray(power_cone(SCALED, alpha))
+    x, y, z = np.abs(projected).T
+    size = np.abs(SCALED).max(axis=1)
+    moved = np.any(projected != SCALED, axis=1) & (np.minimum(np.minimum(x, y), z) > 1e-15 * size)
+    assert moved.sum() > 50
+    x, y, z = x[moved], y[moved], z[moved]
+    np.testing.assert_allclose(alpha * np.log(x / z) + (1 - alpha) * np.log(y / z), 0, atol=1e-12)

@@ -7,7 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import bilevel as bl
-from bilevel.solvers.curvature import PRODUCTS, least_curvature
+from bilevel.solvers.curvature import least_curvature
+from bilevel.solvers.lanczos import PRODUCTS
 
 SOLVERS = {"Auto": bl.Auto(), "Newton by products": bl.Newton(linear_solve=bl.CG()), "LBFGS": bl.LBFGS(tol=1e-10)}
 

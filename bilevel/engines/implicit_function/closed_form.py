@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, refuse_training, settings
-from bilevel.engines.implicit_function.linearization import adjoint_gradient, linearize
+from bilevel.engines.implicit_function.linearization import adjoint_gradient, distance_of, linearize
 from bilevel.engines.stochastic.directions import refuse_nonsmooth
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Dense, Operator
 from bilevel.losses.linear import Linear
+from bilevel.solvers.verdict import Relative, limits, look, relative
 from bilevel.task import Task
 
 REFINEMENTS = 2  # passes of iterative refinement for solution and adjoint
@@ -70,25 +71,26 @@ class ClosedForm(Engine):
         for _ in range(REFINEMENTS):
             adjoint = trees.axpy(1.0, solve(trees.subtract(at.cotangent, at.pull(adjoint)[0])), adjoint)
         left, pulled = at.pull(adjoint)
-        inner = _relative(at.residual, first)
+        tolerance = max(TOLERANCE, 1e3 * trees.epsilon(cold))
+        found, inner_status, looks = _judged(task, point, params, cold, trees.norm(first), tolerance)
         rest = _relative(trees.subtract(at.cotangent, left), at.cotangent)
         grad = adjoint_gradient(at, pulled)
         size = trees.norm(grad)
-        tolerance = max(TOLERANCE, 1e3 * trees.epsilon(cold))
+        distance = jnp.maximum(found.distance, distance_of(at, _relative(adjoint, at.cotangent), found.residual))
         pulls = 1 + REFINEMENTS
         report = Report(
-            inner_residual=inner,
+            inner_residual=found.residual,
             inner_steps=jnp.int32(1),
-            inner_status=_status(inner, tolerance),
+            inner_status=inner_status,
             adjoint_residual=rest,
             adjoint_steps=jnp.int32(pulls),
             adjoint_status=_status(rest, tolerance),
-            error_estimate=(inner + rest) * size,
-            error_inner=inner * size,
+            error_estimate=(distance + rest) * size,
+            error_inner=distance * size,
             error_adjoint=rest * size,
             grade=jnp.int32(0),
             counts=Counts(
-                gradients=REFINEMENTS + 4,
+                gradients=REFINEMENTS + 4 + looks,
                 hessian_products=products + pulls,
                 jacobian_products=1,
                 factorizations=1,
@@ -97,6 +99,20 @@ class ClosedForm(Engine):
             carry=Carry(params, adjoint),
         )
         return at.value, grad, report
+
+
+def _judged(
+    task: Task, point: Point, params: Params, cold: Params, reference: Scalar, tolerance: float
+) -> tuple[Relative, Status, jax.Array]:
+    """The residual at the solution, its status by the scales that the solvers are judged by, and the gradients that
+    these cost. The loss of a problem that a closed form solves is quadratic, so the start is as steep as the
+    solution; but it may be the solution."""
+    scales = look(task.inner.at(point.hparams, point.inner_batch), params, cold, lambda residual, _: residual == 0)
+    epsilon = trees.epsilon(params)
+    limit = limits(scales, tolerance, reference, epsilon)
+    code = jnp.where(scales.residual <= limit.converged, Code.converged, Code.max_steps)
+    status = Status.of(jnp.where(jnp.isfinite(scales.residual), code, Code.nonfinite))
+    return relative(scales, limit, reference, epsilon), status, scales.evaluations
 
 
 def _relative(part: PyTree, whole: PyTree) -> Scalar:

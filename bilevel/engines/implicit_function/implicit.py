@@ -26,6 +26,7 @@ from bilevel.engines.implicit_function.bound import Constants, error_bound, refu
 from bilevel.engines.implicit_function.linearization import (
     Linearization,
     adjoint_gradient,
+    distance_of,
     evaluation_counts,
     linearize,
     localized,
@@ -213,16 +214,10 @@ def as_float(number: float | jax.Array) -> jax.Array:
 
 
 def _no_claim(at: Linearization, adjoint: Solve, grad: HParams, inner: jax.Array) -> dict:
-    """The free figures: relative errors of both solves times the size of the gradient.
-
-    That of the inner solve is || F || || u || / || v || over || w ||, with A' u = v: a first-order distance to the
-    solution. It is no less than the relative residual. A solution at 0 has no size, so it is no more than the residual
-    over the root of the roundoff. The error of an adjoint that was truncated by design is not known, because truncation
-    leaves out small eigenvalues, and along those the residual is small too."""
-    size, params = trees.norm(grad), trees.norm(at.params)
-    distance = trees.norm(at.residual) * adjoint.amplification
-    distance = jnp.where(params > 0, distance / jnp.where(params > 0, params, 1), jnp.inf)
-    distance = jnp.clip(distance, inner, inner / trees.epsilon(at.params) ** 0.5).astype(inner.dtype)
+    """The free figures: relative errors of both solves times the size of the gradient. The error of an adjoint that was
+    truncated by design is not known, because truncation leaves out small eigenvalues, and along those the residual is
+    small too."""
+    size, distance = trees.norm(grad), distance_of(at, adjoint.amplification, inner)
     solution = adjoint.solution
     error_adjoint = jnp.where(solution.status.code == Code.truncated, jnp.inf, solution.residual * size)
     return {

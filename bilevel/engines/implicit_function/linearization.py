@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bilevel.engines.base import Point
 from bilevel.foundation import trees
@@ -58,3 +59,15 @@ def prepared_system(
 def adjoint_gradient(at: Linearization, pulled: HParams) -> HParams:
     """dg/dh - B'u, with ``pulled`` = B'u."""
     return trees.subtract(at.direct, pulled)
+
+
+def distance_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -> jax.Array:
+    """The distance of ``params`` from the solution to first order, relative to the solution: ||F|| ||u|| / ||v|| over
+    ||w||, with A'u = v (``amplification`` = ||u|| / ||v||).
+
+    It is no less than the relative residual ``inner``. A solution at 0 has no size, so it is no more than the residual
+    over the root of the roundoff."""
+    params = trees.norm(at.params)
+    distance = trees.norm(at.residual) * amplification
+    distance = jnp.where(params > 0, distance / jnp.where(params > 0, params, 1), jnp.inf)
+    return jnp.clip(distance, inner, inner / trees.epsilon(at.params) ** 0.5).astype(inner.dtype)

@@ -93,7 +93,8 @@ def trained(task: Task, point: Point, outcome: Outcome, end: Params, steps: int)
     code = jnp.where(jnp.isfinite(left) | ~outcome.status.ok, outcome.status.code, jnp.int32(Code.nonfinite))
     ratio = relative(left, at_start).astype(outcome.residual.dtype)
     counts = outcome.counts.plus(gradients=2)
-    return outcome._replace(params=end, residual=ratio, steps=outcome.steps + steps, status=Status(code), counts=counts)
+    judged = {"residual": ratio, "distance": ratio, "status": Status(code)}
+    return outcome._replace(params=end, steps=outcome.steps + steps, counts=counts, **judged)
 
 
 def _several(solver: Solver, instance: Instance, start: State, steps: int) -> tuple[Params, Counts]:

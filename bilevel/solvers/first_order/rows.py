@@ -62,7 +62,11 @@ def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
             parts[name] = by_rows(value, hparams, params)
             continue
         fixed[name] = jnp.asarray(resolve(value, hparams))
-        if fixed[name].ndim == axes and axes and fixed[name].shape[0] == params.shape[0] > 1:
+        if not axes or fixed[name].ndim != axes:
+            continue
+        if fixed[name].shape[0] == 1:
+            fixed[name] = fixed[name][0]  # the same for all rows
+        elif fixed[name].shape[0] == params.shape[0]:
             varying[name] = fixed[name]
 
     def rebuild(values: list[Any]) -> Penalty:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
+from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
@@ -87,7 +88,8 @@ class InteriorPoint(Solver, ProgramSolver):
         iterate = trees.select(found.solved, exact, iterate)
         params = program.unpack(*at)
         counts = counts.plus(gradients=2, factorizations=found.steps)
-        return State(params, instance.residual_norm(params), counts, begun(iterate, scale))
+        code = jnp.where(found.exact, Code.stalled, Code.converged)  # no step follows; the loop judges the point
+        return State(params, instance.residual_norm(params), counts, begun(iterate, scale), code)
 
     def step(self, instance: Instance, state: State) -> State:
         program, _ = program_of(instance, state.params)

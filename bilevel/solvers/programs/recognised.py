@@ -22,12 +22,15 @@ from bilevel.solvers.programs.stated_by_arrays import (
 )
 from bilevel.solvers.programs.stated_by_functions import Point, Program, program_of
 
+ROUNDING = 100.0  # units of roundoff of the terms of the conditions that count as zero
+
 
 class Found(NamedTuple):
     """The solution, where the program is convex and has one; ``solved`` says so."""
 
     at: Point
     solved: jax.Array
+    exact: jax.Array  # whether it is solved to rounding, so that steps by functions would only lose digits
     steps: jax.Array
 
 
@@ -59,6 +62,7 @@ def solve_by_matrices(program: Program, x: jax.Array, solver: ProgramSolver) -> 
     data = (curvature, slope, matrices[:p], bounds[:p], matrices[p:], bounds[p:])
     at = Point(*polished(data, (answer.x, answer.y[:p], answer.y[p:])))
     residual = program_residual(stated, at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual]))
-    floor = float(jnp.finfo(x.dtype).eps) ** 0.625
+    epsilon = float(jnp.finfo(x.dtype).eps)
+    floor = epsilon**0.625
     solved = (residual <= jnp.maximum(solver.tol, floor)) & is_positive_semidefinite(curvature)
-    return jax.lax.stop_gradient(Found(at, solved, answer.steps))
+    return jax.lax.stop_gradient(Found(at, solved, solved & (residual <= ROUNDING * epsilon), answer.steps))

@@ -69,3 +69,46 @@ def test_the_face_is_read_with_a_step_that_suits_the_loss():
     assert 0.9 < float(local.step_size) * largest < 2.0
     np.testing.assert_array_equal(face(local), support)
     assert not np.array_equal(face(mapping), support)
+
+
+AT = {
+    "simplex": (bl.Simplex(), np.array([0.5, 0.5, 0.0])),
+    "polyhedron": (
+        bl.Polyhedron(A=np.ones((1, 3)), b=np.ones(1), G=-np.eye(3), h=np.zeros(3)),
+        np.array([0.5, 0.5, 0.0]),
+    ),
+    "transport": (
+        bl.Transport(rows=np.array([0.5, 0.5]), columns=np.array([0.5, 0.25, 0.25])),
+        np.array([[0.25, 0.25, 0.0], [0.25, 0.0, 0.25]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AT)
+def test_a_kink_is_seen_from_afar(name):
+    """A force along the normal of the set moves the point that is projected away from it, and the solution not at all.
+    The last coordinate of either row stays weakly active."""
+    constraint, solution = AT[name]
+    inner = bl.InnerProblem(
+        loss=lambda w, h, force: 0.5 * jnp.sum((w - h) ** 2) - force * jnp.sum(w),
+        init=lambda key, h: jnp.asarray(solution),
+        constraint=constraint,
+    )
+    faces = jax.jit(inner.mapping.faces)
+    for force in (0.0, 1e3, 1e8):
+        distances = faces(jnp.asarray(solution), jnp.asarray(solution), force)
+        assert min(float(jnp.min(leaf)) for leaf in jax.tree.leaves(distances)) <= 1e-14, force
+
+
+@pytest.mark.slow
+def test_a_kink_without_any_force_is_no_estimate():
+    """The multipliers of a simplex stated by functions are all zero up to rounding where the loss is smallest on it."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2),
+        init=lambda key, h: jnp.ones(3) / 3,
+        constraint=bl.Functional(equality=lambda w, h, b: jnp.sum(w) - 1, inequality=lambda w, h, b: -w),
+    )
+    hparams = jnp.array([0.5, 0.5, 0.0])
+    task = bl.Task(inner, lambda w, h, batch: w[2], lambda key: hparams, bl.full_batch(0.0, 0.0))
+    _, _, report = bl.hypergradient(task, hparams)
+    assert report.error_grade == "residual" and int(report.weakly_active) == 1

@@ -60,3 +60,15 @@ def test_a_penalty_known_by_its_prox_is_refused():
     task = bl.Task(inner=inner, outer_loss=task.outer_loss, init_hparams=task.init_hparams, batches=task.batches)
     with pytest.raises(ValueError, match=r"bl\.Implicit"):
         bl.hypergradient(task, jnp.zeros(20), bl.ClosedForm())
+
+
+def test_a_start_at_the_solution_is_converged_and_its_error_is_judged_beside_the_solution():
+    """Its gradient is rounding, so nothing is small relative to it."""
+    task, hparams = ridge(30, 6), jnp.linspace(-3.0, 0.0, 6)
+    cold = task.inner.solve(hparams, task.batches(jax.random.key(0), 0)[0]).params
+    inner = bl.InnerProblem(loss=task.inner.loss, init=lambda key, h: cold)
+    again = bl.Task(inner, task.outer_loss, task.init_hparams, task.batches)
+    _, grad, report = bl.hypergradient(again, hparams, bl.ClosedForm())
+    _, exact, _ = bl.hypergradient(task, hparams, bl.Implicit(linear_solve=bl.Dense()))
+    assert report.status.name == "converged"
+    assert np.linalg.norm(grad - exact) <= 10 * float(report.error_estimate) + 1e-12

@@ -1,5 +1,7 @@
 """Engines that differentiate steps: memory, learned starts and step sizes, refusals."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,3 +157,18 @@ def test_the_unrolled_gradient_has_derivatives_in_forward_mode_only():
     np.testing.assert_allclose([slope, curvature], [3 * h**2, 6 * h], rtol=1e-9)
     with pytest.raises(TypeError, match=r"bl\.Unrolled.*jax\.jacfwd"):
         jax.eval_shape(jax.grad(gradient), h)
+
+
+def test_the_error_is_judged_at_the_solution_where_the_start_is_steep():
+    """The gradient of exp(w) at 20 is 1e8 times that at the solution. A residual beside it is no error beside the
+    solution."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: jnp.exp(w) - h * w, init=lambda key, h: jnp.array(20.0), solver=bl.LBFGS(tol=1e-7)
+    )
+    task = bl.Task(inner, lambda w, h, batch: w**2, lambda key: jnp.array(3.0), bl.full_batch(0.0, 0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the status says that the steps ended too early, too
+        _, grad, report = bl.hypergradient(task, jnp.array(3.0), bl.Unrolled(on_failure="warn"))
+    w = float(report.params)
+    assert report.inner_status.name == "max_steps" or abs(w - np.log(3.0)) < 1e-4
+    assert float(report.error_inner) >= 0.2 * abs(w - np.log(3.0)) / abs(w) * abs(float(grad))

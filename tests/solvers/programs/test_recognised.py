@@ -99,3 +99,24 @@ def test_what_is_recognised(constraint, curved, recognised):
     inner = bl.InnerProblem(loss=stated, init=init, constraint=constraint)
     start = inner.unknown(init(None, one), one, None)
     assert is_quadratic_program(inner.at(one, None), start) is recognised
+
+
+@pytest.mark.slow
+def test_float32_programs_end_at_the_rounding_of_their_matrices():
+    """Steps by functions would lose digits that the matrices have, so none is taken."""
+    random = np.random.default_rng(0)
+    roots, q = random.normal(size=(8, 6, 6)), random.normal(size=(8, 6))
+    data = (roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(6), q, random.normal(size=(8, 4, 6)))
+    data = (*data, random.uniform(0.1, 0.6, size=(8, 4)))
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * w @ (h[0] @ w) + h[1] @ w,
+        init=lambda key, h: jnp.zeros(6, h[1].dtype),
+        constraint=bl.Functional(inequality=lambda w, h, batch: h[2] @ w - h[3]),
+    )
+    solve = jax.jit(jax.vmap(lambda *data: inner.solve(data, None)))
+    narrow = [jnp.asarray(part, jnp.float32) for part in data]
+    found, witness = solve(*narrow), solve(*(part.astype(jnp.float64) for part in narrow))
+    assert found.params.dtype == jnp.float32 and found.status.ok.all() and int(found.steps.max()) == 0
+    error = np.abs(found.params - witness.params).max(axis=1)
+    condition = np.linalg.cond(data[0])
+    assert np.all(error <= 1e-7 * condition * np.abs(witness.params).max(axis=1))

@@ -1,0 +1,239 @@
+"""Runs the commands behind the figures and tables of docs/ and experiments/, and keeps when, where and on what.
+
+    python scripts/refresh.py                   all of them, one after the other: hours
+    python scripts/refresh.py --only NAME ...   some of them
+    python scripts/refresh.py --list            what each is, when it was taken, and whether its code has changed since
+
+What a command prints goes to experiments/measured/NAME.txt, under a head with the command, the date, the machine and
+the commit; the files that it writes lie where the pages show them. docs/measurements.md is written from the heads. The
+record of a command that fails stays as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED, PAGE = ROOT / "experiments/measured", ROOT / "docs/measurements.md"
+BEGIN = "<!-- python scripts/refresh.py: begin -->\n"
+FIELDS = ("command", "date", "machine", "commit", "seconds", "code")
+SOLVES = ("bilevel/solvers", "bilevel/kernels", "bilevel/implicit", "bilevel/problem.py")
+DERIVES = (*SOLVES, "bilevel/engines", "bilevel/linear_solve")
+
+
+class Measured(NamedTuple):
+    """A command, what it writes besides its output, and the code whose change makes that old."""
+
+    command: str
+    writes: tuple[str, ...] = ()  # files of the repository
+    measures: tuple[str, ...] = ()  # files and folders; the script of the command is always among them
+    taken: tuple[tuple[str, str], ...] = ()  # files of the folder that {scratch} stands for, and where they go
+
+
+def paper(name: str, *pictures: str) -> Measured:
+    files = tuple(f"experiments/{name}/{file}" for file in ("results.csv", *pictures))
+    return Measured(f"python experiments/{name}/reproduce.py", files, (f"experiments/{name}", *DERIVES))
+
+
+def peer(name: str, *measures: str) -> Measured:
+    files = (f"experiments/peers/results/{name}.csv", f"experiments/peers/figures/{name}.png")
+    own = (f"experiments/peers/{name}.py", "experiments/peers/common.py")
+    return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures))
+
+
+GALLERY = ("cones", "matrices", "prox_curves", "prox_planes", "sequences", "sets", "simplices")
+TABLE = {
+    "architecture": Measured("python scripts/architecture.py", ("docs/figures/architecture.png",), ("bilevel",)),
+    "gallery": Measured(
+        "python scripts/gallery.py",
+        tuple(f"docs/figures/gallery/{name}.png" for name in GALLERY),
+        ("bilevel/projections", "bilevel/prox", "bilevel/cones.py"),
+    ),
+    "cleaned_labels": Measured(
+        "bilevel output={scratch}",
+        ("docs/figures/cleaned_labels.png",),
+        ("bilevel/tasks/hyperclean.py", "bilevel/tasks/pictures.py", "configs/task/hyperclean.yaml"),
+        (("figures/worst.png", "docs/figures/cleaned_labels.png"),),
+    ),
+    "task_times": Measured(
+        "python scripts/task_times.py", ("docs/tasks.md",), ("bilevel/tasks", "bilevel/training", "configs/task")
+    ),
+    "catalogue": Measured("python scripts/catalogue.py", (), ("bilevel/projections", "bilevel/prox")),
+    "accuracy": Measured("python scripts/accuracy.py", (), ("bilevel/engines/implicit_function", "bilevel/implicit")),
+    "cold_start": Measured("python scripts/cold_start.py", (), ("bilevel/cli", "bilevel/training", *DERIVES)),
+    "eager_speed": Measured("python scripts/eager_speed.py", (), ("bilevel/foundation", "bilevel/layers")),
+    "sparse_designs": Measured(
+        "python scripts/sparse_designs.py", (), ("bilevel/losses", "bilevel/solvers/first_order", *DERIVES)
+    ),
+    "many_cotangents": Measured("python scripts/many_cotangents.py", (), ("bilevel/linear_solve",)),
+    "install_size": Measured("python scripts/install_size.py", (), ("pyproject.toml",)),
+    "adaptive": Measured(
+        "python experiments/adaptive/benchmark.py",
+        ("experiments/adaptive/results.csv", "experiments/adaptive/adaptive.png"),
+        ("bilevel/engines/implicit_function",),
+    ),
+    "reuse": Measured(
+        "python -m experiments.reuse.benchmark",
+        ("experiments/reuse/results.csv", "experiments/reuse/reuse.png"),
+        ("experiments/reuse", *DERIVES),
+    ),
+    "recycling": Measured(
+        "python -m experiments.reuse.recycling", ("experiments/reuse/recycling.csv",), ("bilevel/linear_solve",)
+    ),
+    "solvers": Measured(
+        "python experiments/solvers/benchmark.py --docs",
+        ("experiments/solvers/results.csv",),
+        ("experiments/solvers", *SOLVES),
+    ),
+    "warm_start": Measured("python experiments/solvers/warm_start.py", ("experiments/solvers/warm_start.csv",), SOLVES),
+    "precision": paper("precision", "precision.png"),
+    "distillation": paper("distillation", "curves.png", "images.png"),
+    "molecular": paper("molecular", "sensitivity.png", "arrows.png"),
+    "dictionary": paper("dictionary", "auc.png"),
+    "svm": paper("svm", "svm.png"),
+    "maros_meszaros": Measured(
+        "python experiments/judges/maros_meszaros.py",
+        ("experiments/judges/maros_meszaros.csv",),
+        ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+    ),
+    "cutest": Measured("python experiments/judges/cutest.py", (), SOLVES),
+    "cutest_least_squares": Measured("python experiments/judges/cutest_least_squares.py", (), SOLVES),
+    "genes": Measured("python experiments/judges/genes.py", (), DERIVES),
+    "peers_sklearn": Measured("python -m experiments.peers.sklearn", (), ("bilevel/sklearn", *DERIVES)),
+    "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES),
+    "peers_logistic": peer("logistic", *DERIVES),
+    "peers_qp": peer("qp", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+    "peers_scaling": peer("scaling", *DERIVES),
+    "peers_search": peer("search", *DERIVES),
+    "peers_svm": peer("svm", *DERIVES),
+}
+
+
+def script(command: str) -> str:
+    """The file of a command; "" where it is no Python file.
+
+    >>> script("python -m experiments.reuse.benchmark"), script("python scripts/gallery.py --smoke")
+    ('experiments/reuse/benchmark.py', 'scripts/gallery.py')
+    """
+    module = re.search(r"python -m (\S+)", command)
+    path = re.search(r"python (\S+\.py)", command)
+    return f"{module[1].replace('.', '/')}.py" if module else path[1] if path else ""
+
+
+def digest(one: Measured) -> str:
+    """A fingerprint of the code that a command measures: of the paths and contents of its Python and settings files."""
+    found = hashlib.sha256()
+    for place in sorted({script(one.command), *one.measures} - {""}):
+        path = ROOT / place
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix in (".py", ".yaml", ".toml") and file.is_file():
+                found.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def head(name: str) -> dict[str, str]:
+    """What is known of the last run of a command: `FIELDS`; {} where there is none."""
+    path = MEASURED / f"{name}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    told = (re.fullmatch(r"# (\w+): (.*)", line) for line in lines[: len(FIELDS)])
+    return {found[1]: found[2] for found in told if found}
+
+
+def older() -> list[str]:
+    """The names whose code has changed since they were taken."""
+    return [name for name, one in TABLE.items() if head(name).get("code") != digest(one)]
+
+
+def machine() -> str:
+    """The processor and its number of cores, the system, and the device of JAX.
+
+    >>> "cores" in machine()
+    True
+    """
+    import jax
+
+    cores, device = os.cpu_count(), jax.devices()[0].device_kind
+    system = f"{cores} cores, {platform.machine()}, {platform.system()}"
+    return f"{system}; Python {platform.python_version()}, JAX {jax.__version__} on {device}"
+
+
+def commit() -> str:
+    """The commit of the tree, with a + where the tree differs from it."""
+    said = [
+        subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    ]
+    return (said[0] or "unknown") + ("+" if said[1] else "")
+
+
+def refresh(name: str) -> bool:
+    """Runs the command of a name and keeps what it found. Returns whether it succeeded."""
+    one, began, at = TABLE[name], time.time(), commit()
+    with tempfile.TemporaryDirectory() as scratch:
+        command = one.command.replace("{scratch}", f"{scratch}/run").replace("python", sys.executable, 1)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command.split(), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        if done.returncode:
+            print(f"{name}: exit code {done.returncode}\n{done.stdout[-2000:]}", file=sys.stderr, flush=True)
+            return False
+        for source, target in one.taken:
+            (ROOT / target).write_bytes((Path(scratch) / "run" / source).read_bytes())
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    values = (one.command, today, machine(), at, f"{time.time() - began:.0f}", digest(one))
+    lines = [f"# {field}: {value}" for field, value in zip(FIELDS, values, strict=True)]
+    MEASURED.mkdir(exist_ok=True)
+    said = done.stdout.replace(str(ROOT), ".")
+    (MEASURED / f"{name}.txt").write_text("\n".join([*lines, "", said.rstrip(), ""]), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{name}: taken in {time.time() - began:.0f} s", flush=True)
+    return True
+
+
+def rows() -> Iterator[str]:
+    """The table of docs/measurements.md."""
+    yield "| name | command | date | commit | seconds | machine |"
+    yield "|---|---|---|---|---|---|"
+    for name, one in TABLE.items():
+        told = head(name)
+        cells = (told.get(field, "not taken by this script yet") for field in ("date", "commit", "seconds", "machine"))
+        command = one.command.replace("{scratch}", "DIR")
+        yield f"| {name} | `{command}` | {' | '.join(cells if told else ['before this list', '', '', ''])} |"
+
+
+def with_table(text: str) -> str:
+    """The text of the page with the table as it should be."""
+    return text.split(BEGIN)[0] + BEGIN + "\n".join(rows()) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Take the figures and tables of docs/ and experiments/ again.")
+    parser.add_argument("--only", nargs="+", choices=list(TABLE), metavar="NAME", default=list(TABLE))
+    parser.add_argument("--list", action="store_true", help="run nothing; say when each was taken")
+    given = parser.parse_args()
+    if given.list:
+        old = older()
+        for name in given.only:
+            told = head(name)
+            when = f"{told['date']} at {told['commit']}" if told else "not taken by this script yet"
+            print(f"{name:<22}{when}{', its code has changed since' if told and name in old else ''}")
+        return
+    failed = [name for name in given.only if not refresh(name)]
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

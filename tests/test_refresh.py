@@ -1,0 +1,75 @@
+"""Figures and tables: each is made by one command, which its page names, and the list says which are old."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def refresh(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    return importlib.import_module("refresh")
+
+
+def test_every_figure_and_table_is_written_by_one_command(refresh):
+    written = [name for one in refresh.TABLE.values() for name in one.writes]
+    there = [
+        path.relative_to(REPOSITORY).as_posix()
+        for folder in ("docs", "experiments")
+        for kind in ("*.png", "*.csv")
+        for path in (REPOSITORY / folder).rglob(kind)
+        if "_build" not in path.parts
+    ]
+    assert len(written) == len(set(written))
+    assert set(there) - set(written) == set()
+    assert [name for name in written if not (REPOSITORY / name).is_file()] == []
+
+
+def test_every_command_is_there_and_is_named_on_a_page(refresh):
+    pages = [
+        *REPOSITORY.glob("*.md"),
+        *(REPOSITORY / "docs").rglob("*.md"),
+        *(REPOSITORY / "experiments").rglob("*.md"),
+    ]
+    pages = [page for page in pages if page != refresh.PAGE and page.parent.name != "reference"]
+    text = " ".join(" ".join(page.read_text().split()) for page in pages)
+    for name, one in refresh.TABLE.items():
+        script = refresh.script(one.command)
+        assert not script or (REPOSITORY / script).is_file(), name
+        assert one.command.split(" output=")[0] in text, f"no page names {one.command}"
+        assert [place for place in one.measures if not (REPOSITORY / place).exists()] == [], name
+
+
+def test_the_page_is_written_from_the_records(refresh):
+    text = refresh.PAGE.read_text()
+    assert text == refresh.with_table(text), "python scripts/refresh.py writes it"
+    for path in sorted(refresh.MEASURED.glob("*.txt")):
+        assert path.stem in refresh.TABLE
+        assert set(refresh.head(path.stem)) == set(refresh.FIELDS), path
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", refresh.head(path.stem)["date"])
+
+
+def test_a_change_of_the_code_makes_a_figure_old(refresh, tmp_path, monkeypatch):
+    monkeypatch.setattr(refresh, "ROOT", tmp_path)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/draw.py").write_text("1")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/a.py").write_text("2")
+    one = refresh.Measured("python scripts/draw.py", (), ("code",))
+    before = refresh.digest(one)
+    assert refresh.digest(one) == before
+    (tmp_path / "code/a.py").write_text("3")
+    assert refresh.digest(one) != before
+    (tmp_path / "code/a.py").write_text("2")
+    (tmp_path / "scripts/draw.py").write_text("4")
+    assert refresh.digest(one) != before
+
+
+def test_which_are_older_than_the_code_that_they_measure(refresh):
+    """Says it, and does not fail: taking a benchmark again needs an idle machine and hours."""
+    if old := refresh.older():
+        pytest.xfail(f"older than their code, or not taken by scripts/refresh.py yet: {', '.join(old)}")
