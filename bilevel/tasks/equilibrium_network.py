@@ -42,7 +42,7 @@ def equilibrium_network(
     validation: int = 200,
     width: int = 64,
     batch_size: int = 100,
-    jacobian: float = 0.1,
+    jacobian: float = 1.0,
     solver_steps: int = 40,
     tol: float = 1e-4,
     steps: int = 400,

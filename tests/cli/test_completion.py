@@ -26,7 +26,7 @@ done
 def shell(tmp_path):
     """A folder with the command ``bilevel`` of this package, and the environment to call it in."""
     command = tmp_path / "bilevel"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m bilevel "$@"\n')
+    command.write_text(f"#!{sys.executable}\nfrom bilevel.cli import main\n\nmain()\n")
     command.chmod(0o755)
     return tmp_path, {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
