@@ -22,6 +22,7 @@ CHOICES = {  # the words that a setting may be, by the `_target_` beside it
         "loss": ("squared", "logistic"),
         "penalty": ("ridge", "ridge_per_feature", "lasso", "elastic_net", "weighted_lasso"),
     },
+    "bilevel.tasks.learning_rate": {"method": ("sgd", "adam")},
     "bilevel.tasks.svm": {
         "solver": ("mirror_descent", "projected_gradient", "block_coordinate_descent", "active_set_newton"),
         "mapping": ("projected_gradient", "mirror_descent"),
@@ -32,11 +33,12 @@ CHOICES = {  # the words that a setting may be, by the `_target_` beside it
 POLICIES = ("raise", "warn", "retry", "skip")
 SIZES = (  # of shipped tasks: whole numbers from 1
     *("train", "validation", "test", "classes", "features", "images_per_class", "genes", "atoms", "steps"),
-    *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out"),
+    *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out", "draws"),
 )
 REGRESSIONS = ("ridge", "lasso", "precision", "kernel_ridge")
 CLASSIFICATIONS = (
     *("hyperclean", "logistic", "distillation", "linear_distillation", "feature_penalties", "learning_rate"),
+    "augmentation",
 )
 Parts = tuple[float, float, float]  # training, validation and second hold-out: numbers or shares of samples
 PARTS: dict[str, Callable[[Mapping[str, Any]], Parts]] = {

@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 
 from bilevel.sklearn.estimators import Family
 from bilevel.sklearn.folds import Data, Folds
-from bilevel.sklearn.lanes import Kind
+from bilevel.sklearn.statements import Kind
 
 
 class Rows(NamedTuple):
@@ -42,6 +42,11 @@ def prefix(estimator: Any) -> str:
     return f"{estimator.steps[-1][0]}__" if isinstance(estimator, Pipeline) else ""
 
 
+def last_of(estimator: Any) -> Any:
+    """The estimator, or the last step of a Pipeline."""
+    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+
+
 def parts(estimator: Any, space: dict[str, Any]) -> tuple[Pipeline | None, Any, dict[str, Any]]:
     """The steps before the estimator, the estimator, and the space by its own names of the parameters."""
     if not isinstance(estimator, Pipeline):
@@ -60,7 +65,7 @@ def rows(search: Any, X: Any, y: Any, sample_weight: Any, family: Family, piped:
     """X and y after scikit-learn's checks, which also set ``n_features_in_`` and ``feature_names_in_``."""
     if y is None:
         raise ValueError("HypergradientSearchCV requires y to be passed, but the target y is None.")
-    several = family.loss == "squared" and family.reduction == "sum"  # Ridge takes many targets
+    several = family.targets != "one"
     if piped:  # the steps before the estimator may take what an array of numbers cannot hold
         _check_feature_names(search, X, reset=True)
         _check_n_features(search, X, reset=True)
@@ -83,6 +88,8 @@ def rows(search: Any, X: Any, y: Any, sample_weight: Any, family: Family, piped:
         check_classification_targets(y)
     elif np.any(y < 0) and family.loss == "poisson":
         raise ValueError("Some value(s) of y are out of the valid range of PoissonRegressor: counts are not negative.")
+    if family.targets == "many" and np.ndim(y) == 1:
+        raise ValueError("For mono-task outputs, use Lasso: MultiTaskLasso takes a y of two axes.")
     weights = _check_sample_weight(sample_weight, y if piped else checked, dtype=np.float64, ensure_non_negative=True)
     return Rows(X, checked, y, weights)
 
@@ -101,7 +108,14 @@ def kind(last: Any, family: Family, folds: Folds, data: Data) -> Kind:
     """The statement of a fold's problem; which penalties it has follows from the space."""
     loss, columns = family.loss, 0
     if family.classifies and data.classes is not None and len(data.classes) > 2:
-        loss, columns = "multinomial", len(data.classes)
+        loss, columns = "multinomial" if loss == "logistic" else loss, len(data.classes)
     elif data.targets.ndim == 2:
         columns = data.targets.shape[1]
-    return Kind(loss, family.reduction, bool(last.fit_intercept), folds.inputs.shape[-1], columns, False, True)
+    if loss == "c_svm" and columns:
+        raise ValueError(
+            "Only binary classification is supported by the search over SVC, whose "
+            f"pairs of {columns} classes share one C: use LinearSVC, LogisticRegression, or GridSearchCV."
+        )
+    intercept, features = bool(getattr(last, "fit_intercept", False)), folds.inputs.shape[-1]
+    kernel = last.kernel if family.kernel else ""
+    return Kind(loss, family.reduction, intercept, features, columns, False, True, family.setting(last), kernel)

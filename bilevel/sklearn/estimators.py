@@ -7,7 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import (
+    ElasticNet,
+    HuberRegressor,
+    Lasso,
+    LogisticRegression,
+    MultiTaskLasso,
+    PoissonRegressor,
+    Ridge,
+)
+from sklearn.svm import SVC, LinearSVC
 
 
 @dataclass(frozen=True)
@@ -28,10 +38,17 @@ class Family:
     ratio: str = ""
     span: tuple[float, float] = (1e-4, 1e4)  # of the strength parameter where the user states no range
     unlike: Callable[[Any], str] = lambda estimator: ""
+    targets: str = "one"  # columns of y: "one", "any", or "many" where y has to have two axes
+    setting: Callable[[Any], float] = lambda estimator: 0.0  # the number of the loss
+    kernel: bool = False  # a kernel machine, whose scales may be tuned by ``gamma``
 
     @property
     def classifies(self) -> bool:
-        return self.loss == "logistic"
+        return self.loss in ("logistic", "squared_hinge", "c_svm")
+
+
+def _none(estimator: Any) -> float:
+    return 0.0
 
 
 def _no_sign(estimator: Any) -> str:
@@ -46,6 +63,20 @@ def _logistic(estimator: Any) -> str:
     return ""
 
 
+def _linear_svc(estimator: Any) -> str:
+    if estimator.loss != "squared_hinge" or estimator.penalty != "l2" or estimator.multi_class != "ovr":
+        return "it knows loss='squared_hinge', penalty='l2', multi_class='ovr'"
+    return ""
+
+
+def _kernel(estimator: Any) -> str:
+    return "" if estimator.kernel in ("linear", "rbf") else "it knows kernel='linear' and kernel='rbf'"
+
+
+def _kernel_ridge(estimator: Any) -> str:
+    return "it knows one alpha for all targets" if hasattr(estimator.alpha, "__len__") else _kernel(estimator)
+
+
 def _share(estimator: Any) -> float:
     """The share of the l1 penalty of a LogisticRegression, by either of scikit-learn's two ways to say it."""
     named = {"l1": 1.0, "l2": 0.0}.get(str(getattr(estimator, "penalty", "")))
@@ -53,13 +84,25 @@ def _share(estimator: Any) -> float:
 
 
 FAMILIES: dict[type, Family] = {
-    Ridge: Family("squared", "alpha", False, "sum", lambda _: 0.0, span=(1e-4, 1e5), unlike=_no_sign),
+    Ridge: Family("squared", "alpha", False, "sum", _none, span=(1e-4, 1e5), unlike=_no_sign, targets="any"),
     LogisticRegression: Family("logistic", "C", True, "sum", _share, "l1_ratio", unlike=_logistic),
-    Lasso: Family("squared", "alpha", False, "mean", lambda _: 1.0, unlike=_no_sign),
+    Lasso: Family("squared", "alpha", False, "mean", lambda _: 1.0, unlike=_no_sign, targets="any"),
     ElasticNet: Family(
-        "squared", "alpha", False, "mean", lambda estimator: float(estimator.l1_ratio), "l1_ratio", unlike=_no_sign
+        "squared",
+        "alpha",
+        False,
+        "mean",
+        lambda estimator: float(estimator.l1_ratio),
+        "l1_ratio",
+        unlike=_no_sign,
+        targets="any",
     ),
-    PoissonRegressor: Family("poisson", "alpha", False, "mean", lambda _: 0.0),
+    PoissonRegressor: Family("poisson", "alpha", False, "mean", _none),
+    HuberRegressor: Family("huber", "alpha", False, "sum", _none, setting=lambda estimator: float(estimator.epsilon)),
+    MultiTaskLasso: Family("multi_task", "alpha", False, "mean", lambda _: 1.0, targets="many"),
+    LinearSVC: Family("squared_hinge", "C", True, "sum", _none, unlike=_linear_svc),
+    KernelRidge: Family("kernel_ridge", "alpha", False, "sum", _none, unlike=_kernel_ridge, targets="any", kernel=True),
+    SVC: Family("c_svm", "C", True, "sum", _none, span=(1e-3, 1e3), unlike=_kernel, kernel=True),
 }
 
 

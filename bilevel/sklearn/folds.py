@@ -32,6 +32,9 @@ class Folds(NamedTuple):
     train: np.ndarray  # weights (lanes, n), class weights included
     validation: np.ndarray  # weights (lanes, n)
     splits: list[tuple[np.ndarray, np.ndarray]]
+    targets: np.ndarray | None = None  # (lanes, n) where each lane has its own
+    linear: np.ndarray | None = None  # (lanes, n): what the outer loss adds for each unit of a prediction
+    constant: np.ndarray | None = None  # (lanes,): what it adds
 
     def among(self, lane: int, data: Data) -> Folds:
         """The folds without the validation rows of one lane, beside that lane itself, which then is a held-out one."""
@@ -131,3 +134,18 @@ def dense(X: Any) -> np.ndarray:
         )
     values: Any = X.toarray() if issparse(X) else X
     return np.asarray(check_array(values), np.float64)
+
+
+def in_units_of_gamma(folds: Folds, estimator: Any) -> Folds:
+    """Inputs times the root of a kernel's fixed gamma, as each fold's training rows determine it."""
+    inputs = folds.inputs if folds.inputs.ndim == 3 else np.tile(folds.inputs, (len(folds.train), 1, 1))
+    width = inputs.shape[-1]
+
+    def gamma(lane: int) -> float:
+        spread = float(np.var(inputs[lane][folds.train[lane] > 0]))
+        return {None: 1 / width, "auto": 1 / width, "scale": 1 / (width * spread) if spread else 1.0}.get(
+            estimator.gamma, estimator.gamma
+        )
+
+    roots = np.sqrt([gamma(lane) for lane in range(len(inputs))])
+    return folds._replace(inputs=inputs * roots[:, None, None])

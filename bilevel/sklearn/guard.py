@@ -10,8 +10,9 @@ import numpy as np
 from bilevel.sklearn import descent
 from bilevel.sklearn.descent import Objective, Step
 from bilevel.sklearn.folds import Data, Folds, has_rows
-from bilevel.sklearn.lanes import Kind, Lanes, Problem
+from bilevel.sklearn.lanes import Lanes, problem_of
 from bilevel.sklearn.space import Space
+from bilevel.sklearn.statements import Kind
 
 STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4)  # of the shrinkage, as shares of the loss of the best single value
 LONGEST = 15  # outer steps on nested folds
@@ -74,7 +75,7 @@ def _gains(
     nested = folds.among(lane, data)
     used = np.array([has_rows(*weights, data) for weights in zip(nested.train, nested.validation, strict=True)])
     used[lane] = False
-    problem = Problem(kind, nested, data.targets, used)
+    problem = problem_of(kind, nested, data.targets, used)
     objective = Objective(problem, space)
     common = np.array([np.mean(part) for part in space.split(best.u)])
     base = descent.single(objective, False, LONGEST, common)

@@ -3,122 +3,97 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel import losses
 from bilevel.engines import Carry, Implicit, Point
 from bilevel.engines.hypergradients import hypergradient
 from bilevel.foundation.compilation import Program
-from bilevel.foundation.typing import Batch, HParams, Params, Scalar
-from bilevel.linear_solve import Dense
-from bilevel.losses.linear import Linear
-from bilevel.penalties import L1, Zero
-from bilevel.problem import InnerProblem
+from bilevel.foundation.typing import Batch, HParams
+from bilevel.sklearn import kernels, newton
 from bilevel.sklearn.folds import Data, Folds, dense, training_weights
 from bilevel.sklearn.space import Space
-from bilevel.solvers import Auto, Newton
-from bilevel.task import Task
+from bilevel.sklearn.statements import Kind, statement, task_of
 
 DENSE = 600  # unknowns up to which a factor of the Hessian costs less than many gradients
-SETTLED = 1e-10  # the tolerance of the inner solves: below what two roundings of one sum differ by in the outer search
-
-
-class Kind(NamedTuple):
-    """What the statement of a fold's problem depends on, beside its data."""
-
-    loss: str
-    reduction: str
-    intercept: bool
-    features: int
-    columns: int  # of coefficients; 0: params are a vector
-    l1: bool
-    l2: bool
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        rows = self.features + self.intercept
-        return (rows, self.columns) if self.columns else (rows,)
+KERNELS: dict[str, Callable] = {"kernel_ridge": kernels.kernel_ridge, "c_svm": kernels.support_vectors}
 
 
 class Lanes(NamedTuple):
     """The value, gradient and solution of each lane."""
 
     values: np.ndarray  # (lanes,)
-    gradients: dict[str, np.ndarray]  # with respect to the log penalties, (lanes, features, columns)
+    gradients: dict[str, np.ndarray]  # with respect to the log penalties, (lanes, penalised rows, columns)
     params: np.ndarray
     carry: Any
     failed: np.ndarray  # (lanes,)
     errors: np.ndarray  # estimates of the error of a lane's gradient
-
-
-def statement(kind: Kind) -> Task:
-    """A fold as a `bl.Task`: hyperparameters are the log penalties of all coefficients, (features, columns or 1)."""
-    make = getattr(losses, kind.loss)
-
-    def penalty(name: str, hparams: HParams) -> jax.Array:
-        values = jnp.exp(hparams[name])
-        return values if kind.columns else values[:, 0]
-
-    def weight(hparams: HParams) -> jax.Array:
-        values = penalty("l1", hparams)
-        return jnp.concatenate([values, jnp.zeros_like(values[:1])]) if kind.intercept else values
-
-    ridge = functools.partial(penalty, "l2") if kind.l2 else 0.0
-    loss = make(intercept=kind.intercept, ridge=ridge, reduction=kind.reduction)
-    if kind.loss == "multinomial" and kind.intercept:
-        loss = _centred(loss)
-    small = np.prod(kind.shape) <= DENSE
-    smooth = Newton(tol=SETTLED, linear_solve=Dense()) if small else Auto(tol=SETTLED)
-    return Task(
-        inner=InnerProblem(
-            loss=loss,
-            init=lambda key, hparams: jnp.zeros(kind.shape),
-            penalty=L1(weight=weight) if kind.l1 else Zero(),
-            solver=Auto(tol=SETTLED) if kind.l1 else smooth,
-        ),
-        outer_loss=make(intercept=kind.intercept),
-        init_hparams=lambda key: jnp.zeros(()),
-        batches=lambda key, step: (None, None),
-        name="fold",
-    )
-
-
-def _centred(loss: Linear) -> Linear:
-    """With 1/2 (sum of the intercepts)^2, which is 0 at one of the equally good solutions, so that it is unique."""
-
-    def centred(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        return loss.loss(z, params, hparams, batch) + 0.5 * jnp.sum(params[-1]) ** 2
-
-    return Linear(design=loss.design, loss=centred, curvature=loss.curvature)
+    logs: dict[str, np.ndarray]  # the log penalties
 
 
 @functools.lru_cache(maxsize=32)
-def program_of(kind: Kind) -> tuple[Program, Program]:
-    """The program of all lanes, and that of their first carry; compiled again for other shapes only."""
-    task = statement(kind)
-    engine = Implicit(linear_solve=Dense()) if np.prod(kind.shape) <= DENSE else Implicit()
+def program_of(kind: Kind) -> tuple[Program, Callable]:
+    """The program of all lanes, and a function that gives their first carry; compiled again for other shapes only."""
+    if not kind.kernel and np.prod(kind.shape) > DENSE:
+        return _general(kind)
+    if kind.kernel:
+        solve = KERNELS[kind.loss]
+        one = lambda hparams, inner, outer, start: solve(kind.kernel, hparams, inner, outer)
+    else:
+        one = functools.partial(newton.answer, statement(kind))
 
-    def over(function: Any, folds: tuple, *more: Any) -> Any:
-        inputs, targets, train, validation = folds
-        each = lambda x, train, validation, *more: function(((x, targets, train), (x, targets, validation)), *more)
-        axes = (0 if inputs.ndim == 3 else None, 0, 0, *(0 for _ in more))
-        return jax.vmap(each, in_axes=axes)(inputs, train, validation, *more)
+    def lanes(hparams: HParams, folds: tuple, start: jax.Array) -> tuple:
+        def answer(batch: tuple, hparams: HParams, start: jax.Array) -> tuple:
+            found = one(hparams, batch[0], batch[1], start)
+            carry = start if kind.kernel else found.params
+            return found.value, found.gradient, found.params, carry, found.failed, found.error
+
+        return _over(answer, folds, hparams, start)
+
+    return Program(lanes), lambda hparams, folds: _start(kind, folds)
+
+
+def _start(kind: Kind, folds: tuple) -> jax.Array:
+    """Where the first solve of each lane starts: zero coefficients, and the deviation of the targets as their scale."""
+    lanes, targets = folds[2].shape[0], np.asarray(folds[1])
+    if kind.kernel:  # solved from scratch each time
+        return jnp.zeros(lanes)
+    start = np.zeros((lanes, *kind.shape))
+    if kind.loss == "huber":
+        spread = np.sqrt(np.mean((targets - np.mean(targets)) ** 2))
+        start[:, -1] = spread if spread > 0 else 1.0
+    return jnp.asarray(start.reshape(lanes, -1))
+
+
+def _over(function: Callable, folds: tuple, *more: Any) -> Any:
+    """The function of the two batches of a lane, over all lanes."""
+    inputs, targets, train, validation, linear, constant = folds
+
+    def each(x: Any, y: Any, train: Any, validation: Any, linear: Any, constant: Any, *more: Any) -> Any:
+        return function(((x, y, train), (x, y, validation, linear, constant)), *more)
+
+    axes = (0 if inputs.ndim == 3 else None, *(0 for _ in range(5)), *(0 for _ in more))
+    return jax.vmap(each, in_axes=axes)(inputs, targets, train, validation, linear, constant, *more)
+
+
+def _general(kind: Kind) -> tuple[Program, Program]:
+    """By the solvers and engines of the library, which need no Hessian."""
+    task, engine = task_of(kind), Implicit(accuracy="residual")
 
     def lanes(hparams: HParams, folds: tuple, carry: Carry) -> tuple:
-        def one(batch: Batch, carry: Carry) -> tuple:
+        def one(batch: Batch, hparams: HParams, carry: Carry) -> tuple:
             value, grad, report = hypergradient(task, hparams, engine, batch=batch, carry=carry)
             return value, grad, report.params, report.carry, ~report.status.ok, report.error_estimate
 
-        return over(one, folds, carry)
+        return _over(one, folds, hparams, carry)
 
     def first(hparams: HParams, folds: tuple) -> Carry:
-        return over(
-            lambda batch: engine.first_carry(task, Point(hparams, batch[0], batch[1], jax.random.key(0))), folds
-        )
+        one = lambda batch, hparams: engine.first_carry(task, Point(hparams, batch[0], batch[1], jax.random.key(0)))
+        return _over(one, folds, hparams)
 
     return Program(lanes), Program(first)
 
@@ -144,36 +119,78 @@ class Problem:
 
     def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
         self.kind, self.used = kind, used  # which lanes count, (lanes,) of bool
-        rows, self.wide = rows_for(len(targets)), features_for(kind.features)
-        self.program, self.first = program_of(kind._replace(features=self.wide))
-        inputs = _padded(_padded(folds.inputs, -1, self.wide), -2, rows)
-        weights = [_padded(weights, 1, rows) for weights in (folds.train, folds.validation)]
+        self.wide = kind._replace(features=features_for(kind.features))
+        self.rows = rows_for(len(targets))
+        self.program, self.first = program_of(self.wide)
+        lanes = len(folds.train)
+        targets = np.broadcast_to(targets, (lanes, *targets.shape)) if folds.targets is None else folds.targets
+        totals = np.sum(folds.validation, axis=1, keepdims=True)
+        given = folds.targets is not None  # weights of an estimate of the risk are not those of a mean
+        validation = folds.validation / (1.0 if given else np.where(totals > 0, totals, 1.0))
+        linear = np.zeros((lanes, targets.shape[1])) if folds.linear is None else folds.linear
+        constant = np.zeros(lanes) if folds.constant is None else folds.constant
+        inputs = _padded(_padded(folds.inputs, -1, self.wide.features), -2, self.rows)
+        by_rows = [_padded(one, 1, self.rows) for one in (targets, folds.train, validation, linear)]
         with jax.enable_x64(True):
-            self.data = tuple(jnp.asarray(array) for array in (inputs, _padded(targets, 0, rows), *weights))
+            self.data = tuple(jnp.asarray(array) for array in (inputs, *by_rows, constant))
         self.carry: Any = None
 
-    def __call__(self, penalties: dict[str, np.ndarray]) -> Lanes:
+    def __call__(self, logs: dict[str, np.ndarray]) -> Lanes:
+        """At these log penalties: the same in all lanes, or with an axis of lanes before the others."""
         with jax.enable_x64(True):
-            hparams = {name: jnp.asarray(_padded(logs, 0, self.wide)) for name, logs in penalties.items()}
+            hparams = {name: jnp.asarray(self._spread(name, one)) for name, one in logs.items()}
             carry = self.first(hparams, self.data) if self.carry is None else self.carry
             values, gradients, params, carry, failed, errors = self.program(hparams, self.data, carry)
-        own = np.r_[: self.kind.features, self.wide : self.wide + self.kind.intercept]
         found = Lanes(
             np.asarray(values),
-            {name: np.asarray(gradient)[:, : self.kind.features] for name, gradient in gradients.items()},
-            np.asarray(params)[:, own],
+            {
+                name: np.asarray(one) if name == "strength" else self._own(np.asarray(one))
+                for name, one in gradients.items()
+            },
+            self._params(np.asarray(params)),
             carry,
             np.asarray(failed),
             np.asarray(errors),
+            logs,
         )
         self.carry = None if np.any(found.failed[self.used]) else carry  # a failed solve is no start
         return found
+
+    def begin(self, params: np.ndarray) -> None:
+        """Starts the next solve of each lane from these params (lanes, rows, columns)."""
+        more = [self.kind.features] * (self.wide.features - self.kind.features)
+        with jax.enable_x64(True):
+            self.carry = jnp.asarray(np.insert(params, more, 0.0, axis=1).reshape(len(params), -1))
+
+    def _spread(self, name: str, logs: np.ndarray) -> np.ndarray:
+        """Penalties of each lane; those of the padding stand after the features, before that of an intercept."""
+        logs = np.broadcast_to(logs, (len(self.used), *logs.shape[-2:]))
+        more = [] if name == "strength" else [self.kind.features] * (self.wide.features - self.kind.features)
+        return np.insert(logs, more, 0.0, axis=1)
+
+    def _own(self, array: np.ndarray) -> np.ndarray:
+        """Without the columns of the padding."""
+        return np.delete(array, np.s_[self.kind.features : self.wide.features], axis=1)
+
+    def _params(self, params: np.ndarray) -> np.ndarray:
+        if self.kind.kernel:
+            return params
+        return self._own(params.reshape(len(params), *self.wide.shape))
 
 
 def _padded(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     more = [(0, 0)] * array.ndim
     more[axis] = (0, size - array.shape[axis])
     return np.pad(array, more)
+
+
+def problem_of(kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> Any:
+    """The problem on all columns, or, where an l1 penalty leaves out most of them, on those that it needs."""
+    from bilevel.sklearn.columns import SLOPES, WIDE, OnColumns  # it is made of `Problem`
+
+    if kind.l1 and kind.loss in SLOPES and kind.features > WIDE:
+        return OnColumns(kind, folds, targets, used)
+    return Problem(kind, folds, targets, used)
 
 
 def everything(kind: Kind, space: Space, u: np.ndarray, X: Any, folds: Folds, data: Data) -> np.ndarray:
@@ -183,4 +200,4 @@ def everything(kind: Kind, space: Space, u: np.ndarray, X: Any, folds: Folds, da
     weights = np.tile(training_weights(np.arange(rows), data), (lanes, 1))
     inputs = inputs if folds.inputs.ndim == 2 else np.tile(inputs, (lanes, 1, 1))
     whole = Folds(inputs, weights, weights, folds.splits)
-    return Problem(kind, whole, data.targets, np.ones(lanes, bool))(space.penalties(u)).params[0]
+    return problem_of(kind, whole, data.targets, np.ones(lanes, bool))(space.penalties(u)).params[0]

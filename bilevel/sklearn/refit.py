@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
+from sklearn.gaussian_process.kernels import RBF
+from sklearn.linear_model import HuberRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import has_fit_parameter
 
 from bilevel.sklearn.space import Space
 
@@ -24,14 +27,34 @@ def model(estimator: Any, params: np.ndarray, classes: np.ndarray | None) -> Any
     return own
 
 
+def machine(estimator: Any, logs: dict[str, np.ndarray], inputs: np.ndarray, targets: Any, weights: np.ndarray) -> Any:
+    """A kernel machine fitted on the rows of positive weight, at these log penalties."""
+    own: Any = clone(estimator)
+    strength, rows = float(np.exp(logs["strength"][0, 0])), weights > 0
+    own.set_params(**({"C": 1 / strength} if hasattr(own, "C") else {"alpha": strength}))
+    if hasattr(own, "class_weight"):
+        own.set_params(class_weight=None)  # the weights have those of the classes
+    if own.kernel == "rbf":
+        own.set_params(kernel=ard(np.exp(logs["gamma"][:, 0])))
+    return own.fit(inputs[rows], targets[rows], sample_weight=weights[rows])
+
+
+def ard(gamma: np.ndarray) -> RBF:
+    """exp(-sum_f gamma_f (x_f - z_f)^2) as a kernel that KernelRidge and SVC take."""
+    scales: Any = 1 / np.sqrt(2 * gamma)
+    return RBF(length_scale=scales, length_scale_bounds="fixed")
+
+
 def write(estimator: Any, params: np.ndarray) -> None:
     """Puts coefficients into an estimator, in the shapes that scikit-learn gives them."""
+    if isinstance(estimator, HuberRegressor):
+        estimator.scale_, params = float(params[-1]), params[:-1]
     coefficients, intercept = (
         (params[:-1], params[-1]) if estimator.fit_intercept else (params, np.zeros(params.shape[1:]))
     )
-    linear = params.ndim == 1 and not hasattr(estimator, "predict_proba")
-    estimator.coef_ = coefficients if linear else np.atleast_2d(coefficients.T)
-    estimator.intercept_ = float(intercept) if linear else np.atleast_1d(intercept)
+    single = params.ndim == 1 and not is_classifier(estimator)
+    estimator.coef_ = coefficients if single else np.atleast_2d(coefficients.T)
+    estimator.intercept_ = float(intercept) if single else np.atleast_1d(intercept)
 
 
 def scales(space: Space, u: np.ndarray) -> np.ndarray | None:
@@ -41,7 +64,7 @@ def scales(space: Space, u: np.ndarray) -> np.ndarray | None:
         space.shape[1] > 1 and space.strength is not None and space.strength.index.shape[1] > 1
     ):
         return None
-    logs = space.penalties(u)["l1" if space.l1 else "l2"][:, 0]
+    logs = space.penalties(u)["l1" if space.l1 else "l2"][: space.shape[0], 0]
     return np.exp((np.mean(logs) - logs) / (1 if space.l1 else 2))
 
 
@@ -69,11 +92,15 @@ def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: b
     X, y = rows.given, rows.y
     if isinstance(own, Pipeline) and len(own.steps) > 1:
         X = own[:-1].fit_transform(X, y)
-    factors = scales(space, u) if space.many else None
-    given = {"sample_weight": rows.weights} if weighted else {}
+    if space.gamma is not None and space.gamma.many:
+        last.set_params(kernel=ard(np.exp(space.penalties(u)["gamma"][:, 0])))
+    linear = space.many and not space.family.kernel
+    factors = scales(space, u) if linear else None
+    takes = has_fit_parameter(last, "sample_weight")  # MultiTaskLasso does not
+    given = {"sample_weight": rows.weights} if weighted and takes else {}
     last.fit(X if factors is None else scaled(X, factors), y, **given)
-    if factors is not None:
+    if factors is not None and (takes or not weighted):
         last.coef_ = last.coef_ * factors
-    elif space.many:
+    elif linear or (weighted and not takes):
         write(last, solve(X))
     return own

@@ -11,16 +11,21 @@ from sklearn.utils import _safe_indexing
 
 from bilevel.sklearn.descent import Step
 from bilevel.sklearn.folds import Data, Folds
-from bilevel.sklearn.refit import model
+from bilevel.sklearn.lanes import Lanes
+from bilevel.sklearn.refit import machine, model
 from bilevel.sklearn.space import Space
 
 
-def score_of(scorer: Any, last: Any, params: np.ndarray, lane: int, folds: Folds, data: Data) -> float:
+def score_of(scorer: Any, last: Any, lanes: Lanes, lane: int, folds: Folds, data: Data) -> float:
     """The score of a fold's model on its validation rows."""
     rows = folds.splits[lane][1]
     inputs = folds.inputs if folds.inputs.ndim == 2 else folds.inputs[lane]
     targets = data.targets if data.classes is None else data.classes[data.targets]
-    return float(scorer(model(last, params, data.classes), inputs[rows], _safe_indexing(targets, rows)))
+    if "strength" in lanes.logs:
+        own = machine(last, lanes.logs, inputs, targets, folds.train[lane])
+    else:
+        own = model(last, lanes.params[lane], data.classes)
+    return float(scorer(own, inputs[rows], _safe_indexing(targets, rows)))
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,7 @@ class Report:
 
     def table(self) -> dict[str, Any]:
         lanes = range(len(self.folds.splits))
-        scored = lambda step, lane: score_of(
-            self.scorer, self.last, step.lanes.params[lane], lane, self.folds, self.data
-        )
+        scored = lambda step, lane: score_of(self.scorer, self.last, step.lanes, lane, self.folds, self.data)
         scores = np.array([[scored(step, lane) for lane in lanes] for step in self.steps])
         params = [self.params(step) for step in self.steps]
         return {

@@ -8,43 +8,37 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, is_classifier
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
-from bilevel.sklearn import checks, descent, guard, refit as refitting, results
+from bilevel.sklearn import checks, descent, guard, refit as refitting, results, sure
 from bilevel.sklearn.descent import Objective, Step
 from bilevel.sklearn.estimators import family_of
-from bilevel.sklearn.folds import Data, Folds, folds_of, splitter
-from bilevel.sklearn.lanes import Kind, Lanes, Problem, everything
+from bilevel.sklearn.fitted import FittedMethods
+from bilevel.sklearn.folds import Data, Folds, folds_of, in_units_of_gamma, splitter
+from bilevel.sklearn.lanes import Lanes, everything, problem_of
 from bilevel.sklearn.space import Space, space_of
+from bilevel.sklearn.statements import Kind
 
 NESTED = 3  # folds that the guard needs
 
 
-def _has(name: str) -> Any:
-    def check(search: HypergradientSearchCV) -> bool:
-        getattr(getattr(search, "best_estimator_", search.estimator), name)
-        return True
-
-    return available_if(check)
-
-
-class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
-    """Tunes the penalties of a linear model by the derivative of its cross-validated loss: one penalty for each feature
-    as well as one for all.
+class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
+    """Tunes the penalties of a linear model, or the scales of a kernel, by the derivative of the cross-validated loss:
+    one penalty for each feature as well as one for all.
 
         minimise over h   mean over folds k of loss(w_k(h); validation rows of k),   w_k(h) fitted on the training rows
 
     ``space`` maps a parameter of the estimator (``step__parameter`` in a Pipeline) to a range ``(low, high)``, a start,
     ``"per_feature"``, ``"per_class"`` or a list of groups of columns. The loss is the estimator's own, unpenalised;
     ``scoring`` is reported, and decides what the guard keeps. ``criterion`` is "cv" or "holdout" (``cv`` a
-    PredefinedSplit, or ``validation_fraction`` of the rows). ``guard="auto"``: where a parameter has many values,
+    PredefinedSplit, or ``validation_fraction`` of the rows), or "sure" for the squared loss: Stein's estimate of the
+    risk on all rows, with the deviation ``noise`` of the targets. ``guard="auto"``: where a parameter has many values,
     nested folds decide how far they may differ, and whether they may (``guard_`` says so); "off" descends freely.
     ``n_jobs`` are the processes that fit the steps before the estimator, a fold each.
 
@@ -66,11 +60,12 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
         "space": [dict],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(checks.scorers())), callable, None],
-        "criterion": [StrOptions({"cv", "holdout"})],
+        "criterion": [StrOptions({"cv", "holdout", "sure"})],
         "refit": ["boolean"],
         "guard": [StrOptions({"auto", "off"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "n_jobs": [Integral, None],
@@ -103,6 +98,7 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
         guard: str = "auto",
         max_iter: int = 50,
         validation_fraction: float = 0.2,
+        noise: Any = "auto",
         random_state: Any = None,
         verbose: int = 0,
         n_jobs: int | None = None,
@@ -116,6 +112,7 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
         self.guard = guard
         self.max_iter = max_iter
         self.validation_fraction = validation_fraction
+        self.noise = noise
         self.random_state = random_state
         self.verbose = verbose
         self.n_jobs = n_jobs
@@ -128,23 +125,34 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
         self.scorer_ = check_scoring(self.estimator, scoring=self.scoring)
         checked = checks.rows(self, X, y, sample_weight, family, steps is not None)
         data = checks.data(checked, last, family)
-        cv = splitter(self.cv, self.criterion, self.validation_fraction, data, self.random_state)
-        splits = list(cv.split(checked.X, checked.y, groups))
+        if self.criterion == "sure" and family.loss != "squared":
+            raise ValueError("criterion='sure' is for the squared loss: Ridge, Lasso or ElasticNet.")
+        splits = self._splits(checked, groups, data)
         folds = folds_of(steps, checked.X, checked.y, splits, data, self.n_jobs)
         kind = checks.kind(last, family, folds, data)
         names = getattr(self, "feature_names_in_", None)
         shape = (kind.features, max(kind.columns, 1))
         space = space_of(stated, last, family, shape, None if names is None or steps is not None else list(names))
         kind = kind._replace(l1=space.l1, l2=space.l2)
+        if kind.kernel == "rbf" and space.gamma is None:
+            folds = in_units_of_gamma(folds, last)
+        if self.criterion == "sure":
+            folds = sure.of_the_risk(folds, data, self.noise, self.random_state)
         self._search(kind, space, folds, data, last)
         if self.refit:
             whole = lambda X: everything(kind, space, self._unknowns, X, folds, data)
             self._refit(space, checked, sample_weight is not None, whole)
         return self
 
+    def _splits(self, checked: checks.Rows, groups: Any, data: Data) -> list[tuple[np.ndarray, np.ndarray]]:
+        if self.criterion == "sure":  # all rows train, and the estimate of the risk is on them too
+            return [(np.arange(len(data.weights)), np.arange(len(data.weights)))]
+        cv = splitter(self.cv, self.criterion, self.validation_fraction, data, self.random_state)
+        return list(cv.split(checked.X, checked.y, groups))
+
     def _search(self, kind: Kind, space: Space, folds: Folds, data: Data, last: Any) -> None:
         objective = Objective(
-            Problem(kind, folds, data.targets, np.ones(len(folds.splits), bool)), space, verbose=self.verbose
+            problem_of(kind, folds, data.targets, np.ones(len(folds.train), bool)), space, verbose=self.verbose
         )
         best = descent.single(objective, True, self.max_iter)
         self.guard_ = "One value for each parameter: there is nothing to guard."
@@ -188,7 +196,7 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
         """The user's score on held-out rows, for the guard's choice."""
 
         def score(lane: int, lanes: Lanes, folds: Folds) -> float:
-            return -results.score_of(self.scorer_, last, lanes.params[lane], lane, folds, data)
+            return -results.score_of(self.scorer_, last, lanes, lane, folds, data)
 
         return score
 
@@ -196,49 +204,6 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
         began = time.perf_counter()
         self.best_estimator_ = refitting.refitted(self.estimator, space, self._unknowns, checked, weighted, whole)
         self.refit_time_ = time.perf_counter() - began
-
-    @property
-    def classes_(self) -> np.ndarray:
-        """The classes, of a classifier."""
-        if not is_classifier(self.estimator):
-            raise AttributeError(f"{type(self.estimator).__name__} is no classifier, so there are no classes_.")
-        return self._fitted.classes_
-
-    @property
-    def _fitted(self) -> Any:
-        check_is_fitted(self)
-        if not self.refit:
-            raise AttributeError("refit=False leaves no fitted estimator: use best_params_, or set refit=True.")
-        return self.best_estimator_
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """The score of the estimator found, by ``scoring`` or its own."""
-        return self.scorer_(self._fitted, X, y)
-
-    @_has("predict")
-    def predict(self, X: Any) -> np.ndarray:
-        """The predictions of the estimator found."""
-        return self._fitted.predict(X)
-
-    @_has("predict_proba")
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """The probabilities of the classes."""
-        return self._fitted.predict_proba(X)
-
-    @_has("predict_log_proba")
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Their logarithms."""
-        return self._fitted.predict_log_proba(X)
-
-    @_has("decision_function")
-    def decision_function(self, X: Any) -> np.ndarray:
-        """The signed distances to the border between classes."""
-        return self._fitted.decision_function(X)
-
-    @_has("transform")
-    def transform(self, X: Any) -> Any:
-        """X transformed by the estimator found."""
-        return self._fitted.transform(X)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "best_params_")
@@ -251,6 +216,8 @@ class HypergradientSearchCV(MetaEstimatorMixin, BaseEstimator):
             own.regressor_tags,
         )
         tags.target_tags = own.target_tags
+        if tags.classifier_tags is not None and isinstance(checks.last_of(self.estimator), SVC):
+            tags.classifier_tags.multi_class = False
         tags.target_tags.required = True
         tags.input_tags.sparse = own.input_tags.sparse
         tags.input_tags.allow_nan = own.input_tags.allow_nan and isinstance(self.estimator, Pipeline)

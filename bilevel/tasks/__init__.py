@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 # All at once, because the import of a module on demand would replace the task of the same name.
+from bilevel.tasks.augmentation import augmentation
 from bilevel.tasks.cross_validation import cross_validation
 from bilevel.tasks.distillation import distillation
 from bilevel.tasks.equilibrium_network import equilibrium_network
@@ -34,6 +35,7 @@ _OF_PAPERS = {  # name: its module in bilevel.experiments, and its name there
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers load on first use
+    "augmentation",
     "cross_validation",
     "distillation",
     "equilibrium_network",

@@ -33,18 +33,20 @@ def learning_rate(
     batch_size: int = 100,
     start: float = 0.05,
     momentum: float = 0.5,
+    method: str = "sgd",
     seed: int = 0,
     precision: str = "float32",
 ) -> Task:
     """The learning rates of ten equal parts of a training, and the momentum, for a network with one hidden layer.
 
-        inner:  w after ``steps`` steps of stochastic gradient descent with momentum on mean cross_entropy(net(x; w), y)
+        inner:  w after ``steps`` steps of ``method`` with momentum on mean cross_entropy(net(x; w), y)
         outer:  mean cross_entropy(net(x; w), y)                                     on the validation set
 
-    Each step takes a minibatch of ``batch_size`` training samples. The initial weights and the minibatches are the same
-    at each outer step, so the outer loss is a function of the hyperparameters: the logarithms of the rates, which start
-    at ``start``, and the logit of the momentum. Metrics: test/loss, test/accuracy, schedule/momentum. Baseline: the
-    constant rate of a grid of 13 with the lowest validation loss, with the momentum at the start.
+    ``method`` is "sgd" (stochastic gradient descent) or "adam", whose b1 is the momentum. Each step takes a minibatch
+    of ``batch_size`` training samples. The initial weights and the minibatches are the same at each outer step, so the
+    outer loss is a function of the hyperparameters: the logarithms of the rates, which start at ``start``, and the
+    logit of the momentum. Metrics: test/loss, test/accuracy, schedule/momentum. Baseline: the constant rate of a grid
+    of 13 with the lowest validation loss, with the momentum at the start.
 
     Source: Maclaurin et al., Gradient-based hyperparameter optimization through reversible learning, 2015.
     """
@@ -74,7 +76,7 @@ def learning_rate(
             "schedule/momentum": jax.nn.sigmoid(hparams["momentum"]),
         }
 
-    training = Optax(lambda hparams: descent(hparams, steps), steps=steps, draw=draw_samples(batch_size))
+    training = Optax(lambda hparams: descent(hparams, steps, method), steps=steps, draw=draw_samples(batch_size))
     inner = InnerProblem(loss=loss, init=init, solver=training)
     begin = {"log_rates": np.full(PARTS, np.log(start)), "momentum": np.log(momentum / (1 - momentum))}
 
@@ -107,12 +109,15 @@ def learning_rate(
     )
 
 
-def descent(hparams: HParams, steps: int) -> optax.GradientTransformation:
-    """Gradient descent with the rate of the current part of the training, and momentum."""
-    rates = jnp.exp(hparams["log_rates"])
-    return optax.sgd(
-        lambda count: rates[jnp.asarray(count) * PARTS // steps], momentum=jax.nn.sigmoid(hparams["momentum"])
-    )
+def descent(hparams: HParams, steps: int, method: str) -> optax.GradientTransformation:
+    """Gradient descent or Adam with the rate of the current part of the training, and momentum."""
+    rates, momentum = jnp.exp(hparams["log_rates"]), jax.nn.sigmoid(hparams["momentum"])
+    schedule: Any = lambda count: rates[jnp.asarray(count) * PARTS // steps]
+    if method == "adam":
+        return optax.adam(schedule, b1=momentum)
+    if method != "sgd":
+        raise ValueError(f"method={method!r} of the task learning_rate: choose sgd or adam.")
+    return optax.sgd(schedule, momentum=momentum)
 
 
 def perceptron(width: int, classes: int) -> Any:

@@ -1,17 +1,25 @@
 """`bilevel.sklearn.HypergradientSearchCV` beside scikit-learn's searches: seconds, fold losses, held-out losses.
 
-    python -m experiments.peers.sklearn [--splits 20] [--only one_value,separate]
+    BILEVEL_DATA=DIR python -m experiments.peers.sklearn [--splits 20] [--only one_value,large,genes,separate]
 
-one_value: C of a LogisticRegression on 300 x 30 (breast_cancer), first and second fit, against a 60-point GridSearchCV.
+one_value: C of a LogisticRegression on 300 x 30 (breast_cancer), first and later fits, against a 60-point GridSearchCV.
+large: the same on 10,000 x 100 drawn samples, against a 20-point one.
+genes: alpha of a Lasso on ALLAML (72 x 7,129), 5 folds, against the 100-point path of LassoCV, and sparho 0.2 where it
+is installed (its hoag_search from the same start, without an intercept, on centred columns).
 separate: one penalty a feature with and without the guard, against the best single value: the loss on rows that no fold
 saw, mean over splits with its standard error. "breast_cancer": 341 rows to fit, the rest held out. "sparse": 480 rows
-of 60 normal features of which 6 have a coefficient (of size 1), and 5,000 held out. Rows go to results/sklearn.csv.
+of 60 normal features of which 6 have a coefficient (of size 1), and 5,000 held out. Rows go to
+results/sklearn.csv, with the commit, the machine and its load when the row was measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib
+import os
+import platform
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,15 +27,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import Lasso, LassoCV, LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, train_test_split
 from sklearn.preprocessing import StandardScaler
 
+import bilevel as bl
 from bilevel.sklearn import HypergradientSearchCV
 
 RESULTS = Path(__file__).parent / "results" / "sklearn.csv"
+FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "sklearn_penalties.png"
 FIT, FOLDS, GRID = 341, 5, 60
 Part = tuple[np.ndarray, np.ndarray]
 
@@ -57,18 +68,58 @@ def one_value() -> Iterator[dict[str, Any]]:
     data: Any = load_breast_cancer(return_X_y=True)
     x, y = data
     x, y = StandardScaler().fit_transform(x[:300]), y[:300]
-    for arm in ("first fit", "second fit"):
+    for arm in ("first fit", "second fit", "third fit"):
         search = HypergradientSearchCV(estimator(), {"C": (1e-4, 1e4)}, cv=FOLDS, scoring="neg_log_loss")
         yield timed("one_value", arm, search, x, y)
     grid = {"C": np.logspace(-4, 4, GRID)}
     yield timed("one_value", f"grid of {GRID}", GridSearchCV(estimator(), grid, cv=FOLDS, scoring="neg_log_loss"), x, y)
 
 
-def timed(study: str, arm: str, search: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+def large() -> Iterator[dict[str, Any]]:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((10_000, 100))
+    weights = generator.standard_normal(100) * (np.arange(100) < 20)
+    y = (generator.random(len(x)) < 1 / (1 + np.exp(-x @ weights / 3))).astype(int)
+    for arm in ("first fit", "second fit"):
+        search = HypergradientSearchCV(estimator(), {"C": (1e-4, 1e4)}, cv=FOLDS, scoring="neg_log_loss")
+        yield timed("large", arm, search, x, y)
+    grid = GridSearchCV(estimator(), {"C": np.logspace(-4, 4, 20)}, cv=FOLDS, scoring="neg_log_loss")
+    yield timed("large", "grid of 20", grid, x, y)
+
+
+def genes() -> Iterator[dict[str, Any]]:
+    """Losses are means over the folds of half the mean squared error on the held-out rows."""
+    found = bl.data.load("allaml")
+    x: Any = StandardScaler().fit_transform(np.asarray(found.inputs, float))
+    y = np.where(found.targets == found.targets[0], 1.0, -1.0)
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    highest = float(np.max(np.abs(x.T @ (y - y.mean())))) / len(y)
+    for arm in ("first fit", "second fit", "third fit"):
+        search = HypergradientSearchCV(Lasso(max_iter=10**5), {"alpha": (highest / 1000, highest)}, cv=folds)
+        row = timed("genes", arm, search, x, y)
+        yield row | {"loss": search.history_[search.best_index_]["loss"]}
     began = time.perf_counter()
-    search.fit(x, y)
+    path = LassoCV(cv=folds, alphas=100, max_iter=10**5).fit(x, y)
     seconds = time.perf_counter() - began
-    return {"study": study, "arm": arm, "seconds": seconds, "loss": -search.best_score_}
+    loss = 0.5 * float(np.min(np.mean(path.mse_path_, axis=1)))
+    yield {"study": "genes", "arm": "LassoCV", "seconds": seconds, "loss": loss}
+    try:
+        sparho: Any = importlib.import_module("sparho")
+        solver = importlib.import_module("sparho.adapters.sklearn").SklearnLasso()
+    except ImportError:
+        return
+    problem = sparho.Problem(sparho.SquaredLoss(), sparho.L1(), x, y - y.mean())
+    criterion = sparho.CrossVal(tuple(folds.split(x)), warm_start=True)
+    began = time.perf_counter()
+    search = sparho.hoag_search(problem, highest / 10, solver=solver, criterion=criterion, n_iter=15)
+    yield {"study": "genes", "arm": "sparho", "seconds": time.perf_counter() - began, "note": repr(search)[:200]}
+
+
+def timed(study: str, arm: str, search: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    began, busy = time.perf_counter(), time.process_time()
+    search.fit(x, y)
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    return {"study": study, "arm": arm, "seconds": seconds, "processor": busy, "loss": -search.best_score_}
 
 
 def separate(splits: int) -> Iterator[dict[str, Any]]:
@@ -83,6 +134,25 @@ def separate(splits: int) -> Iterator[dict[str, Any]]:
                 row["loss"] = log_loss(held, search.predict_proba(other))
                 row |= {"seed": seed, "fold_loss": search.history_[search.best_index_]["loss"], "guard": search.guard_}
                 yield row
+
+
+def draw() -> None:
+    """The penalty of each feature of the first sparse problem, with the guard and without, in docs/figures."""
+    (x, y), _ = sparse(0)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(x.shape[1])
+    for guard, marker, label in (("off", "x", "without a guard"), ("auto", "o", "with the guard")):
+        search = HypergradientSearchCV(estimator(), {"C": "per_feature"}, cv=folds, guard=guard).fit(x, y)
+        each = np.broadcast_to(1 / np.asarray(search.best_params_["C"]), len(places))
+        axes.plot(places, each, marker, label=label, markersize=5, fillstyle="none", linestyle="none")
+    single = HypergradientSearchCV(estimator(), {"C": (1e-4, 1e4)}, cv=folds).fit(x, y)
+    axes.axhline(1 / single.best_params_["C"], color="0.6", label="the best single value", zorder=0)
+    axes.axvspan(-0.5, 5.5, color="0.92", zorder=-1, label="features with a coefficient")
+    axes.set(xlabel="feature", ylabel="penalty 1 / C", yscale="log", xlim=(-1, len(places)))
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figure.savefig(FIGURE, dpi=150)
 
 
 def summary(rows: list[dict[str, Any]]) -> None:
@@ -101,23 +171,60 @@ def summary(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--only", default="one_value,separate")
+    parser.add_argument("--only", default="one_value,large,genes,separate")
+    parser.add_argument("--figure", action="store_true", help="draws docs/figures/sklearn_penalties.png first")
     arguments = parser.parse_args()
-    studies = {"one_value": one_value, "separate": lambda: separate(arguments.splits)}
+    studies = {"one_value": one_value, "large": large, "genes": genes, "separate": lambda: separate(arguments.splits)}
     rows: list[dict[str, Any]] = []
     warnings.simplefilter("ignore")
-    for study in arguments.only.split(","):
+    surroundings = {
+        "commit": commit(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+    }
+    if arguments.figure:
+        draw()
+    for study in filter(None, arguments.only.split(",")):
         for row in studies[study]():
+            row |= surroundings | {"load": round(os.getloadavg()[0], 1)}
             rows.append(row)
             print(
                 {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}, flush=True
             )
     summary(rows)
+    if not rows:
+        return
+    write(rows)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """The rows of these studies in the place of those that the file has of them."""
+    fields = [
+        "study",
+        "arm",
+        "seed",
+        "seconds",
+        "processor",
+        "loss",
+        "fold_loss",
+        "guard",
+        "note",
+        "commit",
+        "machine",
+        "load",
+    ]
+    kept: list[dict[str, Any]] = []
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["study"] not in {one["study"] for one in rows}]
     with RESULTS.open("w", newline="") as file:
-        fields = ["study", "arm", "seed", "seconds", "loss", "fold_loss", "guard"]
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(kept + rows)
+
+
+def commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 if __name__ == "__main__":

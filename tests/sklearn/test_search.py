@@ -7,22 +7,34 @@ import numpy as np
 import pytest
 import scipy.sparse
 from numpy.testing import assert_allclose
-from sklearn.base import clone
+from sklearn.base import clone, is_regressor
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import (
+    ElasticNet,
+    HuberRegressor,
+    Lasso,
+    LogisticRegression,
+    MultiTaskLasso,
+    PoissonRegressor,
+    Ridge,
+)
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
-from bilevel.sklearn import HypergradientSearchCV
+from bilevel.sklearn import HypergradientSearchCV, checks
 from bilevel.sklearn.descent import Objective
 from bilevel.sklearn.estimators import family_of
 from bilevel.sklearn.folds import Data, folds_of
-from bilevel.sklearn.lanes import Kind, Problem, program_of
+from bilevel.sklearn.lanes import Problem, program_of
 from bilevel.sklearn.space import space_of
+from bilevel.sklearn.statements import Kind
+from bilevel.sklearn.sure import PROBES
 
 N, P = 60, 4
 RNG = np.random.default_rng(0)
@@ -31,6 +43,10 @@ NOISY = X @ np.array([1.0, 0.0, -2.0, 0.0]) + RNG.standard_normal(N)
 BINARY = np.where(NOISY > 0, "yes", "no")
 EXACT = LogisticRegression(solver="newton-cholesky", tol=1e-12)
 C = {"C": (1e-3, 1e3)}
+
+
+def slow(*values) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def copy(estimator) -> Any:
@@ -59,6 +75,22 @@ def test_one_value_is_as_good_as_a_grid(estimator, name, y, scoring, half):
 
 CLASSES = np.digitize(NOISY, [-1.0, 1.0])
 COUNTS = RNG.poisson(np.exp(0.3 * X[:, 0] + 0.4))
+TWO = np.stack([NOISY, X[:, 0] + NOISY], 1)
+
+
+def minus_hinge(power):
+    """Minus the mean of max(0, 1 - s z)^power, summed over the columns of the decisions."""
+
+    def score(estimator, inputs, labels):
+        decisions = estimator.decision_function(inputs)
+        signs = np.where(labels[:, None] == estimator.classes_, 1, -1)
+        signs = signs[:, 1] if decisions.ndim == 1 else signs
+        return -np.mean(np.sum(np.maximum(0, 1 - signs * decisions).reshape(len(labels), -1) ** power, axis=1))
+
+    return score
+
+
+HINGE, SQUARED_HINGE = minus_hinge(1), minus_hinge(2)
 SPARSE = LogisticRegression(solver="saga", l1_ratio=1.0, tol=1e-9, max_iter=10**5)
 OTHERS = {
     "lasso": (Lasso(tol=1e-12), {"alpha": (1e-3, 1.0)}, NOISY, "neg_mean_squared_error"),
@@ -71,7 +103,18 @@ OTHERS = {
     ),
     "l1 logistic": (SPARSE, {"C": (1e-2, 1e2)}, BINARY, "neg_log_loss"),
     "multinomial": (EXACT, C, CLASSES, "neg_log_loss"),
-    "targets": (Ridge(), {"alpha": (1e-3, 1e3)}, np.stack([NOISY, X[:, 0] + NOISY], 1), "neg_mean_squared_error"),
+    "targets": (Ridge(), {"alpha": (1e-3, 1e3)}, TWO, "neg_mean_squared_error"),
+    "multi-task lasso": (MultiTaskLasso(tol=1e-12), {"alpha": (1e-3, 1.0)}, TWO, "neg_mean_squared_error"),
+    "huber": (HuberRegressor(tol=1e-10, max_iter=10**5), {"alpha": (1e-3, 1e3)}, NOISY, "neg_mean_squared_error"),
+    "linear svc": (LinearSVC(tol=1e-10, max_iter=10**6), {"C": (1e-3, 1e2)}, BINARY, SQUARED_HINGE),
+    "linear svc, three classes": (LinearSVC(tol=1e-10, max_iter=10**6), {"C": (1e-3, 1e2)}, CLASSES, SQUARED_HINGE),
+    "kernel ridge": (KernelRidge(), {"alpha": (1e-3, 1e3)}, NOISY, "neg_mean_squared_error"),
+    "rbf ridge": (
+        KernelRidge(kernel="rbf"), {"gamma": (1e-2, 10.0), "alpha": (1e-3, 1e2)}, TWO, "neg_mean_squared_error"
+    ),
+    "svc": (SVC(kernel="linear", tol=1e-10), {"C": (1e-2, 1e2)}, BINARY, HINGE),
+    "svc, gamma of the rows": (SVC(tol=1e-10), {"C": (1e-2, 1e2)}, BINARY, HINGE),
+    "rbf svc": (SVC(tol=1e-10), {"gamma": (1e-2, 10.0), "C": (1e-2, 1e2)}, BINARY, HINGE),
 }  # fmt: skip
 
 
@@ -83,6 +126,9 @@ def test_each_estimator_minimises_what_scikit_learns_does(name):
     found = [search.cv_results_[f"split{fold}_test_score"][search.best_index_] for fold in range(3)]
     chosen = copy(estimator).set_params(**search.best_params_)
     assert_allclose(found, cross_val_score(chosen, X, y, cv=KFold(3), scoring=scoring), rtol=1e-5)
+    again = copy(chosen).fit(X, y)
+    assert type(search.best_estimator_) is type(estimator)
+    assert_allclose(search.best_estimator_.predict(X), again.predict(X)) if is_regressor(again) else None
     parameter, (low, high) = next(iter(space.items()))
     others = {key: value for key, value in search.best_params_.items() if key != parameter}
     grid = [
@@ -111,29 +157,36 @@ def test_a_second_fit_compiles_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("estimator", "stated"),
+    ("estimator", "stated", "y"),
     [
-        (EXACT, {"C": "per_feature"}),
-        (EXACT, {"C": [[0, 2], [1, 3]]}),
-        pytest.param(ElasticNet(), {"alpha": "per_feature", "l1_ratio": 0.5}, marks=pytest.mark.slow),
+        (EXACT, {"C": "per_feature"}, BINARY),
+        (EXACT, {"C": [[0, 2], [1, 3]]}, BINARY),
+        slow(ElasticNet(), {"alpha": "per_feature", "l1_ratio": 0.5}, NOISY),
+        slow(LinearSVC(intercept_scaling=2), {"C": "per_feature"}, BINARY),
+        slow(HuberRegressor(), {"alpha": "per_feature"}, NOISY),
+        slow(MultiTaskLasso(), {"alpha": "per_feature"}, TWO),
+        slow(KernelRidge(kernel="rbf"), {"alpha": 1.0, "gamma": "per_feature"}, NOISY),
+        slow(SVC(), {"C": 1.0, "gamma": "per_feature"}, BINARY),
     ],
 )
-def test_the_gradient_is_the_derivative(estimator, stated):
+def test_the_gradient_is_the_derivative(estimator, stated, y):
     family = family_of(estimator)
-    data = Data(
-        np.unique(BINARY, return_inverse=True)[1], np.linspace(0.5, 1.5, N), np.array(["no", "yes"]), "balanced"
-    )
-    data = data if family.classifies else Data(NOISY, data.weights, None, None)
+    weights = np.ones(N) if family.loss == "multi_task" else np.linspace(0.5, 1.5, N)
+    data = Data(y, weights, None, None)
+    if family.classifies:
+        data = Data(np.unique(y, return_inverse=True)[1], weights, np.array(["no", "yes"]), "balanced")
     folds = folds_of(None, X, data.targets, list(KFold(3).split(X)), data, None)
-    space = space_of(stated, estimator, family, (P, 1), None)
-    kind = Kind(family.loss, family.reduction, True, P, 0, space.l1, space.l2)
+    kind = checks.kind(estimator, family, folds, data)
+    space = space_of(stated, estimator, family, (P, max(kind.columns, 1)), None)
+    kind = kind._replace(l1=space.l1, l2=space.l2)
     objective = Objective(Problem(kind, folds, data.targets, np.array([True, True, False])), space, shrinkage=0.1)
-    u = np.linspace(-3.0, -2.0, len(space.start)) * (1 if space.l1 else -1)
+    u = np.linspace(-3.0, -2.0, len(space.start)) * (1 if space.l1 else -1 if family.inverse else 1)
     step = 1e-4
     numeric = [
         (objective.at(u + step * e).objective - objective.at(u - step * e).objective) / (2 * step)
         for e in np.eye(len(u))
     ]
+    assert not objective.failed(objective.at(u))
     assert_allclose(objective.at(u).gradient, numeric, rtol=1e-5, atol=1e-7)
 
 
@@ -168,7 +221,7 @@ def test_inputs_of_other_kinds_give_the_same():
     assert_allclose(sparse.best_params_["C"], search.best_params_["C"])
     weighted = copy(search).fit(X, BINARY, sample_weight=np.full(N, 1.0))
     assert_allclose(weighted.best_params_["C"], search.best_params_["C"])
-    groups = np.repeat(np.arange(10), 6)
+    groups = np.repeat(np.arange(10), 6)  # no fold may split one
     assert copy(search).set_params(cv=GroupKFold(5)).fit(X, BINARY, groups=groups).n_splits_ == 5
 
 
@@ -245,8 +298,99 @@ def test_a_constant_column_keeps_the_common_penalty():
     assert abs(search.best_estimator_.coef_[0, 3]) < 1e-12
 
 
+def test_weights_of_samples_and_classes_are_those_of_scikit_learn():
+    """The loss on the folds is the weighted one of models that scikit-learn fits with the same weights."""
+    weights, estimator = np.linspace(0.5, 2.0, N), copy(EXACT).set_params(class_weight="balanced")
+    search = HypergradientSearchCV(estimator, C, cv=StratifiedKFold(5)).fit(X, BINARY, sample_weight=weights)
+    losses = []
+    for train, held in StratifiedKFold(5).split(X, BINARY):
+        fitted = copy(estimator).set_params(**search.best_params_).fit(X[train], BINARY[train], weights[train])
+        losses.append(log_loss(BINARY[held], fitted.predict_proba(X[held]), sample_weight=weights[held]))
+    assert_allclose(search.history_[search.best_index_]["loss"], np.mean(losses), rtol=1e-6)
+
+
 @pytest.mark.slow
-def test_it_passes_the_checks_of_scikit_learn():
+def test_one_length_scale_a_feature_is_that_of_the_machine_found():
+    estimator = KernelRidge(kernel="rbf")
+    search = HypergradientSearchCV(estimator, {"alpha": 1.0, "gamma": "per_feature"}, guard="off", max_iter=5)
+    found = search.fit(X, NOISY).best_estimator_
+    gamma, alpha = search.best_params_["gamma"], search.best_params_["alpha"]
+    gram = np.exp(-np.sum(gamma * (X[:, None] - X[None]) ** 2, axis=2))
+    assert np.ptp(np.log(gamma)) > 0.1
+    assert_allclose(found.predict(X), gram @ np.linalg.solve(gram + alpha * np.eye(N), NOISY), rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [Ridge(), Lasso(tol=1e-12)])
+def test_steins_estimate_of_the_risk(estimator):
+    """It is that of its formula, and its minimiser is that of a grid; for a ridge without the randomness too."""
+    space = {"alpha": (1e-3, 1e3) if isinstance(estimator, Ridge) else (1e-3, 1.0)}
+    search = HypergradientSearchCV(estimator, space, criterion="sure", noise=1.0, random_state=0).fit(X, NOISY)
+    directions = np.random.RandomState(0).standard_normal((PROBES, N))
+    step = 2 / N**0.3
+
+    def estimate(alpha):
+        fit = lambda y: copy(estimator).set_params(alpha=alpha).fit(X, y).predict(X)
+        first = fit(NOISY)
+        freedom = np.mean([d @ (fit(NOISY + step * d) - first) / step for d in directions])
+        return (np.sum((NOISY - first) ** 2) - N + 2 * freedom) / (2 * N)
+
+    found = search.best_params_["alpha"]
+    assert_allclose(search.history_[search.best_index_]["loss"], estimate(found), rtol=1e-6)
+    grid = [estimate(alpha) for alpha in np.geomspace(*space["alpha"], 30)]
+    assert estimate(found) <= min(grid) + 1e-4 * abs(min(grid))
+    assert search.n_splits_ == 1
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options", "weights", "sentence"),
+    [
+        (LogisticRegression(), {}, None, "for the squared loss"),
+        (Ridge(), {}, np.arange(N) + 1.0, "no sample_weight"),
+        (Ridge(), {"cv": 3, "noise": -1.0}, None, "'noise' parameter"),
+    ],
+)
+def test_steins_estimate_refuses(estimator, options, weights, sentence):
+    name = "C" if isinstance(estimator, LogisticRegression) else "alpha"
+    search = HypergradientSearchCV(estimator, {name: (1e-3, 1e3)}, criterion="sure", **options)
+    with pytest.raises(ValueError, match=sentence):
+        search.fit(X, BINARY if name == "C" else NOISY, sample_weight=weights)
+
+
+REFUSED = [
+    (SVC(), {"C": (1.0, 10.0)}, CLASSES, ValueError, "Only binary classification"),
+    (SVC(kernel="poly"), {"C": (1.0, 10.0)}, BINARY, ValueError, "kernel='linear' and kernel='rbf'"),
+    (SVC(kernel="linear"), {"gamma": (1.0, 10.0)}, BINARY, ValueError, "'gamma' is not a parameter"),
+    (SVC(), {"C": "per_feature"}, BINARY, ValueError, "is one value"),
+    (LinearSVC(loss="hinge"), {"C": (1.0, 10.0)}, BINARY, ValueError, "squared_hinge"),
+    (MultiTaskLasso(), {"alpha": (1.0, 10.0)}, NOISY, ValueError, "two axes"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "space", "y", "error", "sentence"), REFUSED)
+def test_what_an_estimator_cannot_is_refused(estimator, space, y, error, sentence):
+    with pytest.raises(error, match=sentence):
+        HypergradientSearchCV(estimator, space).fit(X, y)
+
+
+CHECKED = {
+    "ridge": (Ridge(), "alpha"),
+    "lasso": (Lasso(), "alpha"),
+    "elastic net": (ElasticNet(), "alpha"),
+    "logistic": (LogisticRegression(), "C"),
+    "poisson": (PoissonRegressor(), "alpha"),
+    "huber": (HuberRegressor(), "alpha"),
+    "multi-task lasso": (MultiTaskLasso(), "alpha"),
+    "linear svc": (LinearSVC(), "C"),
+    "svc": (SVC(), "C"),
+    "kernel ridge": (KernelRidge(), "alpha"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKED)
+def test_it_passes_the_checks_of_scikit_learn(name):
+    estimator, parameter = CHECKED[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check_estimator(HypergradientSearchCV(Ridge(), {"alpha": (1e-3, 1e3)}), on_skip=None)
+        check_estimator(HypergradientSearchCV(estimator, {parameter: (1e-3, 1e3)}, cv=2, max_iter=2), on_skip=None)

@@ -1,0 +1,116 @@
+"""Problems with an l1 penalty and many columns, solved on the few that have a coefficient.
+
+Each lane has a working set of its own. After a solve the optimality condition of all other columns is looked at, and
+those that break it come in, until none does (Johnson and Guestrin, 2015). A column that is left out has the coefficient
+zero and no part in the gradient, so the result is that of all columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from bilevel.sklearn.folds import Folds
+from bilevel.sklearn.lanes import DENSE, Lanes, Problem
+from bilevel.sklearn.statements import Kind
+
+WIDE = 128  # columns up to which all of them cost no more than looking for those that count
+FEWEST = 64  # columns of a working set
+SLACK = 1e-7  # relative violation of the condition |gradient| <= weight that is rounding
+ROUNDS = 50
+
+# The derivative of each loss in its predictions z, (lanes, n, columns).
+SLOPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "squared": lambda z, y: z - y.reshape(z.shape),
+    "multi_task": lambda z, y: z - y.reshape(z.shape),
+    "logistic": lambda z, y: expit(z) - y[..., None],
+    "multinomial": lambda z, y: softmax(z, axis=2) - (y[..., None] == np.arange(z.shape[2])),
+}
+
+
+class OnColumns:
+    """`Problem` on the columns that a lane needs; where a lane needs too many, on all."""
+
+    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
+        self.kind, self.folds, self.targets, self.used = kind, folds, targets, used
+        self.lanes, self.width = len(folds.train), FEWEST
+        self.y = np.broadcast_to(targets, (self.lanes, *targets.shape)) if folds.targets is None else folds.targets
+        self.params = np.zeros((self.lanes, kind.features + kind.tail, max(kind.columns, 1)))
+        self.chosen = np.zeros((self.lanes, 0), int)  # (lanes, width)
+        self.problem: Problem | None = None
+        self.whole: Problem | None = None  # on all columns, once a lane needs too many
+        if kind.intercept and kind.loss in ("squared", "multi_task"):
+            means = np.einsum("li,li...->l...", folds.train, self.y) / np.sum(folds.train, axis=1).reshape(
+                -1, *(1,) * (self.y.ndim - 2)
+            )
+            self.params[:, -1] = means.reshape(self.lanes, -1)
+
+    def __call__(self, logs: dict[str, np.ndarray]) -> Lanes:
+        if self.problem is None and self.whole is None:
+            self._choose(self._violation(logs))
+        for _ in range(ROUNDS):
+            if self.whole is not None:
+                return self.whole(logs)
+            assert self.problem is not None  # one of the two is there
+            found = self.problem(self._of_chosen(logs))
+            self._keep(found.params)
+            violation = self._violation(logs)
+            np.put_along_axis(violation, self.chosen, -np.inf, axis=1)
+            broken = np.any(violation > SLACK, axis=1) & self.used & ~found.failed
+            if not np.any(broken):
+                return self._of_all(found, logs)
+            self._choose(violation)
+        raise FloatingPointError("the working sets of an l1 penalty did not settle: scale the columns of X")
+
+    def _violation(self, logs: dict[str, np.ndarray]) -> np.ndarray:
+        """By how much the gradient of a column without a coefficient is larger than its weight, relative: (lanes,
+        features)."""
+        kind, X = self.kind, self.folds.inputs
+        tail = self.params[:, kind.features :].sum(axis=1, keepdims=True) if kind.intercept else 0.0
+        z = np.matmul(X, self.params[:, : kind.features]) + tail
+        weights = self.folds.train / (
+            np.sum(self.folds.train, axis=1, keepdims=True) if kind.reduction == "mean" else 1
+        )
+        slope = weights[..., None] * SLOPES[kind.loss](z, self.y)
+        gradient = np.abs(np.matmul(np.swapaxes(X, -1, -2), slope))
+        penalty = np.exp(logs["l1"])
+        if kind.groups:
+            gradient, penalty = np.linalg.norm(gradient, axis=2, keepdims=True), penalty[:, :1]
+        return np.max(gradient / penalty, axis=2) - 1
+
+    def _choose(self, violation: np.ndarray) -> None:
+        """Columns with a coefficient, and those with the largest violation, in each lane."""
+        there = np.any(self.params[:, : self.kind.features] != 0, axis=2)
+        needed = int(np.max(np.sum(there, axis=1))) + FEWEST // 4
+        while self.width < needed:
+            self.width *= 2
+        if self.width > min(DENSE, self.kind.features):
+            self.whole = Problem(self.kind, self.folds, self.targets, self.used)
+            return
+        order = np.argsort(-np.where(there, np.inf, violation), axis=1, kind="stable")
+        self.chosen = np.sort(order[:, : self.width], axis=1)
+        inputs = np.broadcast_to(self.folds.inputs, (self.lanes, *self.folds.inputs.shape[-2:]))
+        part = self.folds._replace(inputs=np.take_along_axis(inputs, self.chosen[:, None, :], axis=2))
+        self.problem = Problem(self.kind._replace(features=self.width), part, self.targets, self.used)
+        own = np.take_along_axis(self.params[:, : self.kind.features], self.chosen[..., None], axis=1)
+        self.problem.begin(np.concatenate([own, self.params[:, self.kind.features :]], axis=1))
+
+    def _of_chosen(self, logs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: one[self.chosen] for name, one in logs.items()}
+
+    def _keep(self, params: np.ndarray) -> None:
+        params = params.reshape(self.lanes, -1, self.params.shape[2])
+        self.params = np.zeros_like(self.params)
+        np.put_along_axis(self.params, self.chosen[..., None], params[:, : self.width], axis=1)
+        self.params[:, self.kind.features :] = params[:, self.width :]
+
+    def _of_all(self, found: Lanes, logs: dict[str, np.ndarray]) -> Lanes:
+        """With zeros at the columns that are left out."""
+        gradients = {}
+        for name, one in found.gradients.items():
+            gradients[name] = np.zeros((self.lanes, self.kind.features, one.shape[2]))
+            np.put_along_axis(gradients[name], self.chosen[..., None], one, axis=1)
+        params = self.params if self.kind.columns else self.params[..., 0]
+        return found._replace(gradients=gradients, params=params.copy(), logs=logs)

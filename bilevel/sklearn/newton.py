@@ -1,0 +1,200 @@
+"""A fold's solve and its hypergradient as one small program.
+
+The general solvers and engines look at everything (curvature, error estimates by a second adjoint solve, remedies),
+which compiles for 10 s. A user of scikit-learn waits for that at each new shape. The problems of a search are convex,
+and the Hessian of some hundred unknowns fits. So the same numbers come from a program that compiles in a second or two.
+`bl.hypergradient` of the same statement agrees (tests/sklearn/test_newton.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.foundation.typing import Batch, HParams, Scalar
+
+SIZES = 0.5 ** np.arange(20)  # of the trial steps, all evaluated at once, because a nested loop compiles longer
+SLOPE = 1e-4  # the share of the predicted decrease that a step has to keep
+SETTLED = 1e-12  # predicted decrease, relative to the loss, before the last step, which squares it
+FAILED = 1e-9  # predicted decrease, relative to the loss, at which a solution is none
+ROUNDING = 1e-14  # of the loss, relative
+DAMPED = 1e-2  # of the largest curvature, in the second direction of a rough problem
+MOST = 100  # steps
+ROUNDS = 300  # of coordinate descent on one quadratic model
+EXACT = 1e-12  # largest move of a round, relative to the gradient, at which a model is solved
+TINY = 1e-300  # stands for zero in a denominator
+
+
+class Statement(NamedTuple):
+    """A fold: minimise smooth(w, h, batch) + sum_j weights(h)_j ||w_j|| over w (rows, width); outer(w, h, batch)."""
+
+    shape: tuple[int, int]  # rows, width
+    smooth: Callable[[jax.Array, HParams, Batch], Scalar]
+    outer: Callable[[jax.Array, HParams, Batch], Scalar]
+    weights: Callable[[HParams], jax.Array] | None = None  # (rows,); none: the problem is smooth
+    rough: bool = False  # whether the smooth part is made of pieces that may have no curvature
+
+
+class Point(NamedTuple):
+    params: jax.Array  # flat
+    value: Scalar
+    decrease: Scalar  # predicted by the model at the point before
+    steps: jax.Array
+    stuck: jax.Array
+
+
+class Answer(NamedTuple):
+    """What a lane gives."""
+
+    value: Scalar
+    gradient: HParams
+    params: jax.Array  # flat
+    failed: jax.Array
+    error: Scalar  # of the gradient, first order: its size times the relative size of one more Newton step
+
+
+def answer(stated: Statement, hparams: HParams, inner: Batch, outer: Batch, start: jax.Array) -> Answer:
+    """The value of the outer loss at the solution, and its gradient by one linear solve.
+
+    With F = grad smooth + the derivative of the penalty on the rows that are not zero, and H its Jacobian there:
+    H u = d outer/dw, gradient = d outer/dh - u' dF/dh. Sources: Bengio, 2000; Bertrand et al., 2020 (nonsmooth).
+    """
+    smooth = lambda flat: stated.smooth(flat.reshape(stated.shape), hparams, inner)
+    weights = None if stated.weights is None else stated.weights(hparams)
+    flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1), stated.rough)
+    free = jnp.ones_like(flat, bool) if weights is None else _free(flat, stated.shape)
+
+    def total(flat: jax.Array, hparams: HParams) -> Scalar:
+        loss = stated.smooth(flat.reshape(stated.shape), hparams, inner)
+        if stated.weights is None:
+            return loss
+        return loss + jnp.sum(stated.weights(hparams) * _lengths(flat.reshape(stated.shape)))
+
+    outside = lambda flat, hparams: stated.outer(flat.reshape(stated.shape), hparams, outer)
+    value, (pull, direct) = jax.value_and_grad(outside, argnums=(0, 1))(flat, hparams)
+    slope = jnp.where(free, jax.grad(total)(flat, hparams), 0)
+    matrix = _restricted(jax.hessian(total)(flat, hparams), free)
+    both = jnp.stack([jnp.where(free, pull, 0), slope], 1)
+    adjoint, step = jnp.linalg.solve(matrix, both).T
+    moved = jax.grad(lambda hparams: jax.jvp(lambda w: total(w, hparams), (flat,), (adjoint,))[1])(hparams)
+    gradient = jax.tree.map(jnp.subtract, direct, moved)
+    size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+    solved = settled & (slope @ step <= FAILED * jnp.abs(total(flat, hparams)))
+    error = size * jnp.linalg.norm(step) / jnp.maximum(jnp.linalg.norm(flat), TINY)
+    return Answer(value, gradient, flat, ~(solved & jnp.isfinite(size + value)), error)
+
+
+def _lengths(rows: jax.Array) -> jax.Array:
+    """The norm of each row, with the derivative zero at zero."""
+    squares = jnp.sum(rows**2, axis=1)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+
+
+def _free(flat: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Which unknowns lie in a row that is not zero."""
+    return jnp.repeat(jnp.any(flat.reshape(shape) != 0, axis=1), shape[1])
+
+
+def _restricted(matrix: jax.Array, free: jax.Array) -> jax.Array:
+    """The matrix on the free unknowns, and the identity on the others."""
+    return jnp.where(free[:, None] & free[None, :], matrix, jnp.diag(1.0 * ~free))
+
+
+def _minimised(
+    smooth: Callable[[jax.Array], Scalar],
+    weights: jax.Array | None,
+    shape: tuple[int, int],
+    start: jax.Array,
+    rough: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """The minimiser, and whether it is one. Each step goes to the minimiser of a quadratic model plus the penalty, or
+    less far, by a search along the way (Lee et al., 2014)."""
+    penalty = lambda flat: 0.0 if weights is None else jnp.sum(weights * _lengths(flat.reshape(shape)))
+    loss = lambda flat: smooth(flat) + penalty(flat)
+
+    def step(point: Point) -> Point:
+        params, gradient = point.params, jax.grad(smooth)(point.params)
+        matrix = jax.hessian(smooth)(params)
+        if weights is None:  # where the curvature of a piece is singular, the second direction leads out of it
+            damped = matrix + DAMPED * jnp.max(jnp.diag(matrix)) * jnp.eye(len(params))
+            ways = [-jnp.linalg.solve(one, gradient) for one in (matrix, damped)][: 1 + rough]
+        else:
+            ways = [_model_minimiser(matrix, gradient, weights, shape, params) - params]
+        slopes = jnp.stack([gradient @ way + penalty(params + way) - penalty(params) for way in ways])
+        trials = jnp.concatenate([params + SIZES[:, None] * way for way in ways])
+        values = jax.vmap(loss)(trials)
+        falls = (slopes[:, None] * SIZES).ravel()
+        enough = (values <= point.value + SLOPE * falls + ROUNDING * jnp.abs(point.value)) & (falls <= 0)
+        first, some = jnp.argmax(enough), jnp.any(enough)
+        return Point(
+            jnp.where(some, trials[first], params),
+            jnp.where(some, values[first], point.value),
+            -slopes[jnp.where(some, first // len(SIZES), 0)],
+            point.steps + 1,
+            ~some,
+        )
+
+    def unsettled(point: Point) -> jax.Array:
+        return (point.decrease > SETTLED * jnp.abs(point.value)) & (point.steps < MOST) & ~point.stuck
+
+    begin = Point(start, loss(start), jnp.array(jnp.inf), jnp.array(0), jnp.array(False))
+    end = jax.lax.while_loop(unsettled, step, begin)
+    return end.params, end.decrease <= FAILED * jnp.abs(end.value)
+
+
+class Model(NamedTuple):
+    params: jax.Array  # flat
+    slope: jax.Array  # of the quadratic part
+    moved: Scalar  # by the last round, in the units of a gradient
+    rounds: jax.Array
+
+
+def _model_minimiser(
+    matrix: jax.Array, gradient: jax.Array, weights: jax.Array, shape: tuple[int, int], start: jax.Array
+) -> jax.Array:
+    """The minimiser over v of gradient'(v - start) + 1/2 (v - start)' matrix (v - start) + sum_j weights_j ||v_j||.
+
+    Coordinate descent finds the rows that are not zero, and a Newton step on them, taken where it lowers the model,
+    finds their values.
+    """
+    rows, width = shape
+    blocks = matrix.reshape(rows, width, rows, width)[jnp.arange(rows), :, jnp.arange(rows), :]
+    bounds = jnp.max(jnp.sum(jnp.abs(blocks), axis=2), axis=1)  # on the eigenvalues of a row's own block
+
+    def value(flat: jax.Array) -> Scalar:
+        away = flat - start
+        return gradient @ away + 0.5 * away @ matrix @ away + jnp.sum(weights * _lengths(flat.reshape(shape)))
+
+    def one_row(row: jax.Array, state: tuple) -> tuple:
+        flat, slope, moved = state
+        own = jax.lax.dynamic_slice(flat, (row * width,), (width,))
+        back = own - jax.lax.dynamic_slice(slope, (row * width,), (width,)) / jnp.maximum(bounds[row], TINY)
+        length = jnp.sqrt(jnp.sum(back**2))
+        new = back * jnp.maximum(0, 1 - weights[row] / jnp.maximum(bounds[row] * length, TINY))
+        change = new - own
+        slope = slope + jax.lax.dynamic_slice(matrix, (row * width, 0), (width, rows * width)).T @ change
+        moved = jnp.maximum(moved, bounds[row] * jnp.max(jnp.abs(change)))
+        return jax.lax.dynamic_update_slice(flat, new, (row * width,)), slope, moved
+
+    def on_face(flat: jax.Array, slope: jax.Array) -> jax.Array:
+        free = _free(flat, shape)
+        penalty = lambda flat: jnp.sum(weights * _lengths(flat.reshape(shape)))
+        bent = matrix if width == 1 else matrix + jax.hessian(penalty)(flat)
+        step = jnp.linalg.solve(_restricted(bent, free), jnp.where(free, slope + jax.grad(penalty)(flat), 0))
+        new = flat - step
+        kept = new if width > 1 else jnp.where((new * flat > 0) | (weights == 0), new, 0)
+        return jnp.where(value(kept) < value(flat), kept, flat)
+
+    def one_round(model: Model) -> Model:
+        flat, slope, moved = jax.lax.fori_loop(0, rows, one_row, (model.params, model.slope, jnp.array(0.0)))
+        flat = on_face(flat, slope)
+        return Model(flat, gradient + matrix @ (flat - start), moved, model.rounds + 1)
+
+    scale = EXACT * (jnp.max(jnp.abs(gradient)) + jnp.max(jnp.where(bounds > 0, weights, 0)))
+    begin = Model(start, gradient, jnp.array(jnp.inf), jnp.array(0))
+    unsolved = lambda model: (model.moved > scale) & (model.rounds < ROUNDS)
+    return jax.lax.while_loop(unsolved, one_round, begin).params

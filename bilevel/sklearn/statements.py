@@ -1,0 +1,173 @@
+"""What the folds of each family minimise, from the losses of the library."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel import losses
+from bilevel.foundation.typing import Batch, HParams, Scalar
+from bilevel.losses import pointwise
+from bilevel.losses.generalized import with_ones
+from bilevel.penalties import L1, GroupLasso, Zero
+from bilevel.problem import InnerProblem
+from bilevel.sklearn.newton import Statement
+from bilevel.solvers import Auto
+from bilevel.task import Task
+
+SETTLED = (
+    1e-10  # the tolerance of the general solvers: below what two roundings of one sum differ by in the outer search
+)
+
+
+class Kind(NamedTuple):
+    """What the statement of a fold's problem depends on, beside its data."""
+
+    loss: str
+    reduction: str
+    intercept: bool
+    features: int
+    columns: int  # of coefficients; 0: params are a vector
+    l1: bool
+    l2: bool
+    setting: float = 0.0  # the number of the loss, such as the threshold of Huber's
+    kernel: str = ""  # of a kernel machine
+
+    @property
+    def tail(self) -> int:
+        """Rows of params after those of the features: an intercept, a scale."""
+        return self.intercept + (self.loss == "huber")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows = self.features + self.tail
+        return (rows, self.columns) if self.columns else (rows,)
+
+    @property
+    def penalised(self) -> int:
+        """Rows of params that have a penalty: LinearSVC penalises its intercept too."""
+        return self.features + (self.intercept if self.loss == "squared_hinge" else 0)
+
+    @property
+    def groups(self) -> bool:
+        """Whether the penalty is on the rows of the coefficients."""
+        return self.loss == "multi_task"
+
+
+def fold_loss(kind: Kind) -> Any:
+    """(params, hparams, batch) -> loss, without a penalty and in the reduction of the estimator."""
+    if kind.loss == "huber":
+        return lambda params, hparams, batch: concomitant(params, batch, kind)
+    if kind.loss == "squared_hinge" and kind.columns:
+        return lambda params, hparams, batch: one_against_rest(params, batch, kind)
+    make = getattr(losses, "squared" if kind.groups else kind.loss)
+    return make(intercept=kind.intercept, reduction=kind.reduction)
+
+
+def concomitant(params: jax.Array, batch: Batch, kind: Kind) -> Scalar:
+    """sum_i s_i (scale + Huber(r_i / scale) scale) with the scale, an unknown, in the last place (Huber, 1981).
+
+    Infinite where the scale is not positive."""
+    inputs, targets, weights = batch
+    scale = jnp.where(params[-1] > 0, params[-1], jnp.nan)
+    z = (with_ones(inputs) if kind.intercept else inputs) @ params[:-1]
+    each = scale + 2 * scale * pointwise.huber(kind.setting).value(z / scale, targets / scale)
+    return weights @ each / (jnp.sum(weights) if kind.reduction == "mean" else 1)
+
+
+def one_against_rest(params: jax.Array, batch: Batch, kind: Kind) -> Scalar:
+    """The sum of the losses of each class against all others."""
+    inputs, labels, weights = batch
+    loss = losses.squared_hinge(intercept=kind.intercept, reduction=kind.reduction)
+    each = lambda column, number: loss(column, None, (inputs, (labels == number).astype(int), weights))
+    return jnp.sum(jax.vmap(each, in_axes=(1, 0))(params, jnp.arange(kind.columns)))
+
+
+def smooth_loss(kind: Kind) -> Any:
+    """The loss of a fold with its ridge."""
+    plain = fold_loss(kind)
+
+    def loss(params: jax.Array, hparams: HParams, batch: Batch) -> Scalar:
+        value = plain(params, hparams, batch)
+        if kind.l2:
+            logs = hparams["l2"] if params.ndim == 2 else hparams["l2"][:, 0]
+            ridge = jnp.exp(logs) * (2.0 if kind.loss == "huber" else 1.0)  # HuberRegressor has no factor of 1/2
+            value = value + 0.5 * jnp.sum(ridge * params[: kind.penalised] ** 2)
+        if kind.loss == "multinomial" and kind.intercept:  # 0 at one of the equally good solutions, so it is unique
+            value = value + 0.5 * jnp.sum(params[-1]) ** 2
+        return value
+
+    return loss
+
+
+def weights_of(kind: Kind, hparams: HParams) -> jax.Array:
+    """The weights of the l1 penalty, in the shape of params, or one a row for a penalty on the rows."""
+    values = jnp.exp(hparams["l1"])
+    values = values if kind.columns and not kind.groups else values[:, 0]
+    return jnp.concatenate([values, jnp.zeros((kind.tail, *values.shape[1:]))])
+
+
+def outer_loss(kind: Kind) -> Any:
+    """The loss on the validation rows: the estimator's own, without penalty, by weights whose sum is 1.
+
+    For criterion="sure" the batch also has a term that is linear in the predictions, and a constant."""
+    plain = fold_loss(kind._replace(reduction="sum"))
+
+    def loss(params: jax.Array, hparams: HParams, batch: Batch) -> Scalar:
+        inputs, targets, weights, linear, constant = batch
+        z = (with_ones(inputs) if kind.intercept else inputs) @ params[: kind.features + kind.intercept]
+        return plain(params, hparams, (inputs, targets, weights)) + jnp.vdot(linear, z) + constant
+
+    def simple(params: jax.Array, hparams: HParams, batch: Batch) -> Scalar:
+        return plain(params, hparams, batch[:3])
+
+    return loss if kind.loss == "squared" and not kind.columns else simple
+
+
+def statement(kind: Kind) -> Statement:
+    """For `newton.answer`, whose params have two axes."""
+    smooth, outer = smooth_loss(kind), outer_loss(kind)
+    rows, width = kind.shape if kind.groups else (int(np.prod(kind.shape)), 1)
+    shaped = lambda function: lambda params, h, batch: function(params.reshape(kind.shape), h, batch)
+    weights = (lambda hparams: jnp.ravel(weights_of(kind, hparams))) if kind.l1 else None
+    return Statement((rows, width), shaped(smooth), shaped(outer), weights, kind.loss == "huber")
+
+
+def _structured(kind: Kind) -> Any:
+    """The loss of a fold as a `bl.Linear` where the library has it, so that solvers use the design."""
+    if kind.loss not in ("squared", "logistic", "multinomial", "poisson"):
+        return smooth_loss(kind)
+
+    def ridge(hparams: HParams) -> jax.Array:
+        return jnp.exp(hparams["l2"] if kind.columns else hparams["l2"][:, 0])
+
+    make = getattr(losses, kind.loss)
+    loss = make(intercept=kind.intercept, reduction=kind.reduction, ridge=ridge if kind.l2 else 0.0)
+    if kind.loss != "multinomial" or not kind.intercept:
+        return loss
+
+    def centred(z: jax.Array, params: jax.Array, hparams: HParams, batch: Batch) -> Scalar:
+        return loss.loss(z, params, hparams, batch) + 0.5 * jnp.sum(params[-1]) ** 2
+
+    return losses.Linear(design=loss.design, loss=centred, curvature=loss.curvature)
+
+
+def task_of(kind: Kind) -> Task:
+    """The same as a `bl.Task`, for problems whose Hessian does not fit."""
+    weight = lambda hparams: weights_of(kind, hparams)
+    penalty = (GroupLasso if kind.groups else L1)(weight=weight) if kind.l1 else Zero()
+    return Task(
+        inner=InnerProblem(
+            loss=_structured(kind),
+            init=lambda key, hparams: jnp.zeros(kind.shape),
+            penalty=penalty,
+            solver=Auto(tol=SETTLED),
+        ),
+        outer_loss=outer_loss(kind),
+        init_hparams=lambda key: jnp.zeros(()),
+        batches=lambda key, step: (None, None),
+        name="fold",
+    )

@@ -1,0 +1,132 @@
+"""How the training data of a network are blurred: label smoothing, noise on the inputs, dropout, and the penalty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel import data as data_sets
+from bilevel.batches import full_batch
+from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
+from bilevel.problem import InnerProblem
+from bilevel.solvers import LBFGS
+from bilevel.task import Task
+from bilevel.tasks import softmax
+
+NAMES = ("smoothing", "noise", "dropout", "penalty")
+
+
+def augmentation(
+    *,
+    data: str = "digits",
+    root: str = "",
+    train: int = 300,
+    validation: int = 400,
+    width: int = 16,
+    draws: int = 4,
+    smoothing: float = 0.05,
+    noise: float = 0.1,
+    dropout: float = 0.1,
+    penalty: float = 1e-2,
+    max_steps: int = 3000,
+    tol: float = 1e-6,
+    seed: int = 0,
+    precision: str = "float64",
+) -> Task:
+    """Label smoothing, noise, dropout and the penalty of a network with one hidden layer.
+
+        inner:  mean_ik cross_entropy(net(x_i + n e_ik, 1 + sqrt(p / (1 - p)) d_ik; w), smoothed y_i) + c/2 ||w||^2
+        outer:  mean cross_entropy(net(x, 1; w), y)                              on the validation set
+
+    A smoothed label is (1 - s) times the one-hot label and s / classes elsewhere. Dropout multiplies the hidden units
+    by normal numbers with mean 1 and the variance p / (1 - p) of a dropout of rate p, because these have a derivative
+    in p. All of e and d are drawn once, ``draws`` for each sample, so the inner loss has a minimum. The hyperparameters
+    are the logits of s and p and the logarithms of n and c. Inputs are divided by their largest value. Metrics:
+    test/loss, test/accuracy, augmentation/NAME. Baseline: trained without the first three, at the start's penalty.
+
+    The network has many minima, and a solve leads to one near its start; the gradient is that of this minimum. Its
+    Hessian may be nearly singular: use an adjoint that is damped or of low rank (the default is `engine=nystrom`).
+
+    Sources: Szegedy et al., 2016; Srivastava et al., 2014; Lorraine et al., 2020.
+    """
+    parts = data_sets.split(data_sets.classification(data, root), train, validation, 0, seed)
+    highest = max(float(np.abs(parts.train.inputs).max()), 1e-12)
+    fitted, chosen, test = ((part.inputs / highest, part.targets) for part in parts[:2] + parts[3:])
+    features, classes = fitted[0].shape[1], parts.train.classes
+    generator = np.random.default_rng(seed)
+    blurs = (
+        generator.standard_normal((draws, train, features)),
+        generator.standard_normal((draws, train, width)),
+    )
+
+    def init(key: Key, hparams: HParams) -> Params:
+        first, second = jax.random.split(key)
+        return {
+            "hidden": jax.random.normal(first, (features + 1, width)) / np.sqrt(features + 1),
+            "top": jax.random.normal(second, (width + 1, classes)) / np.sqrt(width + 1),
+        }
+
+    def loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+        (inputs, labels), (shifts, factors) = batch
+        value = natural(hparams)
+        smooth = (1 - value["smoothing"]) * jax.nn.one_hot(labels, classes) + value["smoothing"] / classes
+        spread = jnp.sqrt(value["dropout"] / (1 - value["dropout"]))
+        logits = network(params, inputs + value["noise"] * shifts, 1 + spread * factors)
+        losses = -jnp.sum(smooth * jax.nn.log_softmax(logits), axis=-1)
+        return jnp.mean(losses) + 0.5 * value["penalty"] * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+    def mean_loss(params: Params, batch: Batch) -> Scalar:
+        return jnp.mean(softmax.cross_entropy(network(params, batch[0], 1.0), batch[1]))
+
+    def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
+        right = jnp.argmax(network(params, jnp.asarray(test[0]), 1.0), axis=1) == test[1]
+        return {
+            "test/loss": mean_loss(params, test),
+            "test/accuracy": jnp.mean(right, dtype=jnp.result_type(float)),
+            **{f"augmentation/{name}": value for name, value in natural(hparams).items()},
+        }
+
+    inner = InnerProblem(loss=loss, init=init, solver=LBFGS(max_steps=max_steps, tol=tol))
+    begin = {
+        "smoothing": np.log(smoothing / (1 - smoothing)),
+        "noise": np.log(noise),
+        "dropout": np.log(dropout / (1 - dropout)),
+        "penalty": np.log(penalty),
+    }
+
+    def baselines() -> dict[str, Any]:
+        none = {**begin, "smoothing": -40.0, "noise": -40.0, "dropout": -40.0}
+        params = inner.solve(jax.tree.map(jnp.asarray, none), (fitted, blurs)).params
+        right = evaluate(params, jax.tree.map(jnp.asarray, none))["test/accuracy"]
+        return {"baseline/validation_loss": float(mean_loss(params, chosen)), "baseline/test_accuracy": float(right)}
+
+    return Task(
+        inner=inner,
+        outer_loss=lambda params, hparams, batch: mean_loss(params, batch),
+        init_hparams=lambda key: jax.tree.map(jnp.asarray, begin),
+        batches=full_batch((fitted, blurs), chosen),
+        evaluate=evaluate,
+        baselines=baselines,
+        natural=lambda hparams: {name: np.asarray(value) for name, value in natural(hparams).items()},
+        precision=precision,
+        name="augmentation",
+    )
+
+
+def natural(hparams: HParams) -> dict[str, jax.Array]:
+    """The shares and sizes that the hyperparameters stand for.
+
+    >>> [float(value) for value in natural({name: jnp.array(0.0) for name in NAMES}).values()]
+    [0.5, 1.0, 0.5, 1.0]
+    """
+    share = {"smoothing": jax.nn.sigmoid, "dropout": jax.nn.sigmoid}
+    return {name: share.get(name, jnp.exp)(hparams[name]) for name in NAMES}
+
+
+def network(params: Params, inputs: jax.Array, factors: jax.Array | float) -> jax.Array:
+    """The logits of one hidden layer, whose units are multiplied by ``factors``."""
+    hidden = jnp.tanh(inputs @ params["hidden"][:-1] + params["hidden"][-1]) * factors
+    return hidden @ params["top"][:-1] + params["top"][-1]
