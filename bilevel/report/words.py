@@ -86,11 +86,14 @@ def size(share: float) -> str:
 
 
 def advice(record: Record, given: Sequence[str], folder: str) -> str:
-    """One thing to try next: the cure of what went wrong, else more steps, else a second hold-out, else a check."""
+    """One thing to try next: the cure of what went wrong, else the rest of the run or more steps, else a second
+    hold-out, else a check."""
     for finding in diagnose(record):
         if finding.overrides:
             return f"{finding.cure}: {command(given, finding.overrides)}"
         return f"{finding.cure} ({finding.cause}: `bilevel command=doctor {shlex.quote(folder)}` says more)"
+    if record.summary.get("status") == "interrupted":
+        return f"Go on with the run: bilevel resume={shlex.quote(folder)}"
     steps, best = int(record.summary.get("steps", 0)), int(record.summary.get("best_step", -1))
     if record.summary.get("status") == "completed" and best >= (1 - STILL) * steps:
         more = f"bilevel resume={shlex.quote(folder)} trainer.steps={2 * steps}"

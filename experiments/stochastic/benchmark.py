@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +26,18 @@ from experiments.stochastic.quadratics import quadratics
 
 BATCH = 64
 CHECKPOINTS = 12
-SIZES = (0.05, 0.1, 0.2)  # the inner step sizes of the grid; ijcnn1 takes five times these
-RATIOS = (0.1, 1.0)  # outer over inner step size
 AFTER = 100.0  # the steps that the first size of a power law lasts
 COLUMNS = ("problem", "engine", "step_size", "ratio", "steps", "calls", "seconds", "suboptimality", "gradient_norm")
+
+
+class Grid(NamedTuple):
+    """Inner step sizes, and outer ones over inner ones."""
+
+    sizes: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+
+GRIDS = {"quadratics": Grid((0.05, 0.1, 0.2), (0.1, 1.0)), "ijcnn1": Grid((0.5, 1.0), (1.0, 10.0, 100.0))}
 
 
 class Method(NamedTuple):
@@ -122,11 +130,11 @@ def compiled(function: Callable, *example: jax.Array) -> Callable:
     return lambda *arguments: program(constants, arguments)
 
 
-def best_of_grid(name: str, problem: Any, measure: Callable, sizes: Sequence[float], budget: int) -> list[tuple]:
+def best_of_grid(name: str, problem: Any, measure: Callable, tried: Grid, budget: int) -> list[tuple]:
     """The rows of the run of the grid that ends lowest."""
     method, key = METHODS[name], jax.random.key(0)
     steps = max(1, round(budget / method.calls / CHECKPOINTS))
-    grid = jnp.array([(size, ratio * size) for size in sizes for ratio in RATIOS])
+    grid = jnp.array([(size, ratio * size) for size in tried.sizes for ratio in tried.ratios])
     run = runner(problem.task(BATCH), method, steps, key)
     many = jax.vmap(run) if method.lanes else lambda a, b: jax.lax.map(lambda pair: run(*pair), (a, b))
     curves = compiled(many, *grid.T)(*grid.T)
@@ -148,13 +156,13 @@ def best_of_grid(name: str, problem: Any, measure: Callable, sizes: Sequence[flo
     return rows
 
 
-def problems(smoke: bool) -> dict[str, tuple[Any, Sequence[float]]]:
-    """{name: (problem, the sizes of the grid)}."""
+def problems(smoke: bool) -> dict[str, Any]:
+    """The problems by name."""
     root = os.environ.get("BILEVEL_DATA", "")
     if smoke:
-        return {"quadratics": (quadratics(samples=128, unknowns=8, hyperparameters=4), (0.1, 0.2))}
-    found: dict[str, tuple[Any, Sequence[float]]] = {"quadratics": (quadratics(hyperparameters=10), SIZES)}
-    return {**found, "ijcnn1": (Logistic(root), [5 * size for size in SIZES])} if root else found
+        return {"quadratics": quadratics(samples=128, unknowns=8, hyperparameters=4)}
+    found: dict[str, Any] = {"quadratics": quadratics(hyperparameters=10)}
+    return {**found, "ijcnn1": Logistic(root)} if root else found
 
 
 def main() -> None:
@@ -171,11 +179,11 @@ def main() -> None:
     out = common.folder(asked, Path(__file__).parent)
     results = out / "results.csv"
     common.write(results, COLUMNS, [])
-    for name, (problem, sizes) in problems(asked.smoke).items():
+    for name, problem in problems(asked.smoke).items():
         if asked.problem in (None, name):
             measure = problem.measure()
             for engine in names:
-                rows = best_of_grid(engine, problem, measure, sizes, asked.budget)
+                rows = best_of_grid(engine, problem, measure, GRIDS[name], asked.budget)
                 for row in rows:
                     common.append(results, (name, *row))
                 print(name, *rows[-1], flush=True)

@@ -7,7 +7,7 @@ import pytest
 
 import bilevel as bl
 from experiments import common
-from experiments.stochastic.benchmark import AFTER, CHECKPOINTS, Method, best_of_grid, compiled, runner
+from experiments.stochastic.benchmark import AFTER, CHECKPOINTS, Grid, Method, best_of_grid, compiled, runner
 from experiments.stochastic.figure import draw
 from experiments.stochastic.quadratics import quadratics
 
@@ -27,7 +27,7 @@ def test_the_closed_form_is_the_hypergradient():
 @pytest.mark.slow
 def test_the_best_run_of_the_grid_is_told_with_its_calls_and_drawn(tmp_path):
     problem = quadratics(samples=64, unknowns=5, hyperparameters=3)
-    rows = best_of_grid("SOBA, decreasing", problem, problem.measure(), (0.05, 0.2), 960)
+    rows = best_of_grid("SOBA, decreasing", problem, problem.measure(), Grid((0.05, 0.2), (0.1, 1.0)), 960)
     assert len(rows) == CHECKPOINTS and [int(row[4]) for row in rows] == [
         80 * part for part in range(1, CHECKPOINTS + 1)
     ]

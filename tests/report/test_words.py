@@ -53,4 +53,6 @@ def test_one_thing_to_try_next():
     assert advice(record(), given, "run").endswith("bilevel task=ridge command=check")
     failing = Record([{**record().lines[-1], "inner/status": "max_steps"}], record().summary)
     assert "max_steps=100000" in advice(failing, given, "run")
+    broken_off = record(summary={"status": "interrupted"})
+    assert advice(broken_off, given, "my run") == "Go on with the run: bilevel resume='my run'"
     assert closing(record(), given, "run", "run/report.html")[-2:][0] == "Report: run/report.html"
