@@ -184,10 +184,16 @@ def _model_minimiser(
         free = _free(flat, shape)
         penalty = lambda flat: jnp.sum(weights * _lengths(flat.reshape(shape)))
         bent = matrix if width == 1 else matrix + jax.hessian(penalty)(flat)
-        step = jnp.linalg.solve(_restricted(bent, free), jnp.where(free, slope + jax.grad(penalty)(flat), 0))
-        new = flat - step
-        kept = new if width > 1 else jnp.where((new * flat > 0) | (weights == 0), new, 0)
-        return jnp.where(value(kept) < value(flat), kept, flat)
+        little = EXACT * jnp.max(bounds) * jnp.eye(len(flat))  # more columns than rows are singular
+        right = jnp.where(free, slope + jax.grad(penalty)(flat), 0)
+        new = flat - jnp.linalg.solve(_restricted(bent, free) + little, right)
+        if width > 1:
+            return jnp.where(value(new) < value(flat), new, flat)
+        turned = (new * flat < 0) & (weights > 0)
+        ways = jnp.where(turned, flat / jnp.where(turned, flat - new, 1), jnp.inf)
+        first = jnp.minimum(1, jnp.min(ways))  # up to the first change of sign the model falls for certain
+        ends = jnp.stack([flat, jnp.where(turned, 0, new), jnp.where(ways <= first, 0, flat + first * (new - flat))])
+        return ends[jnp.nanargmin(jax.vmap(value)(ends))]
 
     def one_round(model: Model) -> Model:
         flat, slope, moved = jax.lax.fori_loop(0, rows, one_row, (model.params, model.slope, jnp.array(0.0)))
