@@ -7,6 +7,8 @@ import sys
 
 from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once, watch
 
+PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
+
 
 def main() -> None:
     """The command ``bilevel``. Exits with 0, 1 (the run failed), 2 (wrong settings) or 130 (Ctrl-C).
@@ -21,10 +23,14 @@ def main() -> None:
             from bilevel.cli.help import text
 
             print(text(), end="")
-            return
-        from bilevel.cli.entry import run
+        else:
+            from bilevel.cli.entry import run
 
-        run()
+            run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the answer has enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
     except KeyboardInterrupt:
         heed_no_more()
         print("bilevel: interrupted", file=sys.stderr, flush=True)

@@ -62,6 +62,8 @@ def run() -> None:
         sweep.conclude()
         print(f"bilevel: not every run of the sweep succeeded; the first that failed: {told}", file=sys.stderr)
         sys.exit(FAILURE)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if "debug=true" in sys.argv:
             raise

@@ -1,9 +1,12 @@
 """What is left behind by a command that is refused."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
+from bilevel.cli import PIPE_CLOSED
 from bilevel.cli.entry import BEGAN, take_away_empty
 from bilevel.cli.train import of_storage
 
@@ -40,3 +43,14 @@ def test_folders_of_others_stay(tmp_path, monkeypatch):
 )
 def test_a_full_disk_is_known_from_whoever_tells_it(error, word):
     assert of_storage(error) == word
+
+
+@pytest.mark.parametrize("argument", ["--help", "command=list"])
+def test_a_reader_that_has_enough_is_no_error(argument):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "bilevel", argument], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert done.returncode == PIPE_CLOSED and not done.stderr
