@@ -187,8 +187,8 @@ def ending_of(solver: Solver, progress: Progress, empty: bool | jax.Array = Fals
 def sentence(
     solver: Solver, instance: Instance, progress: Progress, reference: jax.Array, cold_start: Params
 ) -> Judged:
-    """The verdict of `conclude`, after a look at curvature and objective where the solver never takes one: at a saddle,
-    and far above the minimum, the steps begin again."""
+    """The verdict of `conclude`. Where the solver never examines curvature, a second look does: the steps begin again
+    at a saddle and at a point whose objective is far above the minimum."""
     judged = conclude(solver, instance, progress, reference, cold_start)
     if progress.state.curvature is not None or not can_look(instance):
         return judged

@@ -1,4 +1,6 @@
-"""What a small residual leaves open: a saddle, and an objective far above its minimum. Looked at by products."""
+"""The second look at a point with a small residual: is it a saddle, or is the objective far above its minimum?
+
+Only products with the Hessian are used."""
 
 from __future__ import annotations
 
@@ -73,9 +75,9 @@ def sentenced(code: jax.Array, seen: Seen, params: Params) -> jax.Array:
 def further(instance: Instance, asked: Asked, step: PyTree) -> Further:
     """The feasible point at the end of ``step``; ``found`` where the objective there is lower by more than `SHARE`.
 
-    A residual is a norm over coordinates. Where these have units of their own, columns of a design of 1e8 and 1e-8, it
-    is small beside the residual of the start as soon as the coordinates of the largest columns are solved. The
-    objective has one unit, so it tells.
+    A residual is a norm over coordinates. Where these have different units, as with columns of a design of 1e8 and
+    1e-8, the norm is small as soon as the coordinates of the largest columns are solved. The objective has one unit,
+    so it shows whether the other coordinates are solved too.
     """
     ends = asked.cold, trees.axpy(1.0, step, asked.params)
     feasible = [instance.prox(end, 0.0) for end in ends]
