@@ -117,6 +117,8 @@ def judge_lost(structure: Structure, oracle: Oracle, draw: Draw, w: np.ndarray) 
 
 def judge_error(structure: Structure, draw: Draw, answer: Answer, oracle: Oracle, root: Root) -> Verdict:
     """The error of the gradient beside the estimate of it."""
+    if root.condition > 1e-3 / np.finfo(np.float64).eps:
+        return Verdict("undecided", "ill-conditioned beyond what the oracle can tell")
     truth = oracle.gradient(root.w, draw.theta)
     error, size = float(np.linalg.norm(answer.grad - truth)), float(np.linalg.norm(truth))
     report, precision = answer.report, structure.precision
@@ -129,8 +131,6 @@ def judge_error(structure: Structure, draw: Draw, answer: Answer, oracle: Oracle
     if (draw.kind == "lattice" or (short and material)) and (kink := at_kink(oracle, root, draw, scale)):
         told = not claims or int(report.weakly_active) > 0
         return Verdict("honest", kink) if told else Verdict("kink unsaid", f"{kink}; {numbers}")
-    if root.condition > 1e-3 / np.finfo(np.float64).eps:
-        return Verdict("undecided", "ill-conditioned beyond what the oracle can tell")
     if short and (claims or error > (LAG if structure.lags else ORDER) * claim):
         return Verdict("silent wrong" if material else "estimate off" if claims else "right", numbers)
     rounding = max(FLOOR[precision], 1e3 * np.finfo(np.float64).eps * root.condition)

@@ -79,7 +79,8 @@ def solve(program: Program) -> tuple[np.ndarray, list[np.ndarray], float] | None
     stacked = np.concatenate([-(back / lengths[:, None]).T, -(bound / lengths)[None]])[:, kept]
     last = max(np.abs(stacked[-1]).max(initial=0.0), 1e-300)
     stacked[-1] /= last
-    u = nnls(stacked, np.append(np.zeros(q.size), 1.0), maxiter=1000)[0]
+    # Without a column SciPy 1.17 ends the process (double free).
+    u = nnls(stacked, np.append(np.zeros(q.size), 1.0), maxiter=1000)[0] if np.any(kept) else np.zeros(0)
     pushing = np.zeros(kept.size, bool)
     pushing[kept] = u > 1e-12 * max(u.max(initial=0.0), 1e-300)
     active = pushing[2 * b.size :]

@@ -109,9 +109,26 @@ TABLE = {
         ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
     ),
     "cutest": Measured("python experiments/judges/cutest.py", (), SOLVES),
-    "cutest_least_squares": Measured("python experiments/judges/cutest_least_squares.py", (), SOLVES),
+    "cutest_least_squares": Measured(
+        "python experiments/judges/cutest_least_squares.py", ("experiments/judges/cutest_least_squares.csv",), SOLVES
+    ),
+    "cutest_constrained": Measured(
+        "python experiments/judges/cutest_constrained.py", ("experiments/judges/cutest_constrained.csv",), SOLVES
+    ),
+    "stochastic": Measured(
+        "python -m experiments.stochastic.benchmark",
+        ("experiments/stochastic/results.csv",),
+        ("experiments/stochastic", "bilevel/engines/stochastic"),
+    ),
+    "stochastic_figure": Measured(
+        "python -m experiments.stochastic.figure",
+        ("experiments/stochastic/quadratics.png",),
+        ("experiments/stochastic/results.csv",),
+    ),
     "genes": Measured("python experiments/judges/genes.py", (), DERIVES),
-    "peers_sklearn": Measured("python -m experiments.peers.sklearn", (), ("bilevel/sklearn", *DERIVES)),
+    "peers_sklearn": Measured(
+        "python -m experiments.peers.sklearn", ("experiments/peers/results/sklearn.csv",), ("bilevel/sklearn", *DERIVES)
+    ),
     "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES),
     "peers_logistic": peer("logistic", *DERIVES),
     "peers_qp": peer("qp", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),

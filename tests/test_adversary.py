@@ -95,3 +95,13 @@ def test_nothing_is_silently_wrong(seed):
     """Cases that were right when they were chosen; one that is mended later is added here."""
     faults = [f"{name}: {verdict}" for name, verdict in adversary.verdicts(seed) if verdict.word in FAULTS]
     assert not faults, faults
+
+
+def test_the_oracle_of_programs_takes_rows_of_zeros():
+    Q, q, c = np.diag([1.0, 2.0]), np.array([-1.0, 4.0]), np.ones(2)
+    nothing, unit = np.zeros((0, 2)), (np.ones(2), np.ones(0), np.ones(1))
+    program = programs.Program(Q, q, nothing, np.zeros(0), np.zeros((1, 2)), np.ones(1), unit, c)
+    x, derivatives, _ = programs.solve(program)
+    np.testing.assert_allclose(x, [1.0, -2.0])
+    np.testing.assert_allclose(derivatives[0], [-1.0, -0.5])
+    assert derivatives[2] == [0.0]

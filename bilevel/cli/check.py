@@ -1,4 +1,4 @@
-"""``command=check``: every engine against differences and a dense solve, at the start of a small instance of a task."""
+"""``command=check`` compares every engine with finite differences and a dense solve, on a small instance of a task."""
 
 from __future__ import annotations
 

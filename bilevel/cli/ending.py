@@ -1,4 +1,4 @@
-"""The end of a run on the command line: what it says, and what a finished run says when it is to go on."""
+"""The last lines of a run on the command line, and the answer where a finished run is asked to go on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from bilevel.verification import Record
 
 
 def finished(folder: Path, config: DictConfig) -> str:
-    """How a run that is to go on has ended, where nothing is left to do; "" also where settings are to change, which
-    the run then refuses or takes. The overrides of a job of a sweep are those that it was started with."""
+    """How a run that is asked to go on has ended, where nothing is left to do; else "".
+
+    It is "" also where settings are to change, because the run itself then refuses or takes them. The overrides of a
+    job of a sweep are those that it was started with.
+    """
     context = HydraConfig.get()
     changes = [one for one in context.overrides.task if not is_own(one)]
     if context.mode != RunMode.MULTIRUN and any(not one.startswith("trainer.steps=") for one in changes):

@@ -108,8 +108,8 @@ def job(config: DictConfig) -> Any:
 
 
 def of_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints an error of the main thread as Python does; those of threads that compiled code started, when storing
-    fails, are of what the run tells in a sentence."""
+    """Prints an error of the main thread as Python does. It drops the errors of threads that compiled code started,
+    because they come from a failed write to disk, which the run reports in a sentence of its own."""
     if threading.current_thread() is threading.main_thread():
         sys.__excepthook__(kind, error, trace)
 

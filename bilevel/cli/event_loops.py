@@ -1,4 +1,4 @@
-"""Event loops that nobody hears after their end: storage of checkpoints answers late where it fails."""
+"""Event loops that stay silent once they are closed, because a failing storage of checkpoints still reports to them."""
 
 from __future__ import annotations
 

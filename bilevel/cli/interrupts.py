@@ -41,7 +41,7 @@ def heed_no_more() -> None:
 
 
 def last_words(text: str) -> None:
-    """The sentence printed where the process has to be ended from outside of its computation."""
+    """The sentence printed where the watching thread ends the process, because the computation does not return."""
     _last_words[0] = text
 
 
@@ -54,7 +54,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def put_off() -> Iterator[None]:
-    """A signal within is heeded at the end. Compiled modules that are interrupted while they are imported may crash."""
+    """A signal within the block is heeded at its end, because compiled modules that are interrupted during their import
+    may crash."""
     _put_off.set()
     try:
         yield

@@ -1,7 +1,7 @@
 """A search above the gradients: Optuna proposes the settings of runs, for what has no derivative.
 
-Architectures, numbers of images, families of penalties: each trial is a run of the outer loop, which tunes everything
-that has a derivative, and is ended early where others were better at the same step.
+Examples are architectures, numbers of images and families of penalties. Each trial is a run of the outer loop, which
+tunes everything that has a derivative. A trial is ended early where the others were better at the same step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What cannot be of the settings of shipped tasks and engines, known in a moment because jax is not loaded for it."""
+"""Refuses impossible settings of shipped tasks and engines at once, because these checks do not load jax."""
 
 from __future__ import annotations
 

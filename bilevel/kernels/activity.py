@@ -59,7 +59,7 @@ class Activity(NamedTuple):
     """The inequalities that hold a solution."""
 
     active: jax.Array  # (m,) whether the multiplier outweighs the slack
-    strength: jax.Array  # (m,) max(share of the terms, share of the size of x): 0 where strict complementarity fails
+    strength: jax.Array  # (m,) max(share of the forces, share of the size of x): 0 where strict complementarity fails
     wanted: jax.Array  # (m,) whether a Newton step should hold the row: also one that is violated and has no multiplier
 
 
@@ -68,7 +68,7 @@ class Sizes(NamedTuple):
 
     forces: jax.Array
     point: jax.Array
-    terms: jax.Array  # of the gradients before they cancel: a multiplier of a unit of rounding of them is zero
+    terms: jax.Array  # of the gradients before they cancel: a multiplier of a few units of rounding of them is zero
 
 
 def sizes_of(forces: jax.Array, point: jax.Array, slack: jax.Array, curvature: jax.Array) -> Sizes:
@@ -91,7 +91,8 @@ def activity(dual: jax.Array, slack: jax.Array, sizes: Sizes) -> Activity:
     [True, False]
     """
     push, gap = dual / sizes.forces, slack / (sizes.point + jnp.abs(slack))
-    return Activity((push > gap) & (push > 0), jnp.maximum(dual / sizes.terms, gap), push > gap)
+    told = dual > DIGITS * jnp.finfo(dual.dtype).eps * sizes.terms
+    return Activity((push > gap) & (push > 0), jnp.maximum(jnp.where(told, push, 0), gap), push > gap)
 
 
 class Reading(NamedTuple):

@@ -80,7 +80,8 @@ def gradient(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def hyperparameters(record: Record) -> str:
-    """What was found, on the natural scale where the task gives it and as the optimiser has it, and the path there."""
+    """The hyperparameters found and the path to them: on the scale of the optimiser, and on the natural scale where the
+    task gives one."""
     summary = record.summary
     natural, stated = summary.get("hparams_natural") or {}, summary.get("hparams") or {}
     optimised = {f"{name} (as optimised)" if natural else name: value for name, value in stated.items()}

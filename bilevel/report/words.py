@@ -1,4 +1,4 @@
-"""What a run says at its end: what it achieved, which step is the result, whether the gradient holds, what is next."""
+"""The last words of a run: what it achieved, which step is its result, whether its gradient holds, what to try next."""
 
 from __future__ import annotations
 

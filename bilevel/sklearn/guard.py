@@ -10,7 +10,8 @@ import numpy as np
 from bilevel.sklearn import descent
 from bilevel.sklearn.descent import Objective, Step
 from bilevel.sklearn.folds import Data, Folds, has_rows
-from bilevel.sklearn.lanes import Lanes, problem_of
+from bilevel.sklearn.lanes import Lanes
+from bilevel.sklearn.problems import problem_of
 from bilevel.sklearn.space import Space
 from bilevel.sklearn.statements import Kind
 

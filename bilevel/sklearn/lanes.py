@@ -15,8 +15,7 @@ from bilevel.engines.hypergradients import hypergradient
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.typing import Batch, HParams
 from bilevel.sklearn import kernels, newton
-from bilevel.sklearn.folds import Data, Folds, dense, training_weights
-from bilevel.sklearn.space import Space
+from bilevel.sklearn.folds import Folds
 from bilevel.sklearn.statements import Kind, statement, task_of
 
 DENSE = 600  # unknowns up to which a factor of the Hessian costs less than many gradients
@@ -182,22 +181,3 @@ def _padded(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     more = [(0, 0)] * array.ndim
     more[axis] = (0, size - array.shape[axis])
     return np.pad(array, more)
-
-
-def problem_of(kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> Any:
-    """The problem on all columns, or, where an l1 penalty leaves out most of them, on those that it needs."""
-    from bilevel.sklearn.columns import SLOPES, WIDE, OnColumns  # it is made of `Problem`
-
-    if kind.l1 and kind.loss in SLOPES and kind.features > WIDE:
-        return OnColumns(kind, folds, targets, used)
-    return Problem(kind, folds, targets, used)
-
-
-def everything(kind: Kind, space: Space, u: np.ndarray, X: Any, folds: Folds, data: Data) -> np.ndarray:
-    """The solution on all rows, by the program of the folds with all rows in each lane."""
-    lanes, rows = folds.train.shape
-    inputs = dense(X)
-    weights = np.tile(training_weights(np.arange(rows), data), (lanes, 1))
-    inputs = inputs if folds.inputs.ndim == 2 else np.tile(inputs, (lanes, 1, 1))
-    whole = Folds(inputs, weights, weights, folds.splits)
-    return problem_of(kind, whole, data.targets, np.ones(lanes, bool))(space.penalties(u)).params[0]

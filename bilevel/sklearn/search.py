@@ -21,7 +21,8 @@ from bilevel.sklearn.descent import Objective, Step
 from bilevel.sklearn.estimators import family_of
 from bilevel.sklearn.fitted import FittedMethods
 from bilevel.sklearn.folds import Data, Folds, folds_of, in_units_of_gamma, splitter
-from bilevel.sklearn.lanes import Lanes, everything, problem_of
+from bilevel.sklearn.lanes import Lanes
+from bilevel.sklearn.problems import everything, problem_of
 from bilevel.sklearn.space import Space, space_of
 from bilevel.sklearn.statements import Kind
 

@@ -43,8 +43,9 @@ def by_matrix(matrix: jax.Array, rhs: jax.Array) -> Extremes:
 
 
 def by_products(product: LinearMap, rhs: jax.Array, uneven: jax.Array) -> Extremes:
-    """By Lanczos' method from a fixed random vector; where the coordinates are ``uneven`` in their units, scaled, and
-    from one with a part along ``rhs``. Source: Lanczos, 1950; orthogonalised in full. Ruiz, 2001, for the scales."""
+    """By Lanczos' method from a fixed random vector. Where the coordinates are ``uneven`` in their units, the map is
+    scaled and the vector has a part along ``rhs``. Source: Lanczos, 1950; orthogonalised in full.
+    Ruiz, 2001, for the scales."""
     tiny, key = jnp.finfo(rhs.dtype).tiny, jax.random.key(0)
     random = jax.random.normal(key, rhs.shape, rhs.dtype)
 

@@ -47,8 +47,8 @@ def search(
     """The first t of ``first``, ``first`` / 2, ``first`` / 4, ... with ``accepts(t, at(t))``, or the last of ``most``.
 
     Differentiation passes through the accepted step, not through the search, because reverse mode cannot go back over a
-    while loop: that point is evaluated once more, at the step that ``settled`` makes of what was found. Where the
-    instance does not search, ``first`` is taken unseen.
+    while loop. So the accepted point is evaluated once more, at the step that ``settled`` makes of the one found. Where
+    the instance does not search, ``first`` is taken without a check.
     """
     frozen = jax.lax.stop_gradient
     if not instance.searches:

@@ -100,8 +100,8 @@ def look(
 
 
 def _apart(here: PyTree, change: PyTree) -> jax.Array:
-    """Whether the residual ``here`` is small beside ``change``, A (w - cold), by norms alone: most of it is in
-    coordinates in which it is as large as all that the way there changed. So it is along columns of other units."""
+    """Whether the residual ``here`` is small beside ``change``, A (w - cold), in norm only. Then most of it lies in
+    coordinates where it is as large as the whole change on the way, because these coordinates have other units."""
 
     def unchanged(left: jax.Array, change: jax.Array) -> jax.Array:
         return jnp.where(jnp.abs(left) > UNSOLVED * jnp.abs(change), left, 0)
@@ -182,8 +182,9 @@ def relative(scales: Scales, limits: Limits, reference: jax.Array, epsilon: floa
 
 
 def without_end(scales: Scales, reference: jax.Array, epsilon: float) -> jax.Array:
-    """Whether the loss falls without end: the point is far from the start and the loss shows no turn; or the gradient
-    vanished beside the gradient at the start but not beside the curvature, as of log(1 + exp(-w))."""
+    """Whether the loss falls without end. It does so in two cases. Either the point is far from the start and the loss
+    shows no turn; or the gradient is small beside that at the start but not beside the curvature, as for
+    log(1 + exp(-w))."""
     beyond = scales.far & scales.flat
     vanished = (scales.residual <= epsilon**2 * reference) & (scales.residual > epsilon**0.5 * scales.local)
     return scales.outward & (beyond | vanished)

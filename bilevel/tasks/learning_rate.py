@@ -18,6 +18,7 @@ from bilevel.task import Task
 from bilevel.tasks import softmax
 from bilevel.tasks.grids import lowest
 
+METHODS = ("sgd", "adam")
 PARTS = 10  # of the training, each with its learning rate
 GRID = tuple(10.0 ** (0.25 * power) for power in range(-10, 3))  # the constant rates of the baseline
 
@@ -50,6 +51,8 @@ def learning_rate(
 
     Source: Maclaurin et al., Gradient-based hyperparameter optimization through reversible learning, 2015.
     """
+    if method not in METHODS:
+        raise ValueError(f"task.method={method}: choose one of {', '.join(METHODS)}.")
     parts = data_sets.split(data_sets.classification(data, root), train, validation, 0, seed)
     highest = max(float(np.abs(parts.train.inputs).max()), 1e-12)
     fitted, chosen, test = (
@@ -115,8 +118,6 @@ def descent(hparams: HParams, steps: int, method: str) -> optax.GradientTransfor
     schedule: Any = lambda count: rates[jnp.asarray(count) * PARTS // steps]
     if method == "adam":
         return optax.adam(schedule, b1=momentum)
-    if method != "sgd":
-        raise ValueError(f"method={method!r} of the task learning_rate: choose sgd or adam.")
     return optax.sgd(schedule, momentum=momentum)
 
 

@@ -1,5 +1,5 @@
-"""One outer step on the host: after a failure harder solves where the policy says so, then shorter steps, then the
-policy."""
+"""One outer step on the host. After a failure it tries harder solves where the policy says so, then shorter steps;
+then the policy decides."""
 
 from __future__ import annotations
 

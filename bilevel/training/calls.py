@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The end of a call: the state after ``taken`` steps, and their entries; those behind them are zeros."""
+    """The end of a call: the state after ``taken`` steps, and their entries. Entries of steps not taken are zeros."""
 
     state: TrainState
     entries: Entry

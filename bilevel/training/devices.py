@@ -68,9 +68,9 @@ def refuse_host(solver: Solver) -> None:
 class Spread:
     """Batches whose leaves are spread over the devices by samples, their leading axis.
 
-    A leaf that the task passes on unchanged is cut once, filled up to a multiple of the devices, so that no device
-    holds all of it; a step reads the part without the filling. A leaf that is drawn anew at each step is spread as it
-    is made.
+    A leaf that the task passes on unchanged is cut once, so that no device holds all of it. It is filled up to a
+    multiple of the number of devices, and a step reads the part without the filling. A leaf that is drawn anew at each
+    step is spread when it is drawn.
     """
 
     def __init__(self, batches: Batches, mesh: Mesh):

@@ -133,7 +133,7 @@ class Fit(Steps):
 
     def _call(self, count: int) -> bool:
         """Takes up to ``count`` steps in one call; returns whether it took any. Where patience or a callback ends the
-        run within them, the steps up to there are taken once more, and the others have never been."""
+        run within them, the steps up to that end are taken once more, and the later ones are discarded."""
         began, compiled, start = time.perf_counter(), self.advance_many.seconds, self.state
         call = self.advance_many(self.engine, self.task, start, count)
         taken, entries = int(call.taken), jax.device_get(call.entries)

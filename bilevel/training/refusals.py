@@ -50,8 +50,8 @@ class Settings(Protocol):
 
 
 def refuse_start(task: Task, key: Key) -> None:
-    """Refuses a start without numbers, and a projection whose results are no hyperparameters, because either would end
-    as an error of whatever takes them."""
+    """Refuses a start without numbers, and a projection whose results are no hyperparameters. Without the check the
+    error would come from the function that receives them, and not name the cause."""
 
     def start(key: Key) -> tuple[HParams, HParams]:
         hparams = checked_tree("init_hparams", task.init_hparams, task.init_hparams(key))

@@ -76,8 +76,10 @@ class Result:
 
 
 def load_result(path: Path | str) -> Result:
-    """The result that `Result.save` wrote. Its arrays are NumPy's, so that float64 stays float64 in every JAX, and a
-    named tuple is one of the same name and fields. Raises ValueError for a file that `Result.save` did not write.
+    """The result that `Result.save` wrote. Its arrays are NumPy's, so that float64 stays float64 in every JAX.
+
+    A named tuple comes back as a named tuple of the same name and fields. Raises ValueError for a file that
+    `Result.save` did not write.
     """
     trees, metrics, summary = saved.read(path)
     snapshots = {int(step): hparams for step, hparams in trees.pop("snapshots", {}).items()}

@@ -1,4 +1,4 @@
-"""Hyperparameters at the start and after 1, 2, 4, 8, ... outer steps: the path of what is too many for a line."""
+"""Hyperparameters at the start and after 1, 2, 4, 8, ... outer steps: their path, where a line cannot hold them."""
 
 from __future__ import annotations
 

@@ -40,11 +40,11 @@ class Trainer:
     ``steps`` outer steps; fewer if the judged loss (``stop/loss`` of the task's evaluate, else the outer loss) has not
     improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes one JSON line for each step,
     and the whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
-    Each of ``callbacks`` is called with a `Moment` after each outer step, behind the record of that step; one that
-    returns True ends the run there (status "stopped_by_callback"). What they raise ends the run, and is raised.
-    ``steps_per_call=K`` takes up to K steps in one call of the compiled program, where a step is so short that the
-    way to the host and back counts. Calls end at checkpoints, so ``checkpoint_every`` should be K or more. The record,
-    patience and callbacks are as with one step a call; callbacks hear of the steps of a call after it.
+    Each of ``callbacks`` is called with a `Moment` after each outer step, when the step is recorded. A callback that
+    returns True ends the run there (status "stopped_by_callback"). An exception in one ends the run and is raised.
+    ``steps_per_call=K`` takes up to K steps in one call of the compiled program. It pays where a step is so short that
+    the way to the host and back counts. Calls end at checkpoints, so ``checkpoint_every`` should be K or more. Record
+    and patience are as with one step a call; callbacks hear of the steps of a call when the call has ended.
     ``profile=True`` measures at the end how the time of a step is divided (``profile`` in the summary) and shows the
     times of tracing and compilation in the table (the record has them always).
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bilevel.cli.choices import configs
+from bilevel.cli.generated import register
+
 CACHE = Path(__file__).resolve().parent.parent.parent / ".cache" / "jax"
 
 MINE = """
@@ -48,6 +51,12 @@ def no_task():
 def broken():
     raise ZeroDivisionError("one over zero")
 """
+
+
+@pytest.fixture(autouse=True, scope="session")
+def generated():
+    """The choices that need no file are known to Hydra, as they are to the command."""
+    register(configs())
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_questions_are_answered_within_a_second(bilevel, arguments):
 def test_help_names_every_group_and_its_options(bilevel):
     text = bilevel("--help").stdout
     for line in (
-        "engine: adaptive, amigo, auto, budget, closed_form, ",
+        "engine: adaptive, amigo, auto, bome, ",
         "logger: console, jsonl, none, wandb",
         "optimizer: adam, lbfgs, sgd, ",
         "task: ",

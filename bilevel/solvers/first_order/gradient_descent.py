@@ -27,8 +27,8 @@ class GradientDescent(Solver):
 
     ``step_size`` is "backtracking", a number, or a function of hparams (a learned step size, for the unrolled
     engines). Converges for a fixed step below 2/L. Stops at ||grad|| <= tol * ||grad at the start||.
-    Where the loss only has an infimum (separable logistic regression without a penalty), the steps get nowhere near
-    where that shows and end ``max_steps``; `LBFGS` says ``unbounded``.
+    A loss may have an infimum but no minimum, as logistic regression of separable classes without a penalty. Then the
+    steps do not get far enough to show it and end ``max_steps``, where `LBFGS` ends ``unbounded``.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),

@@ -119,8 +119,8 @@ def _search(instance: Instance, state: State) -> Trial:
 
 
 def _spectral(found: Trial, memory: Memory) -> jax.Array:
-    """The inverse of the curvature along the last step; more than the last step size where there was none, up to steps
-    so long that a loss without end is told from others (it would overflow otherwise)."""
+    """The inverse of the curvature along the last step. Where there was no curvature, the step size grows. It
+    grows up to steps so long that a loss that falls without end is told from others. The limit prevents an overflow."""
     curved = found.curvature > 0
     endless = found.length > trees.epsilon(found.params) ** -1.5
     longest = jnp.where(endless, found.step_size, jnp.inf)

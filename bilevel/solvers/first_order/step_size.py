@@ -88,8 +88,8 @@ def backtrack(
 
 
 def _informed(found: Found[tuple[Params, PyTree]], origin: Params) -> jax.Array:
-    """The accepted step size, without its growth where the step was rounding. There any step size would be accepted,
-    and later steps and their derivatives would use one that no curvature has confirmed."""
+    """The accepted step size; it does not grow where the step was as small as rounding. There the search would accept
+    any step size, and later steps and their derivatives would use one that no curvature has confirmed."""
     params, gradient = found.point
     length = trees.norm(trees.subtract(params, origin)) / found.step
     return jnp.where(length > 64 * trees.epsilon(origin) * trees.norm(gradient), 1.0, 1 / GROWTH) * found.step

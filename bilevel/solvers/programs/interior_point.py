@@ -48,9 +48,9 @@ class InteriorPoint(Solver, ProgramSolver):
     backtracking search on the KKT residual. On nonconvex programs multiples of the identity keep H positive definite on
     the null space of E, a merit has to fall, and the result is a KKT point (docs/solvers.md, rough starts).
 
-    Ends ``infeasible`` where multipliers y prove that y'c(w) > 0 everywhere, which only affine and quadratic rows whose
-    weighted sum is convex can, and ``unbounded`` where the loss falls along a ray that meets no constraint; both in
-    units that no scaling changes, see `kernels.certificate`. Without a proof the status is another one.
+    Ends ``infeasible`` where multipliers y prove that y'c(w) > 0 everywhere. Only affine and quadratic rows whose
+    weighted sum is convex can prove it. Ends ``unbounded`` where the loss falls along a ray that meets no constraint.
+    Both proofs are in units that no scaling changes, see `kernels.certificate`. Without a proof the status is another.
 
     ``by_matrices`` starts from the solution of the program by its matrices, as `bl.quadratic_program` computes it: a
     convex program is then solved in no step. Meant for a quadratic loss with affine functions, where `bl.Auto` sets it.

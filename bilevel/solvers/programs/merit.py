@@ -34,10 +34,10 @@ def step_along(program: Program, scale: jax.Array, here: Derivatives, at: Iterat
     """The iterate after the longest step that is accepted. The lengths are constant for derivatives.
 
     The step ends short of the bounds. As long as no Hessian has needed a shift, the KKT residual has to fall, as it
-    does for convex problems. From then on the merit has to fall, by a share of its slope; or the KKT residual by half,
-    at a Hessian without a shift, which can happen without end only on the way to a solution, and lets Newton's steps
-    through near it. Multipliers then have a length of their own. Where no length is accepted, the violation is reduced
-    instead.
+    does for convex problems. After the first shift the merit has to fall by a share of its slope, and multipliers have
+    a length of their own. A step at a Hessian without a shift is then also accepted where it halves the KKT residual:
+    that lets Newton's steps through near a solution, and can happen without end only on the way to one. Where no length
+    is accepted, the violation is reduced instead.
     """
     frozen = jax.lax.stop_gradient((here, at, direction))
     search = _Search(program, scale, *frozen)

@@ -36,7 +36,7 @@ class Direction(NamedTuple):
 
 
 class Guard(NamedTuple):
-    """What the steps so far have shown of a problem that is not convex."""
+    """The findings of the steps so far on a problem that is not convex."""
 
     penalty: jax.Array  # the weight of the violation in the merit
     curved: jax.Array  # whether a Hessian has needed a shift

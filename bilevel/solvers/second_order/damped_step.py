@@ -26,7 +26,7 @@ def retraced(
     adapt: Adapt,
     project: LinearMap,
 ) -> Trial:
-    """``found``, a step of ``control`` in units of ``scale``, with its derivative; the search that led to it has none.
+    """``found``, a step of ``control`` in units of ``scale``, with its derivative. The search for it has no derivative.
 
     The damping that was accepted is a fixed multiple of the one that the step began with. Both are constants unless
     all that leads to a step is differentiated, because at a solution the damping has no influence.

@@ -111,8 +111,8 @@ def bounds(instance: Instance, params: Params) -> tuple[PyTree, PyTree]:
 
 
 def longer(found: Trial, pairs: Pairs, stretch: jax.Array, params: Params) -> jax.Array:
-    """The stretch of the next first step. It grows where this step was taken at once and met no curvature, up to a
-    length at which the verdict is clear; after a pair there is no stretch."""
+    """The factor on the first trial of the next step. It grows while steps are accepted at once and meet no curvature,
+    up to a length at which the verdict is clear. Once there is a pair, the factor is 1."""
     flat = found.accepted & (found.trials == 1) & (pairs.rho[-1] == 0)
     most = trees.epsilon(params) ** -1.5
     grown = jnp.where(flat, jnp.minimum(GROWTH * stretch, most), 1)

@@ -23,8 +23,8 @@ class LevenbergMarquardt(LeastSquaresSolver):
     """w <- w + d with d the minimiser of ||C^(1/2) J d + C^(-1/2) rho' r||^2 + damping ||D d||^2.
 
     J is the Jacobian of a `bl.LeastSquares` loss and D holds the lengths of its columns. The damping follows the gain
-    ratio, the decrease over the predicted one: it falls to a tenth after a good step, and further after one that went
-    as the model said; it grows faster and faster while steps fail. With up to ``dense`` unknowns d comes from a QR
+    ratio, the decrease over the predicted one. It falls to a tenth after a good step, and further where the decrease
+    was as predicted. While steps fail, it grows faster and faster. With up to ``dense`` unknowns d comes from a QR
     factorisation of the stacked matrix, with more from LSMR by products. In a box, coordinates at a bound that the
     gradient pushes against stay, and the step is projected. Raises ValueError for a plain loss, and for sets and
     penalties that are no box.

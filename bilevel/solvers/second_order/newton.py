@@ -157,8 +157,8 @@ class Newton(Solver):
 
     def _builds(self, instance: Instance, example: PyTree) -> bool:
         """Whether the step is made with the matrix of the Hessian: where the problem is to minimise and the linear
-        solver has a matrix. Not for natural steps, nor where all that leads to a step is differentiated, because the
-        damping of a ball is frozen, and a halving is not.
+        solver has a matrix. Natural steps are not made with it. Nor are steps whose whole search is differentiated,
+        because the damping of a ball is frozen while a halving is not.
         """
         if not instance.mapping.stationary or not instance.searches or instance.exact:
             return False

@@ -1,0 +1,30 @@
+"""The problem of the folds: on all columns, or on those that an l1 penalty needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bilevel.sklearn.columns import SLOPES, WIDE, OnColumns
+from bilevel.sklearn.folds import Data, Folds, dense, training_weights
+from bilevel.sklearn.lanes import Problem
+from bilevel.sklearn.space import Space
+from bilevel.sklearn.statements import Kind
+
+
+def problem_of(kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> Any:
+    """The problem on all columns, or, where an l1 penalty leaves out most of them, on those that it needs."""
+    if kind.l1 and kind.loss in SLOPES and kind.features > WIDE:
+        return OnColumns(kind, folds, targets, used)
+    return Problem(kind, folds, targets, used)
+
+
+def everything(kind: Kind, space: Space, u: np.ndarray, X: Any, folds: Folds, data: Data) -> np.ndarray:
+    """The solution on all rows, by the program of the folds with all rows in each lane."""
+    lanes, rows = folds.train.shape
+    inputs = dense(X)
+    weights = np.tile(training_weights(np.arange(rows), data), (lanes, 1))
+    inputs = inputs if folds.inputs.ndim == 2 else np.tile(inputs, (lanes, 1, 1))
+    whole = Folds(inputs, weights, weights, folds.splits)
+    return problem_of(kind, whole, data.targets, np.ones(lanes, bool))(space.penalties(u)).params[0]
