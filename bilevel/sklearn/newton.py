@@ -8,7 +8,6 @@ and the Hessian of some hundred unknowns fits. So the same numbers come from a p
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -66,7 +65,8 @@ def answer(stated: Statement, hparams: HParams, inner: Batch, outer: Batch, star
     """
     smooth = lambda flat: stated.smooth(flat.reshape(stated.shape), hparams, inner)
     weights = None if stated.weights is None else stated.weights(hparams)
-    bound = stated.bound and functools.partial(stated.bound, hparams=hparams, batch=inner)
+    above = stated.bound
+    bound = None if above is None else lambda flat: above(flat, hparams, inner)
     flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1), bound)
     free = jnp.ones_like(flat, bool) if weights is None else _free(flat, stated.shape)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -153,7 +152,8 @@ def statement(kind: Kind) -> Statement:
     rows, width = kind.shape if kind.groups else (int(np.prod(kind.shape)), 1)
     shaped = lambda function: lambda params, h, batch: function(params.reshape(kind.shape), h, batch)
     weights = (lambda hparams: jnp.ravel(weights_of(kind, hparams))) if kind.l1 else None
-    bound = functools.partial(concomitant_bound, kind=kind) if kind.loss == "huber" else None
+    above = lambda params, h, batch: concomitant_bound(params, h, batch, kind)
+    bound = above if kind.loss == "huber" else None
     return Statement((rows, width), shaped(smooth), shaped(outer), weights, bound)
 
 
