@@ -24,9 +24,10 @@ class Curvature(NamedTuple):
     """The least curvature relative to the largest in absolute value, and a direction in params along which it
     occurs."""
 
-    least: jax.Array  # NaN: not examined
+    least: jax.Array  # NaN: not examined, or examined in vain
     direction: PyTree
     step: PyTree  # Newton's, on the face
+    vain: jax.Array  # whether it was examined and is not finite
 
 
 class Descent(NamedTuple):
@@ -87,12 +88,15 @@ def least_curvature(instance: Instance, params: Params, uneven: bool | jax.Array
     nothing = jax.tree.map(jnp.zeros_like, params)
     direction = system.extend(nothing, unravel(seen.direction))
     step = jax.tree.map(jnp.negative, system.extend(residual, unravel(seen.step)))
-    return jax.lax.stop_gradient(Curvature(seen.least.astype(like.dtype), direction, step))
+    least = seen.least.astype(like.dtype)
+    return jax.lax.stop_gradient(Curvature(least, direction, step, ~jnp.isfinite(least)))
 
 
 def unseen(params: Params) -> Curvature:
     """The curvature where it was not examined."""
-    return jax.lax.stop_gradient(Curvature(jnp.full_like(trees.norm(params), jnp.nan), params, params))
+    return jax.lax.stop_gradient(
+        Curvature(jnp.full_like(trees.norm(params), jnp.nan), params, params, jnp.bool_(False))
+    )
 
 
 def cost_of_a_look(instance: Instance, params: Params, uneven: jax.Array) -> Counts:

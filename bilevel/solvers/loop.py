@@ -16,7 +16,7 @@ from bilevel.solvers.base import Solver, State
 from bilevel.solvers.curvature import bends_down, can_look, refuted
 from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.second_look import Asked, second_look
+from bilevel.solvers.second_look import Asked, second_look, sentenced
 from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, Relative, judge, limits, look, relative, without_end
 
 
@@ -205,8 +205,7 @@ def sentence(
         return judged.progress._replace(state=state, steps=progress.steps + 1, **fresh)
 
     stays = judged.progress._replace(state=judged.progress.state._replace(counts=counts))
-    code = jnp.where(seen.unfinished, jnp.int32(Code.max_steps), judged.code)
-    code = jnp.where(solved & refuted(seen.least, params), jnp.int32(Code.indefinite), code)
+    code = sentenced(judged.code, seen, params)
     onward = jax.lax.cond(seen.found, begun, lambda: stays)
     return Judged(onward, judged.goes_on | seen.found, code, judged.residual, seen.least, judged.apart)
 

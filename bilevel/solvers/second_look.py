@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
+from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree
-from bilevel.solvers.curvature import bends_down, cost_of_a_look, least_curvature, push, unseen
+from bilevel.solvers.curvature import bends_down, cost_of_a_look, least_curvature, push, refuted, unseen
 from bilevel.solvers.instance import Instance
 
 SHARE = 1e-2  # of the fall of the objective since the cold start: a point from which it falls by more is no minimum
@@ -36,6 +37,7 @@ class Seen(NamedTuple):
     better: Params  # a point with a lower objective to go on from
     found: jax.Array  # whether there is one, and steps are left
     counts: Counts
+    vain: jax.Array  # whether the Hessian was looked at and is not finite
 
 
 class Further(NamedTuple):
@@ -46,20 +48,28 @@ class Further(NamedTuple):
 def second_look(instance: Instance, asked: Asked) -> Seen:
     """The look at a point where a solver that sees no curvature stopped."""
     params, solved, nothing = asked.params, asked.solved, Further(asked.params, jnp.bool_(False))
-    least, direction, step = jax.lax.cond(
+    least, direction, step, vain = jax.lax.cond(
         solved, lambda: least_curvature(instance, params, asked.uneven), lambda: unseen(params)
     )
     cost = cost_of_a_look(instance, params, asked.uneven)
     counts = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost)
     known = solved & ~jnp.isnan(least)
     if not instance.complete:
-        return Seen(least, nothing.found, params, nothing.found, counts)
+        return Seen(least, nothing.found, params, nothing.found, counts, vain)
     saddle = known & bends_down(least, params) & asked.left
     pushed = push(instance, params, direction, saddle)
     ahead = jax.lax.cond(known & ~saddle, lambda: further(instance, asked, step), lambda: nothing)
     counts = counts.plus(proxes=jnp.where(known & ~saddle, 2 * instance.mapping.prox_calls, 0))
     better = trees.select(pushed.found, pushed.params, ahead.params)
-    return Seen(least, ahead.found, better, pushed.found | (ahead.found & asked.left), counts)
+    return Seen(least, ahead.found, better, pushed.found | (ahead.found & asked.left), counts, vain)
+
+
+def sentenced(code: jax.Array, seen: Seen, params: Params) -> jax.Array:
+    """The code of a point after the look."""
+    # Beside a Hessian that is not finite a lack of progress may come from the steps; so the precision is not blamed.
+    unfinished = seen.unfinished | (seen.vain & (code == Code.stalled))
+    code = jnp.where(unfinished, jnp.int32(Code.max_steps), code)
+    return jnp.where(refuted(seen.least, params), jnp.int32(Code.indefinite), code)
 
 
 def further(instance: Instance, asked: Asked, step: PyTree) -> Further:

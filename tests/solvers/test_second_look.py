@@ -79,3 +79,52 @@ def test_a_set_keeps_the_point_of_the_step_feasible():
     slope = np.asarray(jax.grad(loss)(found.params, 1.0, (X, y))["v"])
     left = np.clip(w - slope / units**2, 0, 1.5) - w
     assert found.status.name == "max_steps" or np.max(np.abs(left)) < 1e-6
+
+
+def least_objective(X, y, weight):
+    """The minimum of the lasso, by proximal gradient steps in NumPy on columns of one unit."""
+    w, step = np.zeros(X.shape[1]), len(y) / np.linalg.norm(X, 2) ** 2
+    for _ in range(1000):
+        w = w - step * X.T @ (X @ w - y) / len(y)
+        w = np.sign(w) * np.maximum(np.abs(w) - step * weight, 0)
+    return 0.5 * np.mean((X @ w - y) ** 2) + weight * np.sum(np.abs(w))
+
+
+@pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.SpectralProximalGradient()])
+def test_in_single_precision_too_no_lasso_is_converged_far_above_its_minimum(solver):
+    """Lane by lane: columns of one unit are `converged`, and columns of 1e3 and 1e-3 are solved or say no."""
+    units = np.array([1e3, 1.0, 1e-3, 1.0], np.float32)
+    uneven = [design(seed, units) for seed in range(LANES)]
+    lanes = [(X / units, y, scale) for X, y in uneven for scale in (units, np.ones_like(units))]
+    with jax.enable_x64(False):
+        inner = bl.InnerProblem(
+            loss=lambda w, h, batch: loss(w, h, batch[:2]),
+            init=lambda key, h: {"v": jnp.zeros(units.size)},
+            penalty=bl.L1(weight=lambda h: {"v": 0.1 * h}),
+            solver=solver,
+        )
+        data = [jnp.asarray(np.stack(part), jnp.float32) for part in zip(*lanes, strict=True)]
+        found = jax.vmap(lambda X, y, scale: inner.solve(scale, (X * scale, y)))(*data)
+    for (X, y, scale), w, code in zip(lanes, np.asarray(found.params["v"]), np.asarray(found.status.code), strict=True):
+        even = np.float64(w) * scale
+        objective = 0.5 * np.mean((X @ even - y) ** 2) + 0.1 * np.sum(np.abs(even))
+        least = least_objective(X, y, 0.1)
+        close = objective - least <= 0.02 * (0.5 * np.mean(y**2) - least)
+        solved = (code == bl.Code.converged) if np.all(scale == 1) else (code <= bl.Code.stalled)
+        assert close if solved else np.any(scale != 1), (code, objective - least)
+
+
+@pytest.mark.parametrize("power", [1.5, 2.0])
+def test_beside_a_hessian_that_is_not_finite_a_lack_of_progress_is_no_floor(power):
+    """Steps of no length, from a start that is solved to half of the digits: only beside a finite Hessian `stalled`."""
+
+    def flat(w, h, batch):
+        # The derivative of x**1.5 at 0 is 0, and its second derivative infinite.
+        return 0.5 * jnp.sum((w["a"] - 1) ** 2) + jnp.sum(jnp.maximum(w["b"], 0) ** power)
+
+    start = {"a": jnp.zeros(2), "b": -jnp.ones(1)}
+    inner = bl.InnerProblem(flat, lambda key, h: start, solver=bl.GradientDescent(step_size=1e-20, tol=1e-12))
+    near = lambda away: start | {"a": jnp.ones(2) + away}
+    found = jax.vmap(lambda away: inner.solve(1.0, None, init=near(away)))(jnp.array([1e-9, 0.0]))
+    expected = bl.Code.max_steps if power == 1.5 else bl.Code.stalled
+    assert found.status.code.tolist() == [expected, bl.Code.converged]
