@@ -8,6 +8,7 @@ and the Hessian of some hundred unknowns fits. So the same numbers come from a p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ SLOPE = 1e-4  # the share of the predicted decrease that a step has to keep
 SETTLED = 1e-12  # predicted decrease, relative to the loss, before the last step, which squares it
 FAILED = 1e-9  # predicted decrease, relative to the loss, at which a solution is none
 ROUNDING = 1e-14  # of the loss, relative
-DAMPED = 1e-2  # of the largest curvature, in the second direction of a rough problem
 MOST = 100  # steps
 ROUNDS = 300  # of coordinate descent on one quadratic model
 EXACT = 1e-12  # largest move of a round, relative to the gradient, at which a model is solved
@@ -36,7 +36,8 @@ class Statement(NamedTuple):
     smooth: Callable[[jax.Array, HParams, Batch], Scalar]
     outer: Callable[[jax.Array, HParams, Batch], Scalar]
     weights: Callable[[HParams], jax.Array] | None = None  # (rows,); none: the problem is smooth
-    rough: bool = False  # whether the smooth part is made of pieces that may have no curvature
+    # of (w, h, batch): a matrix above the Hessian, where the smooth part is made of pieces that may have no curvature
+    bound: Callable[[jax.Array, HParams, Batch], jax.Array] | None = None
 
 
 class Point(NamedTuple):
@@ -65,7 +66,8 @@ def answer(stated: Statement, hparams: HParams, inner: Batch, outer: Batch, star
     """
     smooth = lambda flat: stated.smooth(flat.reshape(stated.shape), hparams, inner)
     weights = None if stated.weights is None else stated.weights(hparams)
-    flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1), stated.rough)
+    bound = stated.bound and functools.partial(stated.bound, hparams=hparams, batch=inner)
+    flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1), bound)
     free = jnp.ones_like(flat, bool) if weights is None else _free(flat, stated.shape)
 
     def total(flat: jax.Array, hparams: HParams) -> Scalar:
@@ -109,7 +111,7 @@ def _minimised(
     weights: jax.Array | None,
     shape: tuple[int, int],
     start: jax.Array,
-    rough: bool,
+    bound: Callable[[jax.Array], jax.Array] | None,
 ) -> tuple[jax.Array, jax.Array]:
     """The minimiser, and whether it is one. Each step goes to the minimiser of a quadratic model plus the penalty, or
     less far, by a search along the way (Lee et al., 2014)."""
@@ -120,8 +122,8 @@ def _minimised(
         params, gradient = point.params, jax.grad(smooth)(point.params)
         matrix = jax.hessian(smooth)(params)
         if weights is None:  # where the curvature of a piece is singular, the second direction leads out of it
-            damped = matrix + DAMPED * jnp.max(jnp.diag(matrix)) * jnp.eye(len(params))
-            ways = [-jnp.linalg.solve(one, gradient) for one in (matrix, damped)][: 1 + rough]
+            matrices = [matrix] if bound is None else [matrix, bound(params)]
+            ways = [-jnp.linalg.solve(one, gradient) for one in matrices]
         else:
             ways = [_model_minimiser(matrix, gradient, weights, shape, params) - params]
         slopes = jnp.stack([gradient @ way + penalty(params + way) - penalty(params) for way in ways])
@@ -129,7 +131,7 @@ def _minimised(
         values = jax.vmap(loss)(trials)
         falls = (slopes[:, None] * SIZES).ravel()
         enough = (values <= point.value + SLOPE * falls + ROUNDING * jnp.abs(point.value)) & (falls <= 0)
-        first, some = jnp.argmax(enough), jnp.any(enough)
+        first, some = jnp.argmax(enough) if bound is None else _lowest(values, enough), jnp.any(enough)
         return Point(
             jnp.where(some, trials[first], params),
             jnp.where(some, values[first], point.value),
@@ -144,6 +146,11 @@ def _minimised(
     begin = Point(start, loss(start), jnp.array(jnp.inf), jnp.array(0), jnp.array(False))
     end = jax.lax.while_loop(unsettled, step, begin)
     return end.params, end.decrease <= FAILED * jnp.abs(end.value)
+
+
+def _lowest(values: jax.Array, enough: jax.Array) -> jax.Array:
+    """Which trial of two ways: a sliver of the first may be allowed where all of the second is far better."""
+    return jnp.argmin(jnp.where(enough, values, jnp.inf))
 
 
 class Model(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from bilevel.task import Task
 SETTLED = (
     1e-10  # the tolerance of the general solvers: below what two roundings of one sum differ by in the outer search
 )
+LEAST = 1e-8  # of Huber's scale, relative to the largest target: a fit without residuals has no other minimum
 
 
 class Kind(NamedTuple):
@@ -70,12 +72,30 @@ def fold_loss(kind: Kind) -> Any:
 def concomitant(params: jax.Array, batch: Batch, kind: Kind) -> Scalar:
     """sum_i s_i (scale + Huber(r_i / scale) scale) with the scale, an unknown, in the last place (Huber, 1981).
 
-    Infinite where the scale is not positive."""
+    The scale is sqrt(unknown^2 + least^2), because it would go to 0 where a fit has no residuals. Above 1e-7 of the
+    largest target that equals the unknown to rounding; HuberRegressor bounds its scale below for the same reason."""
     inputs, targets, weights = batch
-    scale = jnp.where(params[-1] > 0, params[-1], jnp.nan)
+    scale = scale_of(params[-1], targets)
     z = (with_ones(inputs) if kind.intercept else inputs) @ params[:-1]
     each = scale + 2 * scale * pointwise.huber(kind.setting).value(z / scale, targets / scale)
     return weights @ each / (jnp.sum(weights) if kind.reduction == "mean" else 1)
+
+
+def scale_of(unknown: jax.Array, targets: jax.Array) -> jax.Array:
+    """Huber's scale, which stays above a rounding of the targets."""
+    largest = jnp.max(jnp.abs(targets))
+    return jnp.hypot(unknown, LEAST * jnp.where(largest > 0, largest, 1.0))
+
+
+def concomitant_bound(params: jax.Array, hparams: HParams, batch: Batch, kind: Kind) -> jax.Array:
+    """The curvature of `concomitant` and its ridge with all residuals on the parabola, and that of a parabola above
+    the scale; it is in the units of each unknown, so that a step is right for targets of any size."""
+    inputs, targets, weights = batch
+    scale = scale_of(params[-1], targets)
+    columns = with_ones(inputs) if kind.intercept else inputs
+    ridge = 2 * jnp.exp(hparams["l2"][:, 0]) if kind.l2 else jnp.zeros(kind.features)
+    own = jnp.concatenate([ridge, jnp.zeros(kind.intercept), jnp.sum(weights)[None] / scale])
+    return jnp.diag(own).at[:-1, :-1].add(2 * columns.T @ (weights[:, None] * columns) / scale)
 
 
 def one_against_rest(params: jax.Array, batch: Batch, kind: Kind) -> Scalar:
@@ -133,7 +153,8 @@ def statement(kind: Kind) -> Statement:
     rows, width = kind.shape if kind.groups else (int(np.prod(kind.shape)), 1)
     shaped = lambda function: lambda params, h, batch: function(params.reshape(kind.shape), h, batch)
     weights = (lambda hparams: jnp.ravel(weights_of(kind, hparams))) if kind.l1 else None
-    return Statement((rows, width), shaped(smooth), shaped(outer), weights, kind.loss == "huber")
+    bound = functools.partial(concomitant_bound, kind=kind) if kind.loss == "huber" else None
+    return Statement((rows, width), shaped(smooth), shaped(outer), weights, bound)
 
 
 def _structured(kind: Kind) -> Any:
@@ -155,6 +176,12 @@ def _structured(kind: Kind) -> Any:
     return losses.Linear(design=loss.design, loss=centred, curvature=loss.curvature)
 
 
+def first_params(kind: Kind) -> jax.Array:
+    """Zeros, and one for a scale, at whose zero the loss has no slope in it."""
+    zeros = jnp.zeros(kind.shape)
+    return zeros.at[-1].set(1.0) if kind.loss == "huber" else zeros
+
+
 def task_of(kind: Kind) -> Task:
     """The same as a `bl.Task`, for problems whose Hessian does not fit."""
     weight = lambda hparams: weights_of(kind, hparams)
@@ -162,7 +189,7 @@ def task_of(kind: Kind) -> Task:
     return Task(
         inner=InnerProblem(
             loss=_structured(kind),
-            init=lambda key, hparams: jnp.zeros(kind.shape),
+            init=lambda key, hparams: first_params(kind),
             penalty=penalty,
             solver=Auto(tol=SETTLED),
         ),

@@ -90,6 +90,7 @@ def minus_hinge(power):
     return score
 
 
+HALVES = np.repeat([0.0, 1.0], N // 2)
 HINGE, SQUARED_HINGE = minus_hinge(1), minus_hinge(2)
 SPARSE = LogisticRegression(solver="saga", l1_ratio=1.0, tol=1e-9, max_iter=10**5)
 OTHERS = {
@@ -296,6 +297,15 @@ def test_a_constant_column_keeps_the_common_penalty():
     with pytest.warns(UserWarning, match="Columns \\[3\\] of X are constant"):
         search = HypergradientSearchCV(EXACT, {"C": "per_feature"}, guard="off", max_iter=5).fit(constant, BINARY)
     assert abs(search.best_estimator_.coef_[0, 3]) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("y", [HALVES, 1e6 * HALVES + 3, 1e-6 * HALVES, 0 * HALVES, X @ [1.0, 0.0, -2.0, 0.0]])
+def test_a_fit_without_residuals_has_a_scale(y):
+    """Folds whose targets are constant, or exactly linear, leave Huber's scale nothing to measure."""
+    search = HypergradientSearchCV(HuberRegressor(), {"alpha": (1e-3, 1e3)}, cv=2, max_iter=2).fit(X, y)
+    assert np.isfinite(search.history_[search.best_index_]["loss"])
+    assert 1e-3 <= search.best_params_["alpha"] <= 1e3
 
 
 def test_weights_of_samples_and_classes_are_those_of_scikit_learn():
