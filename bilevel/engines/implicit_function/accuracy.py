@@ -21,6 +21,7 @@ from bilevel.implicit import Mapping, PreparedSystem, Solve
 from bilevel.task import Task
 
 SAFETY = 1.25  # published with the measured rate of under-estimates: docs/accuracy.md
+FARTHEST = 1e3  # no correction is taken for less than this share of the way
 NEWTON_REGIME = 0.1  # the size of a correction is an estimate only if it reduces the residual by this factor
 LOOSE = 1e-2  # relative tolerance of solves whose result is only measured
 NEGLIGIBLE = 1e-3  # a part of the right-hand side smaller than the other by this factor is not solved for separately
@@ -63,7 +64,8 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
     ||g+ - g|| is an asymptotically exact estimate of the error of g, and the error of g+ is quadratic in the error of
     w. The claim is made only in the Newton regime: theta <= 0.1, where theta is the larger of ||F(w+)|| / ||F(w)|| and
     the same ratio of the adjoint; and no coordinate may change its face on the way. ``tol`` is the tolerance of the
-    solves; it is loose where only the size of the correction is wanted. The error of a corrected gradient is estimated
+    solves; it is loose where only the size of the correction is wanted. Outside the regime the way left is longer than
+    one correction, so the error is multiplied by 1 / (1 - theta). The error of a corrected gradient is estimated
     by a second correction. Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
     """
     mapping, at, system, adjoint, pulled, grad = solved
@@ -96,7 +98,7 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
     amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
         after=Solved(mapping, moved, system, adjoint_after, pulled_after, corrected),
-        error=SAFETY * size + noise.gradient,
+        error=SAFETY * jnp.where(claimed, 1, _longer(theta)) * size + noise.gradient,
         error_inner=error_inner,
         error_adjoint=error_adjoint,
         theta=theta,
@@ -107,6 +109,13 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
         counts=_counts(mapping, step, parts),
         inspection=_inspection(mapping),
     )
+
+
+def _longer(theta: jax.Array) -> jax.Array:
+    """The way to the solution in lengths of the first correction, where each next one is ``theta`` times as long: the
+    sum of the geometric series, up to `FARTHEST`."""
+    ratio = jnp.where(theta > 0, jnp.minimum(theta, 1 - 1 / FARTHEST), 0)  # NaN: no ratio was measured
+    return 1 / (1 - ratio)
 
 
 class Parts(NamedTuple):
