@@ -101,7 +101,9 @@ def test_the_oracle_of_programs_takes_rows_of_zeros():
     Q, q, c = np.diag([1.0, 2.0]), np.array([-1.0, 4.0]), np.ones(2)
     nothing, unit = np.zeros((0, 2)), (np.ones(2), np.ones(0), np.ones(1))
     program = programs.Program(Q, q, nothing, np.zeros(0), np.zeros((1, 2)), np.ones(1), unit, c)
-    x, derivatives, _ = programs.solve(program)
+    found = programs.solve(program)
+    assert found is not None
+    x, derivatives, _ = found
     np.testing.assert_allclose(x, [1.0, -2.0])
     np.testing.assert_allclose(derivatives[0], [-1.0, -0.5])
     assert derivatives[2] == [0.0]

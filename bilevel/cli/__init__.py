@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once, watch
 
@@ -28,10 +29,15 @@ def main() -> None:
 
             run()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the answer has enough, as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(PIPE_CLOSED)
+    except BrokenPipeError:
+        leave_reader()
     except KeyboardInterrupt:
         heed_no_more()
         print("bilevel: interrupted", file=sys.stderr, flush=True)
         quit_at_once(INTERRUPTED)
+
+
+def leave_reader() -> NoReturn:
+    """Ends the process in silence where whoever read its answer has enough, as `head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(PIPE_CLOSED)

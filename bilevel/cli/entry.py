@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bilevel.cli import sweep
+from bilevel.cli import leave_reader, sweep
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
 from bilevel.cli.commands import asked
@@ -89,6 +89,8 @@ def job(config: DictConfig) -> Any:
         with put_off():
             command = getattr(importlib.import_module(module), name)
         return command(config)
+    except BrokenPipeError:
+        leave_reader()
     except KeyboardInterrupt as interrupt:
         heed_no_more()
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))

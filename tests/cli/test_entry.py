@@ -45,7 +45,7 @@ def test_a_full_disk_is_known_from_whoever_tells_it(error, word):
     assert of_storage(error) == word
 
 
-@pytest.mark.parametrize("argument", ["--help", "command=list"])
+@pytest.mark.parametrize("argument", ["--help", "command=list", "command=data"])
 def test_a_reader_that_has_enough_is_no_error(argument):
     reading, writing = os.pipe()
     os.close(reading)
