@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
-from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, quit_at_once, watch
-
-PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, leave_reader, quit_at_once, watch
 
 
 def main() -> None:
@@ -35,9 +32,3 @@ def main() -> None:
         heed_no_more()
         print("bilevel: interrupted", file=sys.stderr, flush=True)
         quit_at_once(INTERRUPTED)
-
-
-def leave_reader() -> NoReturn:
-    """Ends the process in silence where whoever read its answer has enough, as `head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(PIPE_CLOSED)

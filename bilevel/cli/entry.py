@@ -20,12 +20,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bilevel.cli import leave_reader, sweep
+from bilevel.cli import sweep
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
 from bilevel.cli.commands import asked
 from bilevel.cli.generated import register
-from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, put_off, quit_at_once
+from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, leave_reader, put_off, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
 from bilevel.cli.settings import check_settings, with_logger
 from bilevel.data import DataError

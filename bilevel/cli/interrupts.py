@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM, SIGHUP: a run saves its state and ends with one sentence, also from within a long computation."""
+"""Signals and readers that leave: a run that is stopped saves its state and ends with one sentence, also from within a
+long computation, and a pipe that closes is no error."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import NoReturn
 
+PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
 INTERRUPTED = 130
 GRACE = 10.0  # seconds until Python must have handled a signal, because compiled code may run for minutes
 STOPS = (signal.SIGINT, signal.SIGTERM)  # handled as Ctrl-C, because schedulers stop jobs by SIGTERM
@@ -88,3 +90,9 @@ def quit_at_once(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def leave_reader() -> NoReturn:
+    """Ends the process in silence where whoever read its answer has enough, as `head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(PIPE_CLOSED)

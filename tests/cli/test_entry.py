@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from bilevel.cli import PIPE_CLOSED
 from bilevel.cli.entry import BEGAN, take_away_empty
+from bilevel.cli.interrupts import PIPE_CLOSED
 from bilevel.cli.train import of_storage
 
 
