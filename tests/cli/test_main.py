@@ -43,7 +43,7 @@ def test_help_names_every_group_and_its_options(bilevel):
     for line in (
         "engine: adaptive, amigo, auto, bome, ",
         "logger: console, jsonl, none, wandb",
-        "optimizer: adam, lbfgs, sgd, ",
+        "optimizer: adam, lbfgs, rprop, sgd, ",
         "task: ",
     ):
         assert line in text
