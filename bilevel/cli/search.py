@@ -78,12 +78,14 @@ class Search(Sweeper):
                 "an interval, as 'optimizer.learning_rate=tag(log, interval(1e-3, 1))'."
             )
         place = Path(str(self.config.hydra.sweep.dir)) if self.config else Path()
-        place.mkdir(parents=True, exist_ok=True)
-        study = self._study(place)
-        refuse_other_space(study, space)
+        from bilevel.training.run_folder import RunFolder
+
         failure: Exception | None = None
-        while batch := self._next(study, space):
-            failure = self._run(study, place, fixed, batch) or failure
+        with RunFolder(place, resume=True):  # two searches in one folder would end each other's trials
+            study = self._study(place)
+            refuse_other_space(study, space)
+            while batch := self._next(study, space):
+                failure = self._run(study, place, fixed, batch) or failure
         if failure:
             raise failure
 

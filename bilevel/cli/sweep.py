@@ -48,7 +48,8 @@ def identity(config: DictConfig) -> str:
     """The name of a sweep: its task, and a hash of the composed settings with the values that are swept."""
     swept = [one for one in config.hydra.overrides.task if not is_aside(one.lstrip("+~").partition("=")[0])]
     params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=True)
-    facts = [settled(config, resolve=False), sorted(swept), params, config.hydra.sweeper._target_]
+    # In the order typed, because it numbers the jobs.
+    facts = [settled(config, resolve=False), swept, params, config.hydra.sweeper._target_]
     text = json.dumps(facts, sort_keys=True, default=str)
     tasks = next((one.partition("=")[2] for one in swept if one.startswith("task=")), config.hydra.runtime.choices.task)
     if tasks == "own":

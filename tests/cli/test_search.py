@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from bilevel.cli.search import distribution, offer
 from bilevel.cli.sentences import SettingsError
 from bilevel.loggers import read_json_lines
+from bilevel.training.run_folder import RunFolder
 
 SPACES = {
     "task.penalties=single,per_class": CategoricalDistribution(["single", "per_class"]),
@@ -98,3 +99,11 @@ def test_a_killed_search_goes_on_and_repeats_no_trial(bilevel, folder, environme
     assert (place / str(TRIALS) / "summary.json").is_file()
     other = bilevel(*SEARCH, f"output={place}", "optimizer.learning_rate=tag(log,interval(0.01,0.5))")
     assert other.returncode == 2 and "in other ranges" in other.stderr
+
+
+@pytest.mark.slow
+def test_two_searches_in_one_folder_are_refused(bilevel, folder):
+    with RunFolder(folder / "taken"):
+        done = bilevel(*SEARCH, "output=taken")
+    assert done.returncode == 2 and "is writing a run there" in done.stderr
+    assert not (folder / "taken" / "search.db").exists()

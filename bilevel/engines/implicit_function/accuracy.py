@@ -21,7 +21,7 @@ from bilevel.implicit import Mapping, PreparedSystem, Solve
 from bilevel.task import Task
 
 SAFETY = 1.25  # published with the measured rate of under-estimates: docs/accuracy.md
-FARTHEST = 1e3  # no correction is taken for less than this share of the way
+FARTHEST = 1e3  # corrections: the way to the solution is never estimated as longer than so many of the first one
 NEWTON_REGIME = 0.1  # the size of a correction is an estimate only if it reduces the residual by this factor
 LOOSE = 1e-2  # relative tolerance of solves whose result is only measured
 NEGLIGIBLE = 1e-3  # a part of the right-hand side smaller than the other by this factor is not solved for separately
