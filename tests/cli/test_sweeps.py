@@ -32,8 +32,9 @@ def test_the_name_of_a_sweep_says_its_settings_and_nothing_else():
     one = named("task=ridge,lasso", "seed=1,2")
     assert one.startswith("ridge-lasso-")
     assert one == named(
-        "seed=1,2", "task=ridge,lasso", "progress=false", "hydra/launcher=local", "data.root=/elsewhere"
+        "task=ridge,lasso", "seed=1,2", "progress=false", "hydra/launcher=local", "data.root=/elsewhere"
     )
+    assert one != named("seed=1,2", "task=ridge,lasso")  # which numbers its jobs in another order
     others = (
         ("task=ridge,lasso", "seed=1,3"),
         ("task=ridge,lasso", "seed=1,2", "trainer.steps=7"),
