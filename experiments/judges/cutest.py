@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +83,20 @@ def solved(name: str, kind: str, problem: Any) -> list[list[Any]]:
     return [*rows, [name, start.size, "collection", "", known, "", "", "", ""]]
 
 
-def work(kind: str, unknowns: int) -> None:
-    """The other process: a name a line comes in, its rows go out as JSON; none where it has too many unknowns."""
+def work(answer: Callable[[str], list[list[Any]]], numbers: int = 1) -> None:
+    """The other process: a name a line comes in, the rows of ``answer(name)`` go out as JSON. Where it fails, a row
+    says so: its status is the error, and the ``numbers`` behind it are not known."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
     for line in sys.stdin:
         name = line.strip()
         try:
-            asked = cutest_problems.problem(kind, name)
-            answer: Any = solved(name, kind, asked) if asked.num_variables() <= unknowns else []
+            rows = answer(name)
         except Exception as error:  # the row says which
             words = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-            answer = [[name, "", OURS, words, float("nan"), "error", "", "", ""]]
-        print(json.dumps(answer), flush=True)
+            rows = [[name, "", OURS, words, *[float("nan")] * numbers, "error", *[""] * (4 - numbers)]]
+        print(json.dumps(rows), flush=True)
         jax.clear_caches()
 
 
@@ -190,7 +191,13 @@ def main() -> None:
     if cutest_problems.folder() is None:
         sys.exit(ABSENT)
     if settings.work:
-        return work(settings.kind[0], settings.unknowns)
+
+        def answer(name: str) -> list[list[Any]]:
+            asked = cutest_problems.problem(kind, name)
+            return solved(name, kind, asked) if asked.num_variables() <= settings.unknowns else []
+
+        kind = settings.kind[0]
+        return work(answer)
     chosen = settings.problems or (list(FEW) if settings.smoke else None)
     kinds = ["none"] if settings.smoke else settings.kind
     for kind in kinds:

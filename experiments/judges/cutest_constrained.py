@@ -16,7 +16,6 @@ takes longer, or ends it, is a row that says so. Rows are written as they come, 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -64,22 +63,6 @@ def solved(name: str, unknowns: int) -> list[list[Any]]:
     return [*rows, [name, program.start.size, "collection", "", expected, 0.0, "", "", ""]]
 
 
-def work(unknowns: int) -> None:
-    """The other process: a name a line comes in, its rows go out as JSON."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    for line in sys.stdin:
-        name = line.strip()
-        try:
-            answer: Any = solved(name, unknowns)
-        except Exception as error:  # the row says which
-            words = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-            answer = [[name, "", cutest.OURS, words, float("nan"), float("nan"), "error", "", ""]]
-        print(json.dumps(answer), flush=True)
-        jax.clear_caches()
-
-
 def summary(rows: list[list[Any]]) -> str:
     """A line a solver: problems solved of those asked, statuses that are wrong, seconds; then what ours missed."""
     feasible = [row for row in rows if row[4] != "" and np.isfinite(row[4]) and row[5] <= FEASIBLE]
@@ -109,7 +92,7 @@ def main() -> None:
     if cutest_problems.folder() is None:
         sys.exit(cutest.ABSENT)
     if settings.work:
-        return work(settings.unknowns)
+        return cutest.work(lambda name: solved(name, settings.unknowns), numbers=2)
     chosen = settings.problems or (list(FEW) if settings.smoke else None)
     names = [name for name in cutest_problems.listed("constrained") if chosen is None or name in chosen]
     path = cutest.table(settings, "cutest_constrained.csv")

@@ -16,7 +16,6 @@ problem has ``--seconds`` in a process beside this one; what takes longer, or en
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -69,22 +68,6 @@ def solved(name: str, unknowns: int) -> list[list[Any]]:
     return rows
 
 
-def work(unknowns: int) -> None:
-    """The other process: a name a line comes in, its rows go out as JSON."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    for line in sys.stdin:
-        name = line.strip()
-        try:
-            answer: Any = solved(name, unknowns)
-        except Exception as error:  # the row says which
-            words = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-            answer = [[name, "", cutest.OURS, words, float("nan"), "error", "", "", ""]]
-        print(json.dumps(answer), flush=True)
-        jax.clear_caches()
-
-
 def summary(rows: list[list[Any]]) -> str:
     """A line a solver: problems solved of those that it was asked for, statuses that are wrong, steps, seconds."""
     best: dict[str, float] = {}
@@ -111,7 +94,7 @@ def main() -> None:
     if cutest_problems.folder() is None:
         sys.exit(cutest.ABSENT)
     if settings.work:
-        return work(settings.unknowns)
+        return cutest.work(lambda name: solved(name, settings.unknowns))
     chosen = settings.problems or (list(FEW) if settings.smoke else None)
     names = [name for name in cutest_problems.listed("equations") if chosen is None or name in chosen]
     path = cutest.table(settings, "cutest_least_squares.csv")
