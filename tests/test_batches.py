@@ -71,6 +71,7 @@ def test_stochastic_gradients_average_to_the_full_gradient():
     assert_allclose(np.mean(drawn, axis=0), gradient(whole_batch(data)), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_train_and_validation_are_drawn_independently_and_reproducibly():
     samples = np.arange(40)
     batches = minibatches(samples, samples, batch_size=40)

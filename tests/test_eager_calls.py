@@ -59,6 +59,7 @@ def test_a_batch_of_problems_is_traced_once():
     assert len(traces) == before
 
 
+@pytest.mark.slow
 def test_a_global_bound_anew_is_not_stale(monkeypatch):
     inner = bl.InnerProblem(loss=lambda w, h, _: 0.5 * jnp.sum((w - h * TARGET) ** 2), init=lambda key, h: jnp.zeros(2))
     np.testing.assert_allclose(inner.solve(1.0, None).params, TARGET)
@@ -138,6 +139,7 @@ class TestLevelOne:
         assert len(traces) == before
 
 
+@pytest.mark.slow
 def test_projections_are_what_they_are_under_jit():
     point = jnp.array([0.3, 2.0, -1.0])
     for project in (bl.projections.simplex, bl.projections.isotonic, bl.prox.total_variation):

@@ -138,7 +138,7 @@ def kinks_on(entry, start, end, pieces=64):
     return at(low)[jumps], np.asarray(near)[jumps]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("entry", KINKED)
 def test_wherever_the_derivative_jumps_the_distance_to_the_next_kink_is_zero(entry):
     flat, random = entry.at.ravel(), np.random.default_rng(6)

@@ -41,6 +41,7 @@ def test_a_solve_of_the_users_own():
     assert_allclose(jax.jacobian(lambda l2: run(np.zeros(3), l2, (X, Y)).params)(0.5), DERIVATIVE, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_signature_from_elsewhere_and_aux():
     root = implicit_diff.custom_root(
         lambda *args, **kwargs: jax.grad(objective.ridge_regression)(*args, **kwargs),
@@ -52,6 +53,7 @@ def test_a_signature_from_elsewhere_and_aux():
     assert_allclose(found, DERIVATIVE, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_custom_fixed_point():
     fixed_point = implicit_diff.custom_fixed_point(lambda w, theta: 0.5 * (w + theta / w))
     assert_allclose(jax.grad(fixed_point(lambda init, theta: jnp.sqrt(theta)), 1)(1.0, 4.0), 0.25)

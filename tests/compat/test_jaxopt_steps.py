@@ -109,6 +109,7 @@ def test_a_gradient_of_the_users_own_and_aux():
     assert_allclose(found, DERIVATIVE, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_value_in_a_state_has_its_derivative():
     """JAXopt's has none, without a word."""
     solver = SMOOTH["LBFGS"](tol=1e-9)

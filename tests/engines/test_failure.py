@@ -186,6 +186,7 @@ def test_a_diverging_solver_is_told():
         bl.hypergradient(make(solver=bl.GradientDescent(step_size=10.0)), HPARAMS)
 
 
+@pytest.mark.slow
 def test_nan_never_becomes_a_number():
     engine = bl.Implicit(on_failure="warn")
     with pytest.warns(UserWarning, match="nonfinite"):

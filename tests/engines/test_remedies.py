@@ -26,6 +26,7 @@ def test_steps_that_ran_out_are_told_from_steps_that_did_not_help():
     assert "linear_solve" in adjoint_remedy(bl.Code.max_steps, bl.Implicit(linear_solve=bl.CG()))
 
 
+@pytest.mark.slow
 def test_an_engine_without_an_adjoint_speaks_of_its_steps():
     """The root of a distance that is zero has no derivative."""
 

@@ -43,6 +43,7 @@ def test_keywords_and_the_first_argument_by_its_own_name(condition):
         np.testing.assert_allclose([value, slope], [2.0, 0.25], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_loss_that_takes_its_arguments_by_place():
     @bl.custom_root(bl.optimality.Stationary(lambda w, *args: 0.5 * jnp.sum((w - args[0]) ** 2)))
     def solver(init, theta):
@@ -61,6 +62,7 @@ def test_names_are_matched_in_any_order_and_defaults_are_those_of_the_solver():
     np.testing.assert_allclose(jax.grad(lambda theta: root(None, theta=theta))(4.0), 0.75)
 
 
+@pytest.mark.slow
 def test_a_default_of_the_condition_does_not_hide_that_of_the_solver():
     @bl.custom_root(lambda w, theta, scale=1.0: w**2 - theta * scale**2)
     def root(init, theta, scale=3.0):

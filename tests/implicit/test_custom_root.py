@@ -334,6 +334,7 @@ def test_tiny_cotangents_do_not_underflow():
 
 
 class TestRefusals:
+    @pytest.mark.slow
     def test_cg_on_a_plain_nonsymmetric_function_is_caught_where_values_are_concrete(self):
         solver = bl.custom_root(as_root(affine), solve=bl.CG())(lambda init, theta: affine_solution(theta))
         with pytest.raises(ValueError, match="symmetric"):

@@ -42,6 +42,7 @@ def test_a_cotangent_off_the_face_is_solved_for_to_its_own_size(dtype, name, lin
         assert_allclose(found.value, right, rtol=0, atol=30 * np.finfo(dtype).eps)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_flat_on_the_face_stays_singular():
     """No curvature along the face: what a cotangent asks for there is no rounding, and has no answer."""
     mapping = bl.optimality.ProjectedGradient(lambda w, theta: jnp.sum(w * theta), SETS["affine"], 0.3)

@@ -18,6 +18,7 @@ def test_the_norm_neither_overflows_nor_has_a_nan_derivative():
     assert jax.hessian(norm)(jnp.zeros(2)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
+@pytest.mark.slow
 def test_what_is_invalid_is_nan_with_its_derivative_and_the_rest_untouched():
     def function(x):
         return valid(x[:, :1] > 0, jnp.zeros_like(x), x)

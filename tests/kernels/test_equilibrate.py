@@ -31,6 +31,7 @@ def largest(matrix, axis):
     return jnp.max(jnp.abs(matrix), axis=axis)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spread", [0, 3])
 def test_every_row_and_column_has_a_largest_entry_near_one(spread, dtype):

@@ -22,6 +22,7 @@ def program(case):
     return tuple(map(jnp.asarray, (Q, q, A, A @ x, G, G @ x + slack))), (x, y, z)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", ["regular", "dependent rows", "flat", "sizes apart"])
 def test_a_point_nearby_is_moved_onto_the_solution_set(case):
     arrays, solution = program(case)

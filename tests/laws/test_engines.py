@@ -131,7 +131,7 @@ def first_order(name):
     return bl.ProximalGradient(max_steps=2000, tol=1e-12)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("engine", [bl.Unrolled(), bl.Forward(), bl.Truncated(steps=400)], ids=named)
 @pytest.mark.parametrize("name", PROBLEMS[:5])
 def test_differentiated_steps_are_the_derivative(name, engine):

@@ -53,6 +53,7 @@ def test_trees_arguments_jit_and_vmap(control):
     assert_allclose(both, [smooth(x, key, 3.0) for key in keys], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_control_variate_lowers_the_variance():
     errors = {}
     for control in (False, True):

@@ -65,6 +65,7 @@ def test_blocks_of_all_sizes(block, rhs):
     _check_lanes(BlockCG(block=block), rhs)
 
 
+@pytest.mark.slow
 def test_lanes_in_float32():
     solution = _solver(BlockCG())(jnp.asarray(OUTLIERS, "float32"), jnp.asarray(RHS, "float32"))
     assert solution.value.dtype == "float32" and bool(jnp.all(solution.status.ok))
@@ -179,6 +180,7 @@ def _on_trees(x):
     return {"a": 3.0 * x["a"] + x["b"], "b": jnp.sum(x["a"]) + 9.0 * x["b"]}
 
 
+@pytest.mark.slow
 def test_pytrees_and_starts():
     lanes = jax.jit(jax.vmap(lambda b, start: BlockCG()(_on_trees, b, start)))
     truth = {"a": jnp.asarray(RHS[:3, :6]).reshape(3, 2, 3), "b": jnp.asarray(RHS[:3, 6])}

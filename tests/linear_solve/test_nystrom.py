@@ -18,6 +18,7 @@ def _matrix(eigenvalues):
 LOW_RANK = _matrix(np.r_[np.linspace(1, 9, 6), np.zeros(24)])
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("rank", [6, 10, 100])
@@ -79,6 +80,7 @@ def test_a_matrix_of_both_signs_is_indefinite_and_its_solution_nan():
     assert solution.status.name == "indefinite" and jnp.isnan(solution.value).all()
 
 
+@pytest.mark.slow
 def test_nan_products_are_nonfinite():
     assert Nystrom()(lambda x: jnp.nan * x, RHS).status.name == "nonfinite"
 

@@ -55,6 +55,7 @@ def test_an_offline_run_holds_everything(tmp_path, capfd):
     assert (tmp_path / "wandb" / f"latest-run/files/{history[-1]['figures/weights.path']}").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_id_and_steps(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

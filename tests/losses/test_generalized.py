@@ -61,6 +61,7 @@ def test_the_declared_curvature_is_the_second_derivative(name, reduction):
     assert_allclose(declared, full[places, ..., places] if z.ndim == 1 else full[places, :, places, :], atol=1e-13)
 
 
+@pytest.mark.slow
 def test_ridge():
     loss = bl.losses.squared(ridge=lambda h: ALPHA, reduction="sum")
     assert_same(minimiser(loss, NOISY), linear_model.Ridge(alpha=ALPHA, tol=1e-12).fit(X, NOISY, WEIGHTS))
@@ -85,6 +86,7 @@ def test_logistic_regression(class_weight):
     assert_same(minimiser(loss, BINARY), estimator.fit(X, BINARY, WEIGHTS))
 
 
+@pytest.mark.slow
 def test_multinomial_logistic_regression():
     loss = bl.losses.multinomial(ridge=1 / ALPHA, reduction="sum", class_weight="balanced")
     estimator = linear_model.LogisticRegression(C=ALPHA, tol=1e-12, max_iter=10**4, class_weight="balanced")
@@ -95,6 +97,7 @@ def test_multinomial_logistic_regression():
     assert_same(found, estimator)
 
 
+@pytest.mark.slow
 def test_linear_svc():
     ones = np.hstack([X, np.ones((N, 1))])  # its intercept is a coefficient like the others
     loss = bl.losses.squared_hinge(
@@ -104,6 +107,7 @@ def test_linear_svc():
     assert_same(minimiser(loss, BINARY, inputs=ones), estimator.fit(X, BINARY, WEIGHTS))
 
 
+@pytest.mark.slow
 def test_huber_regressor():
     estimator = linear_model.HuberRegressor(epsilon=1.5, alpha=ALPHA, tol=1e-10, max_iter=10**4)
     estimator.fit(X, NOISY, WEIGHTS)

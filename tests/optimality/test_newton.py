@@ -82,6 +82,7 @@ def test_one_factorisation_and_no_linear_solve():
     assert str(pulled).count(" lu[") + str(pulled).count("= lu ") == 1
 
 
+@pytest.mark.slow
 def test_in_an_inner_problem():
     inner = bl.InnerProblem(
         loss=lambda w, h, batch: loss(w, h),

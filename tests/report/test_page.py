@@ -72,6 +72,7 @@ def test_runs_are_compared_best_first(write_run):
     assert html.count("<h2>hyperparameters found</h2>") == 3  # each in full, below
 
 
+@pytest.mark.slow
 def test_a_large_sweep_tells_its_best_runs_in_full(write_run):
     folders = [write_run(f"run{k}", steps=2, summary={"best_outer_loss": 1 / (k + 1)}) for k in range(25)]
     html = page(found([folders[0].parent]))

@@ -149,6 +149,7 @@ def test_a_saddle_that_cannot_be_left_is_indefinite(solver):
     assert inner.solve(0.0, None).status.name == "indefinite"
 
 
+@pytest.mark.slow
 def test_the_least_curvature_of_many_unknowns():
     """Lanczos' method finds one direction among a thousand, and none where there is none."""
     for least in (-0.3, 0.1):
@@ -172,6 +173,7 @@ def test_unrolled_steps_from_a_saddle_claim_no_minimum():
         assert np.isnan(report.curvature) and np.isinf(report.error_estimate)
 
 
+@pytest.mark.slow
 def test_roots_are_no_minima():
     """A residual with an indefinite derivative is none of this: its root is converged."""
     inner = bl.InnerProblem.from_residual(

@@ -75,6 +75,7 @@ def test_a_start_with_a_gradient_of_1e15_does_not_excuse_one_of_1e5():
     assert float(variably_dimensioned(found.params, None, None)) < 1e-8
 
 
+@pytest.mark.slow
 def test_slow_is_not_stalled():
     slopes = jnp.array([1.0, 1e-3], jnp.float32)
     found = solve(lambda w, h, b: 0.5 * jnp.sum(slopes * (w - 1) ** 2), jnp.zeros(2, jnp.float32), DESCENT)
@@ -156,6 +157,7 @@ def test_losses_without_a_minimum(solver, loss):
     assert solve(LOSSES[loss], jnp.zeros(2), solver).status.name == "unbounded"
 
 
+@pytest.mark.slow
 def test_a_loss_of_1e20_in_single_precision_is_not_all_rounding():
     """The product of curvature and loss overflows there."""
     loss = lambda w, h, b: 0.5e20 * jnp.sum((w - 1) ** 2)
@@ -163,6 +165,7 @@ def test_a_loss_of_1e20_in_single_precision_is_not_all_rounding():
     assert found.status.name == "max_steps"
 
 
+@pytest.mark.slow
 def test_too_long_steps_still_diverge():
     found = solve(lambda w, h, b: jnp.sum(w**2), jnp.ones(2), bl.GradientDescent(step_size=1.5))
     assert found.status.name == "diverged"
@@ -193,6 +196,7 @@ def test_lanes_are_judged_one_by_one():
     assert_allclose(queued.params[:3], found.params[:3], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tolerances_compile_nothing_again():
     traces = []
 

@@ -58,6 +58,7 @@ def cliff(h):
     return 0.0 * jnp.log(jnp.where(h > 0.5, -1.0, 1.0)) + 0.0 * h
 
 
+@pytest.mark.slow
 def test_a_number_that_is_not_finite_shortens_the_step_too():
     result = bl.Trainer(optimizer=optax.adam(0.1), steps=30).fit(quadratic(prior=cliff))
     assert 0.45 < float(result.hparams) <= 0.5
@@ -156,6 +157,7 @@ def test_a_run_without_a_usable_step_has_failed_and_its_result_was_solved(policy
     np.testing.assert_array_equal(result.hparams, np.zeros(3))
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_by_itself_is_no_border():
     """Where the hyperparameters of the last step fail too, on the batch of this one, the step is not to blame."""
     batches = lambda key, step: (4.0, jnp.where(step == 2, jnp.nan, 1.0))

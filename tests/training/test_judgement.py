@@ -84,6 +84,7 @@ def test_whether_batches_stay_is_read_from_its_program():
     assert judge_of(ridge(MINI), key, {"stop/loss": 0.0}) == "stop/loss"
 
 
+@pytest.mark.slow
 def test_the_mean_over_an_epoch_is_that_of_the_data():
     w, h, key = jnp.ones(8), jnp.array(0.3), jax.random.key(3)
     task = ridge(bl.minibatches(TRAIN, VALIDATION, 7), prior=lambda h: h**2)  # 80 samples: the last batch is not full

@@ -38,7 +38,7 @@ def ridge(precision: str, stochastic: bool, seed: int = 0) -> bl.Task:
     )
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
 def test_the_state_after_a_step_is_of_the_types_before_it(engine, precision):

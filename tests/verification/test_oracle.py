@@ -21,6 +21,7 @@ def task(weight, size=1):
     )
 
 
+@pytest.mark.slow
 def test_it_agrees_with_the_closed_form():
     oracle = oracle_of(task(jnp.exp, 2), jnp.array([0.0, 1.0]), jax.random.key(0))
     w = 4 / (1 + np.exp([0.0, 1.0]))

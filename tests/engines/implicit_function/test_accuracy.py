@@ -118,6 +118,7 @@ def test_residuals_see_the_condition_and_no_excuse_in_a_far_start(condition, awa
     assert 0.1 * true <= float(report.error_estimate) <= 30 * true
 
 
+@pytest.mark.slow
 def test_residuals_of_a_solution_at_zero_are_no_alarm():
     inner = bl.InnerProblem(
         loss=lambda w, h, batch: 0.5 * jnp.sum((w - h) ** 2) + 0.25 * jnp.sum(w**4),

@@ -40,6 +40,7 @@ def test_at_a_kink_nothing_is_claimed():
     assert report.error_grade == "residual"
 
 
+@pytest.mark.slow
 def test_the_face_is_read_with_a_step_that_suits_the_loss():
     """At an inexact solution of a badly scaled loss a step of 1 reads a wrong face, one of 1/L the right one."""
     samples, features = 40, 12

@@ -256,6 +256,7 @@ STOCHASTIC = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("engine", STOCHASTIC, ids=lambda engine: type(engine).__name__)
 def test_counters_are_exact(counted, engine):

@@ -60,6 +60,7 @@ def after(steps, init=cold, size=0.5):
     return jax.grad(value)(jnp.asarray(H))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("init", [cold, at_solution])
 def test_the_gradient_is_that_of_the_loss_after_those_steps(kind, init):
@@ -71,6 +72,7 @@ def test_the_gradient_is_that_of_the_loss_after_those_steps(kind, init):
     assert int(report.inner_steps) == 3 and float(report.error_estimate) == np.inf
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap():
     task = task_of(bl.GradientDescent(step_size=0.5))
     gradient = jax.jit(jax.vmap(lambda h: bl.hypergradient(task, h, bl.Unrolled(steps=3))[1]))

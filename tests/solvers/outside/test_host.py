@@ -49,6 +49,7 @@ def test_a_wrong_answer_is_called_by_its_name():
     assert broken.status.name == "nonfinite" and np.all(np.isnan(broken.params))  # NaN never becomes 0
 
 
+@pytest.mark.slow
 def test_a_wrong_shape_is_a_sentence():
     inner = bl.InnerProblem(
         lambda w, h, batch: jnp.sum(w**2), lambda key, h: jnp.ones(2), solver=bl.Host(lambda w, h, batch: np.zeros(3))

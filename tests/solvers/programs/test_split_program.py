@@ -46,6 +46,7 @@ def solved(program, settings=bl.OperatorSplitting(), start=None):
     return jax.jit(run)(program.q, program.b)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_the_solution_is_the_projection(name):
     arguments, project = PROJECTIONS[name]
@@ -65,6 +66,7 @@ def test_in_single_precision():
     assert_allclose(found.x, project(jnp.asarray(POINT)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_lanes_of_a_batch_are_solved_each_by_itself():
     arguments, project = PROJECTIONS["simplex"]
     program = stated(*arguments)
@@ -84,6 +86,7 @@ def test_a_sparse_program_has_no_factor_and_the_same_solution():
     assert_allclose(solved(sparse).x, project(jnp.asarray(POINT)), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_from_its_solution_it_takes_no_step():
     program = stated(*PROJECTIONS["simplex"][0])
     found = solved(program)

@@ -57,6 +57,7 @@ def test_fits_under_jit_and_vmap_are_the_same(solver):
     assert_allclose(many.params["rate"][1], one.params["rate"], rtol=1e-8)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_more_unknowns_than_residuals_and_dependent_columns(solver):
     """A rank of 2 in 4 unknowns, consistent: Gauss and Newton's steps from zero end at the solution of least norm in
