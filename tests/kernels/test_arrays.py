@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bilevel.kernels.arrays import as_point, like, map_leaves, norm, valid
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import bilevel as bl
 from bilevel.verification.oracle import oracle_of, orthonormal
