@@ -36,6 +36,7 @@ class Kind(NamedTuple):
     l2: bool
     setting: float = 0.0  # the number of the loss, such as the threshold of Huber's
     kernel: str = ""  # of a kernel machine
+    pair: int = 0  # rows of the largest pair of classes, where each pair is a machine of its own
 
     @property
     def tail(self) -> int:

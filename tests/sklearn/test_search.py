@@ -1,5 +1,6 @@
 """`HypergradientSearchCV`: its loss is that of the folds, its gradient exact, and its estimator scikit-learn's."""
 
+import itertools
 import warnings
 from typing import Any
 
@@ -90,8 +91,18 @@ def minus_hinge(power):
     return score
 
 
+def minus_hinge_of_pairs(estimator, inputs, labels):
+    """Minus the mean of the hinge losses of the pairs that a row's class is in, summed."""
+    decisions, total = estimator.decision_function(inputs), 0.0
+    for pair, (first, second) in enumerate(itertools.combinations(estimator.classes_, 2)):  # positive for the first
+        mine = (labels == first) | (labels == second)
+        signs = np.where(labels[mine] == first, 1, -1)
+        total += np.sum(np.maximum(0, 1 - signs * decisions[mine, pair]))
+    return -total / len(labels)
+
+
 HALVES = np.repeat([0.0, 1.0], N // 2)
-HINGE, SQUARED_HINGE = minus_hinge(1), minus_hinge(2)
+HINGE, SQUARED_HINGE, PAIRS = minus_hinge(1), minus_hinge(2), minus_hinge_of_pairs
 SPARSE = LogisticRegression(solver="saga", l1_ratio=1.0, tol=1e-9, max_iter=10**5)
 OTHERS = {
     "lasso": (Lasso(tol=1e-12), {"alpha": (1e-3, 1.0)}, NOISY, "neg_mean_squared_error"),
@@ -116,6 +127,9 @@ OTHERS = {
     "svc": (SVC(kernel="linear", tol=1e-10), {"C": (1e-2, 1e2)}, BINARY, HINGE),
     "svc, gamma of the rows": (SVC(tol=1e-10), {"C": (1e-2, 1e2)}, BINARY, HINGE),
     "rbf svc": (SVC(tol=1e-10), {"gamma": (1e-2, 10.0), "C": (1e-2, 1e2)}, BINARY, HINGE),
+    "svc, three classes": (
+        SVC(tol=1e-10, decision_function_shape="ovo"), {"C": (1e-2, 1e2)}, CLASSES, PAIRS
+    ),
 }  # fmt: skip
 
 
@@ -168,6 +182,7 @@ def test_a_second_fit_compiles_nothing():
         slow(MultiTaskLasso(), {"alpha": "per_feature"}, TWO),
         slow(KernelRidge(kernel="rbf"), {"alpha": 1.0, "gamma": "per_feature"}, NOISY),
         slow(SVC(), {"C": 1.0, "gamma": "per_feature"}, BINARY),
+        slow(SVC(), {"C": 1.0, "gamma": "per_feature"}, CLASSES),
     ],
 )
 def test_the_gradient_is_the_derivative(estimator, stated, y):
@@ -175,7 +190,7 @@ def test_the_gradient_is_the_derivative(estimator, stated, y):
     weights = np.ones(N) if family.loss == "multi_task" else np.linspace(0.5, 1.5, N)
     data = Data(y, weights, None, None)
     if family.classifies:
-        data = Data(np.unique(y, return_inverse=True)[1], weights, np.array(["no", "yes"]), "balanced")
+        data = Data(np.unique(y, return_inverse=True)[1], weights, np.unique(y), "balanced")
     folds = folds_of(None, X, data.targets, list(KFold(3).split(X)), data, None)
     kind = checks.kind(estimator, family, folds, data)
     space = space_of(stated, estimator, family, (P, max(kind.columns, 1)), None)
@@ -368,7 +383,6 @@ def test_steins_estimate_refuses(estimator, options, weights, sentence):
 
 
 REFUSED = [
-    (SVC(), {"C": (1.0, 10.0)}, CLASSES, ValueError, "Only binary classification"),
     (SVC(kernel="poly"), {"C": (1.0, 10.0)}, BINARY, ValueError, "kernel='linear' and kernel='rbf'"),
     (SVC(kernel="linear"), {"gamma": (1.0, 10.0)}, BINARY, ValueError, "'gamma' is not a parameter"),
     (SVC(), {"C": "per_feature"}, BINARY, ValueError, "is one value"),
