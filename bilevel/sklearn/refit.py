@@ -124,15 +124,16 @@ def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: b
     if space.gamma is not None and space.gamma.many:
         last.set_params(kernel=ard(np.exp(space.penalties(u)["gamma"][:, 0])))
     linear = space.many and not space.family.kernel
-    factors = scales(space, u) if linear and not isinstance(last, HuberRegressor) else None
+    kind: Any = type(last)
+    factors = scales(space, u) if linear and kind is not HuberRegressor else None
     takes = has_fit_parameter(last, "sample_weight")  # MultiTaskLasso does not
     given = {"sample_weight": rows.weights} if weighted and takes else {}
-    fit = tightly if isinstance(last, SVC) else type(last).fit
+    fit = tightly if kind is SVC else kind.fit
     fit(last, X if factors is None else scaled(X, factors), y, **given)
     if factors is not None and (takes or not weighted):
         last.coef_ = last.coef_ * factors
-    elif linear or (weighted and not takes) or isinstance(last, HuberRegressor):
+    elif linear or (weighted and not takes) or kind is HuberRegressor:
         write(last, solve(X))
-        if isinstance(last, HuberRegressor):
+        if kind is HuberRegressor:
             last.outliers_ = np.abs(y - last.predict(X)) > last.scale_ * last.epsilon
     return own

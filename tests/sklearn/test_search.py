@@ -26,7 +26,11 @@ from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, Stratifi
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
-from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.estimator_checks import (
+    check_estimator,
+    check_sample_weight_equivalence_on_dense_data,
+    check_sample_weights_not_overwritten,
+)
 
 from bilevel.sklearn import HypergradientSearchCV, checks
 from bilevel.sklearn.descent import Objective
@@ -143,7 +147,9 @@ def test_each_estimator_minimises_what_scikit_learns_does(name):
     assert_allclose(found, cross_val_score(chosen, X, y, cv=KFold(3), scoring=scoring), rtol=1e-5)
     again = copy(chosen).fit(X, y)
     assert type(search.best_estimator_) is type(estimator)
-    assert_allclose(search.best_estimator_.predict(X), again.predict(X)) if is_regressor(again) else None
+    if is_regressor(again):  # scikit-learn's own HuberRegressor stops this far from the solution
+        close = 1e-5 if isinstance(again, HuberRegressor) else 0.0
+        assert_allclose(search.best_estimator_.predict(X), again.predict(X), atol=close)
     parameter, (low, high) = next(iter(space.items()))
     others = {key: value for key, value in search.best_params_.items() if key != parameter}
     grid = [
@@ -409,6 +415,34 @@ CHECKED = {
     "svc": (SVC(), "C"),
     "kernel ridge": (KernelRidge(), "alpha"),
 }
+
+
+REPEATED = np.repeat([[1.0, 3.0], [2.0, 1.0], [3.0, 3.0], [4.0, 1.0]], 4, axis=0)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", slow("linear")])
+def test_repeated_rows_have_a_gradient(kernel):
+    """Their free block is singular, and their duals are not unique; the loss on the folds and its derivative are."""
+    y = np.tile([1, 2], 8)
+    data = Data(y - 1, np.linspace(0.5, 1.5, 16), np.array([1, 2]), None)
+    folds = folds_of(None, REPEATED, y, list(KFold(2, shuffle=True, random_state=0).split(REPEATED)), data, None)
+    estimator = SVC(kernel=kernel)
+    space = space_of({"C": (1e-3, 1e3)}, estimator, family_of(estimator), (2, 1), None)
+    kind = checks.kind(estimator, family_of(estimator), folds, data)
+    objective = Objective(Problem(kind, folds, data.targets, np.ones(2, bool)), space)
+    for place in (-2.0, 0.3, 4.0):
+        ends = [objective.at(np.array([place + sign * 1e-5])) for sign in (1, -1)]
+        assert not any(map(objective.failed, ends))
+        numeric = (ends[0].loss - ends[1].loss) / 2e-5
+        assert_allclose(objective.at(np.array([place])).gradient[0], numeric, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["ridge", "svc"])
+def test_weights_of_samples_pass_the_checks_of_scikit_learn(name):
+    estimator, parameter = CHECKED[name]
+    search = HypergradientSearchCV(estimator, {parameter: (1e-3, 1e3)}, cv=2, max_iter=2)
+    check_sample_weights_not_overwritten(name, search)
+    check_sample_weight_equivalence_on_dense_data(name, search)
 
 
 @pytest.mark.slow
