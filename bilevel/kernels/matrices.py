@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
 from jax.experimental.sparse import BCOO, JAXSparse, bcoo_concatenate
 
 Matrix = Any  # jax.Array or BCOO
@@ -54,8 +56,12 @@ def stacked(top: Matrix, bottom: Matrix) -> Matrix:
     """[top; bottom], sparse if either is."""
     if not (is_sparse(top) or is_sparse(bottom)):
         return jnp.concatenate([top, bottom])
-    parts = [part if is_sparse(part) else BCOO.fromdense(part, nse=part.size) for part in (top, bottom)]
-    return bcoo_concatenate(parts, dimension=0)
+    return bcoo_concatenate([sparse(top), sparse(bottom)], dimension=0)
+
+
+def sparse(matrix: Matrix) -> BCOO:
+    """The matrix with its entries stored; of a dense one all of them."""
+    return matrix if is_sparse(matrix) else BCOO.fromdense(matrix, nse=matrix.size)
 
 
 def dense(matrix: Matrix) -> jax.Array:
@@ -83,3 +89,28 @@ def is_positive_semidefinite(matrix: jax.Array) -> jax.Array:
     unit = scale[:, None] * matrix * scale[None, :]
     factor = jnp.linalg.cholesky(unit + 10 * n * eps * jnp.eye(n, dtype=matrix.dtype))
     return jnp.all(jnp.isfinite(jnp.diagonal(factor)))
+
+
+def compressed(matrix: Matrix) -> scipy.sparse.csc_array:
+    """A matrix on the host, dense or `BCOO` with NumPy's arrays in it, in compressed columns and float64. Places
+    outside of the shape, which pad a `BCOO`, are left out."""
+    if not is_sparse(matrix):
+        return scipy.sparse.csc_array(np.asarray(matrix, np.float64))
+    (rows, columns), entries = np.asarray(matrix.indices).T, np.asarray(matrix.data, np.float64)
+    inside = (rows < matrix.shape[0]) & (columns < matrix.shape[1])
+    kept = entries[inside], (rows[inside], columns[inside])
+    return scipy.sparse.csc_array(scipy.sparse.coo_array(kept, shape=matrix.shape))
+
+
+def between(rows: jax.Array, matrix: Matrix, columns: jax.Array) -> Matrix:
+    """diag(rows) matrix diag(columns)."""
+    if not is_sparse(matrix):
+        return rows[:, None] * matrix * columns[None, :]
+    at = matrix.indices
+    factors = rows.at[at[:, 0]].get(mode="fill", fill_value=0) * columns.at[at[:, 1]].get(mode="fill", fill_value=0)
+    return with_data(matrix, factors * matrix.data)
+
+
+def largest(matrix: Matrix) -> jax.Array:
+    """The size of its largest entry."""
+    return jnp.max(jnp.abs(matrix.data if is_sparse(matrix) else matrix), initial=0)
