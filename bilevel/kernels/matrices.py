@@ -49,7 +49,12 @@ def rows_kept(matrix: Matrix, kept: jax.Array) -> Matrix:
 
 
 def symmetric_part(matrix: Matrix) -> Matrix:
-    return times(jnp.asarray(0.5, matrix.dtype), matrix + matrix.T)
+    """(M + M') / 2. Of a sparse matrix the entries of both are stored, because adding those at one place takes a sort
+    of them all."""
+    if not is_sparse(matrix):
+        return 0.5 * (matrix + matrix.T)
+    both = jnp.concatenate([matrix.indices, matrix.indices[:, ::-1]])
+    return BCOO((0.5 * jnp.concatenate([matrix.data, matrix.data]), both), shape=matrix.shape)
 
 
 def stacked(top: Matrix, bottom: Matrix) -> Matrix:
@@ -72,7 +77,9 @@ def squared(matrix: Matrix) -> Matrix:
     """Entry by entry."""
     if not is_sparse(matrix):
         return matrix**2
-    whole = matrix.sum_duplicates(nse=matrix.nse)  # an entry may be stored in parts
+    # An entry may be stored in parts. The barrier keeps XLA from sorting the places of a constant while it compiles.
+    places = jax.lax.optimization_barrier(matrix.indices)
+    whole = BCOO((matrix.data, places), shape=matrix.shape).sum_duplicates(nse=matrix.nse)
     return with_data(whole, whole.data**2)
 
 

@@ -10,13 +10,15 @@ NumPy and SciPy instead of JAX, because the places of the entries of a sparse fa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
 
 from bilevel.foundation.status import Code
-from bilevel.kernels.sparse_saddle import refined_inverse, saddle
+from bilevel.linear_solve.sparse_factor import Matrix, refined_inverse, saddle
+
+Part = Any  # a vector of NumPy's, or a number
 
 SWEEPS = 10  # of Ruiz' scaling: each takes the square root of the remaining ratios
 TO_THE_BOUNDARY = 0.99  # below 1, because slacks and multipliers have to stay positive
@@ -28,23 +30,23 @@ PROOF = 1e-8  # the share of a certificate that may be left over; `solvers.progr
 class Data(NamedTuple):
     """min 1/2 x'Px + q'x s.t. E x = e, G x + s = h, s >= 0; the matrices in compressed columns."""
 
-    P: scipy.sparse.csc_array  # (n, n), symmetric
+    P: Matrix  # (n, n), symmetric
     q: np.ndarray
-    E: scipy.sparse.csc_array  # (p, n)
+    E: Matrix  # (p, n)
     e: np.ndarray
-    G: scipy.sparse.csc_array  # (m, n)
+    G: Matrix  # (m, n)
     h: np.ndarray
 
 
 class Iterate(NamedTuple):
     """A point of the embedding, or a direction in it."""
 
-    x: np.ndarray
-    y: np.ndarray
-    z: np.ndarray
-    s: np.ndarray
-    t: float
-    k: float
+    x: Part
+    y: Part
+    z: Part
+    s: Part
+    t: Part
+    k: Part
 
     def plus(self, length: float, step: Iterate) -> Iterate:
         return Iterate(*(part + length * change for part, change in zip(self, step, strict=True)))
@@ -100,7 +102,7 @@ def _equilibrated(data: Data) -> tuple[Data, np.ndarray, np.ndarray, np.ndarray,
     return Data(P, cost * columns * q, E, rows * e, G, bounds * h), columns, rows, bounds, cost
 
 
-def _largest(matrix: scipy.sparse.csc_array, axis: int) -> np.ndarray:
+def _largest(matrix: Matrix, axis: int) -> np.ndarray:
     """The largest entry of each column (axis 0) or row (axis 1)."""
     if matrix.shape[axis] == 0:
         return np.zeros(matrix.shape[1 - axis])
@@ -111,7 +113,7 @@ def _root(sizes: np.ndarray) -> np.ndarray:
     return np.where(sizes > 0, np.where(sizes > 0, sizes, 1) ** -0.5, 1)
 
 
-def _scaled(rows: np.ndarray, matrix: scipy.sparse.csc_array, columns: np.ndarray) -> scipy.sparse.csc_array:
+def _scaled(rows: np.ndarray, matrix: Matrix, columns: np.ndarray) -> Matrix:
     return scipy.sparse.csc_array(scipy.sparse.diags_array(rows) @ matrix @ scipy.sparse.diags_array(columns))
 
 

@@ -17,9 +17,9 @@ from bilevel.foundation import vectors as tree
 from bilevel.foundation.callbacks import on_host
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap, PyTree
-from bilevel.kernels.sparse_saddle import least_pivot, refined_inverse
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
 from bilevel.linear_solve.refine import attainable, judge, scaled_back, true_residual
+from bilevel.linear_solve.sparse_factor import least_pivot, refined_inverse
 
 
 @jax.tree_util.register_dataclass

@@ -61,9 +61,8 @@ class Clarabel(ProgramSolver):
 
         def host(_: tuple, *arrays: Matrix) -> tuple:
             tol, P, q, A, b = arrays
-            return self._on_host(
-                order, pieces(cone), float(tol), compressed(P), np.float64(q), compressed(A), np.float64(b)
-            )
+            q, b = np.asarray(q, np.float64), np.asarray(b, np.float64)
+            return self._on_host(order, pieces(cone), float(tol), compressed(P), q, compressed(A), b)
 
         return Answer(*call_host(host, like, jnp.asarray(self.tol), P, q, A, b))
 

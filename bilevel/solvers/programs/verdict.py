@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from bilevel.foundation.callbacks import on_host
 from bilevel.foundation.status import Code, Status
-from bilevel.kernels import sparse_saddle
 from bilevel.kernels.equilibrate_operators import squares_of, units
 from bilevel.kernels.matrices import compressed, is_positive_semidefinite, is_sparse
 from bilevel.kernels.splitting import proofs
+from bilevel.linear_solve import sparse_factor
 from bilevel.solvers.programs.split_program import groups_of, quadratic
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
 
@@ -47,7 +47,7 @@ def is_convex(program: ConeProgram) -> jax.Array:
     if not is_sparse(program.P):
         return is_positive_semidefinite(program.P)
     eps = float(jnp.finfo(program.q.dtype).eps)
-    return on_host(lambda P: sparse_saddle.is_positive_semidefinite(compressed(P), eps), jnp.bool_(True), program.P)
+    return on_host(lambda P: sparse_factor.is_positive_semidefinite(compressed(P), eps), jnp.bool_(True), program.P)
 
 
 def is_finite(program: ConeProgram) -> jax.Array:

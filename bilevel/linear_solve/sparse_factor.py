@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
+Matrix = Any  # of scipy.sparse, in compressed columns; checkers know too little of its operators
 Inverse = Callable[[np.ndarray], np.ndarray]
 
 SHIFT = 1e-8  # relative to the largest entry of P: every factor exists, and refinement removes the error of it
 REFINEMENTS = 12  # each removes the share of the shift in the smallest pivot
-PRECISE = 1e-14  # the share of the right-hand side at which refinement ends
+PRECISE = 1e-15  # the share of the terms of a row at which refinement ends
 LOST = 1e-6  # the share that a factor with small pivots leaves; then a factor with exchanges of rows is made
 
 
-def saddle(P: scipy.sparse.csc_array, C: scipy.sparse.csc_array, corner: np.ndarray) -> scipy.sparse.csc_array:
+def saddle(P: Matrix, C: Matrix, corner: np.ndarray) -> Matrix:
     """[[P, C'], [C, -diag(corner)]]."""
     last = scipy.sparse.diags_array(-corner)
     return scipy.sparse.csc_array(scipy.sparse.block_array([[P, C.T], [C, last]]))
 
 
-def refined_inverse(matrix: scipy.sparse.csc_array, leading: int) -> Inverse:
+def refined_inverse(matrix: Matrix, leading: int) -> Inverse:
     """right-hand sides (size,) or (size, columns) -> solutions, by one factor of K + SHIFT diag(I, -I).
 
     K is symmetric, positive semidefinite on the first ``leading`` unknowns and negative semidefinite on the others, so
@@ -52,23 +54,25 @@ def refined_inverse(matrix: scipy.sparse.csc_array, leading: int) -> Inverse:
     return solve
 
 
-def _refined(matrix: scipy.sparse.csc_array, inverse: Inverse, rhs: np.ndarray) -> tuple[np.ndarray, float]:
-    """The solution with the smallest residual, and that residual as a share of the right-hand side."""
-    size = float(np.max(np.abs(rhs), initial=0)) or 1.0
+def _refined(matrix: Matrix, inverse: Inverse, rhs: np.ndarray) -> tuple[np.ndarray, float]:
+    """The solution with the smallest residual, and that residual: the largest share of the terms of its row, because
+    the rows of an interior-point step differ by many powers of ten. Source: Oettli and Prager, 1964."""
+    sizes = abs(matrix)
     found, best, rest, least = np.zeros_like(rhs), np.zeros_like(rhs), rhs, np.inf
     for _ in range(REFINEMENTS):
         found = found + inverse(rest)
         rest = rhs - matrix @ found
-        left = float(np.max(np.abs(rest), initial=0))
+        terms = sizes @ np.abs(found) + np.abs(rhs)
+        left = float(np.max(np.abs(rest) / np.where(terms > 0, terms, 1), initial=0))
         if not left < least:
             break
         best, least = found, left
-        if left <= PRECISE * size:
+        if left <= PRECISE:
             break
-    return best if np.isfinite(least) else found, least / size
+    return best if np.isfinite(least) else found, least
 
 
-def _inverse(matrix: scipy.sparse.csc_array, diagonal: bool) -> Inverse:
+def _inverse(matrix: Matrix, diagonal: bool) -> Inverse:
     """By a sparse LU factor, whose pivots stay on the ``diagonal``; NaN where a pivot is exactly zero."""
     try:
         return _factor(matrix, diagonal).solve
@@ -76,14 +80,14 @@ def _inverse(matrix: scipy.sparse.csc_array, diagonal: bool) -> Inverse:
         return lambda rhs: np.full_like(rhs, np.nan)
 
 
-def _factor(matrix: scipy.sparse.csc_array, diagonal: bool) -> scipy.sparse.linalg.SuperLU:
+def _factor(matrix: Matrix, diagonal: bool) -> Any:
     if not diagonal:
         return scipy.sparse.linalg.splu(matrix)
     symmetric = {"SymmetricMode": True}
     return scipy.sparse.linalg.splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=symmetric)
 
 
-def least_pivot(matrix: scipy.sparse.csc_array) -> float:
+def least_pivot(matrix: Matrix) -> float:
     """The smallest pivot of a factor with exchanges of rows, relative to the largest one; 0 for a singular matrix.
 
     >>> least_pivot(scipy.sparse.csc_array([[2.0, 0.0], [0.0, 1.0]])), least_pivot(scipy.sparse.csc_array([[0.0]]))
@@ -98,7 +102,7 @@ def least_pivot(matrix: scipy.sparse.csc_array) -> float:
     return float(np.min(pivots) / np.max(pivots))
 
 
-def is_positive_semidefinite(matrix: scipy.sparse.csc_array, eps: float = 2.2e-16) -> bool:
+def is_positive_semidefinite(matrix: Matrix, eps: float = 2.2e-16) -> bool:
     """Whether a symmetric sparse matrix has no negative eigenvalue, up to the rounding ``eps`` of its entries, in all
     units of its rows.
 
