@@ -10,6 +10,7 @@ import pytest
 import bilevel as bl
 from bilevel.loggers import Run
 from bilevel.report import REPORT, Page, found, page, read
+from bilevel.report.comparison import distinctions
 
 VOID = ("meta", "img", "br", "line", "path", "polygon", "i")
 
@@ -70,6 +71,18 @@ def test_runs_are_compared_best_first(write_run):
     rows = re.findall(r"<tr[^>]*><td>([abc])</td><td>cleaning</td><td>(\d)</td>", html)
     assert rows == [("b", "2"), ("a", "1"), ("c", "3")]
     assert html.count("<h2>hyperparameters found</h2>") == 3  # each in full, below
+
+
+def test_runs_are_told_apart_by_what_was_typed(write_run):
+    typed = {"a": ["task=ridge"], "b": ["task=ridge", "engine=one_step"], "c": ["task=ridge", "++trainer.steps=9"]}
+    for name, words in typed.items():
+        engine = {"_target_": "OneStep" if name == "b" else "Implicit", "tol": 0.1 * (name != "b")}
+        folder = write_run(name, steps=9 if name == "c" else 5, settings={"engine": engine})
+        (folder / ".hydra/overrides.yaml").write_text(json.dumps(words))
+    runs = found([folder.parent])
+    assert distinctions(runs) == {"engine": ["default", "one_step", "default"], "trainer.steps": [5, 5, 9]}
+    html = page(runs)
+    assert "<td>one_step</td>" in html and "<td>engine.tol</td>" in html  # the table of settings is whole
 
 
 @pytest.mark.slow
