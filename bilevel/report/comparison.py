@@ -12,7 +12,7 @@ from typing import Any
 from bilevel.loggers.base import brief
 from bilevel.report.charts import COLORS, Curve, chart
 from bilevel.report.commands import name_of
-from bilevel.report.runs import RecordedRun
+from bilevel.report.runs import RecordedRun, task_of
 from bilevel.report.sections import section, table
 from bilevel.report.words import headline_of
 
@@ -54,7 +54,7 @@ def ranked(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
     def order(run: RecordedRun) -> tuple[str, bool, float]:
         loss = run.record.summary.get("best_outer_loss", math.nan)
         failed = not isinstance(loss, int | float) or not math.isfinite(loss)
-        return str(run.record.summary.get("task")), failed, 0.0 if failed else float(loss)
+        return task_of(run.record), failed, 0.0 if failed else float(loss)
 
     return sorted(runs, key=order)
 
@@ -70,7 +70,7 @@ def comparison(
     rows = []
     for number, run in enumerate(runs):
         summary = run.record.summary
-        cells = [run.folder.name, summary.get("task"), *(values[number] for values in differing.values())]
+        cells = [run.folder.name, task_of(run.record), *(values[number] for values in differing.values())]
         cells += [heads[number].get("value"), summary.get("best_outer_loss"), summary.get("steps")]
         error = summary.get("hypergradient_error_estimate")
         error = "unknown" if error in (math.inf, "Infinity") else error  # of engines that do not estimate it

@@ -109,9 +109,11 @@ def test_numbers_that_are_none_can_be_drawn(write_run):
 
 
 def test_a_run_that_lasts_or_failed_is_told_too(write_run):
-    lasting = write_run("lasting", steps=3, settings={"trainer": {"steps": 12}})
+    task = {"_target_": "mine.cleaning"}
+    lasting = write_run("lasting", steps=3, settings={"trainer": {"steps": 12}, "task": task})
     (lasting / "summary.json").unlink()
-    assert "3 of 12 outer steps are done" in page([read(lasting)], refresh=5)
+    html = page([read(lasting)], refresh=5)
+    assert "3 of 12 outer steps are done" in html and "cleaning: 3 outer steps so far" in html
     failed = write_run("failed", summary={"status": "failed", "headline": None}, status="max_steps")
     html = page([read(failed)])
     assert "the run failed after 12 outer steps" in html
