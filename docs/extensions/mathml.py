@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
-from latex2mathml.converter import convert
 
+def written(display: str) -> Callable[[Any, Any], None]:
+    """The visitor that writes a formula, inline or as a block, and leaves its TeX source out."""
+    convert = importlib.import_module("latex2mathml.converter").convert  # of the extra docs
+    left_out = importlib.import_module("docutils.nodes").SkipNode
 
-def inline(translator: Any, node: Any) -> None:
-    translator.body.append(convert(node.astext()))
+    def visit(translator: Any, node: Any) -> None:
+        formula = convert(node.astext(), display=display)
+        translator.body.append(f'<div class="math">{formula}</div>' if display == "block" else formula)
+        raise left_out
 
-
-def block(translator: Any, node: Any) -> None:
-    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
-
-
-def done(translator: Any, node: Any) -> None:
-    """Nothing is left to write at the end of a formula; its TeX source is not shown."""
-
-
-def skipping(visit: Any) -> Any:
-    """The visit, after which the TeX source within the formula is left out."""
-
-    def visited(translator: Any, node: Any) -> None:
-        from docutils.nodes import SkipNode
-
-        visit(translator, node)
-        raise SkipNode
-
-    return visited
+    return visit
 
 
 def setup(app: Any) -> dict[str, bool]:
-    app.add_html_math_renderer("mathml", (skipping(inline), done), (skipping(block), done))
+    app.add_html_math_renderer("mathml", (written("inline"), None), (written("block"), None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
