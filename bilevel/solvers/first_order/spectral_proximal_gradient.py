@@ -46,9 +46,10 @@ class Trial(NamedTuple):
 class SpectralProximalGradient(Solver):
     """w+ = prox(w - s grad loss(w), s),  s+ = ||w+ - w||^2 / <grad loss(w+) - grad loss(w), w+ - w>.
 
-    s is halved until the objective is below the largest of the last eight, or, up to rounding, no larger and the
-    curvature along the step at most 1 / s, as it is for every s below 1/L. A step costs one gradient and no product. Where the condition is
-    moderate it takes half as many gradients as the accelerated method; where the condition is bad it takes more.
+    s is halved until the objective is below the largest of the last eight; or until it is no larger, up to rounding,
+    and the curvature along the step is at most 1 / s, as it is for every s below 1/L. A step costs one gradient and no
+    product. Where the condition is moderate it takes half as many gradients as the accelerated method; where the
+    condition is bad it takes more.
     Source: Birgin, Martinez and Raydan, 2000; Wright, Nowak and Figueiredo, 2009.
 
     >>> import jax.numpy as jnp, bilevel as bl
