@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.signs import signs
 from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.kernels.activity import Units, activity, sizes_of, units_of
 from bilevel.optimality.primal_dual import PrimalDual, size
@@ -42,7 +43,7 @@ def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: 
     primal, unravel = ravel_pytree(at.primal)
     dual, value = ravel_pytree(at.inequality_dual)[0], ravel_pytree(inequality)[0].astype(primal.dtype)
     rows = rows[rows.size - dual.size :]
-    bent = ravel_pytree(hessian(unravel(columns * _signs(1, primal.size, primal.dtype)[0])))[0]
+    bent = ravel_pytree(hessian(unravel(columns * signs(primal.shape, primal.dtype))))[0]
     fixed, push, gap, curvature = jax.lax.stop_gradient((primal, dual / rows, -rows * value, _size(columns * bent)))
     sizes = sizes_of(_size(columns[None, :] * forces), _size(jnp.where(touched, fixed / columns, 0)), gap, curvature)
     found = activity(push, gap, sizes)
@@ -67,7 +68,7 @@ def measured_by_products(push: Callable, pull: Callable, at: PrimalDual) -> Meas
     duals, split = ravel_pytree((at.equality_dual, at.inequality_dual))
     pushed = jax.vmap(lambda x: ravel_pytree(push(unravel(x)))[0])
     pulled = jax.vmap(lambda y: ravel_pytree(pull(split(y))[0])[0])
-    along, across = (_signs(PROBES, part.size, primal.dtype) for part in (primal, duals))
+    along, across = (signs((PROBES, part.size), primal.dtype) for part in (primal, duals))
 
     def lengths(products: jax.Array) -> jax.Array:
         mean = jnp.sqrt(jnp.mean(products**2, axis=0))
@@ -82,10 +83,6 @@ def measured_by_products(push: Callable, pull: Callable, at: PrimalDual) -> Meas
     forces = pulled(jnp.stack([jnp.where(first, duals, 0), jnp.where(first, 0, duals)]))
     touched = jnp.any(pulled(across * units.rows) != 0, axis=0)
     return jax.lax.stop_gradient(Measured(units, forces, touched))
-
-
-def _signs(number: int, count: int, dtype: jnp.dtype) -> jax.Array:
-    return jax.random.rademacher(jax.random.key(0), (number, count), dtype)
 
 
 def _size(x: jax.Array) -> jax.Array:
