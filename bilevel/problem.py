@@ -84,8 +84,8 @@ class InnerProblem:
 
     def __repr__(self) -> str:
         parts = [f"loss {named(self.loss)}"]
-        parts += [] if isinstance(self.penalty, Zero) else [f"penalty {self.penalty!r}"]
-        parts += [] if isinstance(self.constraint, Free) else [f"constraint {self.constraint!r}"]
+        parts += [] if isinstance(self.penalty, Zero) else [f"penalty {named(self.penalty)}"]
+        parts += [] if isinstance(self.constraint, Free) else [f"constraint {named(self.constraint)}"]
         parts += [] if self.optimality is None else [f"optimality {type(self.optimality).__name__}"]
         return f"InnerProblem({', '.join([*parts, f'solver {self.solver!r}'])})"
 

@@ -30,6 +30,48 @@ RATE, STEPS, NEEDED = "${preferred.learning_rate}", "${trainer.steps}", "???"
 RATES = ("learning_rate", "init_value", "peak_value", "value", "max_learning_rate")
 LENGTHS = ("decay_steps", "transition_steps")
 PLAIN = (bool, int, float, str)
+ABOUT = {  # what each of ours is for; the first lines of their docstrings are equations, which a list cannot hold
+    "active_set_newton": "any penalty or set with a prox, to high accuracy: Newton steps on its face",
+    "anderson": "fixed points of many unknowns: the last differences are combined",
+    "anderson_wrapper": "accelerates the steps of another solver as Anderson's method does",
+    "armijo_sgd": "smooth losses on minibatches: the step is halved until the loss falls",
+    "auto": "chosen from the structure of the inner problem",
+    "block_coordinate_descent": "separable penalties and sets of rows: one block after the other",
+    "broyden": "residuals, without derivatives: the Jacobian's inverse is approximated",
+    "dogleg": "sums of squares: between gradient and Gauss-Newton step, in a trust region",
+    "fire": "energies of particle systems: accelerated relaxation",
+    "fixed_point_iteration": "fixed points of a contraction: the map is applied again and again",
+    "gauss_newton": "sums of squares: the step of the linear model, halved until the loss falls",
+    "gradient_descent": "smooth losses: steps along the gradient, of a size found by backtracking",
+    "interior_point": "constraints by functions, convex quadratic programs: Mehrotra's method",
+    "lbfgs": "smooth losses of many unknowns: limited-memory BFGS with a line search",
+    "lbfgsb": "smooth losses of many unknowns in a box: limited-memory BFGS",
+    "levenberg_marquardt": "sums of squares, free or in a box: damped Gauss-Newton steps",
+    "mirror_descent": "rows in a simplex and positive unknowns: multiplicative steps",
+    "newton": "smooth losses or residuals, up to some hundreds of unknowns",
+    "operator_splitting": "large convex programs over cones: products with their matrices alone",
+    "optax": "smooth losses: the updates of an optimiser of optax",
+    "optimistix": "losses and residuals: a minimiser or a root finder of Optimistix",
+    "polyak_sgd": "smooth losses whose least value is known: Polyak's step size",
+    "projected_newton": "losses in a box, convex or not, up to some hundreds of unknowns",
+    "proximal_gradient": "any penalty or set with a prox: accelerated with restarts",
+    "proximal_newton": "separable penalties and boxes: a model with the matrix of the Hessian",
+    "scipy": "losses and residuals: scipy.optimize.minimize or root, on the host",
+    "scipy_least_squares": "sums of squares: scipy.optimize.least_squares, on the host",
+    "spectral_proximal_gradient": "any penalty or set with a prox: the step size comes from the last curvature",
+    "working_set": "sparse solutions of losses of a linear map: few rows at a time",
+    "auto_linear": "chosen from the size of the system and from the facts that its owner declares",
+    "bicgstab": "any square matrix: two products a step, eight vectors of memory",
+    "block_cg": "symmetric and definite, many right-hand sides: one Krylov space for all",
+    "cg": "symmetric and definite, of either sign: conjugate gradients",
+    "damped": "nearly singular: another solver on A + damping I",
+    "dense": "up to a few thousand unknowns: the matrix is built and factored",
+    "gmres": "any square matrix: the memory of restart=50 vectors",
+    "minres": "symmetric, definite or not",
+    "neumann": "very large and contracting: a truncated series of terms=20 products",
+    "normal": "singular or rectangular: the least-squares solution of least norm",
+    "nystrom": "positive semidefinite of low rank: randomised, without iteration",
+}
 START = {"vector": jnp.array([1.0, -2.0, 3.0]), "matrix": jnp.arange(1.0, 5.0).reshape(2, 2)}
 Fields = dict[str, Any]
 
@@ -77,7 +119,8 @@ def classes(module: Any, kind: type) -> Iterator[tuple[str, Any]]:
             continue
         values = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
         fields = {key: value for key, value in values.items() if isinstance(value, PLAIN)}
-        yield snake(name), entry(f"bilevel.{name}" if name in bl.__all__ else f"{module.__name__}.{name}", made, fields)
+        target = f"bilevel.{name}" if name in bl.__all__ else f"{module.__name__}.{name}"
+        yield snake(name), {"about": ABOUT[snake(name)], "node": {"_target_": target, **fields}}
 
 
 def functions(module: Any) -> Iterator[tuple[str, Callable]]:

@@ -72,6 +72,8 @@ def in_full(override: str, flags: list[str], overrides: list[str]) -> str:
             raise SettingsError("resume=DIR goes on in the folder of that run: leave out output, or use fork=DIR.")
         place = value if re.match("['\"]", value) else quoted(Path(value).expanduser())
         return f"hydra.{'sweep' if {'-m', '--multirun'} & set(flags) else 'run'}.dir={place}"
+    if name in ("hydra.launcher", "hydra.sweeper") and re.fullmatch(r"\w+", value):
+        raise SettingsError(f"{override}: it is chosen by {name.replace('.', '/')}={value}, with a slash.")
     if name == "engine.linear_solve" and re.fullmatch(r"\w+", value) and value != "null":
         if value not in (known := names(configs(), "engine/linear_solve")):
             raise SettingsError(
@@ -104,9 +106,8 @@ def refuse_words(flags: list[str]) -> None:
         if word.startswith("-"):
             name = word.partition("=")[0]
             if not any(flag == name or (len(name) > 3 and flag.startswith(name)) for flag in (*FLAGS, *TAKES_VALUE)):
-                raise SettingsError(
-                    f"{word}: there is no such flag; settings are given as NAME=VALUE{similar(name.lstrip('-'))}."
-                )
+                meant_flag = similar(name.lstrip("-")) or nearest(name, FLAGS)
+                raise SettingsError(f"{word}: there is no such flag; settings are given as NAME=VALUE{meant_flag}.")
         elif last not in TAKES_VALUE:
             guess = meant(word, (*COMMANDS, *WITHOUT_SETTINGS))
             raise SettingsError(f"{word}: settings are given as NAME=VALUE{guess}.")

@@ -28,6 +28,11 @@ from bilevel.verification.oracle import Oracle, oracle_of
 ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # the relative error of engines that claim to be exact
 MANY = 100  # forward mode costs a tangent for each hyperparameter
 HEADINGS = ("engine", "error", "estimate", "grade", "status", "gradients", "Hv", "Jv", "proxes", "factors")
+MEANINGS = {  # of the verdicts that are neither right nor an error of the command
+    "loose": "within the tolerance that its schedule begins with",
+    "biased": "not exact by design, and its report says so",
+    "failed": "a solve failed, and its report says so",
+}
 WIDTHS = (15, 9, 9, 9, 12, 10, 7, 7, 7, 8)
 
 
@@ -73,6 +78,9 @@ def check(config: DictConfig) -> None:
     task, _ = build(reduced(config))
     with jax.enable_x64(PRECISIONS[task.precision]):
         rows = list(measured(config, task))
+    for verdict, meaning in MEANINGS.items():
+        if any(row.verdict == verdict for row in rows):
+            print(f"{verdict}: {meaning}")
     wrong = [row.engine for row in rows if row.verdict in ("WRONG", "UNDER")]
     if wrong:
         raise DisagreementError(

@@ -49,7 +49,8 @@ def tell_result(result: Result, folder: Path, settings: dict[str, Any]) -> None:
     record, given = Record.of(result.metrics, result.summary, settings), overrides_of(folder)
     context, report = HydraConfig.get(), folder / REPORT
     if context.mode == RunMode.MULTIRUN:
-        lines = [f"{context.job.override_dirname}: {words.achieved(record)}"]
+        which = context.job.override_dirname
+        lines = [f"{which}: {words.achieved(record)}" if which else words.achieved(record)]
     else:
         lines = words.closing(record, given, short(folder), short(report) if report.is_file() else "")
     if result.summary["status"] != FAILED:  # a failed run ends with the one sentence that says why

@@ -24,6 +24,7 @@ from bilevel.cli import sweep
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
 from bilevel.cli.commands import asked
+from bilevel.cli.completion import answered
 from bilevel.cli.generated import register
 from bilevel.cli.interrupts import INTERRUPTED, heed_no_more, leave_reader, put_off, quit_at_once
 from bilevel.cli.sentences import SettingsError, Told, one_line, sentence
@@ -46,6 +47,8 @@ def run() -> None:
     sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules beside the user's data are found
     if sys.argv[1:] == ["--version"]:  # Hydra would tell its own
         print(f"bilevel {importlib.import_module('bilevel').__version__}")
+        return
+    if answered(sys.argv[1:]):
         return
     try:
         if found := asked(sys.argv[1:]):

@@ -27,7 +27,8 @@ Choose one of each group with GROUP=NAME:
 
 Set any value with NAME=VALUE, as in trainer.steps=50 optimizer.learning_rate=0.3 seed=1.
 --cfg job prints all settings of a run without running it; --hydra-help explains sweeps and further flags;
-eval "$(bilevel --shell-completion install=bash)" completes names in bash; install=zsh and install=fish do so there.
+eval "$(bilevel --shell-completion install=bash)" completes names in bash, install=zsh in zsh;
+bilevel --shell-completion install=fish | source completes them in fish.
 """
 SHOWN = ("task", "engine", "solver", "optimizer", "schedule", "logger", "experiment", "data", "trainer")
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from pathlib import Path
 
-from bilevel.cli.choices import configs, files, options
+from bilevel.cli.choices import configs, options
 from bilevel.cli.generated import PLACES, choices
 from bilevel.cli.sentences import SettingsError, nearest
 
@@ -45,45 +43,31 @@ def rows(group: str) -> list[str]:
     told = {name: about(group, name) for name in options(group) if name not in ("own", "default")}
     key = "engine.linear_solve" if group == "engine/linear_solve" else group
     width = max(len(name) for name in told) + len(key) + 3
-    return [f"{f'{key}={name}':<{width}}{line}"[:WIDTH].rstrip() for name, line in told.items()]
+    return [f"{f'{key}={name}':<{width}}{cut(line, WIDTH - width)}".rstrip() for name, line in told.items()]
+
+
+def cut(line: str, width: int) -> str:
+    """The line; one that is too long ends at a word, with dots.
+
+    >>> cut("one two three", 10), cut("one two", 10)
+    ('one two...', 'one two')
+    """
+    return line if len(line) <= width else line[: width - 3 + 1].rpartition(" ")[0].rstrip(",;:") + "..."
 
 
 def about(group: str, name: str) -> str:
-    """What a choice is: the words behind the command in its file, else the first line of the docstring it names."""
+    """What a choice is: the words behind the command in its file, else those of the generated choices."""
     generated = {
         name: entry
         for part, (place, _) in PLACES.items()
         if place == group
         for name, entry in choices(configs(), part).items()
     }
-    if name not in files(group):
-        return str(generated[name]["about"])
-    text = (configs() / group / f"{name}.yaml").read_text(encoding="utf-8")
-    comment = re.search(r"^# bilevel(?: \S+=\S+)+ {2,}(\S.*)$", text, re.MULTILINE)
-    target = re.search(r"^_target_: (\S+)|^  _target_: (\S+)", text, re.MULTILINE)
-    if comment:
-        return comment[1]
-    return (docstring(target[1] or target[2]) if target else "") or str(generated.get(name, {}).get("about", ""))
+    comment = re.search(r"^# bilevel(?: \S+=\S+)+ {2,}(\S.*)$", content(group, name), re.MULTILINE)
+    return comment[1] if comment else str(generated[name]["about"])
 
 
-def docstring(target: str) -> str:
-    """The first line of the docstring of a name of this package, read without importing it; "" for others.
-
-    >>> docstring("bilevel.OneStep")[:40]
-    'The gradient through the last step of th'
-    """
-    package, _, rest = target.partition(".")
-    names = rest.split(".")
-    if package != "bilevel" or not names:
-        return ""
-    root = Path(__file__).resolve().parent.parent
-    place = root.joinpath(*names[:-1])
-    candidates = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    for path in candidates:
-        source = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if not re.search(rf"^(?:def|class) {names[-1]}\b", source, re.MULTILINE):
-            continue
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == names[-1]:
-                return (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
-    return ""
+def content(group: str, name: str) -> str:
+    """The text of the file of a choice; "" where it needs none."""
+    path = configs() / group / f"{name}.yaml"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -60,6 +60,12 @@ def missing_choice(error: BaseException) -> str:
 
 def bad_override(error: BaseException) -> str:
     """An override of a missing setting: Hydra's error names the key, its cause the siblings."""
+    if several := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^=']+)=([^']*)'", str(error)):
+        key, values = several.groups()
+        return (
+            f"{key}={values}: several values are a sweep, which -m asks for: bilevel -m {key}={values}; one value that "
+            f"is a list is {key}=[{values}]."
+        )
     key = re.search(r"Could not override '([^']+)'", str(error))
     if key is None:
         return str(error)
@@ -96,9 +102,28 @@ def failed_call(error: BaseException) -> str:
             )
     if isinstance(cause, InstantiationException):
         return failed_call(cause)
+    called = re.search(r"call to target '([^']+)'", str(error))
+    if isinstance(cause, TypeError) and called and place and (word := unexpected(cause, called[1])):
+        return no_setting(place[1], word)
     if isinstance(cause, ValueError | OSError) or (cause and type(cause).__module__.startswith("bilevel.")):
         return sentence(cause)
     return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
+
+
+def unexpected(error: TypeError, target: str) -> str:
+    """The argument that a target was given and does not take; "" for other errors, and for those of what it calls.
+
+    >>> unexpected(TypeError("Adam.__init__() got an unexpected keyword argument 'rate'"), "mine.Adam")
+    'rate'
+    """
+    name = re.escape(target.rpartition(".")[2])
+    found = re.match(rf"(?:\w+\.)*{name}(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    return found[1] if found else ""
+
+
+def no_setting(group: str, word: str) -> str:
+    """The sentence for a setting that was added by + and that nothing takes."""
+    return f"{group} takes no setting {word}{similar(f'{group}.{word}')}; leave out +{group}.{word}."
 
 
 def without(target: str) -> str:
@@ -148,7 +173,9 @@ def nearest(word: str, words: Iterable[str]) -> str:
     >>> nearest("rigde", ["lasso", "ridge"])
     ' (did you mean ridge?)'
     """
-    near = difflib.get_close_matches(word, list(words), n=1)
+    words = list(words)
+    begun = [name for name in words if len(word) > 2 and name.startswith(word)]
+    near = difflib.get_close_matches(word, words, n=1) or begun
     return f" (did you mean {near[0]}?)" if near else ""
 
 

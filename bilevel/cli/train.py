@@ -29,7 +29,7 @@ from bilevel.cli.ending import best_loss, finished, short, tell_result
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.record import SettingsRecord
 from bilevel.cli.search import pruning
-from bilevel.cli.sentences import SettingsError
+from bilevel.cli.sentences import SettingsError, no_setting, unexpected
 from bilevel.cli.settings import merged
 from bilevel.cli.sweep import goes_on
 from bilevel.engines import Engine
@@ -125,11 +125,18 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
             *([Page()] if config.report else []),  # before W&B, which sends the report
             *([instantiate(grouped(config).logger)] if config.logger else []),
         ]
-        trainer = instantiate(config.trainer, _partial_=True, _convert_="all")(
-            optimizer=made(config, "optimizer", optax.GradientTransformation),
-            engine=made(config, "engine", Engine),
-            loggers=loggers,
-        )
+        parts = {
+            "optimizer": made(config, "optimizer", optax.GradientTransformation),
+            "engine": made(config, "engine", Engine),
+            "loggers": loggers,
+        }
+        make = instantiate(config.trainer, _partial_=True, _convert_="all")
+        try:
+            trainer = make(**parts)
+        except TypeError as error:
+            if word := unexpected(error, config.trainer._target_):
+                raise SettingsError(no_setting("trainer", word)) from error
+            raise
     return task, replace(trainer, callbacks=[*trainer.callbacks, *pruning(config)])
 
 

@@ -19,7 +19,8 @@ TAKES_VALUE = (
     *("--info", "-i", "--experimental-rerun"),
 )
 FOLDERS = ("resume", "fork")  # settings that name the folder of a run
-ABBREVIATED = {"lr": "learning_rate", "epochs": "steps", "iterations": "steps", "output": "dir"}
+SHORT = ("task", "engine", "solver", "optimizer", "schedule", "logger", "experiment", "data", "command", "output")
+ABBREVIATED = {"lr": "learning_rate", "epochs": "steps", "iterations": "steps"}
 ORDER = ("trainer", "optimizer", "solver", "engine", "task", "data", "logger")  # whose setting a bare name means first
 
 
@@ -46,13 +47,15 @@ def similar(key: str) -> str:
 
     >>> similar("lr"), similar("trainer.step"), similar("xyz")
     (' (did you mean optimizer.learning_rate=VALUE?)', ' (did you mean trainer.steps=VALUE?)', '')
+    >>> similar("optimiser"), similar("outputs")
+    (' (did you mean optimizer=VALUE?)', ' (did you mean output=VALUE?)')
     """
     group, _, last = key.rpartition(".")
     last = ABBREVIATED.get(last, last.replace("-", "_"))
     names = settings()
     same = [name for name in names if name.rpartition(".")[2] == last]
     same.sort(key=lambda name: (not name.startswith(group or name), name.count("."), _rank(name)))
-    near = same or difflib.get_close_matches(key, names, n=1)
+    near = same or difflib.get_close_matches(key, (*SHORT, *names), n=1, cutoff=0.65)
     return f" (did you mean {near[0]}=VALUE?)" if near else ""
 
 

@@ -38,12 +38,15 @@ def paragraph(report: Any) -> str:
         return "The values of this report are traced: describe it outside of jit and vmap."
     said = [f"{_verdict(report)} {_solve(report, 'inner')} {_solve(report, 'adjoint')}"]
     if np.all(np.isfinite(report.error_estimate)):
-        said.append(f"The norm of its error is about {amount(report.error_estimate)}: {CLAIMS[report.error_grade]}.")
+        size = amount(report.error_estimate)
+        said.append(f"The norm of the gradient's error is about {size}: {CLAIMS[report.error_grade]}.")
         parts = [(name, np.max(np.asarray(getattr(report, f"error_{name}")))) for name in ("inner", "adjoint")]
         if all(np.isfinite(part) for _, part in parts) and (worst := max(parts, key=lambda part: part[1]))[1] > 0:
             said.append(f"Most of it comes from the {worst[0]} solve, whose tolerance is the one to lower.")
     else:
-        said.append("How large its error is, is not known (accuracy='estimate' measures it, for two adjoint solves).")
+        said.append(
+            "The size of the gradient's error is not known (accuracy='estimate' measures it, for two adjoint solves)."
+        )
     if np.max(np.asarray(report.weakly_active)) > 0:
         said.append(
             f"{amount(report.weakly_active)} coordinates are so close to a kink that the derivative may be that of "
@@ -65,4 +68,4 @@ def _verdict(report: Any) -> str:
 def _solve(report: Any, name: str) -> str:
     status, steps, residual = (getattr(report, f"{name}_{part}") for part in ("status", "steps", "residual"))
     end = f"after {amount(steps)} steps at a relative residual of {amount(residual)}"
-    return f"The {name} solve ended {status.name} {end}."
+    return f"The {name} solve ended with status {status.name} {end}."

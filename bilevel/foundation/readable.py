@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -49,5 +50,16 @@ def _shape(leaf: Any) -> str:
 
 
 def named(function: Any) -> str:
-    """The name of a function, with the function that made it; the value itself where it is none."""
-    return getattr(function, "__qualname__", None) or repr(function)
+    """The name of a function, with the function that made it; of an object of functions its kind and their names; the
+    value itself where it is none.
+
+    >>> named(np.exp), named(max), named(7)
+    ('exp', 'max', '7')
+    """
+    if name := getattr(function, "__qualname__", None) or getattr(function, "__name__", None):
+        return name.replace("<locals>.", "")
+    if not dataclasses.is_dataclass(function):
+        return repr(function)
+    fields = [(field, getattr(function, field.name)) for field in dataclasses.fields(function) if field.repr]
+    told = [f"{field.name}={named(value)}" for field, value in fields if value is not field.default]
+    return f"{type(function).__name__}({', '.join(told)})"

@@ -27,6 +27,13 @@ class Measured(NamedTuple):
     touched: jax.Array  # (n,) which unknowns occur in a constraint
 
 
+class Even(NamedTuple):
+    """The units for a solve."""
+
+    columns: jax.Array
+    cost: jax.Array  # of the objective: the curvature of the Lagrangian is 1
+
+
 class Held(NamedTuple):
     """The inequalities at a point; flat."""
 
@@ -35,20 +42,46 @@ class Held(NamedTuple):
     divisor: jax.Array  # turns a product residual lam * G into the unknown of its row: multiplier or value
     units: Units
     curvature: jax.Array  # of the Lagrangian, in these units
+    even: Even
 
 
 def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: Measured) -> Held:
-    """Reads the active rows off the point; one product with the Hessian measures how far its forces would move it."""
+    """Reads the active rows off the point; products with the Hessian measure how far its forces would move it."""
     (columns, rows), forces, touched = measured
     primal, unravel = ravel_pytree(at.primal)
     dual, value = ravel_pytree(at.inequality_dual)[0], ravel_pytree(inequality)[0].astype(primal.dtype)
     rows = rows[rows.size - dual.size :]
-    bent = ravel_pytree(hessian(unravel(columns * signs(primal.shape, primal.dtype))))[0]
-    fixed, push, gap, curvature = jax.lax.stop_gradient((primal, dual / rows, -rows * value, _size(columns * bent)))
+    curvature, even = _curvature(hessian, primal, unravel, columns)
+    fixed, push, gap = jax.lax.stop_gradient((primal, dual / rows, -rows * value))
     sizes = sizes_of(_size(columns[None, :] * forces), _size(jnp.where(touched, fixed / columns, 0)), gap, curvature)
     found = activity(push, gap, sizes)
     divisor = jnp.where(found.active, dual, jnp.where(value == 0, 1, value))
-    return Held(found.active.astype(primal.dtype), found.strength, divisor, measured.units, curvature)
+    return Held(found.active.astype(primal.dtype), found.strength, divisor, measured.units, curvature, even)
+
+
+def _curvature(hessian: LinearMap, primal: jax.Array, unravel: Callable, columns: jax.Array) -> tuple[jax.Array, Even]:
+    """The size of the Hessian in ``columns``, the units of the constraints; and the units for a solve.
+
+    These are ``columns``, or 1, or those of the Hessian, whichever make its rows most alike: the Jacobian of a ball is
+    its point, whose small entries are no units. A loop, because then one product is compiled.
+    """
+    probe = signs(primal.shape, primal.dtype)
+
+    def look(number: jax.Array, seen: tuple) -> tuple:
+        trial, first, *best = seen
+        bent = ravel_pytree(hessian(unravel(trial * probe)))[0]
+        rows = jax.lax.stop_gradient(jnp.abs(trial * bent))
+        size, known = _size(rows), jnp.all(rows > 0)  # else the Hessian says nothing of some unknown
+        spread = jnp.where(known, jnp.var(jnp.log(jnp.where(rows > 0, rows, 1))), jnp.inf)
+        better = (spread < best[0]) | (number == 0)
+        best = [jnp.where(better, new, old) for new, old in zip((spread, trial, size), best, strict=True)]
+        trial = jnp.where(number == 0, 1, trial / jnp.sqrt(jnp.where(known, rows, 1)))
+        return trial, jnp.where(number == 0, size, first), *best
+
+    columns, zero = jax.lax.stop_gradient(columns), jnp.zeros((), primal.dtype)
+    _, first, _, columns, size = jax.lax.fori_loop(0, 3, look, (columns, zero, zero, columns, zero))
+    first, columns, size = jax.lax.stop_gradient((first, columns, size))
+    return first, Even(columns, 1 / jnp.where(size > 0, size, 1))
 
 
 def measured(jacobian: jax.Array, at: PrimalDual) -> Measured:

@@ -125,8 +125,7 @@ def _dense_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
     hessian = _hessian(saddle, at)
     _, unravel = ravel_pytree(at.primal)
     jacobian, active, divisor, held, pack, unpack = _rows(saddle, at)
-    columns = held.units.columns
-    cost = 1 / jnp.where(held.curvature > 0, held.curvature, 1)
+    columns, cost = held.even
     rows = active[:, None] * jacobian * columns[None, :]
     transform, kept = orthonormal(rows)
     basis = transform @ rows

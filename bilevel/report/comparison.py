@@ -11,27 +11,31 @@ from typing import Any
 
 from bilevel.loggers.base import brief
 from bilevel.report.charts import COLORS, Curve, chart
-from bilevel.report.runs import RecordedRun
+from bilevel.report.commands import name_of
+from bilevel.report.runs import RecordedRun, task_of
 from bilevel.report.sections import section, table
 from bilevel.report.words import headline_of
 
 MOST = COLORS  # runs whose curves share a chart: the best
 MANY = 6  # settings that differ stand in the table of results up to so many, more in a table of their own
+UNTOLD = ("task", "report", "logger", "data.root")  # the task has a column; the others change no result
 UNCOMPARED = ("reduced", "preferred", "hydra", "resume", "fork", "run", "compilation_cache", "progress", "debug")
 
 
 def sections_of(runs: Sequence[RecordedRun]) -> str:
-    """The table of the runs, the settings in which they differ, and their curves."""
+    """The table of the runs, their curves, and the settings in which they differ."""
     ordered = ranked(runs)
-    differing = differences([run.record.config for run in ordered])
-    columns, rows = comparison(ordered, {} if len(differing) > MANY else differing)
+    told = distinctions(ordered)
+    told = {} if len(told) > MANY else told
+    columns, rows = comparison(ordered, told)
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     body = [f'<tr class="best">{row}</tr>' if number == 0 else f"<tr>{row}</tr>" for number, row in enumerate(cells)]
     note = (
         '<p class="soft">Best first, by the outer loss that the runs minimise; results on test data choose nothing.</p>'
     )
-    apart = settings(ordered, differing) if len(differing) > MANY else ""
+    differing = differences([run.record.config for run in ordered])
+    apart = settings(ordered, differing) if set(differing) - set(told) else ""
     return section("results", note + table([f"<tr>{head}</tr>", *body])) + curves(ordered) + apart
 
 
@@ -50,7 +54,7 @@ def ranked(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
     def order(run: RecordedRun) -> tuple[str, bool, float]:
         loss = run.record.summary.get("best_outer_loss", math.nan)
         failed = not isinstance(loss, int | float) or not math.isfinite(loss)
-        return str(run.record.summary.get("task")), failed, 0.0 if failed else float(loss)
+        return task_of(run.record), failed, 0.0 if failed else float(loss)
 
     return sorted(runs, key=order)
 
@@ -58,7 +62,7 @@ def ranked(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
 def comparison(
     runs: Sequence[RecordedRun], differing: Mapping[str, Sequence[Any]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Names and cells of the columns: the settings in which the runs differ, then their results."""
+    """Names and cells of the columns: what sets the runs apart, then their results."""
     heads = [headline_of(run.record) for run in runs]
     names = {head.get("name") for head in heads if head}
     what = names.pop() if len(names) == 1 else "result"
@@ -66,11 +70,27 @@ def comparison(
     rows = []
     for number, run in enumerate(runs):
         summary = run.record.summary
-        cells = [run.folder.name, summary.get("task"), *(values[number] for values in differing.values())]
+        cells = [run.folder.name, task_of(run.record), *(values[number] for values in differing.values())]
         cells += [heads[number].get("value"), summary.get("best_outer_loss"), summary.get("steps")]
-        cells += [summary.get("seconds_total"), summary.get("hypergradient_error_estimate"), summary.get("status")]
+        error = summary.get("hypergradient_error_estimate")
+        error = "unknown" if error in (math.inf, "Infinity") else error  # of engines that do not estimate it
+        cells += [summary.get("seconds_total"), error, summary.get("status")]
         rows.append(["" if cell is None else brief(cell) for cell in cells])
     return columns, rows
+
+
+def distinctions(runs: Sequence[RecordedRun]) -> dict[str, list[Any]]:
+    """What sets the runs apart as it was typed, such as engine=one_step, by name with the value of each run; where
+    nothing that was typed does, the settings that differ. A group that a run left at its default is "default"."""
+    typed = [{name_of(one): one.partition("=")[2] for one in run.overrides} for run in runs]
+    flats = [_flat("", run.record.config) for run in runs]
+    names = dict.fromkeys(name for words in typed for name in words if name not in UNTOLD)
+    values = {
+        name: [flat.get(name, words.get(name, "default")) for flat, words in zip(flats, typed, strict=True)]
+        for name in names
+    }
+    told = {name: row for name, row in values.items() if any(value != row[0] for value in row[1:])}
+    return told or differences([run.record.config for run in runs])
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -115,7 +135,7 @@ def curves(runs: Sequence[RecordedRun]) -> str:
 def as_csv(runs: Sequence[RecordedRun]) -> str:
     """The table as CSV, best first."""
     ordered = ranked(runs)
-    columns, rows = comparison(ordered, differences([run.record.config for run in ordered]))
+    columns, rows = comparison(ordered, distinctions(ordered))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     return text.getvalue()
@@ -124,7 +144,7 @@ def as_csv(runs: Sequence[RecordedRun]) -> str:
 def as_text(runs: Sequence[RecordedRun], width: int = 0) -> str:
     """The table for a terminal, best first; at most ``width`` columns where that is positive."""
     ordered = ranked(runs)
-    columns, rows = comparison(ordered, differences([run.record.config for run in ordered]))
+    columns, rows = comparison(ordered, distinctions(ordered))
     widths = [max(len(row[k]) for row in [columns, *rows]) for k in range(len(columns))]
     lines = [
         "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in [columns, *rows]

@@ -31,11 +31,18 @@ class RecordedRun:
     @property
     def name(self) -> str:
         """The task and the name of the folder."""
-        return f"{self.record.summary.get('task', 'run')} ({self.folder.name})"
+        return f"{task_of(self.record)} ({self.folder.name})"
 
     @property
     def finished(self) -> bool:
         return "status" in self.record.summary
+
+
+def task_of(record: Record) -> str:
+    """The name of the task, while a run lasts that of the function in its settings."""
+    settings = record.config.get("task")
+    target = settings.get("_target_") if isinstance(settings, Mapping) else None
+    return str(record.summary.get("task") or str(target or "task").rpartition(".")[2])
 
 
 def read(folder: Path) -> RecordedRun:

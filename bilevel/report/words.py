@@ -10,6 +10,7 @@ from typing import Any
 
 from bilevel.loggers.base import FAILED
 from bilevel.report.commands import command
+from bilevel.report.runs import task_of
 from bilevel.training.headline import short
 from bilevel.verification import Record, diagnose
 from bilevel.verification.cures import hold_out
@@ -27,14 +28,14 @@ def achieved(record: Record) -> str:
     """What was gained, or that the run broke off."""
     summary = record.summary
     if head := headline_of(record):
-        return f"{summary.get('task', 'task')}: {head['sentence']}."
+        return f"{task_of(record)}: {head['sentence']}."
     if summary.get("status") in FAILED:
-        return f"{summary.get('task', 'task')}: the run {summary['status']} after {len(record.lines)} outer steps."
+        return f"{task_of(record)}: the run {summary['status']} after {len(record.lines)} outer steps."
     losses = [summary.get(name) for name in ("best_outer_loss", "initial_outer_loss")]
     if all(isinstance(loss, int | float) for loss in losses):
         best, first = (short(float(loss)) for loss in losses if loss is not None)
-        return f"{summary.get('task', 'task')}: outer loss {best}; {first} at the start."
-    return f"{summary.get('task', 'task')}: {len(record.lines)} outer steps so far."
+        return f"{task_of(record)}: outer loss {best}; {first} at the start."
+    return f"{task_of(record)}: {len(record.lines)} outer steps so far."
 
 
 def headline_of(record: Record) -> Mapping[str, Any]:

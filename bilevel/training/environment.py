@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,9 @@ def environment() -> dict[str, str]:
     """
     devices = jax.devices()
     return {
-        **{name: _version(name) for name in ("bilevel", *PACKAGES)},
+        # Of this code; the version that pip knows may be that of an older checkout.
+        "bilevel": importlib.import_module("bilevel").__version__,
+        **{name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count()),

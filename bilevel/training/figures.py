@@ -28,6 +28,7 @@ class Result(Protocol):
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b4b8a", "#444444")
 FEW = 100  # up to so many hyperparameters are drawn one by one, more as a distribution
+WIDE = 60  # letters of names that stand beside each other below the bars; longer ones are turned
 
 
 def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
@@ -125,6 +126,9 @@ def hyperparameters(result: Result) -> Figure:
             axes.plot(np.arange(values.size), last, "k.", markersize=5, label="last step")
             axes.axhline(0.0, color="0.7", linewidth=0.8)
             axes.set(xlabel="index", ylabel="value")
+            if labels := labels_of(result, values.size):
+                axes.set_xticks(np.arange(values.size), labels, rotation=90 if len("".join(labels)) > WIDE else 0)
+                axes.set_xlabel("")
         else:
             edges = np.histogram_bin_edges(np.concatenate([values, last]), bins=40)
             axes.hist(values, edges, label="chosen step")
@@ -133,6 +137,12 @@ def hyperparameters(result: Result) -> Figure:
         axes.set_title(f"{name} ({values.size})", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def labels_of(result: Result, size: int) -> list[str]:
+    """The names of so many hyperparameters, where the task gives them (`Task.natural`); else []."""
+    natural = result.summary.get("hparams_natural") or {}
+    return next((list(map(str, one)) for one in natural.values() if isinstance(one, dict) and len(one) == size), [])
 
 
 def path(result: Result, name: str) -> Figure:

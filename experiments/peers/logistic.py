@@ -197,7 +197,8 @@ def draw(curves: dict[str, dict[str, tuple]], picture: Path) -> None:
         axes.axhline(SUBOPTIMALITY, color="black", linestyle="--", linewidth=0.8)
         axes.set(xlabel="seconds", ylabel="suboptimality of the validation loss", title=name)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)  # off the curves
+    place = "outside lower center"  # off the curves
+    figure.legend(handles, labels, loc=place, ncols=2 * len(curves), frameon=False, fontsize=7)
     figure.savefig(picture, dpi=120)
 
 

@@ -79,4 +79,5 @@ def test_every_engine_on_every_task_that_ships(bilevel, task):
     assert "DISAGREE" not in done.stdout and "in doubt" not in done.stdout
     found = verdicts(done.stdout)
     assert {name: found.get(name) for name in RIGHT[task]} == dict.fromkeys(RIGHT[task], "right"), done.stdout
+    assert "\nbiased: not exact by design" in done.stdout
     assert {"one_step", "truncated", "neumann", "nystrom", "f2sa", "stocbio"} <= set(found)

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bilevel.cli.arguments import COMMANDS, WITHOUT_SETTINGS
+from bilevel.cli.choices import options
+from bilevel.cli.completion import answered, candidates
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPLETED = r"""
 PATH="$PWD:$PATH"
@@ -35,7 +39,7 @@ def shell(tmp_path):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_completes_groups_names_and_settings(shell):
     folder, environment = shell
-    lines = ("bilevel task=rid", "bilevel optimizer=lio", "bilevel data=ijc", "bilevel trainer.st")
+    lines = ("bilevel task=rid", "bilevel optimizer=lio", "bilevel data=ijc", "bilevel trainer.st", "bilevel command=l")
     done = subprocess.run(
         ["bash", "-c", COMPLETED, "bash", *lines], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -44,6 +48,44 @@ def test_bash_completes_groups_names_and_settings(shell):
     assert "optimizer=lion" in told["bilevel optimizer=lio"].split()
     assert {"data=ijcnn1", "data=ijcnn1_test"} <= set(told["bilevel data=ijc"].split())
     assert any(word.startswith("trainer.steps=") for word in told["bilevel trainer.st"].split())
+    assert told["bilevel command=l"] == "command=list"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_takes_the_script_without_a_word(shell):
+    folder, environment = shell
+    script = 'PATH="$PWD:$PATH"; eval "$(bilevel --shell-completion install=zsh)"; print $_comps[bilevel]'
+    done = subprocess.run(["zsh", "-f", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert "hydra_bash_completion" in done.stdout and not done.stderr, done
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes(shell):
+    folder, environment = shell
+    script = (
+        "set -x PATH $PWD $PATH; bilevel --shell-completion install=fish | source; complete -C 'bilevel task=rid'; "
+        "complete -C 'bilevel command=li'"
+    )
+    done = subprocess.run(["fish", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["task=ridge", "command=list"], done
+
+
+def test_what_hydra_does_not_complete(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "first").mkdir(parents=True)
+    (tmp_path / "outputs" / "file").touch()
+    assert candidates("bilevel command=") == [f"command={one}" for one in (*COMMANDS, *WITHOUT_SETTINGS)]
+    assert candidates("bilevel experiment=") == [f"experiment={one}" for one in options("experiment")]
+    assert candidates("bilevel resume=out") == ["resume=outputs/"]
+    assert candidates("bilevel command=report outputs/") == ["outputs/first/"]
+    assert candidates("bilevel engine.linear_solve=gm") == ["engine.linear_solve=gmres"]
+    assert candidates("bilevel task=ridge opt") == ["optimizer.", "optimizer="]
+    assert candidates("bilevel trainer.st") is None and candidates("bilevel hydra/launcher=") is None
+    monkeypatch.setenv("COMP_LINE", "bilevel opt")
+    assert answered(["-sc", "query=fish"]) and capsys.readouterr().out == "optimizer.\noptimizer=\n"
+    assert not answered(["-sc", "install=bash"]) and not answered(["task=ridge"])
 
 
 @pytest.mark.slow

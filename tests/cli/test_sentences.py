@@ -1,7 +1,7 @@
 """Errors as sentences: what our own code says stays, what others raise gets its kind, all on one line."""
 
 import pytest
-from hydra.errors import InstantiationException, MissingConfigException
+from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue
 
 from bilevel.cli.sentences import nearest, sentence
@@ -30,6 +30,31 @@ def caused(error, cause):
             caused(InstantiationException("Error in call to target 'm.f':\nX\nfull_key: task"), TypeError("no a")),
             "task: TypeError: no a",
         ),
+        (
+            caused(
+                InstantiationException("Error in call to target 'm.f':\nX\nfull_key: optimizer"),
+                TypeError("f() got an unexpected keyword argument 'lr'"),
+            ),
+            "optimizer takes no setting lr (did you mean optimizer.learning_rate=VALUE?); leave out +optimizer.lr.",
+        ),
+        (
+            caused(
+                InstantiationException("Error in call to target 'm.f':\nX\nfull_key: task"),
+                TypeError("called_by_f() got an unexpected keyword argument 'lr'"),
+            ),
+            "task: TypeError: called_by_f() got an unexpected keyword argument 'lr'",
+        ),
+        *(
+            (
+                ConfigCompositionException(told),
+                "seed=1,2: several values are a sweep, which -m asks for: bilevel -m seed=1,2; one value that is a "
+                "list is seed=[1,2].",
+            )
+            for told in (
+                "Ambiguous value for argument 'seed=1,2'\n1. To use it as a list",
+                "Sweep parameters 'seed=1,2' requires --multirun",
+            )
+        ),
     ],
 )
 def test_sentence(error, expected):
@@ -55,3 +80,7 @@ def test_a_name_in_a_folder_of_its_group_is_told_as_it_is_typed():
 
 def test_nothing_near_is_no_guess():
     assert nearest("zebra", ["ridge", "lasso"]) == ""
+
+
+def test_the_beginning_of_a_name_is_near():
+    assert nearest("cosin", ["linear", "cosine_decay"]) == " (did you mean cosine_decay?)"

@@ -7,7 +7,7 @@ from hydra._internal.utils import get_args_parser
 
 from bilevel.cli.arguments import translate
 from bilevel.cli.sentences import SettingsError
-from bilevel.cli.words import FLAGS, TAKES_VALUE, settings, similar
+from bilevel.cli.words import FLAGS, SHORT, TAKES_VALUE, settings, similar
 
 TYPED = {
     "ridge": "did you mean task=ridge?",
@@ -18,6 +18,8 @@ TYPED = {
     "help": "did you mean --help?",
     "--steps 5": "--steps: there is no such flag; .*did you mean trainer.steps=VALUE?",
     "--learning-rate=0.3": "did you mean optimizer.learning_rate=VALUE?",
+    "--halp": "did you mean --help?",
+    "hydra.launcher=joblib": "it is chosen by hydra/launcher=joblib, with a slash.",
     "something": "something: settings are given as NAME=VALUE, as in task=ridge trainer.steps=50.",
 }
 
@@ -44,9 +46,10 @@ def test_flags_of_hydra_pass(flags):
     ("key", "meant"),
     [
         *(("lr", "optimizer.learning_rate"), ("steps", "trainer.steps"), ("trainer.step", "trainer.steps")),
+        *(("taks", "task"), ("optimiser", "optimizer"), ("outputs", "output"), ("trainer.stesp", "trainer.steps")),
         *(("tol", "solver.tol"), ("engine.tol", "engine.linear_solve.tol"), ("task.lr", "task.learning_rate")),
     ],
 )
 def test_a_setting_of_another_name_is_guessed(key, meant):
     assert similar(key) == f" (did you mean {meant}=VALUE?)"
-    assert meant in settings()
+    assert meant in (*settings(), *SHORT)

@@ -46,7 +46,7 @@ def test_a_bad_one_says_why_and_what_helps():
 
 def test_an_unknown_error_is_not_claimed():
     report = reported(jnp.zeros(()), bl.OneStep())
-    assert "How large its error is, is not known" in report.describe()
+    assert "The size of the gradient's error is not known" in report.describe()
 
 
 def test_traced_and_batched_reports():

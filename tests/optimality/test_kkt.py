@@ -243,6 +243,26 @@ def test_derivatives_follow_the_scale_of_rows_columns_and_objective(monkeypatch,
         assert_allclose(F.margin(point, scaled).smallest, F.margin(at, data).smallest, rtol=1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_entries_of_a_point_on_a_ball_do_not_spoil_the_system(dtype):
+    """The rows of ||w||^2 = 1 are 2 w, whose entries say nothing about units: the matrix keeps the Hessian's condition;
+    unknowns in units of their own keep it too."""
+    small = 10.0 ** np.arange(0, -6, -1)
+    for units in (np.ones(6), small[::-1]):
+
+        def ball(w, units=units):
+            return {"ball": jnp.sum((units * w["v"]) ** 2) - 1}
+
+        def loss(w, units=units):
+            return 0.5 * jnp.sum((units * w["v"] - 2 * small) ** 2)
+
+        w = {"v": jnp.asarray(small / np.linalg.norm(small) / units, dtype)}
+        at = bl.PrimalDual(w, inequality_dual={"ball": jnp.asarray(np.linalg.norm(small) - 0.5, dtype)})
+        system = bl.optimality.KKT(loss, inequality=ball).system(at)
+        matrix, _ = bl.linear_solve.materialize(system.operator, system.restrict(at))
+        assert np.linalg.cond(matrix) < 10
+
+
 @pytest.mark.slow
 def test_a_degenerate_vertex_is_no_place_for_an_estimate():
     """w0 <= h, w1 <= 1 and w0 + w1 <= 2 meet at h = 1: which two of them hold the solution is not known."""

@@ -10,6 +10,7 @@ import pytest
 import bilevel as bl
 from bilevel.loggers import Run
 from bilevel.report import REPORT, Page, found, page, read
+from bilevel.report.comparison import distinctions
 
 VOID = ("meta", "img", "br", "line", "path", "polygon", "i")
 
@@ -72,6 +73,18 @@ def test_runs_are_compared_best_first(write_run):
     assert html.count("<h2>hyperparameters found</h2>") == 3  # each in full, below
 
 
+def test_runs_are_told_apart_by_what_was_typed(write_run):
+    typed = {"a": ["task=ridge"], "b": ["task=ridge", "engine=one_step"], "c": ["task=ridge", "++trainer.steps=9"]}
+    for name, words in typed.items():
+        engine = {"_target_": "OneStep" if name == "b" else "Implicit", "tol": 0.1 * (name != "b")}
+        folder = write_run(name, steps=9 if name == "c" else 5, settings={"engine": engine})
+        (folder / ".hydra/overrides.yaml").write_text(json.dumps(words))
+    runs = found([folder.parent])
+    assert distinctions(runs) == {"engine": ["default", "one_step", "default"], "trainer.steps": [5, 5, 9]}
+    html = page(runs)
+    assert "<td>one_step</td>" in html and "<td>engine.tol</td>" in html  # the table of settings is whole
+
+
 @pytest.mark.slow
 def test_a_large_sweep_tells_its_best_runs_in_full(write_run):
     folders = [write_run(f"run{k}", steps=2, summary={"best_outer_loss": 1 / (k + 1)}) for k in range(25)]
@@ -96,9 +109,11 @@ def test_numbers_that_are_none_can_be_drawn(write_run):
 
 
 def test_a_run_that_lasts_or_failed_is_told_too(write_run):
-    lasting = write_run("lasting", steps=3, settings={"trainer": {"steps": 12}})
+    task = {"_target_": "mine.cleaning"}
+    lasting = write_run("lasting", steps=3, settings={"trainer": {"steps": 12}, "task": task})
     (lasting / "summary.json").unlink()
-    assert "3 of 12 outer steps are done" in page([read(lasting)], refresh=5)
+    html = page([read(lasting)], refresh=5)
+    assert "3 of 12 outer steps are done" in html and "cleaning: 3 outer steps so far" in html
     failed = write_run("failed", summary={"status": "failed", "headline": None}, status="max_steps")
     html = page([read(failed)])
     assert "the run failed after 12 outer steps" in html

@@ -56,6 +56,13 @@ def test_each_array_of_hyperparameters_has_a_panel(number):
         assert sum(bars) == number
 
 
+def test_hyperparameters_have_the_names_of_the_task():
+    result = result_of(jnp.array([-1.0, 2.0]))
+    result.summary["hparams_natural"] = {"scale": 1.0, "penalty": {"age": 0.4, "bmi": 7.4}}
+    (axes,) = hyperparameters(result).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["age", "bmi"]
+
+
 def test_a_single_hyperparameter_is_drawn_as_its_path():
     result = result_of(jnp.asarray(0.3))
     for line in result.metrics:

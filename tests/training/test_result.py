@@ -69,9 +69,16 @@ def test_each_thing_reads_in_a_few_lines(fitted, task):
     assert repr(result).startswith("Result('shrinkage', stopped_by_callback after 3 steps: outer loss ")
     assert "hparams float64[]" in repr(result)
     assert repr(task).startswith("Task('shrinkage', float64, outer loss ")
-    assert "InnerProblem(loss task.<locals>.<lambda>, solver Auto(" in repr(task)
+    assert "InnerProblem(loss task.<lambda>, solver Auto(" in repr(task)
     for thing in (result, task):
         assert len(repr(thing)) < 400 and "0x" not in repr(thing)
+
+
+def test_functions_within_a_loss_and_a_penalty_read_as_names():
+    loss = bl.Linear(design=lambda batch: batch, loss=lambda z, params, hparams, batch: z.sum())
+    inner = bl.InnerProblem(loss, lambda key, hparams: 0.0, penalty=bl.L1(weight=lambda hparams: hparams))
+    assert "0x" not in repr(inner) and "loss Linear(design=test_functions" in repr(inner)
+    assert "penalty L1(weight=test_functions" in repr(inner)
 
 
 def test_the_standard_figures(fitted):

@@ -66,8 +66,8 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
     w. The claim is made only in the Newton regime: theta <= 0.1, where theta is the larger of ||F(w+)|| / ||F(w)|| and
     the same ratio of the adjoint; and no coordinate may change its face on the way. ``tol`` is the tolerance of the
     solves; it is loose where only the size of the correction is wanted. Outside the regime the way left is longer than
-    one correction, so the error is multiplied by 1 / (1 - theta). The error of a corrected gradient is estimated
-    by a second correction. Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
+    one correction, and the error is multiplied accordingly. The error of a corrected gradient is estimated by a second
+    correction. Source: Newton-Kantorovich; dual-weighted residuals (Becker and Rannacher, 2001).
     """
     mapping, at, system, adjoint, pulled, grad = solved
     step = system.solve(jax.tree.map(jnp.negative, at.residual), tol)
@@ -92,14 +92,15 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
         trees.norm(distance) * (1 + jnp.maximum(noise.inner, noise.adjoint)), error_inner + error_adjoint
     )
     theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
-    theta = jnp.maximum(theta_inner, _shrinkage(left, wrong, noise.cotangent))
+    theta_adjoint = _shrinkage(left, wrong, noise.cotangent)
+    theta = jnp.maximum(theta_inner, theta_adjoint)
     face = compare_faces(mapping, point, at, moved)
     succeeded = step.solution.status.ok & jnp.all(parts.solved)
     claimed = (theta <= NEWTON_REGIME) & (face.weakly_active == 0) & succeeded
     amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
         after=Solved(mapping, moved, system, adjoint_after, pulled_after, corrected),
-        error=SAFETY * jnp.where(claimed, 1, _longer(theta)) * size + noise.gradient,
+        error=SAFETY * jnp.where(claimed, 1, _longer(theta_inner, theta_adjoint)) * size + noise.gradient,
         error_inner=error_inner,
         error_adjoint=error_adjoint,
         theta=theta,
@@ -112,11 +113,21 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
     )
 
 
-def _longer(theta: jax.Array) -> jax.Array:
-    """The way to the solution in lengths of the first correction, where each next one is ``theta`` times as long: the
-    sum of the geometric series, up to `FARTHEST`."""
-    ratio = jnp.where(theta > 0, jnp.minimum(theta, 1 - 1 / FARTHEST), 0)  # NaN: no ratio was measured
-    return 1 / (1 - ratio)
+def _longer(inner: jax.Array, adjoint: jax.Array) -> jax.Array:
+    """The sum of all corrections in lengths of the first one, up to `FARTHEST`, by the ratios of both residuals.
+
+    Along the adjoint A shrinks to (1 - adjoint) A in a Newton step, so the adjoint grows by q = 1 / (1 - adjoint), and
+    each step of the params is inner * q times the one before. That way is p = 1 / (1 - inner * q) steps long, and the
+    gradient changes by 1 + q + ... + q^(p-1) = (q^p - 1) / (q - 1) of its change in the first. Corrections of the
+    adjoint at the same params add up to q of the first.
+    """
+    far = 1 - 1 / FARTHEST
+    ratio = lambda theta: jnp.where(theta > 0, jnp.minimum(theta, far), 0)  # NaN: no ratio was measured
+    growth = -jnp.log1p(-ratio(adjoint))  # log q
+    steps = 1 / (1 - ratio(inner * jnp.exp(growth)))
+    longest = jnp.minimum(growth * steps, jnp.log(FARTHEST))  # a power would overflow
+    total = jnp.where(growth > 0, jnp.expm1(longest) / jnp.where(growth > 0, jnp.expm1(growth), 1), steps)
+    return jnp.minimum(jnp.exp(growth) * total, FARTHEST)
 
 
 class Parts(NamedTuple):

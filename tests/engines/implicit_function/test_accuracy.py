@@ -289,3 +289,30 @@ def test_hyperparameters_coarser_than_the_params_lower_what_is_claimed(dtype):
     _, grad, report = bl.hypergradient(task, jnp.array(-3.0, dtype))
     error = abs(float(grad) - exact)
     assert error <= float(report.error_estimate) <= 20 * jnp.finfo(dtype).eps * abs(exact)
+
+
+@pytest.mark.slow
+def test_a_flat_loss_that_is_solved_loosely_has_the_whole_way_in_its_estimate():
+    """(w - t)^4: on the way its curvature shrinks to what the ridge leaves, and the gradient grows with each step."""
+    target = {"a": np.array([30.0, -80.0]), "b": np.array(100.0)}
+    squares = lambda tree: jnp.sum(tree["a"] ** 2) + tree["b"] ** 2
+
+    def loss(w, h, batch):
+        left = jax.tree.map(lambda leaf, t: (leaf - t) ** 2, w, target)
+        return 0.25 * squares(left) + 0.5 * jnp.exp(h) * squares(w)
+
+    @jax.jit
+    @jax.vmap
+    def at(away):
+        init = lambda key, h: jax.tree.map(lambda t: away + t, target)
+        inner = bl.InnerProblem(loss, init, solver=bl.GradientDescent(step_size=1.0, max_steps=0))
+        task = bl.Task(inner, lambda w, h, batch: squares(w), lambda key: jnp.zeros(()), bl.full_batch(0, 0))
+        point, engine = Point(jnp.zeros(()), None, None, jax.random.key(0)), bl.Implicit(bl.Dense())
+        return engine.hypergradient(task, point, engine.first_carry(task, point))[1:]
+
+    t = np.array([30.0, -80.0, 100.0])
+    w = np.array([np.roots([1, -3 * r, 3 * r**2 + 1, -(r**3)])[-1].real for r in t])  # (w - t)^3 + w = 0
+    grad, report = at(jnp.geomspace(1e-2, 30, 8))
+    true = np.abs(grad + np.sum(2 * w**2 / (3 * (w - t) ** 2 + 1)))
+    assert np.all(report.error_estimate >= 0.3 * true)
+    assert np.any(report.theta > 0.5) and np.all((report.grade == 0) | (report.error_estimate >= true))
