@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.foundation.typing import LinearMap
+from bilevel.kernels.matrices import Matrix, between, is_sparse, largest, sparse, stacked
+
 SWEEPS = 24  # each halves the logarithms of the scales, so 2^-24 of their range is left
 DIGITS = 1e3  # a strength below so many units of rounding, or multiples of the residual, is zero
 DOUBT = 10  # below so many multiples of a residual above rounding, activity of a row is not known
 FLOOR = 0.625  # the power of the precision that counts as rounding: 2e-10 in float64, 5e-5 in float32
 
-Program = tuple[jax.Array, ...]  # (Q, q, A, b, G, h) of min 1/2 x'Qx + q'x, Ax = b, Gx <= h
+Program = tuple[Matrix, ...]  # (Q, q, A, b, G, h) of min 1/2 x'Qx + q'x, Ax = b, Gx <= h
 Point = tuple[jax.Array, jax.Array, jax.Array]  # (x, y, z)
 
 
@@ -25,7 +28,7 @@ class Units(NamedTuple):
     rows: jax.Array  # (k,)
 
 
-def units_of(curvature: jax.Array, rows: jax.Array, owner: np.ndarray | None = None) -> Units:
+def units_of(curvature: Matrix, rows: Matrix, owner: np.ndarray | None = None) -> Units:
     """Units in which the nonzero entries of [[Q, C'], [C, 0]] have a geometric mean near 1.
 
     Their logarithms u minimise the sum of (log |K_ij| + u_i + u_j)^2. Multiplying a row, a column or the objective
@@ -38,14 +41,12 @@ def units_of(curvature: jax.Array, rows: jax.Array, owner: np.ndarray | None = N
     >>> (rows[:, None] * jnp.array([[1.0, 64.0], [4.0, 256.0]]) * columns).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
-    count, n = rows.shape
-    matrix = jnp.block([[curvature, rows.T], [rows, jnp.zeros((count, count), rows.dtype)]])
-    present = ((matrix != 0) & jnp.isfinite(matrix)).astype(rows.dtype)
-    logs = jnp.sum(jnp.where(present > 0, jnp.log2(jnp.abs(jnp.where(present > 0, matrix, 1))), 0), axis=1)
-    entries = jnp.maximum(jnp.sum(present, axis=1), 1)
+    n = rows.shape[1]
+    logs, present = (_logs_of_stored if is_sparse(curvature) or is_sparse(rows) else _logs)(curvature, rows)
+    entries = jnp.maximum(present(jnp.ones_like(logs)), 1)
 
     def sweep(_: int, u: jax.Array) -> jax.Array:
-        u = 0.5 * (u - (logs + present @ u) / entries)
+        u = 0.5 * (u - (logs + present(u)) / entries)
         if owner is None:
             return u
         total = jax.ops.segment_sum(u[n:], owner, int(owner.max(initial=0)) + 1)
@@ -53,6 +54,34 @@ def units_of(curvature: jax.Array, rows: jax.Array, owner: np.ndarray | None = N
 
     u = jnp.exp2(jnp.round(jax.lax.fori_loop(0, SWEEPS, sweep, jnp.zeros_like(logs))))
     return Units(u[:n], u[n:])
+
+
+def _logs(curvature: jax.Array, rows: jax.Array) -> tuple[jax.Array, LinearMap]:
+    """The sums of log2 |K_ij| over the nonzero entries of the rows of [[Q, C'], [C, 0]], and u -> those of u_j."""
+    count = rows.shape[0]
+    matrix = jnp.block([[curvature, rows.T], [rows, jnp.zeros((count, count), rows.dtype)]])
+    logs, present = _log2(matrix)
+    return jnp.sum(logs, axis=1), lambda u: present @ u
+
+
+def _logs_of_stored(curvature: Matrix, rows: Matrix) -> tuple[jax.Array, LinearMap]:
+    """The same from the stored entries of sparse matrices."""
+    curvature, rows = sparse(curvature), sparse(rows)
+    (count, n), (down, across) = rows.shape, rows.indices.T
+    first = jnp.concatenate([curvature.indices[:, 0], n + down, across])
+    second = jnp.concatenate([curvature.indices[:, 1], across, n + down])
+    logs, present = _log2(jnp.concatenate([curvature.data, rows.data, rows.data]))
+
+    def summed(terms: jax.Array) -> jax.Array:
+        return jnp.zeros(n + count, terms.dtype).at[first].add(terms, mode="drop")
+
+    return summed(logs), lambda u: summed(present * u.at[second].get(mode="fill", fill_value=0))
+
+
+def _log2(entries: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log2 |entry|, 0 for the entries that do not count; and 1 for those that do."""
+    there = (entries != 0) & jnp.isfinite(entries)
+    return jnp.where(there, jnp.log2(jnp.abs(jnp.where(there, entries, 1))), 0), there.astype(entries.dtype)
 
 
 class Activity(NamedTuple):
@@ -108,12 +137,12 @@ class Reading(NamedTuple):
 
 def read_program(program: Program, at: Point, units: Units | None = None) -> Reading:
     """The reading of the point (x, y, z) of (Q, q, A, b, G, h), in the ``units`` of the program."""
-    units = units_of(program[0], jnp.concatenate([program[2], program[4]])) if units is None else units
+    units = units_of(program[0], stacked(program[2], program[4])) if units is None else units
     Q, q, A, b, G, h = in_units(program, units)
     x, y, z = into_units(at, units)
     parts = jnp.stack([Q @ x, q, A.T @ y, G.T @ z])
     slack = h - G @ x
-    sizes = sizes_of(_size(parts), _size(x), slack, _size(Q))
+    sizes = sizes_of(_size(parts), _size(x), slack, largest(Q))
     sizes = sizes._replace(terms=sizes.forces)  # because the parts are those terms
     active, strength, wanted = activity(z, slack, sizes)
     unmet = jnp.maximum(_size(jnp.where(active, slack, jnp.minimum(slack, 0))), _size(b - A @ x))
@@ -128,8 +157,10 @@ def in_units(program: Program, units: Units) -> Program:
     """The program in x^ and duals^."""
     Q, q, A, b, G, h = program
     columns, rows, bounds = units.columns, units.rows[: b.size], units.rows[b.size :]
-    across = rows[:, None] * A * columns[None, :], bounds[:, None] * G * columns[None, :]
-    return columns[:, None] * Q * columns[None, :], columns * q, across[0], rows * b, across[1], bounds * h
+    return (
+        between(columns, Q, columns), columns * q, between(rows, A, columns), rows * b, between(bounds, G, columns),
+        bounds * h,
+    )  # fmt: skip
 
 
 def into_units(at: Point, units: Units) -> Point:

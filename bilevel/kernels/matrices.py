@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
 from jax.experimental.sparse import BCOO, JAXSparse, bcoo_concatenate
 
 Matrix = Any  # jax.Array or BCOO
@@ -47,15 +49,24 @@ def rows_kept(matrix: Matrix, kept: jax.Array) -> Matrix:
 
 
 def symmetric_part(matrix: Matrix) -> Matrix:
-    return times(jnp.asarray(0.5, matrix.dtype), matrix + matrix.T)
+    """(M + M') / 2. Of a sparse matrix the entries of both are stored, because adding those at one place takes a sort
+    of them all."""
+    if not is_sparse(matrix):
+        return 0.5 * (matrix + matrix.T)
+    both = jnp.concatenate([matrix.indices, matrix.indices[:, ::-1]])
+    return BCOO((0.5 * jnp.concatenate([matrix.data, matrix.data]), both), shape=matrix.shape)
 
 
 def stacked(top: Matrix, bottom: Matrix) -> Matrix:
     """[top; bottom], sparse if either is."""
     if not (is_sparse(top) or is_sparse(bottom)):
         return jnp.concatenate([top, bottom])
-    parts = [part if is_sparse(part) else BCOO.fromdense(part, nse=part.size) for part in (top, bottom)]
-    return bcoo_concatenate(parts, dimension=0)
+    return bcoo_concatenate([sparse(top), sparse(bottom)], dimension=0)
+
+
+def sparse(matrix: Matrix) -> BCOO:
+    """The matrix with its entries stored; of a dense one all of them."""
+    return matrix if is_sparse(matrix) else BCOO.fromdense(matrix, nse=matrix.size)
 
 
 def dense(matrix: Matrix) -> jax.Array:
@@ -66,7 +77,9 @@ def squared(matrix: Matrix) -> Matrix:
     """Entry by entry."""
     if not is_sparse(matrix):
         return matrix**2
-    whole = matrix.sum_duplicates(nse=matrix.nse)  # an entry may be stored in parts
+    # An entry may be stored in parts. The barrier keeps XLA from sorting the places of a constant while it compiles.
+    places = jax.lax.optimization_barrier(matrix.indices)
+    whole = BCOO((matrix.data, places), shape=matrix.shape).sum_duplicates(nse=matrix.nse)
     return with_data(whole, whole.data**2)
 
 
@@ -83,3 +96,28 @@ def is_positive_semidefinite(matrix: jax.Array) -> jax.Array:
     unit = scale[:, None] * matrix * scale[None, :]
     factor = jnp.linalg.cholesky(unit + 10 * n * eps * jnp.eye(n, dtype=matrix.dtype))
     return jnp.all(jnp.isfinite(jnp.diagonal(factor)))
+
+
+def compressed(matrix: Matrix) -> scipy.sparse.csc_array:
+    """A matrix on the host, dense or `BCOO` with NumPy's arrays in it, in compressed columns and float64. Places
+    outside of the shape, which pad a `BCOO`, are left out."""
+    if not is_sparse(matrix):
+        return scipy.sparse.csc_array(np.asarray(matrix, np.float64))
+    (rows, columns), entries = np.asarray(matrix.indices).T, np.asarray(matrix.data, np.float64)
+    inside = (rows < matrix.shape[0]) & (columns < matrix.shape[1])
+    kept = entries[inside], (rows[inside], columns[inside])
+    return scipy.sparse.csc_array(scipy.sparse.coo_array(kept, shape=matrix.shape))
+
+
+def between(rows: jax.Array, matrix: Matrix, columns: jax.Array) -> Matrix:
+    """diag(rows) matrix diag(columns)."""
+    if not is_sparse(matrix):
+        return rows[:, None] * matrix * columns[None, :]
+    at = matrix.indices
+    factors = rows.at[at[:, 0]].get(mode="fill", fill_value=0) * columns.at[at[:, 1]].get(mode="fill", fill_value=0)
+    return with_data(matrix, factors * matrix.data)
+
+
+def largest(matrix: Matrix) -> jax.Array:
+    """The size of its largest entry."""
+    return jnp.max(jnp.abs(matrix.data if is_sparse(matrix) else matrix), initial=0)

@@ -41,19 +41,20 @@ def quadratic_program(
 
     Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), g and h (m,); the pair A, b or G with its bounds may be left
     out, and bounds may be infinite (none). With ``g`` a negative entry of ``inequality_dual`` is the multiplier of a
-    lower bound; rows with g == h belong into A, b. The matrices may be dense or sparse (`BCOO`). With sparse ones only
-    products are taken, and their derivatives are with respect to the stored entries. ``init`` is the solution of a
-    nearby program, from which a `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose
+    lower bound; rows with g == h belong into A, b. The matrices may be dense or sparse (`BCOO`). Sparse ones are
+    factored on the host, by `bl.Clarabel` where it is installed, else by `bl.SparseInteriorPoint`; their derivatives
+    are with respect to the stored entries. ``init`` is the solution of a nearby program, from which a
+    `bl.OperatorSplitting` starts. Batches by ``jax.vmap``. Returns a `Solution` whose
     ``params`` (x) and ``dual`` (a `bl.Dual`, L = 1/2 x'Qx + q'x + equality_dual'(A x - b) + inequality_dual'(G x - h))
     have derivatives in every argument, in both modes. Only the symmetric part of Q counts.
 
     ``residual`` is the largest of the KKT conditions and the duality gap, each relative to the size of its terms. Where
     there is no solution the status says `infeasible` or `unbounded` (a proof, checked on the data as given), for a Q
-    with a negative eigenvalue `indefinite` (sparse Q: up to 1,024 unknowns), for data with NaN `nonfinite`: lane by
+    with a negative eigenvalue `indefinite`, for data with NaN `nonfinite`: lane by
     lane, and params, dual and derivatives are NaN (to a cotangent that is exactly zero, zero). Compiles once for shapes
     and settings, in eager calls too. Rescaling rows, unknowns or the objective rescales the derivatives exactly.
     ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active rows are
-    independent. Elsewhere, and where that is not examined (sparse and large programs), it is "residual": the derivative
+    independent. Elsewhere, and where that is not examined (large dense programs), it is "residual": the derivative
     may be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for
     shapes that do not fit.
 
@@ -97,8 +98,9 @@ def cone_program(
     Shapes: A (m, n), b (m,), c (n,). Batches by ``jax.vmap``. Returns a `Solution` whose ``params`` (x) and ``dual``
     (y in the dual cone, L = c'x + y'(A x + s - b)) have derivatives in A, b and c, in both modes; the slack is b - A x.
     ``solver``: by default `bl.InteriorPoint` for linear and second-order cones, `bl.Clarabel` on the host for others,
-    `bl.OperatorSplitting` for large and sparse programs. Sparse A, ``init``, statuses and grades as for
-    `quadratic_program` (the rows of a sparse A should be of one size). Raises ValueError for shapes that do not fit.
+    and for sparse A the solvers of `quadratic_program`, or `bl.OperatorSplitting`. Sparse A, ``init``, statuses and
+    grades as for `quadratic_program` (the rows of a sparse A should be of one size). Raises ValueError for shapes that
+    do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda b: bl.cone_program(-jnp.eye(2), b, jnp.array([1.0, 2.0]), bl.cones.NonNegative(2))

@@ -18,8 +18,10 @@ from bilevel.kernels.polish import polished
 from bilevel.kernels.program_derivative import moving
 from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
 from bilevel.linear_solve import AutoLinear
+from bilevel.linear_solve.sparse_lu import pivot_ratio
 from bilevel.optimality.kkt import KKT
 from bilevel.optimality.primal_dual import PrimalDual
+from bilevel.optimality.sparse_program import SparseProgram, held, saddle_of
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, program_residual
 from bilevel.solvers.programs.verdict import verdict
 
@@ -55,7 +57,7 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
         residual = _measure(program, unknown)
     else:
         ones = jnp.ones((), q.dtype)
-        unknown, residual = improved_at_root(QP, unknown, (*frozen, ones), partial(_measure, program))
+        unknown, residual = improved_at_root(SPARSE_QP, unknown, (*frozen, ones), partial(_measure, program))
     status, usable = verdict(program, answer, residual, solver.tol)
     status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
     usable = jnp.where(impossible, jnp.nan, usable)
@@ -66,8 +68,21 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
         if q.size + program.b.size <= JUDGED:
             grade = grade_of(status, activity.is_regular(arrays, reading))
         told = jnp.where(reading.told, usable, jnp.nan)  # a guess of the active rows gives no derivative
-    looked = jnp.full((), 0.0 if not _is_sparse(data) else jnp.nan, q.dtype)  # `verdict` has checked the eigenvalues
+    if _is_sparse(data) and solve.value == AutoLinear():
+        grade, told = _grade_of_sparse(frozen, unknown, status, usable)
+    looked = jnp.zeros((), q.dtype)  # `verdict` has checked the eigenvalues
     return Solved(unknown, told, residual, status, grade, answer.steps, counts_of(answer), looked, reading)
+
+
+def _grade_of_sparse(
+    frozen: tuple, unknown: PrimalDual, status: Status, usable: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The grade, from a factor of the saddle system, and ``usable``, NaN where the active rows are a guess."""
+    Q, _, A, _, G, _ = frozen
+    reading, off = jax.lax.stop_gradient(held((*frozen, usable), unknown))
+    least = float(jnp.finfo(usable.dtype).eps) ** activity.FLOOR
+    regular = pivot_ratio(saddle_of(Q, stacked(A, G), off, reading.units)) > least
+    return grade_of(status, reading.certain & regular), jnp.where(reading.told, usable, jnp.nan)
 
 
 @compiles_once
@@ -76,7 +91,7 @@ def move_quadratic(data: list, solved: Solved, solve: Setting) -> PrimalDual:
     arguments = (*_finite_rows(data), solved.usable)
     if solved.frame is not None:
         return PrimalDual(*moving(tuple(solved.unknown), arguments, solved.frame))
-    return attach(QP, solve.value, solved.unknown, arguments)
+    return attach(SPARSE_QP if _is_sparse(data) else QP, solve.value, solved.unknown, arguments)
 
 
 def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
@@ -92,6 +107,7 @@ def _qp_inequality(x, Q, q, A, b, G, h, usable) -> jax.Array:
 
 
 QP = KKT(_qp_loss, _qp_equality, _qp_inequality)
+SPARSE_QP = SparseProgram(_qp_loss, _qp_equality, _qp_inequality)
 
 
 def _measure(program: ConeProgram, at: PrimalDual) -> jax.Array:

@@ -16,6 +16,7 @@ from bilevel.linear_solve.gmres import GMRES
 from bilevel.linear_solve.minres import MINRES
 from bilevel.linear_solve.preconditioners import Identity
 from bilevel.linear_solve.refactored import Refactored
+from bilevel.linear_solve.sparse_lu import SparseLU
 
 BUILT = 2048  # unknowns up to which a matrix that its owner has built already is factored
 
@@ -26,6 +27,7 @@ class AutoLinear(LinearSolver):
     """Chooses from the size of the system and the facts of its operator, when it is traced.
 
     ======================================  =====================================================================
+    a sparse matrix, stored                 `SparseLU`, on the host
     up to ``dense`` unknowns                `Dense`: n products in one batch and a factorisation, at any condition
     symmetric and definite                  `CG`
     symmetric, not known to be definite     `MINRES`
@@ -74,6 +76,8 @@ class AutoLinear(LinearSolver):
     def choose(self, operator: Operator | LinearMap, example: PyTree) -> LinearSolver:
         """The solver for this operator; ``example`` has the shapes of x."""
         operator = as_operator(operator)
+        if operator.stored is not None:
+            return SparseLU(self.tol)
         if tree.size(tree.as_vector(example)) <= (self.dense if operator.matrix is None else BUILT):
             if self.preconditioner.exact and operator.factorable and operator.matrix is None:
                 return Refactored(self.preconditioner, self.tol, self.max_steps)
@@ -88,6 +92,8 @@ class AutoLinear(LinearSolver):
         """The solver chosen for this operator, and why, in a sentence."""
         operator, unknowns = as_operator(operator), tree.size(tree.as_vector(example))
         chosen = self.choose(operator, example)
+        if operator.stored is not None:
+            return f"SparseLU(tol={self.tol:g}): the entries of the sparse matrix are stored, so it is factored."
         if unknowns <= self.dense:
             built = f"{unknowns} unknowns are at most {self.dense}, so the matrix is built"
             return f"Dense(tol={self.tol:g}): {built}; {_factorization(operator)}."

@@ -10,11 +10,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation.settings import changed
 from bilevel.foundation.status import Status
 from bilevel.foundation.typing import LinearMap, PyTree
+
+
+class Stored(NamedTuple):
+    """A symmetric matrix by its entries, positive semidefinite on the first ``leading`` unknowns and negative
+    semidefinite on the others."""
+
+    matrix: BCOO
+    leading: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +43,7 @@ class Operator:
     singular: bool = False
     owner: str = "the system"
     matrix: jax.Array | None = None  # A for one flat array, where its owner has built it already
+    stored: Stored | None = None  # the same where it is sparse
 
     def __call__(self, x: PyTree) -> PyTree:
         return self.matvec(x)

@@ -20,6 +20,7 @@ from sklearn.utils.validation import (
 
 from bilevel.sklearn.estimators import Family
 from bilevel.sklearn.folds import Data, Folds
+from bilevel.sklearn.lanes import rows_for
 from bilevel.sklearn.statements import Kind
 
 
@@ -111,11 +112,8 @@ def kind(last: Any, family: Family, folds: Folds, data: Data) -> Kind:
         loss, columns = "multinomial" if loss == "logistic" else loss, len(data.classes)
     elif data.targets.ndim == 2:
         columns = data.targets.shape[1]
-    if loss == "c_svm" and columns:
-        raise ValueError(
-            "Only binary classification is supported by the search over SVC, whose "
-            f"pairs of {columns} classes share one C: use LinearSVC, LogisticRegression, or GridSearchCV."
-        )
     intercept, features = bool(getattr(last, "fit_intercept", False)), folds.inputs.shape[-1]
-    kernel = last.kernel if family.kernel else ""
-    return Kind(loss, family.reduction, intercept, features, columns, False, True, family.setting(last), kernel)
+    kernel, pair = (last.kernel if family.kernel else ""), 0
+    if loss == "c_svm" and columns:
+        pair = rows_for(int(np.sum(np.sort(np.bincount(data.targets))[-2:])))
+    return Kind(loss, family.reduction, intercept, features, columns, False, True, family.setting(last), kernel, pair)

@@ -136,16 +136,20 @@ def dense(X: Any) -> np.ndarray:
     return np.asarray(check_array(values), np.float64)
 
 
-def in_units_of_gamma(folds: Folds, estimator: Any) -> Folds:
+def in_units_of_gamma(folds: Folds, estimator: Any, data: Data) -> Folds:
     """Inputs times the root of a kernel's fixed gamma, as each fold's training rows determine it."""
     inputs = folds.inputs if folds.inputs.ndim == 3 else np.tile(folds.inputs, (len(folds.train), 1, 1))
-    width = inputs.shape[-1]
-
-    def gamma(lane: int) -> float:
-        spread = float(np.var(inputs[lane][folds.train[lane] > 0]))
-        return {None: 1 / width, "auto": 1 / width, "scale": 1 / (width * spread) if spread else 1.0}.get(
-            estimator.gamma, estimator.gamma
-        )
-
-    roots = np.sqrt([gamma(lane) for lane in range(len(inputs))])
+    weights = (validation_weights(given, data) for given, _ in folds.splits)
+    pairs = zip(inputs, weights, strict=True)
+    roots = np.sqrt([gamma_of(estimator.gamma, one, own) for one, own in pairs])
     return folds._replace(inputs=inputs * roots[:, None, None])
+
+
+def gamma_of(stated: Any, inputs: np.ndarray, weights: np.ndarray) -> float:
+    """The number that scikit-learn's rules for a gamma mean; in "scale", rows count by their weights, which then stand
+    for repeated rows."""
+    width = inputs.shape[1]
+    if stated == "scale":
+        spread = float(weights @ np.mean((inputs - np.average(inputs, weights=weights, axis=0).mean()) ** 2, axis=1))
+        return float(np.sum(weights)) / (width * spread) if spread else 1.0
+    return 1 / width if stated in (None, "auto") else float(stated)

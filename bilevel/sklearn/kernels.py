@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel.foundation.typing import Batch, HParams, Scalar
 from bilevel.losses.duals import c_svm
@@ -13,7 +16,9 @@ from bilevel.sklearn.newton import FAILED, TINY, Answer
 
 STEPS = 60  # of the interior-point method
 GAP = 1e-13  # complementarity, relative to that at the start, at which it ends
-OUTSIDE = 1e-6  # how far out of its bounds the last step may bring a dual, relative to the largest bound
+WRONG = 1e-6  # of a margin: residual of the optimality conditions at which a point is no solution
+RIDGE = 1e-9  # on the free block, relative to the kernel's diagonal: repeated rows make that block singular
+REFINED = 4  # rounds, each of which takes the bias of the ridge down by a factor of it
 BACK = 0.995  # the share of the way to the border that a step may go
 
 
@@ -62,8 +67,9 @@ class Iterate(NamedTuple):
 def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -> Answer:
     """Weighted hinge loss of z = K (s a) + b, a minimising `bl.losses.c_svm` over 0 <= a <= C weights, s'a = 0.
 
-    scikit-learn: SVC with two classes. Between the borders the duals and b solve a linear system, whose derivative is
-    exact as long as no dual changes side; there the loss on the folds has a kink. Source: Chapelle et al., 2002.
+    scikit-learn: SVC with two classes; `one_against_one` takes more. Between the borders the duals and b solve a linear
+    system, whose derivative is exact as long as no dual changes side; there the loss on the folds has a kink. Source:
+    Chapelle et al., 2002.
     """
     inputs, labels, weights = inner
     signs = jnp.where(labels == 1, 1.0, -1.0)
@@ -89,28 +95,75 @@ def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -
         last = jnp.where(alone, b - middle(a, hparams), signs @ a)
         return jnp.where(free, slope_of(a, hparams) + b * signs, ends), last
 
-    rows = jnp.where(free[:, None], matrix, jnp.eye(len(signs)))
-    last = jnp.where(alone, -jax.grad(middle)(dual, hparams), signs)
-    corner = jnp.where(alone, 1.0, 0.0)[None, None]
-    jacobian = jnp.block([[rows, (free * signs)[:, None]], [last[None, :], corner]])  # of the residual
-    step = jnp.linalg.solve(jacobian, jnp.append(*residual((dual, intercept), hparams)))
-    dual, intercept = dual - step[:-1], intercept - step[-1]  # the end of the interior-point method's convergence
+    solve = _refined(_jacobian(matrix, free, jax.grad(middle)(dual, hparams), signs), free)
+    step = solve(jnp.append(*residual((dual, intercept), hparams)), 0)
+    # The end of the interior-point convergence. Where duals are not unique, it may leave their bounds a little.
+    dual, intercept = jnp.clip(dual - step[:-1], 0, bound), intercept - step[-1]
 
     def hinge(point: tuple, hparams: HParams) -> Scalar:
         z = gram(kernel, hparams, inputs) @ (signs * point[0]) + point[1]
         return outer[2] @ jnp.maximum(0, 1 - signs * z)
 
     loss, (pull, direct) = jax.value_and_grad(hinge, argnums=(0, 1))((dual, intercept), hparams)
-    adjoint = jnp.linalg.solve(jacobian.T, jnp.append(*pull))
-    pair = (adjoint[:-1], adjoint[-1])
-    gradient = jax.tree.map(
-        jnp.subtract, direct, jax.vjp(lambda hparams: residual((dual, intercept), hparams), hparams)[1](pair)[0]
-    )
+    adjoint = solve(jnp.append(*pull), 1)
+    (left, last), backwards = jax.vjp(lambda hparams: residual((dual, intercept), hparams), hparams)
+    gradient = jax.tree.map(jnp.subtract, direct, backwards((adjoint[:-1], adjoint[-1]))[0])
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in gradient.values()))
     scale = jnp.linalg.norm(step) / jnp.maximum(jnp.linalg.norm(dual), TINY)
-    slack = OUTSIDE * jnp.max(bound)
-    inside = jnp.all(dual > -slack) & jnp.all(dual < bound + slack)
-    return Answer(loss, gradient, jnp.append(dual, intercept), ~(inside & jnp.isfinite(loss + size)), scale * size)
+    solved = (jnp.max(jnp.abs(left)) < WRONG) & (jnp.abs(last) < WRONG * jnp.where(alone, 1, jnp.max(bound)))
+    return Answer(loss, gradient, jnp.append(dual, intercept), ~(solved & jnp.isfinite(loss + size)), scale * size)
+
+
+def one_against_one(kernel: str, classes: int, rows: int) -> Callable[..., Answer]:
+    """`support_vectors` of each pair of classes, on its own rows, as in scikit-learn's SVC; the losses are summed.
+
+    ``rows``: how many the largest pair has. The pairs follow each other, because side by side their matrices need
+    classes^2 / 2 times the memory."""
+    pairs = jnp.asarray(np.array(list(itertools.combinations(range(classes), 2))))
+
+    def of_pair(hparams: HParams, inner: Batch, outer: Batch, pair: jax.Array) -> Answer:
+        inputs, labels, weights = inner
+        mine = (labels == pair[0]) | (labels == pair[1])
+        places = jnp.nonzero(mine, size=rows, fill_value=0)[0]
+        there = jnp.arange(rows) < jnp.sum(mine)
+        own = (inputs[places], (labels[places] == pair[1]).astype(int))
+        held = (*own, outer[2][places] * there)
+        return support_vectors(kernel, hparams, (*own, weights[places] * there), held)
+
+    def solve(hparams: HParams, inner: Batch, outer: Batch) -> Answer:
+        each = jax.lax.map(lambda pair: of_pair(hparams, inner, outer, pair), pairs)
+        total = jax.tree.map(lambda one: jnp.sum(one, axis=0), (each.value, each.gradient, each.error))
+        return Answer(total[0], total[1], each.params, jnp.any(each.failed), total[2])
+
+    return solve
+
+
+def _jacobian(matrix: jax.Array, free: jax.Array, middle: jax.Array, signs: jax.Array) -> jax.Array:
+    """Of the conditions on duals and intercept: stationarity of the free duals, ends of the others, and the sum; where
+    no dual is free, the intercept follows from the others by ``middle``."""
+    alone = ~jnp.any(free)
+    rows = jnp.where(free[:, None], matrix, jnp.eye(len(signs)))
+    last = jnp.where(alone, -middle, signs)
+    corner = jnp.where(alone, 1.0, 0.0)[None, None]
+    return jnp.block([[rows, (free * signs)[:, None]], [last[None, :], corner]])
+
+
+def _refined(jacobian: jax.Array, free: jax.Array) -> Callable[[jax.Array, int], jax.Array]:
+    """(right side, 1 for the transpose) -> solution, with a ridge on the free block whose bias is refined away.
+
+    Free duals of repeated rows are not unique, nor are more free duals than a linear kernel has columns; the
+    predictions are, and the right sides are consistent, so any solution gives the same gradient."""
+    ridge = RIDGE * jnp.max(jnp.where(free, jnp.diag(jacobian)[:-1], 0))
+    factor = jax.scipy.linalg.lu_factor(jacobian + jnp.diag(jnp.append(jnp.where(free, ridge, 0), 0)))
+
+    def solve(right: jax.Array, transposed: int) -> jax.Array:
+        matrix = jacobian.T if transposed else jacobian
+        found = jnp.zeros_like(right)
+        for _ in range(1 + REFINED):
+            found = found + jax.scipy.linalg.lu_solve(factor, right - matrix @ found, trans=transposed)
+        return found
+
+    return solve
 
 
 def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple[jax.Array, ...]:
@@ -125,19 +178,23 @@ def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple
     signed, linear = jnp.where(there, signs, 0.0), jnp.where(there, 1.0, 0.0)
     count = 2 * len(top)
 
-    def directions(point: Iterate, target: tuple) -> tuple:
-        """The Newton step to these products of dual and multipliers."""
+    def newton(point: Iterate) -> Callable[[tuple], tuple]:
+        """Products of dual and multipliers -> the Newton step to them, by one factor for both steps of an iteration."""
         room = top - point.dual
         stationarity = quadratic @ point.dual - linear - point.low + point.high + point.intercept * signed
-        system = quadratic + jnp.diag(point.low / point.dual + point.high / room)
-        right = -stationarity + target[0] / point.dual - point.low - target[1] / room + point.high
-        factor = jax.scipy.linalg.cho_factor(system)
-        along, across = jax.scipy.linalg.cho_solve(factor, jnp.stack([right, signed], 1)).T
-        moved = (signed @ along + signed @ point.dual) / (signed @ across)
-        step = along - moved * across
-        low = (target[0] - point.low * step) / point.dual - point.low
-        high = (target[1] + point.high * step) / room - point.high
-        return step, low, high, moved
+        factor = jax.scipy.linalg.cho_factor(quadratic + jnp.diag(point.low / point.dual + point.high / room))
+        across = jax.scipy.linalg.cho_solve(factor, signed)
+
+        def to(target: tuple) -> tuple:
+            right = -stationarity + target[0] / point.dual - point.low - target[1] / room + point.high
+            along = jax.scipy.linalg.cho_solve(factor, right)
+            moved = (signed @ along + signed @ point.dual) / (signed @ across)
+            step = along - moved * across
+            low = (target[0] - point.low * step) / point.dual - point.low
+            high = (target[1] + point.high * step) / room - point.high
+            return step, low, high, moved
+
+        return to
 
     def longest(point: Iterate, step: tuple) -> Scalar:
         pairs = ((point.dual, step[0]), (top - point.dual, -step[0]), (point.low, step[1]), (point.high, step[2]))
@@ -148,13 +205,13 @@ def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple
         return jnp.minimum(1.0, BACK * jnp.min(jnp.stack(ways)))
 
     def one(point: Iterate) -> Iterate:
-        none = jnp.zeros_like(top)
-        affine = directions(point, (none, none))
+        none, to = jnp.zeros_like(top), newton(point)
+        affine = to((none, none))
         size = longest(point, affine)
         ahead = (point.dual + size * affine[0]) @ (point.low + size * affine[1])
         ahead += (top - point.dual - size * affine[0]) @ (point.high + size * affine[2])
         centre = (ahead / (count * point.gap)) ** 3 * point.gap
-        step = directions(point, (centre - affine[0] * affine[1], centre + affine[0] * affine[2]))
+        step = to((centre - affine[0] * affine[1], centre + affine[0] * affine[2]))
         size = longest(point, step)
         moved = [old + size * new for old, new in zip(point[:4], step, strict=True)]
         gap = (moved[0] @ moved[1] + (top - moved[0]) @ moved[2]) / count

@@ -19,7 +19,6 @@ from bilevel.sklearn.folds import Folds
 from bilevel.sklearn.statements import Kind, statement, task_of
 
 DENSE = 600  # unknowns up to which a factor of the Hessian costs less than many gradients
-KERNELS: dict[str, Callable] = {"kernel_ridge": kernels.kernel_ridge, "c_svm": kernels.support_vectors}
 
 
 class Lanes(NamedTuple):
@@ -40,8 +39,8 @@ def program_of(kind: Kind) -> tuple[Program, Callable]:
     if not kind.kernel and np.prod(kind.shape) > DENSE:
         return _general(kind)
     if kind.kernel:
-        solve = KERNELS[kind.loss]
-        one = lambda hparams, inner, outer, start: solve(kind.kernel, hparams, inner, outer)
+        solve = _machine(kind)
+        one = lambda hparams, inner, outer, start: solve(hparams, inner, outer)
     else:
         one = functools.partial(newton.answer, statement(kind))
 
@@ -54,6 +53,15 @@ def program_of(kind: Kind) -> tuple[Program, Callable]:
         return _over(answer, folds, hparams, start)
 
     return Program(lanes), lambda hparams, folds: _start(kind, folds)
+
+
+def _machine(kind: Kind) -> Callable:
+    """(hparams, inner, outer) -> answer, of a kernel machine."""
+    if kind.loss == "c_svm" and kind.columns:
+        return kernels.one_against_one(kind.kernel, kind.columns, kind.pair)
+    return functools.partial(
+        kernels.kernel_ridge if kind.loss == "kernel_ridge" else kernels.support_vectors, kind.kernel
+    )
 
 
 def _start(kind: Kind, folds: tuple) -> jax.Array:

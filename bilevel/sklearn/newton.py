@@ -35,8 +35,9 @@ class Statement(NamedTuple):
     smooth: Callable[[jax.Array, HParams, Batch], Scalar]
     outer: Callable[[jax.Array, HParams, Batch], Scalar]
     weights: Callable[[HParams], jax.Array] | None = None  # (rows,); none: the problem is smooth
-    # of (w, h, batch): a matrix above the Hessian, where the smooth part is made of pieces that may have no curvature
-    bound: Callable[[jax.Array, HParams, Batch], jax.Array] | None = None
+    # of (w, gradient, h, batch): directions to try beside Newton's, (k, unknowns), where the smooth part is made of
+    # pieces that may have no curvature
+    ways: Callable[[jax.Array, jax.Array, HParams, Batch], jax.Array] | None = None
 
 
 class Point(NamedTuple):
@@ -65,9 +66,9 @@ def answer(stated: Statement, hparams: HParams, inner: Batch, outer: Batch, star
     """
     smooth = lambda flat: stated.smooth(flat.reshape(stated.shape), hparams, inner)
     weights = None if stated.weights is None else stated.weights(hparams)
-    above = stated.bound
-    bound = None if above is None else lambda flat: above(flat, hparams, inner)
-    flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1), bound)
+    more = stated.ways
+    others = None if more is None else lambda flat, slope: more(flat, slope, hparams, inner)
+    flat, settled = _minimised(smooth, weights, stated.shape, start.reshape(-1), others)
     free = jnp.ones_like(flat, bool) if weights is None else _free(flat, stated.shape)
 
     def total(flat: jax.Array, hparams: HParams) -> Scalar:
@@ -111,7 +112,7 @@ def _minimised(
     weights: jax.Array | None,
     shape: tuple[int, int],
     start: jax.Array,
-    bound: Callable[[jax.Array], jax.Array] | None,
+    others: Callable[[jax.Array, jax.Array], jax.Array] | None,
 ) -> tuple[jax.Array, jax.Array]:
     """The minimiser, and whether it is one. Each step goes to the minimiser of a quadratic model plus the penalty, or
     less far, by a search along the way (Lee et al., 2014)."""
@@ -121,9 +122,8 @@ def _minimised(
     def step(point: Point) -> Point:
         params, gradient = point.params, jax.grad(smooth)(point.params)
         matrix = jax.hessian(smooth)(params)
-        if weights is None:  # where the curvature of a piece is singular, the second direction leads out of it
-            matrices = [matrix] if bound is None else [matrix, bound(params)]
-            ways = [-jnp.linalg.solve(one, gradient) for one in matrices]
+        if weights is None:  # where the curvature of a piece is singular, the other directions lead out of it
+            ways = [-jnp.linalg.solve(matrix, gradient), *(() if others is None else others(params, gradient))]
         else:
             ways = [_model_minimiser(matrix, gradient, weights, shape, params) - params]
         slopes = jnp.stack([gradient @ way + penalty(params + way) - penalty(params) for way in ways])
@@ -131,7 +131,10 @@ def _minimised(
         values = jax.vmap(loss)(trials)
         falls = (slopes[:, None] * SIZES).ravel()
         enough = (values <= point.value + SLOPE * falls + ROUNDING * jnp.abs(point.value)) & (falls <= 0)
-        first, some = jnp.argmax(enough) if bound is None else _lowest(values, enough), jnp.any(enough)
+        first, some = jnp.argmax(enough) if others is None else _lowest(values, enough), jnp.any(enough)
+        if others is not None:  # where the fall is below rounding, the values say nothing: the whole Newton step
+            near = (slopes[0] <= 0) & (-slopes[0] <= SETTLED * jnp.abs(point.value))
+            first, some = jnp.where(near, 0, first), some | near
         return Point(
             jnp.where(some, trials[first], params),
             jnp.where(some, values[first], point.value),

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import clone, is_classifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import HuberRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
 from sklearn.utils.validation import has_fit_parameter
 
+from bilevel.sklearn.folds import dense, gamma_of
 from bilevel.sklearn.space import Space
+
+TIGHT = 1e-10  # LIBSVM's tolerance for the machine that is fitted on all rows; in units of a margin
+ROUNDING = 1e-14  # of a sum of duals times kernel entries, relative
+MOST = 10**6  # steps of LIBSVM for it
 
 
 def model(estimator: Any, params: np.ndarray, classes: np.ndarray | None) -> Any:
@@ -75,6 +83,26 @@ def common(space: Space, u: np.ndarray) -> dict[str, float]:
     return {name: float(np.ravel(value)[0]) for name, value in values.items()}
 
 
+def tightly(machine: SVC, X: Any, y: np.ndarray, **given: Any) -> None:
+    """Fits it to a tolerance at which rows with weights give what repeated rows do; at its own, where rounding, or too
+    many steps, forbid that."""
+    largest = float(np.max(given.get("sample_weight", 1.0))) * machine.C * len(y)
+    size = float(np.max(np.sum(dense(X) ** 2, axis=1))) if machine.kernel == "linear" else 1.0  # of the kernel
+    reached = ROUNDING * largest * size
+    own = {name: getattr(machine, name) for name in ("tol", "max_iter", "gamma")}
+    machine.set_params(tol=min(machine.tol, max(TIGHT, reached)), max_iter=MOST)
+    if "sample_weight" in given:
+        machine.set_params(gamma=gamma_of(machine.gamma, dense(X), given["sample_weight"]))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            machine.fit(X, y, **given)
+        machine.set_params(**own)
+    except ConvergenceWarning:
+        machine.set_params(**own | {"gamma": machine.gamma}).fit(X, y, **given)
+        machine.set_params(**own)
+
+
 def scaled(X: Any, factors: np.ndarray) -> Any:
     """The columns of X times factors; a data frame stays one, so that its names are seen."""
     if issparse(X):
@@ -85,7 +113,8 @@ def scaled(X: Any, factors: np.ndarray) -> Any:
 def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: bool, solve: Any) -> Any:
     """A fitted clone of the estimator or Pipeline. One penalty for each column is fitted on scaled columns, and the
     coefficients are put back on the original ones. Penalties that no scaling states are those of ``solve(X)``, the
-    library's own solution on all rows."""
+    library's own solution on all rows; so are those of HuberRegressor, because it stops where the same rows with other
+    weights give other coefficients in the fourth digit."""
     own: Any = clone(estimator)
     last: Any = own.steps[-1][1] if isinstance(own, Pipeline) else own
     last.set_params(**common(space, u))
@@ -95,12 +124,16 @@ def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: b
     if space.gamma is not None and space.gamma.many:
         last.set_params(kernel=ard(np.exp(space.penalties(u)["gamma"][:, 0])))
     linear = space.many and not space.family.kernel
-    factors = scales(space, u) if linear else None
+    kind: Any = type(last)
+    factors = scales(space, u) if linear and kind is not HuberRegressor else None
     takes = has_fit_parameter(last, "sample_weight")  # MultiTaskLasso does not
     given = {"sample_weight": rows.weights} if weighted and takes else {}
-    last.fit(X if factors is None else scaled(X, factors), y, **given)
+    fit = tightly if kind is SVC else kind.fit
+    fit(last, X if factors is None else scaled(X, factors), y, **given)
     if factors is not None and (takes or not weighted):
         last.coef_ = last.coef_ * factors
-    elif linear or (weighted and not takes):
+    elif linear or (weighted and not takes) or kind is HuberRegressor:
         write(last, solve(X))
+        if kind is HuberRegressor:
+            last.outliers_ = np.abs(y - last.predict(X)) > last.scale_ * last.epsilon
     return own

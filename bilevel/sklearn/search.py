@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import Pipeline
-from sklearn.svm import SVC
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
@@ -136,7 +135,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         space = space_of(stated, last, family, shape, None if names is None or steps is not None else list(names))
         kind = kind._replace(l1=space.l1, l2=space.l2)
         if kind.kernel == "rbf" and space.gamma is None:
-            folds = in_units_of_gamma(folds, last)
+            folds = in_units_of_gamma(folds, last, data)
         if self.criterion == "sure":
             folds = sure.of_the_risk(folds, data, self.noise, self.random_state)
         self._search(kind, space, folds, data, last)
@@ -217,8 +216,6 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
             own.regressor_tags,
         )
         tags.target_tags = own.target_tags
-        if tags.classifier_tags is not None and isinstance(checks.last_of(self.estimator), SVC):
-            tags.classifier_tags.multi_class = False
         tags.target_tags.required = True
         tags.input_tags.sparse = own.input_tags.sparse
         tags.input_tags.allow_nan = own.input_tags.allow_nan and isinstance(self.estimator, Pipeline)

@@ -21,6 +21,7 @@ from bilevel.task import Task
 SETTLED = (
     1e-10  # the tolerance of the general solvers: below what two roundings of one sum differ by in the outer search
 )
+SCALES = 9  # at which a fit without residuals is looked for
 LEAST = 1e-8  # of Huber's scale, relative to the largest target: a fit without residuals has no other minimum
 
 
@@ -36,6 +37,7 @@ class Kind(NamedTuple):
     l2: bool
     setting: float = 0.0  # the number of the loss, such as the threshold of Huber's
     kernel: str = ""  # of a kernel machine
+    pair: int = 0  # rows of the largest pair of classes, where each pair is a machine of its own
 
     @property
     def tail(self) -> int:
@@ -86,15 +88,29 @@ def scale_of(unknown: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.hypot(unknown, LEAST * jnp.where(largest > 0, largest, 1.0))
 
 
-def concomitant_bound(params: jax.Array, hparams: HParams, batch: Batch, kind: Kind) -> jax.Array:
-    """The curvature of `concomitant` and its ridge with all residuals on the parabola, and that of a parabola above
-    the scale; it is in the units of each unknown, so that a step is right for targets of any size."""
+def concomitant_ways(params: jax.Array, slope: jax.Array, hparams: HParams, batch: Batch, kind: Kind) -> jax.Array:
+    """Directions that lower `concomitant` with its ridge where Newton's does not.
+
+    The first is by the curvature with all residuals on the parabola, and that of a parabola above the scale; it is in
+    the units of each unknown, so that a step is right for targets of any size. The others go to the solutions of all
+    residuals on the parabola at scales from the least to the largest target: without residuals the minimum has the
+    least scale, which Newton's steps take hundreds to reach."""
     inputs, targets, weights = batch
-    scale = scale_of(params[-1], targets)
+    scale, largest = scale_of(params[-1], targets), scale_of(jnp.zeros(()), targets) / LEAST
     columns = with_ones(inputs) if kind.intercept else inputs
     ridge = 2 * jnp.exp(hparams["l2"][:, 0]) if kind.l2 else jnp.zeros(kind.features)
-    own = jnp.concatenate([ridge, jnp.zeros(kind.intercept), jnp.sum(weights)[None] / scale])
-    return jnp.diag(own).at[:-1, :-1].add(2 * columns.T @ (weights[:, None] * columns) / scale)
+    ridge = jnp.concatenate([ridge, jnp.zeros(kind.intercept)])
+    curved, pulled = 2 * columns.T @ (weights[:, None] * columns), 2 * columns.T @ (weights * targets)
+    total = jnp.sum(weights)
+    first = -jnp.linalg.solve(jnp.diag(ridge) + curved / scale, slope[:-1])
+
+    def towards(scale: jax.Array) -> jax.Array:
+        found = jnp.linalg.solve(jnp.diag(ridge * scale) + curved, pulled)
+        spread = jnp.sqrt(weights @ (targets - columns @ found) ** 2 / total)
+        return jnp.append(found, spread) - params
+
+    others = jax.vmap(towards)(jnp.geomspace(LEAST, 1, SCALES) * largest)
+    return jnp.vstack([jnp.append(first, -slope[-1] * scale / total), jnp.where(jnp.isfinite(others), others, 0)])
 
 
 def one_against_rest(params: jax.Array, batch: Batch, kind: Kind) -> Scalar:
@@ -152,9 +168,9 @@ def statement(kind: Kind) -> Statement:
     rows, width = kind.shape if kind.groups else (int(np.prod(kind.shape)), 1)
     shaped = lambda function: lambda params, h, batch: function(params.reshape(kind.shape), h, batch)
     weights = (lambda hparams: jnp.ravel(weights_of(kind, hparams))) if kind.l1 else None
-    above = lambda params, h, batch: concomitant_bound(params, h, batch, kind)
-    bound = above if kind.loss == "huber" else None
-    return Statement((rows, width), shaped(smooth), shaped(outer), weights, bound)
+    more = lambda params, slope, h, batch: concomitant_ways(params, slope, h, batch, kind)
+    ways = more if kind.loss == "huber" else None
+    return Statement((rows, width), shaped(smooth), shaped(outer), weights, ways)
 
 
 def _structured(kind: Kind) -> Any:

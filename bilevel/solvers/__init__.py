@@ -26,6 +26,7 @@ from bilevel.solvers.outside.scipy import SciPy
 from bilevel.solvers.outside.scipy_least_squares import SciPyLeastSquares
 from bilevel.solvers.programs.interior_point import InteriorPoint
 from bilevel.solvers.programs.operator_splitting import OperatorSplitting
+from bilevel.solvers.programs.sparse_interior_point import SparseInteriorPoint
 from bilevel.solvers.second_order.active_set_newton import ActiveSetNewton
 from bilevel.solvers.second_order.broyden import Broyden
 from bilevel.solvers.second_order.dogleg import Dogleg
@@ -71,6 +72,7 @@ __all__ = [
     "SciPyLeastSquares",
     "ScikitLearn",
     "Solver",
+    "SparseInteriorPoint",
     "SpectralProximalGradient",
     "State",
     "WorkingSet",

@@ -19,10 +19,11 @@ from bilevel.solvers.first_order.ranking import sizes_for, sizes_on_host
 from bilevel.solvers.first_order.rows import has_rows, multiplies_on_host
 from bilevel.solvers.first_order.working_set import WorkingSet
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.outside.clarabel import Clarabel, installed
+from bilevel.solvers.outside.clarabel import Clarabel, installed, knows
 from bilevel.solvers.programs.interior_point import InteriorPoint
 from bilevel.solvers.programs.operator_splitting import OperatorSplitting
 from bilevel.solvers.programs.recognised import is_quadratic_program
+from bilevel.solvers.programs.sparse_interior_point import SparseInteriorPoint, is_linear
 from bilevel.solvers.programs.stated_by_arrays import (
     Answer,
     ConeProgram,
@@ -69,7 +70,7 @@ class Auto(Solver, ProgramSolver):
 
     def solve_program(self, program: ConeProgram, start: Answer | None = None) -> Answer:
         if program.sparse or program.q.size > LARGE_PROGRAM:
-            return OperatorSplitting(tol=self.tol).solve_program(program, start)
+            return _large_program_solver(program, self.tol).solve_program(program, start)
         if is_native(program.cone):
             inner = InteriorPoint(tol=self.tol)
             return pivoting_program(program, inner) if is_pivotable(program) else inner.solve_program(program)
@@ -84,6 +85,13 @@ class Auto(Solver, ProgramSolver):
 
     def refresh(self, instance: Instance, state: State) -> State:
         return self.choose(instance, state.params)[0].refresh(instance, state)
+
+
+def _large_program_solver(program: ConeProgram, tol: float | jax.Array) -> ProgramSolver:
+    """A sparse factor on the host where a solver has one for the cones; else products only."""
+    if program.sparse and installed() and knows(program.cone):
+        return Clarabel(tol=tol)
+    return SparseInteriorPoint(tol=tol) if program.sparse and is_linear(program.cone) else OperatorSplitting(tol=tol)
 
 
 def _choice(instance: Instance, params: Params, size: int) -> tuple[Solver, str]:

@@ -1,4 +1,5 @@
-"""The dense part of the Maros-Meszaros collection of convex quadratic programs, Clarabel beside `bl.quadratic_program`.
+"""The dense part of the Maros-Meszaros collection of convex quadratic programs, Clarabel beside `bl.quadratic_program`,
+which gets the matrices dense, and sparse for `bl.SparseInteriorPoint`.
 
     BILEVEL_DATA=DIR python experiments/judges/maros_meszaros.py
     BILEVEL_DATA=DIR python experiments/judges/maros_meszaros.py --problems VALUES QSHARE1B
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ import jax
 import numpy as np
 import scipy.io
 import scipy.sparse
+from jax.experimental.sparse import BCOO
 
 import bilevel as bl
 
@@ -114,14 +117,18 @@ def size(*parts: np.ndarray) -> float:
     return max(float(np.max(np.abs(part), initial=0)) for part in parts)
 
 
-def ours(problem: Problem) -> tuple[Callable[[], Answer], float]:
-    """`bl.quadratic_program`, compiled, and the seconds that this took the processor."""
+def ours(problem: Problem, sparse: bool) -> tuple[Callable[[], Answer], float]:
+    """`bl.quadratic_program`, compiled, and the seconds that this took the processor; with ``sparse`` of matrices of
+    which only the entries are stored, by our own factors."""
+    data, solver = problem.data, bl.SparseInteriorPoint() if sparse else bl.Auto()
+    if sparse:
+        data = tuple(BCOO.fromdense(jax.numpy.asarray(part)) if part.ndim == 2 else part for part in data)
     began = time.process_time()
-    solve = jax.jit(bl.quadratic_program).lower(*problem.data).compile()
+    solve = jax.jit(partial(bl.quadratic_program, solver=solver)).lower(*data).compile()
     compilation = time.process_time() - began
 
     def run() -> Answer:
-        found = jax.block_until_ready(solve(*problem.data))
+        found = jax.block_until_ready(solve(*data))
         x, y, z = (np.asarray(part) for part in (found.params, *found.dual))
         return Answer(x, y, z, found.status.name)
 
@@ -154,10 +161,12 @@ def timed(run: Callable[[], Answer]) -> tuple[Answer, float]:
 
 def rows_of(problem: Problem) -> list[tuple]:
     """A row of results for each solver."""
-    run, compilation = ours(problem)
+    dense, sparse = ours(problem, sparse=False), ours(problem, sparse=True)
     arms = [timed(clarabel(problem, tol)) for tol in ACCURACIES]
     best = min(arms, key=lambda arm: judge(problem, arm[0]).worst)
-    found = [("bilevel", *timed(run), compilation), ("clarabel", *best, 0.0)]
+    found = [
+        ("bilevel", *timed(dense[0]), dense[1]), ("sparse", *timed(sparse[0]), sparse[1]), ("clarabel", *best, 0.0)
+    ]  # fmt: skip
     return [
         (problem.name, solver, answer.status, *(float(f"{v:.3g}") for v in judge(problem, answer)), *times(*clocks))
         for solver, answer, *clocks in found
@@ -179,11 +188,11 @@ PROOFS = ("infeasible", "unbounded")
 
 def summary(rows: list[dict], nonconvex: set[str]) -> str:
     lines = [f"{'':10} {'1e-3':>6} {'1e-6':>6} {'1e-9':>6} {'wrong status':>13} {'seconds':>8}"]
-    for solver in ("bilevel", "clarabel"):
+    for solver in ("bilevel", "sparse", "clarabel"):
         mine = [row for row in rows if row["solver"] == solver]
         worst = [max(row["primal"], row["dual"], row["gap"]) for row in mine]
         solved = [sum(error <= tol for error in worst) for tol in ACCURACIES]
-        bad = sum(wrong(row, row["problem"] not in nonconvex) for row in mine) if solver == "bilevel" else "-"
+        bad = sum(wrong(row, row["problem"] not in nonconvex) for row in mine) if solver != "clarabel" else "-"
         lines.append(f"{solver:10} {solved[0]:6} {solved[1]:6} {solved[2]:6} {bad:>13} {total(mine):8.2f}")
     return "\n".join(lines)
 
@@ -215,7 +224,7 @@ def main() -> None:
     for problem in sorted(map(load, paths), key=lambda problem: problem.q.size + problem.b.size + problem.h.size):
         nonconvex |= set() if problem.convex else {problem.name}
         found += rows_of(problem)
-        for row in found[-2:]:
+        for row in found[-3:]:
             print(" ".join(f"{value!s:>12}" for value in row), flush=True)
         if table:
             write(table / "maros_meszaros.csv", COLUMNS, found)

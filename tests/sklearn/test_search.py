@@ -1,5 +1,6 @@
 """`HypergradientSearchCV`: its loss is that of the folds, its gradient exact, and its estimator scikit-learn's."""
 
+import itertools
 import warnings
 from typing import Any
 
@@ -25,7 +26,11 @@ from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, Stratifi
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
-from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.estimator_checks import (
+    check_estimator,
+    check_sample_weight_equivalence_on_dense_data,
+    check_sample_weights_not_overwritten,
+)
 
 from bilevel.sklearn import HypergradientSearchCV, checks
 from bilevel.sklearn.descent import Objective
@@ -90,8 +95,18 @@ def minus_hinge(power):
     return score
 
 
+def minus_hinge_of_pairs(estimator, inputs, labels):
+    """Minus the mean of the hinge losses of the pairs that a row's class is in, summed."""
+    decisions, total = estimator.decision_function(inputs), 0.0
+    for pair, (first, second) in enumerate(itertools.combinations(estimator.classes_, 2)):  # positive for the first
+        mine = (labels == first) | (labels == second)
+        signs = np.where(labels[mine] == first, 1, -1)
+        total += np.sum(np.maximum(0, 1 - signs * decisions[mine, pair]))
+    return -total / len(labels)
+
+
 HALVES = np.repeat([0.0, 1.0], N // 2)
-HINGE, SQUARED_HINGE = minus_hinge(1), minus_hinge(2)
+HINGE, SQUARED_HINGE, PAIRS = minus_hinge(1), minus_hinge(2), minus_hinge_of_pairs
 SPARSE = LogisticRegression(solver="saga", l1_ratio=1.0, tol=1e-9, max_iter=10**5)
 OTHERS = {
     "lasso": (Lasso(tol=1e-12), {"alpha": (1e-3, 1.0)}, NOISY, "neg_mean_squared_error"),
@@ -116,6 +131,9 @@ OTHERS = {
     "svc": (SVC(kernel="linear", tol=1e-10), {"C": (1e-2, 1e2)}, BINARY, HINGE),
     "svc, gamma of the rows": (SVC(tol=1e-10), {"C": (1e-2, 1e2)}, BINARY, HINGE),
     "rbf svc": (SVC(tol=1e-10), {"gamma": (1e-2, 10.0), "C": (1e-2, 1e2)}, BINARY, HINGE),
+    "svc, three classes": (
+        SVC(tol=1e-10, decision_function_shape="ovo"), {"C": (1e-2, 1e2)}, CLASSES, PAIRS
+    ),
 }  # fmt: skip
 
 
@@ -129,7 +147,9 @@ def test_each_estimator_minimises_what_scikit_learns_does(name):
     assert_allclose(found, cross_val_score(chosen, X, y, cv=KFold(3), scoring=scoring), rtol=1e-5)
     again = copy(chosen).fit(X, y)
     assert type(search.best_estimator_) is type(estimator)
-    assert_allclose(search.best_estimator_.predict(X), again.predict(X)) if is_regressor(again) else None
+    if is_regressor(again):  # scikit-learn's own HuberRegressor stops this far from the solution
+        close = 1e-5 if isinstance(again, HuberRegressor) else 0.0
+        assert_allclose(search.best_estimator_.predict(X), again.predict(X), atol=close)
     parameter, (low, high) = next(iter(space.items()))
     others = {key: value for key, value in search.best_params_.items() if key != parameter}
     grid = [
@@ -168,6 +188,7 @@ def test_a_second_fit_compiles_nothing():
         slow(MultiTaskLasso(), {"alpha": "per_feature"}, TWO),
         slow(KernelRidge(kernel="rbf"), {"alpha": 1.0, "gamma": "per_feature"}, NOISY),
         slow(SVC(), {"C": 1.0, "gamma": "per_feature"}, BINARY),
+        slow(SVC(), {"C": 1.0, "gamma": "per_feature"}, CLASSES),
     ],
 )
 def test_the_gradient_is_the_derivative(estimator, stated, y):
@@ -175,7 +196,7 @@ def test_the_gradient_is_the_derivative(estimator, stated, y):
     weights = np.ones(N) if family.loss == "multi_task" else np.linspace(0.5, 1.5, N)
     data = Data(y, weights, None, None)
     if family.classifies:
-        data = Data(np.unique(y, return_inverse=True)[1], weights, np.array(["no", "yes"]), "balanced")
+        data = Data(np.unique(y, return_inverse=True)[1], weights, np.unique(y), "balanced")
     folds = folds_of(None, X, data.targets, list(KFold(3).split(X)), data, None)
     kind = checks.kind(estimator, family, folds, data)
     space = space_of(stated, estimator, family, (P, max(kind.columns, 1)), None)
@@ -368,7 +389,6 @@ def test_steins_estimate_refuses(estimator, options, weights, sentence):
 
 
 REFUSED = [
-    (SVC(), {"C": (1.0, 10.0)}, CLASSES, ValueError, "Only binary classification"),
     (SVC(kernel="poly"), {"C": (1.0, 10.0)}, BINARY, ValueError, "kernel='linear' and kernel='rbf'"),
     (SVC(kernel="linear"), {"gamma": (1.0, 10.0)}, BINARY, ValueError, "'gamma' is not a parameter"),
     (SVC(), {"C": "per_feature"}, BINARY, ValueError, "is one value"),
@@ -395,6 +415,34 @@ CHECKED = {
     "svc": (SVC(), "C"),
     "kernel ridge": (KernelRidge(), "alpha"),
 }
+
+
+REPEATED = np.repeat([[1.0, 3.0], [2.0, 1.0], [3.0, 3.0], [4.0, 1.0]], 4, axis=0)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", slow("linear")])
+def test_repeated_rows_have_a_gradient(kernel):
+    """Their free block is singular, and their duals are not unique; the loss on the folds and its derivative are."""
+    y = np.tile([1, 2], 8)
+    data = Data(y - 1, np.linspace(0.5, 1.5, 16), np.array([1, 2]), None)
+    folds = folds_of(None, REPEATED, y, list(KFold(2, shuffle=True, random_state=0).split(REPEATED)), data, None)
+    estimator = SVC(kernel=kernel)
+    space = space_of({"C": (1e-3, 1e3)}, estimator, family_of(estimator), (2, 1), None)
+    kind = checks.kind(estimator, family_of(estimator), folds, data)
+    objective = Objective(Problem(kind, folds, data.targets, np.ones(2, bool)), space)
+    for place in (-2.0, 0.3, 4.0):
+        ends = [objective.at(np.array([place + sign * 1e-5])) for sign in (1, -1)]
+        assert not any(map(objective.failed, ends))
+        numeric = (ends[0].loss - ends[1].loss) / 2e-5
+        assert_allclose(objective.at(np.array([place])).gradient[0], numeric, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["ridge", "svc"])
+def test_weights_of_samples_pass_the_checks_of_scikit_learn(name):
+    estimator, parameter = CHECKED[name]
+    search = HypergradientSearchCV(estimator, {parameter: (1e-3, 1e3)}, cv=2, max_iter=2)
+    check_sample_weights_not_overwritten(name, search)
+    check_sample_weight_equivalence_on_dense_data(name, search)
 
 
 @pytest.mark.slow

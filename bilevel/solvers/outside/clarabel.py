@@ -14,6 +14,7 @@ import scipy.sparse
 from bilevel import cones
 from bilevel.cones import Cone
 from bilevel.foundation.status import Code
+from bilevel.kernels.matrices import Matrix, compressed
 from bilevel.kernels.symmetric import upper_by_columns
 from bilevel.solvers.outside.host import call_host
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, Piece, ProgramSolver, pieces
@@ -39,8 +40,8 @@ class Clarabel(ProgramSolver):
     """Solves `bl.cone_program` and `bl.quadratic_program` with the Clarabel solver, through a host callback.
 
     For the zero, non-negative, second-order, positive semidefinite, exponential, power and free cones and products.
-    Works under jit and vmap (one program after the other). Computes in float64 whatever the dtype of the data. Raises
-    ImportError where the package is missing, ValueError for another cone.
+    Takes dense and sparse matrices. Works under jit and vmap (one program after the other). Computes in float64
+    whatever the dtype of the data. Raises ImportError where the package is missing, ValueError for another cone.
     Source: Goulart and Chen, Clarabel: an interior-point solver for conic programs with quadratic objectives, 2024.
     """
 
@@ -54,33 +55,43 @@ class Clarabel(ProgramSolver):
                 "or use solver=bl.OperatorSplitting()."
             )
         order = _arrangement(program.cone)
-        P, q, A, b, cone = program.dense()
+        P, q, A, b, cone = program
         count = jnp.zeros((), jnp.int32)
         like = (jnp.zeros_like(q), jnp.zeros_like(b), jnp.zeros_like(b), count, count)
 
-        def host(_: tuple, *arrays: np.ndarray) -> tuple:
-            return self._on_host(order, pieces(cone), *(np.asarray(array, np.float64) for array in arrays))
+        def host(_: tuple, *arrays: Matrix) -> tuple:
+            tol, P, q, A, b = arrays
+            q, b = np.asarray(q, np.float64), np.asarray(b, np.float64)
+            return self._on_host(order, pieces(cone), float(tol), compressed(P), q, compressed(A), b)
 
         return Answer(*call_host(host, like, jnp.asarray(self.tol), P, q, A, b))
 
-    def _on_host(self, order: np.ndarray, parts: list[Piece], tol, P, q, A, b) -> tuple:
+    def _on_host(
+        self, order: np.ndarray, parts: list[Piece], tol: float, P: scipy.sparse.csc_array, q: np.ndarray,
+        A: scipy.sparse.csc_array, b: np.ndarray,
+    ) -> tuple:  # fmt: skip
         import clarabel as package
 
         clarabel: Any = package  # which tells checkers of none of its classes
         nothing = np.full(q.size, np.nan), np.full(b.size, np.nan), np.full(b.size, np.nan), 0, int(Code.nonfinite)
-        if not all(np.all(np.isfinite(array)) for array in (P, q, A, b)):
+        if not all(np.all(np.isfinite(array)) for array in (P.data, q, A.data, b)):
             return nothing
         options = clarabel.DefaultSettings()
         options.verbose, options.max_iter = False, self.max_steps
-        options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = float(tol)
-        upper = scipy.sparse.csc_matrix(np.triu(0.5 * (P + P.T)))
+        options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = tol
+        upper = scipy.sparse.csc_matrix(scipy.sparse.triu(0.5 * (P + P.T)))
         kinds = [_KINDS[type(part.cone)](clarabel, part.cone) for part in parts if type(part.cone) is not cones.Free]
-        rows = scipy.sparse.csc_matrix(A[order])
+        rows = scipy.sparse.csc_matrix(A.tocsr()[order])
         found = clarabel.DefaultSolver(upper, q, rows, b[order], kinds, options).solve()
         y, s = np.zeros(b.size), b - A @ np.asarray(found.x)
         y[order], s[order] = found.z, found.s
         code = CODES.get(str(found.status).rpartition(".")[2], Code.stalled)
         return np.asarray(found.x), y, s, found.iterations, int(code)
+
+
+def knows(cone: Cone) -> bool:
+    """Whether Clarabel has all parts of the cone."""
+    return all(type(piece.cone) is cones.Free or type(piece.cone) in _KINDS for piece in pieces(cone))
 
 
 _KINDS = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.callbacks import on_host
 from bilevel.foundation.status import Code, Status
 from bilevel.kernels.equilibrate_operators import squares_of, units
-from bilevel.kernels.matrices import dense, is_positive_semidefinite
+from bilevel.kernels.matrices import compressed, is_positive_semidefinite, is_sparse
 from bilevel.kernels.splitting import proofs
+from bilevel.linear_solve import sparse_factor
 from bilevel.solvers.programs.split_program import groups_of, quadratic
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
-
-FACTORED = 1024  # unknowns up to which a sparse Hessian is made dense to compute its eigenvalues
 
 
 def verdict(
@@ -43,10 +43,11 @@ def _proofs(program: ConeProgram, answer: Answer) -> tuple[jax.Array, jax.Array]
 
 
 def is_convex(program: ConeProgram) -> jax.Array:
-    """Whether the Hessian has no negative eigenvalue; not computed for large sparse programs."""
-    if program.sparse and program.q.size > FACTORED:
-        return jnp.bool_(True)
-    return is_positive_semidefinite(dense(program.P))
+    """Whether the Hessian has no negative eigenvalue."""
+    if not is_sparse(program.P):
+        return is_positive_semidefinite(program.P)
+    eps = float(jnp.finfo(program.q.dtype).eps)
+    return on_host(lambda P: sparse_factor.is_positive_semidefinite(compressed(P), eps), jnp.bool_(True), program.P)
 
 
 def is_finite(program: ConeProgram) -> jax.Array:
