@@ -78,6 +78,15 @@ def test_prose_keeps_its_marks_and_links_known_names(extension):
     )
 
 
+def test_a_table_of_a_docstring_is_one(extension):
+    told = extension.markdown("======  ====\none     `L1`\nmore x  two\n======  ====", {"L1"})
+    assert told == "| | |\n|---|---|\n| one | {py:obj}`L1 <bilevel.L1>` |\n| more x | two |"
+
+
+def test_no_page_has_the_name_of_a_page_of_sphinx():
+    assert not {"search", "genindex", "py-modindex"} & {path.stem for path in DOCS.glob("*.md")}
+
+
 def test_signatures_hold_no_addresses(pages):
     assert not [name for name, text in pages.items() if " at 0x" in text]
 
@@ -89,3 +98,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     assert "bilevel.InnerProblem" in (tmp_path / "reference" / "bilevel.html").read_text()
+    start = (tmp_path / "index.html").read_text()
+    assert "<math" in start and "cdn." not in start  # formulas need no network

@@ -16,20 +16,33 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import Literal
 
-# The elementwise loops of our steps compile faster through XLA's older emitters, and run faster by a tenth.
-# JAX 0.11 has them no more.
-OPTIONS: dict[str, Any] = {"cpu": {"xla_cpu_use_fusion_emitters": False}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {
+        # The elementwise loops of our steps compile faster through XLA's older emitters, and run faster by a tenth.
+        # JAX 0.11 has them no more.
+        "xla_cpu_use_fusion_emitters": False,
+        # The pass makes three loops of each sum over 32 to 4095 numbers, a quarter of all loops of an outer step. Such
+        # sums are as accurate without it, in float32 too: `tests/foundation/test_compilation.py`.
+        "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    }
+}
 
 
 @functools.cache
 def compiler_options(backend: str) -> dict[str, Any]:
-    """Our options for this backend, if its compiler knows them."""
+    """Those of our options that the compiler of this backend knows."""
     options = OPTIONS.get(backend, {})
+    if _are_known(options):
+        return options
+    return {name: value for name, value in options.items() if _are_known({name: value})}
+
+
+def _are_known(options: dict[str, Any]) -> bool:
     try:
         jax.jit(lambda: 0).lower().compile(options)
     except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+        return False
+    return True
 
 
 # JAX adds its settings to `jax.config` while it is imported, so that checkers do not know the attributes.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.foundation.signs import signs
 from bilevel.kernels.matrices import Matrix, squared
 from bilevel.kernels.splitting import Quadratic, Scales, Units
 
@@ -53,8 +54,8 @@ def squares_by_products(program: Quadratic) -> Squares:
     """Estimated by products with random signs: E (M diag(sqrt d) sign)^2 = M^2 d, entry by entry."""
 
     def estimate(product: Callable[[jax.Array], jax.Array], weights: jax.Array) -> jax.Array:
-        signs = jax.random.rademacher(jax.random.key(0), (PROBES, weights.size), weights.dtype)
-        return jnp.mean(jax.vmap(lambda sign: product(jnp.sqrt(weights) * sign))(signs) ** 2, axis=0)
+        probes = signs((PROBES, weights.size), weights.dtype)
+        return jnp.mean(jax.vmap(lambda sign: product(jnp.sqrt(weights) * sign))(probes) ** 2, axis=0)
 
     return Squares(
         lambda d: estimate(program.hessian, d),

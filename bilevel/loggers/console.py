@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -19,10 +20,10 @@ RUN = (
 
 
 class Console(Logger):
-    """A progress line during the run and a table of the summary at its end, on stderr.
+    """A progress line during the run and a table of the summary at its end, on stderr or in the cell of a notebook.
 
-    Silent where stderr is no terminal. ``every`` is the least number of seconds between two updates. At any width the
-    count of steps, the time and the outer loss stay visible; a wide terminal shows more.
+    Silent where there is neither a terminal nor a notebook. ``every`` is the least number of seconds between two
+    updates. At any width the count of steps, the time and the outer loss stay visible; a wide terminal shows more.
     """
 
     shown = ("outer/grad_norm", "inner/steps")
@@ -45,33 +46,60 @@ class Console(Logger):
             TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             *([BarColumn(bar_width=16)] if self.terminal.width >= WIDE else []),
         )
-        self.progress = Progress(
-            *columns, console=self.terminal, auto_refresh=False, transient=True, disable=not self.seen
-        )
+        silent = not self.seen or self.terminal.is_jupyter
+        self.progress = Progress(*columns, console=self.terminal, auto_refresh=False, transient=True, disable=silent)
         self.progress.start()
         self.bar = self.progress.add_task(run.name, total=run.steps, completed=step, metrics="compiling")
-        self.progress.refresh()
-        self.updated = time.monotonic()
-        self.profile = run.profile
+        self.cell = Cell(run) if self.terminal.is_jupyter else None
+        self.completed, self.profile = step, run.profile
+        self.tell("compiling")
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        if self.progress.disable or time.monotonic() - self.updated < self.every:
+        if not self.seen or time.monotonic() - self.updated < self.every:
             return
         shown = self.shown if self.terminal.width >= WIDE else ()
         text = "  ".join(f"{name} {brief(metrics[name])}" for name in ("outer/loss", *shown) if name in metrics)
-        self.progress.update(self.bar, completed=step + 1, metrics=text, refresh=True)
+        self.completed = step + 1
+        self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Shows the steps done with a text beside them."""
+        if self.cell is not None:
+            self.cell.show(self.completed, text)
+        else:
+            self.progress.update(self.bar, completed=self.completed, metrics=text, refresh=True)
         self.updated = time.monotonic()
 
     def phase(self, name: str) -> None:
-        self.progress.update(self.bar, metrics=name, refresh=True)
+        self.tell(name)
 
     def figure(self, name: str, figure: Any) -> None:
         """Nothing: a terminal shows no figures."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self.progress.stop()
+        if not self.progress.disable:  # rich 13.0 prints an empty line for a silent one
+            self.progress.stop()
+        if self.cell is not None:
+            self.cell.clear()
         if self.seen:
             self.terminal.print(table(plain(summary), self.profile))
+
+
+class Cell:
+    """The progress line in a notebook: an output that is replaced. rich would need ipywidgets for it."""
+
+    def __init__(self, run: Run):
+        self.run, self.began = run, time.monotonic()
+        display = importlib.import_module("IPython.display").display
+        self.output = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def show(self, completed: int, text: str) -> None:
+        seconds = time.monotonic() - self.began
+        told = f"{self.run.name}  {completed}/{self.run.steps}  {seconds:.0f} s  {text}"
+        self.output.update({"text/plain": told}, raw=True)
+
+    def clear(self) -> None:
+        self.output.update({"text/plain": ""}, raw=True)
 
 
 def table(summary: Mapping[str, Any], profile: bool = False) -> Any:

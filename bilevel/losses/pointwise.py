@@ -38,9 +38,12 @@ LOGISTIC = Pointwise(lambda z, y: jax.nn.softplus(-_signs(y, z) * z), _logistic_
 def cross_entropy(logits: jax.Array, labels: jax.Array | np.ndarray) -> jax.Array:
     """-log softmax(logits)[label], for each sample; NaN for a label that is no class. Computed with a mask, because
     each derivative of a lookup compiles to a loop."""
-    chosen = jnp.asarray(labels)[:, None] == jnp.arange(logits.shape[1])
+    labels, classes = jnp.asarray(labels), logits.shape[1]
+    chosen = labels[:, None] == jnp.arange(classes)
     losses = -jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0), axis=1)
-    return jnp.where(jnp.any(chosen, axis=1), losses, jnp.nan)
+    # Compared with the bounds, because a reduction of ``chosen`` compiles to a loop of its own.
+    known = (labels >= 0) & (labels < classes) & (labels == jnp.floor(labels))
+    return jnp.where(known, losses, jnp.nan)
 
 
 def _softmax_curvature(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation.signs import signs
 from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.kernels.activity import Units, activity, sizes_of, units_of
 from bilevel.optimality.primal_dual import PrimalDual, size
@@ -64,7 +65,7 @@ def _curvature(hessian: LinearMap, primal: jax.Array, unravel: Callable, columns
     These are ``columns``, or 1, or those of the Hessian, whichever make its rows most alike: the Jacobian of a ball is
     its point, whose small entries are no units. A loop, because then one product is compiled.
     """
-    probe = _signs(1, primal.size, primal.dtype)[0]
+    probe = signs(primal.shape, primal.dtype)
 
     def look(number: jax.Array, seen: tuple) -> tuple:
         trial, first, *best = seen
@@ -100,7 +101,7 @@ def measured_by_products(push: Callable, pull: Callable, at: PrimalDual) -> Meas
     duals, split = ravel_pytree((at.equality_dual, at.inequality_dual))
     pushed = jax.vmap(lambda x: ravel_pytree(push(unravel(x)))[0])
     pulled = jax.vmap(lambda y: ravel_pytree(pull(split(y))[0])[0])
-    along, across = (_signs(PROBES, part.size, primal.dtype) for part in (primal, duals))
+    along, across = (signs((PROBES, part.size), primal.dtype) for part in (primal, duals))
 
     def lengths(products: jax.Array) -> jax.Array:
         mean = jnp.sqrt(jnp.mean(products**2, axis=0))
@@ -115,10 +116,6 @@ def measured_by_products(push: Callable, pull: Callable, at: PrimalDual) -> Meas
     forces = pulled(jnp.stack([jnp.where(first, duals, 0), jnp.where(first, 0, duals)]))
     touched = jnp.any(pulled(across * units.rows) != 0, axis=0)
     return jax.lax.stop_gradient(Measured(units, forces, touched))
-
-
-def _signs(number: int, count: int, dtype: jnp.dtype) -> jax.Array:
-    return jax.random.rademacher(jax.random.key(0), (number, count), dtype)
 
 
 def _size(x: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.signs import tree_of_signs
 from bilevel.foundation.trees import axpy, epsilon, norm, subtract
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
@@ -26,10 +27,7 @@ def no_kinks_known(point: Params, step_size: float | jax.Array, *args: PyTree, *
 
 
 def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
-    """1 / ||H|| by a short power iteration from a fixed random vector (1 where H vanishes)."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(0), max(len(leaves), 1))
-    drawn = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=False)]
+    """1 / ||H|| by a short power iteration from random signs (1 where H vanishes)."""
 
     def advance(_: int, state: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
         vector, length = state
@@ -37,7 +35,7 @@ def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
         vector = hessian(jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), vector))
         return vector, norm(vector)
 
-    start = jax.tree.unflatten(structure, drawn)
+    start = tree_of_signs(params)
     _, size = jax.lax.fori_loop(0, POWERS, advance, (start, norm(start)))
     return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1)
 

@@ -1,4 +1,4 @@
-"""Whether a first-order point can be a minimum: the least curvature on its face, and the way down if it is negative."""
+"""Whether a first-order point can be a minimum: the least curvature on its face."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import trees
-from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
+from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.linear_solve import materialize
 from bilevel.losses.linear import stays_on_host
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.lanczos import PRODUCTS, ROUNDS, by_matrix, by_products
 
 FEW = 32  # unknowns up to which all curvatures are found, by a product for each
-MAX_TRIALS = 30  # points on each side
 
 
 class Curvature(NamedTuple):
@@ -28,13 +27,6 @@ class Curvature(NamedTuple):
     direction: PyTree
     step: PyTree  # Newton's, on the face
     vain: jax.Array  # whether it was examined and is not finite
-
-
-class Descent(NamedTuple):
-    params: Params
-    value: Scalar
-    found: jax.Array
-    trials: jax.Array
 
 
 def noise(params: Params) -> float:
@@ -106,24 +98,3 @@ def cost_of_a_look(instance: Instance, params: Params, uneven: jax.Array) -> Cou
     products += int(instance.mapping.prox_calls > 0)  # a reduced right-hand side takes one
     counts = instance.mapping.preparation.add(instance.mapping.localization).plus(hessian_products=products)
     return counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
-
-
-def push(instance: Instance, params: Params, direction: PyTree, wanted: jax.Array) -> Descent:
-    """A feasible point with a smaller objective on either side of ``params``, searched from far to near. ``found`` is
-    False where there is none, or where none is ``wanted``."""
-    params, direction = jax.lax.stop_gradient((params, direction))
-    size, length = jnp.maximum(1, trees.norm(params)), trees.norm(direction)
-    first = size / jnp.where(length > 0, length, 1)
-    value = instance.objective(params)
-    rounding = 10 * trees.epsilon(params) * jnp.abs(value)
-
-    def attempt(descent: Descent) -> Descent:
-        side = jnp.where(descent.trials % 2 == 0, 1, -1)
-        step = side * first * 0.25 ** (descent.trials // 2)
-        moved = instance.prox(trees.axpy(step, direction, params), 0.0)
-        after = instance.objective(moved)
-        return Descent(moved, after, after < value - rounding, descent.trials + 1)
-
-    begin = Descent(params, value, ~wanted, jnp.int32(0))
-    end = jax.lax.while_loop(lambda descent: ~descent.found & (descent.trials < 2 * MAX_TRIALS), attempt, begin)
-    return jax.lax.stop_gradient(end._replace(found=end.found & wanted))

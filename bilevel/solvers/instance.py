@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Batch, HParams, Key, LinearMap, Loss, Params, PyTree, Scalar
@@ -70,12 +71,27 @@ class Instance:
         return jax.lax.stop_gradient(trees.norm(self.residual(params)))
 
     def residual_given(self, params: Params, gradient: PyTree) -> jax.Array:
-        """`residual_norm` where the gradient of the smooth part at ``params`` is known already: a mapping that uses the
-        loss for its gradient alone gets a loss with that gradient."""
+        """`residual_norm` where the gradient of the smooth part at ``params`` is known already."""
         if not self.mapping.of_gradient:
             return self.residual_norm(params)
+        return jax.lax.stop_gradient(trees.norm(self._with_gradient(params, gradient)))
+
+    def value_and_residual(self, params: Params) -> tuple[Scalar, PyTree]:
+        """The smooth part of the objective, 0 where there is none, and the natural residual: by one evaluation where
+        one has both."""
+        if not self.mapping.of_gradient:
+            residual = self.residual(params)
+            return jnp.zeros_like(trees.norm(residual)), residual
+        if not self.complete:  # the condition may be that of another loss
+            return self.value(params), self.residual(params)
+        value, gradient = self.value_and_gradient(params)
+        return value, self._with_gradient(params, gradient)
+
+    def _with_gradient(self, params: Params, gradient: PyTree) -> PyTree:
+        """The natural residual where the gradient of the smooth part is known: a mapping that uses the loss for its
+        gradient alone gets a loss with that gradient."""
         mapping = self.mapping.with_loss(lambda w, *_: trees.dot(gradient, w))
-        return jax.lax.stop_gradient(trees.norm(mapping.natural_residual(params, self.hparams, self.batch)))
+        return mapping.natural_residual(params, self.hparams, self.batch)
 
     def system(self, params: Params) -> System:
         """The linear system of the optimality condition at ``params``."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.signs import signs
 from bilevel.foundation.typing import LinearMap
 
 PRODUCTS = 12  # steps of Lanczos' method: finds -0.1 beside a thousand curvatures from 0 to 1
@@ -38,16 +39,15 @@ def by_matrix(matrix: jax.Array, rhs: jax.Array) -> Extremes:
     diagonal = jnp.abs(jnp.diagonal(matrix))
     # Scaled, because eigenvalues of columns with units of their own are lost beside each other.
     scale = jnp.where(diagonal > 0, jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
-    step = scale * _inverted(scale[:, None] * matrix * scale[None, :], scale * rhs)
+    step = scale * _inverted(eigenpairs(scale[:, None] * matrix * scale[None, :]), scale * rhs)
     return Extremes(jnp.minimum(values[0], 0) / jnp.where(largest > 0, largest, 1), vectors[:, 0], step)
 
 
 def by_products(product: LinearMap, rhs: jax.Array, uneven: jax.Array) -> Extremes:
-    """By Lanczos' method from a fixed random vector. Where the coordinates are ``uneven`` in their units, the map is
+    """By Lanczos' method from random signs. Where the coordinates are ``uneven`` in their units, the map is
     scaled and the vector has a part along ``rhs``. Source: Lanczos, 1950; orthogonalised in full.
     Ruiz, 2001, for the scales."""
-    tiny, key = jnp.finfo(rhs.dtype).tiny, jax.random.key(0)
-    random = jax.random.normal(key, rhs.shape, rhs.dtype)
+    tiny, random = jnp.finfo(rhs.dtype).tiny, signs(rhs.shape, rhs.dtype)
 
     def first(scale: jax.Array) -> jax.Array:
         towards = scale * rhs
@@ -61,8 +61,7 @@ def by_products(product: LinearMap, rhs: jax.Array, uneven: jax.Array) -> Extrem
         scale = jnp.where(scaling | (ratio > BAD), carry.scale, 1)
         vector = jnp.where(carry.number == ROUNDS, first(scale), carry.vector)
         vector = vector / jnp.maximum(jnp.linalg.norm(vector), tiny)
-        signs = jax.random.rademacher(jax.random.fold_in(key, carry.number), rhs.shape, rhs.dtype)
-        probe = jnp.where(scaling, signs, vector)
+        probe = jnp.where(scaling, signs(rhs.shape, rhs.dtype, carry.number + 1), vector)
         image = scale * product(scale * probe)
         size = jnp.linalg.norm(image) / jnp.linalg.norm(probe)
         length = jnp.where(scaling & (image != 0), jnp.abs(image), 1)
@@ -86,19 +85,19 @@ def by_products(product: LinearMap, rhs: jax.Array, uneven: jax.Array) -> Extrem
 def _read(carry: _Carry, rhs: jax.Array) -> Extremes:
     scale, basis = carry.scale, carry.basis
     projected = basis @ carry.images.T
-    values, vectors = eigenpairs(projected)
+    pairs = values, vectors = eigenpairs(projected)
     direction = scale * (basis.T @ vectors[:, 0])
     # In the units of the params, because scales lift what is rounding there.
     square = jnp.sum(direction**2)
     least = jnp.minimum(values[0], 0) / jnp.where(square > 0, square, 1)
     largest = jnp.where(jnp.all(scale == 1), jnp.max(jnp.abs(values)), carry.largest)
-    step = scale * (basis.T @ _inverted(projected, basis @ (scale * rhs)))
+    step = scale * (basis.T @ _inverted(pairs, basis @ (scale * rhs)))
     return Extremes(least / jnp.where(largest > 0, largest, 1), direction, step)
 
 
-def _inverted(matrix: jax.Array, rhs: jax.Array) -> jax.Array:
-    """y with matrix y = rhs on the eigenvectors whose eigenvalues are positive beyond rounding."""
-    values, vectors = eigenpairs(matrix)
+def _inverted(pairs: tuple[jax.Array, jax.Array], rhs: jax.Array) -> jax.Array:
+    """y with A y = rhs on the eigenvectors of A whose eigenvalues are positive beyond rounding."""
+    values, vectors = pairs
     sound = values > jnp.finfo(rhs.dtype).eps ** 0.5 * jnp.max(jnp.abs(values))
     return vectors @ jnp.where(sound, (vectors.T @ rhs) / jnp.where(sound, values, 1), 0)
 

@@ -60,6 +60,7 @@ class Judged(NamedTuple):
     residual: Relative
     curvature: jax.Array
     apart: jax.Array  # whether the rest of the residual is in coordinates that the steps have hardly changed
+    begins: jax.Array  # whether the steps begin anew, at the params of ``progress``
 
 
 def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Params) -> Outcome:
@@ -71,16 +72,35 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
     """
     solver.refuse(instance)
     reference = instance.residual_norm(cold_start)
-    first = enter(solver, solver.init(instance, start), reference, jnp.inf)
 
     # Two loops, because a verdict costs evaluations: the inner loop only steps, the outer one judges.
     def stretch(judged: Judged) -> Judged:
-        progress = walk(solver, instance, judged.progress)
-        return sentence(solver, instance, progress, reference, cold_start)
+        progress = jax.lax.cond(
+            judged.begins, lambda: begun(solver, instance, judged.progress), lambda: judged.progress
+        )
+        return sentence(solver, instance, walk(solver, instance, progress), reference, cold_start)
 
     one, yes = jnp.ones_like(reference), jnp.bool_(True)
-    begin = Judged(first, yes, jnp.int32(Code.max_steps), Relative(one, one), jnp.full_like(one, jnp.nan), ~yes)
+    # The first state is made in the loop too, because then the program has one copy of `init`.
+    first = enter(solver, blank(solver, instance, start), reference, jnp.inf)
+    begin = Judged(first, yes, jnp.int32(Code.max_steps), Relative(one, one), jnp.full_like(one, jnp.nan), ~yes, yes)
     return outcome(instance, jax.lax.while_loop(lambda judged: judged.goes_on, stretch, begin))
+
+
+def blank(solver: Solver, instance: Instance, params: Params) -> State:
+    """A state with nothing but the params, for `begun` to fill."""
+    shapes = jax.eval_shape(lambda params: solver.init(instance, params).settled(), params)
+    return jax.tree.map(lambda leaf: jax.lax.full(leaf.shape, 0, leaf.dtype), shapes)._replace(params=params)
+
+
+def begun(solver: Solver, instance: Instance, progress: Progress) -> Progress:
+    """The progress with the solver's first state at its params."""
+    state = solver.init(instance, progress.state.params).settled()
+    state = state._replace(counts=progress.state.counts.add(state.counts))
+    ceiling = jnp.maximum(progress.ceiling, GROWTH * state.residual)
+    return progress._replace(
+        state=state, best=state.residual, since_best=jnp.int32(0), ceiling=ceiling, onward=jnp.bool_(False)
+    )
 
 
 def advance(solver: Solver, instance: Instance, state: State, reference: jax.Array) -> Progress:
@@ -197,17 +217,10 @@ def sentence(
     seen = second_look(instance, Asked(params, cold_start, solved, judged.apart, left, solver.tol))
     counts = judged.progress.state.counts.add(seen.counts)
 
-    def begun() -> Progress:
-        state = solver.init(instance, seen.better).settled()
-        state = state._replace(counts=counts.add(state.counts))
-        ceiling = jnp.maximum(judged.progress.ceiling, GROWTH * state.residual)
-        fresh = {"best": state.residual, "since_best": jnp.int32(0), "ceiling": ceiling, "onward": jnp.bool_(False)}
-        return judged.progress._replace(state=state, steps=progress.steps + 1, **fresh)
-
-    stays = judged.progress._replace(state=judged.progress.state._replace(counts=counts))
+    state = judged.progress.state._replace(params=trees.select(seen.found, seen.better, params), counts=counts)
+    onward = judged.progress._replace(state=state, steps=progress.steps + seen.found)
     code = sentenced(judged.code, seen, params)
-    onward = jax.lax.cond(seen.found, begun, lambda: stays)
-    return Judged(onward, judged.goes_on | seen.found, code, judged.residual, seen.least, judged.apart)
+    return Judged(onward, judged.goes_on | seen.found, code, judged.residual, seen.least, judged.apart, seen.found)
 
 
 def conclude(
@@ -238,7 +251,7 @@ def conclude(
     )
     found = relative(scales, limit, reference, epsilon)
     curvature = jnp.full_like(found.residual, jnp.nan) if state.curvature is None else state.curvature
-    return Judged(onward, further, code.astype(jnp.int32), found, curvature, scales.apart)
+    return Judged(onward, further, code.astype(jnp.int32), found, curvature, scales.apart, jnp.bool_(False))
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:

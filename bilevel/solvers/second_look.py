@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
-from bilevel.foundation.typing import Counts, Params, PyTree
-from bilevel.solvers.curvature import bends_down, cost_of_a_look, least_curvature, push, refuted, unseen
+from bilevel.foundation.typing import Counts, Params
+from bilevel.solvers.curvature import Curvature, bends_down, cost_of_a_look, least_curvature, refuted, unseen
 from bilevel.solvers.instance import Instance
 
 SHARE = 1e-2  # of the fall of the objective since the cold start: a point from which it falls by more is no minimum
+MAX_TRIALS = 30  # points on each side of a saddle
 
 
 class Asked(NamedTuple):
@@ -40,28 +41,30 @@ class Seen(NamedTuple):
     vain: jax.Array  # whether the Hessian was looked at and is not finite
 
 
-class Further(NamedTuple):
+class Trials(NamedTuple):
+    """The points whose objective is compared, one after the other: the point itself, and those that `lower` lists."""
+
+    number: jax.Array
     params: Params
+    here: jax.Array  # the objective at the point itself
+    cold: jax.Array  # at the cold start
     found: jax.Array
 
 
 def second_look(instance: Instance, asked: Asked) -> Seen:
     """The look at a point where a solver that sees no curvature stopped."""
-    params, solved, nothing = asked.params, asked.solved, Further(asked.params, jnp.bool_(False))
-    least, direction, step, vain = jax.lax.cond(
-        solved, lambda: least_curvature(instance, params, asked.uneven), lambda: unseen(params)
-    )
+    params, solved = asked.params, asked.solved
+    seen = jax.lax.cond(solved, lambda: least_curvature(instance, params, asked.uneven), lambda: unseen(params))
     cost = cost_of_a_look(instance, params, asked.uneven)
     counts = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost)
-    known = solved & ~jnp.isnan(least)
     if not instance.complete:
-        return Seen(least, nothing.found, params, nothing.found, counts, vain)
-    saddle = known & bends_down(least, params) & asked.left
-    pushed = push(instance, params, direction, saddle)
-    ahead = jax.lax.cond(known & ~saddle, lambda: further(instance, asked, step), lambda: nothing)
-    counts = counts.plus(proxes=jnp.where(known & ~saddle, 2 * instance.mapping.prox_calls, 0))
-    better = trees.select(pushed.found, pushed.params, ahead.params)
-    return Seen(least, ahead.found, better, pushed.found | (ahead.found & asked.left), counts, vain)
+        no = jnp.bool_(False)
+        return Seen(seen.least, no, params, no, counts, seen.vain)
+    known = solved & ~jnp.isnan(seen.least)
+    saddle = known & bends_down(seen.least, params) & asked.left
+    tried = lower(instance, asked, seen, known, saddle)
+    counts = counts.plus(proxes=jnp.maximum(tried.number - 1, 0) * instance.mapping.prox_calls)
+    return Seen(seen.least, tried.found & ~saddle, tried.params, tried.found & asked.left, counts, seen.vain)
 
 
 def sentenced(code: jax.Array, seen: Seen, params: Params) -> jax.Array:
@@ -72,20 +75,40 @@ def sentenced(code: jax.Array, seen: Seen, params: Params) -> jax.Array:
     return jnp.where(refuted(seen.least, params), jnp.int32(Code.indefinite), code)
 
 
-def further(instance: Instance, asked: Asked, step: PyTree) -> Further:
-    """The feasible point at the end of ``step``; ``found`` where the objective there is lower by more than `SHARE`.
+def lower(instance: Instance, asked: Asked, seen: Curvature, known: jax.Array, saddle: jax.Array) -> Trials:
+    """A feasible point with a lower objective; ``found`` where there is one.
 
-    A residual is a norm over coordinates. Where these have different units, as with columns of a design of 1e8 and
-    1e-8, the norm is small as soon as the coordinates of the largest columns are solved. The objective has one unit,
-    so it shows whether the other coordinates are solved too.
+    From a saddle it is searched along the negative curvature, on both sides and from far to near. Elsewhere it is the
+    end of Newton's step, and counts where the objective there is lower by more than `SHARE`. The reason is that a
+    residual is a norm over coordinates. Where these have different units, as with columns of a design of 1e8 and 1e-8,
+    the norm is small as soon as the coordinates of the largest columns are solved. The objective has one unit, so it
+    shows whether the other coordinates are solved too.
     """
-    ends = asked.cold, trees.axpy(1.0, step, asked.params)
-    feasible = [instance.prox(end, 0.0) for end in ends]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), feasible[0], asked.params, feasible[1])
-    # Mapped in a loop, because the objective is then compiled once.
-    at_cold, here, ahead = jax.lax.stop_gradient(jax.lax.map(instance.objective, stacked))
-    rounding = 10 * trees.epsilon(asked.params) * (jnp.abs(here) + jnp.abs(at_cold))
+    params, cold, way = jax.lax.stop_gradient(
+        (asked.params, asked.cold, trees.select(saddle, seen.direction, seen.step))
+    )
+    length = trees.norm(way)
+    first = jnp.maximum(1, trees.norm(params)) / jnp.where(length > 0, length, 1)
     # A loose tolerance leaves the square of it times the condition number; what was asked for is enough.
     share = jnp.maximum(SHARE, jnp.sqrt(asked.tol))
-    needed = share * jnp.maximum(at_cold - here, 0) + rounding
-    return Further(jax.lax.stop_gradient(feasible[1]), here - ahead > needed)
+
+    # One loop for both, because the objective is then compiled once.
+    def attempt(trials: Trials) -> Trials:
+        number, trial = trials.number, jnp.maximum(trials.number - 1, 0)
+        side = jnp.where(trial % 2 == 0, 1, -1)
+        ahead = trees.axpy(jnp.where(saddle, side * first * 0.25 ** (trial // 2), 1), way, params)
+        moved = instance.prox(trees.select(saddle | (number != 1), ahead, cold), 0.0)
+        at = trees.select(number == 0, params, moved)
+        value = instance.objective(at)
+        here = jnp.where(number == 0, value, trials.here)
+        at_cold = jnp.where(~saddle & (number == 1), value, trials.cold)
+        fall = jnp.where(saddle, 0, share * jnp.maximum(at_cold - here, 0))
+        needed = fall + 10 * trees.epsilon(params) * (jnp.abs(here) + jnp.abs(at_cold))
+        found = (here - value > needed) & (number >= jnp.where(saddle, 1, 2))
+        return Trials(number + 1, at, here, at_cold.astype(value.dtype), found)
+
+    last = jnp.where(saddle, 2 * MAX_TRIALS, 2)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(instance.objective, params))
+    begin = Trials(jnp.int32(0), params, nothing, nothing, jnp.bool_(False))
+    end = jax.lax.while_loop(lambda trials: known & ~trials.found & (trials.number <= last), attempt, begin)
+    return jax.lax.stop_gradient(end)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
+from bilevel.foundation.signs import tree_of_signs
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Params, PyTree
 from bilevel.solvers.instance import Instance
@@ -50,9 +51,9 @@ class _Seen(NamedTuple):
     here: PyTree  # F(w)
     residual: jax.Array
     local: jax.Array
-    size: jax.Array  # ||A w||
+    size: jax.Array  # ||A w||; of signs d where w = 0, ||A d||
     bend: jax.Array  # <A (w - cold), w - cold>
-    value: jax.Array  # of the loss
+    value: jax.Array  # |loss(w)|; 0 where there is no loss
     apart: jax.Array  # as of `Scales`
 
 
@@ -67,11 +68,13 @@ def look(
     params, cold, hparams, batch = jax.lax.stop_gradient((params, cold, instance.hparams, instance.batch))
     instance = instance.with_values(hparams, batch)
     way, small = trees.subtract(params, cold), trees.epsilon(params) ** 0.5
+    # At params of zero the curvature along them is unknown, but the loss may have a size that the residual rounds with.
+    along = trees.select(trees.norm(params) > 0, params, tree_of_signs(params))
 
     def body(seen: _Seen) -> _Seen:
         back = jnp.where(seen.number == 1, -small, 0.0)
         down = jnp.where(seen.number == 2, -small, 0.0)
-        at = instance.residual(trees.axpy(back, way, trees.axpy(down, params, params)))
+        value, at = instance.value_and_residual(trees.axpy(back, way, trees.axpy(down, along, params)))
         first, second = seen.number == 0, seen.number == 1
         here = trees.select(first, at, seen.here)
         change = jax.tree.map(lambda a, b: (a - b) / small, here, at)
@@ -83,7 +86,7 @@ def look(
             jnp.where(second, size, seen.local),
             jnp.where(first | second, seen.size, size),
             jnp.where(second, trees.dot(change, way).astype(size.dtype), seen.bend),
-            jnp.where(first | second, seen.value, _size_of_loss(instance, params, ~(first | second), size.dtype)),
+            jnp.where(first, jnp.abs(value).astype(size.dtype), seen.value),
             jnp.where(second, _apart(here, change), seen.apart),
         )
 
@@ -96,7 +99,7 @@ def look(
     seen = jax.lax.while_loop(
         unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, jnp.bool_(False))
     )
-    return _scales(instance, params, cold, seen)
+    return _scales(instance, params, cold, seen, trees.norm(along))
 
 
 def _apart(here: PyTree, change: PyTree) -> jax.Array:
@@ -110,24 +113,19 @@ def _apart(here: PyTree, change: PyTree) -> jax.Array:
     return (left > 0.5 * size) & (size <= UNSOLVED * trees.norm(change))
 
 
-def _size_of_loss(instance: Instance, params: Params, asked: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """|loss(params)| where it is wanted and there is a loss; else 0."""
-    if not instance.mapping.of_gradient:
-        return jnp.zeros((), dtype)
-    value = jax.lax.cond(asked, lambda: jnp.abs(instance.value(params)).astype(dtype), lambda: jnp.zeros((), dtype))
-    return jnp.where(jnp.isfinite(value), value, 0)
-
-
-def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen) -> Scales:
+def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen, probed: jax.Array) -> Scales:
+    """The scales from what was seen, and the length ``probed`` of w, or of the signs."""
     way, size = trees.subtract(params, cold), trees.norm(params)
     length = trees.norm(way)
     local = jnp.where(jnp.isfinite(seen.local), seen.local, jnp.inf)  # a step out of the domain says nothing
     terms = jnp.where(jnp.isfinite(seen.size), seen.size, 0)
-    steepness = jnp.maximum(_ratio(terms, size), jnp.where(jnp.isfinite(local), _ratio(local, length), 0))
+    steepness = jnp.maximum(_ratio(terms, probed), jnp.where(jnp.isfinite(local), _ratio(local, length), 0))
+    terms = jnp.where(size > 0, terms, 0)
     # A gradient g promises a decrease of g^2 / (2 L); below eps^2 |loss| that is rounding for every size of g's terms.
     # The roots are multiplied, because the product of the two overflows at a loss of 1e20 in float32.
     promised = jnp.sqrt(2 * steepness) * jnp.sqrt(seen.value)
-    terms = jnp.maximum(terms, jnp.where(jnp.isfinite(promised), promised, 0))
+    known = (seen.number > 2) & jnp.isfinite(promised)  # whether ``terms`` are
+    terms = jnp.maximum(terms, jnp.where(known, promised, 0))
     if instance.mapping.iterates:
         small = trees.epsilon(params) ** 0.5  # F = T(w) - w, unless T(w) is w plus a constant, as for a linear loss
         terms = jnp.maximum(terms, jnp.minimum(size, terms / small))

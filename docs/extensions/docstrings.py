@@ -27,13 +27,25 @@ def prose(text: str, known: Collection[str]) -> str:
 
 
 def blocks(docstring: str) -> Iterator[tuple[str, str]]:
-    """(kind, text) of the paragraphs, in order; kind is "prose", "example" or "formula"."""
+    """(kind, text) of the paragraphs, in order; kind is "prose", "example", "formula" or "table"."""
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
         if not paragraph.strip():
             continue
         first = paragraph.lstrip("\n")
-        kind = "example" if first.lstrip().startswith(">>>") else "formula" if first.startswith("    ") else "prose"
-        yield kind, paragraph
+        if first.lstrip().startswith(">>>"):
+            yield "example", paragraph
+        else:
+            marks = {"===": "table", "    ": "formula"}
+            yield next((kind for mark, kind in marks.items() if first.startswith(mark)), "prose"), paragraph
+
+
+def table(text: str, known: Collection[str]) -> str:
+    """A table between two lines of ``=``, with two columns and no heading, as Markdown has it."""
+    rule, *rows = text.strip().splitlines()
+    second = rule.index(" =") + 1
+    cells = [(row[:second].strip(), row[second:].strip()) for row in rows if not row.startswith("=")]
+    told = [f"| {prose(one, known)} | {prose(other, known)} |" for one, other in cells]
+    return "\n".join(["| | |", "|---|---|", *told])
 
 
 def markdown(docstring: str, known: Collection[str]) -> str:
@@ -42,6 +54,8 @@ def markdown(docstring: str, known: Collection[str]) -> str:
     for kind, text in blocks(docstring):
         if kind == "prose":
             parts.append(prose(text, known))
+        elif kind == "table":
+            parts.append(table(text, known))
         else:
             language = "pycon" if kind == "example" else "text"
             parts.append(f"```{language}\n{inspect.cleandoc(text)}\n```")

@@ -33,7 +33,7 @@ def test_a_good_report():
     report = reported(jnp.zeros(()), bl.Implicit())
     assert repr(report).startswith("Report(converged; error of the gradient ") and len(repr(report)) < 250
     text = report.describe()
-    assert text.startswith("The gradient can be used. The inner solve ended converged after ")
+    assert text.startswith("The gradient can be used. The inner solve ended with status converged after ")
     assert "Newton correction" in text and "gradients" in text and "\n" not in text
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from bilevel.foundation import compilation as programs
 from bilevel.foundation.compilation import Program, compile_or_find
@@ -95,10 +96,27 @@ def test_programs_of_the_same_text_are_compiled_once():
 
 def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
     """As those of JAX 0.10 in 0.11."""
-    monkeypatch.setitem(programs.OPTIONS, "cpu", {"xla_cpu_of_another_version": True})
+    known = {"xla_cpu_use_fusion_emitters": False}
+    monkeypatch.setitem(programs.OPTIONS, "cpu", {"xla_cpu_of_another_version": True, **known})
     programs.compiler_options.cache_clear()
     try:
-        assert programs.compiler_options("cpu") == {}
+        assert programs.compiler_options("cpu") == known
         assert float(Program(lambda x: x + 1)(1.0)) == 2.0
     finally:
         programs.compiler_options.cache_clear()
+
+
+def test_sums_in_single_precision_are_accurate():
+    """Of positive numbers, whose errors do not cancel: along vectors, columns and rows, alone and in a lane."""
+
+    def sums(x):
+        table = x[: len(x) // 3 * 3].reshape(-1, 3)
+        lanes = jax.vmap(lambda row: jnp.sum(row**2))(jnp.stack([x, 2 * x]))
+        return jnp.sum(x), jnp.sum(table, axis=0), jnp.sum(table.T, axis=1), jnp.mean(jnp.log1p(jnp.exp(x))), lanes
+
+    for size in (50, 650, 4095, 100_000):
+        x = np.random.default_rng(size).uniform(size=size).astype(np.float32)
+        exact = jax.tree.leaves(sums(jnp.asarray(x, jnp.float64)))
+        for found, right in zip(jax.tree.leaves(Program(sums)(jnp.asarray(x))), exact, strict=True):
+            assert found.dtype == np.float32
+            assert_allclose(found, right, rtol=20 * np.finfo(np.float32).eps)

@@ -2,6 +2,8 @@
 
 import io
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,3 +72,19 @@ def test_the_table_is_grouped_in_the_words_of_the_task():
     assert ["gradients", "9"] in rows
     assert ["seconds", "compiling", "2.5"] not in rows and not any("baseline" in row for row in rows)
     assert ["seconds", "compiling", "2.5"] in told(profile=True)
+
+
+def test_a_notebook_shows_one_line_that_changes(monkeypatch):
+    told = []
+    output = SimpleNamespace(update=lambda data, raw: told.append(data["text/plain"]))
+    display = SimpleNamespace(display=lambda data, raw, display_id: output)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    console = Console(every=0.0, file=io.StringIO())
+    console.terminal.is_jupyter = True
+    console.start(Run(steps=3, name="ridge"))
+    console.log(0, {"outer/loss": 0.5})
+    console.phase("final solve")
+    console.progress.stop()
+    assert [line.split(" s ")[0] for line in told] == ["ridge  0/3  0", "ridge  1/3  0", "ridge  1/3  0"]
+    assert [line.split(" s  ")[1] for line in told] == ["compiling", "outer/loss 0.5", "final solve"]

@@ -16,6 +16,7 @@ from bilevel.engines.implicit_function.linearization import (
     linearize,
 )
 from bilevel.foundation import trees
+from bilevel.foundation.signs import tree_of_signs
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree
 from bilevel.implicit import Mapping, PreparedSystem, Solve
 from bilevel.task import Task
@@ -201,20 +202,7 @@ def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
 
 def perturbed(params: Params, epsilon: float) -> Params:
     """Each entry multiplied by 1 + epsilon or 1 - epsilon, as if at random."""
-    leaves, structure = jax.tree.flatten(params)
-    moved = [leaf * (1 + epsilon * signs(leaf, number)) for number, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(structure, moved)
-
-
-def signs(like: jax.Array, number: int) -> jax.Array:
-    """1 or -1 for each entry: a bit of a hash of its index and ``number``.
-
-    A random generator would take ten times as long to compile. Source: the finaliser of MurmurHash3 (Appleby).
-    """
-    bits = jax.lax.iota(jnp.uint32, like.size) + jnp.uint32((number + 1) * 0x9E3779B9 & 0xFFFFFFFF)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    return (1 - 2 * (bits >> 31).astype(jnp.int32)).astype(like.dtype).reshape(like.shape)
+    return jax.tree.map(lambda leaf, sign: leaf * (1 + epsilon * sign), params, tree_of_signs(params))
 
 
 def _fraction(part: jax.Array, whole: jax.Array) -> jax.Array:
@@ -238,8 +226,7 @@ def power_norm(system: PreparedSystem) -> jax.Array:
         scaled = jax.tree.map(lambda leaf: (leaf / jnp.where(length > 0, length, 1)).astype(leaf.dtype), vector)
         return scaled, jnp.maximum(size, length)
 
-    signs = perturbed(jax.tree.map(jnp.ones_like, system.example), 1.0)
-    signs = trees.axpy(-1.0, jax.tree.map(jnp.ones_like, system.example), signs)
+    signs = tree_of_signs(system.example)
     length = trees.norm(signs)
     start = jax.tree.map(lambda leaf: (leaf / jnp.where(length > 0, length, 1)).astype(leaf.dtype), signs)
     return jax.lax.fori_loop(0, POWERS, advance, (start, jnp.zeros_like(length)))[1]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import optimistix
 
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Counts, Params
 from bilevel.solvers.base import Solver, State, needs_smooth, settings
 from bilevel.solvers.instance import Instance
+
+
+def _default() -> Any:
+    import optimistix  # imported where it is used, because that takes half a second
+
+    return optimistix.BFGS(rtol=1e-8, atol=1e-8)
 
 
 @settings
@@ -32,7 +37,7 @@ class Optimistix(Solver):
     [1.0, 2.0]
     """
 
-    solver: Any = optimistix.BFGS(rtol=1e-8, atol=1e-8)
+    solver: Any = field(default_factory=_default)
     inner_steps: int = 1000
     max_steps: int = 5
     tol: float | jax.Array = 1e-6
@@ -56,6 +61,8 @@ class Optimistix(Solver):
 
     def _problem(self, instance: Instance) -> tuple[Any, Any]:
         """The function that Optimistix gets, and its entry point."""
+        import optimistix
+
         if isinstance(self.solver, optimistix.AbstractFixedPointSolver):
             return lambda w, _: trees.axpy(1.0, instance.residual(w), w), optimistix.fixed_point
         if instance.mapping.states_loss and isinstance(self.solver, optimistix.AbstractMinimiser):

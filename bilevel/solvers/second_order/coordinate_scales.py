@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.signs import signs
 from bilevel.foundation.typing import HParams, Params, PyTree, Scalar
 from bilevel.optimality import ProximalGradient
 from bilevel.penalties import Penalty
@@ -62,13 +63,13 @@ def equilibrium(instance: Instance, params: Params) -> PyTree:
     if not scales(instance, params):
         return jax.tree.map(jnp.ones_like, params)
     _, hessian = jax.linearize(instance.gradient, jax.lax.stop_gradient(params))
-    signs = jax.random.rademacher(jax.random.key(0), (ROUNDS, PROBES, *params.shape), params.dtype)
+    probes = signs((ROUNDS, PROBES, *params.shape), params.dtype)
 
-    def one_round(scale: jax.Array, signs: jax.Array) -> tuple[jax.Array, None]:
-        images = jax.vmap(lambda sign: scale * hessian(scale * sign))(signs)
+    def one_round(scale: jax.Array, probes: jax.Array) -> tuple[jax.Array, None]:
+        images = jax.vmap(lambda sign: scale * hessian(scale * sign))(probes)
         length = jnp.sqrt(jnp.mean(images**2, axis=0))
         return jnp.where(length > 0, scale / jnp.sqrt(jnp.where(length > 0, length, 1)), scale), None
 
-    scale, _ = jax.lax.scan(one_round, jnp.ones_like(params), signs)
+    scale, _ = jax.lax.scan(one_round, jnp.ones_like(params), probes)
     bad = jnp.max(scale) > BAD * jnp.min(scale)
     return jax.lax.stop_gradient(jnp.where(bad, scale, 1))
