@@ -174,7 +174,7 @@ def older() -> list[str]:
 
 
 def machine() -> str:
-    """The processor and its number of cores, the system, and the device of JAX.
+    """The number of cores and whether other work shares them, the system, and the device of JAX.
 
     >>> "cores" in machine()
     True
@@ -183,7 +183,9 @@ def machine() -> str:
 
     cores, device = os.cpu_count(), jax.devices()[0].device_kind
     system = f"{cores} cores, {platform.machine()}, {platform.system()}"
-    return f"{system}; Python {platform.python_version()}, JAX {jax.__version__} on {device}"
+    load = os.getloadavg()[1]
+    shared = f", shared with other work (load {load:.0f})" if load > 1.5 * (cores or 1) else ""
+    return f"{system}{shared}; Python {platform.python_version()}, JAX {jax.__version__} on {device}"
 
 
 def commit() -> str:
@@ -209,11 +211,11 @@ def refresh(name: str) -> bool:
             return False
         for source, target in one.taken:
             (ROOT / target).write_bytes((Path(scratch) / "run" / source).read_bytes())
+        said = done.stdout.replace(str(ROOT), ".").replace(f"{scratch}/run", "DIR")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     values = (one.command, today, machine(), at, f"{time.time() - began:.0f}", digest(one))
     lines = [f"# {field}: {value}" for field, value in zip(FIELDS, values, strict=True)]
     MEASURED.mkdir(exist_ok=True)
-    said = done.stdout.replace(str(ROOT), ".")
     (MEASURED / f"{name}.txt").write_text("\n".join([*lines, "", said.rstrip(), ""]), encoding="utf-8")
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"{name}: taken in {time.time() - began:.0f} s", flush=True)

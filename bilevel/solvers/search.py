@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.status import Code
 from bilevel.solvers.instance import Instance
 
 Point = TypeVar("Point")
@@ -68,3 +69,9 @@ def search(
         return found
     step = followed(found.step, first, instance)
     return found._replace(point=at(step), step=step, trials=found.trials + 1)
+
+
+def stopped(accepted: jax.Array, sound: jax.Array | bool) -> jax.Array:
+    """The code after a search. Only beside a ``sound`` derivative, one that is finite, is the precision to blame for a
+    step that leads nowhere."""
+    return jnp.where(accepted, Code.converged, jnp.where(sound, Code.stalled, Code.nonfinite))

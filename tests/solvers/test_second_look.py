@@ -128,3 +128,32 @@ def test_beside_a_hessian_that_is_not_finite_a_lack_of_progress_is_no_floor(powe
     found = jax.vmap(lambda away: inner.solve(1.0, None, init=near(away)))(jnp.array([1e-9, 0.0]))
     expected = bl.Code.max_steps if power == 1.5 else bl.Code.stalled
     assert found.status.code.tolist() == [expected, bl.Code.converged]
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("power", [1.5, 2.0])
+@pytest.mark.parametrize("solver", [bl.Newton(), bl.Newton(linear_solve=bl.CG()), bl.LBFGS(), bl.ProjectedNewton()])
+def test_no_method_of_second_order_blames_the_precision_for_a_hessian_that_is_not_finite(power, solver):
+    def flat(w, h, batch):
+        return 0.5 * jnp.sum((w["a"] - 1) ** 2) + jnp.sum(jnp.maximum(w["b"], 0) ** power)
+
+    start = {"a": jnp.zeros(2), "b": -jnp.ones(1)}
+    bounded = {"constraint": bl.Box(-5.0, 5.0)} if isinstance(solver, bl.ProjectedNewton) else {}
+    inner = bl.InnerProblem(flat, lambda key, h: start, solver=solver, **bounded)
+    near = lambda away: start | {"a": jnp.ones(2) + away}
+    found = jax.vmap(lambda away: inner.solve(1.0, None, init=near(away)))(jnp.array([1e-9, 0.0]))
+    codes = found.status.code.tolist()
+    assert codes[1] == bl.Code.converged
+    assert codes[0] == bl.Code.converged or (power == 1.5 and codes[0] > bl.Code.stalled)
+
+
+@pytest.mark.parametrize("solver", [bl.Newton(tol=1e-12), bl.Broyden(tol=1e-12)])
+def test_a_root_beside_a_jacobian_that_is_not_finite_is_no_floor(solver):
+    """The derivative of the root of max(b, 0) is NaN at b = -1, by infinity times 0."""
+
+    def residual(w, h, batch):
+        return {"a": w["a"] - 1, "b": w["b"] + 1 + jnp.sqrt(jnp.maximum(w["b"], 0))}
+
+    inner = bl.InnerProblem.from_residual(residual, lambda key, h: {"a": jnp.zeros(2), "b": jnp.zeros(1)}, solver)
+    near = {"a": jnp.ones(2) + 1e-9, "b": -jnp.ones(1)}
+    assert inner.solve(1.0, None, init=near).status.name == "nonfinite"

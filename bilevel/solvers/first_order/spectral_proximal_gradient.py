@@ -16,6 +16,7 @@ from bilevel.solvers.instance import Instance
 
 REMEMBERED = 8  # a step has to stay below the largest of so many last objectives
 SUFFICIENT = 1e-4  # Armijo's constant
+HIDDEN = 100  # units of roundoff of an objective that say nothing
 CHANGE = 1e3  # the largest ratio of a step size to the one before it
 CHECK_EVERY = 8  # steps after which the residual is computed in any case
 CLOSE = 10.0  # below so many times the goal it is computed at each step
@@ -45,9 +46,10 @@ class Trial(NamedTuple):
 class SpectralProximalGradient(Solver):
     """w+ = prox(w - s grad loss(w), s),  s+ = ||w+ - w||^2 / <grad loss(w+) - grad loss(w), w+ - w>.
 
-    s is halved until the objective is below the largest of the last eight, or until the curvature along the step is at
-    most 1 / s, as it is for every s below 1/L. A step costs one gradient and no product. Where the condition is
-    moderate it takes half as many gradients as the accelerated method; where the condition is bad it takes more.
+    s is halved until the objective is below the largest of the last eight; or until it is no larger, up to rounding,
+    and the curvature along the step is at most 1 / s, as it is for every s below 1/L. A step costs one gradient and no
+    product. Where the condition is moderate it takes half as many gradients as the accelerated method; where the
+    condition is bad it takes more.
     Source: Birgin, Martinez and Raydan, 2000; Wright, Nowak and Figueiredo, 2009.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -110,7 +112,10 @@ def _search(instance: Instance, state: State) -> Trial:
         length = jnp.sqrt(square)
         rounding = 8 * trees.epsilon(params) * trees.norm(gradient) * length  # a square would overflow
         decreased = objective <= largest - 0.5 * SUFFICIENT * square / step
-        accepted = decreased | (jnp.isfinite(curvature) & (curvature <= square / step + rounding))
+        # Of a convex loss such a curvature implies a decrease, also where rounding hides it; else both are looked at.
+        rises = jnp.isfinite(largest) & ~(objective <= largest + HIDDEN * trees.epsilon(params) * jnp.abs(largest))
+        flat = jnp.isfinite(curvature) & (curvature <= square / step + rounding)
+        accepted = decreased | (flat & ~rises)
         return Trial(params, gradient, objective, length, curvature, step, before.number + 1, accepted)
 
     zero = jnp.zeros_like(largest)

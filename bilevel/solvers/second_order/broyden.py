@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
-from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.solvers.base import ONE, Solver, State, settings
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.search import search
+from bilevel.solvers.search import search, stopped
 
 MAX_HALVINGS = 8  # halvings of a step of the updates; few, because it need not descend
 MAX_HALVINGS_DOWNHILL = 50  # halvings of the steepest descent step of ||F||^2: it descends once it is short
@@ -82,7 +81,7 @@ class Broyden(Solver):
         inverse = trees.select(failed, self._unknown(state.params), _updated(inverse, s, y, self.memory))
         params, after = trees.select(failed, (state.params, residual), (found.params, found.residual))
         counts = state.counts.plus(gradients=found.trials, hessian_products=jnp.where(fresh, 2, 0))
-        code = jnp.where(failed & fresh, Code.stalled, Code.converged)
+        code = stopped(~(failed & fresh), jnp.isfinite(trees.norm(direction)))
         norm = jnp.where(failed, state.residual, found.norm)
         derivative = ONE.plus(hessian_products=jnp.where(fresh, 2, 0))  # for the two products too
         return State(params, norm, counts, Memory(after, inverse), code, derivative)

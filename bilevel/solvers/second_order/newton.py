@@ -19,7 +19,7 @@ from bilevel.linear_solve import AutoLinear, LinearSolver, Preconditioner
 from bilevel.linear_solve.preconditioners import CholeskyFactor
 from bilevel.solvers.base import SPARING, Solver, State, needs_factors, settings
 from bilevel.solvers.instance import Instance
-from bilevel.solvers.search import search
+from bilevel.solvers.search import search, stopped
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
@@ -82,7 +82,7 @@ class Newton(Solver):
         if self._builds(instance, state.memory.residual):
             return self._descend(instance, state)
         residual = state.memory.residual
-        solution, cost, inverse = self._solve(instance, state.params, residual)
+        solution, cost, inverse, sound = self._solve(instance, state.params, residual)
         transposed = cost.add(SPARING).plus(hessian_products=1)  # the cost of another solve and of the derivative of A
         direction = jax.tree.map(jnp.negative, solution)
         minimises = instance.mapping.stationary
@@ -115,7 +115,7 @@ class Newton(Solver):
             residual=trial.norm,
             counts=state.counts.add(cost).plus(gradients=found.trials),
             memory=state.memory._replace(residual=trial.residual, inverse=inverse, value=trial.value),
-            code=jnp.where(found.accepted, Code.converged, Code.stalled),
+            code=stopped(found.accepted, sound),
             derivative=transposed,
         )
 
@@ -150,7 +150,7 @@ class Newton(Solver):
             jnp.where(found.accepted, jnp.linalg.norm(point.gradient), state.residual),
             state.counts.add(cost).plus(gradients=trials),
             Memory(unravel(point.gradient), inverse, point.value, found.radius),
-            jnp.where(found.accepted, Code.converged, Code.stalled),
+            stopped(found.accepted, jnp.all(jnp.isfinite(matrix))),
             SPARING.plus(hessian_products=2),  # the cost of a product with A and of the derivative of A
             jnp.where(looked, found.curvature, jnp.nan),
         )
@@ -172,11 +172,14 @@ class Newton(Solver):
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         return CholeskyFactor(jnp.zeros((size, size), ravel_pytree(params)[0].dtype), jnp.bool_(False))
 
-    def _solve(self, instance: Instance, params: Params, rhs: PyTree) -> tuple[PyTree, Counts, Preconditioner | None]:
-        """A^{-1} rhs (NaN where the solve failed), its cost, and the approximate inverse that it found."""
+    def _solve(
+        self, instance: Instance, params: Params, rhs: PyTree
+    ) -> tuple[PyTree, Counts, Preconditioner | None, jax.Array | bool]:
+        """A^{-1} rhs (NaN where the solve failed), its cost, the approximate inverse that it found, and whether A is
+        finite."""
         system = instance.system(params)
         if instance.differentiable:
-            return *solve_system_counted(system, self.linear_solve, rhs), None
+            return *solve_system_counted(system, self.linear_solve, rhs), None, True
         reduced = system.restrict(rhs)
         prepared = self.linear_solve.prepare(asserted(system.operator, self.linear_solve, rhs), reduced)
         found = prepared.solve(reduced)
@@ -186,7 +189,8 @@ class Newton(Solver):
         )
         usable = found.status.ok | instance.mapping.stationary  # the point that CG reached before descends
         value = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.nan), found.value)
-        return system.extend(rhs, value), cost, prepared.inverse or found.inverse
+        sound = found.status.code != Code.nonfinite
+        return system.extend(rhs, value), cost, prepared.inverse or found.inverse, sound
 
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
         """The last step's factor (not usable where there was none, or it was singular), or the directions of its CG."""

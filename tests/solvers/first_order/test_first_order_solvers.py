@@ -170,3 +170,28 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=sentence):
             bl.InnerProblem(quadratic, lambda key, h: jnp.zeros(2), bl.L1(1.0), solver=solver).solve(0.0, None)
+
+
+def test_spectral_steps_do_not_climb_a_loss_that_is_not_convex():
+    """((x'u) (x'v) - 1)^2 from far starts: the curvature between two points may be negative across a hill."""
+    data = np.array([[1.0, 0.3], [-0.5, 2.0], [1.5, -1.0]])
+
+    def loss(w, h, batch):
+        return 0.5 * jnp.mean(((batch @ jnp.stack([w["u"], w["v"][0]])) * (batch @ w["v"]) - 1.0) ** 2)
+
+    solver = bl.SpectralProximalGradient()
+    start = lambda key, h: {"u": jnp.ones(()), "v": jnp.zeros(2)}
+    problem = bl.InnerProblem(loss, start, penalty=bl.L1(weight=0.1), solver=solver).at(1.0, data)
+
+    def objectives(point):
+        def step(state, _):
+            state = solver.step(problem, state).settled()
+            return state, problem.objective(state.params)
+
+        begun = solver.init(problem, {"u": point[0], "v": point[1:]}).settled()
+        return jax.lax.scan(step, begun, length=40)[1]
+
+    starts = np.random.default_rng(0).normal(size=(200, 3)) * 10.0 ** np.linspace(0, 2, 200)[:, None]
+    found = np.asarray(jax.jit(jax.vmap(objectives))(starts))
+    highest = np.stack([found[:, max(k - 8, 0) : k].max(axis=1) for k in range(1, 40)], axis=1)
+    assert np.all(found[:, 1:] <= highest * (1 + 1e-12))
