@@ -20,7 +20,8 @@ def silent(
     cotangent is zero. Then NaN must not reach a gradient that the lane shares with others, nor a second derivative.
     Where the result is used, all derivatives of the lane are NaN. The function is differentiable to any order, in both
     modes. The map depends on the values ``of``; ``data`` are the values among them whose own tangents are finite. The
-    map is stated as the solution of the triangular system (t, r) = (t, linear(t)), because JAX's linear solve is the only rule that takes a transpose, is batched, and can be
+    map is stated as the solution of the triangular system (t, r) = (t, linear(t)),
+    because JAX's linear solve is the only rule that takes a transpose, is batched, and can be
     differentiated again.
 
     >>> gone = lambda t: silent(lambda factor, t: factor * t, 2.0, t, jnp.array(True), 2.0)
