@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +48,14 @@ class Minibatch:
     def __iter__(self) -> Iterator:
         return iter(self.data)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: Any) -> Any:
         return self.data[item]
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple, int]:
         return (self.data, self.index, self.weight), self.samples
 
     @classmethod
-    def tree_unflatten(cls, samples, children) -> Minibatch:
+    def tree_unflatten(cls, samples: int, children: tuple) -> Minibatch:
         data, index, weight = children
         return cls(data, index, weight, samples)
 

@@ -17,7 +17,7 @@ from bilevel.data.loading import (
     regression,
     source_of,
 )
-from bilevel.data.sources import DataError, DataSet, File, Size, Source, checked, data_folder, present
+from bilevel.data.sources import DataError, DataSet, File, Size, Source, checked, data_folder, present, without_gaps
 from bilevel.data.splits import (
     Corruption,
     Splits,
@@ -60,4 +60,5 @@ __all__ = [
     "split",
     "standardise",
     "uniform_replacement",
+    "without_gaps",
 ]

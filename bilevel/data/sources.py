@@ -58,6 +58,28 @@ def checked(data: DataSet) -> DataSet:
     return data
 
 
+def without_gaps(data: DataSet, part: str = "data") -> DataSet:
+    """The data set, if it holds no NaN and no infinity.
+
+    Raises `DataError` in one sentence, because no step looks at a test set: a NaN there would be seen at the end only.
+    """
+    for name, values in (("inputs", data.inputs), ("targets", data.targets)):
+        sparse = hasattr(values, "tocsr")
+        stored: Any = values.data if sparse else np.asarray(values)  # the zeros of a sparse matrix are finite
+        if not np.issubdtype(stored.dtype, np.inexact) or np.all(finite := np.isfinite(stored)):
+            continue
+        where = f"{finite.size - finite.sum()} of {finite.size} numbers of the {name}"
+        if not sparse:
+            sample, *column = (int(index[0]) for index in np.nonzero(~finite))
+            named = [data.features[i] if name == "inputs" and i < len(data.features) else str(i) for i in column]
+            where += f", first in sample {sample}" + (f", column {', '.join(named)}" if named else "")
+        raise DataError(
+            f"The {part} hold NaN or infinity ({where}): leave these samples out, or fill the gaps with numbers of the "
+            "training set."
+        )
+    return data
+
+
 class File(NamedTuple):
     """A published file and its checksum."""
 

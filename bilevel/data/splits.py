@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bilevel.data.sources import DataError, DataSet, checked
+from bilevel.data.sources import DataError, DataSet, checked, without_gaps
 
 LARGEST = 1e150  # a deviation whose square, and whose inverse's square, double precision holds
 
@@ -72,15 +72,20 @@ def standardise(splits: Splits, targets: bool = False) -> Splits:
     """Inputs (and ``targets``, of a regression) less the mean, divided by the standard deviation, of the training set.
 
     A column that is constant in the training set is only centred. Raises `DataError` for a column whose deviation
-    cannot be computed, because the squares of its numbers over- or underflow.
+    cannot be computed, because the squares of its numbers over- or underflow, and for a part with NaN or infinity.
     """
-    splits = _scaled(splits, "inputs")
-    return _scaled(splits, "targets") if targets else splits
+    fields = ("inputs", "targets") if targets else ("inputs",)
+    for field in fields:
+        _refuse_sizes(splits.train, field)
+    for name, part in zip(Splits._fields, splits, strict=True):
+        without_gaps(part, f"samples of the part {name!r}")
+    for field in fields:
+        splits = _scaled(splits, field)
+    return splits
 
 
 def _scaled(splits: Splits, field: str) -> Splits:
     values = getattr(splits.train, field)
-    _refuse_sizes(splits.train, field)
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0)
     return Splits(*(part._replace(**{field: (getattr(part, field) - mean) / scale}) for part in splits))

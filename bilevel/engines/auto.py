@@ -21,7 +21,7 @@ from bilevel.engines.unrolling.iterative import Forward, Unrolled
 from bilevel.foundation import trees
 from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import HParams, LinearMap, PyTree, Scalar
-from bilevel.linear_solve import CG, GMRES, MINRES, Dense, RandomizedNystrom
+from bilevel.linear_solve import CG, GMRES, MINRES, Dense, LinearSolver, RandomizedNystrom
 from bilevel.task import Task
 
 LANCZOS = 24  # products spent on the spectrum
@@ -100,7 +100,7 @@ class AutoEngine(Engine):
             return self._implicit(GMRES()), f"Implicit with GMRES, as the system is not symmetric ({size})"
         return self._by_spectrum(task, point, size)
 
-    def _implicit(self, linear_solve) -> Engine:
+    def _implicit(self, linear_solve: LinearSolver) -> Engine:
         return Implicit(linear_solve=linear_solve, on_failure=self.on_failure)
 
     def _by_spectrum(self, task: Task, point: Point, size: str) -> tuple[Engine, str]:

@@ -164,7 +164,8 @@ def trace(function: Callable[[list], Any], leaves: list) -> Traced:
 def executable_of(traced: Traced, leaves: list, options: dict[str, Any]) -> tuple[Executable, bool, Seconds]:
     """The compiled program for arguments with these leaves, whether it had to be compiled, and the time it took."""
     began = time.perf_counter()
-    constants = [jnp.asarray(constant) for constant in traced.constants]
+    # Put, because `jnp.asarray` compiles a program for each shape.
+    constants = [one if isinstance(one, jax.Array) else jax.device_put(one) for one in traced.constants]
     unknown = not_a_number(traced)
 
     def run(constants: list, leaves: list) -> list:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from bilevel.foundation.typing import PyTree
 
 
+# Compiled as a function of its own, because an outer step takes 65 norms, which are then traced once for each shape.
+@jax.jit
 def norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm of all leaves, safe against under- and overflow of the squares."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.size(leaf)]

@@ -7,22 +7,23 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.foundation.typing import PyTree
 
 
-def as_point(x) -> jax.Array:
+def as_point(x: ArrayLike) -> jax.Array:
     """``x`` as a floating-point array; integers become the default float. ValueError for complex numbers."""
     array = _real(jnp.asarray(x), "A point")
     return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(jnp.result_type(float))
 
 
-def like(parameter, point: jax.Array) -> jax.Array:
+def like(parameter: ArrayLike, point: jax.Array) -> jax.Array:
     """``parameter`` as an array of the dtype of ``point``: a float32 point stays float32."""
     return _real(jnp.asarray(parameter), "A parameter").astype(point.dtype)
 
 
-def of_rows(parameter, point: jax.Array) -> jax.Array:
+def of_rows(parameter: ArrayLike, point: jax.Array) -> jax.Array:
     """``parameter``, a number or one for each row of ``point``, as a column of the rank of ``point``."""
     return jnp.broadcast_to(like(parameter, point), point.shape[:-1])[..., None]
 
@@ -55,7 +56,7 @@ def map_leaves(function: Callable[..., jax.Array], tree: PyTree, *parameters: Py
     """
     full = [jax.tree.broadcast(parameter, tree) for parameter in parameters]
 
-    def mapped(leaf, *rest) -> jax.Array:
+    def mapped(leaf: ArrayLike, *rest: ArrayLike) -> jax.Array:
         point = as_point(leaf)
         return function(*same_rank(point, *(like(parameter, point) for parameter in rest)))
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from bilevel.foundation.status import Code, Status
 from bilevel.kernels.activity import read_program
@@ -31,7 +32,7 @@ class QPSolution(NamedTuple):
     status: Status
 
 
-def solve_qp(Q, q, A, b, G, h) -> QPSolution:
+def solve_qp(Q: ArrayLike, q: ArrayLike, A: ArrayLike, b: ArrayLike, G: ArrayLike, h: ArrayLike) -> QPSolution:
     """min 1/2 x'Qx + q'x subject to Ax = b and Gx <= h, for a symmetric positive semidefinite Q.
 
     Shapes: Q (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,); p and m may be zero, and entries of h infinite (no

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.typing import LinearMap
 from bilevel.kernels.rescue import rescued
 from bilevel.kernels.triangular import inverse_lower
 
@@ -35,7 +36,7 @@ def solve_saddle(
         x, y = flat[:n], flat[n:]
         return jnp.concatenate([hessian @ x + rows.T @ y, rows @ x])
 
-    def solve(_, flat: jax.Array) -> jax.Array:
+    def solve(_: LinearMap, flat: jax.Array) -> jax.Array:
         found = _by_schur(regular, flat)
         return rescued(regular.lost, partial(_by_null_space, strict), (*frozen, flat), found)
 

@@ -23,7 +23,9 @@ class _Search(NamedTuple):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def bracketed_root(function: Callable[..., jax.Array], lower: jax.Array, upper: jax.Array, *args) -> jax.Array:
+def bracketed_root(
+    function: Callable[..., jax.Array], lower: jax.Array, upper: jax.Array, *args: jax.Array
+) -> jax.Array:
     """x in [lower, upper] with function(x, *args) = 0, for a scalar function that increases in x.
 
     Exact up to rounding. Without a change of sign between the ends, the end where the function is nearest to zero.
@@ -58,7 +60,9 @@ def bracketed_root(function: Callable[..., jax.Array], lower: jax.Array, upper: 
 
 
 @bracketed_root.defjvp
-def _implicit(function, primals, tangents):
+def _implicit(
+    function: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
     lower, upper, *args = primals
     _, _, *directions = tangents
     root = bracketed_root(function, lower, upper, *args)

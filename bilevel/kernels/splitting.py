@@ -112,7 +112,7 @@ def advance(program: Quadratic, point: Point, rho: jax.Array, iterations: int) -
     penalty = rho * program.weights
     solve = _inner_solver(program, penalty)
 
-    def one(_, at: Point) -> Point:
+    def one(_: jax.Array, at: Point) -> Point:
         x, y, z = at
         solved = solve(SIGMA * x - program.q + program.transposed(penalty * z - y), x)
         relaxed = RELAXATION * program.rows(solved) + (1 - RELAXATION) * z

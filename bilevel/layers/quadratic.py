@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,15 +95,21 @@ def move_quadratic(data: list, solved: Solved, solve: Setting) -> PrimalDual:
     return attach(SPARSE_QP if _is_sparse(data) else QP, solve.value, solved.unknown, arguments)
 
 
-def _qp_loss(x, Q, q, A, b, G, h, usable) -> Scalar:
+def _qp_loss(
+    x: jax.Array, Q: Any, q: jax.Array, A: Any, b: jax.Array, G: Any, h: jax.Array, usable: jax.Array
+) -> Scalar:
     return usable * (0.5 * x @ (Q @ x) + q @ x)  # usable is 1, or NaN, which makes all derivatives NaN
 
 
-def _qp_equality(x, Q, q, A, b, G, h, usable) -> jax.Array:
+def _qp_equality(
+    x: jax.Array, Q: Any, q: jax.Array, A: Any, b: jax.Array, G: Any, h: jax.Array, usable: jax.Array
+) -> jax.Array:
     return A @ x - b
 
 
-def _qp_inequality(x, Q, q, A, b, G, h, usable) -> jax.Array:
+def _qp_inequality(
+    x: jax.Array, Q: Any, q: jax.Array, A: Any, b: jax.Array, G: Any, h: jax.Array, usable: jax.Array
+) -> jax.Array:
     return G @ x - h
 
 

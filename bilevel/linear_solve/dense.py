@@ -193,7 +193,7 @@ def _units(matrix: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def _rescue(symmetric: bool, definite: bool):
+def _rescue(symmetric: bool, definite: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """The least-norm solutions for the systems of a batch whose factorisation failed, computed only if there are any:
     (failed, matrices, right-hand sides, values, targets) -> values and ends of the spectra (zeros where none failed),
     of shapes (m, r), (m, n, n), (m, r, n), (m, r, n), (m, r) -> (m, r, n), (m, r, 2), with r right-hand sides a matrix.
@@ -209,11 +209,15 @@ def _rescue(symmetric: bool, definite: bool):
         kept = (residual > target) & (other < residual)  # the factor is good: the matrix is badly scaled, not singular
         return jnp.where(kept[:, None], value, small), jnp.broadcast_to(ends, (len(rhs), 2))
 
-    def as_they_are(matrices, rhs, values, targets):
+    def as_they_are(
+        matrices: jax.Array, rhs: jax.Array, values: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         return values, jnp.zeros((*values.shape[:2], 2), values.dtype)
 
     @jax.custom_batching.custom_vmap
-    def rescue(failed, matrices, rhs, values, targets):
+    def rescue(
+        failed: jax.Array, matrices: jax.Array, rhs: jax.Array, values: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         chosen, ends = lax.cond(jnp.any(failed), jax.vmap(choose), as_they_are, matrices, rhs, values, targets)
         return jnp.where(failed[..., None], chosen, values), jnp.where(failed[..., None], ends, 0)
 

@@ -50,7 +50,7 @@ class Neumann(LinearSolver):
             residual = tree.minus(rhs, tree.apply(operator, value, operator.owner))
             return residual, tree.norm(residual)
 
-        def body(_, state: tuple[PyTree, PyTree, Scalar, Scalar]) -> tuple[PyTree, PyTree, Scalar, Scalar]:
+        def body(_: jax.Array, state: tuple[PyTree, PyTree, Scalar, Scalar]) -> tuple[PyTree, PyTree, Scalar, Scalar]:
             value, residual, _, peak = state
             value = tree.plus(value, rate, precondition(residual))
             residual, length = remainder(value)

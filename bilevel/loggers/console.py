@@ -77,7 +77,8 @@ class Console(Logger):
         """Nothing: a terminal shows no figures."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self.progress.stop()
+        if not self.progress.disable:  # rich 13.0 prints an empty line for a silent one
+            self.progress.stop()
         if self.cell is not None:
             self.cell.clear()
         if self.seen:

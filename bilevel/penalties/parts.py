@@ -51,7 +51,7 @@ class Parts(Penalty):
         self._on_parts(lambda part, piece: found.append(function(part, piece)), params)
         return found
 
-    def _on_parts(self, function, params: Params) -> PyTree:
+    def _on_parts(self, function: Callable[[Any, PyTree], Any], params: Params) -> PyTree:
         try:
             return jax.tree.map(function, self.parts, params, is_leaf=is_penalty)
         except ValueError as error:

@@ -71,7 +71,9 @@ def polyhedron(point: ArrayLike, A: ArrayLike, b: ArrayLike, G: ArrayLike, h: Ar
     return _polyhedron(x, *(like(array, x) for array in (A, b, G, h)))
 
 
-def _flat(point: PyTree, normal: PyTree, offset):
+def _flat(
+    point: PyTree, normal: PyTree, offset: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array, Callable[[jax.Array], PyTree]]:
     x, unravel = ravel_pytree(jax.tree.map(as_point, point))
     normal, _ = ravel_pytree(map_leaves(lambda leaf, a: jnp.broadcast_to(a, leaf.shape), point, normal))
     return x, like(normal, x), like(offset, x), unravel

@@ -30,12 +30,16 @@ def box_section(
     return _box_section(*_broadcast(point, lower, upper, weights, total))
 
 
-def box_section_distance(point: ArrayLike, lower: ArrayLike, upper: ArrayLike, weights: ArrayLike, total: ArrayLike):
+def box_section_distance(
+    point: ArrayLike, lower: ArrayLike, upper: ArrayLike, weights: ArrayLike, total: ArrayLike
+) -> jax.Array:
     """How far each coordinate of x - tau weights is from a bound, where the derivative of `box_section` jumps."""
     return _distance(*_broadcast(point, lower, upper, weights, total))
 
 
-def _broadcast(point, lower, upper, weights, total):
+def _broadcast(
+    point: ArrayLike, lower: ArrayLike, upper: ArrayLike, weights: ArrayLike, total: ArrayLike
+) -> tuple[jax.Array, ...]:
     x = as_point(point)
     lower, upper, weights = (like(parameter, x) for parameter in (lower, upper, weights))
     shape = jnp.broadcast_shapes(*(array.shape for array in (x, lower, upper, weights)))
@@ -52,7 +56,7 @@ def capped_simplex(point: ArrayLike, upper: ArrayLike = 1.0, total: ArrayLike = 
     return box_section(point, 0.0, upper, 1.0, total)
 
 
-def _one_section(x, lower, upper, weights, total):
+def _one_section(x: jax.Array, lower: jax.Array, upper: jax.Array, weights: jax.Array, total: jax.Array) -> jax.Array:
     tau, below, above = jax.lax.stop_gradient(_inside_piece(x, lower, upper, weights, total))
     free = ~(below | above)
     moved = x - tau * weights  # of the size of the bounds, so that the sum meets the total wherever the point is
@@ -71,7 +75,7 @@ def _one_section(x, lower, upper, weights, total):
 _box_section = over_batches(_one_section, "(n),(n),(n),(n),()->(n)")
 
 
-def _one_distance(x, lower, upper, weights, total):
+def _one_distance(x: jax.Array, lower: jax.Array, upper: jax.Array, weights: jax.Array, total: jax.Array) -> jax.Array:
     tau, below, above = _inside_piece(x, lower, upper, weights, total)
     moved = x - tau * weights
     square = jnp.sum(jnp.where(below | above, 0, weights) ** 2)
@@ -83,19 +87,21 @@ def _one_distance(x, lower, upper, weights, total):
 _distance = over_batches(_one_distance, "(n),(n),(n),(n),()->(n)")
 
 
-def _inside_piece(x, lower, upper, weights, total):
+def _inside_piece(
+    x: jax.Array, lower: jax.Array, upper: jax.Array, weights: jax.Array, total: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A tau in the linear piece on which the sum meets ``total``, and which coordinates are below and above there.
 
     The piece says which, not tau, which rounds to an end of a piece that is narrow for the size of the point.
     """
 
-    def overshoot(tau):
+    def overshoot(tau: jax.Array) -> jax.Array:
         return jnp.sum(weights * jnp.clip(x - tau * weights, lower, upper)) - total
 
     first, second = _meetings(x, lower, upper, weights)
     breaks = _breaks(first, second)
 
-    def halve(_, ends):
+    def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         left, right = ends
         middle = (left + right) // 2
         falls = overshoot(breaks[middle]) >= 0
@@ -111,7 +117,7 @@ def _inside_piece(x, lower, upper, weights, total):
     return left + 0.5 * (right - left), below, above & ~below
 
 
-def _meetings(x, lower, upper, weights):
+def _meetings(x: jax.Array, lower: jax.Array, upper: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The tau at which x - tau weights meets its first bound and its second; infinite for a weight of zero."""
     moves = weights != 0
     slope = jnp.where(moves, weights, 1)
@@ -119,7 +125,7 @@ def _meetings(x, lower, upper, weights):
     return jnp.minimum(one, other), jnp.maximum(one, other)
 
 
-def _breaks(first, second):
+def _breaks(first: jax.Array, second: jax.Array) -> jax.Array:
     """All meetings, sorted, and one further point on either side."""
     breaks = jnp.concatenate([first, second])
     known = jnp.isfinite(breaks)
@@ -128,14 +134,14 @@ def _breaks(first, second):
     return jnp.concatenate([breaks[:1] - margin[:1], breaks, breaks[-1:] + margin[-1:]])
 
 
-def _meets(projected, weights, total):
+def _meets(projected: jax.Array, weights: jax.Array, total: jax.Array) -> jax.Array:
     """False for a point so far away that its rounding is wider than the bounds are apart."""
     parts = weights * projected
     size = jnp.sum(jnp.abs(parts)) + jnp.abs(total)
     return jnp.abs(jnp.sum(parts) - total) <= jnp.sqrt(jnp.finfo(projected.dtype).eps) * size
 
 
-def _feasible(lower, upper, weights, total):
+def _feasible(lower: jax.Array, upper: jax.Array, weights: jax.Array, total: jax.Array) -> jax.Array:
     ends = jnp.stack([weights * lower, weights * upper])
     ends = jnp.where(weights == 0, 0, ends)
     least, most = jnp.sum(jnp.min(ends, axis=0)), jnp.sum(jnp.max(ends, axis=0))

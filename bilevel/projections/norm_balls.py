@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -75,7 +77,7 @@ def _within(x: jax.Array, radius: jax.Array) -> jax.Array:
     return jnp.where(radius > 0, x, 0)
 
 
-def _flat(point: PyTree, radius):
+def _flat(point: PyTree, radius: ArrayLike) -> tuple[jax.Array, jax.Array, Callable[[jax.Array], PyTree]]:
     x, unravel = ravel_pytree(jax.tree.map(as_point, point))
     return x, like(radius, x), unravel
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import expit, softmax
 
+from bilevel.sklearn import homotopy
 from bilevel.sklearn.folds import Folds
-from bilevel.sklearn.lanes import DENSE, Lanes, Problem
+from bilevel.sklearn.homotopy import Paths
+from bilevel.sklearn.lanes import DENSE, Lanes, Problem, features_for
 from bilevel.sklearn.statements import Kind
 
 WIDE = 128  # columns up to which all of them cost no more than looking for those that count
@@ -41,6 +43,8 @@ class OnColumns:
         self.chosen = np.zeros((self.lanes, 0), int)  # (lanes, width)
         self.problem: Problem | None = None
         self.whole: Problem | None = None  # on all columns, once a lane needs too many
+        rows = int(np.max(np.sum(folds.train > 0, axis=1)))
+        self.paths = Paths(kind, folds, self.y, used) if homotopy.applies(kind, rows) else None
         if kind.intercept and kind.loss in ("squared", "multi_task"):
             means = np.einsum("li,li...->l...", folds.train, self.y) / np.sum(folds.train, axis=1).reshape(
                 -1, *(1,) * (self.y.ndim - 2)
@@ -48,7 +52,10 @@ class OnColumns:
             self.params[:, -1] = means.reshape(self.lanes, -1)
 
     def __call__(self, logs: dict[str, np.ndarray]) -> Lanes:
-        if self.problem is None and self.whole is None:
+        if self.paths is not None and self.whole is None and np.ptp(logs["l1"]) == 0:
+            self.params = self.paths.at(float(np.exp(logs["l1"].flat[0])))
+            self._choose(self._violation(logs))
+        elif self.problem is None and self.whole is None:
             self._choose(self._violation(logs))
         for _ in range(ROUNDS):
             if self.whole is not None:
@@ -69,12 +76,16 @@ class OnColumns:
         features)."""
         kind, X = self.kind, self.folds.inputs
         tail = self.params[:, kind.features :].sum(axis=1, keepdims=True) if kind.intercept else 0.0
-        z = np.matmul(X, self.params[:, : kind.features]) + tail
+        there = np.flatnonzero(np.any(self.params[:, : kind.features] != 0, axis=(0, 2)))
+        z = np.matmul(X[..., there], self.params[:, there]) + tail
         weights = self.folds.train / (
             np.sum(self.folds.train, axis=1, keepdims=True) if kind.reduction == "mean" else 1
         )
         slope = weights[..., None] * SLOPES[kind.loss](z, self.y)
-        gradient = np.abs(np.matmul(np.swapaxes(X, -1, -2), slope))
+        if X.ndim == 2:  # one product for all lanes reads X once
+            gradient = np.abs(np.moveaxis(np.tensordot(X, slope, (0, 1)), 1, 0))
+        else:
+            gradient = np.abs(np.matmul(np.swapaxes(X, -1, -2), slope))
         penalty = np.exp(logs["l1"])
         if kind.groups:
             gradient, penalty = np.linalg.norm(gradient, axis=2, keepdims=True), penalty[:, :1]
@@ -84,8 +95,7 @@ class OnColumns:
         """Columns with a coefficient, and those with the largest violation, in each lane."""
         there = np.any(self.params[:, : self.kind.features] != 0, axis=2)
         needed = int(np.max(np.sum(there, axis=1))) + FEWEST // 4
-        while self.width < needed:
-            self.width *= 2
+        self.width = max(self.width, features_for(needed))
         if self.width > min(DENSE, self.kind.features):
             self.whole = Problem(self.kind, self.folds, self.targets, self.used)
             return

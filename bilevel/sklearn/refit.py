@@ -10,12 +10,13 @@ from scipy.sparse import issparse
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process.kernels import RBF
-from sklearn.linear_model import HuberRegressor
+from sklearn.linear_model import HuberRegressor, Lasso
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 from sklearn.utils.validation import has_fit_parameter
 
 from bilevel.sklearn.folds import dense, gamma_of
+from bilevel.sklearn.homotopy import LARGEST, path_of
 from bilevel.sklearn.space import Space
 
 TIGHT = 1e-10  # LIBSVM's tolerance for the machine that is fitted on all rows; in units of a margin
@@ -103,6 +104,20 @@ def tightly(machine: SVC, X: Any, y: np.ndarray, **given: Any) -> None:
         machine.set_params(**own)
 
 
+def from_its_path(lasso: Lasso, X: Any, y: np.ndarray, **given: Any) -> None:
+    """Fits it from the solution that its path has at its strength, where there are more columns than rows: its own
+    coordinate descent needs thousands of rounds there from zero."""
+    rows, features = X.shape
+    if y.ndim == 1 and rows < features and rows**2 * features <= LARGEST and not issparse(X) and not lasso.warm_start:
+        weights = given.get("sample_weight", np.ones(rows))
+        path = path_of(dense(X), np.asarray(y, float), weights, lasso.fit_intercept, lasso.alpha)
+        lasso.coef_ = path.at(lasso.alpha, features, lasso.fit_intercept)[:features]
+        lasso.set_params(warm_start=True).fit(X, y, **given)
+        lasso.set_params(warm_start=False)
+    else:
+        lasso.fit(X, y, **given)
+
+
 def scaled(X: Any, factors: np.ndarray) -> Any:
     """The columns of X times factors; a data frame stays one, so that its names are seen."""
     if issparse(X):
@@ -128,7 +143,7 @@ def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: b
     factors = scales(space, u) if linear and kind is not HuberRegressor else None
     takes = has_fit_parameter(last, "sample_weight")  # MultiTaskLasso does not
     given = {"sample_weight": rows.weights} if weighted and takes else {}
-    fit = tightly if kind is SVC else kind.fit
+    fit = tightly if kind is SVC else from_its_path if kind is Lasso else kind.fit
     fit(last, X if factors is None else scaled(X, factors), y, **given)
     if factors is not None and (takes or not weighted):
         last.coef_ = last.coef_ * factors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.data import DataSet, checked
+from bilevel.data import DataSet, checked, without_gaps
 from bilevel.foundation.typing import Batch, Params, Scalar
 
 Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features) and targets (n,)
@@ -13,7 +13,7 @@ Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features) and targets (n,)
 
 def samples(data: DataSet) -> Samples:
     """Inputs and targets, one a sample."""
-    return checked(data).inputs, data.targets
+    return without_gaps(checked(data)).inputs, data.targets
 
 
 def mean_loss(params: Params, batch: Batch) -> Scalar:

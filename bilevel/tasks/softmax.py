@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.data import DataSet, checked
+from bilevel.data import DataSet, checked, without_gaps
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.losses.pointwise import cross_entropy
@@ -22,7 +22,8 @@ Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features + 1), the last co
 
 def samples(data: DataSet) -> Samples:
     """Inputs with a column of ones for the intercept, and labels."""
-    return np.hstack([data.inputs, np.ones((len(data.inputs), 1))]), checked(data).targets
+    without_gaps(checked(data))
+    return np.hstack([data.inputs, np.ones((len(data.inputs), 1))]), data.targets
 
 
 def mean_loss(params: Params, batch: Batch) -> Scalar:

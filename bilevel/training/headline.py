@@ -47,6 +47,8 @@ def headline(stated: Headline, summary: Mapping[str, Any]) -> dict[str, Any]:
 def sentence(name: str, value: float, baselines: Mapping[str, float], start: float | None) -> str:
     """The figure, then the baselines, then the start."""
     parts = [f"{name} {short(value)}"]
+    if not math.isfinite(value):
+        parts = [f"{name} is no finite number ({value}): look for NaN in the data that it is measured on"]
     if baselines:
         parts.append(", ".join(f"{short(number)} {words}" for words, number in baselines.items()))
     if start is not None:

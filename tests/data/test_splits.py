@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bilevel import data
@@ -76,6 +77,29 @@ def test_columns_whose_deviation_cannot_be_computed_are_refused_by_name(size, fi
     name = "mass of the inputs" if field == "inputs" else "0 of the targets"
     with pytest.raises(data.DataError, match=f"Column {name} holds numbers of size .* cannot be standardised"):
         data.standardise(data.Splits(part, part, part, part), targets=True)
+
+
+@pytest.mark.parametrize("part", data.Splits._fields)
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+def test_a_gap_in_any_part_is_refused_before_any_work(part, field):
+    """No step looks at a test set: its NaN would be seen at the end only, as a loss of NaN."""
+    whole = data.DataSet(np.arange(6.0).reshape(3, 2), np.arange(1.0, 4.0), features=("age", "mass"))
+    wrong = whole._replace(**{field: np.array(getattr(whole, field))})
+    getattr(wrong, field)[1] = np.nan
+    splits = data.Splits(*4 * [whole])._replace(**{part: wrong})
+    with pytest.raises(
+        data.DataError, match="cannot be standardised" if part == "train" else f"part '{part}' hold NaN"
+    ):
+        data.standardise(splits, targets=True)
+    with pytest.raises(data.DataError, match=f"numbers of the {field}, first in sample 1"):
+        regression.samples(wrong)
+
+
+def test_a_gap_in_a_sparse_matrix_is_refused():
+    sparse = scipy.sparse.csr_array(np.array([[0.0, np.inf], [1.0, 0.0]]))
+    assert data.without_gaps(data.DataSet(sparse[1:], np.zeros(1))).inputs.shape == (1, 2)
+    with pytest.raises(data.DataError, match="1 of 2 numbers of the inputs"):
+        data.without_gaps(data.DataSet(sparse, np.zeros(2)))
 
 
 @pytest.mark.parametrize("size", [1e100, 1e-100])

@@ -4,6 +4,7 @@ import itertools
 import warnings
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import scipy.sparse
@@ -172,7 +173,20 @@ def test_a_second_fit_compiles_nothing():
     search = HypergradientSearchCV(EXACT, C, guard="off", max_iter=3).fit(X, BINARY)
     program = program_of(Kind("logistic", "sum", True, P, 0, False, True))[0]
     before = program.traces, program.compilations
-    search.set_params(space={"C": "per_feature"}, cv=KFold(5, shuffle=True, random_state=0)).fit(X[:58], BINARY[:58])
+    compiled: list[str] = []
+
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        search.fit(X[:58], BINARY[:58])
+        search.set_params(space={"C": "per_feature"}, cv=KFold(5, shuffle=True, random_state=0))
+        search.fit(X[:58], BINARY[:58])
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled  # of programs that XLA compiled, whoever asked for it
     assert (program.traces, program.compilations) == before and before[1] == 1
 
 

@@ -34,6 +34,14 @@ def test_the_sentence(stated, sentence):
     assert headline(stated, FIGURES)["sentence"] == sentence
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_figure_that_is_no_number_is_said_in_words(value):
+    told = headline(bl.Headline("test/loss"), {**FIGURES, "test_loss": value})
+    assert told["sentence"] == (
+        f"test loss is no finite number ({value}): look for NaN in the data that it is measured on"
+    )
+
+
 def test_figures_that_are_not_there_are_told(caplog):
     told = headline(bl.Headline("score", against={"baseline/none": "of none"}), FIGURES)
     assert told["baselines"] == {} and "no number for: of none" in caplog.text

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from bilevel.engines.base import Carry, Report
 from bilevel.engines.stochastic.directions import Directions
+from bilevel.engines.stochastic.neumann import Draw
 from bilevel.engines.stochastic.single_loop import stochastic_report
 from bilevel.foundation import trees
-from bilevel.foundation.typing import Batch, Counts, HParams, Params, PyTree
+from bilevel.foundation.typing import Batch, Counts, HParams, Loss, Params, PyTree, Scalar
 from bilevel.task import Task
 
 
@@ -23,12 +24,12 @@ class Slopes(NamedTuple):
     hparams: HParams
 
 
-def slopes(loss, params: Params, hparams: HParams, batch: Batch) -> Slopes:
+def slopes(loss: Loss, params: Params, hparams: HParams, batch: Batch) -> Slopes:
     """One gradient."""
     return Slopes(*jax.grad(loss, argnums=(0, 1))(params, hparams, batch))
 
 
-def descent(task: Task, hparams: HParams, draw, start: Params, steps: int, size) -> Params:
+def descent(task: Task, hparams: HParams, draw: Draw, start: Params, steps: int, size: Scalar) -> Params:
     """Gradient steps on the inner loss, each on a minibatch of its own."""
 
     def descend(number: jax.Array, params: Params) -> Params:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,9 @@ class Recursive(NamedTuple):
     directions: Pair
 
 
+AdjointSolve: TypeAlias = Callable[[Product, PyTree], Adjoint]  # (products, cotangent)
+
+
 class Approached(NamedTuple):
     """Both directions at a place, by an approached adjoint, on given minibatches."""
 
@@ -51,7 +55,7 @@ class Approached(NamedTuple):
     products: jax.Array | int
 
 
-def approached(task: Task, at: Place, batches: tuple[Batch, Batch], draw: Draw, solve) -> Approached:
+def approached(task: Task, at: Place, batches: tuple[Batch, Batch], draw: Draw, solve: AdjointSolve) -> Approached:
     """F and dg/dh - B'u with u = solve(products, dg/dw): two gradients, and one product with B."""
     value, (cotangent, direct) = jax.value_and_grad(task.outer, argnums=(0, 1))(at.params, at.hparams, batches[1])
     adjoint, number = solve(products(task, *at, draw), cotangent)

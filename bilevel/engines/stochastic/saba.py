@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,10 @@ from bilevel.engines.stochastic.directions import (
 )
 from bilevel.engines.stochastic.single_loop import Estimates, SingleLoop
 from bilevel.engines.stochastic.steps import StepSize
-from bilevel.foundation.typing import Counts, PyTree, Scalar
+from bilevel.foundation.typing import Batch, Counts, PyTree, Scalar
 from bilevel.task import Task
+
+Part: TypeAlias = Callable[[PyTree], PyTree]  # the contribution of one sample
 
 
 class Tables(NamedTuple):
@@ -75,7 +78,7 @@ class SABA(SingleLoop):
         return Estimates(inner, outer, memory, counts)
 
 
-def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyTree]:
+def _saga(batch: Batch, table: PyTree, mean: PyTree, part: Part) -> tuple[PyTree, PyTree, PyTree]:
     """The direction, the table with the rows of the batch replaced, and its new mean."""
     each, weights = samples(batch)
     fresh = jax.vmap(part)(each)
@@ -88,7 +91,7 @@ def _saga(batch, table: PyTree, mean: PyTree, part) -> tuple[PyTree, PyTree, PyT
     return direction, table, jax.tree.map(jnp.add, mean, average(share, change))
 
 
-def _filled(task: Task, which: int, batch, part) -> PyTree:
+def _filled(task: Task, which: int, batch: Batch, part: Part) -> PyTree:
     """The table of the contributions of all samples, by one pass over the data."""
 
     def fill(step: jax.Array, table: PyTree) -> PyTree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from bilevel.engines.stochastic.directions import (
 )
 from bilevel.engines.stochastic.single_loop import Estimates, SingleLoop
 from bilevel.engines.stochastic.steps import StepSize
-from bilevel.foundation.typing import Counts, PyTree, Scalar
+from bilevel.foundation.typing import Batch, Counts, PyTree, Scalar
 from bilevel.task import Task
 
 
@@ -68,7 +69,7 @@ class SRBA(SingleLoop):
             )
 
         def recursive() -> tuple[Inner, Outer]:
-            def changed(part, batch, so_far):
+            def changed(part: Callable[..., Any], batch: Batch, so_far: Any) -> Any:
                 here, there = part(task, at, batch), part(task, memory.before, batch)
                 return jax.tree.map(lambda old, new, before: old + new - before, so_far, here, there)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from bilevel.engines.base import Carry, Point, Report, settings, traced
 from bilevel.engines.stochastic.directions import Directions, over_epoch, refuse_problem, refuse_whole
 from bilevel.engines.stochastic.double_loop import Adjoint
-from bilevel.engines.stochastic.momentum import Pair, Place, Recursive, approached, corrected
+from bilevel.engines.stochastic.momentum import AdjointSolve, Pair, Place, Recursive, approached, corrected
 from bilevel.engines.stochastic.neumann import Product, own_batches, series
 from bilevel.engines.stochastic.single_loop import start, stochastic_report
 from bilevel.engines.stochastic.steps import Stepping, StepSize, size_at
@@ -116,7 +116,7 @@ class VRBO(Stepping):
         directions = Pair(slope, trees.subtract(direct, cross))
         return Run(params, Place(params, hparams), directions, value.astype(run.value.dtype), adjoint)
 
-    def _solve(self, step: jax.Array):
+    def _solve(self, step: jax.Array) -> AdjointSolve:
         size = size_at(self.adjoint_step, step)
 
         def solve(product: Product, cotangent: PyTree) -> Adjoint:
