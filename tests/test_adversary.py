@@ -16,7 +16,7 @@ ENTRIES = {
     **sets.entries_of_vectors(6, np.float64, np.random.default_rng(3)),
     "rows": sets.rows_of(2),
 }
-SEEDS = (1, 5, 16, 23, 27, 34, 37, 47, 97, 98, 102, 187, 3036, 7011, 7014, 7022)
+SEEDS = (1, 5, 16, 23, 27, 34, 37, 47, 97, 98, 102, 187, 3036, 7011, 7012, 7014, 7022, 9021)
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 
 

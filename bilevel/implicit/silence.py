@@ -16,11 +16,12 @@ def silent(
 ) -> PyTree:
     """``linear(of, tangents)``, NaN where ``lost``; its transpose takes a cotangent that is exactly zero to zero.
 
-    A lane of a batch whose solve failed has a derivative of NaN. Where its result is masked its cotangent is zero, and
-    then it must not spoil a gradient that it shares with other lanes, nor a second derivative. Where the lane is heard
-    all of its derivatives are NaN. Differentiable to any order, in both modes. ``of`` are the values that the map
-    depends on, ``data`` those of them whose own tangents are finite. Stated as the solution of the triangular system
-    (t, r) = (t, linear(t)), because JAX's linear solve is the only rule that takes a transpose, is batched, and can be
+    A lane of a batch whose solve failed has a derivative of NaN. Where the result of the lane is masked, its
+    cotangent is zero. Then NaN must not reach a gradient that the lane shares with others, nor a second derivative.
+    Where the result is used, all derivatives of the lane are NaN. The function is differentiable to any order, in both
+    modes. The map depends on the values ``of``; ``data`` are the values among them whose own tangents are finite. The
+    map is stated as the solution of the triangular system (t, r) = (t, linear(t)),
+    because JAX's linear solve is the only rule that takes a transpose, is batched, and can be
     differentiated again.
 
     >>> gone = lambda t: silent(lambda factor, t: factor * t, 2.0, t, jnp.array(True), 2.0)

@@ -116,8 +116,9 @@ def _begun(start: Point, matrix: jax.Array, radius: jax.Array) -> tuple[Step, ja
 
 
 def _aimed(step: Step, start: Point, matrix: jax.Array, newton: jax.Array) -> tuple[Step, jax.Array, jax.Array]:
-    """The step with its direction: Newton's within the radius, else the one that the model has in the ball of the
-    radius returned. In a batch the matrices are decomposed only where one of the lanes needs its spectrum."""
+    """The step with its direction: Newton's step where it is within the radius. Elsewhere it is the minimiser of
+    the quadratic model in the ball whose radius is returned. In a batch
+    the matrices are decomposed only where one of the lanes needs its spectrum."""
     whole = step.definite & (jnp.linalg.norm(newton) <= step.radius)
     needed = ~whole & ~step.decomposed
     spectrum = rescued(needed, lambda matrix: Spectrum(*jnp.linalg.eigh(matrix)), (matrix,), step.spectrum)

@@ -55,11 +55,11 @@ class Console(Logger):
         self.tell("compiling")
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.completed = step + 1
         if not self.seen or time.monotonic() - self.updated < self.every:
             return
         shown = self.shown if self.terminal.width >= WIDE else ()
         text = "  ".join(f"{name} {brief(metrics[name])}" for name in ("outer/loss", *shown) if name in metrics)
-        self.completed = step + 1
         self.tell(text)
 
     def tell(self, text: str) -> None:
@@ -132,10 +132,13 @@ def groups(summary: Mapping[str, Any], profile: bool) -> Iterator[list[tuple[Any
     others = [(name, value) for name, value in scalars.items() if name not in taken]
     yield [*results, *others]
     yield baselines
-    yield [(name, scalars[name]) for name in RUN if name in scalars]
+    run = {name: scalars[name] for name in RUN if name in scalars}
+    if run.get("projected_grad_norm") == run.get("final_grad_norm"):  # no set holds the hyperparameters
+        run.pop("projected_grad_norm", None)
+    yield [(name, value) for name, value in run.items() if name != "blocked" or value]
     counts = [(name.replace("_", " "), number) for name, number in dict(summary.get("counts") or {}).items()]
     spent = [(name, scalars[name]) for name in (*COST, *(COMPILATION if profile else ())) if name in scalars]
-    yield [*spent, *counts]
+    yield [(name, number) for name, number in (*spent, *counts) if number]  # what did not happen is no row
 
 
 def _baselines(summary: Mapping[str, Any], scalars: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -105,7 +105,8 @@ class WandB(Logger):
 
 
 def _refused(why: Exception | str) -> ValueError:
-    return ValueError(f"W&B did not start: {str(why).rstrip('.')}. Run `wandb login`, or choose logger.mode=offline.")
+    reason = str(why).partition("Use `wandb login`")[0].strip().rstrip(".")  # W&B's own remedy would stand there twice
+    return ValueError(f"W&B did not start: {reason}. Run `wandb login`, or choose logger.mode=offline.")
 
 
 def _rows(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -8,7 +8,7 @@ coefficients as rows. `newton` makes a start exact, and says whether it is.
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -50,7 +50,7 @@ def applies(kind: Kind, rows: int) -> bool:
     return plain and rows * kind.features * breakpoints <= LARGEST
 
 
-def path_of(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, intercept: bool, least: float) -> Path:
+def path_of(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, intercept: bool, least: Any) -> Path:
     """The path of 1/2 sum_i s_i (x_i'w + b - y_i)^2 / sum_i s_i + strength sum_j |w_j| down to the least strength."""
     there = weights > 0
     x, y, own = inputs[there], targets[there], weights[there] / np.mean(weights[there])

@@ -1,14 +1,14 @@
 """`bilevel.sklearn.HypergradientSearchCV` beside scikit-learn's searches: seconds, fold losses, held-out losses.
 
-    BILEVEL_DATA=DIR python -m experiments.peers.sklearn [--splits 20] [--only one_value,large,genes,separate]
+    BILEVEL_DATA=DIR python -m experiments.peers.sklearn [--splits 20] [--only one_value,large,genes,sparse]
 
 one_value: C of a LogisticRegression on 300 x 30 (breast_cancer), first and later fits, against a 60-point GridSearchCV.
 large: the same on 10,000 x 100 drawn samples, against a 20-point one.
 genes: alpha of a Lasso on ALLAML (72 x 7,129), 5 folds, against the 100-point path of LassoCV, and sparho 0.2 where it
 is installed (its hoag_search from the same start, without an intercept, on centred columns).
-separate: one penalty a feature with and without the guard, against the best single value: the loss on rows that no fold
-saw, mean over splits with its standard error. "breast_cancer": 341 rows to fit, the rest held out. "sparse": 480 rows
-of 60 normal features of which 6 have a coefficient (of size 1), and 5,000 held out. Rows go to
+breast_cancer, sparse: one penalty a feature with and without the guard, against the best single value: the loss on rows
+that no fold saw, mean over splits with its standard error. "breast_cancer": 341 rows to fit, the rest held out.
+"sparse": 480 rows of 60 normal features of which 6 have a coefficient (of size 1), and 5,000 held out. Rows go to
 results/sklearn.csv, with the commit, the machine and its load when the row was measured.
 """
 
@@ -23,6 +23,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,17 @@ def timed(study: str, arm: str, search: Any, x: np.ndarray, y: np.ndarray) -> di
     return {"study": study, "arm": arm, "seconds": seconds, "processor": busy, "loss": -search.best_score_}
 
 
-def separate(splits: int) -> Iterator[dict[str, Any]]:
-    for name, draw in {"sparse": sparse, "breast_cancer": breast_cancer}.items():
-        for seed in range(splits):
-            (x, y), (other, held) = draw(seed)
-            folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-            arms = {"single": ((1e-4, 1e4), "auto"), "guarded": ("per_feature", "auto"), "free": ("per_feature", "off")}
-            for arm, (space, guard) in arms.items():
-                search = HypergradientSearchCV(estimator(), {"C": space}, cv=folds, guard=guard)
-                row = timed(name, arm, search, x, y)
-                row["loss"] = log_loss(held, search.predict_proba(other))
-                row |= {"seed": seed, "fold_loss": search.history_[search.best_index_]["loss"], "guard": search.guard_}
-                yield row
+def separate(name: str, splits: int) -> Iterator[dict[str, Any]]:
+    for seed in range(splits):
+        (x, y), (other, held) = {"sparse": sparse, "breast_cancer": breast_cancer}[name](seed)
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        arms = {"single": ((1e-4, 1e4), "auto"), "guarded": ("per_feature", "auto"), "free": ("per_feature", "off")}
+        for arm, (space, guard) in arms.items():
+            search = HypergradientSearchCV(estimator(), {"C": space}, cv=folds, guard=guard)
+            row = timed(name, arm, search, x, y)
+            row["loss"] = log_loss(held, search.predict_proba(other))
+            row |= {"seed": seed, "fold_loss": search.history_[search.best_index_]["loss"], "guard": search.guard_}
+            yield row
 
 
 def draw() -> None:
@@ -171,10 +171,11 @@ def summary(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--only", default="one_value,large,genes,separate")
+    parser.add_argument("--only", default="one_value,large,genes,sparse,breast_cancer")
     parser.add_argument("--figure", action="store_true", help="draws docs/figures/sklearn_penalties.png first")
     arguments = parser.parse_args()
-    studies = {"one_value": one_value, "large": large, "genes": genes, "separate": lambda: separate(arguments.splits)}
+    studies = {"one_value": one_value, "large": large, "genes": genes}
+    studies |= {name: partial(separate, name, arguments.splits) for name in ("sparse", "breast_cancer")}
     rows: list[dict[str, Any]] = []
     warnings.simplefilter("ignore")
     surroundings = {
@@ -190,10 +191,8 @@ def main() -> None:
             print(
                 {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}, flush=True
             )
+        write(rows)
     summary(rows)
-    if not rows:
-        return
-    write(rows)
 
 
 def write(rows: list[dict[str, Any]]) -> None:

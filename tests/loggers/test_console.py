@@ -88,3 +88,17 @@ def test_a_notebook_shows_one_line_that_changes(monkeypatch):
     console.progress.stop()
     assert [line.split(" s ")[0] for line in told] == ["ridge  0/3  0", "ridge  1/3  0", "ridge  1/3  0"]
     assert [line.split(" s  ")[1] for line in told] == ["compiling", "outer/loss 0.5", "final solve"]
+
+
+def test_what_did_not_happen_is_no_row_and_phases_know_all_steps():
+    file = io.StringIO()
+    console = Console(every=1e9, file=file, width=80)
+    console.start(Run(name="ridge", steps=4))
+    for step in range(4):
+        console.log(step, {"outer/loss": 0.5})
+    console.phase("final solve")
+    same = {"final_grad_norm": 0.25, "projected_grad_norm": 0.25, "blocked": False}
+    console.finish({**SUMMARY, **same, "retries": 0, "counts": {"gradients": 3, "proxes": 0}})
+    told = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", file.getvalue())
+    assert "4/4" in told and "final grad norm" in told
+    assert not any(word in told for word in ("projected", "blocked", "retries", "proxes"))

@@ -86,11 +86,10 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
 
     distance = trees.subtract(corrected, grad)
     noise = _noise(task, point, solved)
-    error_inner = (1 + noise.inner) * trees.norm(trees.axpy(1.0, by_adjoint, distance))
-    error_adjoint = (1 + noise.adjoint) * trees.norm(by_adjoint)
-    size = jnp.minimum(
-        trees.norm(distance) * (1 + jnp.maximum(noise.inner, noise.adjoint)), error_inner + error_adjoint
-    )
+    error_inner = _widened(trees.axpy(1.0, by_adjoint, distance), noise.inner, noise.gradient)
+    error_adjoint = _widened(by_adjoint, noise.adjoint, noise.gradient)
+    together = _widened(distance, jnp.maximum(noise.inner, noise.adjoint), noise.gradient)
+    size = jnp.minimum(together, error_inner + error_adjoint)
     theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
     theta_adjoint = _shrinkage(left, wrong, noise.cotangent)
     theta = jnp.maximum(theta_inner, theta_adjoint)
@@ -113,16 +112,20 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
     )
 
 
+def _widened(change: HParams, noise: jax.Array, rounding: jax.Array) -> jax.Array:
+    """The size of a part of the correction, for a residual as large as its ``noise``; rounding stays what it is."""
+    size = trees.norm(change)  # a residual may happen to be far below its noise, and the factor be 1e9
+    return size + noise * jnp.maximum(size - rounding, 0)
+
+
 def _longer(inner: jax.Array, adjoint: jax.Array) -> jax.Array:
     """The sum of all corrections in lengths of the first one, up to `FARTHEST`, by the ratios of both residuals.
 
-    Along the adjoint A shrinks to (1 - adjoint) A in a Newton step, so the adjoint grows by q = 1 / (1 - adjoint), and
-    each step of the params is inner * q times the one before. That way is p = 1 / (1 - inner * q) steps long, and the
-    gradient changes by 1 + q + ... + q^(p-1) = (q^p - 1) / (q - 1) of its change in the first. Corrections of the
-    adjoint at the same params add up to q of the first.
+    A step shrinks A to (1 - adjoint) A along the adjoint, which grows by q = 1 / (1 - adjoint); each step is inner * q
+    times the one before, their way p = 1 / (1 - inner * q) steps, and the gradient changes by (q^p - 1) / (q - 1) of
+    the first change. Corrections of the adjoint at the same params add up to q of the first.
     """
-    far = 1 - 1 / FARTHEST
-    ratio = lambda theta: jnp.where(theta > 0, jnp.minimum(theta, far), 0)  # NaN: no ratio was measured
+    ratio = lambda theta: jnp.where(theta > 0, jnp.minimum(theta, 1 - 1 / FARTHEST), 0)  # NaN: no ratio was measured
     growth = -jnp.log1p(-ratio(adjoint))  # log q
     steps = 1 / (1 - ratio(inner * jnp.exp(growth)))
     longest = jnp.minimum(growth * steps, jnp.log(FARTHEST))  # a power would overflow

@@ -33,8 +33,9 @@ class FSLA(Stepping):
 
         d <- D_h + (1 - share) (d - D_h before),      D_h = dg/dh - B'u
 
-    D_h and D_h before are on one minibatch, at (w, u, h) and at those of the outer step before; all three lines draw
-    minibatches of their own. Proved with all steps and ``share`` of order 1 / sqrt(k) (`bl.PowerLaw`).
+    D_h is taken at this outer step's (w, u, h), and D_h before at the (w, u, h) of the last outer step, both on one
+    minibatch. The updates of w, of u and of d each draw a minibatch of their own. Proved
+    with all steps and ``share`` of order 1 / sqrt(k) (`bl.PowerLaw`).
     Source: Li, Gu and Huang, 2022.
     """
 

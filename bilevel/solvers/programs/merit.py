@@ -98,8 +98,8 @@ class _Search(NamedTuple):
         return program.value(at.primal) - self.direction.barrier * jnp.sum(jnp.log(at.slack)) + penalty * infeasible
 
     def safe(self, moved: Iterate, failed: jax.Array) -> Iterate:
-        """The iterate with multipliers that are near those of the barrier, by a factor of 1e10; or, where the search
-        ``failed``, with a smaller violation. As it is for a program that looks convex."""
+        """The iterate with its multipliers within a factor of 1e10 of the barrier's multipliers. Where the search
+        ``failed``, it is an iterate with a smaller violation. A program that looks convex keeps its iterate."""
         chosen = trees.select(failed, jax.lax.stop_gradient(self.restored(failed)), moved)
         central = self.direction.barrier / chosen.slack
         near = jnp.clip(chosen.inequality_dual, central / NEAR, central * NEAR)
