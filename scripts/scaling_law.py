@@ -77,8 +77,9 @@ def measured(task: bl.Task, mesh: dict | None = None, steps: int = 8) -> Step:
     program = next(iter(fit.advance._found.values())).compiled
     counts = [sum(line[f"counts/{name}"] for name in ("gradients", "hessian_products")) for line in lines]
     seconds = statistics.median(line["seconds"] for line in lines[1:])
-    memory = program.memory_analysis()
-    return Step(seconds, statistics.median(counts), memory.temp_size_in_bytes, program.as_text() or "")
+    memory: Any = program.memory_analysis()  # None on a device that does not tell
+    scratch = memory.temp_size_in_bytes if memory else 0
+    return Step(seconds, statistics.median(counts), scratch, program.as_text() or "")
 
 
 def report_sizes(sizes: list[tuple[int, int]]) -> float:
