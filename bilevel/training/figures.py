@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,7 +89,7 @@ def training(result: Result) -> Figure:
     """Outer loss and held-out losses with their baselines, and the norm of the hypergradient, by outer steps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     losses = ["outer/loss", *(name for name in result.metrics[-1] if name.endswith("/loss") and name != "outer/loss")]
     for name in losses:
@@ -97,18 +98,20 @@ def training(result: Result) -> Figure:
         (line,) = left.plot(*curve, label=label, linewidth=1.8 if name == "outer/loss" else 1.2)
         baseline = result.summary.get("baseline_validation_loss" if name == "outer/loss" else f"baseline_{key(name)}")
         if baseline is not None and np.isfinite(baseline):
-            left.axhline(baseline, color=line.get_color(), linewidth=1.2, linestyle=":", label=f"{label}: baseline")
+            short = re.split("[,(]", label)[0].strip()
+            left.axhline(baseline, color=line.get_color(), linewidth=1.2, linestyle=":", label=f"{short} baseline")
     best = result.summary.get("best_step", -1)
     if best >= 0:
         left.axvline(best, color="0.7", linewidth=0.8, linestyle="--", label="chosen step", zorder=0)
     left.set(xlabel="outer step", ylabel="loss")
     whole_steps(left)
-    left.legend(frameon=False, fontsize=8)
     right.plot(*series(result, "outer/grad_norm"), label="norm of the hypergradient")
-    right.plot(*series(result, "error_estimate"), label="estimate of its error", linewidth=1.0)
+    if np.isfinite((estimate := series(result, "error_estimate"))[1]).any():  # some engines have none
+        right.plot(*estimate, label="estimate of its error", linewidth=1.0)
     positive_log(right)
     right.set(xlabel="outer step")
-    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)  # off the curves and lines
     return figure
 
 

@@ -97,10 +97,10 @@ def test_the_losses_end_at_the_last_iterate_beside_their_baselines():
     lines = {line.get_label(): line for line in training(result).axes[0].get_lines()}
     for label, end in (("validation (outer loss)", 0.1), ("test, held out", 0.4)):
         assert [float(np.asarray(data)[-1]) for data in lines[label].get_data()] == [5.0, end]
-    baseline = lines["test, held out: baseline"]
+    baseline = lines["test baseline"]
     assert set(np.asarray(baseline.get_ydata())) == {0.45}
     assert baseline.get_color() == lines["test, held out"].get_color()
-    assert "validation (outer loss): baseline" not in lines
+    assert "validation baseline" not in lines
 
 
 def test_a_number_beside_arrays_is_drawn_as_its_path_and_no_legend_lies_on_a_panel():
