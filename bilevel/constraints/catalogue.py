@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bilevel import projections
-from bilevel.constraints.parametric import ParametricSet
+from bilevel.constraints.parametric import ParametricSet, Projection
 from bilevel.penalties import Parameter, extent
 from bilevel.projections import kinks
 
@@ -22,9 +22,7 @@ class NonNegative(ParametricSet):
     """
 
     separable: ClassVar[bool] = True
-    reach = staticmethod(extent.entries)
-    operator = staticmethod(projections.non_negative)
-    distance = staticmethod(kinks.non_negative)
+    projection = Projection(extent.entries, projections.non_negative, kinks.non_negative)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +31,7 @@ class Hypercube(ParametricSet):
 
     side: Parameter = 1.0
     separable: ClassVar[bool] = True
-    reach = staticmethod(extent.entries)
-    operator = staticmethod(projections.hypercube)
-    distance = staticmethod(kinks.hypercube)
+    projection = Projection(extent.entries, projections.hypercube, kinks.hypercube)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +40,7 @@ class CappedSimplex(ParametricSet):
 
     upper: Parameter = 1.0
     total: Parameter = 1.0
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.capped_simplex)
-    distance = staticmethod(kinks.capped_simplex)
+    projection = Projection(extent.rows, projections.capped_simplex, kinks.capped_simplex)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +53,7 @@ class L1Ball(ParametricSet):
     """
 
     radius: Parameter = 1.0
-    reach = staticmethod(extent.everything)
-    operator = staticmethod(projections.l1_ball)
-    distance = staticmethod(kinks.l1_ball)
+    projection = Projection(extent.everything, projections.l1_ball, kinks.l1_ball)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +61,7 @@ class L2Ball(ParametricSet):
     """{w: ||w||_2 <= radius}."""
 
     radius: Parameter = 1.0
-    reach = staticmethod(extent.everything)
-    operator = staticmethod(projections.l2_ball)
-    distance = staticmethod(kinks.l2_ball)
+    projection = Projection(extent.everything, projections.l2_ball, kinks.l2_ball)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +70,7 @@ class LInfBall(ParametricSet):
 
     radius: Parameter = 1.0
     separable: ClassVar[bool] = True
-    reach = staticmethod(extent.entries)
-    operator = staticmethod(projections.linf_ball)
-    distance = staticmethod(kinks.linf_ball)
+    projection = Projection(extent.entries, projections.linf_ball, kinks.linf_ball)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,45 +81,35 @@ class BoxSection(ParametricSet):
     upper: Parameter
     weights: Parameter
     total: Parameter
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.box_section)
-    distance = staticmethod(kinks.box_section)
+    projection = Projection(extent.rows, projections.box_section, kinks.box_section)
 
 
 @dataclass(frozen=True, eq=False)
 class Isotonic(ParametricSet):
     """{w: w_1 <= w_2 <= ... along the last axis}."""
 
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.isotonic)
-    distance = staticmethod(kinks.isotonic)
+    projection = Projection(extent.rows, projections.isotonic, kinks.isotonic)
 
 
 @dataclass(frozen=True, eq=False)
 class SecondOrderCone(ParametricSet):
     """{(t, z): ||z||_2 <= t}, t first along the last axis."""
 
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.second_order_cone)
-    distance = staticmethod(kinks.second_order_cone)
+    projection = Projection(extent.rows, projections.second_order_cone, kinks.second_order_cone)
 
 
 @dataclass(frozen=True, eq=False)
 class PSDCone(ParametricSet):
     """The symmetric positive semidefinite matrices."""
 
-    reach = staticmethod(extent.matrix)
-    operator = staticmethod(projections.psd_cone)
-    distance = staticmethod(kinks.psd_cone)
+    projection = Projection(extent.matrix, projections.psd_cone, kinks.psd_cone)
 
 
 @dataclass(frozen=True, eq=False)
 class ExponentialCone(ParametricSet):
     """The exponential cone, in the convention of `bilevel.projections.exponential_cone`."""
 
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.exponential_cone)
-    distance = staticmethod(kinks.exponential_cone)
+    projection = Projection(extent.rows, projections.exponential_cone, kinks.exponential_cone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +117,7 @@ class L1Sphere(ParametricSet):
     """{w: ||w||_1 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
-    reach = staticmethod(extent.everything)
-    operator = staticmethod(projections.l1_sphere)
-    distance = staticmethod(kinks.l1_sphere)
+    projection = Projection(extent.everything, projections.l1_sphere, kinks.l1_sphere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +125,7 @@ class L2Sphere(ParametricSet):
     """{w: ||w||_2 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
-    reach = staticmethod(extent.everything)
-    operator = staticmethod(projections.l2_sphere)
-    distance = staticmethod(kinks.l2_sphere)
+    projection = Projection(extent.everything, projections.l2_sphere, kinks.l2_sphere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +135,4 @@ class SparseSimplex(ParametricSet):
 
     max_nonzeros: int
     total: Parameter = 1.0
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.sparse_simplex)
-    distance = staticmethod(kinks.sparse_simplex)
+    projection = Projection(extent.rows, projections.sparse_simplex, kinks.sparse_simplex)

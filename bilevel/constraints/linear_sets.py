@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import projections
-from bilevel.constraints.parametric import ParametricSet
+from bilevel.constraints.parametric import ParametricSet, Projection
 from bilevel.penalties import Parameter, extent
 from bilevel.penalties.parametric import nowhere
 from bilevel.projections import kinks
@@ -18,9 +18,7 @@ class Hyperplane(ParametricSet):
 
     normal: Parameter
     offset: Parameter
-    reach = staticmethod(extent.everything)
-    operator = staticmethod(projections.hyperplane)
-    distance = staticmethod(nowhere)
+    projection = Projection(extent.everything, projections.hyperplane, nowhere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +27,7 @@ class HalfSpace(ParametricSet):
 
     normal: Parameter
     offset: Parameter
-    reach = staticmethod(extent.everything)
-    operator = staticmethod(projections.halfspace)
-    distance = staticmethod(kinks.halfspace)
+    projection = Projection(extent.everything, projections.halfspace, kinks.halfspace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +36,7 @@ class AffineSet(ParametricSet):
 
     A: Parameter
     b: Parameter
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.affine_set)
-    distance = staticmethod(nowhere)
+    projection = Projection(extent.rows, projections.affine_set, nowhere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +47,7 @@ class Polyhedron(ParametricSet):
     b: Parameter
     G: Parameter
     h: Parameter
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.polyhedron)
-    distance = staticmethod(kinks.polyhedron)
+    projection = Projection(extent.rows, projections.polyhedron, kinks.polyhedron)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +56,11 @@ class Transport(ParametricSet):
 
     rows: Parameter
     columns: Parameter
-    reach = staticmethod(extent.matrix)
-    operator = staticmethod(projections.transport)
-    distance = staticmethod(kinks.transport)
+    projection = Projection(extent.matrix, projections.transport, kinks.transport)
 
 
 @dataclass(frozen=True, eq=False)
 class Birkhoff(ParametricSet):
     """The doubly stochastic matrices."""
 
-    reach = staticmethod(extent.matrix)
-    operator = staticmethod(projections.birkhoff)
-    distance = staticmethod(kinks.birkhoff)
+    projection = Projection(extent.matrix, projections.birkhoff, kinks.birkhoff)

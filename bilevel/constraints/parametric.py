@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 
@@ -13,19 +13,25 @@ from bilevel.penalties import extent
 from bilevel.penalties.parametric import distances, pieces_of
 
 
-class ParametricSet(Constraint):
-    """A set on the pieces that ``reach`` makes of a tree. Its fields are, in order, the parameters of its projection
-    and of the distance to its kinks."""
+class Projection(NamedTuple):
+    """The three facts that make a set: the pieces of a tree that it acts on, its projection, and the kinks of that."""
 
-    reach: ClassVar[extent.Extent]
-    operator: ClassVar[Callable[..., jax.Array]]  # (point, *parameters) -> point
-    distance: ClassVar[Callable[..., jax.Array]]  # (point, *parameters) -> distances to all kinks
+    reach: extent.Extent
+    operator: Callable[..., jax.Array]  # (point, *parameters) -> point
+    distance: Callable[..., jax.Array]  # (point, *parameters) -> distances to all kinks
+
+
+class ParametricSet(Constraint):
+    """A set on the pieces of a tree that its projection reaches. Its fields are, in order, the parameters of its
+    projection and of the distance to its kinks."""
+
+    projection: ClassVar[Projection]
 
     def project(self, point: Params, hparams: HParams) -> Params:
-        return self._pieces(point, hparams).apply(type(self).operator)
+        return self._pieces(point, hparams).apply(self.projection.operator)
 
     def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
-        return distances(self, self._pieces(point, hparams), type(self).distance)
+        return distances(self, self._pieces(point, hparams), self.projection.distance)
 
     def _pieces(self, point: Params, hparams: HParams) -> extent.Pieces:
-        return pieces_of(self, type(self).reach, point, hparams)
+        return pieces_of(self, self.projection.reach, point, hparams)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bilevel import projections
 from bilevel.constraints.base import Constraint
-from bilevel.constraints.parametric import ParametricSet
+from bilevel.constraints.parametric import ParametricSet, Projection
 from bilevel.foundation.typing import HParams, Params, PyTree
 from bilevel.penalties import Parameter, Zero, extent
 from bilevel.projections import kinks
@@ -42,9 +42,7 @@ class Box(ParametricSet):
     lower: Parameter = -jnp.inf
     upper: Parameter = jnp.inf
     separable: ClassVar[bool] = True
-    reach = staticmethod(extent.entries)
-    operator = staticmethod(projections.box)
-    distance = staticmethod(kinks.box)
+    projection = Projection(extent.entries, projections.box, kinks.box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +57,4 @@ class Simplex(ParametricSet):
     scale: Parameter = 1.0
     by_rows: ClassVar[bool] = True
     zero_rows: ClassVar[bool] = False
-    reach = staticmethod(extent.rows)
-    operator = staticmethod(projections.simplex)
-    distance = staticmethod(kinks.simplex)
+    projection = Projection(extent.rows, projections.simplex, kinks.simplex)

@@ -37,6 +37,16 @@ def _files(*names: str) -> tuple[File, ...]:
     return tuple(File(name, CHECKSUMS[name]) for name in names)
 
 
+def _libsvm(name: str, description: str, size: Size, file: str) -> Source:
+    """A sparse set of the LIBSVM collection, one file a split."""
+    return Source(name, description, size, published.libsvm, _files(file), TICK)
+
+
+def _matlab(name: str, description: str, size: Size, file: str) -> Source:
+    """A set of the feature-selection repository, one MATLAB file each."""
+    return Source(name, description, size, published.matlab, _files(file), FEATURES)
+
+
 _SOURCES = (
     Source("digits", "1,797 x 64, images of 8 x 8, 10 classes", Size(1797, 64, 10), embedded.digits),
     Source("breast_cancer", "569 x 30, 2 classes", Size(569, 30, 2), embedded.breast_cancer),
@@ -75,54 +85,12 @@ _SOURCES = (
         address="openml.org, data set mnist_784",
         download=True,
     ),
-    Source(
-        "ijcnn1",
-        "49,990 x 22, 2 classes",
-        Size(49_990, 22, 2, sparse=True),
-        published.libsvm,
-        _files("ijcnn1.trn.bz2"),
-        TICK,
-    ),
-    Source(
-        "ijcnn1_test",
-        "its test split, 91,701 x 22",
-        Size(91_701, 22, 2, sparse=True),
-        published.libsvm,
-        _files("ijcnn1.tst.bz2"),
-        TICK,
-    ),
-    Source(
-        "a9a",
-        "32,561 x 123, sparse, 2 classes",
-        Size(32_561, 123, 2, sparse=True),
-        published.libsvm,
-        _files("adult.trn.bz2"),
-        TICK,
-    ),
-    Source(
-        "a9a_test",
-        "its test split, 16,281 x 123",
-        Size(16_281, 123, 2, sparse=True),
-        published.libsvm,
-        _files("adult.tst.bz2"),
-        TICK,
-    ),
-    Source(
-        "reuters",
-        "7,770 x 8,315, sparse text, 2 classes",
-        Size(7770, 8315, 2, sparse=True),
-        published.libsvm,
-        _files("reuters.trn.bz2"),
-        TICK,
-    ),
-    Source(
-        "reuters_test",
-        "its test split, 3,299 x 8,315",
-        Size(3299, 8315, 2, sparse=True),
-        published.libsvm,
-        _files("reuters.tst.bz2"),
-        TICK,
-    ),
+    _libsvm("ijcnn1", "49,990 x 22, 2 classes", Size(49_990, 22, 2, sparse=True), "ijcnn1.trn.bz2"),
+    _libsvm("ijcnn1_test", "its test split, 91,701 x 22", Size(91_701, 22, 2, sparse=True), "ijcnn1.tst.bz2"),
+    _libsvm("a9a", "32,561 x 123, sparse, 2 classes", Size(32_561, 123, 2, sparse=True), "adult.trn.bz2"),
+    _libsvm("a9a_test", "its test split, 16,281 x 123", Size(16_281, 123, 2, sparse=True), "adult.tst.bz2"),
+    _libsvm("reuters", "7,770 x 8,315, sparse text, 2 classes", Size(7770, 8315, 2, sparse=True), "reuters.trn.bz2"),
+    _libsvm("reuters_test", "its test split, 3,299 x 8,315", Size(3299, 8315, 2, sparse=True), "reuters.tst.bz2"),
     Source(
         "planted",
         "made-up expressions, 299 x 1,000, 2 classes decided by a code of low variance",
@@ -131,33 +99,10 @@ _SOURCES = (
         address="made by bilevel",
         package="bilevel",
     ),
-    Source(
-        "allaml",
-        "Golub leukemia, 72 x 7,129 gene expressions",
-        Size(72, 7129, 2),
-        published.matlab,
-        _files("ALLAML.mat"),
-        FEATURES,
-    ),
-    Source(
-        "leukemia",
-        "72 x 7,070 genes, discretised",
-        Size(72, 7070, 2),
-        published.matlab,
-        _files("leukemia.mat"),
-        FEATURES,
-    ),
-    Source(
-        "colon", "62 x 2,000 genes, discretised", Size(62, 2000, 2), published.matlab, _files("colon.mat"), FEATURES
-    ),
-    Source(
-        "pcmac",
-        "20 newsgroups, 1,943 x 3,289 word counts",
-        Size(1943, 3289, 2),
-        published.matlab,
-        _files("PCMAC.mat"),
-        FEATURES,
-    ),
+    _matlab("allaml", "Golub leukemia, 72 x 7,129 gene expressions", Size(72, 7129, 2), "ALLAML.mat"),
+    _matlab("leukemia", "72 x 7,070 genes, discretised", Size(72, 7070, 2), "leukemia.mat"),
+    _matlab("colon", "62 x 2,000 genes, discretised", Size(62, 2000, 2), "colon.mat"),
+    _matlab("pcmac", "20 newsgroups, 1,943 x 3,289 word counts", Size(1943, 3289, 2), "PCMAC.mat"),
     Source(
         "omniglot",
         "242 handwritten characters, 20 drawings each",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,14 +18,10 @@ from bilevel.solvers import ProximalGradient as Engine, Solver as InnerSolver
 
 
 @dataclass(eq=False)
-class ProximalGradient(IterativeSolver):
-    """min over w of fun(w, *args, **kwargs) + g(w), where prox(w, hyperparams_prox, scaling) is the prox of g.
-
-    ``run(init_params, hyperparams_prox, *args, **kwargs)``. By `bl.ProximalGradient`.
-    """
+class AcceleratedSolver(IterativeSolver):
+    """A minimiser of fun + g by proximal gradient steps with Nesterov's acceleration; a subclass says what g is."""
 
     fun: Callable
-    prox: Callable = proxes.prox_none
     value_and_grad: bool = False
     has_aux: bool = False
     stepsize: float | Callable = 0.0
@@ -39,8 +36,11 @@ class ProximalGradient(IterativeSolver):
     jit: bool = True
     unroll: str | bool = "auto"
 
-    extra: ClassVar[str | None] = "hyperparams_prox"
     unused: ClassVar[tuple[str, ...]] = ("maxls", "decrease_factor")
+
+    @abc.abstractmethod
+    def penalty(self) -> Proximal:
+        """The term g that is not smooth."""
 
     def engine(self) -> InnerSolver:
         return stepping(Engine(acceleration=self.acceleration), self.stepsize)
@@ -51,6 +51,33 @@ class ProximalGradient(IterativeSolver):
     def statement(self) -> Statement:
         loss, penalty = self.function().loss, self.penalty()
         return Statement(Condition.under(loss, penalty), loss, penalty)
+
+
+# A dataclass takes the fields of its last base first. So these two come before the settings, where JAXopt has them.
+@dataclass(eq=False)
+class Penalised:
+    """The first arguments of a method for a penalty."""
+
+    fun: Callable
+    prox: Callable = proxes.prox_none
+
+
+@dataclass(eq=False)
+class Constrained:
+    """The first arguments of a method for a set."""
+
+    fun: Callable
+    projection: Callable
+
+
+@dataclass(eq=False)
+class ProximalGradient(AcceleratedSolver, Penalised):
+    """min over w of fun(w, *args, **kwargs) + g(w), where prox(w, hyperparams_prox, scaling) is the prox of g.
+
+    ``run(init_params, hyperparams_prox, *args, **kwargs)``. By `bl.ProximalGradient`.
+    """
+
+    extra: ClassVar[str | None] = "hyperparams_prox"
 
     def penalty(self) -> Proximal:
         """The nonsmooth term."""
@@ -71,37 +98,14 @@ class GradientDescent(ProximalGradient):
 
 
 @dataclass(eq=False)
-class ProjectedGradient(IterativeSolver):
+class ProjectedGradient(AcceleratedSolver, Constrained):
     """min over w in a set of fun(w, *args, **kwargs), where projection(w, hyperparams_proj) is the nearest point.
 
     ``run(init_params, hyperparams_proj, *args, **kwargs)``. By `bl.ProximalGradient`.
     """
 
-    fun: Callable
-    projection: Callable
-    value_and_grad: bool = False
-    has_aux: bool = False
-    stepsize: float | Callable = 0.0
-    maxiter: int = 500
-    maxls: int = 15
-    tol: float = 1e-3
-    acceleration: bool = True
-    decrease_factor: float = 0.5
-    verbose: bool | int = False
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
-
     extra: ClassVar[str | None] = "hyperparams_proj"
-    unused: ClassVar[tuple[str, ...]] = ("maxls", "decrease_factor")
 
-    def engine(self) -> InnerSolver:
-        return stepping(Engine(acceleration=self.acceleration), self.stepsize)
-
-    def function(self) -> Objective:
-        return Objective(self.fun, self.value_and_grad, self.has_aux)
-
-    def statement(self) -> Statement:
-        loss, penalty = self.function().loss, Proximal(proxes.make_prox_from_projection(self.projection))
-        return Statement(Condition.under(loss, penalty), loss, penalty)
+    def penalty(self) -> Proximal:
+        """The set, whose prox is the projection for every step size."""
+        return Proximal(proxes.make_prox_from_projection(self.projection))

@@ -19,12 +19,18 @@ STEPS = ("max_stepsize", "min_stepsize")
 FULL = 50  # pairs that stand for the dense matrix of BFGS: the newest ones determine the step
 
 
+@dataclass(eq=False)
 class SmoothSolver(IterativeSolver):
-    """A minimiser of a smooth function whose states hold the function's value."""
+    """A minimiser of a smooth function whose states hold the function's value; its search is bilevel's own."""
+
+    fun: Callable
+    value_and_grad: bool | Callable = False
+    has_aux: bool = False
+    maxiter: int = 500
+    tol: float = 1e-3
 
     tells_value: ClassVar[bool] = True
-    fun: Callable
-    value_and_grad: bool | Callable
+    unused: ClassVar[tuple[str, ...]] = (*SEARCHED, *STEPS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,11 +50,6 @@ class SmoothSolver(IterativeSolver):
 class LBFGS(SmoothSolver):
     """min over w of fun(w, *args, **kwargs). By `bl.LBFGS` with ``history_size`` pairs."""
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
-    maxiter: int = 500
-    tol: float = 1e-3
     stepsize: float | Callable = 0.0
     linesearch: str = "zoom"
     linesearch_init: str = "increase"
@@ -77,11 +78,6 @@ class LBFGS(SmoothSolver):
 class BFGS(SmoothSolver):
     """min over w of fun(w, *args, **kwargs). By `bl.LBFGS` with 50 pairs, which keeps no dense matrix."""
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
-    maxiter: int = 500
-    tol: float = 1e-3
     stepsize: float | Callable = 0.0
     linesearch: str = "zoom"
     linesearch_init: str = "increase"
@@ -97,8 +93,6 @@ class BFGS(SmoothSolver):
     unroll: str | bool = "auto"
     verbose: bool | int = False
 
-    unused: ClassVar[tuple[str, ...]] = (*SEARCHED, *STEPS)
-
     def engine(self) -> InnerSolver:
         return Unbounded(memory=FULL)
 
@@ -111,11 +105,7 @@ class NonlinearCG(SmoothSolver):
     Hestenes and Stiefel where the line search is exact (Shanno, 1978), and which descends where it is not.
     """
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
     maxiter: int = 100
-    tol: float = 1e-3
     method: str = "polak-ribiere"
     linesearch: str = "zoom"
     linesearch_init: str = "increase"
@@ -130,8 +120,6 @@ class NonlinearCG(SmoothSolver):
     jit: bool = True
     unroll: str | bool = "auto"
     verbose: bool | int = False
-
-    unused: ClassVar[tuple[str, ...]] = (*SEARCHED, *STEPS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,11 +140,7 @@ class LBFGSB(SmoothSolver):
     ``run(init_params, bounds, *args, **kwargs)`` with bounds = (lower, upper), or None.
     """
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
     maxiter: int = 50
-    tol: float = 1e-3
     stepsize: float | Callable = 0.0
     linesearch: str = "zoom"
     linesearch_init: str = "increase"

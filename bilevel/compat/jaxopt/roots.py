@@ -21,10 +21,22 @@ from bilevel.solvers import (
 
 
 @dataclass(eq=False)
-class FixedPointIteration(IterativeSolver):
-    """w with fixed_point_fun(w, *args, **kwargs) = w, by `bl.FixedPointIteration`."""
+class FixedPointSolver(IterativeSolver):
+    """A solver of fixed_point_fun(w, *args, **kwargs) = w."""
 
     fixed_point_fun: Callable
+
+    def function(self) -> FirstOf:
+        return FirstOf(self.fixed_point_fun, self.has_aux)
+
+    def statement(self) -> Statement:
+        return Statement(FixedPoint(self.function().stated))
+
+
+@dataclass(eq=False)
+class FixedPointIteration(FixedPointSolver):
+    """w with fixed_point_fun(w, *args, **kwargs) = w, by `bl.FixedPointIteration`."""
+
     maxiter: int = 100
     tol: float = 1e-5
     has_aux: bool = False
@@ -37,22 +49,15 @@ class FixedPointIteration(IterativeSolver):
     def engine(self) -> InnerSolver:
         return Iteration()
 
-    def function(self) -> FirstOf:
-        return FirstOf(self.fixed_point_fun, self.has_aux)
-
-    def statement(self) -> Statement:
-        return Statement(FixedPoint(self.function().stated))
-
 
 @dataclass(eq=False)
-class AndersonAcceleration(IterativeSolver):
+class AndersonAcceleration(FixedPointSolver):
     """w with fixed_point_fun(w, *args, **kwargs) = w, by `bl.Anderson` with ``history_size`` differences.
 
     The coefficients are those of the normalised columns, so a ``ridge`` above 1e-12 is rarely needed. Every step is
     accelerated, and a step that makes the residual ten times larger is undone.
     """
 
-    fixed_point_fun: Callable
     history_size: int = 5
     mixing_frequency: int = 1
     beta: float = 1.0
@@ -74,12 +79,6 @@ class AndersonAcceleration(IterativeSolver):
     def engine(self) -> InnerSolver:
         ridge = self.ridge if self.ridge != AndersonAcceleration.ridge else Anderson.ridge
         return Anderson(memory=self.history_size, mixing=self.beta, ridge=ridge)
-
-    def function(self) -> FirstOf:
-        return FirstOf(self.fixed_point_fun, self.has_aux)
-
-    def statement(self) -> Statement:
-        return Statement(FixedPoint(self.function().stated))
 
 
 @dataclass(eq=False)

@@ -51,11 +51,14 @@ class Squares:
         return Statement(ProximalGradient.under(loss, box), loss, box)
 
 
+@dataclass(eq=False)
 class SquaresSolver(IterativeSolver):
-    """The part that both share."""
+    """A minimiser of ||residual_fun(w, *args, **kwargs)||^2 / 2, whose states hold that value."""
+
+    residual_fun: Callable
+    maxiter: int = 30
 
     tells_value: ClassVar[bool] = True
-    residual_fun: Callable
 
     def function(self) -> Any:
         return Squares(FirstOf(self.residual_fun, self.has_aux))
@@ -68,8 +71,6 @@ class SquaresSolver(IterativeSolver):
 class GaussNewton(SquaresSolver):
     """min over w of ||residual_fun(w, *args, **kwargs)||^2 / 2, by `bl.GaussNewton`."""
 
-    residual_fun: Callable
-    maxiter: int = 30
     tol: float = 1e-5
     implicit_diff: bool = True
     implicit_diff_solve: Callable | None = None
@@ -89,8 +90,6 @@ class LevenbergMarquardt(SquaresSolver):
     It stops where the norm of the gradient is at most ``tol`` (``gtol`` with stop_criterion="madsen-nielsen").
     """
 
-    residual_fun: Callable
-    maxiter: int = 30
     damping_parameter: float = 1e-6
     stop_criterion: str = "grad-l2-norm"
     tol: float = 1e-3

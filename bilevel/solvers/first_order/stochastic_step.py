@@ -24,9 +24,33 @@ class Memory(NamedTuple):
     step_size: jax.Array
 
 
+@dataclass(frozen=True)
+class StepsByValue(Solver):
+    """Steps w <- w - t g + momentum (w - w_before), whose size t is found from values; the subclasses say how."""
+
+    max_steps: int = 1000
+    tol: float | jax.Array = 1e-6
+    largest: float = 1.0
+
+    def init(self, instance: Instance, params: Params) -> State:
+        value, gradient = instance.value_and_gradient(params)
+        size = trees.norm(gradient)
+        first = jnp.asarray(self.largest, size.dtype)
+        rest = jax.tree.map(jnp.zeros_like, params)
+        return State(params, size, Counts(gradients=1), Memory(value, gradient, rest, first))
+
+    def refresh(self, instance: Instance, state: State) -> State:
+        value, gradient = instance.value_and_gradient(state.params)
+        memory = state.memory._replace(value=value, gradient=gradient)
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
+
+    def refuse(self, instance: Instance) -> None:
+        needs_smooth(self, instance)
+
+
 @settings
 @dataclass(frozen=True)
-class PolyakSGD(Solver):
+class PolyakSGD(StepsByValue):
     """w <- w - t g + momentum (w - w_before),  t = min(largest, (loss(w) - least) / (||g||^2 + damping)).
 
     ``least`` is the least value of the loss on any samples: 0 for a model that can fit all of them, where the steps
@@ -40,39 +64,22 @@ class PolyakSGD(Solver):
     [1.0, 2.0]
     """
 
-    max_steps: int = 1000
-    tol: float | jax.Array = 1e-6
-    largest: float = 1.0
     least: float = 0.0
     damping: float = 0.0
     momentum: float = 0.0
 
-    def init(self, instance: Instance, params: Params) -> State:
-        return _begun(instance, params, self.largest)
-
     def step(self, instance: Instance, state: State) -> State:
-        value, gradient, velocity, _ = state.memory
+        value, gradient = state.memory.value, state.memory.gradient
         square = trees.dot(gradient, gradient) + self.damping
         size = jnp.minimum(self.largest, (value - self.least) / jnp.where(square > 0, square, 1))
         # Not below zero, where the stated least value is not the least: the step would climb.
         size = jnp.maximum(size, 0).astype(state.memory.step_size.dtype)
-        velocity = jax.tree.map(lambda v, g: (self.momentum * v - size * g).astype(v.dtype), velocity, gradient)
-        params = trees.axpy(1.0, velocity, state.params)
-        value, gradient = instance.value_and_gradient(params)
-        counts = state.counts.plus(gradients=1)
-        memory = Memory(value, gradient, velocity, size)
-        return State(params, trees.norm(gradient), counts, memory, derivative=SPARING)
-
-    def refresh(self, instance: Instance, state: State) -> State:
-        return _refreshed(instance, state)
-
-    def refuse(self, instance: Instance) -> None:
-        needs_smooth(self, instance)
+        return _moved(instance, state, size, self.momentum)
 
 
 @settings
 @dataclass(frozen=True)
-class ArmijoSGD(Solver):
+class ArmijoSGD(StepsByValue):
     """w <- w - t g + momentum (w - w_before), t halved until loss(w - t g) <= loss(w) - sufficient t ||g||^2.
 
     The loss is that of the current samples, so that each step decreases it. A search begins at the last step size times
@@ -85,18 +92,12 @@ class ArmijoSGD(Solver):
     [1.0, 2.0]
     """
 
-    max_steps: int = 1000
-    tol: float | jax.Array = 1e-6
-    largest: float = 1.0
     sufficient: float = 0.1
     growth: float = 1.5
     momentum: float = 0.0
 
-    def init(self, instance: Instance, params: Params) -> State:
-        return _begun(instance, params, self.largest)
-
     def step(self, instance: Instance, state: State) -> State:
-        value, gradient, velocity, size = state.memory
+        value, gradient, _, size = state.memory
         square = jax.lax.stop_gradient(trees.dot(gradient, gradient))
         rounding = 10 * trees.epsilon(state.params) * jnp.abs(jax.lax.stop_gradient(value))
 
@@ -109,29 +110,15 @@ class ArmijoSGD(Solver):
 
         first = jnp.minimum(self.growth * size, self.largest).astype(size.dtype)
         found = search(instance, at, falls, first, MAX_HALVINGS)
-        velocity = jax.tree.map(lambda v, g: (self.momentum * v - found.step * g).astype(v.dtype), velocity, gradient)
-        params = trees.axpy(1.0, velocity, state.params)
-        value, gradient = instance.value_and_gradient(params)
-        counts = state.counts.plus(gradients=1 + found.trials)
-        memory = Memory(value, gradient, velocity, found.step)
-        return State(params, trees.norm(gradient), counts, memory, derivative=SPARING)
-
-    def refresh(self, instance: Instance, state: State) -> State:
-        return _refreshed(instance, state)
-
-    def refuse(self, instance: Instance) -> None:
-        needs_smooth(self, instance)
+        return _moved(instance, state, found.step, self.momentum, found.trials)
 
 
-def _begun(instance: Instance, params: Params, largest: float) -> State:
+def _moved(instance: Instance, state: State, size: jax.Array, momentum: float, trials: int | jax.Array = 0) -> State:
+    """The state after a step of this size, found by ``trials`` values."""
+    _, gradient, velocity, _ = state.memory
+    velocity = jax.tree.map(lambda v, g: (momentum * v - size * g).astype(v.dtype), velocity, gradient)
+    params = trees.axpy(1.0, velocity, state.params)
     value, gradient = instance.value_and_gradient(params)
-    size = trees.norm(gradient)
-    first = jnp.asarray(largest, size.dtype)
-    rest = jax.tree.map(jnp.zeros_like, params)
-    return State(params, size, Counts(gradients=1), Memory(value, gradient, rest, first))
-
-
-def _refreshed(instance: Instance, state: State) -> State:
-    value, gradient = instance.value_and_gradient(state.params)
-    memory = state.memory._replace(value=value, gradient=gradient)
-    return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
+    counts = state.counts.plus(gradients=1 + trials)
+    memory = Memory(value, gradient, velocity, size)
+    return State(params, trees.norm(gradient), counts, memory, derivative=SPARING)
