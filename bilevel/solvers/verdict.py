@@ -109,7 +109,7 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(trees.norm(nothing))
     seen = jax.lax.while_loop(
-        unfinished, body, _Seen(jnp.int32(0), nothing, *[zero] * 5, jnp.bool_(False), jnp.bool_(False))
+        unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, jnp.bool_(False), jnp.bool_(False))
     )
     return _scales(instance, params, cold, seen, trees.norm(along))
 
