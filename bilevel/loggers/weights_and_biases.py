@@ -19,7 +19,7 @@ class WandB(Logger):
     found as a table and the report as an artifact.
 
     ``mode`` is "offline" (written to the run's directory; send it later with `wandb sync`), "online" or "disabled".
-    A resumed run keeps its id, so that `wandb sync` joins its parts.
+    A resumed run keeps its id and its group, so that `wandb sync` joins its parts, also of one run of a sweep.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class WandB(Logger):
         import wandb
 
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False)
-        earlier = state.get("id")
+        earlier, self.joined = state.get("id"), self.group or state.get("group")
         try:
             self.run = wandb.init(
                 mode=self.mode,
                 project=self.project,
-                group=self.group,
+                group=self.joined,
                 tags=self.tags,
                 name=run.name,
                 dir=run.directory,
@@ -101,7 +101,7 @@ class WandB(Logger):
             self.run.log_artifact(artifact)
 
     def state(self) -> dict[str, Any]:
-        return {"id": self.run.id}
+        return {"id": self.run.id, "group": self.joined}
 
 
 def _refused(why: Exception | str) -> ValueError:

@@ -173,7 +173,7 @@ def drawing(features: Any, hparams: HParams, drawn: Episode, shape: Shape) -> An
     for query, guess, truth in zip(np.asarray(drawn.query), chosen, known, strict=True):
         images += [np.asarray(drawn.support)[guess * shape.shots], query]
         titles += ["support", "right" if guess == truth else "wrong"]
-        colors += ["black", "tab:green" if guess == truth else "tab:red"]
+        colors += ["black", "#0072b2" if guess == truth else "#d55e00"]
     return pictures.gallery(np.stack(images), titles, 2 * shape.queries, "queries after their nearest class", colors)
 
 

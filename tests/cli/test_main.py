@@ -274,6 +274,20 @@ def test_wandb_is_offline_unless_told(bilevel, folder):
     assert "logger.mode=sideways: choose one of offline, online, disabled" in wrong.stderr
 
 
+@pytest.mark.slow
+def test_the_runs_of_a_sweep_share_a_group_and_one_that_goes_on_keeps_it(bilevel, folder):
+    for typed in (("-m", *MINE, "seed=0,1", "logger=wandb", "output=sweep"), ("resume=sweep/0", "trainer.steps=9")):
+        assert bilevel(*typed).returncode == 0
+    found = []
+    for run in sorted(folder.glob("sweep/*/wandb/offline-run-*")):
+        inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+        lines = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.splitlines()
+        (start,) = (record["run"] for record in map(json.loads, lines) if record["type"] == "run")
+        found.append((start["run_id"], start["run_group"]))
+    assert len(found) == 3 and len({name for name, _ in found}) == 2
+    assert len({group for _, group in found}) == 1
+
+
 SPREAD = """
 from dataclasses import replace
 

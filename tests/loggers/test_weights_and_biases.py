@@ -19,12 +19,15 @@ def read_back(directory):
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
     records = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.splitlines()
     summary = subprocess.run([*inspect, "--summary"], check=True, capture_output=True, text=True).stdout
-    history = [record["history"]["item"] for record in map(json.loads, records) if record["type"] == "history"]
-    return history, json.loads(summary)
+    found = [json.loads(record) for record in records]
+    history = [record["history"]["item"] for record in found if record["type"] == "history"]
+    (start,) = (record["run"] for record in found if record["type"] == "run")
+    artifacts = [record["artifact"] for record in found if record["type"] == "artifact"]
+    return history, {**json.loads(summary), "group": start.get("run_group"), "artifacts": artifacts}
 
 
-def follow(directory, steps, start=0, state=None, status="converged"):
-    logger = WandB(mode="offline", project="tests")
+def follow(directory, steps, start=0, state=None, status="converged", group=None):
+    logger = WandB(mode="offline", project="tests", group=group)
     logger.start(Run(directory=directory, config={"task": {"penalties": "single"}}, name="ridge"), start, state or {})
     for step in steps:
         logger.log(step, {"outer/loss": 1 / (step + 1), "inner/steps": 3})
@@ -52,19 +55,22 @@ def test_an_offline_run_holds_everything(tmp_path, capfd):
     assert run["summary"]["counts"] == {"gradients": 7}
     assert run["exit_code"] == 0
     assert run["run_id"] == state["id"]
+    (report,) = (one for one in run["artifacts"] if one["type"] == "report")
+    assert [entry["path"] for entry in report["manifest"]["contents"]] == ["report.html"]
     assert (tmp_path / "wandb" / f"latest-run/files/{history[-1]['figures/weights.path']}").exists()
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_id_and_steps(tmp_path):
+def test_a_resumed_run_keeps_id_group_and_steps(tmp_path):
+    """The group, too, because one run of a sweep goes on alone, and no sweep names its group then."""
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
-    state = follow(first, range(1, 4), status="interrupted")
+    state = follow(first, range(1, 4), status="interrupted", group="sweep")
     assert read_back(first)[1]["exit_code"] == 1
     assert follow(second, range(4, 6), start=3, state=state) == state
     history, run = read_back(second)
-    assert run["run_id"] == state["id"]
+    assert (run["run_id"], run["group"]) == (state["id"], "sweep")
     assert [row["_step"] for row in history] == [4, 5]
 
 
