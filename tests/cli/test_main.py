@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import resource
+import subprocess
+import sys
 
 import pytest
 import yaml

@@ -21,7 +21,9 @@ MEASURE = """<script>addEventListener("load", () => {
     return [one.tagName, one.textContent.slice(0, 40), box(range)]; });
   const figures = [...document.querySelectorAll("figure svg, img")]
     .filter((one) => !one.closest("details:not([open])")).map((one) => box(one));
-  const found = {texts, figures, width: document.documentElement.scrollWidth, paper:
+  const inks = leaves.map((one) => [one.textContent.slice(0, 40),
+    getComputedStyle(one)[one instanceof SVGElement ? "fill" : "color"]]);
+  const found = {texts, figures, inks, width: document.documentElement.scrollWidth, paper:
     getComputedStyle(document.body).backgroundColor};
   document.body.innerHTML = ""; document.body.textContent = "FOUND" + JSON.stringify(found) + "END"; });</script>"""
 
@@ -30,6 +32,9 @@ FRAME = """<!DOCTYPE html><body><iframe style="border:0;width:WIDTHpx;height:600
   addEventListener("load", () => setTimeout(() => {
     document.body.textContent = document.querySelector("iframe").contentDocument.body.textContent; }, 500));
 </script></body>"""
+
+
+DARK = "--blink-settings=preferredColorScheme=0"  # what a browser whose user prefers dark pages tells the page
 
 
 @pytest.mark.sample(1)
@@ -52,11 +57,33 @@ def test_figures_have_size_and_texts_do_not_overlap(write_run, tmp_path, width, 
             assert across <= 1 or down <= 2, f"{first!r} lies on {second!r} at {width} pixels"
 
 
-def measured(html, path, width):
+@pytest.mark.sample(1)
+@pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
+@pytest.mark.parametrize(("settings", "dark"), [((DARK,), True), ((), False)])
+def test_texts_stand_out_from_a_dark_and_from_a_light_page(write_run, tmp_path, settings, dark):
+    """By the ratio of luminances that W3C asks for, Web Content Accessibility Guidelines 2.1, 1.4.3."""
+    html = page([read(write_run())]).replace(POLICY, "").replace("</body>", f"{MEASURE}</body>")
+    found = measured(html, tmp_path / "frame.html", 390, *settings)
+    paper = luminance(found["paper"])
+    assert (paper < 0.1) == dark
+    for text, ink in found["inks"]:
+        low, high = sorted((paper, luminance(ink)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, f"{text!r} in {ink} on {found['paper']}"
+
+
+def luminance(color):
+    """The relative luminance of a colour "rgb(r, g, b)"."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def measured(html, path, width, *settings):
     """What the script in the page finds, at a viewport of this width."""
     path.write_text(FRAME.replace("WIDTH", str(width)).replace("PAGE", escape(html)))
     command = [
         *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=4000"),
+        *settings,
         *("--window-size=1400,2000", path.as_uri()),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
