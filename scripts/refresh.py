@@ -47,8 +47,8 @@ def paper(name: str, *pictures: str) -> Measured:
     return Measured(f"python experiments/{name}/reproduce.py", files, (f"experiments/{name}", *DERIVES))
 
 
-def peer(name: str, *measures: str) -> Measured:
-    files = (f"experiments/peers/results/{name}.csv", f"experiments/peers/figures/{name}.png")
+def peer(name: str, *measures: str, kinds: tuple[str, ...] = ("results/{}.csv", "figures/{}.png")) -> Measured:
+    files = tuple(f"experiments/peers/{kind.format(name)}" for kind in kinds)
     own = (f"experiments/peers/{name}.py", "experiments/peers/common.py")
     return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures))
 
@@ -130,7 +130,10 @@ TABLE = {
         "python -m experiments.peers.sklearn", ("experiments/peers/results/sklearn.csv",), ("bilevel/sklearn", *DERIVES)
     ),
     "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES),
-    "peers_logistic": peer("logistic", *DERIVES),
+    "peers_logistic": peer("logistic", *DERIVES, kinds=("results/{}.csv",)),
+    "peers_logistic_figure": Measured(
+        "python -m experiments.peers.logistic_figure", ("experiments/peers/figures/logistic.png",)
+    ),
     "peers_qp": peer("qp", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
     "peers_scaling": peer("scaling", *DERIVES),
     "peers_search": peer("search", *DERIVES),

@@ -17,7 +17,19 @@ from bilevel.solvers.curvature import bends_down, can_look, refuted
 from bilevel.solvers.differentiable_while import differentiable_while, segment_length
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_look import Asked, second_look, sentenced
-from bilevel.solvers.verdict import GROWTH, LENIENT, Ending, Relative, judge, limits, look, relative, without_end
+from bilevel.solvers.verdict import (
+    GROWTH,
+    LENIENT,
+    Ending,
+    Questions,
+    Relative,
+    judge,
+    limits,
+    look,
+    relative,
+    vanishes,
+    without_end,
+)
 
 
 class Progress(NamedTuple):
@@ -232,7 +244,8 @@ def conclude(
     def enough(residual: jax.Array, local: jax.Array) -> jax.Array:
         return residual <= solver.tol * jnp.minimum(reference, LENIENT * local)
 
-    scales = look(instance, state.params, cold_start, enough)
+    asked = Questions(enough, lambda residual, local: vanishes(residual, local, reference, epsilon))
+    scales = look(instance, state.params, cold_start, asked)
     limit = limits(scales, solver.tol, reference, epsilon)
     ending = ending_of(solver, progress, is_empty(instance.penalty, instance.hparams, state.params))
     code, further = judge(ending, scales, limit, without_end(scales, reference, epsilon))

@@ -41,6 +41,7 @@ class Scales(NamedTuple):
     far: jax.Array  # whether the point is so far from the start that the start loses half of its digits beside it
     outward: jax.Array  # whether the steps at the point lead further away from the start
     flat: jax.Array  # whether the loss shows no turn on that way
+    falls: jax.Array  # whether the loss still falls TURNS times that way beyond the point; False where not looked at
     grows: jax.Array  # whether a residual that grows is no sign of divergence
     apart: jax.Array  # whether the remaining residual is in coordinates that the steps have hardly changed
     evaluations: jax.Array  # of F
@@ -53,14 +54,20 @@ class _Seen(NamedTuple):
     local: jax.Array
     size: jax.Array  # ||A w||; of signs d where w = 0, ||A d||
     bend: jax.Array  # <A (w - cold), w - cold>
-    value: jax.Array  # |loss(w)|; 0 where there is no loss
+    value: jax.Array  # loss(w); 0 where there is no loss
     apart: jax.Array  # as of `Scales`
+    falls: jax.Array  # as of `Scales`
 
 
-def look(
-    instance: Instance, params: Params, cold: Params, enough: Callable[[jax.Array, jax.Array], jax.Array]
-) -> Scales:
-    """The scales at ``params``; the size of the terms only where ``enough(residual, local)`` is false.
+class Questions(NamedTuple):
+    """What is asked of a residual and of ``local``, to decide how closely a point is looked at."""
+
+    enough: Callable[[jax.Array, jax.Array], jax.Array]  # whether the point is a solution
+    vanished: Callable[[jax.Array, jax.Array], jax.Array]  # whether the residual is that of a loss without a minimum
+
+
+def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> Scales:
+    """The scales at ``params``; the size of the terms only where the point is not a solution.
 
     A d is a finite difference of the residual over a step of half the digits of d: exact for a quadratic, and else
     accurate enough for a scale. One copy of F is compiled for all points.
@@ -73,31 +80,36 @@ def look(
 
     def body(seen: _Seen) -> _Seen:
         back = jnp.where(seen.number == 1, -small, 0.0)
+        back = jnp.where(seen.number == 3, TURNS, back)
         down = jnp.where(seen.number == 2, -small, 0.0)
         value, at = instance.value_and_residual(trees.axpy(back, way, trees.axpy(down, along, params)))
         first, second = seen.number == 0, seen.number == 1
         here = trees.select(first, at, seen.here)
         change = jax.tree.map(lambda a, b: (a - b) / small, here, at)
         size = trees.norm(change)
+        ahead = instance.mapping.downhill * trees.dot(at, way)
         return _Seen(
             seen.number + 1,
             here,
             jnp.where(first, trees.norm(at), seen.residual),
             jnp.where(second, size, seen.local),
-            jnp.where(first | second, seen.size, size),
+            jnp.where(seen.number == 2, size, seen.size),
             jnp.where(second, trees.dot(change, way).astype(size.dtype), seen.bend),
-            jnp.where(first, jnp.abs(value).astype(size.dtype), seen.value),
+            jnp.where(first, value.astype(size.dtype), seen.value),
             jnp.where(second, _apart(here, change), seen.apart),
+            (seen.number == 3) & (ahead >= 0) & (value <= seen.value),  # False for NaN
         )
 
     def unfinished(seen: _Seen) -> jax.Array:
-        return (seen.number < 2) | ((seen.number == 2) & ~enough(seen.residual, seen.local))
+        unsolved = ~asked.enough(seen.residual, seen.local)
+        doubtful = bool(instance.mapping.downhill) & asked.vanished(seen.residual, seen.local)
+        return (seen.number < 2) | ((seen.number == 2) & unsolved) | ((seen.number == 3) & doubtful)
 
     shapes = jax.eval_shape(instance.residual, params)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(trees.norm(nothing))
     seen = jax.lax.while_loop(
-        unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, jnp.bool_(False))
+        unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, jnp.bool_(False), jnp.bool_(False))
     )
     return _scales(instance, params, cold, seen, trees.norm(along))
 
@@ -123,7 +135,7 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen, probe
     terms = jnp.where(size > 0, terms, 0)
     # A gradient g promises a decrease of g^2 / (2 L); below eps^2 |loss| that is rounding for every size of g's terms.
     # The roots are multiplied, because the product of the two overflows at a loss of 1e20 in float32.
-    promised = jnp.sqrt(2 * steepness) * jnp.sqrt(seen.value)
+    promised = jnp.sqrt(2 * steepness) * jnp.sqrt(jnp.abs(seen.value))
     known = (seen.number > 2) & jnp.isfinite(promised)  # whether ``terms`` are
     terms = jnp.maximum(terms, jnp.where(known, promised, 0))
     if instance.mapping.iterates:
@@ -139,7 +151,7 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen, probe
     grows = outward | instance.mapping.primal_dual
     apart = seen.apart & instance.mapping.of_gradient
     share = jnp.where(size > 0, _ratio(length, size), jnp.inf)
-    return Scales(seen.residual, local, terms, share, far, outward, flat, grows, apart, seen.number)
+    return Scales(seen.residual, local, terms, share, far, outward, flat, seen.falls, grows, apart, seen.number)
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
@@ -179,13 +191,18 @@ def relative(scales: Scales, limits: Limits, reference: jax.Array, epsilon: floa
     return Relative(share.astype(reference.dtype), distance.astype(reference.dtype))
 
 
+def vanishes(residual: jax.Array, local: jax.Array, reference: jax.Array, epsilon: float) -> jax.Array:
+    """Whether a residual is small beside that at the start but not beside the curvature, as for log(1 + exp(-w))."""
+    return (residual <= epsilon**2 * reference) & (residual > epsilon**0.5 * local)
+
+
 def without_end(scales: Scales, reference: jax.Array, epsilon: float) -> jax.Array:
     """Whether the loss falls without end. It does so in two cases. Either the point is far from the start and the loss
-    shows no turn; or the gradient is small beside that at the start but not beside the curvature, as for
-    log(1 + exp(-w))."""
+    shows no turn; or the gradient vanishes and the loss still falls far beyond the point. Without that look a steep
+    start, which every gradient is small beside, would pass for it."""
     beyond = scales.far & scales.flat
-    vanished = (scales.residual <= epsilon**2 * reference) & (scales.residual > epsilon**0.5 * scales.local)
-    return scales.outward & (beyond | vanished)
+    vanished = vanishes(scales.residual, scales.local, reference, epsilon)
+    return scales.outward & (beyond | (vanished & scales.falls))
 
 
 class Ending(NamedTuple):

@@ -181,13 +181,15 @@ def size(weights: Weights) -> int:
 def lanes(result: Result, layer: Any, test: tuple[np.ndarray, np.ndarray]) -> Any:
     """The steps that each test sample takes to its equilibrium, and the samples that take the most."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     weights = jax.tree.map(jnp.asarray, result.hparams)
     found = layer(weights, jnp.asarray(test[0], weights.bias.dtype))
     steps = np.asarray(found.steps)
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
-    left.hist(steps, bins=np.arange(steps.min(), steps.max() + 2) - 0.5, color="tab:blue")
+    left.hist(steps, bins=np.arange(steps.min(), steps.max() + 2) - 0.5)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="steps of Anderson acceleration", ylabel="test samples", title="each sample stops by itself")
     right.axis("off")
     side = round(np.sqrt(test[0].shape[1]))

@@ -136,6 +136,8 @@ def drawing(x: jax.Array, before: jax.Array, after: jax.Array, support: Points, 
         axes.plot(x[number, :, 0], np.asarray(before[number, :, 0]), color="0.6", label="before")
         axes.plot(x[number, :, 0], np.asarray(after[number, :, 0]), label="adapted")
         axes.plot(support.x[number, :, 0], support.y[number, :, 0], "ko", markersize=4, label="support points")
-        axes.plot(query.x[number, :, 0], query.y[number, :, 0], "r.", markersize=4, label="query points")
-    figure.axes[0].legend(frameon=False, fontsize=8)
+        axes.plot(query.x[number, :, 0], query.y[number, :, 0], ".", color="C1", markersize=4, label="query points")
+    figure.supxlabel("x", fontsize=9)
+    figure.supylabel("y", fontsize=9)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure

@@ -19,6 +19,7 @@ from bilevel.tasks import pictures, regression
 from bilevel.tasks.grids import lowest
 from bilevel.training.result import Result
 
+SHOWN = 40  # coefficients in the figure, or its labels could not be read
 GRID = 31  # penalties of the baseline, from the largest that selects anything down to a thousandth of it
 
 
@@ -78,8 +79,10 @@ def lasso(
 
     def coefficients(result: Result) -> Any:
         params = np.asarray(result.params)
-        order = np.argsort(-np.abs(params))[: max(real, np.count_nonzero(params))]
-        return pictures.bars([found.features[number] for number in order], params[order], "coefficient")
+        chosen = max(real, np.count_nonzero(params))
+        order = np.argsort(-np.abs(params))[: min(chosen, SHOWN)]
+        label = "coefficient" if len(order) == chosen else f"coefficient, the {SHOWN} largest of {chosen}"
+        return pictures.bars([found.features[number] for number in order], params[order], label)
 
     return Task(
         inner=inner,

@@ -136,7 +136,7 @@ def schedule(result: Any, steps: int, start: float) -> Any:
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     axes = figure.subplots()
     edges = np.linspace(0, steps, PARTS + 1)
-    axes.stairs(np.exp(np.asarray(result.hparams["log_rates"])), edges, linewidth=2, label="found")
+    axes.stairs(np.exp(np.asarray(result.hparams["log_rates"])), edges, baseline=None, linewidth=2, label="found")
     axes.axhline(start, color="0.6", label="start")
     momentum = 1 / (1 + np.exp(-float(result.hparams["momentum"])))
     axes.set(xlabel="step of the training", ylabel="learning rate", yscale="log", title=f"momentum {momentum:.2f}")

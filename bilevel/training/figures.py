@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from bilevel.loggers import Logger
 from bilevel.task import Task
+from bilevel.training.headline import key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +30,8 @@ class Result(Protocol):
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b4b8a", "#444444")
 FEW = 100  # up to so many hyperparameters are drawn one by one, more as a distribution
+NARROW = 4  # a panel has room for at least so many bars, or one bar would fill it
+TALL = 4  # more panels stand in two columns
 WIDE = 60  # letters of names that stand beside each other below the bars; longer ones are turned
 
 
@@ -82,27 +86,32 @@ def keep_figure(logger: Logger, name: str, figure: Any) -> None:
 
 
 def training(result: Result) -> Figure:
-    """Outer loss, held-out losses and the norm of the hypergradient against the outer step."""
+    """Outer loss and held-out losses with their baselines, and the norm of the hypergradient, by outer steps."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
     losses = ["outer/loss", *(name for name in result.metrics[-1] if name.endswith("/loss") and name != "outer/loss")]
     for name in losses:
-        left.plot(*series(result, name), label=LABELS.get(name, name), linewidth=1.8 if name == "outer/loss" else 1.2)
+        label, last = LABELS.get(name, name), "final_outer_loss" if name == "outer/loss" else f"last_{key(name)}"
+        curve = ended(result, series(result, name), result.summary.get(last))
+        (line,) = left.plot(*curve, label=label, linewidth=1.8 if name == "outer/loss" else 1.2)
+        baseline = result.summary.get("baseline_validation_loss" if name == "outer/loss" else f"baseline_{key(name)}")
+        if baseline is not None and np.isfinite(baseline):
+            short = re.split("[,(]", label)[0].strip()
+            left.axhline(baseline, color=line.get_color(), linewidth=1.2, linestyle=":", label=f"{short} baseline")
     best = result.summary.get("best_step", -1)
     if best >= 0:
         left.axvline(best, color="0.7", linewidth=0.8, linestyle="--", label="chosen step", zorder=0)
     left.set(xlabel="outer step", ylabel="loss")
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(frameon=False, fontsize=8)
+    whole_steps(left)
     right.plot(*series(result, "outer/grad_norm"), label="norm of the hypergradient")
-    right.plot(*series(result, "error_estimate"), label="estimate of its error", linewidth=1.0)
+    if np.isfinite((estimate := series(result, "error_estimate"))[1]).any():  # some engines have none
+        right.plot(*estimate, label="estimate of its error", linewidth=1.0)
     positive_log(right)
     right.set(xlabel="outer step")
-    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)  # off the curves and lines
     return figure
 
 
@@ -117,26 +126,48 @@ def hyperparameters(result: Result) -> Figure:
     arrays = {name: array for name, array in result.arrays().items() if name.startswith("hparams")}
     if len(arrays) == 1 and all(array.size == 1 and name in result.metrics[-1] for name, array in arrays.items()):
         return path(result, next(iter(arrays)))
-    figure = Figure(figsize=(7, 2.6 * len(arrays)), layout="constrained")
-    for axes, (name, array) in zip(figure.subplots(len(arrays), squeeze=False)[:, 0], arrays.items(), strict=True):
-        last = result.arrays()[f"last_{name}"].ravel()
-        values = array.ravel()
-        if values.size <= FEW:
-            axes.bar(np.arange(values.size), values, width=0.7, label="chosen step")
-            axes.plot(np.arange(values.size), last, "k.", markersize=5, label="last step")
-            axes.axhline(0.0, color="0.7", linewidth=0.8)
-            axes.set(xlabel="index", ylabel="value")
-            if labels := labels_of(result, values.size):
-                axes.set_xticks(np.arange(values.size), labels, rotation=90 if len("".join(labels)) > WIDE else 0)
-                axes.set_xlabel("")
+    columns = 1 if len(arrays) <= TALL else 2
+    rows = -(-len(arrays) // columns)
+    figure = Figure(figsize=(3.0 + 4.0 * columns, 2.4 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, array) in zip(panels, arrays.items(), strict=False):
+        axes.set_title(f"{name} ({array.size})", fontsize=9)
+        if array.size == 1 and name in result.metrics[-1]:
+            course(axes, result, name, array.item())
         else:
-            edges = np.histogram_bin_edges(np.concatenate([values, last]), bins=40)
-            axes.hist(values, edges, label="chosen step")
-            axes.hist(last, edges, histtype="step", color="black", label="last step")
-            axes.set(xlabel="value", ylabel="number")
-        axes.set_title(f"{name} ({values.size})", fontsize=9)
-        axes.legend(frameon=False, fontsize=8)
+            values_of(axes, result, array.ravel(), result.arrays()[f"last_{name}"].ravel())
+    for axes in panels[len(arrays) :]:
+        axes.remove()
+    told = {text: mark for axes in figure.axes for mark, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(told.values()), list(told), loc="outside upper right", ncols=len(told))
     return figure
+
+
+def values_of(axes: Axes, result: Result, values: np.ndarray, last: np.ndarray) -> None:
+    """The entries of one array at the chosen and at the last step: bars if few, else their distribution."""
+    if values.size > FEW:
+        edges = np.histogram_bin_edges(np.concatenate([values, last]), bins=40).tolist()
+        axes.hist(values, edges, label="chosen step")
+        axes.hist(last, edges, histtype="step", color="black", label="last step (outline)")
+        axes.set(xlabel="value", ylabel="number")
+        return
+    places = np.arange(values.size)
+    axes.bar(places, values, width=0.7, label="chosen step")
+    axes.plot(places, last, "k.", markersize=5, label="last step")
+    axes.axhline(0.0, color="0.7", linewidth=0.8)
+    axes.set(xlabel="index", ylabel="value", xlim=(-0.7, max(values.size, NARROW) - 0.3))
+    whole_steps(axes)
+    if labels := labels_of(result, values.size):
+        axes.set_xticks(places, labels, rotation=90 if len("".join(labels)) > WIDE else 0)
+        axes.set_xlabel("")
+
+
+def course(axes: Axes, result: Result, name: str, found: float, label: str = "chosen") -> None:
+    """A single number over the outer steps."""
+    axes.plot(*ended(result, series(result, name), result.arrays()[f"last_{name}"].item()), marker=".", markersize=4)
+    axes.axhline(found, color="0.6", linewidth=0.8, linestyle="--", label=label)
+    axes.set(xlabel="outer step", ylabel="value")
+    whole_steps(axes)
 
 
 def labels_of(result: Result, size: int) -> list[str]:
@@ -148,24 +179,38 @@ def labels_of(result: Result, size: int) -> list[str]:
 def path(result: Result, name: str) -> Figure:
     """A single hyperparameter over the outer steps, and the outer loss over its values."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    steps, values = series(result, name)
-    losses = series(result, "outer/loss")[1]
-    found = float(np.asarray(result.arrays()[name]).item())
+    found = float(result.arrays()[name].item())
+    natural = [f" ({words} {value:.4g})" for words, value in (result.summary.get("hparams_natural") or {}).items()]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(steps, values, marker=".", markersize=4)
-    left.axhline(found, color="0.6", linewidth=0.8, linestyle="--", label=f"chosen: {found:.4g}")
-    left.set(xlabel="outer step", ylabel=name)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    course(left, result, name, found, f"chosen: {found:.4g}{natural[0] if len(natural) == 1 else ''}")
+    left.set_ylabel(f"{name}, as optimised")
     left.legend(frameon=False, fontsize=8)
-    right.plot(values, losses, marker=".", markersize=4)
+    values = ended(result, series(result, name), result.arrays()[f"last_{name}"].item())[1]
+    losses = ended(result, series(result, "outer/loss"), result.summary.get("final_outer_loss"))[1]
+    shown = min(len(values), len(losses))
+    right.plot(values[:shown], losses[:shown], marker=".", markersize=4)
     right.plot(values[:1], losses[:1], "ks", markersize=5, label="start")
     right.axvline(found, color="0.6", linewidth=0.8, linestyle="--", label="chosen")
-    right.set(xlabel=name, ylabel="outer loss")
+    right.set(xlabel=f"{name}, as optimised", ylabel="outer loss")
     right.legend(frameon=False, fontsize=8)
     return figure
+
+
+def ended(result: Result, curve: tuple[np.ndarray, np.ndarray], last: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A curve and its value at the last iterate, which no outer step measures; the curve where that is not known."""
+    end = result.summary.get("steps")
+    if last is None or end is None or not curve[0].size or curve[0][-1] >= end:
+        return curve
+    return np.append(curve[0], end), np.append(curve[1], float(last))
+
+
+def whole_steps(axes: Axes) -> None:
+    """Ticks at whole numbers, one, two or five apart, or a power of ten times that."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def series(result: Result, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -140,5 +140,6 @@ def arrows(found: Sensitivities, seed: int = 0) -> Any:
         axes.add_collection(PatchCollection(circles, facecolor=color, edgecolor="0.6", linewidth=0.5))
     axes.quiver(*positions.T, *moves.T, angles="xy", color="tab:blue", width=0.004)
     axes.set(xlim=(0, found.box), ylim=(0, found.box), xticks=[], yticks=[], aspect="equal")
+    axes.spines[:].set_visible(True)  # the box
     axes.set_title("d position / d diameter of the small spheres", fontsize=10)
     return figure

@@ -17,17 +17,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 
 import bilevel as bl
 from experiments.peers import common
+from experiments.peers.logistic_figure import draw
 from experiments.peers.served.outer import descend
 
 PEERS = ("jaxopt", "torchopt")
@@ -146,7 +144,7 @@ def exact(arrays: dict[str, Any]) -> Callable[[np.ndarray], list[float]]:
     return values
 
 
-def rows_of(name: str, given: Any) -> tuple[list[dict[str, Any]], dict[str, tuple]]:
+def rows_of(name: str, given: Any) -> list[dict[str, Any]]:
     arrays = data(name)
     ours = [common.own(f"bilevel: {arm}", descent(arrays, settings)) for arm, settings in OURS.items()]
     peers = {"hoag": sys.executable} | given.peers
@@ -182,38 +180,22 @@ def rows_of(name: str, given: Any) -> tuple[list[dict[str, Any]], dict[str, tupl
                 "compile_seconds": found[arm].compile_seconds,
             }
         )
-    return rows, {arm: (curve[0], np.asarray(curve[1]) - best) for arm, curve in curves.items()}
-
-
-ARMS = colormaps["tab20"]  # one colour for each of up to 20 arms
-
-
-def draw(curves: dict[str, dict[str, tuple]], picture: Path) -> None:
-    figure = Figure(figsize=(5 * len(curves), 5), layout="constrained")
-    for axes, (name, arms) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        for number, (arm, (seconds, gap)) in enumerate(arms.items()):
-            style, color = "-" if arm.startswith("bilevel") else "--", ARMS(number)
-            axes.loglog(seconds, np.maximum(np.minimum.accumulate(gap), 1e-9), style, color=color, label=arm)
-        axes.axhline(SUBOPTIMALITY, color="black", linestyle="--", linewidth=0.8)
-        axes.set(xlabel="seconds", ylabel="suboptimality of the validation loss", title=name)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    place = "outside lower center"  # off the curves
-    figure.legend(handles, labels, loc=place, ncols=2 * len(curves), frameon=False, fontsize=7)
-    figure.savefig(picture, dpi=120)
+    return rows
 
 
 def main() -> None:
     settings = common.arguments(__doc__, *PEERS)
     jax.config.update("jax_enable_x64", True)
     results, picture = common.paths("logistic", settings.out)
-    rows, curves = [], {}
-    for name in ("made up",) if settings.smoke else ("ijcnn1", "a9a"):
-        more, curves[name] = rows_of(name, settings)
+    rows: list[dict[str, Any]] = []
+    names = ("made up",) if settings.smoke else ("ijcnn1", "a9a")
+    for name in names:
+        more = rows_of(name, settings)
         rows += more
         common.show(more)
         common.write(results, rows)
-        draw(curves, picture)
-    for name in curves:
+        draw(results, picture)
+    for name in names:
         here = [row for row in rows if row["data"] == name]
         groups = [[row for row in here if row["arm"].startswith("bilevel") == own] for own in (True, False)]
         for key in ("seconds", "seconds_to_1e-5", "gradients and products"):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
+from bilevel.training.figures import COLORS
 from experiments import common
 
 AXES = (("calls", "oracle calls"), ("seconds", "processor seconds"))
+DASHES = ("-", "--", ":")  # because 17 colours cannot be told apart, and 8 with dashes can
 FIGURES = (("suboptimality", "value - least value"), ("gradient_norm", "norm of the hypergradient"))
 
 
 def draw(results: Path, out: Path) -> None:
     """A picture for each problem."""
     rows = common.read(results)
-    colors = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]  # of a listed map
     engines = list(dict.fromkeys(row["engine"] for row in rows))
     for problem in dict.fromkeys(row["problem"] for row in rows):
         figure = Figure(figsize=(11, 7), layout="constrained")
@@ -26,7 +26,8 @@ def draw(results: Path, out: Path) -> None:
                 for number, engine in enumerate(engines):
                     own = [row for row in rows if (row["problem"], row["engine"]) == (problem, engine)]
                     curve = [[float(row[key]) for row in own] for key in (by, measured)]
-                    axes.plot(*curve, color=colors[number % 20], label=engine, linewidth=1.4)
+                    color, dashes = COLORS[number % len(COLORS)], DASHES[number // len(COLORS)]
+                    axes.plot(*curve, color=color, linestyle=dashes, label=engine, linewidth=1.4)
                 axes.set(xlabel=name, yscale="log", xscale="log")
             line[0].set_ylabel(label)
         figure.suptitle(f"{problem}: the best step sizes of the grid for each engine")

@@ -51,3 +51,15 @@ def test_unknown_names_are_refused(name):
     settings: dict[str, Any] = {**SMALL, name: "nope"}
     with pytest.raises(ValueError, match=f"task.{name}=nope: choose one of"):
         svm(**settings)
+
+
+@pytest.mark.slow
+def test_the_baseline_is_the_best_penalty_of_its_grid():
+    task = svm(**SMALL, solver="active_set_newton")
+    _, held_out = task.batches(jax.random.key(0), 0)
+    train = svm(**SMALL).batches(jax.random.key(0), 0)[0]
+    found = task.baselines()
+    best = jnp.log(found["baseline/theta"])
+    params = task.inner.solve(best, train).params
+    assert_allclose(found["baseline/validation_loss"], task.outer_loss(params, best, held_out), rtol=1e-5)
+    assert_allclose(found["baseline/test/loss"], task.evaluate(params, best)["test/loss"], rtol=1e-5)

@@ -164,6 +164,21 @@ def test_losses_without_a_minimum(solver, loss):
     assert solve(LOSSES[loss], jnp.zeros(2), solver).status.name == "unbounded"
 
 
+@pytest.mark.parametrize(
+    ("seed", "solver", "parts"),
+    [(2, bl.LBFGS(), {}), (1, bl.SpectralProximalGradient(), {"constraint": bl.HalfSpace(np.ones(30), 2.0)})],
+)
+def test_a_steep_start_does_not_make_a_loss_unbounded(seed, solver, parts):
+    """Poisson regression from a loss of 1e62 and 1e132, beside which every gradient on the way is nothing."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(60, 30))
+    counts, start = 3 * np.abs(rng.normal(size=60)), 20 * rng.normal(size=30)
+    loss = lambda w, h, b: jnp.mean(jnp.exp(X @ w) - counts * (X @ w)) + 0.5e-3 * w @ w
+    found = solve(loss, jnp.asarray(start), solver, **parts)
+    assert found.status.name == "converged"
+    assert float(loss(found.params, None, None)) < 1.0
+
+
 @pytest.mark.slow
 def test_a_loss_of_1e20_in_single_precision_is_not_all_rounding():
     """The product of curvature and loss overflows there."""

@@ -34,3 +34,9 @@ def test_histogram_counts_every_value():
 def test_heatmap_keeps_the_values():
     image = np.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(pictures.heatmap(image, "value").axes[0].images[0].get_array(), image)
+
+
+def test_bars_leave_no_more_room_for_many_than_for_few():
+    for number in (2, 80):
+        (axes,) = pictures.bars([str(one) for one in range(number)], np.ones(number), "value").axes
+        assert axes.get_ylim() == (number - 0.5, -0.5)

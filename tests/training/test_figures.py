@@ -88,3 +88,33 @@ def test_what_is_no_picture_is_told(tmp_path):
     with pytest.warns(UserWarning, match="figure own could not be kept: AttributeError"):
         keep_figure(record, "own", None)
     record.finish({})
+
+
+def test_the_losses_end_at_the_last_iterate_beside_their_baselines():
+    """The last iterate is measured after the last outer step, so the chosen step lies on the curve."""
+    result = result_of(jnp.zeros(3), {"test/loss": 0.5})
+    result.summary.update({"steps": 5, "final_outer_loss": 0.1, "last_test_loss": 0.4, "baseline_test_loss": 0.45})
+    lines = {line.get_label(): line for line in training(result).axes[0].get_lines()}
+    for label, end in (("validation (outer loss)", 0.1), ("test, held out", 0.4)):
+        assert [float(np.asarray(data)[-1]) for data in lines[label].get_data()] == [5.0, end]
+    baseline = lines["test baseline"]
+    assert set(np.asarray(baseline.get_ydata())) == {0.45}
+    assert baseline.get_color() == lines["test, held out"].get_color()
+    assert "validation baseline" not in lines
+
+
+def test_a_number_beside_arrays_is_drawn_as_its_path_and_no_legend_lies_on_a_panel():
+    result = result_of({"rates": jnp.zeros(10), "momentum": jnp.asarray(0.3)})
+    for line in result.metrics:
+        line["hparams['momentum']"] = 0.1 * line["step"]
+    figure = hyperparameters(result)
+    momentum, rates = figure.axes
+    np.testing.assert_allclose(np.asarray(momentum.get_lines()[0].get_ydata(), float), 0.1 * np.arange(5))
+    assert not momentum.patches and len(rates.patches) == 10
+    assert [axes.get_legend() for axes in figure.axes] == [None, None] and len(figure.legends) == 1
+
+
+def test_many_arrays_stand_in_two_columns():
+    figure = hyperparameters(result_of({f"layer {number}": jnp.zeros(5) for number in range(7)}))
+    assert len(figure.axes) == 7
+    assert figure.get_size_inches()[1] < 12

@@ -17,7 +17,7 @@ from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Dense, Operator
 from bilevel.losses.linear import Linear
-from bilevel.solvers.verdict import Relative, limits, look, relative
+from bilevel.solvers.verdict import Questions, Relative, limits, look, relative
 from bilevel.task import Task
 
 REFINEMENTS = 2  # passes of iterative refinement for solution and adjoint
@@ -107,7 +107,8 @@ def _judged(
     """The residual at the solution, its status by the scales that the solvers are judged by, and the gradients that
     these cost. The loss of a problem that a closed form solves is quadratic, so the start is as steep as the
     solution; but it may be the solution."""
-    scales = look(task.inner.at(point.hparams, point.inner_batch), params, cold, lambda residual, _: residual == 0)
+    asked = Questions(lambda residual, _: residual == 0, lambda residual, _: jnp.zeros_like(residual, bool))
+    scales = look(task.inner.at(point.hparams, point.inner_batch), params, cold, asked)
     epsilon = trees.epsilon(params)
     limit = limits(scales, tolerance, reference, epsilon)
     code = jnp.where(scales.residual <= limit.converged, Code.converged, Code.max_steps)
