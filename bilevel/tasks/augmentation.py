@@ -17,6 +17,7 @@ from bilevel.task import Task
 from bilevel.tasks import softmax
 
 NAMES = ("smoothing", "noise", "dropout", "penalty")
+SHARES = ("smoothing", "dropout")  # between 0 and 1; the others are sizes
 
 
 def augmentation(
@@ -62,22 +63,6 @@ def augmentation(
         generator.standard_normal((draws, train, width)),
     )
 
-    def init(key: Key, hparams: HParams) -> Params:
-        first, second = jax.random.split(key)
-        return {
-            "hidden": jax.random.normal(first, (features + 1, width)) / np.sqrt(features + 1),
-            "top": jax.random.normal(second, (width + 1, classes)) / np.sqrt(width + 1),
-        }
-
-    def loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
-        (inputs, labels), (shifts, factors) = batch
-        value = natural(hparams)
-        smooth = (1 - value["smoothing"]) * jax.nn.one_hot(labels, classes) + value["smoothing"] / classes
-        spread = jnp.sqrt(value["dropout"] / (1 - value["dropout"]))
-        logits = network(params, inputs + value["noise"] * shifts, 1 + spread * factors)
-        losses = -jnp.sum(smooth * jax.nn.log_softmax(logits), axis=-1)
-        return jnp.mean(losses) + 0.5 * value["penalty"] * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-
     def mean_loss(params: Params, batch: Batch) -> Scalar:
         return jnp.mean(softmax.cross_entropy(network(params, batch[0], 1.0), batch[1]))
 
@@ -89,13 +74,12 @@ def augmentation(
             **{f"augmentation/{name}": value for name, value in natural(hparams).items()},
         }
 
-    inner = InnerProblem(loss=loss, init=init, solver=LBFGS(max_steps=max_steps, tol=tol))
-    begin = {
-        "smoothing": np.log(smoothing / (1 - smoothing)),
-        "noise": np.log(noise),
-        "dropout": np.log(dropout / (1 - dropout)),
-        "penalty": np.log(penalty),
-    }
+    inner = InnerProblem(
+        loss=blurred_loss,
+        init=lambda key, hparams: init_network(key, features, width, classes),
+        solver=LBFGS(max_steps=max_steps, tol=tol),
+    )
+    begin = hyperparameters({"smoothing": smoothing, "noise": noise, "dropout": dropout, "penalty": penalty})
 
     def baselines() -> dict[str, Any]:
         none = {**begin, "smoothing": -40.0, "noise": -40.0, "dropout": -40.0}
@@ -116,14 +100,38 @@ def augmentation(
     )
 
 
+def blurred_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
+    """The inner loss, on (samples, the normal numbers of their blurs)."""
+    (inputs, labels), (shifts, factors) = batch
+    value, classes = natural(hparams), params["top"].shape[1]
+    smooth = (1 - value["smoothing"]) * jax.nn.one_hot(labels, classes) + value["smoothing"] / classes
+    spread = jnp.sqrt(value["dropout"] / (1 - value["dropout"]))
+    logits = network(params, inputs + value["noise"] * shifts, 1 + spread * factors)
+    losses = -jnp.sum(smooth * jax.nn.log_softmax(logits), axis=-1)
+    return jnp.mean(losses) + 0.5 * value["penalty"] * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+
+def hyperparameters(values: dict[str, float]) -> dict[str, np.floating]:
+    """The logits of the shares and the logarithms of the sizes; `natural` is the inverse."""
+    return {name: np.log(x / (1 - x)) if name in SHARES else np.log(x) for name, x in values.items()}
+
+
 def natural(hparams: HParams) -> dict[str, jax.Array]:
     """The shares and sizes that the hyperparameters stand for.
 
     >>> [float(value) for value in natural({name: jnp.array(0.0) for name in NAMES}).values()]
     [0.5, 1.0, 0.5, 1.0]
     """
-    share = {"smoothing": jax.nn.sigmoid, "dropout": jax.nn.sigmoid}
-    return {name: share.get(name, jnp.exp)(hparams[name]) for name in NAMES}
+    return {name: (jax.nn.sigmoid if name in SHARES else jnp.exp)(hparams[name]) for name in NAMES}
+
+
+def init_network(key: Key, features: int, width: int, classes: int) -> Params:
+    """Normal weights, whose last rows are the biases."""
+    first, second = jax.random.split(key)
+    return {
+        "hidden": jax.random.normal(first, (features + 1, width)) / np.sqrt(features + 1),
+        "top": jax.random.normal(second, (width + 1, classes)) / np.sqrt(width + 1),
+    }
 
 
 def network(params: Params, inputs: jax.Array, factors: jax.Array | float) -> jax.Array:

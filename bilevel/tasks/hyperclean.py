@@ -72,33 +72,23 @@ def hyperclean(
         return {**softmax.held_out(params, test, stopping), **detection(weights_of(hparams, radius) < 0.5, corrupted)}
 
     def baselines() -> dict[str, float]:
-        both: Any = tuple(np.concatenate(parts) for parts in zip(noisy, clean, strict=True))
         given = np.arange(train + validation) < train
         fitted = {
             "corrupted": (PENALTIES, given),
             "uncorrupted": (PENALTIES, given & ~np.pad(corrupted, (0, validation))),
             "validation": ((penalty,), ~given),
         }
-        fits = {
-            name: softmax.best_of_grid(both, clean, found.classes, penalties, softmax.error_rate, weights)
-            for name, (penalties, weights) in fitted.items()
-        }
-        return {f"baseline/{name}_accuracy": float(softmax.accuracy(fit.params, test)) for name, fit in fits.items()}
+        return accuracies(fitted, (noisy, clean, test), found.classes)
 
     def weights(result: Result) -> Any:
         found_weights = np.asarray(weights_of(jnp.asarray(result.hparams), radius))
         groups = {"right label": found_weights[~corrupted], "wrong label": found_weights[corrupted]}
         return pictures.histogram(groups, "weight of a training sample")
 
-    def worst(result: Result) -> Any:
-        order = np.argsort(np.asarray(result.hparams))[:WORST]
-        images = splits.train.inputs[order].reshape(len(order), *found.image_shape)
-        truth = splits.train.targets
-        titles = [f"{labels[i]}, is {truth[i]}" if corrupted[i] else f"{labels[i]}" for i in order]
-        colors = ["black" if corrupted[i] else "red" for i in order]
-        heading = "the samples judged worst: label given, and what it is (red: the label was right)"
-        return pictures.gallery(images, titles, 8, heading, colors)
-
+    figures = {"weights": weights}
+    if found.image_shape:
+        given = splits.train._replace(targets=labels)
+        figures["worst"] = lambda result: worst(np.asarray(result.hparams), given, splits.train.targets, corrupted)
     return Task(
         inner=InnerProblem(
             loss=Linear(design=lambda batch: batch[0], loss=loss), init=lambda key, hparams: jnp.zeros(shape)
@@ -111,7 +101,7 @@ def hyperclean(
         else full_batch(whole_batch(noisy), whole_batch(clean)),
         evaluate=evaluate,
         baselines=baselines,
-        figures={"weights": weights, **({"worst": worst} if found.image_shape else {})},
+        figures=figures,
         precision=precision,
         name="hyperclean",
         headline=Headline(
@@ -129,6 +119,27 @@ def hyperclean(
 def weights_of(hparams: HParams, radius: float = 0.0) -> jax.Array:
     """The weights of the training samples, 0 to 1."""
     return hparams if radius else jax.nn.sigmoid(hparams)
+
+
+def accuracies(fitted: dict[str, Any], samples: tuple, classes: int) -> dict[str, float]:
+    """The test accuracy of each baseline, {name: (penalties, weights of the samples)}, with its best penalty."""
+    noisy, clean, test = samples
+    both: Any = tuple(np.concatenate(parts) for parts in zip(noisy, clean, strict=True))
+    fits = {
+        name: softmax.best_of_grid(both, clean, classes, penalties, softmax.error_rate, weights)
+        for name, (penalties, weights) in fitted.items()
+    }
+    return {f"baseline/{name}_accuracy": float(softmax.accuracy(fit.params, test)) for name, fit in fits.items()}
+
+
+def worst(hparams: np.ndarray, given: data_sets.DataSet, truth: np.ndarray, corrupted: np.ndarray) -> Any:
+    """The images of the samples with the least weights, each with the label given."""
+    order = np.argsort(hparams)[:WORST]
+    images = given.inputs[order].reshape(len(order), *given.image_shape)
+    titles = [f"{given.targets[i]}, is {truth[i]}" if corrupted[i] else f"{given.targets[i]}" for i in order]
+    colors = ["black" if corrupted[i] else "red" for i in order]
+    heading = "the samples judged worst: label given, and what it is (red: the label was right)"
+    return pictures.gallery(images, titles, 8, heading, colors)
 
 
 def in_ball(hparams: HParams, radius: float) -> HParams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,51 @@ class Learned(NamedTuple):
 
     weights: PyTree
     log_rates: PyTree
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How the learned weights become those of each sinusoid: h + sqrt(r) v_t for the weights that ``adapt`` names."""
+
+    network: Any
+    adapt: str
+    rate: float  # the step size r where none is learned, and the first one where it is
+
+    def first(self, key: Key, rates: str) -> Learned:
+        """The hyperparameters before the first step."""
+        drawn_weights = self.network.init(key, jnp.zeros((1, 1)))["params"]
+        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), drawn_weights)
+        return Learned(weights, self._constant_rates(split(weights, self.adapt)[1]) if rates == "each" else {})
+
+    def start(self, hparams: Learned, lanes: int) -> Params:
+        """The unknowns before adaptation, all 0."""
+        unknown = split(hparams.weights, self.adapt)[1]
+        return jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), unknown)
+
+    def weights(self, params: Params, hparams: Learned) -> PyTree:
+        """The weights of each lane."""
+        moved = lambda weight, log_rate, v: weight + jnp.exp(0.5 * log_rate) * v
+        known, unknown = split(hparams.weights, self.adapt)
+        own = jax.tree.map(moved, unknown, hparams.log_rates or self._constant_rates(unknown), params)
+        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (_lanes(params), *leaf.shape)), known)
+        return {"params": {**shared, **own}}
+
+    def outputs(self, params: Params, hparams: Learned, x: jax.Array) -> jax.Array:
+        """The output of each lane's network, at points of its own."""
+        return jax.vmap(self.network.apply)(self.weights(params, hparams), x)
+
+    def squared_errors(self, params: Params, hparams: Learned, points: Points) -> jax.Array:
+        """Mean squared error of each network on its sinusoid."""
+        return jnp.mean((self.outputs(params, hparams, points.x) - points.y) ** 2, axis=(1, 2))
+
+    def curves(self, params: Params, hparams: Learned) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The outputs on [-5, 5] before adaptation and after it, and the points, lane by lane."""
+        held, hparams = jax.tree.map(jnp.asarray, (params, hparams))
+        x = jnp.broadcast_to(jnp.linspace(-5.0, 5.0, 201)[:, None], (_lanes(held), 201, 1))
+        return self.outputs(jax.tree.map(jnp.zeros_like, held), hparams, x), self.outputs(held, hparams, x), x
+
+    def _constant_rates(self, unknown: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.log(self.rate)), unknown)
 
 
 def meta_sinusoid(
@@ -66,68 +112,41 @@ def meta_sinusoid(
             f"meta_sinusoid: sinusoids={sinusoids}, shots={shots}, queries={queries}, steps={steps}, "
             f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, and rate={rate} positive."
         )
-    network = perceptron(width)
+    adaptation = Adaptation(perceptron(width), adapt, rate)
     with jax.enable_x64(PRECISIONS.get(precision, True)):  # whatever the caller has set
         for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, held_queries)
     lanes = sinusoids + held_out
 
-    def adapted(params: Params, hparams: Learned) -> PyTree:
-        """The weights of each lane."""
-        moved = lambda weight, log_rate, v: weight + jnp.exp(0.5 * log_rate) * v
-        known, unknown = split(hparams.weights, adapt)
-        own = jax.tree.map(moved, unknown, _rates(hparams, unknown, rate), params)
-        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (_lanes(params), *leaf.shape)), known)
-        return {"params": {**shared, **own}}
-
-    def squared_errors(weights: PyTree, points: Points) -> jax.Array:
-        """Mean squared error of each network on its sinusoid."""
-        return jnp.mean((jax.vmap(network.apply)(weights, points.x) - points.y) ** 2, axis=(1, 2))
-
     def loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         size = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-        return jnp.sum(squared_errors(adapted(params, hparams), batch)) + 0.5 * proximity * size
+        return jnp.sum(adaptation.squared_errors(params, hparams, batch)) + 0.5 * proximity * size
 
     def batches(key: Key, step: int | jax.Array) -> tuple[Points, Points]:
         support, query = drawn(jax.random.fold_in(key, step), sinusoids, shots, queries)
         return jax.tree.map(lambda new, kept: jnp.concatenate([new, kept]), support, for_support), query
 
-    def init_hparams(key: Key) -> Learned:
-        drawn_weights = network.init(key, jnp.zeros((1, 1)))["params"]
-        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), drawn_weights)
-        unknown = split(weights, adapt)[1]
-        start = lambda leaf: jnp.full_like(leaf, jnp.log(rate))
-        return Learned(weights, jax.tree.map(start, unknown) if rates == "each" else {})
-
-    def start(key: Key, hparams: Learned) -> Params:
-        unknown = split(hparams.weights, adapt)[1]
-        return jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), unknown)
-
     def evaluate(params: Params, hparams: Learned) -> dict[str, Any]:
         held = tail(params, sinusoids)
-        after = squared_errors(adapted(held, hparams), for_query)
-        before = squared_errors(adapted(jax.tree.map(jnp.zeros_like, held), hparams), for_query)
+        after = adaptation.squared_errors(held, hparams, for_query)
+        before = adaptation.squared_errors(jax.tree.map(jnp.zeros_like, held), hparams, for_query)
         return {
             "mse_before": jnp.mean(before),
             "mse_after": jnp.mean(after),
             "mse_after_ci95": 1.96 * jnp.std(after) / jnp.sqrt(held_out),
         }
 
-    def adaptation(result: Result) -> Any:
-        held, hparams = jax.tree.map(jnp.asarray, (tail(result.params, sinusoids), result.hparams))
-        x = jnp.broadcast_to(jnp.linspace(-5.0, 5.0, 201)[:, None], (held_out, 201, 1))
-        before, after = (
-            jax.vmap(network.apply)(adapted(lane, hparams), x) for lane in (jax.tree.map(jnp.zeros_like, held), held)
-        )
+    def pictured(result: Result) -> Any:
+        before, after, x = adaptation.curves(tail(result.params, sinusoids), result.hparams)
         return drawing(x, before, after, for_support, for_query)
 
     solver: Solver = LBFGS(max_steps=2000, tol=1e-4) if proximity > 0 else Optax(optax.sgd(1.0), max_steps=steps)
     return Task(
-        inner=InnerProblem(loss=loss, init=start, solver=solver),
-        outer_loss=lambda w, h, batch: jnp.mean(squared_errors(adapted(head(w, sinusoids), h), batch)),
-        init_hparams=init_hparams,
+        inner=InnerProblem(loss=loss, init=lambda key, hparams: adaptation.start(hparams, lanes), solver=solver),
+        outer_loss=lambda w, h, batch: jnp.mean(adaptation.squared_errors(head(w, sinusoids), h, batch)),
+        init_hparams=lambda key: adaptation.first(key, rates),
         batches=batches,
         evaluate=evaluate,
-        figures={"adaptation": adaptation},
+        figures={"adaptation": pictured},
         warm_start=False,
         precision=precision,
         name="meta_sinusoid",
@@ -140,11 +159,6 @@ def split(weights: PyTree, adapt: str) -> tuple[PyTree, PyTree]:
     last = max(weights)  # layers_0, layers_2, layers_4
     changed = {name: layer for name, layer in weights.items() if adapt == "all" or name == last}
     return {name: layer for name, layer in weights.items() if name not in changed}, changed
-
-
-def _rates(hparams: Learned, unknown: PyTree, rate: float) -> PyTree:
-    """The logarithm of the step size of each unknown."""
-    return hparams.log_rates or jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.log(rate)), unknown)
 
 
 def _lanes(params: Params) -> int:
