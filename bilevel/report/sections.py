@@ -17,7 +17,7 @@ from bilevel.report.charts import Band, Curve, chart
 from bilevel.report.commands import command
 from bilevel.report.runs import RecordedRun
 from bilevel.report.words import headline_of
-from bilevel.training.headline import short
+from bilevel.training.headline import key, short
 from bilevel.verification import Record, diagnose
 
 LOSSES = {"outer/loss": "outer loss (validation)", "test/loss": "test, held out", "stop/loss": "second hold-out"}
@@ -61,12 +61,22 @@ def curves(record: Record) -> str:
     losses = ["outer/loss", *(name for name in others if name.endswith("/loss"))]
     scores = [name for name in others if not name.endswith("/loss")]
     drawn = [
-        chart("losses", [_curve(lines, name, LOSSES.get(name, name)) for name in losses], mark=mark),
+        chart("losses", [ended(record, name, LOSSES.get(name, name)) for name in losses], mark=mark),
         gradient(lines),
         chart("steps of the solves", [_curve(lines, f"{solve}/steps", solve) for solve in ("inner", "adjoint")]),
-        *(chart("held-out figures", [_curve(lines, name) for name in group], mark=mark) for group in _alike(scores)),
+        *(chart("held-out figures", [ended(record, name) for name in group], mark=mark) for group in _alike(scores)),
     ]
     return section("how it went", f'<div class="charts">{"".join(drawn)}</div>') if any(drawn) else ""
+
+
+def ended(record: Record, name: str, label: str = "") -> Curve:
+    """The line of a metric up to the last iterate, which no outer step measures and the summary has."""
+    curve = _curve(record.lines, name, label)
+    end = record.summary.get("steps")
+    last = record.summary.get("final_outer_loss" if name == "outer/loss" else f"last_{key(name)}")
+    if not curve.x or not isinstance(end, int) or not isinstance(last, int | float) or curve.x[-1] >= end:
+        return curve
+    return Curve(curve.name, [*curve.x, float(end)], [*curve.y, float(last)])
 
 
 def gradient(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -121,7 +121,7 @@ def gallery_of(
     shown = [step for step in result.snapshots if best < 0 or step < best]
     shown = [shown[round(at)] for at in np.linspace(0, len(shown) - 1, min(MOMENTS, len(shown)))]
     groups = {"at the start" if step == 0 else f"step {step}": result.snapshots[step] for step in shown}
-    groups |= {f"chosen, {best}" if best >= 0 else "chosen": result.hparams}
+    groups |= {f"chosen at {best}" if best >= 0 else "chosen": result.hparams}
     titles = [f"{label} {moment}" for moment in groups for label in labels]
     titles += [f"{words} {label}" for words in ("a real", "mean real") for label in range(data.classes)]
     real = [np.stack([images[0] for images in of_class]), np.stack([images.mean(axis=0) for images in of_class])]

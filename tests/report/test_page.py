@@ -11,6 +11,7 @@ import bilevel as bl
 from bilevel.loggers import Run
 from bilevel.report import REPORT, Page, found, page, read
 from bilevel.report.comparison import distinctions
+from bilevel.report.sections import ended
 
 VOID = ("meta", "img", "br", "line", "path", "polygon", "i")
 
@@ -151,3 +152,13 @@ def test_the_scale_of_a_chart_covers_what_it_shows():
     assert chart("empty", [Curve("none", [0.0], [math.nan])]) == ""
     many = chart("many", [Curve("line", list(range(5000)), [1.0] * 5000)])
     assert many.count(",") < 1000
+
+
+def test_the_curves_go_on_to_the_last_iterate(write_run):
+    """The summary has it, because no outer step measures it; so the chosen step lies on the curve."""
+    told = {"steps": 12, "final_outer_loss": 0.5, "last_test_loss": 0.25}
+    found = read(write_run(summary=told)).record
+    for name, last in (("outer/loss", 0.5), ("test/loss", 0.25)):
+        curve = ended(found, name)
+        assert (curve.x[-2:], curve.y[-1]) == ([11.0, 12.0], last)
+    assert ended(found, "test/accuracy").x[-1] == 11.0
