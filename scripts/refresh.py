@@ -129,6 +129,11 @@ TABLE = {
     "peers_sklearn": Measured(
         "python -m experiments.peers.sklearn", ("experiments/peers/results/sklearn.csv",), ("bilevel/sklearn", *DERIVES)
     ),
+    "peers_sklearn_figure": Measured(
+        "python -m experiments.peers.sklearn --only= --figure",
+        ("docs/figures/sklearn_penalties.png",),
+        ("bilevel/sklearn", *DERIVES),
+    ),
     "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES),
     "peers_logistic": peer("logistic", *DERIVES, kinds=("results/{}.csv",)),
     "peers_logistic_figure": Measured(
