@@ -63,7 +63,7 @@ def second_look(instance: Instance, asked: Asked) -> Seen:
     known = solved & ~jnp.isnan(seen.least)
     saddle = known & bends_down(seen.least, params) & asked.left
     tried = lower(instance, asked, seen, known, saddle)
-    counts = counts.plus(proxes=jnp.maximum(tried.number - 1, 0) * instance.mapping.prox_calls)
+    counts = counts.plus(proxes=tried.number * instance.mapping.prox_calls)  # one in each round of the loop
     return Seen(seen.least, tried.found & ~saddle, tried.params, tried.found & asked.left, counts, seen.vain)
 
 
