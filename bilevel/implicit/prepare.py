@@ -84,9 +84,10 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
 
 
 def above_rounding(reduced: PyTree, given: PyTree, tol: float | jax.Array) -> tuple[PyTree, jax.Array]:
-    """The reduced right-hand side and the tolerance, both no finer than the rounding of ``given``, the full right-hand
-    side: what the reduction leaves of a vector off the face is rounding, lies off the range of K, and has no
-    solution."""
+    """The reduced right-hand side and the tolerance, neither finer than the rounding of ``given``, the full right-hand
+    side. The reduction leaves only rounding of a vector off the face. That rounding lies outside of the range of K, so
+    the system has no solution for it.
+    """
     rounding, size = ROUNDING * epsilon(reduced) * norm(given), norm(reduced)
     reduced = jax.tree.map(lambda leaf: jnp.where(size > rounding, leaf, 0 * leaf), reduced)  # NaN stays
     return reduced, jnp.maximum(tol, rounding / jnp.where(size > rounding, size, 1))

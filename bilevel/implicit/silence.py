@@ -20,9 +20,8 @@ def silent(
     cotangent is zero. Then NaN must not reach a gradient that the lane shares with others, nor a second derivative.
     Where the result is used, all derivatives of the lane are NaN. The function is differentiable to any order, in both
     modes. The map depends on the values ``of``; ``data`` are the values among them whose own tangents are finite. The
-    map is stated as the solution of the triangular system (t, r) = (t, linear(t)),
-    because JAX's linear solve is the only rule that takes a transpose, is batched, and can be
-    differentiated again.
+    map is stated as the solution of the triangular system (t, r) = (t, linear(t)), because JAX's linear solve is the
+    only rule that takes a transpose, is batched, and can be differentiated again.
 
     >>> gone = lambda t: silent(lambda factor, t: factor * t, 2.0, t, jnp.array(True), 2.0)
     >>> jax.vjp(gone, 1.0)[1](0.0)[0].tolist(), jax.vjp(gone, 1.0)[1](1.0)[0].tolist()
@@ -55,8 +54,8 @@ def silent(
 
 
 def _echoed(moved: PyTree, tangents: PyTree, lost: jax.Array, data: PyTree) -> PyTree:
-    """The same, with derivatives in the data that are NaN where the lane is lost and heard: the system above has none
-    there. The tangents reach the result through one number that is NaN."""
+    """The same, with derivatives in the data that are NaN where the lane is lost and its result is used. The system
+    above has no derivatives there. The tangents reach the result through one number that is NaN."""
     number = jnp.where(lost, _mixed(tangents) * (1 + _zero_that_moves(data)), 0)
     passed = lambda _, number: jnp.where(lost & (number != 0), jnp.nan, number)
     echo = jax.lax.custom_linear_solve(lambda number: number, number, passed, passed)
@@ -68,8 +67,8 @@ def _echoed(moved: PyTree, tangents: PyTree, lost: jax.Array, data: PyTree) -> P
 def gone(value: PyTree, data: PyTree, lost: jax.Array) -> PyTree:
     """The ``value``, whose derivatives in the data are NaN where it is ``lost``, unless its cotangent is exactly zero.
 
-    For what is computed from a solution: there the solution is replaced by numbers before it enters, because the
-    derivative of a product multiplies a cotangent of zero by the derivative NaN of the other factor.
+    For values that are computed from a solution. A lost solution is replaced by numbers before they are computed,
+    because the derivative of a product would multiply a cotangent of zero by the NaN of the other factor.
 
     >>> jax.grad(lambda x: gone(jnp.ones(()), x, jnp.array(True)))(2.0).tolist()
     nan
@@ -85,7 +84,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
 
 
 def _deaf(tree: PyTree, lost: jax.Array) -> PyTree:
-    """The tree, which nothing is differentiated in where the lane is lost."""
+    """The tree, without derivatives where the lane is lost."""
 
     def one(leaf: jax.Array) -> jax.Array:
         return jnp.where(lost, jax.lax.stop_gradient(leaf), leaf) if _is_continuous(leaf) else leaf
@@ -118,9 +117,10 @@ def _is_continuous(leaf: jax.Array | float) -> bool:
 def coupled(tree: PyTree, unknown: PyTree, of: PyTree = 1.0) -> PyTree:
     """The tree plus a zero that JAX takes to be linear in all of ``unknown``, and to depend on ``of``.
 
-    JAX transposes a linear solve only where all parts of its right-hand side are unknown, or none. Of a second
-    derivative they are what the map makes of the movement of the values ``of`` that it closes over: a part that the map
-    leaves alone would be a known zero. The compiler removes what is added here.
+    JAX transposes a linear solve only where all parts of its right-hand side are unknown, or none. In a second
+    derivative the parts are the response of the map to a movement of the values ``of`` that it closes over. A part that
+    the map does not touch would be a known zero, so each part gets a zero that depends on the unknown. The compiler
+    removes it.
     """
     total = lambda tree: sum(jnp.sum(jnp.real(leaf)) for leaf in jax.tree.leaves(tree) if _is_continuous(leaf))
     # A product of zeros, because the derivative of a zero times a NaN among the values would be NaN.

@@ -32,7 +32,7 @@ def units_of(curvature: Matrix, rows: Matrix, owner: np.ndarray | None = None) -
     """Units in which the nonzero entries of [[Q, C'], [C, 0]] have a geometric mean near 1.
 
     Their logarithms u minimise the sum of (log |K_ij| + u_i + u_j)^2. Multiplying a row, a column or the objective
-    moves u by exactly the logarithm of the factor; with the largest entry of a row as its unit, that entry would hide
+    moves u by exactly the logarithm of the factor. The largest entry of a row is not its unit, because it would hide
     the others. ``owner`` numbers the groups of rows that share one unit, as the rows of a cone do. The units are powers
     of two, so that scaling rounds nothing. Source: Curtis and Reid, On the automatic scaling of matrices for Gaussian
     elimination, 1972.

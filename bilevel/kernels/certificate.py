@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 
 def closeness(dtype: jnp.dtype) -> float:
-    """The relative error that a proof may have, 2e-10 in float64 and 5e-5 in float32: a solution would lie farther than
-    its inverse."""
+    """The relative error that a proof may have, 2e-10 in float64 and 5e-5 in float32. A solution that such a proof
+    misses lies farther away than the inverse of it."""
     return float(jnp.finfo(dtype).eps) ** 0.625
 
 

@@ -119,11 +119,13 @@ def _widened(change: HParams, noise: jax.Array, rounding: jax.Array) -> jax.Arra
 
 
 def _longer(inner: jax.Array, adjoint: jax.Array) -> jax.Array:
-    """The sum of all corrections in lengths of the first one, up to `FARTHEST`, by the ratios of both residuals.
+    """How many times the first correction all corrections together are, up to `FARTHEST`, by the ratios of both
+    residuals.
 
-    A step shrinks A to (1 - adjoint) A along the adjoint, which grows by q = 1 / (1 - adjoint); each step is inner * q
-    times the one before, their way p = 1 / (1 - inner * q) steps, and the gradient changes by (q^p - 1) / (q - 1) of
-    the first change. Corrections of the adjoint at the same params add up to q of the first.
+    A Newton step multiplies the adjoint by q = 1 / (1 - adjoint), because it shrinks A by the factor 1 - adjoint along
+    it. Each step is inner * q times as long as the one before, so the whole way is p = 1 / (1 - inner * q) first steps
+    long. On this way the gradient changes by (q^p - 1) / (q - 1) times its first change. Corrections of the adjoint at
+    the same params add up to q times the first.
     """
     ratio = lambda theta: jnp.where(theta > 0, jnp.minimum(theta, 1 - 1 / FARTHEST), 0)  # NaN: no ratio was measured
     growth = -jnp.log1p(-ratio(adjoint))  # log q
