@@ -119,4 +119,4 @@ def test_sums_in_single_precision_are_accurate():
         exact = jax.tree.leaves(sums(jnp.asarray(x, jnp.float64)))
         for found, right in zip(jax.tree.leaves(Program(sums)(jnp.asarray(x))), exact, strict=True):
             assert found.dtype == np.float32
-            assert_allclose(found, right, rtol=20 * np.finfo(np.float32).eps)
+            assert_allclose(found, right, rtol=20 * float(np.finfo(np.float32).eps))

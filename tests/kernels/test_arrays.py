@@ -7,7 +7,7 @@ from bilevel.kernels.arrays import as_point, like, map_leaves, norm, valid
 
 
 def test_integers_become_floats_and_parameters_take_the_dtype_of_the_point():
-    point = as_point([1, 2])
+    point = as_point(np.array([1, 2]))
     assert jnp.issubdtype(point.dtype, jnp.floating)
     assert like(np.float64(0.5), jnp.ones(2, jnp.float32)).dtype == jnp.float32
     assert map_leaves(lambda x, p: x * p, {"a": jnp.ones(2, jnp.float32)}, 2.0)["a"].dtype == jnp.float32

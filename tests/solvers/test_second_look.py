@@ -138,8 +138,8 @@ def test_no_method_of_second_order_blames_the_precision_for_a_hessian_that_is_no
         return 0.5 * jnp.sum((w["a"] - 1) ** 2) + jnp.sum(jnp.maximum(w["b"], 0) ** power)
 
     start = {"a": jnp.zeros(2), "b": -jnp.ones(1)}
-    bounded = {"constraint": bl.Box(-5.0, 5.0)} if isinstance(solver, bl.ProjectedNewton) else {}
-    inner = bl.InnerProblem(flat, lambda key, h: start, solver=solver, **bounded)
+    bounds = bl.Box(-5.0, 5.0) if isinstance(solver, bl.ProjectedNewton) else bl.Free()
+    inner = bl.InnerProblem(flat, lambda key, h: start, solver=solver, constraint=bounds)
     near = lambda away: start | {"a": jnp.ones(2) + away}
     found = jax.vmap(lambda away: inner.solve(1.0, None, init=near(away)))(jnp.array([1e-9, 0.0]))
     codes = found.status.code.tolist()
