@@ -73,6 +73,7 @@ TABLE = {
     "catalogue": Measured("python scripts/catalogue.py", (), ("bilevel/projections", "bilevel/prox")),
     "accuracy": Measured("python scripts/accuracy.py", (), ("bilevel/engines/implicit_function", "bilevel/implicit")),
     "cold_start": Measured("python scripts/cold_start.py", (), ("bilevel/cli", "bilevel/training", *DERIVES)),
+    "scaling_law": Measured("python scripts/scaling_law.py", (), ("bilevel/training", *DERIVES)),
     "eager_speed": Measured("python scripts/eager_speed.py", (), ("bilevel/foundation", "bilevel/layers")),
     "sparse_designs": Measured(
         "python scripts/sparse_designs.py", (), ("bilevel/losses", "bilevel/solvers/first_order", *DERIVES)

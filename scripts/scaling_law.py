@@ -1,7 +1,7 @@
 """The cost of a hypergradient against samples, unknowns, hyperparameters and devices, and what follows for a large one.
 
     python scripts/scaling_law.py               sizes on this machine, communication on 8 virtual devices: 10 minutes
-    python scripts/scaling_law.py --smoke       the smallest sizes
+    python scripts/scaling_law.py --smoke       the smallest sizes, without the prediction
     python scripts/scaling_law.py --samples 1e9 --unknowns 1e6 --devices 64 --nonzeros 100
 
 The problem is logistic regression by `bl.LBFGS`, its adjoint by `bl.CG`, with one hyperparameter, one for each feature
@@ -82,8 +82,15 @@ def measured(task: bl.Task, mesh: dict | None = None, steps: int = 8) -> Step:
     return Step(seconds, statistics.median(counts), scratch, program.as_text() or "")
 
 
-def report_sizes(sizes: list[tuple[int, int]]) -> float:
-    """Prints the table of sizes with the law fitted to it; returns the passes of the largest problem."""
+class Law(NamedTuple):
+    """What a large problem is extrapolated from."""
+
+    passes: float  # of the largest problem measured
+    numbers: tuple[float, float]  # numbers of scratch for each sample and for each unknown
+
+
+def report_sizes(sizes: list[tuple[int, int]]) -> Law:
+    """Prints the table of sizes with the law fitted to it."""
     rows = [(n, p, kind, measured(problem(n, p, kind))) for n, p in sizes for kind in KINDS]
     work = np.array([[step.passes * n * p, step.passes, 1.0] for n, p, _, step in rows])
     seconds = np.array([step.seconds for *_, step in rows])
@@ -101,7 +108,7 @@ def report_sizes(sizes: list[tuple[int, int]]) -> float:
         f"seconds = passes x ({law[0]:.2e} x samples x unknowns + {law[1]:.1e}) + {law[2]:.1e}\n"
         f"scratch bytes = {memory[0]:.0f} x samples + {memory[1]:.0f} x unknowns + {memory[2]:.0f}"
     )
-    return rows[-1][-1].passes
+    return Law(rows[-1][-1].passes, (memory[0] / 8, memory[1] / 8))  # measured in float64
 
 
 class Traffic(NamedTuple):
@@ -161,22 +168,23 @@ def report_devices(samples: int, features: int) -> None:
             )
 
 
-def predict(settings: argparse.Namespace, passes: float) -> None:
+def predict(settings: argparse.Namespace, law: Law) -> None:
     """Prints what a large sparse problem takes; the design does not fit where it is dense."""
     n, p, devices = settings.samples, settings.unknowns, settings.devices
     dense, stored = 4 * n * p, 8 * n * settings.nonzeros
     read = 2 * stored / devices / settings.bandwidth
     exchange = 2 * (devices - 1) / devices * 4 * p / settings.link + 2 * np.log2(devices) * settings.latency
-    state = 4 * (3 * n / devices + 25 * p)
+    state = 4 * (law.numbers[0] * n / devices + law.numbers[1] * p)
     print(
         f"\n{n:.0e} samples x {p:.0e} unknowns on {devices} devices, float32, {settings.nonzeros:g} entries a sample:\n"
         f"  the design: dense {dense / 1e12:.3g} TB, which does not fit; stored by entries (4 bytes and an index of 4) "
         f"{stored / 1e9:.3g} GB, {stored / devices / 1e9:.3g} GB a device\n"
-        f"  beside it, a device: {state / 1e9:.2g} GB (3 numbers a sample, 25 an unknown: the pairs of L-BFGS and CG)\n"
+        f"  beside it, a device: {state / 1e9:.2g} GB ({law.numbers[0]:.0f} numbers a sample, "
+        f"{law.numbers[1]:.0f} an unknown)\n"
         f"  a pass reads the design twice: {1e3 * read:.3g} ms at {settings.bandwidth / 1e12:g} TB/s\n"
         f"  a pass sums one vector of the unknowns over the devices: {1e3 * exchange:.3g} ms at "
         f"{settings.link / 1e9:g} GB/s and {1e6 * settings.latency:g} us a hop\n"
-        f"  a hypergradient of {passes:.0f} passes: {passes * (read + exchange):.3g} s"
+        f"  a hypergradient of {law.passes:.0f} passes: {law.passes * (read + exchange):.3g} s"
     )
 
 
@@ -193,9 +201,10 @@ def main() -> None:
     parser.add_argument("--link", type=float, default=25e9, help="bytes a second between devices")
     parser.add_argument("--latency", type=float, default=1e-5, help="seconds a hop")
     settings = parser.parse_args()
-    passes = report_sizes(SMALL if settings.smoke else SIZES)
+    law = report_sizes(SMALL if settings.smoke else SIZES)
     report_devices(*((400, 16) if settings.smoke else (8192, 256)))
-    predict(settings, passes)
+    if not settings.smoke:  # whose sizes are too small to extrapolate from
+        predict(settings, law)
 
 
 if __name__ == "__main__":

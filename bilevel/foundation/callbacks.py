@@ -17,10 +17,9 @@ def on_host(function: Callable[..., PyTree], like: PyTree, *args: PyTree, togeth
 
     Works under jit; under vmap the lanes are called one after another. With ``together`` there is one call for all of
     them, on arrays with a leading axis for each vmap (of length 1 where the argument is the same in all lanes), and the
-    result has those axes too. JAX runs callbacks in a thread of its own. The
-    context ``jax.enable_x64`` does not reach that thread, so 64-bit values would be rounded to 32 bits there: they
-    travel as pairs of words, and the setting is restored around the call. Raises ValueError, on the host, for a result
-    of another shape.
+    result has those axes too. JAX runs callbacks in a thread of its own. The context ``jax.enable_x64`` does not reach
+    that thread, so 64-bit values would be rounded to 32 bits there: they travel as pairs of words, and the setting is
+    restored around the call. Raises ValueError, on the host, for a result of another shape.
     """
     double = bool(jax.config.read("jax_enable_x64"))
     leaves, structure = jax.tree.flatten(args)

@@ -15,7 +15,7 @@ Clarabel: an interior-point solver for conic programs with quadratic objectives,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +153,8 @@ def _newton(data: Data, scaled: jax.Array, weigh: Callable[[jax.Array], jax.Arra
     return refined
 
 
-def _residuals(data: Data, at: Iterate) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def residuals_of(data: Any, at: Any) -> tuple[Any, Any, Any, Any]:
+    """How far a point is from the equations of the embedding; for arrays of JAX, of NumPy and sparse matrices."""
     P, q, E, e, G, h = data
     Px = P @ at.x
     return (
@@ -169,7 +170,7 @@ def _step(data: Data, cones: SecondOrders, at: Iterate) -> Iterate:
     W = scaling(cones, at.s, at.z)
     root = W.forward(cones, at.z)  # W z = W^{-1} s
     solve = _newton(data, W.inverse(cones, data.G), lambda v: W.inverse(cones, v))
-    residuals = _residuals(data, at)
+    residuals = residuals_of(data, at)
     degree = len(cones.lengths) + 1
     gap = (at.s @ at.z + at.t * at.k) / degree
     second = solve(-data.q, data.e, data.h)
@@ -211,7 +212,7 @@ def _longest(cones: SecondOrders, at: Iterate, step: Iterate) -> jax.Array:
 def _judge(data: Data, cones: SecondOrders, units: Units, at: Iterate, tol: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest of the relative residuals and the relative gap, and a `Code`."""
     P, q, E, e, G, h = data
-    r_x, r_y, r_z, _ = _residuals(data, at)
+    r_x, r_y, r_z, _ = residuals_of(data, at)
     Px = P @ at.x
     curved, cost, bound = at.x @ Px / at.t, q @ at.x, -(e @ at.y + h @ at.z)
     primal = _size(r_y, r_z) / (at.t + _size(at.x, at.s))

@@ -10,6 +10,8 @@ import numpy as np
 import scipy.sparse
 from jax.experimental.sparse import BCOO, JAXSparse, bcoo_concatenate
 
+from bilevel.linear_solve.sparse_factor import from_entries
+
 Matrix = Any  # jax.Array or BCOO
 
 
@@ -99,14 +101,10 @@ def is_positive_semidefinite(matrix: jax.Array) -> jax.Array:
 
 
 def compressed(matrix: Matrix) -> scipy.sparse.csc_array:
-    """A matrix on the host, dense or `BCOO` with NumPy's arrays in it, in compressed columns and float64. Places
-    outside of the shape, which pad a `BCOO`, are left out."""
+    """A matrix on the host, dense or `BCOO` with NumPy's arrays in it, in compressed columns and float64."""
     if not is_sparse(matrix):
         return scipy.sparse.csc_array(np.asarray(matrix, np.float64))
-    (rows, columns), entries = np.asarray(matrix.indices).T, np.asarray(matrix.data, np.float64)
-    inside = (rows < matrix.shape[0]) & (columns < matrix.shape[1])
-    kept = entries[inside], (rows[inside], columns[inside])
-    return scipy.sparse.csc_array(scipy.sparse.coo_array(kept, shape=matrix.shape))
+    return from_entries(np.asarray(matrix.data), np.asarray(matrix.indices), matrix.shape)
 
 
 def between(rows: jax.Array, matrix: Matrix, columns: jax.Array) -> Matrix:

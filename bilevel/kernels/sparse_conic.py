@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse
 
 from bilevel.foundation.status import Code
+from bilevel.kernels.conic import residuals_of
 from bilevel.linear_solve.sparse_factor import Matrix, refined_inverse, saddle
 
 Part = Any  # a vector of NumPy's, or a number
@@ -141,20 +142,9 @@ def _newton(data: Data, squares: np.ndarray) -> Callable:
     return solved
 
 
-def _residuals(data: Data, at: Iterate) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    P, q, E, e, G, h = data
-    curved = P @ at.x
-    return (
-        curved + E.T @ at.y + G.T @ at.z + q * at.t,
-        E @ at.x - e * at.t,
-        G @ at.x + at.s - h * at.t,
-        float(at.k + q @ at.x + e @ at.y + h @ at.z + at.x @ curved / at.t),
-    )
-
-
 def _step(data: Data, at: Iterate) -> Iterate:
     """One predictor-corrector step, as in `kernels.conic`."""
-    solve, residuals = _newton(data, at.s / at.z), _residuals(data, at)
+    solve, residuals = _newton(data, at.s / at.z), residuals_of(data, at)
     gap = (at.s @ at.z + at.t * at.k) / (at.s.size + 1)
     x2, y2, z2 = solve(-data.q, data.e, data.h)
     center = at.x / at.t
@@ -192,7 +182,7 @@ def _longest(at: Iterate, step: Iterate) -> float:
 def _judge(data: Data, at: Iterate, tol: float) -> tuple[float, Code | None]:
     """The largest of the relative residuals and the relative gap, and the code that ends the iteration, if any."""
     P, q, E, e, G, h = data
-    r_x, r_y, r_z, _ = _residuals(data, at)
+    r_x, r_y, r_z, _ = residuals_of(data, at)
     Px = P @ at.x
     curved, cost, bound = at.x @ Px / at.t, q @ at.x, -(e @ at.y + h @ at.z)
     primal = _size(r_y, r_z) / (at.t + _size(at.x, at.s))

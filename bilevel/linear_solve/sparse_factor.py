@@ -44,32 +44,44 @@ def refined_inverse(matrix: Matrix, leading: int) -> Inverse:
     inverses = [_inverse(shifted, diagonal=True)]
 
     def solve(rhs: np.ndarray) -> np.ndarray:
-        found, left = _refined(matrix, inverses[-1], rhs)
-        if not left <= LOST and len(inverses) == 1:
-            inverses.append(_inverse(shifted, diagonal=False))
-            again, after = _refined(matrix, inverses[-1], rhs)
-            return again if not left <= after else found
-        return found
+        columns = rhs.reshape(len(rhs), -1)
+        found, left = _refined(matrix, inverses[0], columns)
+        lost = ~(left <= LOST)
+        if np.any(lost & np.all(np.isfinite(columns), axis=0)):
+            if len(inverses) == 1:
+                inverses.append(_inverse(shifted, diagonal=False))
+            again, after = _refined(matrix, inverses[1], columns[:, lost])
+            found[:, lost] = np.where(after < left[lost], again, found[:, lost])
+        return found.reshape(rhs.shape)
 
     return solve
 
 
-def _refined(matrix: Matrix, inverse: Inverse, rhs: np.ndarray) -> tuple[np.ndarray, float]:
-    """The solution with the smallest residual, and that residual: the largest share of the terms of its row, because
-    the rows of an interior-point step differ by many powers of ten. Source: Oettli and Prager, 1964."""
-    sizes = abs(matrix)
-    found, best, rest, least = np.zeros_like(rhs), np.zeros_like(rhs), rhs, np.inf
+def _refined(matrix: Matrix, inverse: Inverse, rhs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The solutions with the smallest residuals, column by column, and those residuals: the largest share of the terms
+    of a row, because the rows of an interior-point step differ by many powers of ten. A column that is not finite
+    leaves the others alone. Source: Oettli and Prager, 1964."""
+    sizes, number = abs(matrix), rhs.shape[1]
+    found, rest = np.zeros_like(rhs), rhs
+    best, least = np.full_like(rhs, np.nan), np.full(number, np.inf)
     for _ in range(REFINEMENTS):
         found = found + inverse(rest)
         rest = rhs - matrix @ found
         terms = sizes @ np.abs(found) + np.abs(rhs)
-        left = float(np.max(np.abs(rest) / np.where(terms > 0, terms, 1), initial=0))
-        if not left < least:
+        left = np.max(np.abs(rest) / np.where(terms > 0, terms, 1), axis=0, initial=0)
+        better = left < least  # False for NaN
+        best, least = np.where(better, found, best), np.where(better, left, least)
+        if not np.any(better & (left > PRECISE)):
             break
-        best, least = found, left
-        if left <= PRECISE:
-            break
-    return best if np.isfinite(least) else found, least
+    return best, least
+
+
+def from_entries(data: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> Matrix:
+    """The matrix of entries at (row, column); places outside of the shape, which pad a `BCOO`, are left out."""
+    rows, columns = places.T
+    inside = (rows < shape[0]) & (columns < shape[1])
+    entries = np.asarray(data, np.float64)[inside], (rows[inside], columns[inside])
+    return scipy.sparse.csc_array(scipy.sparse.coo_array(entries, shape=shape))
 
 
 def _inverse(matrix: Matrix, diagonal: bool) -> Inverse:
@@ -102,7 +114,7 @@ def least_pivot(matrix: Matrix) -> float:
     return float(np.min(pivots) / np.max(pivots))
 
 
-def is_positive_semidefinite(matrix: Matrix, eps: float = 2.2e-16) -> bool:
+def is_positive_semidefinite(matrix: Matrix, eps: float = float(np.finfo(float).eps)) -> bool:
     """Whether a symmetric sparse matrix has no negative eigenvalue, up to the rounding ``eps`` of its entries, in all
     units of its rows.
 

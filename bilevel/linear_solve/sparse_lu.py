@@ -9,7 +9,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
@@ -19,7 +18,7 @@ from bilevel.foundation.status import Code
 from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, as_operator
 from bilevel.linear_solve.refine import attainable, judge, scaled_back, true_residual
-from bilevel.linear_solve.sparse_factor import least_pivot, refined_inverse
+from bilevel.linear_solve.sparse_factor import from_entries, least_pivot, refined_inverse
 
 
 @jax.tree_util.register_dataclass
@@ -59,14 +58,17 @@ class SparseLU(LinearSolver):
 def pivot_ratio(matrix: BCOO) -> jax.Array:
     """The smallest pivot of a symmetric `BCOO` matrix relative to the largest one; 0 where it is singular."""
     like = jnp.zeros((), matrix.dtype)
-    return on_host(lambda data, at: least_pivot(_matrix(data, at, matrix.shape[0])), like, matrix.data, matrix.indices)
+    return on_host(
+        lambda data, at: least_pivot(from_entries(data, at, matrix.shape)), like, matrix.data, matrix.indices
+    )
 
 
 def _solved(leading: int, data: np.ndarray, indices: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     """x for each lane, with one factor for each matrix; leading axes of length 1 are shared."""
+    shape = (rhs.shape[-1], rhs.shape[-1])
     lanes = np.broadcast_shapes(data.shape[:-1], indices.shape[:-2], rhs.shape[:-1])
     if data[..., 0].size <= 1 and indices[..., 0, 0].size <= 1:  # the entries are those of one matrix
-        solve = refined_inverse(_matrix(data.ravel(), indices.reshape(-1, 2), rhs.shape[-1]), leading)
+        solve = refined_inverse(from_entries(data.ravel(), indices.reshape(-1, 2), shape), leading)
         return solve(rhs.reshape(-1, rhs.shape[-1]).T).T.reshape(rhs.shape)
     data, indices, rhs = (
         np.broadcast_to(part, (*lanes, *part.shape[part.ndim - own :]))
@@ -74,12 +76,5 @@ def _solved(leading: int, data: np.ndarray, indices: np.ndarray, rhs: np.ndarray
     )
     found = np.empty(rhs.shape)
     for lane in np.ndindex(lanes):
-        found[lane] = refined_inverse(_matrix(data[lane], indices[lane], rhs.shape[-1]), leading)(rhs[lane])
+        found[lane] = refined_inverse(from_entries(data[lane], indices[lane], shape), leading)(rhs[lane])
     return found
-
-
-def _matrix(data: np.ndarray, indices: np.ndarray, size: int) -> scipy.sparse.csc_array:
-    rows, columns = indices.T
-    inside = (rows < size) & (columns < size)
-    entries = np.asarray(data, np.float64)[inside], (rows[inside], columns[inside])
-    return scipy.sparse.csc_array(scipy.sparse.coo_array(entries, shape=(size, size)))

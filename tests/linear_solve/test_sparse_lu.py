@@ -7,6 +7,7 @@ import pytest
 from jax.experimental.sparse import BCOO
 from numpy.testing import assert_allclose
 
+from bilevel.foundation.status import Code
 from bilevel.linear_solve import AutoLinear, Operator
 from bilevel.linear_solve.base import Stored
 from bilevel.linear_solve.sparse_lu import SparseLU, pivot_ratio
@@ -45,6 +46,13 @@ def test_the_status_of_a_system_without_a_solution():
     assert SparseLU()(operator(singular), jnp.array([1.0, 1.0, 0.0])).status.ok
     assert SparseLU()(operator(singular), jnp.array([jnp.nan, 1.0, 0.0])).status.name == "nonfinite"
     assert float(pivot_ratio(BCOO.fromdense(singular))) < 1e-12
+
+
+def test_a_lane_that_is_not_finite_leaves_the_others_alone():
+    rhs = jnp.array([[1.0, 2.0, 3.0], [jnp.nan, 1.0, 1.0], [1e-9, 1.0, 1e9]])
+    found = jax.vmap(lambda rhs: SparseLU()(operator(jnp.asarray(MATRIX)), rhs))(rhs)
+    assert found.status.code.tolist() == [Code.converged, Code.nonfinite, Code.converged]
+    assert_allclose(found.value[0] @ MATRIX, rhs[0], atol=1e-12)
 
 
 def test_products_alone_are_refused():
