@@ -105,8 +105,8 @@ def _judged(
     task: Task, point: Point, params: Params, cold: Params, reference: Scalar, tolerance: float
 ) -> tuple[Relative, Status, jax.Array]:
     """The residual at the solution, its status by the scales that the solvers are judged by, and the gradients that
-    these cost. The loss of a problem that a closed form solves is quadratic, so the start is as steep as the
-    solution; but it may be the solution."""
+    these cost. A closed form solves quadratic losses only, so the gradient at the start is a scale for the residual,
+    unless the start is the solution."""
     asked = Questions(lambda residual, _: residual == 0, lambda residual, _: jnp.zeros_like(residual, bool))
     scales = look(task.inner.at(point.hparams, point.inner_batch), params, cold, asked)
     epsilon = trees.epsilon(params)
