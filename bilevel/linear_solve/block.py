@@ -19,7 +19,7 @@ class Block(NamedTuple):
     coordinates: jax.Array  # C, (k, k)
     direction: jax.Array  # S
     weight: jax.Array  # N = Q M Q'
-    sign: Scalar  # of S A S'
+    sign: Scalar  # prepared S A S'
     norm: Scalar  # the largest s'As / s's
     steps: jax.Array
     broken: jax.Array  # whether S A S' or N is not definite beyond rounding
