@@ -1,9 +1,9 @@
 """A fold's solve and its hypergradient as one small program.
 
-The general solvers and engines look at everything (curvature, error estimates by a second adjoint solve, remedies),
-which compiles for 10 s. A user of scikit-learn waits for that at each new shape. The problems of a search are convex,
-and the Hessian of some hundred unknowns fits. So the same numbers come from a program that compiles in a second or two.
-`bl.hypergradient` of the same statement agrees (tests/sklearn/test_newton.py).
+The general solvers and engines also examine curvature, estimate errors by a second adjoint solve and carry remedies.
+That compiles for 10 s, and a user of scikit-learn would wait for it at each new shape. The problems of a search are
+convex, and the Hessian of some hundred unknowns fits. So a program that compiles in a second or two gives the same
+numbers. `bl.hypergradient` of the same statement agrees (tests/sklearn/test_newton.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bilevel.foundation.typing import Batch, HParams, Scalar
 
 SIZES = 0.5 ** np.arange(20)  # of the trial steps, all evaluated at once, because a nested loop compiles longer
 SLOPE = 1e-4  # the share of the predicted decrease that a step has to keep
-SETTLED = 1e-12  # predicted decrease, relative to the loss, before the last step, which squares it
-FAILED = 1e-9  # predicted decrease, relative to the loss, at which a solution is none
+SETTLED = 1e-12  # at this predicted decrease, relative to the loss, one last step follows, which squares it
+FAILED = 1e-9  # with a larger predicted decrease, relative to the loss, a point is no solution
 ROUNDING = 1e-14  # of the loss, relative
 MOST = 100  # steps
 ROUNDS = 300  # of coordinate descent on one quadratic model
-EXACT = 1e-12  # largest move of a round, relative to the gradient, at which a model is solved
+EXACT = 1e-12  # a model is solved where the largest move of a round is below this, relative to the gradient
 TINY = 1e-300  # stands for zero in a denominator
 
 
@@ -49,7 +49,7 @@ class Point(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a lane gives."""
+    """The result of a lane."""
 
     value: Scalar
     gradient: HParams
@@ -132,7 +132,7 @@ def _minimised(
         falls = (slopes[:, None] * SIZES).ravel()
         enough = (values <= point.value + SLOPE * falls + ROUNDING * jnp.abs(point.value)) & (falls <= 0)
         first, some = jnp.argmax(enough) if others is None else _lowest(values, enough), jnp.any(enough)
-        if others is not None:  # where the fall is below rounding, the values say nothing: the whole Newton step
+        if others is not None:  # where the fall is below rounding, values do not compare: the whole Newton step
             near = (slopes[0] <= 0) & (-slopes[0] <= SETTLED * jnp.abs(point.value))
             first, some = jnp.where(near, 0, first), some | near
         return Point(
@@ -152,7 +152,8 @@ def _minimised(
 
 
 def _lowest(values: jax.Array, enough: jax.Array) -> jax.Array:
-    """Which trial of two ways: a sliver of the first may be allowed where all of the second is far better."""
+    """The trial to take, of two ways: a short step of the first may be allowed where a whole one of the second is far
+    better."""
     return jnp.argmin(jnp.where(enough, values, jnp.inf))
 
 
@@ -201,7 +202,7 @@ def _model_minimiser(
             return jnp.where(value(new) < value(flat), new, flat)
         turned = (new * flat < 0) & (weights > 0)
         ways = jnp.where(turned, flat / jnp.where(turned, flat - new, 1), jnp.inf)
-        first = jnp.minimum(1, jnp.min(ways))  # up to the first change of sign the model falls for certain
+        first = jnp.minimum(1, jnp.min(ways))  # up to the first change of sign the model is sure to fall
         ends = jnp.stack([flat, jnp.where(turned, 0, new), jnp.where(ways <= first, 0, flat + first * (new - flat))])
         return ends[jnp.nanargmin(jax.vmap(value)(ends))]
 
