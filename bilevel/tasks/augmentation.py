@@ -46,9 +46,9 @@ def augmentation(
     by normal numbers with mean 1 and the variance p / (1 - p) of a dropout of rate p, because these have a derivative
     in p. All of e and d are drawn once, ``draws`` for each sample, so the inner loss has a minimum. The hyperparameters
     are the logits of s and p and the logarithms of n and c. Inputs are divided by their largest value. Metrics:
-    test/loss, test/accuracy, augmentation/NAME. Baseline: trained without the first three, at the start's penalty.
+    test/loss, test/accuracy, augmentation/NAME. Baseline: trained without the first three, at the penalty of the start.
 
-    The network has many minima, and a solve leads to one near its start; the gradient is that of this minimum. Its
+    The network has many minima, and a solve leads to one near its start; the gradient belongs to this minimum. Its
     Hessian may be nearly singular: use an adjoint that is damped or of low rank (the default is `engine=nystrom`).
 
     Sources: Szegedy et al., 2016; Srivastava et al., 2014; Lorraine et al., 2020.

@@ -21,7 +21,7 @@ from bilevel.training.result import Result
 
 
 class Weights(NamedTuple):
-    """The hyperparameters: those of the cell, and those of the logits."""
+    """The hyperparameters: the weights of the cell, and the weights of the logits."""
 
     recurrent: jax.Array  # W (width, width)
     inputs: jax.Array  # U (width, features)
@@ -56,11 +56,10 @@ def equilibrium_network(
         outer:  mean cross_entropy(V z, y) + ``jacobian`` ||dtanh/dz||_F^2 / width      on the same samples
 
     The second term, estimated by one random product, keeps the map a contraction. Anderson acceleration finds z in at
-    most ``solver_steps`` steps. Metrics of the result, each sample being a lane that stops by itself
-    (`bl.layers.equilibrium`): test/accuracy, test/loss, validation/accuracy (which chooses nothing in the run, so that
-    settings may be chosen by it), lanes/mean_steps, lanes/max_steps. Baseline: the explicit
-    network tanh(W tanh(U x + b)) with weights of the same shapes, trained with Adam at ``learning_rate`` on the same
-    ``steps`` minibatches.
+    most ``solver_steps`` steps. Metrics of the result: test/accuracy, test/loss, validation/accuracy (which chooses
+    nothing in the run, so settings may be chosen by it), lanes/mean_steps and lanes/max_steps. For them each sample is
+    a lane that stops by itself (`bl.layers.equilibrium`). Baseline: the explicit network tanh(W tanh(U x + b)) with
+    weights of the same shapes, trained with Adam at ``learning_rate`` on the same ``steps`` minibatches.
 
     Source: Bai, Kolter and Koltun, Deep equilibrium models, 2019; Bai, Koltun and Kolter, 2021 (the regulariser).
     """

@@ -99,7 +99,7 @@ def few_shot_sinusoid(
 
 
 def perceptron(width: int) -> Any:
-    """A flax network with two hidden layers; smooth, so that the inner problem is."""
+    """A flax network with two hidden layers and smooth activations, because the inner problem has to be smooth."""
     from flax import linen  # loads when the task is asked for
 
     layers: list[Any] = [linen.Dense(width), jnp.tanh, linen.Dense(width), jnp.tanh, linen.Dense(1)]

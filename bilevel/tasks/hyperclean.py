@@ -45,11 +45,11 @@ def hyperclean(
 
     ``corruption`` names a rule of `bilevel.data.CORRUPTIONS`, which falsifies ``fraction`` of the training labels.
     ``stop`` samples are a second hold-out; the remaining samples are the test set. ``batch_size`` 0 takes all samples
-    at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the samples with a
-    weight below one half as a guess at the corrupted ones (the precision is NaN where no weight is below one half).
-    With ``radius`` the weights are the hyperparameters themselves, in the l1-ball of that radius within [0, 1]^n.
-    Baselines are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of a
-    grid that is the most accurate on the validation set), and on the validation set alone (with ``penalty``).
+    at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the guess that the
+    samples with a weight below one half are the corrupted ones (the precision is NaN where no weight is below one
+    half). With ``radius`` the weights are the hyperparameters themselves, in the l1-ball of that radius within [0,
+    1]^n. Baselines are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of
+    a grid that is the most accurate on the validation set), and on the validation set alone (with ``penalty``).
 
     Source: Franceschi et al., Forward and reverse gradient-based hyperparameter optimization, 2017.
     """

@@ -122,7 +122,7 @@ def descent(hparams: HParams, steps: int, method: str) -> optax.GradientTransfor
 
 
 def perceptron(width: int, classes: int) -> Any:
-    """A flax network with one hidden layer; smooth, so that the outer loss is."""
+    """A flax network with one hidden layer and smooth activations, because the outer loss has to be smooth."""
     from flax import linen  # loads when the task is asked for
 
     layers: list[Any] = [linen.Dense(width), jnp.tanh, linen.Dense(classes)]

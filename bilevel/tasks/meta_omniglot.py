@@ -20,7 +20,7 @@ from bilevel.tasks import episodes, pictures
 from bilevel.tasks.episodes import Episode, Shape
 from bilevel.training.result import Result
 
-HAUSDORFF = 0.388  # the error of the modified Hausdorff distance on the 20 one-shot runs. Source: Lake et al., 2015
+HAUSDORFF = 0.388  # error of the modified Hausdorff distance on the 20 one-shot runs. Source: Lake et al., 2015
 
 
 def meta_omniglot(
@@ -39,7 +39,8 @@ def meta_omniglot(
     seed: int = 0,
     precision: str = "float32",
 ) -> Task:
-    """Learns features in which a ridge regression on ``shots`` images of ``way`` new classes knows their other images.
+    """Learns features in which a ridge regression on ``shots`` images of ``way`` new classes classifies their other
+    images.
 
         inner:  sum_t 1/2 tr a_t' (S_t S_t' + exp(p) I) a_t - tr a_t' Y      S_t: features of the support of episode t
         outer:  mean cross entropy of exp(c) Q_t S_t' a_t                    Q_t: features of its ``queries``

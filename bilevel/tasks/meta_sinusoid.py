@@ -29,7 +29,8 @@ class Learned(NamedTuple):
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How the learned weights become those of each sinusoid: h + sqrt(r) v_t for the weights that ``adapt`` names."""
+    """How the learned weights h become the weights of each sinusoid: h + sqrt(r) v_t for the layers that ``adapt``
+    names."""
 
     network: Any
     adapt: str
@@ -113,7 +114,7 @@ def meta_sinusoid(
             f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, and rate={rate} positive."
         )
     adaptation = Adaptation(perceptron(width), adapt, rate)
-    with jax.enable_x64(PRECISIONS.get(precision, True)):  # whatever the caller has set
+    with jax.enable_x64(PRECISIONS.get(precision, True)):  # at the task's precision, not the caller's
         for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, held_queries)
     lanes = sinusoids + held_out
 
