@@ -17,6 +17,7 @@ from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Dense, Operator
 from bilevel.losses.linear import Linear
+from bilevel.losses.quadratic import Quadratic
 from bilevel.solvers.verdict import Questions, Relative, limits, look, relative
 from bilevel.task import Task
 
@@ -35,7 +36,8 @@ class ClosedForm(Engine):
 
         H^{-1} = D^{-1} - D^{-1} X' (M^{-1} + X D^{-1} X')^{-1} X D^{-1}.
 
-    Otherwise H is built and factored. Both are followed by two passes of refinement with H itself, and the status comes
+    A `bl.Quadratic` is solved by a factor of its matrix, which the columns of the params share.
+    Otherwise H is built and factored. All are followed by two passes of refinement with H itself, and the status comes
     from the true residual: a loss that is not quadratic (or not of that form) fails. The solver of the problem is not
     used. Source: Bertinetto et al., 2019; Woodbury, 1950.
     """
@@ -127,8 +129,12 @@ def _status(residual: Scalar, tolerance: float) -> Status:
 
 
 def inverse(task: Task, point: Point, params: Params, hessian: Callable) -> tuple[Callable[[PyTree], PyTree], int]:
-    """rhs -> H^{-1} rhs, by Woodbury's identity or by H itself, and the number of products with H."""
+    """rhs -> H^{-1} rhs, by the matrix that the loss states, by Woodbury's identity or by H itself, and the number of
+    products with H."""
     loss = task.inner.loss
+    if isinstance(loss, Quadratic):
+        factor = jax.scipy.linalg.cho_factor(loss.matrix(point.hparams, point.inner_batch))
+        return lambda rhs: jax.scipy.linalg.cho_solve(factor, rhs), 0
     if isinstance(loss, Linear) and isinstance(params, jax.Array):
         design = loss.design(point.inner_batch)
         if design.shape[0] < design.shape[1]:
