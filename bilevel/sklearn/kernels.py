@@ -166,6 +166,66 @@ def _refined(jacobian: jax.Array, free: jax.Array) -> Callable[[jax.Array, int],
     return solve
 
 
+class _Box(NamedTuple):
+    """min 1/2 a'Qa - linear'a, 0 <= a <= top, signed'a = 0, in the rows that take part; the others are independent."""
+
+    quadratic: jax.Array
+    linear: jax.Array
+    signed: jax.Array
+    top: jax.Array
+
+    def start(self) -> Iterate:
+        ones = jnp.ones_like(self.top)
+        return Iterate(0.5 * self.top, ones, ones, jnp.array(0.0), jnp.mean(self.top) / 2, jnp.array(0))
+
+    def newton(self, point: Iterate) -> Callable[[tuple], tuple]:
+        """The map from the aimed products of duals and multipliers to the Newton step, by one factor for both steps of
+        an iteration."""
+        room = self.top - point.dual
+        stationarity = self.quadratic @ point.dual - self.linear - point.low + point.high
+        stationarity += point.intercept * self.signed
+        factor = jax.scipy.linalg.cho_factor(self.quadratic + jnp.diag(point.low / point.dual + point.high / room))
+        across = jax.scipy.linalg.cho_solve(factor, self.signed)
+
+        def to(target: tuple) -> tuple:
+            right = -stationarity + target[0] / point.dual - point.low - target[1] / room + point.high
+            along = jax.scipy.linalg.cho_solve(factor, right)
+            moved = (self.signed @ along + self.signed @ point.dual) / (self.signed @ across)
+            step = along - moved * across
+            low = (target[0] - point.low * step) / point.dual - point.low
+            high = (target[1] + point.high * step) / room - point.high
+            return step, low, high, moved
+
+        return to
+
+    def longest(self, point: Iterate, step: tuple) -> Scalar:
+        """The longest part of a step that stays within the borders."""
+        room = self.top - point.dual
+        pairs = ((point.dual, step[0]), (room, -step[0]), (point.low, step[1]), (point.high, step[2]))
+        ways = [
+            jnp.min(jnp.where(change < 0, -value / jnp.where(change < 0, change, 1), jnp.inf))
+            for value, change in pairs
+        ]
+        return jnp.minimum(1.0, BACK * jnp.min(jnp.stack(ways)))
+
+    def after(self, point: Iterate) -> Iterate:
+        """The next iterate, by Mehrotra's predictor and corrector; the same where that is not finite."""
+        none, to, count = jnp.zeros_like(self.top), self.newton(point), 2 * len(self.top)
+        affine = to((none, none))
+        size = self.longest(point, affine)
+        ahead = (point.dual + size * affine[0]) @ (point.low + size * affine[1])
+        ahead += (self.top - point.dual - size * affine[0]) @ (point.high + size * affine[2])
+        centre = (ahead / (count * point.gap)) ** 3 * point.gap
+        step = to((centre - affine[0] * affine[1], centre + affine[0] * affine[2]))
+        size = self.longest(point, step)
+        moved = [old + size * new for old, new in zip(point[:4], step, strict=True)]
+        gap = (moved[0] @ moved[1] + (self.top - moved[0]) @ moved[2]) / count
+        new = Iterate(moved[0], moved[1], moved[2], moved[3], gap, point.steps + 1)
+        fine = jnp.isfinite(gap) & jnp.isfinite(moved[3])
+        kept = point._replace(steps=jnp.array(STEPS))
+        return jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, kept)
+
+
 def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple[jax.Array, ...]:
     """min 1/2 a'Qa - sum a, 0 <= a <= upper, signs'a = 0, by Mehrotra's method (1992): the duals, the multiplier of the
     sum, and which duals are free: the share of its bound is larger than the multiplier of each end, a margin.
@@ -178,55 +238,10 @@ def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple
     top = jnp.where(there, upper, 1.0)
     quadratic = jnp.where(there[:, None] & there[None, :], matrix, 0)
     signed, linear = jnp.where(there, signs, 0.0), jnp.where(there, 1.0, 0.0)
-    count = 2 * len(top)
-
-    def newton(point: Iterate) -> Callable[[tuple], tuple]:
-        """The map from the aimed products of duals and multipliers to the Newton step, by one factor for both steps of
-        an iteration."""
-        room = top - point.dual
-        stationarity = quadratic @ point.dual - linear - point.low + point.high + point.intercept * signed
-        factor = jax.scipy.linalg.cho_factor(quadratic + jnp.diag(point.low / point.dual + point.high / room))
-        across = jax.scipy.linalg.cho_solve(factor, signed)
-
-        def to(target: tuple) -> tuple:
-            right = -stationarity + target[0] / point.dual - point.low - target[1] / room + point.high
-            along = jax.scipy.linalg.cho_solve(factor, right)
-            moved = (signed @ along + signed @ point.dual) / (signed @ across)
-            step = along - moved * across
-            low = (target[0] - point.low * step) / point.dual - point.low
-            high = (target[1] + point.high * step) / room - point.high
-            return step, low, high, moved
-
-        return to
-
-    def longest(point: Iterate, step: tuple) -> Scalar:
-        pairs = ((point.dual, step[0]), (top - point.dual, -step[0]), (point.low, step[1]), (point.high, step[2]))
-        ways = [
-            jnp.min(jnp.where(change < 0, -value / jnp.where(change < 0, change, 1), jnp.inf))
-            for value, change in pairs
-        ]
-        return jnp.minimum(1.0, BACK * jnp.min(jnp.stack(ways)))
-
-    def one(point: Iterate) -> Iterate:
-        none, to = jnp.zeros_like(top), newton(point)
-        affine = to((none, none))
-        size = longest(point, affine)
-        ahead = (point.dual + size * affine[0]) @ (point.low + size * affine[1])
-        ahead += (top - point.dual - size * affine[0]) @ (point.high + size * affine[2])
-        centre = (ahead / (count * point.gap)) ** 3 * point.gap
-        step = to((centre - affine[0] * affine[1], centre + affine[0] * affine[2]))
-        size = longest(point, step)
-        moved = [old + size * new for old, new in zip(point[:4], step, strict=True)]
-        gap = (moved[0] @ moved[1] + (top - moved[0]) @ moved[2]) / count
-        new = Iterate(moved[0], moved[1], moved[2], moved[3], gap, point.steps + 1)
-        fine = jnp.isfinite(gap) & jnp.isfinite(moved[3])
-        kept = point._replace(steps=jnp.array(STEPS))
-        return jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, kept)
-
-    ones = jnp.ones_like(top)
-    begin = Iterate(0.5 * top, ones, ones, jnp.array(0.0), jnp.mean(top) / 2, jnp.array(0))
-    first = begin.gap
-    end = jax.lax.while_loop(lambda p: (p.gap > GAP * first) & (p.steps < STEPS), one, begin)
+    box = _Box(quadratic, linear, signed, top)
+    begin = box.start()
+    unsolved = lambda point: (point.gap > GAP * begin.gap) & (point.steps < STEPS)
+    end = jax.lax.while_loop(unsolved, box.after, begin)
     share = end.dual / top
     free = there & (share > end.low) & (1 - share > end.high)
     return jnp.where(there, end.dual, 0), end.intercept, free
