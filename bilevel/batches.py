@@ -32,7 +32,9 @@ class Minibatch:
     1.0
     """
 
-    def __init__(self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray, samples: int = 0):
+    def __init__(
+        self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray, samples: int = 0
+    ) -> None:
         self.data, self.index, self.weight, self.samples = data, index, weight, samples
 
     @property

@@ -254,7 +254,7 @@ class Product(Cone):
 
     cones: tuple[Cone, ...]
 
-    def __init__(self, *cones: Cone):
+    def __init__(self, *cones: Cone) -> None:
         object.__setattr__(self, "cones", cones)
 
     @property

@@ -21,7 +21,7 @@ class SettingsRecord(Logger):
     does not change the record of an earlier run. Settings that a resumed run has changed hold from then on.
     """
 
-    def __init__(self, config: DictConfig):
+    def __init__(self, config: DictConfig) -> None:
         self.config = OmegaConf.merge(config, {"resume": None})
 
     def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:

@@ -50,7 +50,7 @@ class Search(Sweeper):
 
     __module__ = HOME
 
-    def __init__(self, trials: int, at_once: int, sampler: str, prune: bool, seed: int):
+    def __init__(self, trials: int, at_once: int, sampler: str, prune: bool, seed: int) -> None:
         if trials < 1 or at_once < 1:
             raise SettingsError(f"hydra.sweeper.trials={trials}, at_once={at_once}: both must be at least 1.")
         if sampler not in SAMPLERS:

@@ -188,7 +188,7 @@ class Program:
     compiled, which a program with the same text saves. ``seconds`` adds up the time of both.
     """
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable) -> None:
         self.function = function
         self.traces = self.compilations = 0
         self.seconds = Seconds()

@@ -20,7 +20,7 @@ UNOPTIMISED = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_sp
 class Once:
     """A traced function of a list of arrays, compiled when it is first run."""
 
-    def __init__(self, traced: Traced):
+    def __init__(self, traced: Traced) -> None:
         self.traced = traced
         self.executable: Executable | None = None
         self.lanes: dict[Any, Once] = {}  # batches of it, by their axes and size

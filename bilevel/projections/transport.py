@@ -103,7 +103,7 @@ def _reduced_point(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[j
         a = highest + threshold(moved - highest[:, None], rows[:, None])[:, 0]
         return a, moved - a[:, None]
 
-    def evaluate(b: ArrayLike):
+    def evaluate(b: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
         a, moved = plan(b)
         values = jax.nn.relu(moved)
         dual = 0.5 * jnp.sum(values**2) + a @ rows + b @ columns

@@ -102,7 +102,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         random_state: Any = None,
         verbose: int = 0,
         n_jobs: int | None = None,
-    ):
+    ) -> None:
         self.estimator = estimator
         self.space = space
         self.cv = cv

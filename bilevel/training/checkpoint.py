@@ -43,7 +43,7 @@ class Checkpoints:
     (Array([0., 1., 2.], dtype=float32), {'best': 0.25})
     """
 
-    def __init__(self, directory: Path | str, max_to_keep: int = 3):
+    def __init__(self, directory: Path | str, max_to_keep: int = 3) -> None:
         import orbax.checkpoint as ocp
 
         for name in ("absl", "concurrent.futures", "asyncio"):  # orbax's reports of saves and its errors

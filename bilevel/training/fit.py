@@ -41,7 +41,7 @@ class Interrupted(KeyboardInterrupt):
 class Fit(Steps):
     """A run in progress: its steps, and the open files that keep them."""
 
-    def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack):
+    def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack) -> None:
         self.began = time.perf_counter()
         super().__init__(trainer, task, key)
         self.directory = directory

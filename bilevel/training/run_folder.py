@@ -38,7 +38,7 @@ class RunFolder:
     taken: True
     """
 
-    def __init__(self, path: Path | str, resume: bool = False):
+    def __init__(self, path: Path | str, resume: bool = False) -> None:
         self.path = Path(path).absolute()
         if wrong := sorted(set(GLOB) & set(str(self.path))):
             raise ValueError(

@@ -34,7 +34,7 @@ from bilevel.training.refusals import Settings, heed_influence, refuse_measures,
 class Steps:
     """The state of a run, and the programs that advance it."""
 
-    def __init__(self, trainer: Settings, task: Task, key: Key):
+    def __init__(self, trainer: Settings, task: Task, key: Key) -> None:
         self.trainer = trainer
         refuse_start(task, key)
         self.task = task = self._spread(task, key)
