@@ -35,7 +35,10 @@ class Minibatch:
     def __init__(
         self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray, samples: int = 0
     ) -> None:
-        self.data, self.index, self.weight, self.samples = data, index, weight, samples
+        self.data: Batch = data
+        self.index: jax.Array | np.ndarray = index
+        self.weight: jax.Array | np.ndarray = weight
+        self.samples: int = samples
 
     @property
     def blocks(self) -> int:
@@ -47,17 +50,17 @@ class Minibatch:
         """Whether it holds all samples."""
         return self.samples == self.index.shape[0]
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.data)
 
     def __getitem__(self, item: Any) -> Any:
         return self.data[item]
 
-    def tree_flatten(self) -> tuple[tuple, int]:
+    def tree_flatten(self) -> tuple[tuple[Any, ...], int]:
         return (self.data, self.index, self.weight), self.samples
 
     @classmethod
-    def tree_unflatten(cls, samples: int, children: tuple) -> Minibatch:
+    def tree_unflatten(cls, samples: int, children: tuple[Any, ...]) -> Minibatch:
         data, index, weight = children
         return cls(data, index, weight, samples)
 
@@ -155,7 +158,7 @@ def same_at_every_step(batches: Batches, key: Key) -> bool:
     False
     """
 
-    def traced_part(step: jax.Array) -> list:
+    def traced_part(step: jax.Array) -> list[Any]:
         """The computed leaves of the batches; data that is passed on unchanged need not be an array of JAX."""
         return [leaf for leaf in jax.tree.leaves(batches(key, step)) if isinstance(leaf, Tracer)]
 

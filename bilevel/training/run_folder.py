@@ -39,7 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str, resume: bool = False) -> None:
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         if wrong := sorted(set(GLOB) & set(str(self.path))):
             raise ValueError(
                 f"{self.path}: checkpoints cannot be stored in a folder whose path has {' '.join(wrong)} in it; "
