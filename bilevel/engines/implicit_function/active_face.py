@@ -24,8 +24,10 @@ class Face(NamedTuple):
 
 
 def compare_faces(mapping: Mapping, point: Point, at: Linearization, moved: Linearization) -> Face:
-    """The face at ``at``; a coordinate that moves half of its distance or more on the way to ``moved`` is weakly
-    active."""
+    """The face at ``at``.
+
+    A coordinate is weakly active if the step to ``moved`` takes it half of its distance or more.
+    """
     here = mapping.faces(at.params, point.hparams, point.inner_batch)
     there = mapping.faces(moved.params, point.hparams, point.inner_batch)
     floor = ROUNDING * trees.epsilon(at.params) * (trees.norm(at.params) + trees.epsilon(at.params))

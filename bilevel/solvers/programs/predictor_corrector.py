@@ -50,8 +50,8 @@ class Guard(NamedTuple):
 def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
     """An interior start near ``at``, and the scale of the inequalities there.
 
-    Slacks and multipliers are at least the violation of the KKT conditions, so a good start hardly moves and a poor one
-    is centred.
+    Slacks and multipliers are raised to at least the violation of the KKT conditions. So a good start hardly moves and
+    a poor one is centred.
     """
     at = Point(*jax.lax.stop_gradient(tuple(at)))
     here: Derivatives = jax.lax.stop_gradient(program.derivatives(*at))
