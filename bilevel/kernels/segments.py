@@ -136,8 +136,11 @@ def _cut_left(pieces: _Pieces, line: _Line, level: jax.Array) -> tuple[_Pieces, 
 
 
 def _cut_right(pieces: _Pieces, line: _Line, level: jax.Array) -> tuple[_Pieces, jax.Array]:
-    """Replaces the function by ``level`` to the right of the place where it reaches that level. The first knot is the
-    cut to the left; it stays, because for a weight of zero both cuts are at one place."""
+    """Replaces the function by ``level`` to the right of the place where it reaches that level.
+
+    The first knot is the cut to the left. It stays even if the cut to the right is at the same place, as for a weight
+    of zero.
+    """
 
     def above(state):
         pieces, line = state

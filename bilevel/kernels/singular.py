@@ -20,7 +20,8 @@ from bilevel.kernels.spectral import ratio, signs
 def shrink_singular_values(matrix: jax.Array, threshold: jax.Array) -> jax.Array:
     """U diag(max(s - threshold, 0)) V' for an m x n matrix U diag(s) V' with m <= n.
 
-    First and second derivatives are right, also at equal and at zero singular values; third ones come out zero.
+    First and second derivatives are exact, also at equal and at zero singular values; third derivatives are not
+    implemented and come out zero.
 
     >>> shrink_singular_values(jnp.diag(jnp.array([3.0, 0.5])), 1.0).tolist()
     [[2.0, 0.0], [0.0, 0.0]]

@@ -39,7 +39,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
     ``scoring`` is reported, and decides what the guard keeps. ``criterion`` is "cv" or "holdout" (``cv`` a
     PredefinedSplit, or ``validation_fraction`` of the rows), or "sure" for the squared loss: Stein's estimate of the
     risk on all rows, with the deviation ``noise`` of the targets. ``guard="auto"``: where a parameter has many values,
-    nested folds decide how far they may differ, and whether they may (``guard_`` says so); "off" descends freely.
+    nested folds decide whether and how far they may differ (``guard_`` has the decision); "off" descends freely.
     ``n_jobs`` are the processes that fit the steps before the estimator, a fold each.
 
     Estimators: see docs/sklearn.md. Raises ValueError with a sentence for any other.
@@ -145,7 +145,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         return self
 
     def _splits(self, checked: checks.Rows, groups: Any, data: Data) -> list[tuple[np.ndarray, np.ndarray]]:
-        if self.criterion == "sure":  # all rows train, and the estimate of the risk is on them too
+        if self.criterion == "sure":  # all rows train, and the risk is estimated on them too
             return [(np.arange(len(data.weights)), np.arange(len(data.weights)))]
         cv = splitter(self.cv, self.criterion, self.validation_fraction, data, self.random_state)
         return list(cv.split(checked.X, checked.y, groups))

@@ -20,8 +20,7 @@ FEW = 32  # unknowns up to which all curvatures are found, by a product for each
 
 
 class Curvature(NamedTuple):
-    """The least curvature relative to the largest in absolute value, and a direction in params along which it
-    occurs."""
+    """The least curvature relative to the largest in absolute value, and a direction in params that has it."""
 
     least: jax.Array  # NaN: not examined, or examined in vain
     direction: PyTree

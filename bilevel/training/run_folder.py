@@ -10,7 +10,7 @@ from types import TracebackType
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where a run is known by its record alone
+except ImportError:  # absent on Windows, where only its record shows that a run is there
     fcntl = None
 
 LOCK = "run.lock"

@@ -119,13 +119,17 @@ def _sizes(distance: HParams, by_adjoint: HParams, noise: Noise) -> tuple[jax.Ar
 
 
 def _widened(change: HParams, noise: jax.Array, rounding: jax.Array) -> jax.Array:
-    """The size of a part of the correction, for a residual as large as its ``noise``; rounding stays what it is."""
-    size = trees.norm(change)  # a residual may happen to be far below its noise, and the factor be 1e9
+    """The size of a part of the correction.
+
+    It is widened to that of a residual as large as its ``noise``; the share of rounding is not, because it does not
+    grow with the residual.
+    """
+    size = trees.norm(change)  # the residual may by chance be 1e9 times smaller than its noise
     return size + noise * jnp.maximum(size - rounding, 0)
 
 
 def _longer(inner: jax.Array, adjoint: jax.Array) -> jax.Array:
-    """How many times the first correction all corrections together are, up to `FARTHEST`, by the ratios of both
+    """The length of all corrections together in units of the first one, up to `FARTHEST`, by the ratios of both
     residuals.
 
     A Newton step multiplies the adjoint by q = 1 / (1 - adjoint), because it shrinks A by the factor 1 - adjoint along

@@ -25,8 +25,11 @@ class Face(NamedTuple):
 
 
 def compare_faces(mapping: Mapping, point: Point, at: Linearization, moved: Linearization, longer: jax.Array) -> Face:
-    """The face at ``at``; a coordinate that moves half of its distance or more on the way to the solution is weakly
-    active. The way is ``longer`` than the step to ``moved`` by that factor."""
+    """The face at ``at``.
+
+    A coordinate is weakly active if the way to the solution takes it half of its distance or more. That way is
+    ``longer`` than the step to ``moved`` by the given factor.
+    """
     here = mapping.faces(at.params, point.hparams, point.inner_batch)
     there = mapping.faces(moved.params, point.hparams, point.inner_batch)
 

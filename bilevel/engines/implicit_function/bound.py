@@ -50,7 +50,7 @@ class Constants:
 
 
 def refuse_bound(task: Task, constants: Constants, refine: bool) -> None:
-    """Raises ValueError where the theorem says nothing about the problem, or a constant is missing."""
+    """Raises ValueError where the theorem does not cover the problem, or a constant is missing."""
     missing = [one.name for one in fields(constants) if getattr(constants, one.name) != getattr(constants, one.name)]
     if missing:
         raise ValueError(

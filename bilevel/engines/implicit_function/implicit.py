@@ -223,9 +223,9 @@ def as_float(number: float | jax.Array) -> jax.Array:
 
 
 def _residual_grade(at: Linearization, adjoint: Solve, grad: HParams, inner: jax.Array) -> dict:
-    """The free figures: relative errors of both solves times the size of the gradient. The error of an adjoint that was
-    truncated by design is not known, because truncation leaves out small eigenvalues, and along those the residual is
-    small too."""
+    """The error figures that cost nothing: relative errors of both solves times the size of the gradient. The error of
+    an adjoint that was truncated by design is not known, because truncation leaves out small eigenvalues, and along
+    those the residual is small too."""
     size, distance = trees.norm(grad), distance_of(at, adjoint.amplification, inner)
     solution = adjoint.solution
     error_adjoint = jnp.where(solution.status.code == Code.truncated, jnp.inf, solution.residual * size)

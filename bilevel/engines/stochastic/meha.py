@@ -33,7 +33,7 @@ class MEHA(Stepping):
 
         envelope(w, h) = min over m of inner(m, h) + 1/(2 envelope) ||m - w||^2,      inner = loss + penalty,
 
-    whose minimiser m is followed by one proximal gradient step an outer step. A feasible set is a penalty:
+    whose minimiser m is tracked by one proximal gradient step in each outer step. A feasible set is a penalty:
 
         m <- prox(m - a (dloss/dw(m) + (m - w) / envelope))
         w <- prox(w - a (1/lam dg/dw + dloss/dw(w) - (w - m) / envelope)),

@@ -17,13 +17,13 @@ TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the near
 MAX_HALVINGS = 25  # 2^-25 of a step is half of the digits
 SUFFICIENT = 1e-4  # of the slope of the merit
 NEAR = 1e10  # the factor by which a multiplier may differ from that of the barrier
-FARTHEST = 100.0  # times the size of the point: a step no longer where no model knows the loss, as at an inflection
-TINY = 1e-12  # a row this near to its bound keeps its slack
+FARTHEST = 100.0  # times the size of the point: no longer step where a Hessian of zero leaves the model without a scale
+TINY = 1e-12  # relative: a row this near to its bound keeps its slack
 MOST_CAREFUL = 1e-8  # the least share of a step that reduces the violation
 
 
 class Taken(NamedTuple):
-    """The iterate after a step, and what the step told."""
+    """The iterate after a step, and the findings of the step."""
 
     iterate: Iterate
     trials: jax.Array
@@ -110,8 +110,10 @@ class _Search(NamedTuple):
         return chosen._replace(inequality_dual=jnp.where(self.direction.guard.curved, near, chosen.inequality_dual))
 
     def restored(self, failed: jax.Array) -> Iterate:
-        """A damped Gauss-Newton step on the violation, with the slacks that feasible rows have. The multipliers begin
-        anew, because those of a step that led nowhere mean nothing."""
+        """A damped Gauss-Newton step on the violation, with the slacks that feasible rows have.
+
+        The multipliers begin anew, because the multipliers of a failed step mean nothing.
+        """
         program, scale, here, at, _ = self
         slack = jnp.where(here.inequality < -TINY, -here.inequality, at.slack)
 

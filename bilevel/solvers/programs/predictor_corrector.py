@@ -50,9 +50,10 @@ class Guard(NamedTuple):
 def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
     """An interior start near ``at``, and the scale of the inequalities there.
 
-    Slacks and multipliers are at least the violation of the KKT conditions, so a good start hardly moves and a poor one
-    is centred. They are constant for derivatives. The primal point is not, because its derivative shows how much of
-    the start is left in the result.
+    Slacks and multipliers are raised to at least the violation of the KKT conditions. So a good start hardly moves and
+    a poor one is centred.
+    Both are constant for derivatives. The primal point is not, because its derivative shows how much of the start is
+    left in the result.
     """
     start, at = at, Point(*jax.lax.stop_gradient(tuple(at)))
     here: Derivatives = jax.lax.stop_gradient(program.derivatives(*at))
