@@ -80,6 +80,11 @@ class Solver(abc.ABC):
         """An approximate inverse of the system at ``state.params`` that the state contains; None where it has none."""
         return None
 
+    def last_step_size(self, state: State) -> jax.Array | float:
+        """The step size of the last step, where a search changes it from step to step. Near a solution the step is
+        proportional to it, so that the quotient is a smooth map of the params alone."""
+        return 1.0
+
     def refuse(self, instance: Instance) -> None:  # noqa: B027  # most solvers refuse nothing
         """Raises ValueError where the solver cannot do the problem; called once, before any work."""
 

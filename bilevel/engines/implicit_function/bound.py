@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import GRADES, Point
-from bilevel.engines.implicit_function.accuracy import rounding_of
 from bilevel.engines.implicit_function.linearization import Linearization
+from bilevel.engines.implicit_function.rounding import rounding_of
 from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, PyTree
 from bilevel.penalties import Parameter, resolve

@@ -92,6 +92,9 @@ class MirrorDescent(Solver):
         memory = state.memory._replace(gradient=instance.gradient(state.params))
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
+    def last_step_size(self, state: State) -> jax.Array:
+        return state.memory.step_size
+
     def refuse(self, instance: Instance) -> None:
         if mirror_of(instance) is None:
             raise ValueError(

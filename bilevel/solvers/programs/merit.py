@@ -59,7 +59,7 @@ def step_along(program: Program, scale: jax.Array, here: Derivatives, at: Iterat
     length, dual = jax.lax.stop_gradient((length, jnp.where(curved, dual, length)))
     moved = at.moved(length, direction.step, dual)
     failed = curved & (trials >= MAX_HALVINGS)
-    after = search.safe(moved, failed)
+    after = search.safe(at, moved, failed)
     penalty = jnp.where(failed, 0, penalty)
     return Taken(after, trials + 1, jax.lax.stop_gradient(direction.guard._replace(penalty=penalty)))
 
@@ -97,10 +97,14 @@ class _Search(NamedTuple):
         infeasible += jnp.abs(program.equality(at.primal)).sum()
         return program.value(at.primal) - self.direction.barrier * jnp.sum(jnp.log(at.slack)) + penalty * infeasible
 
-    def safe(self, moved: Iterate, failed: jax.Array) -> Iterate:
+    def safe(self, at: Iterate, moved: Iterate, failed: jax.Array) -> Iterate:
         """The iterate with its multipliers within a factor of 1e10 of the barrier's multipliers. Where the search
-        ``failed``, it is an iterate with a smaller violation. A program that looks convex keeps its iterate."""
-        chosen = trees.select(failed, jax.lax.stop_gradient(self.restored(failed)), moved)
+        ``failed``, it is an iterate with a smaller violation, at a constant change from ``at``: the start stays visible
+        in the derivative. A program that looks convex keeps its iterate."""
+        restored = jax.lax.stop_gradient(self.restored(failed))
+        change = restored.primal - self.at.primal
+        restored = restored._replace(primal=at.primal + change)
+        chosen = trees.select(failed, restored, moved)
         central = self.direction.barrier / chosen.slack
         near = jnp.clip(chosen.inequality_dual, central / NEAR, central * NEAR)
         return chosen._replace(inequality_dual=jnp.where(self.direction.guard.curved, near, chosen.inequality_dual))
