@@ -107,7 +107,7 @@ def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Min
     """Random minibatches of an inner batch: (key, step, batch) -> `Minibatch`, for ``bl.Optax(draw=)``.
 
     Without replacement, an epoch at a time, as `minibatches` draws them. Where ``batch`` is a `Minibatch` itself (as
-    `whole_batch` gives), places and weights stay those of the data set that it was drawn from.
+    `whole_batch` gives), places and weights still refer to the data set that it was drawn from.
 
     >>> draw, data = draw_samples(2), np.arange(4.0)
     >>> sorted(draw(jax.random.key(0), 0, data).data.tolist() + draw(jax.random.key(0), 1, data).data.tolist())

@@ -138,7 +138,7 @@ class Search(Sweeper):
 
 
 def offer(arguments: Sequence[str]) -> None:
-    """Makes the sweeper known to Hydra. SettingsError where the command line is that of a single run."""
+    """Makes the sweeper known to Hydra. SettingsError where the command line starts a single run."""
     if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
         raise SettingsError("hydra/sweeper=search starts many runs: add -m.")
     Plugins.instance().register(Search)

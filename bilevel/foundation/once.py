@@ -49,7 +49,7 @@ _ONCE.def_impl(lambda *data, once: once(list(data)))
 
 
 def _lanes(axis: Any, data: tuple, axes: tuple, *, once: Once) -> tuple[list, list]:
-    if all(one is None for one in axes):  # an inner `jax.vmap`, as that of `jax.jacfwd`, over something else
+    if all(one is None for one in axes):  # an inner `jax.vmap`, as in `jax.jacfwd`, over something else
         results = once(list(data))
         return results, [None] * len(results)
     results = once.batched(list(data), tuple(axes), axis.size)(list(data))

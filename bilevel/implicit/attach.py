@@ -88,7 +88,7 @@ def attach(
     """
     leaves, form = split_arguments(args, kwargs or {})
     rebuild = form.rebuild  # the rules below are kept by JAX, and must not keep the leaves, which may be traced
-    # The solution gets the attached derivative alone, not that of the steps which led to it.
+    # The solution gets the attached derivative alone, not the derivative of the steps that led to it.
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
     fixed_args, fixed_kwargs = rebuild(*jax.lax.stop_gradient(leaves))
     mapping = mapping.localize(params, *fixed_args, **fixed_kwargs)
@@ -123,8 +123,8 @@ def _check_shapes(mapping: Mapping, params: Params, residual: PyTree) -> None:
 
 
 def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: int) -> Callable:
-    """The identity in ``params`` whose tangent is that of the solution. ``hidden`` are the values that the linear
-    system closes over; only second derivatives depend on them."""
+    """The identity in ``params`` whose tangent is the tangent of the solution. ``hidden`` are the values that the
+    linear system closes over; only second derivatives depend on them."""
 
     @jax.custom_jvp
     def solution(params: Params, values: list, hidden: list, lost: jax.Array) -> Params:
@@ -193,7 +193,7 @@ def _solve_on_face(
     operator: Operator, extend: Callable, linear_solve: LinearSolver, rhs: PyTree, reduced: jax.Array
 ) -> tuple[PyTree, Counts]:
     """As `_solve_reduced`, where K lives on a face. Either solve has to know how large its right-hand side or cotangent
-    was before the reduction, so the system is that of (b, y, x): b = rhs, K y = reduced, x - extend(b, y) = 0."""
+    was before the reduction, so the system is stated in (b, y, x): b = rhs, K y = reduced, x - extend(b, y) = 0."""
 
     def matvec(unknown: tuple) -> tuple:
         b, y, x = unknown

@@ -69,7 +69,7 @@ def matrix(point: PyTree, parameters: list[Any], owner: str) -> Pieces:
     return Pieces([(leaves[0], *parameters)], lambda results: structure.unflatten(results))
 
 
-# The widest shape of a parameter, from that of the array.
+# The widest shape of a parameter, from the shape of the array.
 ITS_PARAMETERS: dict[Extent, Callable[[tuple[Any, ...]], tuple[Any, ...]]] = {
     entries: lambda shape: shape,
     rows: lambda shape: shape[:-1],

@@ -44,7 +44,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
 
     Estimators: see docs/sklearn.md. Raises ValueError with a sentence for any other.
 
-    Attributes are those of GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
+    Attributes are as in GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
     ``hypergradient_error_`` (an estimate of the error of the last gradient) and ``guard_``.
 
     >>> from sklearn.datasets import load_diabetes

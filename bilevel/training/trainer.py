@@ -50,7 +50,8 @@ class Trainer:
 
     ``mesh={"data": N, "params": M}`` solves one inner problem on N x M devices: the samples (the leading axis of the
     batches) and hyperparameters with one entry for each sample are spread over N of them, other hyperparameters and
-    unknowns over M. The numbers are those of one device up to rounding. Raises ValueError for a solver on the host.
+    unknowns over M. The results are the same as on one device, up to rounding. Raises ValueError for a solver on the
+    host.
 
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(
