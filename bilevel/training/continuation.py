@@ -1,4 +1,4 @@
-"""Going on with a run: from its latest checkpoint that is whole, that the record reaches, and on the same data."""
+"""Going on with a run, on the same data: from its latest intact checkpoint that the record reaches."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def restored(checkpoints: Checkpoints, record: Path, template: TrainState, data:
 
 
 def fingerprint(batches: PyTree) -> list[list[float]]:
-    """Number of entries, mean and norm of each array: numbers and not a hash, because another machine may compute the
-    last digits of standardised data differently.
+    """Number of entries, mean and norm of each array. These are compared instead of a hash, because another machine may
+    compute the last digits of standardised data differently.
 
     >>> fingerprint((np.array([3.0, 4.0]), np.array([1])))
     [[2.0, 3.5, 5.0], [1.0, 1.0, 1.0]]
@@ -48,7 +48,7 @@ def fingerprint(batches: PyTree) -> list[list[float]]:
     found = []
     for leaf in jax.tree.leaves(batches):
         if not jax.dtypes.issubdtype(jax.numpy.result_type(leaf), np.number):
-            continue  # keys
+            continue  # random keys have no mean
         flat = np.asarray(leaf).astype(np.float64).ravel()
         found.append([float(flat.size), float(flat.mean()) if flat.size else 0.0, float(np.linalg.norm(flat))])
     return found
