@@ -21,7 +21,10 @@ from bilevel.cli.settings import merged
 TABLE = "sweep.csv"
 PLACE = "hydra.sweep.dir"
 # These settings do not change what a run finds.
-ASIDE = ("hydra", "command", "resume", "run", "replay", "report", "progress", "debug", "compilation_cache", "logger")
+ASIDE = (
+    *("hydra", "command", "resume", "run", "replay", "report", "progress", "debug", "compilation_cache", "logger"),
+    "distributed",
+)
 _folders: list[Path] = []  # of the sweep that this process runs
 
 

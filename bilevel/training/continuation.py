@@ -46,7 +46,9 @@ def fingerprint(batches: PyTree) -> list[list[float]]:
     >>> fingerprint((np.array([3.0, 4.0]), np.array([1])))
     [[2.0, 3.5, 5.0], [1.0, 1.0, 1.0]]
     """
-    leaves = [leaf for leaf in jax.tree.leaves(batches) if jax.dtypes.issubdtype(jax.numpy.result_type(leaf), np.number)]
+    leaves = [
+        leaf for leaf in jax.tree.leaves(batches) if jax.dtypes.issubdtype(jax.numpy.result_type(leaf), np.number)
+    ]
     sums = summed(np.array([_sums(_share(leaf)) for leaf in leaves]).reshape(-1, 3))  # the other leaves are keys
     return [[size, total / size if size else 0.0, squares**0.5] for size, total, squares in sums.tolist()]
 

@@ -41,6 +41,8 @@ def mesh_of(sizes: Mesh | Sizes | None) -> Mesh | None:
     if wanted == 1:
         return None
     devices = jax.devices()
+    if jax.process_count() > 1:
+        refuse_part(wanted)
     if wanted > len(devices):
         raise ValueError(
             f"mesh.data={shape[0]} and mesh.params={shape[1]} need {wanted} devices, and JAX has {len(devices)}: take "
@@ -55,14 +57,13 @@ def _known(mesh: Mesh | None) -> Mesh | None:
     return mesh
 
 
-def refuse_part(mesh: Mesh | None) -> None:
+def refuse_part(used: int) -> None:
     """ValueError for several processes of which some have no device in the mesh: they would wait for ever."""
     processes, devices = jax.process_count(), len(jax.devices())
-    used = 1 if mesh is None else mesh.devices.size
     if processes > 1 and used != devices:
         raise ValueError(
-            f"mesh.data x mesh.params is {used}, and {processes} processes with {devices} devices in all take part: set "
-            f"mesh.data={devices}, or another product of {devices}."
+            f"mesh.data x mesh.params is {used}, and {processes} processes with {devices} devices in all take part: "
+            f"set mesh.data={devices}, or another product of {devices}."
         )
 
 

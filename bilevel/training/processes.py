@@ -129,7 +129,4 @@ def is_loss(error: BaseException) -> bool:
 
 def loss() -> ProcessLost:
     """The error that ends this process because another has gone."""
-    return ProcessLost(
-        f"process {jax.process_index()} of {jax.process_count()} ends, because another process of the run has ended or "
-        "cannot be reached"
-    )
+    return ProcessLost("another process of the run has ended or cannot be reached")

@@ -68,7 +68,7 @@ class Steps:
     def _spread(self, task: Task, key: Key) -> Task:
         """The task as the devices of the trainer's mesh take it."""
         self.mesh, self.samples = mesh_of(self.trainer.mesh), 0
-        refuse_part(self.mesh)
+        refuse_part(1 if self.mesh is None else self.mesh.devices.size)
         if self.mesh is None:
             return task
         point = first_point(task, key)
