@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.interrupts import quit_at_once
 from bilevel.cli.sentences import SettingsError
@@ -33,7 +33,7 @@ _keep: list[Any] = []  # C's pointer to a function of Python's does not keep it 
 
 def check_distributed(config: DictConfig) -> None:
     """SettingsError for processes that cannot work together; nothing is started."""
-    settings = config.get("distributed") or {}
+    settings = settings_of(config)
     given = {name: settings.get(name) for name in STATED if settings.get(name) is not None}
     if not given:
         return
@@ -79,11 +79,16 @@ def scheduled(environment: Mapping[str, str]) -> bool:
     )
 
 
+def settings_of(config: DictConfig) -> DictConfig:
+    """The group ``distributed``, without anything in it for the record of an earlier version."""
+    return config.get("distributed") or OmegaConf.create(dict.fromkeys((*STATED, "detect", "timeout", "heartbeat")))
+
+
 def join(config: DictConfig, in_sweep: bool) -> None:
     """Starts `jax.distributed` where the settings or a scheduler name several processes. Returns when all are there.
 
     Raises ConnectionError where a process is missing, or the port of the first one is taken."""
-    settings = config.get("distributed") or {}
+    settings = settings_of(config)
     stated = settings.get("coordinator") is not None
     found = settings.get("detect") and meshed(config) and not in_sweep and scheduled(os.environ)
     if _joined or not (stated or found):

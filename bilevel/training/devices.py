@@ -117,7 +117,7 @@ def cut(leaf: Any, rows: NamedSharding) -> jax.Array:
     samples, *others = leaf.shape
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
 
-    def part(place: tuple[slice, ...]) -> np.ndarray:
+    def part(place: Any) -> np.ndarray:  # a slice for each axis
         first, last, _ = place[0].indices(filled)
         found = np.asarray(leaf[first : min(last, samples)], dtype)
         return np.pad(found, [(0, last - first - found.shape[0]), *[(0, 0)] * len(others)])

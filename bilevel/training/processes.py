@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 
 from bilevel.foundation.typing import PyTree
 from bilevel.training.run_folder import RunFolder
@@ -33,6 +34,14 @@ class ProcessLost(RuntimeError):
 def several() -> bool:
     """Whether more than one process runs this problem."""
     return jax.process_count() > 1
+
+
+def compile_anew() -> None:
+    """Programs of several CPU processes are compiled in each process, because JAX 0.10 stores that of the first one on
+    disk for all, and read back it gives wrong numbers where a process has several devices."""
+    if several() and jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # whether it is enabled is looked up once
 
 
 def leads() -> bool:

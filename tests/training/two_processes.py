@@ -11,6 +11,7 @@ import optax
 from many_devices import cleaning, lasso
 
 import bilevel as bl
+from bilevel.training import Result
 from bilevel.training.processes import anywhere, of_first, summed
 
 STEPS = 4
@@ -33,7 +34,7 @@ def trainer(**settings: Any) -> bl.Trainer:
     return bl.Trainer(**{**given, "mesh": {"data": len(jax.devices())}, **settings})
 
 
-def told(result: bl.training.trainer.Result) -> dict:
+def told(result: Result) -> dict:
     """What the tests compare."""
     return {
         "hparams": np.asarray(result.hparams).tolist(),
@@ -82,7 +83,6 @@ def main(process: int, processes: int, port: int, cache: str, folder: str) -> No
     found = {
         "even": told(trainer(checkpoint_every=2).fit(cleaning(160), directory=folder)),
         "uneven": told(trainer().fit(cleaning(157))),
-        "lasso": told(trainer(engine=bl.Implicit()).fit(lasso())),
         "drawn": told(trainer().fit(drawn(50))),
         "calls": told(trainer(steps_per_call=3).fit(cleaning(160))),
         "stopped": told(trainer(callbacks=[lambda moment: first and moment.step == 1]).fit(cleaning(160))),
