@@ -43,12 +43,10 @@ from bilevel.task import PRECISIONS, Task
 from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
-from bilevel.training.processes import ProcessLost, folder_of_all, leads
+from bilevel.training.processes import ProcessLost, folder_of_all, leads, loss
 from bilevel.training.run_folder import CHECKPOINTS, RunFolder, free_folder
 from bilevel.training.samplers import beside
 from bilevel.training.trainer import Trainer
-
-WITH_ANY = "from the last checkpoint, with any number of processes"
 
 
 def train(config: DictConfig) -> float:
@@ -66,8 +64,9 @@ def train(config: DictConfig) -> float:
         task, trainer = build(config)
         trainer = replace(trainer, loggers=[SettingsRecord(config), *trainer.loggers])
         again = f"`bilevel resume={shlex.quote(short(folder.path))}` goes on"
+        lost = f"{loss()}; {again} from the last checkpoint, with any number of processes."
         if distributed.several():
-            distributed.last_words(f"another process of the run has ended or cannot be reached; {again} {WITH_ANY}.")
+            distributed.last_words(lost)
         last_words(f"interrupted within a computation that does not stop; {again} from the last checkpoint.")
         settings: Any = OmegaConf.to_container(config, resolve=True)
         key = jax.random.key(config.seed)
@@ -76,7 +75,7 @@ def train(config: DictConfig) -> float:
         except Interrupted as interrupt:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
         except ProcessLost as error:
-            raise ProcessLost(f"{error}; {again} {WITH_ANY}.") from error
+            raise ProcessLost(lost) from error
         except Misfit as error:
             raise SettingsError(str(error)) from error
         except Exception as error:

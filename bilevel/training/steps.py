@@ -28,7 +28,6 @@ from bilevel.training.outer_step import (
     outer_step,
     point_of,
 )
-from bilevel.training.processes import compile_anew
 from bilevel.training.refusals import Settings, heed_influence, refuse_measures, refuse_start, refuse_unknown
 
 
@@ -70,7 +69,6 @@ class Steps:
         """The task as the devices of the trainer's mesh take it."""
         self.mesh, self.samples = mesh_of(self.trainer.mesh), 0
         refuse_part(1 if self.mesh is None else self.mesh.devices.size)
-        compile_anew()
         if self.mesh is None:
             return task
         point = first_point(task, key)

@@ -22,7 +22,7 @@ from bilevel.task import PRECISIONS, Task
 from bilevel.training.callbacks import Callback
 from bilevel.training.devices import mesh_of
 from bilevel.training.fit import Fit, Interrupted
-from bilevel.training.processes import folder_of_all
+from bilevel.training.processes import compile_anew, folder_of_all
 from bilevel.training.result import Result
 from bilevel.training.run_folder import RunFolder
 
@@ -114,6 +114,7 @@ class Trainer:
             raise TypeError(f"Trainer.fit takes a bl.Task, and was given a {type(task).__name__}.")
         for logger in self.loggers:
             logger.ready()
+        compile_anew()
         told = telling(task.functions, task.check)
         with jax.enable_x64(PRECISIONS[task.precision]), told, ExitStack() as stack:
             start = jax.random.key(0) if key is None else key
