@@ -157,6 +157,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         quadratic_form as quadratic_form,
     )
     from bilevel.losses.measured import Measured as Measured
+    from bilevel.losses.quadratic import Quadratic as Quadratic
     from bilevel.optimality import (
         Dual as Dual,
         Entropy as Entropy,
@@ -248,6 +249,7 @@ _HOME = {
     "bilevel.losses.least_squares": ("LeastSquares",),
     "bilevel.losses.linear": ("Linear", "quadratic_form"),
     "bilevel.losses.measured": ("Measured",),
+    "bilevel.losses.quadratic": ("Quadratic",),
     "bilevel.optimality": ("Entropy", "PrimalDual", "Dual"),
     "bilevel.solvers": (
         "Auto", "GradientDescent", "ProximalGradient", "LBFGS", "Newton", "Optax", "InteriorPoint", "Clarabel",

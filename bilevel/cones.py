@@ -23,7 +23,7 @@ from bilevel.projections.power import power_cone, power_cone_distance
 
 
 class Cone(abc.ABC):
-    """A closed convex cone of vectors of length ``dim``. Derivatives of the projections are those of jvp and vjp."""
+    """A closed convex cone of vectors of length ``dim``. The projections are differentiated by jvp and vjp."""
 
     @property
     @abc.abstractmethod
@@ -254,7 +254,7 @@ class Product(Cone):
 
     cones: tuple[Cone, ...]
 
-    def __init__(self, *cones: Cone):
+    def __init__(self, *cones: Cone) -> None:
         object.__setattr__(self, "cones", cones)
 
     @property

@@ -14,7 +14,7 @@ def main() -> None:
     No large package is imported before this function, so that Ctrl-C ends in one sentence from the first moment on.
     """
     watch()
-    if "debug=true" not in sys.argv:  # the compiler's alarms, as of slow compilation, are no errors of the user's
+    if "debug=true" not in sys.argv:  # alarms of the compiler, as of slow compilation, are no errors of the user
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):  # answered without Hydra, which would print all settings

@@ -34,7 +34,7 @@ GROUPS = (
     "trainer",
 )
 UNIQUE = ("hydra.run.dir", "resume", "fork")  # of one run
-LOGGER = "choose_logger"  # logger=NAME of a run that goes on: the settings recorded have no groups to choose from
+LOGGER = "choose_logger"  # logger=NAME of a run that goes on, because recorded settings have no groups to choose from
 QUIET = (  # this package's settings of Hydra, for settings that are read from another folder
     *("hydra.job.name=bilevel", "hydra.job.chdir=false", "hydra/job_logging=stdout"),
     *("hydra.job_logging.handlers.console.stream=ext://sys.stderr", "hydra.job_logging.root.level=WARNING"),
@@ -112,7 +112,7 @@ def separated(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def refuse_words(flags: list[str]) -> None:
-    """SettingsError for a flag that there is not, and for a word without a name.
+    """SettingsError for an unknown flag, and for a word without a name.
 
     >>> refuse_words(["-m", "--config-dir", "settings"])
     >>> refuse_words(["ridge"])
@@ -195,7 +195,7 @@ def forked(flags: list[str], overrides: list[str], directory: Path) -> list[str]
 
 def examined(flags: list[str], overrides: list[str]) -> list[str]:
     """The arguments of ``command=doctor RUN``: the settings recorded in RUN, and the folder of the run."""
-    folders = [word for word in overrides if Path(word).expanduser().is_dir()]  # lr=0.1 may be the name of a folder
+    folders = [word for word in overrides if Path(word).expanduser().is_dir()]  # a folder may be named lr=0.1
     overrides = [word for word in overrides if word not in folders]
     words = [*(word for word in flags if not word.startswith("-")), *folders]
     directory = value_of(overrides, "run") or (words[0] if words else None)

@@ -28,7 +28,7 @@ from bilevel.verification.oracle import Oracle, oracle_of
 ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # the relative error of engines that claim to be exact
 MANY = 100  # forward mode costs a tangent for each hyperparameter
 HEADINGS = ("engine", "error", "estimate", "grade", "status", "gradients", "Hv", "Jv", "proxes", "factors")
-MEANINGS = {  # of the verdicts that are neither right nor an error of the command
+MEANINGS = {  # of verdicts that do not fail the command
     "loose": "within the tolerance that its schedule begins with",
     "biased": "not exact by design, and its report says so",
     "failed": "a solve failed, and its report says so",
@@ -37,7 +37,7 @@ WIDTHS = (15, 9, 9, 9, 12, 10, 7, 7, 7, 8)
 
 
 class DisagreementError(RuntimeError):
-    """An engine is wrong, or its error is larger than its estimate."""
+    """Raised where an engine is wrong, or its error is larger than its estimate."""
 
 
 class Row(NamedTuple):
@@ -71,8 +71,8 @@ def check(config: DictConfig) -> None:
     The instance is the task with the settings of ``reduced`` (those given as task.NAME=VALUE win); ``~reduced`` takes
     the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "UNDER" (an estimate that
     is claimed, or of an engine that is biased by design, below the error), "biased" (by design, and it says so),
-    "loose" (within the tolerances that a schedule begins with), "failed" (a solve failed, and it says so). Engines
-    that refuse the task are named; one that was asked for says why.
+    "loose" (within the tolerances that a schedule begins with), "failed" (a solve failed, and it says so). Engines that
+    refuse the task are named, and an engine that was asked for says why it refuses.
     """
     use_compilation_cache(config.compilation_cache)
     task, _ = build(reduced(config))
@@ -90,7 +90,7 @@ def check(config: DictConfig) -> None:
 
 
 def measured(config: DictConfig, task: Task) -> Iterator[Row]:
-    """A row for each engine, printed as soon as it is there."""
+    """The rows of all engines, each printed as soon as it is there."""
     key = jax.random.key(config.seed)
     hparams = jax.tree.map(jnp.asarray, task.feasible(task.init_hparams(key)))
     oracle = oracle_of(task, hparams, key)

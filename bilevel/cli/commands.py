@@ -26,7 +26,7 @@ Words = list[str]
 def asked(arguments: Sequence[str]) -> tuple[Callable[[Words, dict[str, str]], None], Words, dict[str, str]] | None:
     """The command among the arguments with its words and settings; None where it is one of Hydra's.
 
-    A folder may have a name that looks like a setting, so that of ``lr=0.1`` only a known name is a setting.
+    A folder may have a name like ``lr=0.1``, so a word counts as a setting only if its name is a known one.
     """
     names = [word.partition("=")[2] for word in arguments if word.startswith("command=")]
     if not names or names[-1] not in COMMANDS:

@@ -15,13 +15,15 @@ ZSH = """\
 autoload -Uz compinit bashcompinit
 (( $+functions[compdef] )) || compinit
 bashcompinit
-"""  # what Hydra's script, which is that of bash, needs in zsh
+"""  # Hydra's script is written for bash, and needs these lines in zsh
 OF_FOLDERS = ("command=report", "command=watch", "command=doctor")
 
 
 def answered(arguments: Sequence[str]) -> bool:
-    """Answers a shell that asks for words that Hydra does not complete. False where Hydra is to answer; before its
-    script for zsh stands what that needs."""
+    """Answers a shell that asks for words that Hydra does not complete; False where Hydra is to answer.
+
+    Before Hydra's script for zsh it prints the lines that the script needs there.
+    """
     if not arguments or arguments[0] not in FLAG:
         return False
     request, _, shell = arguments[-1].partition("=")
@@ -34,7 +36,7 @@ def answered(arguments: Sequence[str]) -> bool:
 
 
 def candidates(line: str) -> list[str] | None:
-    """The words that the last one of a command line may become; None where Hydra knows better.
+    """The completions of the last word of a command line; None where Hydra completes it.
 
     >>> candidates("bilevel command=l"), candidates("bilevel out"), candidates("bilevel command=list en")
     (['command=list'], ['output='], ['engines'])
@@ -64,7 +66,7 @@ def candidates(line: str) -> list[str] | None:
 
 
 def values(name: str) -> list[str]:
-    """The words that one of three settings takes."""
+    """The values of ``command``, ``experiment`` or ``engine.linear_solve``."""
     if name == "command":
         from bilevel.cli.arguments import COMMANDS, WITHOUT_SETTINGS
 
@@ -81,7 +83,7 @@ def beginnings() -> list[str]:
 
 
 def folders(word: str, prefix: str) -> list[str]:
-    """The folders whose names begin as the word does behind its prefix, each with a slash at its end."""
+    """The folders whose names begin with the part of the word behind ``prefix``, each with a slash at its end."""
     above, slash, begun = word.removeprefix(prefix).rpartition("/")
     place = Path(f"{above}{slash}" or ".").expanduser()
     found = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []

@@ -1,4 +1,4 @@
-"""``command=doctor RUN``: the causes of a run's failures, their cures, and a step of the run taken again."""
+"""``command=doctor RUN``: the causes of a run's failures and their cures; ``replay=K`` takes a step again."""
 
 from __future__ import annotations
 

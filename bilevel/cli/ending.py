@@ -1,4 +1,4 @@
-"""The last lines of a run on the command line, and the answer where a finished run is asked to go on."""
+"""The last lines of a run on the command line, and the answer to a request that a finished run go on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bilevel.verification import Record
 
 
 def finished(folder: Path, config: DictConfig) -> str:
-    """How a run that is asked to go on has ended, where nothing is left to do; else "".
+    """How a run has ended that is asked to go on although nothing is left to do; else "".
 
     It is "" also where settings are to change, because the run itself then refuses or takes them. The overrides of a
     job of a sweep are those that it was started with.
@@ -53,7 +53,7 @@ def tell_result(result: Result, folder: Path, settings: dict[str, Any]) -> None:
         lines = [f"{which}: {words.achieved(record)}" if which else words.achieved(record)]
     else:
         lines = words.closing(record, given, short(folder), short(report) if report.is_file() else "")
-    if result.summary["status"] != FAILED:  # a failed run ends with the one sentence that says why
+    if result.summary["status"] != FAILED:  # a failed run ends with one sentence that says why
         print("\n".join(lines), file=sys.stderr, flush=True)
 
 

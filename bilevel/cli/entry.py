@@ -35,7 +35,7 @@ from bilevel.data import DataError
 FAILURE, WRONG_SETTINGS = 1, 2
 SEARCH = "hydra/sweeper=search"
 BEGAN = time.time() - 1.0  # some file systems store whole seconds
-OmegaConf.register_new_resolver(  # a run of a task of one's own is named after its function
+OmegaConf.register_new_resolver(  # a run of a user's task is named after its function
     "run_name", lambda choice, target: str(target).rpartition(".")[2] if choice == "own" else choice, replace=True
 )
 
@@ -45,8 +45,8 @@ def run() -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         sys.argv.append("debug=true")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors over instead of printing them
-    sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules beside the user's data are found
-    if sys.argv[1:] == ["--version"]:  # Hydra would tell its own
+    sys.path.insert(0, os.getcwd())  # as `python -m` does, so that modules in the user's folder are found
+    if sys.argv[1:] == ["--version"]:  # Hydra would print a message of its own
         print(f"bilevel {importlib.import_module('bilevel').__version__}")
         return
     if answered(sys.argv[1:]):
@@ -72,7 +72,7 @@ def run() -> None:
         if "debug=true" in sys.argv:
             raise
         of_hydra = [word for word in sys.argv[1:] if word.startswith("hydra.")]
-        if isinstance(error, AssertionError) and not str(error) and of_hydra:  # Hydra asserts the kinds of its own
+        if isinstance(error, AssertionError) and not str(error) and of_hydra:  # Hydra asserts types of its settings
             error = SettingsError(f"{', '.join(of_hydra)}: Hydra does not take such a value there.")
         print(f"bilevel: {sentence(error)}", file=sys.stderr)
         sys.exit(WRONG_SETTINGS)
@@ -80,7 +80,7 @@ def run() -> None:
 
 def job(config: DictConfig) -> Any:
     """One run, alone or in a sweep. Hydra calls it with the composed settings."""
-    if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run tells in a sentence
+    if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run reports in a sentence
         threading.excepthook = lambda _: None
         sys.excepthook = of_main_thread
         warnings.formatwarning = in_one_line
@@ -125,15 +125,17 @@ def of_main_thread(kind: type[BaseException], error: BaseException, trace: Trace
 
 
 def in_one_line(message: Warning | str, *where: Any, **line: Any) -> str:
-    """A warning as a sentence, without the line of the library that gave it, because a user of the command does not
-    need that."""
+    """A warning as a sentence.
+
+    The line of the library that gave it is left out, because a user of the command does not need it.
+    """
     return f"bilevel: {one_line(str(message))}\n"
 
 
 def take_away_empty(folder: Path) -> None:
     """Removes the folder that Hydra made for a refused run, and the empty folders above it up to the user's. A folder
     that was there before this process stays."""
-    with contextlib.suppress(OSError):  # it holds something, or is gone
+    with contextlib.suppress(OSError):  # a folder that holds something, or is gone, stays as it is
         if folder != Path.cwd() and folder.stat().st_mtime >= BEGAN:
             folder.rmdir()
             while (folder := folder.parent) != Path.cwd() and folder.is_relative_to(Path.cwd()):

@@ -23,7 +23,7 @@ class Loop(asyncio.SelectorEventLoop):
             return None
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """Says nothing of the errors of further files: the first one has been raised, and the run tells it."""
+        """Drops the errors of further files, because the first one has been raised and the run reports it."""
 
 
 class Policy(asyncio.DefaultEventLoopPolicy):

@@ -1,4 +1,4 @@
-"""``command=new NAME``: a task of one's own that runs at once, with its settings and its test."""
+"""``command=new NAME``: a first task of the user's, with its settings and its test; it runs at once."""
 
 from __future__ import annotations
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 FILE = "choices.json"
-PLACES = {  # of each group of the file: the group of settings, and the package where it differs from that
+PLACES = {  # for each group of the file: the group of settings, and the package where that has another name
     "optimizer": ("optimizer", ""),
     "schedule": ("schedule", "optimizer.learning_rate"),
     "solver": ("solver", ""),
     "linear_solve": ("engine/linear_solve", ""),
     "data": ("data", ""),
 }
-ROOT = "${oc.env:BILEVEL_DATA,''}"  # where published files lie, unless data.root=DIR says it
+ROOT = "${oc.env:BILEVEL_DATA,''}"  # the folder of published files, unless data.root=DIR names one
 
 
 def choices(folder: Path, part: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def names(folder: Path, group: str) -> list[str]:
 
 
 def register(folder: Path) -> None:
-    """Hands the choices to Hydra, where no file of the same name is."""
+    """Hands to Hydra the choices that have no file of the same name."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()

@@ -1,5 +1,8 @@
-"""Signals and readers that leave: a run that is stopped saves its state and ends with one sentence, also from within a
-long computation, and a pipe that closes is no error."""
+"""Signals, and readers that leave.
+
+A run that is stopped saves its state and ends with one sentence, even within a long computation. A pipe that closes is
+no error.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import NoReturn
 
-PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
+PIPE_CLOSED = 141  # the exit code that a shell shows for a program that SIGPIPE ended
 INTERRUPTED = 130
 GRACE = 10.0  # seconds until Python must have handled a signal, because compiled code may run for minutes
 STOPS = (signal.SIGINT, signal.SIGTERM)  # handled as Ctrl-C, because schedulers stop jobs by SIGTERM
 HANGUP = getattr(signal, "SIGHUP", None)  # a terminal that closes, which `nohup` ignores; Windows has none
 
-_heard = threading.Event()
+_heard = threading.Event()  # Python has handled the last signal
 _put_off = threading.Event()
-_asked = threading.Event()  # to stop, some time ago: `heed` asks again
+_asked = threading.Event()  # a signal has come; stays set, so that `heed` can raise again
 _last_words = ["interrupted"]
 
 
@@ -37,7 +40,7 @@ def watch() -> None:
 
 
 def heed_no_more() -> None:
-    """Further signals change nothing: the process is about to end, and a second sentence would say the same."""
+    """Ignores further signals, because the process is about to end and a second sentence would say the same."""
     for stop in STOPS:
         signal.signal(stop, signal.SIG_IGN)
 
@@ -93,6 +96,6 @@ def quit_at_once(code: int) -> NoReturn:
 
 
 def leave_reader() -> NoReturn:
-    """Ends the process in silence where whoever read its answer has enough, as `head`."""
+    """Ends the process in silence where the reader of its answer has closed the pipe, as `head` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(PIPE_CLOSED)

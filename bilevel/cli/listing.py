@@ -1,4 +1,4 @@
-"""``command=list [WHAT]``: what there is to choose from, a line each."""
+"""``command=list [WHAT]``: all choices of a group of settings, a line each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def show(words: list[str], settings: dict[str, str]) -> None:
 
 
 def rows(group: str) -> list[str]:
-    """GROUP=NAME and what it is, a line each."""
+    """GROUP=NAME and its description, a line each."""
     told = {name: about(group, name) for name in options(group) if name not in ("own", "default")}
     key = "engine.linear_solve" if group == "engine/linear_solve" else group
     width = max(len(name) for name in told) + len(key) + 3
@@ -56,7 +56,7 @@ def cut(line: str, width: int) -> str:
 
 
 def about(group: str, name: str) -> str:
-    """What a choice is: the words behind the command in its file, else those of the generated choices."""
+    """The description of a choice: the words behind the command in its file, or in the generated choices."""
     generated = {
         name: entry
         for part, (place, _) in PLACES.items()

@@ -19,10 +19,10 @@ from bilevel.loggers.json_lines import write_whole
 
 class SettingsRecord(Logger):
     """``.hydra/``: the composed settings, and what was typed. It is written after all checks, so that a refused command
-    does not change the record of an earlier run. Settings that a resumed run changed hold from then on.
+    does not change the record of an earlier run. Settings that a resumed run has changed hold from then on.
     """
 
-    def __init__(self, config: DictConfig):
+    def __init__(self, config: DictConfig) -> None:
         own = {"resume": None, **({"distributed": dict.fromkeys(STATED)} if "distributed" in config else {})}
         self.config = OmegaConf.merge(config, own)
 
@@ -52,7 +52,7 @@ class SettingsRecord(Logger):
 
 
 def continued(before: list[str], now: list[str]) -> list[str]:
-    """The overrides typed for a run since its start; of repeated ones the last.
+    """The overrides typed for a run since its start; of a repeated override the last.
 
     >>> continued(["task=ridge", "logger=wandb"], ["trainer.steps=9", "++choose_logger=none", "resume=r"])
     ['task=ridge', 'trainer.steps=9', 'logger=none']

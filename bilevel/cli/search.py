@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PLUGINS, HOME = "hydra_plugins", "hydra_plugins.bilevel"
 STUDY, STORAGE = "search", "search.db"
 SAMPLERS = ("tpe", "random")
-JUDGES = ("stop/loss", "outer/loss")  # the loss of a trial: on the second hold-out where there is one
+JUDGES = ("stop/loss", "outer/loss")  # the loss of a trial: the first of these that its run has
 SUMMARY = "summary.json"
 HALTED = "stopped_by_callback"
 
@@ -50,7 +50,7 @@ class Search(Sweeper):
 
     __module__ = HOME
 
-    def __init__(self, trials: int, at_once: int, sampler: str, prune: bool, seed: int):
+    def __init__(self, trials: int, at_once: int, sampler: str, prune: bool, seed: int) -> None:
         if trials < 1 or at_once < 1:
             raise SettingsError(f"hydra.sweeper.trials={trials}, at_once={at_once}: both must be at least 1.")
         if sampler not in SAMPLERS:
@@ -81,7 +81,7 @@ class Search(Sweeper):
         from bilevel.training.run_folder import RunFolder
 
         failure: Exception | None = None
-        with RunFolder(place, resume=True):  # two searches in one folder would end each other's trials
+        with RunFolder(place, resume=True):  # because two searches in one folder would end each other's trials
             study = self._study(place)
             refuse_other_space(study, space)
             while batch := self._next(study, space):
@@ -115,7 +115,7 @@ class Search(Sweeper):
     def _run(
         self, study: optuna.Study, place: Path, fixed: list[str], batch: Sequence[optuna.trial.FrozenTrial]
     ) -> Exception | None:
-        """Launches the trials and tells the study how each ended; returns the first failure."""
+        """Launches the trials and records in the study how each ended; returns the first failure."""
         from optuna.trial import TrialState
 
         assert self.launcher is not None
@@ -138,7 +138,7 @@ class Search(Sweeper):
 
 
 def offer(arguments: Sequence[str]) -> None:
-    """Makes the sweeper known to Hydra. SettingsError where the command line is that of a single run."""
+    """Makes the sweeper known to Hydra. SettingsError where the command line starts a single run."""
     if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
         raise SettingsError("hydra/sweeper=search starts many runs: add -m.")
     Plugins.instance().register(Search)

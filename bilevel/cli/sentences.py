@@ -111,7 +111,8 @@ def failed_call(error: BaseException) -> str:
 
 
 def unexpected(error: TypeError, target: str) -> str:
-    """The argument that a target was given and does not take; "" for other errors, and for those of what it calls.
+    """The argument that a target was given and does not take; "" for other errors, and for errors of the functions that
+    it calls.
 
     >>> unexpected(TypeError("Adam.__init__() got an unexpected keyword argument 'rate'"), "mine.Adam")
     'rate'
@@ -122,7 +123,7 @@ def unexpected(error: TypeError, target: str) -> str:
 
 
 def no_setting(group: str, word: str) -> str:
-    """The sentence for a setting that was added by + and that nothing takes."""
+    """The sentence for a setting that was added by + and that no target takes."""
     return f"{group} takes no setting {word}{similar(f'{group}.{word}')}; leave out +{group}.{word}."
 
 
@@ -141,7 +142,7 @@ def without(target: str) -> str:
 
 
 def origin(error: BaseException) -> BaseException:
-    """The first of a chain of errors."""
+    """The error at the root of a chain of errors."""
     return origin(error.__cause__) if error.__cause__ is not None else error
 
 

@@ -19,7 +19,7 @@ from bilevel.cli.shipped import check_shipped
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
-NULLABLE = ("compilation_cache",)  # these may also be null, though that is not their default
+NULLABLE = ("compilation_cache",)  # settings that may be null although their default is not
 POSITIVE = (
     "optimizer.learning_rate",
     "trainer.steps",
@@ -54,7 +54,7 @@ def check_settings(config: DictConfig) -> None:
         recorded = OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml")
         check_unchanged(config, cast(DictConfig, recorded))
     if config.command == "doctor" and config.get("replay") is None:
-        return  # the record is all that is read: where its data were does not matter
+        return  # reads the record alone, so the data need not be there
     root = config.data.root
     if root and not Path(root).expanduser().is_dir():
         raise SettingsError(f"data.root={root}: there is no such folder; correct data.root=DIR or BILEVEL_DATA.")

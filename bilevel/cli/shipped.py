@@ -11,7 +11,7 @@ from bilevel import data as data_sets
 from bilevel.cli.sentences import SettingsError, nearest
 
 PRECISIONS = ("float32", "float64")
-CHOICES = {  # the words that a setting may be, by the `_target_` beside it
+CHOICES = {  # the words that a setting may take, by the `_target_` beside it
     "bilevel.tasks.hyperclean": {"corruption": ("exact_wrong", "uniform_replacement")},
     "bilevel.tasks.distillation": {"form": ("primal", "kernel")},
     "bilevel.tasks.logistic": {
@@ -31,7 +31,7 @@ CHOICES = {  # the words that a setting may be, by the `_target_` beside it
     "bilevel.loggers.WandB": {"mode": ("offline", "online", "disabled")},
 }
 POLICIES = ("raise", "warn", "retry", "skip")
-SIZES = (  # of shipped tasks: whole numbers from 1
+SIZES = (  # settings of shipped tasks that are whole numbers from 1
     *("train", "validation", "test", "classes", "features", "images_per_class", "genes", "atoms", "steps"),
     *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out", "draws"),
 )

@@ -20,12 +20,12 @@ from bilevel.cli.settings import merged
 
 TABLE = "sweep.csv"
 PLACE = "hydra.sweep.dir"
-# These settings do not change what a run finds.
+# Settings that do not change the result of a run.
 ASIDE = (
     *("hydra", "command", "resume", "run", "replay", "report", "progress", "debug", "compilation_cache", "logger"),
     "distributed",
 )
-_folders: list[Path] = []  # of the sweep that this process runs
+_folders: list[Path] = []  # the folder of the sweep that this process runs
 
 
 class Identified(Callback):
@@ -62,7 +62,7 @@ def identity(config: DictConfig) -> str:
 
 
 def is_aside(name: str) -> bool:
-    """Whether a setting does not change what a run finds.
+    """Whether a setting leaves the result of a run unchanged.
 
     >>> [name for name in ("task.train", "progress", "data.root", "logger.group") if is_aside(name)]
     ['progress', 'data.root', 'logger.group']
@@ -71,7 +71,7 @@ def is_aside(name: str) -> bool:
 
 
 def settled(config: DictConfig, resolve: bool = True) -> Any:
-    """The settings that determine what a run finds, with their values; where data lie does not."""
+    """The settings that determine the result of a run, with their values. The folder of the data is left out."""
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ASIDE])
     values: Any = OmegaConf.to_container(kept, resolve=resolve)
     for group in values.values():
@@ -96,8 +96,10 @@ def goes_on(config: DictConfig) -> DictConfig:
 
 
 def conclude() -> None:
-    """Prints the table of the sweep that has just ended and writes it as CSV and as report.html into its folder; no
-    more than a sentence where that fails, because the runs are done."""
+    """Prints the table of the sweep that has just ended and writes it as CSV and as report.html into its folder.
+
+    A failure here is one sentence and no error, because the runs are done.
+    """
     for folder in _folders:
         try:
             if folder.is_dir():

@@ -91,8 +91,10 @@ def train(config: DictConfig) -> float:
 
 
 def of_storage(error: Exception) -> str:
-    """The system's word for a failed write; "" for another error. The storage of checkpoints raises errors of its own
-    for a full disk."""
+    """The operating system's message for a failed write; "" for another error.
+
+    The storage of checkpoints raises errors of its own for a full disk.
+    """
     if isinstance(error, OSError):
         return error.strerror or str(error).rstrip(".")
     full = os.strerror(errno.ENOSPC)
@@ -136,7 +138,7 @@ def built(config: DictConfig) -> tuple[Task, Trainer]:
             task = beside(task, *budget, jax.random.key(config.seed), config.seed)
         loggers = [
             *([Console()] if config.progress else []),
-            *([Page()] if config.report else []),  # before W&B, which sends the report
+            *([Page()] if config.report else []),  # written before W&B ends, because that sends the report
             *([instantiate(grouped(config).logger)] if config.logger else []),
         ]
         parts = {
@@ -193,8 +195,8 @@ def made(config: DictConfig, group: str, kind: type) -> Any:
 
 
 def with_seed(config: DictConfig) -> DictConfig:
-    """Gives the run's seed to a task with an argument of this name and no setting for it, because the runs of a sweep
-    over seeds would else be the same."""
+    """Gives the run's seed to a task that has an argument ``seed`` and no setting for it, because otherwise the runs of
+    a sweep over seeds would be the same."""
     try:
         arguments = inspect.signature(attribute(config.task.get("_target_"))).parameters
     except (TypeError, ValueError):  # `made` reports the error
@@ -226,7 +228,7 @@ def from_run(directory: Path, task: Task) -> Callable[[Key], HParams]:
 
 
 def has_checkpoints(directory: str | None) -> bool:
-    """Whether a run goes on from a checkpoint; a fork then no longer needs the run that it was forked from."""
+    """Whether a run goes on from a checkpoint. A fork then no longer needs the run that it was forked from."""
     place = Path(directory or ".") / CHECKPOINTS
     return directory is not None and place.is_dir() and any(place.iterdir())
 

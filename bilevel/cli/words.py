@@ -10,7 +10,7 @@ import yaml
 
 from bilevel.cli.choices import configs, options
 
-FLAGS = (  # of Hydra's parser, which a test compares
+FLAGS = (  # the flags of Hydra's parser; a test compares them
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
     *("--shell-completion", "-sc"),
 )
@@ -21,11 +21,11 @@ TAKES_VALUE = (
 FOLDERS = ("resume", "fork")  # settings that name the folder of a run
 SHORT = ("task", "engine", "solver", "optimizer", "schedule", "logger", "experiment", "data", "command", "output")
 ABBREVIATED = {"lr": "learning_rate", "epochs": "steps", "iterations": "steps"}
-ORDER = ("trainer", "optimizer", "solver", "engine", "task", "data", "logger")  # whose setting a bare name means first
+ORDER = ("trainer", "optimizer", "solver", "engine", "task", "data", "logger")  # where a bare name is looked up first
 
 
 def meant(word: str, commands: Collection[str]) -> str:
-    """A guess at the setting that a word without a name is a value of.
+    """A guess at the setting whose value a word without a name is.
 
     >>> meant("ridge", ["train"]), meant("doctor", ["train", "doctor"]), meant("xyz", [])
     (' (did you mean task=ridge?)', ' (did you mean command=doctor?)', ', as in task=ridge trainer.steps=50')
@@ -65,7 +65,7 @@ def _rank(name: str) -> int:
 
 
 def settings() -> list[str]:
-    """The names of all settings in the files that ship, whichever of them are chosen together."""
+    """The names of all settings in all files that ship, chosen or not."""
     found = set()
     for path in configs().rglob("*.yaml"):
         parts = path.relative_to(configs()).parts

@@ -84,6 +84,17 @@ def standardise(splits: Splits, targets: bool = False) -> Splits:
     return splits
 
 
+def divided_by_largest(splits: Splits) -> Splits:
+    """Inputs divided by the largest absolute value in the training set, as for grey levels.
+
+    >>> one = DataSet(np.array([[2.0, -4.0]]), np.array([0.0]))
+    >>> divided_by_largest(Splits(one, one, one, one)).test.inputs.tolist()
+    [[0.5, -1.0]]
+    """
+    largest = max(float(np.abs(splits.train.inputs).max()), 1e-12)
+    return Splits(*(part._replace(inputs=part.inputs / largest) for part in splits))
+
+
 def _scaled(splits: Splits, field: str) -> Splits:
     values = getattr(splits.train, field)
     mean, deviation = values.mean(axis=0), values.std(axis=0)

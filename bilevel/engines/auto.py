@@ -26,7 +26,7 @@ from bilevel.task import Task
 
 LANCZOS = 24  # products spent on the spectrum
 DENSE = 1024  # unknowns up to which building and factoring the system is preferred
-RESOLVED = 110  # beyond this ratio of Ritz values so few steps have not resolved the spectrum, and CG would be slow
+RESOLVED = 110  # beyond this ratio of Ritz values CG would be slow, and so few steps have not resolved the spectrum
 FEW = 20  # hyperparameters up to which forward mode is preferred to reverse mode through steps
 
 
@@ -152,7 +152,7 @@ def facts_of(task: Task, point: Point) -> Facts:
 
 
 def extremes(operator: LinearMap, example: PyTree, steps: int = LANCZOS) -> tuple[float, float]:
-    """The smallest and largest Ritz value of a symmetric operator after some Lanczos steps, fully orthogonalised."""
+    """The smallest and largest Ritz value of a symmetric operator, by some fully orthogonalised Lanczos steps."""
     flat, unravel = ravel_pytree(example)
     product = jax.jit(lambda x: ravel_pytree(operator(unravel(x)))[0])
     vector = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)

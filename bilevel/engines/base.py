@@ -47,7 +47,7 @@ class Point(NamedTuple):
 
 
 class Undefined(NamedTuple):
-    """Which numbers around a hypergradient are not finite, a flag each, however well both solves ended."""
+    """Flags of the numbers around a hypergradient that are not finite, although both solves may have ended well."""
 
     value: jax.Array  # of the outer loss with its prior
     loss: jax.Array  # of the inner problem, at its solution
@@ -111,7 +111,7 @@ class Report:
         return self.solved.worse(self.outer_status)
 
     def uniform(self) -> Report:
-        """In the types that branches and loops carry, whatever was asked for: every field an array."""
+        """The report with every field an array, because branches and loops carry nothing else."""
         asked = ("error_estimate", "error_inner", "error_adjoint", "theta", "margin", "condition")
         figures = {name: jnp.asarray(getattr(self, name), jnp.result_type(float)) for name in asked}
         unknown = jnp.asarray(self.weakly_active, jnp.int32)
@@ -168,8 +168,7 @@ class Engine(abc.ABC):
         yield from ()
 
     def finest(self, carry: Carry) -> Carry:
-        """The carry with which both solves are as accurate as this engine can be; an engine that ``adapts`` then uses
-        its finest tolerances."""
+        """The carry that asks for the most accurate solves: an engine that ``adapts`` uses its finest tolerances."""
         return carry
 
 

@@ -18,7 +18,7 @@ CLAIMS = {
 
 
 def line(report: Any) -> str:
-    """Everything that a glance needs."""
+    """The report in one line: status, error and its grade, and how each solve ended."""
     if isinstance(report.status.code, Tracer):
         return "Report(traced: values are known outside of jit and vmap)"
     solves = ", ".join(
@@ -33,7 +33,7 @@ def line(report: Any) -> str:
 
 
 def paragraph(report: Any) -> str:
-    """How good the gradient is and why: the status, the error and who claims it, its two parts, the face, the cost."""
+    """How good the gradient is and why: the status, the error and its grade, its two parts, the face, the cost."""
     if isinstance(report.status.code, Tracer):
         return "The values of this report are traced: describe it outside of jit and vmap."
     said = [f"{_verdict(report)} {_solve(report, 'inner')} {_solve(report, 'adjoint')}"]

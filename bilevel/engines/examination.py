@@ -44,8 +44,10 @@ def updated(report: Report, moved: HParams) -> Report:
 
 
 def _judged(report: Report, flags: PyTree, solved: Status) -> Report:
-    """The report with the outer level nonfinite where a flag is set and both solves were ``solved``, because numbers
-    that follow from a failed solve are no further failure."""
+    """The report whose ``outer_status`` is nonfinite where a flag is set and both solves were ``solved``.
+
+    After a failed solve a number that is not finite is a consequence, not a further failure.
+    """
     outer = Status(jnp.where(solved.ok, _nonfinite_if(flags).code, Code.converged))
     return replace(report, outer_status=report.outer_status.worse(outer))
 

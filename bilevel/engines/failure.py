@@ -22,7 +22,7 @@ from bilevel.solvers import Solver
 from bilevel.task import Task
 
 MORE_STEPS = 10  # as the remedies recommend
-NOWHERE = ("nonfinite", "diverged", "infeasible", "unbounded")  # inner ends at which an adjoint system means nothing
+NOWHERE = ("nonfinite", "diverged", "infeasible", "unbounded")  # statuses after which an adjoint system has no meaning
 DERIVATIVE = "look for roots, norms or divisions at zero in the inner loss, or take fewer or shorter steps"
 LOG = logging.getLogger("bilevel")
 Found = TypeVar("Found")
@@ -108,7 +108,7 @@ ZERO_ROOT = (
 def not_finite(report: Report, task: Task, point: Point) -> str:
     """Which number of the outer level is not finite, and whether the prior or the outer loss gave it; "" if none is.
 
-    Evaluates both once more, because here a run ends or a step is skipped.
+    Both are evaluated once more: the cost does not matter where a run ends or a step is skipped.
     """
     params, hparams, batch = report.params, point.hparams, point.outer_batch
     own = _whose("prior", *jax.value_and_grad(task.prior)(hparams), "hparams")

@@ -56,8 +56,8 @@ def hypergradient(
     (NaN, and ``report.skipped`` is 1). A value, a gradient or an inner loss that is not finite is a failure too, even
     if both solves ended well. Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
 
-    All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace the
-    precision is that of the trace, with a warning where it is lower.
+    All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace its
+    precision holds, with a warning where it is lower.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(
@@ -143,7 +143,7 @@ def _concrete(task: Task, engine: Engine, point: Point, carry: Carry | None) -> 
 
 
 def _warn_of_idle(task: Task, engine: Engine, point: Point, grad: HParams) -> None:
-    """Says which gradients are zero by construction, once for a task and kind of engine, and only where one is zero."""
+    """Warns of gradients that are zero by construction: once for a task and kind of engine, and only if one is zero."""
     looked = _LOOKED.setdefault(task, set())
     if type(engine) in looked:
         return
@@ -174,7 +174,10 @@ def _first_carry(task: Task, engine: Engine, point: Point) -> Carry:
 
 
 def _read(task: Task) -> Hashable:
-    """What the functions of the task read from outside now; not the task, which its programs must not keep alive."""
+    """The values that the functions of the task read from outside now.
+
+    The task itself is left out, because its programs must not keep it alive.
+    """
     return tuple(map(reads, task.functions.values()))
 
 

@@ -14,8 +14,8 @@ from bilevel.kernels.matrices import Matrix, between, is_sparse, largest, sparse
 
 SWEEPS = 24  # each halves the logarithms of the scales, so 2^-24 of their range is left
 DIGITS = 1e3  # a strength below so many units of rounding, or multiples of the residual, is zero
-DOUBT = 10  # below so many multiples of a residual above rounding, activity of a row is not known
-FLOOR = 0.625  # the power of the precision that counts as rounding: 2e-10 in float64, 5e-5 in float32
+DOUBT = 10  # a strength below so many multiples of a residual above rounding does not tell whether a row is active
+FLOOR = 0.625  # eps to this power counts as rounding: 2e-10 in float64, 5e-5 in float32
 
 Program = tuple[Matrix, ...]  # (Q, q, A, b, G, h) of min 1/2 x'Qx + q'x, Ax = b, Gx <= h
 Point = tuple[jax.Array, jax.Array, jax.Array]  # (x, y, z)
@@ -32,10 +32,10 @@ def units_of(curvature: Matrix, rows: Matrix, owner: np.ndarray | None = None) -
     """Units in which the nonzero entries of [[Q, C'], [C, 0]] have a geometric mean near 1.
 
     Their logarithms u minimise the sum of (log |K_ij| + u_i + u_j)^2. Multiplying a row, a column or the objective
-    moves u by exactly the logarithm of the factor. The largest entry of a row is not its unit, because it would hide
-    the others. ``owner`` numbers the groups of rows that share one unit, as the rows of a cone do. The units are powers
-    of two, so that scaling rounds nothing. Source: Curtis and Reid, On the automatic scaling of matrices for Gaussian
-    elimination, 1972.
+    moves u by exactly the logarithm of the factor. The unit of a row is not its largest entry, because that would hide
+    the other entries. ``owner`` numbers the groups of rows that share one unit, as the rows of a cone do. The units are
+    powers of two, so that scaling rounds nothing. Source: Curtis and Reid, On the automatic scaling of matrices for
+    Gaussian elimination, 1972.
 
     >>> columns, rows = units_of(jnp.zeros((2, 2)), jnp.array([[1.0, 64.0], [4.0, 256.0]]))
     >>> (rows[:, None] * jnp.array([[1.0, 64.0], [4.0, 256.0]]) * columns).tolist()
@@ -57,7 +57,7 @@ def units_of(curvature: Matrix, rows: Matrix, owner: np.ndarray | None = None) -
 
 
 def _logs(curvature: jax.Array, rows: jax.Array) -> tuple[jax.Array, LinearMap]:
-    """The sums of log2 |K_ij| over the nonzero entries of the rows of [[Q, C'], [C, 0]], and u -> those of u_j."""
+    """The sums of log2 |K_ij| over the nonzero entries of each row of [[Q, C'], [C, 0]], and u -> the sums of u_j."""
     count = rows.shape[0]
     matrix = jnp.block([[curvature, rows.T], [rows, jnp.zeros((count, count), rows.dtype)]])
     logs, present = _log2(matrix)
@@ -89,7 +89,7 @@ class Activity(NamedTuple):
 
     active: jax.Array  # (m,) whether the multiplier outweighs the slack
     strength: jax.Array  # (m,) max(share of the forces, share of the size of x): 0 where strict complementarity fails
-    wanted: jax.Array  # (m,) whether a Newton step should hold the row: also one that is violated and has no multiplier
+    wanted: jax.Array  # (m,) whether a Newton step should hold the row: also where it is violated and has no multiplier
 
 
 class Sizes(NamedTuple):
@@ -97,7 +97,7 @@ class Sizes(NamedTuple):
 
     forces: jax.Array
     point: jax.Array
-    terms: jax.Array  # of the gradients before they cancel: a multiplier of a few units of rounding of them is zero
+    terms: jax.Array  # of the gradients before they cancel: a multiplier of a few units of their rounding is zero
 
 
 def sizes_of(forces: jax.Array, point: jax.Array, slack: jax.Array, curvature: jax.Array) -> Sizes:
@@ -131,7 +131,7 @@ class Reading(NamedTuple):
     wanted: jax.Array
     units: Units
     certain: jax.Array  # whether every multiplier or slack exceeds the doubt that rounding and the residual leave
-    told: jax.Array  # whether that is so of the residual where it is above rounding: else the active rows are a guess
+    told: jax.Array  # the same for the residual where it is above rounding: else the active rows are a guess
     residual: jax.Array  # of the optimality conditions, in `Units` and as a share of `Sizes`
 
 

@@ -101,7 +101,7 @@ def norm(x: jax.Array, axis: int = -1) -> jax.Array:
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
     scale = jnp.where(size > 0, size, 1)
     squares = jnp.sum(jnp.square(x / scale), axis=axis)
-    nonzero = squares != 0  # also of NaN, whose norm is NaN
+    nonzero = squares != 0  # the norm of NaN is NaN
     root = jnp.sqrt(jnp.where(nonzero, squares, 1))
     return jnp.where(nonzero, root, 0) * jnp.squeeze(scale, axis=axis)
 

@@ -23,8 +23,8 @@ def no_point(b: jax.Array, y: jax.Array, left: jax.Array, close: float | None = 
     """Whether y in K* proves that A x + s = b has no solution with s in K: A'y = 0 and b'y < 0 (Farkas).
 
     ``left`` is A'y, followed by what had to be taken from y to bring it into K*. In the units above. As b'y >= x'A'y at
-    every feasible x, there is none with ||x||_1 < |b'y| / max |left|, which is asked to be far more than the mean size
-    of b on the rows that y uses. Neither a size of b nor of y counts.
+    every feasible x, no x with ||x||_1 < |b'y| / max |left| is feasible. This bound has to be far more than the mean
+    size of b on the rows that y uses. So neither the size of b nor of y matters.
 
     >>> b, close = jnp.array([1.0, -2.0]), 1e-6  # x <= 1, x >= 2
     >>> bool(no_point(b, jnp.ones(2), jnp.zeros(1), close)), bool(no_point(b, jnp.ones(2), jnp.array([0.1]), close))

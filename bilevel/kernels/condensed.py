@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-REFINEMENTS = 2  # one may leave digits, because rounding in M can exceed the Hessian
+REFINEMENTS = 2  # passes: one may not be enough, because rounding in M can exceed the Hessian
 FIRST_SHIFT = 1e-4  # relative to the largest entry of the Hessian; each further shift is SHIFT_GROWTH times larger
-HEAVIER = 1e3  # times the weight of E'E where the first one leaves a negative curvature: on the null space none may be
-SHIFT_GROWTH = 8.0  # large, because each trial is a factorisation, and a shift that is too large only shortens the step
+HEAVIER = 1e3  # times the weight of E'E where that leaves a negative curvature: off the null space M may have one
+SHIFT_GROWTH = 8.0  # large, because each trial is a factorisation; too large a shift only shortens the step
 MAX_SHIFTS = 12  # 8^12 times the first one exceeds every curvature
 
 

@@ -33,8 +33,8 @@ def minimize_convex(
     """Minimises a convex function with a (generalised) Hessian, singular ones included: (H + damping * scale) d = -g.
 
     Stops where max |g| / scale <= tol, or where rounding prevents further progress. ``scale`` (n,) is the size of the
-    gradient's terms. A step is accepted if the value falls enough, or, where rounding hides that, if the gradient
-    halves. Reference: Marquardt, An algorithm for least-squares estimation of nonlinear parameters, 1963.
+    gradient's terms. A step is accepted if the value falls enough. Where rounding hides the fall, it is accepted if the
+    gradient halves. Reference: Marquardt, An algorithm for least-squares estimation of nonlinear parameters, 1963.
     """
     least = jnp.finfo(start.dtype).eps ** 0.75
 

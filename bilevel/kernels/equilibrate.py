@@ -1,4 +1,4 @@
-"""Rows and columns of a program brought to size 1, which is what tolerances of a solver refer to."""
+"""Rows and columns of a program brought to size 1, because the tolerances of a solver refer to data of that size."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def equilibrate(data: Data, cones: SecondOrders) -> tuple[Data, Scales]:
 
 
 def units(data: Data, cones: SecondOrders) -> Units:
-    """The units of a proof, which is about [E; G] alone."""
+    """The units of a proof, from [E; G] alone, because a proof of infeasibility uses nothing else."""
     columns, rows, _ = equilibrate_operators.units(data.q, *_stacked(data, cones))
     return Units(columns, rows[: data.e.size], rows[data.e.size :])
 

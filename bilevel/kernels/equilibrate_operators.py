@@ -14,7 +14,7 @@ from bilevel.kernels.matrices import Matrix, squared
 from bilevel.kernels.splitting import Quadratic, Scales, Units
 
 SWEEPS = 8  # each round takes the square root of the remaining ratios of scale
-PROBES = 8  # random signs: they measure a squared length to about a half
+PROBES = 8  # vectors of random signs: so many measure a squared length to about a half
 
 
 class Squares(NamedTuple):

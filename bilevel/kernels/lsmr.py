@@ -25,7 +25,7 @@ class _State(NamedTuple):
     rhobar: jax.Array
     cbar: jax.Array
     sbar: jax.Array
-    zetabar: jax.Array  # its size is that of the gradient that is left
+    zetabar: jax.Array  # its size is the norm of the gradient that is left
 
 
 def lsmr(
@@ -79,6 +79,6 @@ def _rotated(state: _State, beta: jax.Array, shift: jax.Array) -> _State:
 
 
 def _unit(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The vector over its length, and the length; zero stays zero."""
+    """The vector divided by its length, and the length; zero stays zero."""
     length = jnp.linalg.norm(vector)
     return vector / jnp.where(length > 0, length, 1), length

@@ -51,8 +51,11 @@ def rows_kept(matrix: Matrix, kept: jax.Array) -> Matrix:
 
 
 def symmetric_part(matrix: Matrix) -> Matrix:
-    """(M + M') / 2. Of a sparse matrix the entries of both are stored, because adding those at one place takes a sort
-    of them all."""
+    """(M + M') / 2.
+
+    Of a sparse matrix the entries of M and M' are both stored, because adding entries at one place takes a sort of them
+    all.
+    """
     if not is_sparse(matrix):
         return 0.5 * (matrix + matrix.T)
     both = jnp.concatenate([matrix.indices, matrix.indices[:, ::-1]])
@@ -67,7 +70,7 @@ def stacked(top: Matrix, bottom: Matrix) -> Matrix:
 
 
 def sparse(matrix: Matrix) -> BCOO:
-    """The matrix with its entries stored; of a dense one all of them."""
+    """The matrix in stored entries; a dense one stores all of them."""
     return matrix if is_sparse(matrix) else BCOO.fromdense(matrix, nse=matrix.size)
 
 

@@ -42,7 +42,7 @@ def block_pivoting(matrix: jax.Array, offset: jax.Array, free: jax.Array, max_st
     ([1.0, 0.0], True)
     """
     diagonal = jnp.diagonal(matrix)
-    empty = diagonal == 0  # the multiplier of a zero row stays zero, where that is optimal
+    empty = diagonal == 0  # the multiplier of a zero row stays zero if that is optimal
     scale = 1 / jnp.sqrt(jnp.where(empty, 1, diagonal))
     scaled, d = scale[:, None] * matrix * scale[None, :] + jnp.diag(empty.astype(matrix.dtype)), scale * offset
     rounding = 10 * d.size * jnp.finfo(d.dtype).eps

@@ -14,7 +14,7 @@ State = TypeVar("State")
 
 STEPS = 12  # of a quadratic program: each may take up and let go of rows
 SHIFTS = 16.0, 1e3  # the factor between shifts of a matrix that rounding has left indefinite, and the largest multiple
-PATIENCE = 3  # of them without progress, because an exchange of rows may raise the residual first
+PATIENCE = 3  # steps without progress, because an exchange of rows may raise the residual first
 
 
 class _Loop(NamedTuple):

@@ -28,8 +28,8 @@ class Arguments(NamedTuple):
 @jax.custom_jvp
 def moving(solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading) -> tuple[jax.Array, ...]:
     """The ``solution`` (x, y, z), unchanged in value, with its derivative in the `Arguments`, in both modes and to any
-    order. By factors of Q and of its Schur complement on the active rows of the ``reading``, in its units. Where the
-    active rows are dependent, it is the derivative of least norm. It is NaN where ``usable`` is NaN, or where Q is
+    order. It takes factors of Q and of its Schur complement on the active rows of the ``reading``, in its units. Where
+    the active rows are dependent, it is the derivative of least norm. It is NaN where ``usable`` is NaN, or where Q is
     singular along a direction that the derivative needs; a cotangent that is exactly zero still gives zero.
 
     >>> from bilevel.kernels.activity import read_program

@@ -18,7 +18,7 @@ from bilevel.kernels.program_derivative import moving
 from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.second_orders import SecondOrders
 
-MAX_STEPS = 100  # several times the steps of a program with a solution
+MAX_STEPS = 100  # several times as many as a program with a solution takes
 
 
 class QPSolution(NamedTuple):

@@ -12,7 +12,7 @@ from bilevel.foundation.trees import norm
 
 
 class Products(NamedTuple):
-    """What matrices make of a point (x, y)."""
+    """The products of the matrices with a point (x, y)."""
 
     curved: jax.Array  # P x
     forces: jax.Array  # A'y

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-CYCLES = 60  # far more than are needed once the face is right
+CYCLES = 60  # cycles: far more than are needed once the face is right
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # the fractions of a Newton step that are tried
 EPOCHS = (4, 64)  # passes over the coordinates between Newton steps: at least, at most
 PER_EPOCH = 16  # a factorisation costs about one pass for each so many coordinates

@@ -45,8 +45,8 @@ def side_by_side(tree: PyTree, owner: str) -> tuple[jax.Array, Restore]:
 
 
 def on_rows(function: Callable[..., jax.Array], tree: PyTree, *others: Any, owner: str = "bl.Simplex") -> PyTree:
-    """function(array, *others) on the leaves of ``tree`` side by side, as a tree again; others of its structure are put
-    side by side, too."""
+    """function(array, *others) on the leaves of ``tree`` side by side, as a tree again; each of ``others`` with the
+    structure of ``tree`` is put side by side too."""
     array, restore = side_by_side(tree, owner)
     return restore(function(array, *(beside(other, tree) for other in others)))
 

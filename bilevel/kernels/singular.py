@@ -20,7 +20,8 @@ from bilevel.kernels.spectral import ratio, signs
 def shrink_singular_values(matrix: jax.Array, threshold: jax.Array) -> jax.Array:
     """U diag(max(s - threshold, 0)) V' for an m x n matrix U diag(s) V' with m <= n.
 
-    First and second derivatives are right, also at equal and at zero singular values; third ones come out zero.
+    First and second derivatives are exact, also at equal and at zero singular values; third derivatives are not
+    implemented and come out zero.
 
     >>> shrink_singular_values(jnp.diag(jnp.array([3.0, 0.5])), 1.0).tolist()
     [[2.0, 0.0], [0.0, 0.0]]
@@ -38,7 +39,9 @@ class _Direction(NamedTuple):
 
 
 @shrink_singular_values.defjvp
-def _shrink_jvp(primals, tangents):
+def _shrink_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     fixed_matrix, fixed_threshold = jax.lax.stop_gradient(primals)
     left, values, right = jnp.linalg.svd(fixed_matrix, full_matrices=False)
     core = jnp.concatenate([values, -values]) - fixed_threshold

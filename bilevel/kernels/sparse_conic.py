@@ -24,8 +24,8 @@ Part = Any  # a vector of NumPy's, or a number
 SWEEPS = 10  # of Ruiz' scaling: each takes the square root of the remaining ratios
 TO_THE_BOUNDARY = 0.99  # below 1, because slacks and multipliers have to stay positive
 PATIENCE = 3  # steps without progress after which the precision is exhausted
-NEAR = 1e-6  # the error below which such steps count; farther away it may rise for some steps
-PROOF = 1e-8  # the share of a certificate that may be left over; `solvers.programs.verdict` judges it again
+NEAR = 1e-6  # steps without progress count below this error only, because farther away it may rise for some steps
+PROOF = 1e-8  # the residual that a certificate may have, relative to its size; `programs.verdict` judges it again
 
 
 class Data(NamedTuple):

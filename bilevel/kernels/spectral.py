@@ -22,8 +22,8 @@ import jax.numpy as jnp
 def positive_part(matrix: jax.Array) -> jax.Array:
     """sum max(a_i, 0) u_i u_i' for a symmetric n x n matrix with eigenvalues a_i and eigenvectors u_i.
 
-    First and second derivatives are right, also at equal eigenvalues; third ones are not implemented (they come out
-    zero).
+    First and second derivatives are exact, also at equal eigenvalues; third derivatives are not implemented and come
+    out zero.
 
     >>> positive_part(jnp.diag(jnp.array([-1.0, 2.0]))).tolist()
     [[0.0, 0.0], [0.0, 2.0]]
@@ -33,7 +33,7 @@ def positive_part(matrix: jax.Array) -> jax.Array:
 
 
 @positive_part.defjvp
-def _positive_part_jvp(primals, tangents):
+def _positive_part_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (matrix,), (direction,) = primals, tangents
     fixed = jax.lax.stop_gradient(matrix)
     values, vectors = jnp.linalg.eigh(fixed)

@@ -34,7 +34,7 @@ POLISHES = 3  # Newton steps, which double the digits: three take 1e-3 to roundi
 
 
 class Quadratic(NamedTuple):
-    """A program, as functions; ``weights`` say how much stiffer than the others the penalty of a row is."""
+    """A program, as functions; ``weights`` are the penalties of the rows relative to each other."""
 
     hessian: LinearMap  # x -> P x
     rows: LinearMap  # x -> A x
@@ -153,7 +153,8 @@ def sizes(program: Quadratic, point: Point) -> Sizes:
 
 
 def adapted(rho: jax.Array, found: Sizes) -> jax.Array:
-    """The rho that would give both residuals one relative size, if the present one is off by more than a factor."""
+    """The rho that would make both residuals equal in relative size, if it is off by more than a factor; else the
+    present rho."""
     tiny = jnp.finfo(rho.dtype).tiny ** 0.5
     primal, dual = (
         residual / jnp.maximum(terms, tiny) + tiny
@@ -204,7 +205,8 @@ def polished(program: Quadratic, point: Point, error: Callable[[Point], jax.Arra
 
         [[P, A'D], [D A, -D (I - D)]] (dx, w) = -(P x + q + A'y, D (A x + s - b)),
 
-    that of the active rows where K is polyhedral. Symmetric, and singular where the derivative is not unique.
+    which for a polyhedral K is the system of the active rows. It is symmetric, and singular where the derivative is not
+    unique.
     """
 
     def newton(at: Point) -> Point:

@@ -40,7 +40,7 @@ class Step(NamedTuple):
     trials: jax.Array
     radius: jax.Array  # the radius of the next step's ball; infinite as long as Newton's steps descend
     damping: jax.Array
-    push: jax.Array  # along negative curvature, where the gradient has no part there
+    push: jax.Array  # along negative curvature, in which the gradient has no part
     whole: jax.Array  # whether this was Newton's own step, with Cholesky's factor ``lower``
     lower: jax.Array
     definite: jax.Array  # whether there is such a factor
@@ -63,8 +63,8 @@ class Step(NamedTuple):
 
 
 def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Array, radius: jax.Array) -> Step:
-    """The first point whose value falls enough, of: Newton's, where the matrix is positive definite and the step within
-    ``radius``; the minimisers of the model in smaller and smaller balls.
+    """The first point whose value falls enough, of: Newton's step, where the matrix is positive definite and the step
+    within ``radius``; then the minimisers of the model in smaller and smaller balls.
 
     Where no ball gives a decrease the step is rejected and ends at its start. The step is not differentiable.
     Reference: Conn, Gould and Toint, Trust-region methods, 2000, chapters 6 and 7; More and Sorensen, 1983.
@@ -93,7 +93,7 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
 
 
 def _begun(start: Point, matrix: jax.Array, radius: jax.Array) -> tuple[Step, jax.Array]:
-    """What is known before the first trial, and Newton's step, which is one where the matrix is ``definite``."""
+    """The step before the first trial: Newton's, which is a descent step only where the matrix is ``definite``."""
     lower = jnp.linalg.cholesky(matrix)
     pivots = jnp.square(jnp.diagonal(lower))
     definite = jnp.min(pivots) > len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(pivots)
@@ -162,7 +162,7 @@ def _slopes(spectrum: Spectrum, gradient: jax.Array, flat: jax.Array) -> jax.Arr
 
 
 def _ball(spectrum: Spectrum, start: Point, radius: jax.Array) -> jax.Array:
-    """The radius; the size of the point where no radius is known yet and the model has no minimiser."""
+    """The radius. Where no radius is known yet and the model has no minimiser, it is the size of the point."""
     values, flat = _cleaned(spectrum)
     endless = (values[0] < 0) | jnp.any(flat & (_slopes(spectrum, start.gradient, flat) != 0))
     size = jnp.maximum(1, jnp.linalg.norm(start.x))

@@ -40,7 +40,7 @@ class ConicUnits(NamedTuple):
         return ConicPoint(x / self.columns / self.point, y / self.rows / self.forces, self.rows * s / self.point)
 
     def outward(self, at: ConicPoint) -> ConicPoint:
-        """A point in the units, converted to those of the program."""
+        """A point in these units, converted to the units of the program."""
         return ConicPoint(
             self.columns * self.point * at.x, self.rows * self.forces * at.y, self.point * at.s / self.rows
         )

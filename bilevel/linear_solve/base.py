@@ -83,12 +83,12 @@ class LinearSolution(NamedTuple):
     inverse: Preconditioner | None = None  # an approximate inverse of A learnt on the way, where it was asked for
 
     def uniform(self) -> LinearSolution:
-        """In the types that branches carry."""
+        """The solution in the types that branches carry."""
         return self._replace(factorizations=jnp.asarray(self.factorizations, jnp.int32))
 
 
 class Prepared(NamedTuple):
-    """A solver bound to an operator. The work that all right-hand sides share is done; its cost is stated here."""
+    """A solver bound to an operator. The work that all right-hand sides share is done, and its cost is stated here."""
 
     solve: Callable[..., LinearSolution]  # (rhs, init=None, tol=None) -> solution, with the cost of this solve alone
     products: jax.Array | int = 0
@@ -145,7 +145,7 @@ class LinearSolver(abc.ABC):
         return False
 
     def matrix(self, operator: Operator, example: PyTree) -> jax.Array:
-        """The matrix that the solver factors, of those that it ``builds``."""
+        """The matrix that the solver factors, of an operator whose matrix it ``builds``."""
         raise ValueError(f"bl.{type(self).__name__} solves by products and has no matrix: use bl.Dense().")
 
     def reusing(self, inverse: Preconditioner) -> LinearSolver:
@@ -154,8 +154,8 @@ class LinearSolver(abc.ABC):
         return self if own is None or not own.trivial else changed(self, preconditioner=inverse)
 
     def remembering(self, directions: int) -> LinearSolver:
-        """The same solver, which returns so many of its ``directions`` as `LinearSolution.inverse`; itself where it
-        takes none."""
+        """The same solver, returning so many of its ``directions`` as `LinearSolution.inverse`; itself where it keeps
+        none."""
         return changed(self, memory=directions)
 
     def refuse(self, operator: Operator) -> None:

@@ -19,7 +19,7 @@ class Block(NamedTuple):
     coordinates: jax.Array  # C, (k, k)
     direction: jax.Array  # S
     weight: jax.Array  # N = Q M Q'
-    sign: Scalar  # of S A S'
+    sign: Scalar  # prepared S A S'
     norm: Scalar  # the largest s'As / s's
     steps: jax.Array
     broken: jax.Array  # whether S A S' or N is not definite beyond rounding
@@ -44,6 +44,8 @@ def block_conjugate_gradients(
     Li, 2017 (without breakdowns).
     """
     roundoff = 10 * float(jnp.finfo(rhs.dtype).eps)
+    start = _start(precondition, sign, rhs)
+    toward = jnp.sign(jnp.trace(start.weight))  # 1 or -1: the sign of M
 
     def running(state: Block) -> jax.Array:
         open_ = (state.lengths > targets) & (state.steps < max_steps)
@@ -77,15 +79,15 @@ def block_conjugate_gradients(
         kept = state._replace(steps=state.steps + 1, broken=broken, norm=norm)
         return jax.tree.map(lambda new, old: jnp.where(broken, old, new), moved, kept)
 
+    return lax.while_loop(running, step, start)
+
+
+def _start(precondition: LinearMap, sign: int, rhs: jax.Array) -> Block:
     basis, coordinates = orthonormal(rhs)
     direction = jax.vmap(precondition)(basis)
-    count, zero = jnp.zeros((), jnp.int32), jnp.zeros((), rhs.dtype)
     weight = symmetrized(basis @ direction.T)
-    toward = jnp.sign(jnp.trace(weight))  # 1 or -1: the sign of M
-    start = Block(
-        jnp.zeros_like(rhs), basis, coordinates, direction, weight, zero + sign, zero, count, jnp.zeros((), bool)
-    )
-    return lax.while_loop(running, step, start)
+    count, zero, sound = jnp.zeros((), jnp.int32), jnp.zeros((), rhs.dtype), jnp.zeros((), bool)
+    return Block(jnp.zeros_like(rhs), basis, coordinates, direction, weight, zero + sign, zero, count, sound)
 
 
 def orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:

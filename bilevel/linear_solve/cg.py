@@ -129,10 +129,6 @@ def conjugate_gradients(
         direction = precondition(residual)
         decrease, length = tree.dot(residual, direction), tree.norm(residual)
         broken |= jnp.sign(decrease) * jnp.sign(state.decrease) < 0  # the preconditioner is not definite
-        code = jnp.where(broken, jnp.where(flat, Code.singular, Code.indefinite), Code.max_steps)
-        # After the breakdowns, because a step that solves the system may also exhaust the space.
-        code = jnp.where(length <= target, Code.converged, code)
-        code = jnp.where(jnp.isfinite(length), code, Code.nonfinite)
         sound = ~broken & jnp.isfinite(square)
         return _State(
             tree.plus(state.value, rate, state.direction),
@@ -142,14 +138,25 @@ def conjugate_gradients(
             sign,
             norm,
             state.steps + 1,
-            code.astype(jnp.int32),
+            _code(broken, flat, length, target),
             state.taken and state.taken.noted(state.steps, state.direction, image, jnp.sqrt(square), sound),
         )
 
+    end = lax.while_loop(running, step, _start(precondition, sign, rhs, memory))
+    return Advance(end.value, end.steps, end.steps, end.code, end.norm, end.taken and end.taken.in_order())
+
+
+def _code(broken: jax.Array, flat: jax.Array, length: Scalar, target: Scalar) -> jax.Array:
+    """The code after a step; ``flat`` says that p'Ap was rounding, ``length`` is the norm of the residual."""
+    code = jnp.where(broken, jnp.where(flat, Code.singular, Code.indefinite), Code.max_steps)
+    # After the breakdowns, because a step that solves the system may also exhaust the space.
+    code = jnp.where(length <= target, Code.converged, code)
+    return jnp.where(jnp.isfinite(length), code, Code.nonfinite).astype(jnp.int32)
+
+
+def _start(precondition: LinearMap, sign: int, rhs: PyTree, memory: int) -> _State:
     scalar, steps = tree.dtype(rhs), jnp.zeros((), jnp.int32)
     direction = precondition(rhs)
     decrease, norm = tree.dot(rhs, direction), jnp.zeros((), scalar)
     code, taken = steps + Code.max_steps, Taken.none(rhs, memory)
-    start = _State(tree.zeros_like(rhs), rhs, direction, decrease, jnp.asarray(sign, scalar), norm, steps, code, taken)
-    end = lax.while_loop(running, step, start)
-    return Advance(end.value, end.steps, end.steps, end.code, end.norm, end.taken and end.taken.in_order())
+    return _State(tree.zeros_like(rhs), rhs, direction, decrease, jnp.asarray(sign, scalar), norm, steps, code, taken)

@@ -206,7 +206,7 @@ def _rescue(symmetric: bool, definite: bool) -> Callable[..., tuple[jax.Array, j
         solve, ends = pseudo_inverse(matrix, symmetric, definite)
         small = jax.vmap(solve)(rhs)
         residual, other = (jnp.linalg.norm(x @ matrix.T - rhs, axis=1) for x in (small, value))
-        kept = (residual > target) & (other < residual)  # the factor is good: the matrix is badly scaled, not singular
+        kept = (residual > target) & (other < residual)  # good: the matrix is badly scaled, not singular
         return jnp.where(kept[:, None], value, small), jnp.broadcast_to(ends, (len(rhs), 2))
 
     def as_they_are(
@@ -222,8 +222,16 @@ def _rescue(symmetric: bool, definite: bool) -> Callable[..., tuple[jax.Array, j
         return jnp.where(failed[..., None], chosen, values), jnp.where(failed[..., None], ends, 0)
 
     @rescue.def_vmap
-    def batched(axis_size, in_batched, failed, matrices, rhs, values, targets):
-        place = 0 if in_batched[1] else 1  # where the batch goes: an axis of matrices, or one of right-hand sides
+    def batched(
+        axis_size: int,
+        in_batched: list[bool],
+        failed: jax.Array,
+        matrices: jax.Array,
+        rhs: jax.Array,
+        values: jax.Array,
+        targets: jax.Array,
+    ) -> tuple[tuple[jax.Array, ...], tuple[bool, bool]]:
+        place = 0 if in_batched[1] else 1  # the batch becomes an axis of matrices, or of right-hand sides
 
         def joined(arg: jax.Array, is_batched: bool) -> jax.Array:
             arg = arg if is_batched else jnp.broadcast_to(arg, (axis_size, *arg.shape))

@@ -31,7 +31,7 @@ class Krylov(LinearSolver):
         return Code.indefinite
 
     def learns(self, example: PyTree) -> LBFGSPairs | None:
-        """Empty slots for the directions that a run returns; None where it returns none."""
+        """Empty slots for the directions that a run keeps; None where it keeps none."""
         return None
 
     def __call__(

@@ -39,7 +39,7 @@ class LBFGSPairs(Preconditioner):
         return cls(stacked, stacked)
 
     def followed_by(self, newer: LBFGSPairs) -> LBFGSPairs:
-        """The newest pairs of both, as many as there are slots in the larger; empty slots come first."""
+        """The newest pairs of both: as many as the larger of the two has slots, empty slots first."""
         filled = jax.vmap(tree.dot)(newer.steps, newer.steps) > 0
         taken = jnp.sum(filled)
 

@@ -98,9 +98,9 @@ class _Rotation(NamedTuple):
 def minimal_residuals(
     operator: Operator, precondition: LinearMap, rhs: PyTree, target: Scalar, max_steps: jax.Array
 ) -> Advance:
-    """One run from zero, until the residual of the recurrence is ``target`` times that of the start."""
+    """One run from zero, until the residual of the recurrence is ``target`` times the residual of the start."""
     roundoff = 10 * tree.epsilon(rhs)
-    sign = jnp.where(tree.dot(rhs, precondition(rhs)) < 0, -1, 1)  # the inverse of -A serves as well
+    sign = jnp.where(tree.dot(rhs, precondition(rhs)) < 0, -1, 1)  # an inverse of -A is as good
 
     def inverse(residual: PyTree) -> tuple[PyTree, Scalar]:
         image = tree.scaled(sign, precondition(residual))
@@ -125,7 +125,7 @@ def _lanczos(operator: Operator, inverse: Callable[[PyTree], tuple[PyTree, Scala
     image = tree.plus(image, -state.beta / state.beta_before, state.before)
     lanczos = tree.plus(image, -alpha / state.beta, state.lanczos)
     image, beta_squared = inverse(lanczos)
-    beta = jnp.sqrt(jnp.maximum(beta_squared, 0) + 0 * beta_squared)  # the multiple of zero keeps NaN
+    beta = jnp.sqrt(jnp.maximum(beta_squared, 0) + 0 * beta_squared)  # multiplied by zero and added, so that NaN stays
     column = jnp.maximum(state.column, jnp.sqrt(alpha**2 + beta**2))
     norm = jnp.maximum(state.norm, jnp.abs(alpha) / square)
     return _Lanczos(vector, lanczos, image, alpha, beta_squared, beta, column, norm)

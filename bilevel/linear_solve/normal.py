@@ -22,11 +22,12 @@ class Normal(LinearSolver):
     """Least squares by a symmetric solver on A'A x = A'b: the solution of least norm for singular systems.
 
     ``inner`` solves each normal system to its own tolerance, in the norm || A'(b - A x) || / || A'b ||. It is called
-    again on the true residual as long as that falls, because A'A has the squared condition number and one pass leaves
-    much. The residual reported is || b - A x || / || b ||, and the status compares it with ``tol``. ``singular`` says
-    that x is a least-squares solution and that A x = b has none; a failure of ``inner`` keeps its code. A rectangular
-    system asks for least squares, so its status is the status of the normal system; its unknown has the shapes of
-    ``init``. A product with A' counts like one with A. A ``preconditioner`` approximates the inverse of A'A.
+    again on the true residual as long as that falls, because A'A has the squared condition number and one pass leaves a
+    large residual. The residual reported is || b - A x || / || b ||, and the status compares it with ``tol``.
+    ``singular`` says that x is a least-squares solution and that A x = b has none; a failure of ``inner`` keeps its
+    code. A rectangular system asks for least squares, so its status is the status of the normal system; its unknown has
+    the shapes of ``init``. A product with A' counts like one with A. A ``preconditioner`` approximates the inverse of
+    A'A.
 
     >>> import jax.numpy as jnp
     >>> solution = Normal()(lambda x: jnp.array([[0.0, 1.0], [-2.0, 0.0]]) @ x, jnp.array([3.0, 4.0]))

@@ -92,7 +92,7 @@ class RandomizedNystrom(Preconditioner):
         # last.
         counted = values > values[0] * jnp.finfo(values.dtype).eps ** 0.5
         last = jnp.min(jnp.where(counted, values, values[0])) + self.rho
-        usable = definite & (last > 0)  # else the identity: conjugate gradients find out what is wrong
+        usable = definite & (last > 0)  # else the identity, because conjugate gradients report what is wrong with A
         vectors, values = jnp.where(usable, vectors, 0), jnp.where(usable, jnp.maximum(values + self.rho, last), 1)
         rest = jnp.where(usable, last, 1)
 

@@ -82,7 +82,7 @@ def refine(
         value = tree.plus(state.value, state.length, run.value)
         residual = tree.minus(rhs, tree.apply(operator, value, operator.owner))
         length = tree.norm(residual)
-        worse = length >= 0.999 * state.length  # no gain beyond rounding; False for NaN, which has to be seen
+        worse = length >= 0.999 * state.length  # no gain beyond rounding; False for NaN, so that NaN is reported
         return _State(
             tree.where(worse, state.value, value),
             tree.where(worse, state.residual, residual),

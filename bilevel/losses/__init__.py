@@ -7,6 +7,7 @@ from bilevel.losses.host_matrix import HostMatrix
 from bilevel.losses.least_squares import LeastSquares
 from bilevel.losses.linear import Linear, quadratic_form
 from bilevel.losses.measured import Measured
+from bilevel.losses.quadratic import Quadratic
 from bilevel.losses.robust import CauchyRho, HuberRho
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LeastSquares",
     "Linear",
     "Measured",
+    "Quadratic",
     "c_svm",
     "crammer_singer",
     "crammer_singer_weights",

@@ -10,7 +10,7 @@ from jax import lax
 
 from bilevel.kernels.rescue import rescued
 
-WELL_SEPARATED = 1e-4  # Cholesky's factor is used if each row is so far from the span of the rows before
+WELL_SEPARATED = 1e-4  # Cholesky's factor is used if each row of length 1 is so far from the span of the rows before it
 
 
 class Coordinates(NamedTuple):
@@ -53,8 +53,8 @@ def dependent(rows: jax.Array) -> jax.Array:
 
 
 def _separated(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Rows of length 1 and their lengths, Cholesky's factor of their products, and whether that shows some row too near
-    to the span of those before, or is NaN."""
+    """Rows of length 1 and their lengths, Cholesky's factor of their products, and whether the factor is unusable: a
+    row is too near to the span of the rows before it, or the factor is NaN."""
     lengths = jnp.linalg.norm(rows, axis=1)
     present = lengths > 0
     unit = rows / jnp.where(present, lengths, 1)[:, None]

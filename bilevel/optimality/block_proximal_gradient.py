@@ -16,7 +16,7 @@ from bilevel.penalties.base import not_known
 
 
 def children(tree: PyTree) -> tuple[list[Any], Any]:
-    """The children of a pytree (of an array: itself) and the structure that puts them together again."""
+    """The children of a pytree (an array is its own child) and the structure that puts them together again."""
     return jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)
 
 
@@ -68,7 +68,7 @@ class BlockProximalGradient(Mapping):
         return reduced_system(derivative, curve, str(self), weigh=lambda x: self._scaled(x, inverse=True))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
-        """Not known, because the proxes are known by their values only."""
+        """NaN, because the proxes are known by their values only."""
         return not_known(params)
 
     def _scaled(self, tree: PyTree, inverse: bool = False) -> PyTree:

@@ -31,14 +31,15 @@ class Conic(Mapping):
 
         Theta = [[0, A', c], [-A, 0, b], [-c', -b', 0]],        F(z) = (Theta - I) Pi z + z + (0, 0, tau - 1).
 
-    The last term normalises tau: without it any multiple of a solution, zero included, is a root. Of A the row of tau
-    decouples (the Pi z is a left null vector of the rest), and what remains is solved in the symmetric form
+    The last term normalises tau: without it any multiple of a solution, zero included, is a root. The row of tau in the
+    derivative A of F decouples, because Pi z is a left null vector of the rest. What remains is solved in the symmetric
+    form
 
         [[0, A'D], [D A, -D (I - D)]] (dx, w) = (r, -D t),       d(y - s) = D w + t + A dx,       D the Jacobian of Pi,
 
-    singular where D is, with right-hand sides in its range. The natural residual is that of z / tau.
-    Sources: O'Donoghue et al., 2016; Busseti, Moursi and Boyd, Solution refinement at regular points of conic problems,
-    2019; Blondel et al., 2021, equation (18).
+    singular where D is, with right-hand sides in its range. The natural residual is the residual at z / tau. Sources:
+    O'Donoghue et al., 2016; Busseti, Moursi and Boyd, Solution refinement at regular points of conic problems, 2019;
+    Blondel et al., 2021, equation (18).
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> F = bl.optimality.Conic(bl.cones.NonNegative(1))                            # min x s.t. -x + s = -2, s >= 0
@@ -50,7 +51,7 @@ class Conic(Mapping):
     cone: Cone
 
     def faces(self, params: jax.Array, *args: jax.Array, **kwargs: jax.Array) -> jax.Array:
-        """Not known, because the cone is known by its projection only."""
+        """NaN, because the cone is known by its projection only."""
         return not_known(params)
 
     def __call__(self, params: jax.Array, A: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:

@@ -60,7 +60,7 @@ class Entropy(Geometry):
         step(w, g, t)     = scale * w exp(-t g) / sum(w exp(-t g)),
         natural(w, g, t)  = the nearest point of the simplex to w - t g.
 
-    The multiplicative form needs no logarithm, so w may have zeros, and keeps them. The last axis is the simplex, on
+    The multiplicative form needs no logarithm, so w may have zeros, and it keeps them. The last axis is the simplex, on
     which the leaves of a pytree stand side by side. Source: Beck and Teboulle, 2003.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -138,8 +138,10 @@ def _simplex_system(params: Params, support: PyTree, hessian: LinearMap, step: f
 
 
 def _carried(projected: jax.Array, weights: jax.Array) -> jax.Array:
-    """The entries where the projected step and the weights are positive; far from a solution there may be none, then
-    those of the weights."""
+    """The entries where the projected step and the weights are positive.
+
+    Far from a solution there may be none: then the entries where the weights are positive.
+    """
     both = (projected > 0) & (weights > 0)
     return jnp.where(jnp.any(both, axis=-1, keepdims=True), both, weights > 0)
 

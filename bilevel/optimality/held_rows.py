@@ -31,7 +31,7 @@ class Even(NamedTuple):
     """The units for a solve."""
 
     columns: jax.Array
-    cost: jax.Array  # of the objective: the curvature of the Lagrangian is 1
+    cost: jax.Array  # the unit of the objective, in which the curvature of the Lagrangian is 1
 
 
 class Held(NamedTuple):
@@ -39,7 +39,7 @@ class Held(NamedTuple):
 
     active: jax.Array  # 1 where the multiplier outweighs the slack, else 0
     strength: jax.Array  # see `kernels.activity.Activity`
-    divisor: jax.Array  # turns a product residual lam * G into the unknown of its row: multiplier or value
+    divisor: jax.Array  # divisor that turns a residual lam * G into the unknown of its row: the multiplier or the value
     units: Units
     curvature: jax.Array  # of the Lagrangian, in these units
     even: Even
@@ -62,8 +62,8 @@ def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: 
 def _curvature(hessian: LinearMap, primal: jax.Array, unravel: Callable, columns: jax.Array) -> tuple[jax.Array, Even]:
     """The size of the Hessian in ``columns``, the units of the constraints; and the units for a solve.
 
-    These are ``columns``, or 1, or those of the Hessian, whichever make its rows most alike: the Jacobian of a ball is
-    its point, whose small entries are no units. A loop, because then one product is compiled.
+    These are ``columns``, or 1, or the Hessian's own, whichever make its rows most alike. The Jacobian of a ball does
+    not give units, because it is the point itself, with small entries. A loop, because then one product is compiled.
     """
     probe = signs(primal.shape, primal.dtype)
 
@@ -71,7 +71,7 @@ def _curvature(hessian: LinearMap, primal: jax.Array, unravel: Callable, columns
         trial, first, *best = seen
         bent = ravel_pytree(hessian(unravel(trial * probe)))[0]
         rows = jax.lax.stop_gradient(jnp.abs(trial * bent))
-        size, known = _size(rows), jnp.all(rows > 0)  # else the Hessian says nothing of some unknown
+        size, known = _size(rows), jnp.all(rows > 0)  # else some unknown has no entry in the Hessian
         spread = jnp.where(known, jnp.var(jnp.log(jnp.where(rows > 0, rows, 1))), jnp.inf)
         better = (spread < best[0]) | (number == 0)
         best = [jnp.where(better, new, old) for new, old in zip((spread, trial, size), best, strict=True)]

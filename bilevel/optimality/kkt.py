@@ -19,7 +19,7 @@ from bilevel.optimality.saddle import Saddle, faces, margin, saddle_system
 class Margin(NamedTuple):
     """The distance of a solution from points where its derivative does not exist; see `KKT.margin`."""
 
-    smallest: jax.Array  # min over the inequalities of max(dual, slack), each as a share of what it is
+    smallest: jax.Array  # min over the inequalities of max(dual, slack), each as a share of the size it is
     # measured in: 0 where strict complementarity fails
     weakly_active: jax.Array  # the number of inequalities for which that is below sqrt(eps)
     independence: jax.Array  # smallest / largest singular value of the active gradients, each scaled to length 1
@@ -34,7 +34,7 @@ class KKT(Mapping):
 
         F = (grad_w L,  equality,  lam * inequality).
 
-    Either function may be left out; both may return any pytree of arrays. Source: Blondel et al., 2021, equation (6).
+    Either function may be left out; each may return any pytree of arrays. Source: Blondel et al., 2021, equation (6).
 
     F also vanishes at infeasible points with a zero multiplier and at negative multipliers, so solvers stop on the
     natural residual (grad_w L, equality, lam - max(lam + inequality, 0)), which vanishes at KKT points only.
@@ -113,7 +113,10 @@ class KKT(Mapping):
         return Saddle(jax.grad(lagrangian), rows)
 
     def _rows(self, name: str, w: Params, dual: PyTree, args: tuple, kwargs: dict) -> PyTree:
-        """The constraint values, in the structure and types of their multipliers; no rows have any empty structure."""
+        """The constraint values, in the structure and types of their multipliers.
+
+        Where there are no rows, any empty structure will do.
+        """
         values = getattr(self, name)(w, *args, **kwargs)
         shapes: list[Any] = [jax.tree.map(jnp.shape, tree) for tree in (values, dual)]
         if not size(values) and not size(dual):

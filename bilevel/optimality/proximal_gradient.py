@@ -22,7 +22,7 @@ POWERS = 3  # steps of the power iteration that finds a step size
 
 
 def no_kinks_known(point: Params, step_size: float | jax.Array, *args: PyTree, **kwargs: PyTree) -> PyTree:
-    """The distances to the kinks of a prox that is known by its values only: NaN."""
+    """NaN: the distances to the kinks of a prox that is known by its values only."""
     return not_known(point)
 
 
@@ -55,8 +55,8 @@ class ProximalGradient(Mapping):
     ``prox(point, step_size, *args)`` is the proximal operator of the nonsmooth term. Any step size gives the same root;
     one near 1/L keeps the active face right at inexact solutions: an error e of w moves the input of the prox by up to
     (1 + step L) e. `localize` finds that step. ``kinks(point, step_size, *args)`` gives the distance of each coordinate
-    of that input from a jump of the prox's derivative; without it no error of a hypergradient is claimed. Source:
-    Blondel et al., 2021, equation (7).
+    of that input from a jump of the prox's derivative. Without it no estimate of a hypergradient's error is claimed.
+    Source: Blondel et al., 2021, equation (7).
 
     With D the Jacobian of the prox (symmetric, positive semidefinite) and H the Hessian, A = D (I - step H) - I is not
     symmetric. It is solved through the symmetric positive semidefinite system on the range of D
@@ -135,11 +135,11 @@ class ProximalGradient(Mapping):
 
 
 def without_rounding(derivative: LinearMap, like: Params) -> LinearMap:
-    """The derivative D of a prox, exactly zero where all of it is rounding. At a vertex of a polytope D = I - n n'/n'n
+    """The derivative D of a prox, set to zero where all of it is rounding. At a vertex of a polytope D = I - n n'/n'n
     of one free coordinate is 1 - 1 up to a unit of roundoff, and a system of that size would look singular."""
     leaves, structure = jax.tree.flatten(like)
     spread = [jnp.sin(1 + 2.4 * jax.lax.iota(leaf.dtype, leaf.size)).reshape(leaf.shape) for leaf in leaves]
-    probe = structure.unflatten(spread)  # has a part in every direction, and needs no random generator to compile
+    probe = structure.unflatten(spread)  # a part in every direction, and no random generator to compile
     size = jax.lax.stop_gradient(norm(derivative(probe)))
     moves = ~(size <= 100 * epsilon(like) * norm(probe))
     return lambda tangent: jax.tree.map(lambda leaf: jnp.where(moves, leaf, 0), derivative(tangent))
@@ -170,8 +170,8 @@ def reduced_system(
         weigh D (I - M D + C D) y = -weigh D (M - C) b,      A^{-1} b = D y - b.
 
     An identity for every D, M and C; K is symmetric where weigh D (M - C) D is, and then so is the adjoint. The order
-    of the terms matters: in y - (D y - C D y) a C of 1e-16 is lost beside 1. Such a C occurs along a column of 1e-8 of
-    the largest.
+    of the terms matters: in y - (D y - C D y) a C of 1e-16 is lost beside 1. Such a C occurs along a column that is
+    1e-8 times the largest.
     """
 
     def matvec(y: PyTree) -> PyTree:

@@ -91,7 +91,7 @@ class Rows(NamedTuple):
 
     jacobian: jax.Array  # (rows, unknowns)
     active: jax.Array  # (rows,), 1 for equalities
-    divisor: jax.Array  # the divisor of a row's residual: 1, the multiplier, or the constraint value
+    divisor: jax.Array  # what a row's residual is divided by: 1, the multiplier, or the constraint value
     held: Held
     pack: Callable[[PyTree], tuple[jax.Array, jax.Array]]  # PrimalDual -> (primal, both duals), flat
     unpack: Callable[[jax.Array, jax.Array], PrimalDual]
@@ -148,7 +148,7 @@ def _dense_system(saddle: Saddle, at: PrimalDual, owner: str) -> System:
 
 
 def faces(saddle: Saddle, at: PrimalDual) -> PyTree:
-    """The distance of each inequality from changing sides: its strength times the norm of the point, so that rounding
+    """The distance of each inequality from changing sides: its strength times the norm of the point, because rounding
     is relative to both. Zero for an active row that depends on others, because it could be exchanged for one of them;
     NaN where the Jacobian is too large to check that."""
     unknowns, count = size(at.primal), size((at.equality_dual, at.inequality_dual))

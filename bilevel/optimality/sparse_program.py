@@ -58,7 +58,7 @@ class SparseProgram(KKT):
 
 
 def held(args: tuple, params: PrimalDual) -> tuple[Reading, jax.Array]:
-    """The reading of the active rows, and 1 for the rows that do not hold the point."""
+    """The reading of the active rows, and a mask of the rows that do not hold the point."""
     Q, q, A, b, G, h, _ = args
     reading = activity.read_program((symmetric_part(Q), q, A, b, G, h), tuple(params))
     return reading, jnp.concatenate([jnp.zeros_like(params.equality_dual), (~reading.active).astype(q.dtype)])
@@ -72,7 +72,7 @@ def saddle_of(Q: Matrix, rows: Matrix, off: jax.Array, units: Units) -> BCOO:
     across = sparse(between((1 - off) * scales, rows, columns))
     down, right = across.indices.T
     corner = jnp.arange(n, n + count, dtype=down.dtype)
-    # A place that pads the entries of a matrix lies outside of it, and must not land in the next block.
+    # The places that pad a matrix lie outside of it, and must not land in the next block.
     down = jnp.where(down < count, n + down, n + count)
     right = jnp.where(right < n, right, n + count)
     padded = jnp.where(jnp.any(curvature.indices >= n, axis=1)[:, None], n + count, curvature.indices)

@@ -1,4 +1,4 @@
-"""What a user gives, checked by scikit-learn's own functions before any work."""
+"""The arguments of the user, checked by scikit-learn's own functions before any work."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scorers() -> list[str]:
 
 
 def prefix(estimator: Any) -> str:
-    """What stands before the names of the parameters in a Pipeline."""
+    """The prefix of the names of the parameters in a Pipeline."""
     return f"{estimator.steps[-1][0]}__" if isinstance(estimator, Pipeline) else ""
 
 
@@ -67,7 +67,7 @@ def rows(search: Any, X: Any, y: Any, sample_weight: Any, family: Family, piped:
     if y is None:
         raise ValueError("HypergradientSearchCV requires y to be passed, but the target y is None.")
     several = family.targets != "one"
-    if piped:  # the steps before the estimator may take what an array of numbers cannot hold
+    if piped:  # the steps before the estimator may take data that no array of numbers can hold
         _check_feature_names(search, X, reset=True)
         _check_n_features(search, X, reset=True)
         checked = X

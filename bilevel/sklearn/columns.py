@@ -1,8 +1,8 @@
-"""Problems with an l1 penalty and many columns, solved on the few that have a coefficient.
+"""Problems with an l1 penalty and many columns, solved on the few columns that have a coefficient.
 
-Each lane has a working set of its own. After a solve the optimality condition of all other columns is looked at, and
-those that break it come in, until none does (Johnson and Guestrin, 2015). A column that is left out has the coefficient
-zero and no part in the gradient, so the result is that of all columns.
+Each lane has a working set of its own. After a solve the columns outside that violate the optimality condition come in,
+until none does (Johnson and Guestrin, 2015). A column that is left out has the coefficient zero and no part in the
+gradient, so the result is that of all columns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bilevel.sklearn.homotopy import Paths
 from bilevel.sklearn.lanes import DENSE, Lanes, Problem, features_for
 from bilevel.sklearn.statements import Kind
 
-WIDE = 128  # columns up to which all of them cost no more than looking for those that count
+WIDE = 128  # columns up to which a solve in all of them costs no more than the search for the few
 FEWEST = 64  # columns of a working set
 SLACK = 1e-7  # relative violation of the condition |gradient| <= weight that is rounding
 ROUNDS = 50
@@ -35,14 +35,14 @@ SLOPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 class OnColumns:
     """`Problem` on the columns that a lane needs; where a lane needs too many, on all."""
 
-    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
+    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> None:
         self.kind, self.folds, self.targets, self.used = kind, folds, targets, used
         self.lanes, self.width = len(folds.train), FEWEST
         self.y = np.broadcast_to(targets, (self.lanes, *targets.shape)) if folds.targets is None else folds.targets
         self.params = np.zeros((self.lanes, kind.features + kind.tail, max(kind.columns, 1)))
         self.chosen = np.zeros((self.lanes, 0), int)  # (lanes, width)
         self.problem: Problem | None = None
-        self.whole: Problem | None = None  # on all columns, once a lane needs too many
+        self.whole: Problem | None = None  # the problem on all columns, once a lane needs too many
         rows = int(np.max(np.sum(folds.train > 0, axis=1)))
         self.paths = Paths(kind, folds, self.y, used) if homotopy.applies(kind, rows) else None
         if kind.intercept and kind.loss in ("squared", "multi_task"):
@@ -60,7 +60,7 @@ class OnColumns:
         for _ in range(ROUNDS):
             if self.whole is not None:
                 return self.whole(logs)
-            assert self.problem is not None  # one of the two is there
+            assert self.problem is not None  # one of the two is set
             found = self.problem(self._of_chosen(logs))
             self._keep(found.params)
             violation = self._violation(logs)
@@ -117,7 +117,7 @@ class OnColumns:
         self.params[:, self.kind.features :] = params[:, self.width :]
 
     def _of_all(self, found: Lanes, logs: dict[str, np.ndarray]) -> Lanes:
-        """With zeros at the columns that are left out."""
+        """The array with zeros at the columns that are left out."""
         gradients = {}
         for name, one in found.gradients.items():
             gradients[name] = np.zeros((self.lanes, self.kind.features, one.shape[2]))

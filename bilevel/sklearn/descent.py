@@ -18,9 +18,9 @@ from scipy.optimize import minimize
 from bilevel.sklearn.lanes import Lanes, Problem
 from bilevel.sklearn.space import Space
 
-SCANNED = 5  # single values that are tried before the descent, because the loss may have several minima
-SETTLED = 1e-7  # relative decrease of the loss at which the descent ends: the loss is then within 1e-5 of its minimum
-LEVEL = 1e-6  # the largest entry of a gradient, relative to the loss, that is taken for zero
+SCANNED = 5  # single values tried before the descent, because the loss may have several minima
+SETTLED = 1e-7  # a smaller relative decrease of the loss ends the descent: the loss is then within 1e-5 of its minimum
+LEVEL = 1e-6  # a gradient is taken for zero whose largest entry is below this, relative to the loss
 FAILED = 1e10  # stands for the loss where a solve failed, so that the line search comes back
 
 
@@ -28,7 +28,7 @@ class Step(NamedTuple):
     """One evaluation."""
 
     u: np.ndarray
-    loss: float  # the mean over the lanes that count
+    loss: float  # the mean over the active lanes
     objective: float  # with the shrinkage
     gradient: np.ndarray  # of the objective
     lanes: Lanes
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 class Objective:
     """mean over lanes of the validation loss + shrinkage/2 sum_j (u_j - centre)^2; the centre is each parameter's mean.
 
-    Keeps every `Step`, and those that end an iteration of the descent in ``path``.
+    Every `Step` is kept, and the steps that end an iteration of the descent also in ``path``.
     """
 
     problem: Problem

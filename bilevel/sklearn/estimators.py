@@ -26,8 +26,8 @@ class Family:
 
     ``strength`` names the parameter that is the strength, or its inverse where ``inverse``; ``ratio`` the parameter
     that is the share, where there is one; ``share(estimator)`` is the share where nothing tunes it. ``reduction``:
-    whether the loss is a mean or a sum over the samples. ``unlike(estimator)`` says, in a sentence, why this instance
-    minimises something else; empty where it does not.
+    whether the loss is a mean or a sum over the samples. ``unlike(estimator)`` says in a sentence why this instance
+    minimises another function; "" where it does not.
     """
 
     loss: str  # of bilevel.losses; logistic stands for two classes and more
@@ -38,8 +38,8 @@ class Family:
     ratio: str = ""
     span: tuple[float, float] = (1e-4, 1e4)  # of the strength parameter where the user states no range
     unlike: Callable[[Any], str] = lambda estimator: ""
-    targets: str = "one"  # columns of y: "one", "any", or "many" where y has to have two axes
-    setting: Callable[[Any], float] = lambda estimator: 0.0  # the number of the loss
+    targets: str = "one"  # columns of y: "one", "any", or "many", which asks for two axes
+    setting: Callable[[Any], float] = lambda estimator: 0.0  # the number that the loss takes
     kernel: bool = False  # a kernel machine, whose scales may be tuned by ``gamma``
 
     @property

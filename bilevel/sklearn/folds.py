@@ -17,7 +17,7 @@ LARGEST = 2**28  # entries of a dense design: 2 GB
 
 
 class Data(NamedTuple):
-    """What does not depend on the folds."""
+    """The data that all folds share."""
 
     targets: np.ndarray  # (n,) or (n, k); numbers of classes for a classifier
     weights: np.ndarray  # of the samples, (n,)
@@ -26,18 +26,18 @@ class Data(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """One lane for each fold; a row of weight zero is not there."""
+    """One lane for each fold. A weight of zero takes a row out."""
 
     inputs: np.ndarray  # (n, features), or (lanes, n, features) where each fold has its own transformation
     train: np.ndarray  # weights (lanes, n), class weights included
     validation: np.ndarray  # weights (lanes, n)
     splits: list[tuple[np.ndarray, np.ndarray]]
     targets: np.ndarray | None = None  # (lanes, n) where each lane has its own
-    linear: np.ndarray | None = None  # (lanes, n): what the outer loss adds for each unit of a prediction
-    constant: np.ndarray | None = None  # (lanes,): what it adds
+    linear: np.ndarray | None = None  # (lanes, n): coefficients of a linear term in the predictions
+    constant: np.ndarray | None = None  # (lanes,): a constant term of the outer loss
 
     def among(self, lane: int, data: Data) -> Folds:
-        """The folds without the validation rows of one lane, beside that lane itself, which then is a held-out one."""
+        """The folds without the validation rows of one lane, and that lane, which is then held out."""
         train, validation, splits = [], [], []
         own = self.train[lane] > 0
         for other, (given, chosen) in enumerate(self.splits):
@@ -98,7 +98,7 @@ def _refuse(number: int, given: np.ndarray, chosen: np.ndarray, data: Data) -> N
 
 
 def training_weights(rows: np.ndarray, data: Data) -> np.ndarray:
-    """The weights of the training rows, times those of their classes; zero elsewhere."""
+    """The weights of the training rows, times the weights of their classes; zero elsewhere."""
     weights = validation_weights(rows, data)
     if data.class_weight is None or data.classes is None:
         return weights
@@ -146,8 +146,10 @@ def in_units_of_gamma(folds: Folds, estimator: Any, data: Data) -> Folds:
 
 
 def gamma_of(stated: Any, inputs: np.ndarray, weights: np.ndarray) -> float:
-    """The number that scikit-learn's rules for a gamma mean; in "scale", rows count by their weights, which then stand
-    for repeated rows."""
+    """The number that scikit-learn's rules for a gamma mean.
+
+    For "scale" a row counts as often as its weight says, because weights stand for repeated rows.
+    """
     width = inputs.shape[1]
     if stated == "scale":
         spread = float(weights @ np.mean((inputs - np.average(inputs, weights=weights, axis=0).mean()) ** 2, axis=1))

@@ -15,12 +15,12 @@ from bilevel.sklearn.problems import problem_of
 from bilevel.sklearn.space import Space
 from bilevel.sklearn.statements import Kind
 
-STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4)  # of the shrinkage, as shares of the loss of the best single value
+STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4)  # strengths of the shrinkage, as shares of the loss of the best single value
 LONGEST = 15  # outer steps on nested folds
 
 
 class Verdict(NamedTuple):
-    """What the nested folds say: how strongly to shrink and how many steps to go, or to stay at the single value."""
+    """The advice of the nested folds: how strongly to shrink, how many steps to go, or to stay at the single value."""
 
     accepted: bool
     shrinkage: float
@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
         return f"Kept the best single value, because with separate values {size}, which is not beyond it."
 
 
-Score = Callable[[int, Lanes, Folds], float]  # of the held-out lane on its validation rows: lower is better
+Score = Callable[[int, Lanes, Folds], float]  # a score of the held-out lane on its validation rows: lower is better
 
 
 def held_out(lane: int, lanes: Lanes, folds: Folds) -> float:

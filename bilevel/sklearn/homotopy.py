@@ -17,16 +17,16 @@ from sklearn.linear_model import lars_path
 from bilevel.sklearn.folds import Folds
 from bilevel.sklearn.statements import Kind
 
-LARGEST = 2e9  # rows * features * breakpoints of a path that takes no longer than some solves
-BELOW = 4.0  # a path goes to this much less than the strength that is asked for, because the next is near
-TURNS = 4  # breakpoints for each coefficient that there can be
+LARGEST = 2e9  # rows * features * breakpoints up to which a path takes no longer than some solves
+BELOW = 4.0  # a path goes on to the strength asked for over this number, because the next one asked for is near
+TURNS = 4  # breakpoints of a path, for each coefficient that can be nonzero
 
 
 class Path(NamedTuple):
     """A lane's solutions at its breakpoints, linear between them."""
 
     strengths: np.ndarray  # (breakpoints,), falling
-    columns: np.ndarray  # (k,) that have a coefficient somewhere
+    columns: np.ndarray  # (k,): the features that have a coefficient somewhere on the path
     coefficients: np.ndarray  # (breakpoints, k)
     means: np.ndarray  # of the inputs, (features,)
     mean: float  # of the targets
@@ -58,7 +58,7 @@ def path_of(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, interc
     mean = float(np.average(y, weights=own)) if intercept else 0.0
     roots = np.sqrt(own)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a path that ends early is a start all the same
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a path that ends early still gives a start
         strengths, _, coefficients = lars_path(
             (x - means) * roots[:, None],
             (y - mean) * roots,
@@ -74,7 +74,7 @@ def path_of(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, interc
 class Paths:
     """A path for each lane that counts, longer whenever a smaller strength is asked for."""
 
-    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
+    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> None:
         self.kind, self.folds, self.targets, self.used = kind, folds, targets, used
         self.least = np.inf
         self.paths: list[Path | None] = []

@@ -15,10 +15,10 @@ from bilevel.losses.duals import c_svm
 from bilevel.sklearn.newton import FAILED, TINY, Answer
 
 STEPS = 60  # of the interior-point method
-GAP = 1e-13  # complementarity, relative to that at the start, at which it ends
-WRONG = 1e-6  # of a margin: residual of the optimality conditions at which a point is no solution
+GAP = 1e-13  # the complementarity at which it ends, relative to the start
+WRONG = 1e-6  # in units of a margin: a point with a larger residual of the optimality conditions is no solution
 RIDGE = 1e-9  # on the free block, relative to the kernel's diagonal: repeated rows make that block singular
-REFINED = 4  # rounds, each of which takes the bias of the ridge down by a factor of it
+REFINED = 4  # rounds of refinement, each of which multiplies the bias of the ridge by about `RIDGE`
 BACK = 0.995  # the share of the way to the border that a step may go
 
 
@@ -34,7 +34,8 @@ def gram(kernel: str, hparams: HParams, inputs: jax.Array) -> jax.Array:
 def kernel_ridge(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -> Answer:
     """1/2 sum of weighted squared errors of z = K d, where (S K S + alpha) c = S y and d = S c.
 
-    S^2 are the weights of the training rows. scikit-learn: KernelRidge. The derivative is that of the linear solve."""
+    S^2 are the weights of the training rows. scikit-learn: KernelRidge. The derivative passes through the linear
+    solve."""
 
     def value(hparams: HParams) -> tuple[Scalar, tuple]:
         inputs, targets, weights = inner
@@ -83,7 +84,7 @@ def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -
     alone = ~jnp.any(free)
 
     def middle(a: jax.Array, hparams: HParams) -> Scalar:
-        """Of the interval of intercepts that are equally good where no dual is free, as LIBSVM takes it."""
+        """The middle of the interval of intercepts that are equally good where no dual is free: LIBSVM's choice."""
         ends, below = -signs * slope_of(a, hparams), (signs > 0) ^ over
         lowest = jnp.max(jnp.where((bound > 0) & below, ends, -jnp.inf))
         highest = jnp.min(jnp.where((bound > 0) & ~below, ends, jnp.inf))
@@ -97,7 +98,7 @@ def support_vectors(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -
 
     solve = _refined(_jacobian(matrix, free, jax.grad(middle)(dual, hparams), signs), free)
     step = solve(jnp.append(*residual((dual, intercept), hparams)), 0)
-    # The end of the interior-point convergence. Where duals are not unique, it may leave their bounds a little.
+    # One Newton step more. Where duals are not unique, it may leave their bounds a little.
     dual, intercept = jnp.clip(dual - step[:-1], 0, bound), intercept - step[-1]
 
     def hinge(point: tuple, hparams: HParams) -> Scalar:
@@ -139,8 +140,8 @@ def one_against_one(kernel: str, classes: int, rows: int) -> Callable[..., Answe
 
 
 def _jacobian(matrix: jax.Array, free: jax.Array, middle: jax.Array, signs: jax.Array) -> jax.Array:
-    """Of the conditions on duals and intercept: stationarity of the free duals, ends of the others, and the sum; where
-    no dual is free, the intercept follows from the others by ``middle``."""
+    """The Jacobian of the conditions on duals and intercept: the free duals are stationary, the others at their ends,
+    and the sum vanishes. Where no dual is free, the intercept follows from the others by ``middle``."""
     alone = ~jnp.any(free)
     rows = jnp.where(free[:, None], matrix, jnp.eye(len(signs)))
     last = jnp.where(alone, -middle, signs)
@@ -151,8 +152,8 @@ def _jacobian(matrix: jax.Array, free: jax.Array, middle: jax.Array, signs: jax.
 def _refined(jacobian: jax.Array, free: jax.Array) -> Callable[[jax.Array, int], jax.Array]:
     """(right side, 1 for the transpose) -> solution, with a ridge on the free block whose bias is refined away.
 
-    Free duals of repeated rows are not unique, nor are more free duals than a linear kernel has columns; the
-    predictions are, and the right sides are consistent, so any solution gives the same gradient."""
+    Free duals are not unique where rows repeat, or where there are more of them than columns of a linear kernel. The
+    predictions are unique and the right sides consistent, so any solution gives the same gradient."""
     ridge = RIDGE * jnp.max(jnp.where(free, jnp.diag(jacobian)[:-1], 0))
     factor = jax.scipy.linalg.lu_factor(jacobian + jnp.diag(jnp.append(jnp.where(free, ridge, 0), 0)))
 
@@ -166,31 +167,31 @@ def _refined(jacobian: jax.Array, free: jax.Array) -> Callable[[jax.Array, int],
     return solve
 
 
-def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple[jax.Array, ...]:
-    """min 1/2 a'Qa - sum a, 0 <= a <= upper, signs'a = 0, by Mehrotra's method (1992): the duals, the multiplier of the
-    sum, and which duals are free: the share of its bound is larger than the multiplier of each end, a margin.
+class _Box(NamedTuple):
+    """min 1/2 a'Qa - linear'a, 0 <= a <= top, signed'a = 0, in the rows that take part; the others are independent."""
 
-    Rows with an upper end of zero are not there. The last systems may be singular where duals are not unique, so the
-    last finite point is the result. Beside `bilevel.kernels.qp.solve_qp`, because a program with one equality and a box
-    needs one factor of the size of Q a step: 0.3 ms instead of 2.5 for 60 rows, 23 instead of 85 for 200, and a sixth
-    of the time to compile."""
-    there = upper > 0
-    top = jnp.where(there, upper, 1.0)
-    quadratic = jnp.where(there[:, None] & there[None, :], matrix, 0)
-    signed, linear = jnp.where(there, signs, 0.0), jnp.where(there, 1.0, 0.0)
-    count = 2 * len(top)
+    quadratic: jax.Array
+    linear: jax.Array
+    signed: jax.Array
+    top: jax.Array
 
-    def newton(point: Iterate) -> Callable[[tuple], tuple]:
-        """Products of dual and multipliers -> the Newton step to them, by one factor for both steps of an iteration."""
-        room = top - point.dual
-        stationarity = quadratic @ point.dual - linear - point.low + point.high + point.intercept * signed
-        factor = jax.scipy.linalg.cho_factor(quadratic + jnp.diag(point.low / point.dual + point.high / room))
-        across = jax.scipy.linalg.cho_solve(factor, signed)
+    def start(self) -> Iterate:
+        ones = jnp.ones_like(self.top)
+        return Iterate(0.5 * self.top, ones, ones, jnp.array(0.0), jnp.mean(self.top) / 2, jnp.array(0))
+
+    def newton(self, point: Iterate) -> Callable[[tuple], tuple]:
+        """The map from the aimed products of duals and multipliers to the Newton step, by one factor for both steps of
+        an iteration."""
+        room = self.top - point.dual
+        stationarity = self.quadratic @ point.dual - self.linear - point.low + point.high
+        stationarity += point.intercept * self.signed
+        factor = jax.scipy.linalg.cho_factor(self.quadratic + jnp.diag(point.low / point.dual + point.high / room))
+        across = jax.scipy.linalg.cho_solve(factor, self.signed)
 
         def to(target: tuple) -> tuple:
             right = -stationarity + target[0] / point.dual - point.low - target[1] / room + point.high
             along = jax.scipy.linalg.cho_solve(factor, right)
-            moved = (signed @ along + signed @ point.dual) / (signed @ across)
+            moved = (self.signed @ along + self.signed @ point.dual) / (self.signed @ across)
             step = along - moved * across
             low = (target[0] - point.low * step) / point.dual - point.low
             high = (target[1] + point.high * step) / room - point.high
@@ -198,34 +199,50 @@ def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple
 
         return to
 
-    def longest(point: Iterate, step: tuple) -> Scalar:
-        pairs = ((point.dual, step[0]), (top - point.dual, -step[0]), (point.low, step[1]), (point.high, step[2]))
+    def longest(self, point: Iterate, step: tuple) -> Scalar:
+        """The longest part of a step that stays within the borders."""
+        room = self.top - point.dual
+        pairs = ((point.dual, step[0]), (room, -step[0]), (point.low, step[1]), (point.high, step[2]))
         ways = [
             jnp.min(jnp.where(change < 0, -value / jnp.where(change < 0, change, 1), jnp.inf))
             for value, change in pairs
         ]
         return jnp.minimum(1.0, BACK * jnp.min(jnp.stack(ways)))
 
-    def one(point: Iterate) -> Iterate:
-        none, to = jnp.zeros_like(top), newton(point)
+    def after(self, point: Iterate) -> Iterate:
+        """The next iterate, by Mehrotra's predictor and corrector; the same where that is not finite."""
+        none, to, count = jnp.zeros_like(self.top), self.newton(point), 2 * len(self.top)
         affine = to((none, none))
-        size = longest(point, affine)
+        size = self.longest(point, affine)
         ahead = (point.dual + size * affine[0]) @ (point.low + size * affine[1])
-        ahead += (top - point.dual - size * affine[0]) @ (point.high + size * affine[2])
+        ahead += (self.top - point.dual - size * affine[0]) @ (point.high + size * affine[2])
         centre = (ahead / (count * point.gap)) ** 3 * point.gap
         step = to((centre - affine[0] * affine[1], centre + affine[0] * affine[2]))
-        size = longest(point, step)
+        size = self.longest(point, step)
         moved = [old + size * new for old, new in zip(point[:4], step, strict=True)]
-        gap = (moved[0] @ moved[1] + (top - moved[0]) @ moved[2]) / count
+        gap = (moved[0] @ moved[1] + (self.top - moved[0]) @ moved[2]) / count
         new = Iterate(moved[0], moved[1], moved[2], moved[3], gap, point.steps + 1)
         fine = jnp.isfinite(gap) & jnp.isfinite(moved[3])
         kept = point._replace(steps=jnp.array(STEPS))
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, kept)
 
-    ones = jnp.ones_like(top)
-    begin = Iterate(0.5 * top, ones, ones, jnp.array(0.0), jnp.mean(top) / 2, jnp.array(0))
-    first = begin.gap
-    end = jax.lax.while_loop(lambda p: (p.gap > GAP * first) & (p.steps < STEPS), one, begin)
+
+def _box_section(matrix: jax.Array, upper: jax.Array, signs: jax.Array) -> tuple[jax.Array, ...]:
+    """min 1/2 a'Qa - sum a, 0 <= a <= upper, signs'a = 0, by Mehrotra's method (1992): the duals, the multiplier of the
+    sum, and which duals are free: the share of its bound is larger than the multiplier of each end, a margin.
+
+    An upper end of zero takes a row out. The last systems may be singular where duals are not unique, so the last
+    finite point is the result. Beside `bilevel.kernels.qp.solve_qp`, because a program with one equality and a box
+    needs one factor of the size of Q a step: 0.3 ms instead of 2.5 for 60 rows, 23 instead of 85 for 200, and a sixth
+    of the time to compile."""
+    there = upper > 0
+    top = jnp.where(there, upper, 1.0)
+    quadratic = jnp.where(there[:, None] & there[None, :], matrix, 0)
+    signed, linear = jnp.where(there, signs, 0.0), jnp.where(there, 1.0, 0.0)
+    box = _Box(quadratic, linear, signed, top)
+    begin = box.start()
+    unsolved = lambda point: (point.gap > GAP * begin.gap) & (point.steps < STEPS)
+    end = jax.lax.while_loop(unsolved, box.after, begin)
     share = end.dual / top
     free = there & (share > end.low) & (1 - share > end.high)
     return jnp.where(there, end.dual, 0), end.intercept, free

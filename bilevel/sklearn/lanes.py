@@ -88,7 +88,7 @@ def _over(function: Callable, folds: tuple, *more: Any) -> Any:
 
 
 def _general(kind: Kind) -> tuple[Program, Program]:
-    """By the solvers and engines of the library, which need no Hessian."""
+    """The function of a lane by the solvers and engines of the library, which need no Hessian."""
     task, engine = task_of(kind), Implicit(accuracy="residual")
 
     def lanes(hparams: HParams, folds: tuple, carry: Carry) -> tuple:
@@ -116,7 +116,7 @@ def features_for(features: int) -> int:
 
 
 def _rounded(number: int, bits: int) -> int:
-    """Up to a number whose binary digits after the first ``bits`` + 1 are zero: at most 1/2^bits larger."""
+    """The next number whose binary digits after the first ``bits`` + 1 are zero: at most 1/2^bits larger."""
     unit = max(4, 2 ** (number.bit_length() - 1 - bits))
     return -(-number // unit) * unit
 
@@ -124,7 +124,7 @@ def _rounded(number: int, bits: int) -> int:
 class Problem:
     """The folds of a search under one statement: penalties in, `Lanes` out, each solve from the solution before."""
 
-    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
+    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> None:
         self.kind, self.used = kind, used  # which lanes count, (lanes,) of bool
         self.wide = kind._replace(features=features_for(kind.features))
         self.rows = rows_for(len(targets))
@@ -132,7 +132,7 @@ class Problem:
         lanes = len(folds.train)
         targets = np.broadcast_to(targets, (lanes, *targets.shape)) if folds.targets is None else folds.targets
         totals = np.sum(folds.validation, axis=1, keepdims=True)
-        given = folds.targets is not None  # weights of an estimate of the risk are not those of a mean
+        given = folds.targets is not None  # an estimate of the risk, whose weights are no mean
         validation = folds.validation / (1.0 if given else np.where(totals > 0, totals, 1.0))
         linear = np.zeros((lanes, targets.shape[1])) if folds.linear is None else folds.linear
         constant = np.zeros(lanes) if folds.constant is None else folds.constant
@@ -160,7 +160,7 @@ class Problem:
             np.asarray(errors),
             logs,
         )
-        self.carry = None if np.any(found.failed[self.used]) else carry  # a failed solve is no start
+        self.carry = None if np.any(found.failed[self.used]) else carry  # a failed solve gives no start
         return found
 
     def begin(self, params: np.ndarray) -> None:
@@ -170,13 +170,16 @@ class Problem:
             self.carry = jnp.asarray(np.insert(params, more, 0.0, axis=1).reshape(len(params), -1))
 
     def _spread(self, name: str, logs: np.ndarray) -> np.ndarray:
-        """Penalties of each lane; those of the padding stand after the features, before that of an intercept."""
+        """Penalties of each lane.
+
+        The penalties of the padding stand after the features and before the penalty of an intercept.
+        """
         logs = np.broadcast_to(logs, (len(self.used), *logs.shape[-2:]))
         more = [] if name == "strength" else [self.kind.features] * (self.wide.features - self.kind.features)
         return np.insert(logs, more, 0.0, axis=1)
 
     def _own(self, array: np.ndarray) -> np.ndarray:
-        """Without the columns of the padding."""
+        """The gradient without the columns of the padding."""
         return np.delete(array, np.s_[self.kind.features : self.wide.features], axis=1)
 
     def _params(self, params: np.ndarray) -> np.ndarray:

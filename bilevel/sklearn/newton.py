@@ -1,14 +1,15 @@
 """A fold's solve and its hypergradient as one small program.
 
-The general solvers and engines look at everything (curvature, error estimates by a second adjoint solve, remedies),
-which compiles for 10 s. A user of scikit-learn waits for that at each new shape. The problems of a search are convex,
-and the Hessian of some hundred unknowns fits. So the same numbers come from a program that compiles in a second or two.
-`bl.hypergradient` of the same statement agrees (tests/sklearn/test_newton.py).
+The general solvers and engines also examine curvature, estimate errors by a second adjoint solve and carry remedies.
+That compiles for 10 s, and a user of scikit-learn would wait for it at each new shape. The problems of a search are
+convex, and the Hessian of some hundred unknowns fits. So a program that compiles in a second or two gives the same
+numbers. `bl.hypergradient` of the same statement agrees (tests/sklearn/test_newton.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,12 +20,12 @@ from bilevel.foundation.typing import Batch, HParams, Scalar
 
 SIZES = 0.5 ** np.arange(20)  # of the trial steps, all evaluated at once, because a nested loop compiles longer
 SLOPE = 1e-4  # the share of the predicted decrease that a step has to keep
-SETTLED = 1e-12  # predicted decrease, relative to the loss, before the last step, which squares it
-FAILED = 1e-9  # predicted decrease, relative to the loss, at which a solution is none
+SETTLED = 1e-12  # at this predicted decrease, relative to the loss, one last step follows, which squares it
+FAILED = 1e-9  # with a larger predicted decrease, relative to the loss, a point is no solution
 ROUNDING = 1e-14  # of the loss, relative
 MOST = 100  # steps
 ROUNDS = 300  # of coordinate descent on one quadratic model
-EXACT = 1e-12  # largest move of a round, relative to the gradient, at which a model is solved
+EXACT = 1e-12  # a model is solved where the largest move of a round is below this, relative to the gradient
 TINY = 1e-300  # stands for zero in a denominator
 
 
@@ -49,7 +50,7 @@ class Point(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a lane gives."""
+    """The result of a lane."""
 
     value: Scalar
     gradient: HParams
@@ -125,14 +126,14 @@ def _minimised(
         if weights is None:  # where the curvature of a piece is singular, the other directions lead out of it
             ways = [-jnp.linalg.solve(matrix, gradient), *(() if others is None else others(params, gradient))]
         else:
-            ways = [_model_minimiser(matrix, gradient, weights, shape, params) - params]
+            ways = [Model(matrix, gradient, weights, shape, params).minimiser() - params]
         slopes = jnp.stack([gradient @ way + penalty(params + way) - penalty(params) for way in ways])
         trials = jnp.concatenate([params + SIZES[:, None] * way for way in ways])
         values = jax.vmap(loss)(trials)
         falls = (slopes[:, None] * SIZES).ravel()
         enough = (values <= point.value + SLOPE * falls + ROUNDING * jnp.abs(point.value)) & (falls <= 0)
         first, some = jnp.argmax(enough) if others is None else _lowest(values, enough), jnp.any(enough)
-        if others is not None:  # where the fall is below rounding, the values say nothing: the whole Newton step
+        if others is not None:  # where the fall is below rounding, values do not compare: the whole Newton step
             near = (slopes[0] <= 0) & (-slopes[0] <= SETTLED * jnp.abs(point.value))
             first, some = jnp.where(near, 0, first), some | near
         return Point(
@@ -152,65 +153,84 @@ def _minimised(
 
 
 def _lowest(values: jax.Array, enough: jax.Array) -> jax.Array:
-    """Which trial of two ways: a sliver of the first may be allowed where all of the second is far better."""
+    """The trial to take, of two ways: a short step of the first may be allowed where a whole one of the second is far
+    better."""
     return jnp.argmin(jnp.where(enough, values, jnp.inf))
 
 
-class Model(NamedTuple):
+class Round(NamedTuple):
+    """The state after a round on a `Model`."""
+
     params: jax.Array  # flat
     slope: jax.Array  # of the quadratic part
     moved: Scalar  # by the last round, in the units of a gradient
     rounds: jax.Array
 
 
-def _model_minimiser(
-    matrix: jax.Array, gradient: jax.Array, weights: jax.Array, shape: tuple[int, int], start: jax.Array
-) -> jax.Array:
-    """The minimiser over v of gradient'(v - start) + 1/2 (v - start)' matrix (v - start) + sum_j weights_j ||v_j||.
+class Model(NamedTuple):
+    """gradient'(v - start) + 1/2 (v - start)' matrix (v - start) + sum_j weights_j ||v_j||, v of ``shape`` flattened.
 
     Coordinate descent finds the rows that are not zero, and a Newton step on them, taken where it lowers the model,
     finds their values.
     """
-    rows, width = shape
-    blocks = matrix.reshape(rows, width, rows, width)[jnp.arange(rows), :, jnp.arange(rows), :]
-    bounds = jnp.max(jnp.sum(jnp.abs(blocks), axis=2), axis=1)  # on the eigenvalues of a row's own block
 
-    def value(flat: jax.Array) -> Scalar:
-        away = flat - start
-        return gradient @ away + 0.5 * away @ matrix @ away + jnp.sum(weights * _lengths(flat.reshape(shape)))
+    matrix: jax.Array
+    gradient: jax.Array
+    weights: jax.Array
+    shape: tuple[int, int]
+    start: jax.Array
 
-    def one_row(row: jax.Array, state: tuple) -> tuple:
-        flat, slope, moved = state
+    def minimiser(self) -> jax.Array:
+        """The minimiser over v."""
+        bounds = self.bounds()
+        scale = EXACT * (jnp.max(jnp.abs(self.gradient)) + jnp.max(jnp.where(bounds > 0, self.weights, 0)))
+
+        def one_round(state: Round) -> Round:
+            begin = state.params, state.slope, jnp.array(0.0)
+            flat, slope, moved = jax.lax.fori_loop(0, self.shape[0], partial(self.one_row, bounds), begin)
+            flat = self.on_face(flat, slope, bounds)
+            return Round(flat, self.gradient + self.matrix @ (flat - self.start), moved, state.rounds + 1)
+
+        begin = Round(self.start, self.gradient, jnp.array(jnp.inf), jnp.array(0))
+        unsolved = lambda state: (state.moved > scale) & (state.rounds < ROUNDS)
+        return jax.lax.while_loop(unsolved, one_round, begin).params
+
+    def bounds(self) -> jax.Array:
+        """Bounds on the eigenvalues of each row's own block: its largest absolute row sum."""
+        rows, width = self.shape
+        blocks = self.matrix.reshape(rows, width, rows, width)[jnp.arange(rows), :, jnp.arange(rows), :]
+        return jnp.max(jnp.sum(jnp.abs(blocks), axis=2), axis=1)
+
+    def value(self, flat: jax.Array) -> Scalar:
+        away = flat - self.start
+        return self.gradient @ away + 0.5 * away @ self.matrix @ away + self.penalty(flat)
+
+    def penalty(self, flat: jax.Array) -> Scalar:
+        return jnp.sum(self.weights * _lengths(flat.reshape(self.shape)))
+
+    def one_row(self, bounds: jax.Array, row: jax.Array, state: tuple) -> tuple:
+        """A proximal step on one row, with the slope kept up to date."""
+        (rows, width), (flat, slope, moved) = self.shape, state
         own = jax.lax.dynamic_slice(flat, (row * width,), (width,))
         back = own - jax.lax.dynamic_slice(slope, (row * width,), (width,)) / jnp.maximum(bounds[row], TINY)
         length = jnp.sqrt(jnp.sum(back**2))
-        new = back * jnp.maximum(0, 1 - weights[row] / jnp.maximum(bounds[row] * length, TINY))
+        new = back * jnp.maximum(0, 1 - self.weights[row] / jnp.maximum(bounds[row] * length, TINY))
         change = new - own
-        slope = slope + jax.lax.dynamic_slice(matrix, (row * width, 0), (width, rows * width)).T @ change
+        slope = slope + jax.lax.dynamic_slice(self.matrix, (row * width, 0), (width, rows * width)).T @ change
         moved = jnp.maximum(moved, bounds[row] * jnp.max(jnp.abs(change)))
         return jax.lax.dynamic_update_slice(flat, new, (row * width,)), slope, moved
 
-    def on_face(flat: jax.Array, slope: jax.Array) -> jax.Array:
-        free = _free(flat, shape)
-        penalty = lambda flat: jnp.sum(weights * _lengths(flat.reshape(shape)))
-        bent = matrix if width == 1 else matrix + jax.hessian(penalty)(flat)
+    def on_face(self, flat: jax.Array, slope: jax.Array, bounds: jax.Array) -> jax.Array:
+        """The end of a Newton step on the rows that are not zero, or the part of it that lowers the model."""
+        free, width = _free(flat, self.shape), self.shape[1]
+        bent = self.matrix if width == 1 else self.matrix + jax.hessian(self.penalty)(flat)
         little = EXACT * jnp.max(bounds) * jnp.eye(len(flat))  # more columns than rows are singular
-        right = jnp.where(free, slope + jax.grad(penalty)(flat), 0)
+        right = jnp.where(free, slope + jax.grad(self.penalty)(flat), 0)
         new = flat - jnp.linalg.solve(_restricted(bent, free) + little, right)
         if width > 1:
-            return jnp.where(value(new) < value(flat), new, flat)
-        turned = (new * flat < 0) & (weights > 0)
+            return jnp.where(self.value(new) < self.value(flat), new, flat)
+        turned = (new * flat < 0) & (self.weights > 0)
         ways = jnp.where(turned, flat / jnp.where(turned, flat - new, 1), jnp.inf)
-        first = jnp.minimum(1, jnp.min(ways))  # up to the first change of sign the model falls for certain
+        first = jnp.minimum(1, jnp.min(ways))  # up to the first change of sign the model is sure to fall
         ends = jnp.stack([flat, jnp.where(turned, 0, new), jnp.where(ways <= first, 0, flat + first * (new - flat))])
-        return ends[jnp.nanargmin(jax.vmap(value)(ends))]
-
-    def one_round(model: Model) -> Model:
-        flat, slope, moved = jax.lax.fori_loop(0, rows, one_row, (model.params, model.slope, jnp.array(0.0)))
-        flat = on_face(flat, slope)
-        return Model(flat, gradient + matrix @ (flat - start), moved, model.rounds + 1)
-
-    scale = EXACT * (jnp.max(jnp.abs(gradient)) + jnp.max(jnp.where(bounds > 0, weights, 0)))
-    begin = Model(start, gradient, jnp.array(jnp.inf), jnp.array(0))
-    unsolved = lambda model: (model.moved > scale) & (model.rounds < ROUNDS)
-    return jax.lax.while_loop(unsolved, one_round, begin).params
+        return ends[jnp.nanargmin(jax.vmap(self.value)(ends))]

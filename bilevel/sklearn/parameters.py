@@ -1,4 +1,4 @@
-"""What the user states for one parameter: a range, a start or groups, as unknowns with bounds."""
+"""One entry of ``space``, a range, a start or groups, as unknowns with bounds."""
 
 from __future__ import annotations
 

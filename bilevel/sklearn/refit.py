@@ -20,7 +20,7 @@ from bilevel.sklearn.homotopy import LARGEST, path_of
 from bilevel.sklearn.space import Space
 
 TIGHT = 1e-10  # LIBSVM's tolerance for the machine that is fitted on all rows; in units of a margin
-ROUNDING = 1e-14  # of a sum of duals times kernel entries, relative
+ROUNDING = 1e-14  # relative rounding of a sum of duals times kernel entries
 MOST = 10**6  # steps of LIBSVM for it
 
 
@@ -42,7 +42,7 @@ def machine(estimator: Any, logs: dict[str, np.ndarray], inputs: np.ndarray, tar
     strength, rows = float(np.exp(logs["strength"][0, 0])), weights > 0
     own.set_params(**({"C": 1 / strength} if hasattr(own, "C") else {"alpha": strength}))
     if hasattr(own, "class_weight"):
-        own.set_params(class_weight=None)  # the weights have those of the classes
+        own.set_params(class_weight=None)  # the weights include the class weights
     if own.kernel == "rbf":
         own.set_params(kernel=ard(np.exp(logs["gamma"][:, 0])))
     return own.fit(inputs[rows], targets[rows], sample_weight=weights[rows])
@@ -67,8 +67,10 @@ def write(estimator: Any, params: np.ndarray) -> None:
 
 
 def scales(space: Space, u: np.ndarray) -> np.ndarray | None:
-    """Factors of the columns by which one penalty for all is each column's own, (features,). None where no factors do
-    that: two kinds of penalty, or one a class."""
+    """Factors of the columns, (features,), that turn one common penalty into each column's own.
+
+    None where no factors do that: with two kinds of penalty, or one penalty a class.
+    """
     if (space.l1 and space.l2) or (
         space.shape[1] > 1 and space.strength is not None and space.strength.index.shape[1] > 1
     ):
@@ -85,8 +87,10 @@ def common(space: Space, u: np.ndarray) -> dict[str, float]:
 
 
 def tightly(machine: SVC, X: Any, y: np.ndarray, **given: Any) -> None:
-    """Fits it to a tolerance at which rows with weights give what repeated rows do; at its own, where rounding, or too
-    many steps, forbid that."""
+    """Fits it to a tolerance at which weighted rows give the same result as repeated rows.
+
+    Where rounding or the number of steps forbids that, it is fitted to its own tolerance.
+    """
     largest = float(np.max(given.get("sample_weight", 1.0))) * machine.C * len(y)
     size = float(np.max(np.sum(dense(X) ** 2, axis=1))) if machine.kernel == "linear" else 1.0  # of the kernel
     reached = ROUNDING * largest * size
@@ -127,9 +131,9 @@ def scaled(X: Any, factors: np.ndarray) -> Any:
 
 def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: bool, solve: Any) -> Any:
     """A fitted clone of the estimator or Pipeline. One penalty for each column is fitted on scaled columns, and the
-    coefficients are put back on the original ones. Penalties that no scaling states are those of ``solve(X)``, the
-    library's own solution on all rows; so are those of HuberRegressor, because it stops where the same rows with other
-    weights give other coefficients in the fourth digit."""
+    coefficients are put back on the original ones. Where no scaling states the penalties, the coefficients come from
+    ``solve(X)``, the library's own solution on all rows. So do the coefficients of HuberRegressor, because it stops
+    where the same rows with other weights give other coefficients in the fourth digit."""
     own: Any = clone(estimator)
     last: Any = own.steps[-1][1] if isinstance(own, Pipeline) else own
     last.set_params(**common(space, u))

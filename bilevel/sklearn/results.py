@@ -71,7 +71,7 @@ class Report:
     def table(self) -> dict[str, Any]:
         lanes = range(len(self.folds.splits))
         scored = lambda step, lane: score_of(self.scorer, self.last, step.lanes, lane, self.folds, self.data)
-        with config_context(assume_finite=True, skip_parameter_validation=True):  # checked, and most of a score's time
+        with config_context(assume_finite=True, skip_parameter_validation=True):  # checked, and checks take longest
             scores = np.array([[scored(step, lane) for lane in lanes] for step in self.steps])
         params = [self.params(step) for step in self.steps]
         return {

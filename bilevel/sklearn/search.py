@@ -39,12 +39,12 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
     ``scoring`` is reported, and decides what the guard keeps. ``criterion`` is "cv" or "holdout" (``cv`` a
     PredefinedSplit, or ``validation_fraction`` of the rows), or "sure" for the squared loss: Stein's estimate of the
     risk on all rows, with the deviation ``noise`` of the targets. ``guard="auto"``: where a parameter has many values,
-    nested folds decide how far they may differ, and whether they may (``guard_`` says so); "off" descends freely.
+    nested folds decide whether and how far they may differ (``guard_`` has the decision); "off" descends freely.
     ``n_jobs`` are the processes that fit the steps before the estimator, a fold each.
 
     Estimators: see docs/sklearn.md. Raises ValueError with a sentence for any other.
 
-    Attributes are those of GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
+    Attributes are as in GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
     ``hypergradient_error_`` (an estimate of the error of the last gradient) and ``guard_``.
 
     >>> from sklearn.datasets import load_diabetes
@@ -102,7 +102,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         random_state: Any = None,
         verbose: int = 0,
         n_jobs: int | None = None,
-    ):
+    ) -> None:
         self.estimator = estimator
         self.space = space
         self.cv = cv
@@ -145,7 +145,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         return self
 
     def _splits(self, checked: checks.Rows, groups: Any, data: Data) -> list[tuple[np.ndarray, np.ndarray]]:
-        if self.criterion == "sure":  # all rows train, and the estimate of the risk is on them too
+        if self.criterion == "sure":  # all rows train, and the risk is estimated on them too
             return [(np.arange(len(data.weights)), np.arange(len(data.weights)))]
         cv = splitter(self.cv, self.criterion, self.validation_fraction, data, self.random_state)
         return list(cv.split(checked.X, checked.y, groups))

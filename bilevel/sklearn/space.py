@@ -19,13 +19,13 @@ class Space:
     """The unknowns of a search, and the log penalties of every coefficient that follow from them."""
 
     family: Family
-    strength: Parameter | None  # None: the estimator's own
+    strength: Parameter | None  # None: the value of the estimator
     ratio: Parameter | None
     fixed: float  # the log strength where nothing tunes it
     share: float  # the share of the l1 penalty where nothing tunes it
     shape: tuple[int, int]  # of the penalties: (features, columns)
     gamma: Parameter | None = None  # of an rbf kernel; its log is a scale of each feature
-    intercept: float | None = None  # the log by which the penalty of the intercept differs from the features' mean
+    intercept: float | None = None  # log of the ratio of the penalty of the intercept to the mean over the features
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -67,8 +67,8 @@ class Space:
         return np.array([np.sum(part) for part in self.split(gradient)])
 
     def penalties(self, u: np.ndarray) -> dict[str, np.ndarray]:
-        """{"l1": log penalties, "l2": log penalties}, each of ``shape``; one that is nowhere is left out. A penalised
-        intercept is a last row. For a kernel machine {"strength": (1, 1), "gamma": logs, (features, 1)}."""
+        """{"l1": log penalties, "l2": log penalties}, each of ``shape``; a penalty that no coefficient has is left out.
+        A penalised intercept is a last row. For a kernel machine {"strength": (1, 1), "gamma": logs, (features, 1)}."""
         strength, ratio, gamma = self._parts(u)
         if self.family.kernel:
             scales = np.zeros(1) if gamma is None else gamma
@@ -127,7 +127,10 @@ class Space:
 def space_of(
     stated: dict[str, Any], estimator: Any, family: Family, shape: tuple[int, int], names: list[str] | None
 ) -> Space:
-    """The user's dictionary for coefficients of this shape. Raises ValueError with a sentence for what it cannot be."""
+    """The space that the user's dictionary states for coefficients of this shape.
+
+    Raises ValueError with a sentence for an entry that it cannot have.
+    """
     known = [family.strength, *([family.ratio] if family.ratio else []), *(["gamma"] if rbf(family, estimator) else [])]
     if not isinstance(stated, dict) or not stated:
         raise ValueError(f"space has to be a dict with at least one of the parameters {', '.join(known)}.")

@@ -18,15 +18,13 @@ from bilevel.sklearn.newton import Statement
 from bilevel.solvers import Auto
 from bilevel.task import Task
 
-SETTLED = (
-    1e-10  # the tolerance of the general solvers: below what two roundings of one sum differ by in the outer search
-)
-SCALES = 9  # at which a fit without residuals is looked for
-LEAST = 1e-8  # of Huber's scale, relative to the largest target: a fit without residuals has no other minimum
+SETTLED = 1e-10  # tolerance of the general solvers: in the outer search rounding hides anything smaller
+SCALES = 9  # of scales at which a fit without residuals is tried
+LEAST = 1e-8  # of Huber's scale, relative to the largest target: without residuals the scale would go to 0
 
 
 class Kind(NamedTuple):
-    """What the statement of a fold's problem depends on, beside its data."""
+    """The facts that the statement of a fold's problem depends on, beside its data."""
 
     loss: str
     reduction: str
@@ -35,13 +33,13 @@ class Kind(NamedTuple):
     columns: int  # of coefficients; 0: params are a vector
     l1: bool
     l2: bool
-    setting: float = 0.0  # the number of the loss, such as the threshold of Huber's
+    setting: float = 0.0  # the number that the loss takes, such as Huber's threshold
     kernel: str = ""  # of a kernel machine
     pair: int = 0  # rows of the largest pair of classes, where each pair is a machine of its own
 
     @property
     def tail(self) -> int:
-        """Rows of params after those of the features: an intercept, a scale."""
+        """Rows of params after the rows of the features: an intercept, a scale."""
         return self.intercept + (self.loss == "huber")
 
     @property
@@ -91,10 +89,10 @@ def scale_of(unknown: jax.Array, targets: jax.Array) -> jax.Array:
 def concomitant_ways(params: jax.Array, slope: jax.Array, hparams: HParams, batch: Batch, kind: Kind) -> jax.Array:
     """Directions that lower `concomitant` with its ridge where Newton's does not.
 
-    The first is by the curvature with all residuals on the parabola, and that of a parabola above the scale; it is in
-    the units of each unknown, so that a step is right for targets of any size. The others go to the solutions of all
-    residuals on the parabola at scales from the least to the largest target: without residuals the minimum has the
-    least scale, which Newton's steps take hundreds to reach."""
+    The first uses the curvature of all residuals on the parabola, and in the scale the curvature of a parabola. It is
+    in the units of each unknown, so a step is right for targets of any size. The others go to the solutions with all
+    residuals on the parabola, at scales from the least to the largest target, because the minimum without residuals has
+    the least scale, and Newton's steps would take hundreds to reach it."""
     inputs, targets, weights = batch
     scale, largest = scale_of(params[-1], targets), scale_of(jnp.zeros(()), targets) / LEAST
     columns = with_ones(inputs) if kind.intercept else inputs
@@ -131,7 +129,7 @@ def smooth_loss(kind: Kind) -> Any:
             logs = hparams["l2"] if params.ndim == 2 else hparams["l2"][:, 0]
             ridge = jnp.exp(logs) * (2.0 if kind.loss == "huber" else 1.0)  # HuberRegressor has no factor of 1/2
             value = value + 0.5 * jnp.sum(ridge * params[: kind.penalised] ** 2)
-        if kind.loss == "multinomial" and kind.intercept:  # 0 at one of the equally good solutions, so it is unique
+        if kind.loss == "multinomial" and kind.intercept:  # one of the equally good solutions, to be unique
             value = value + 0.5 * jnp.sum(params[-1]) ** 2
         return value
 
@@ -193,13 +191,13 @@ def _structured(kind: Kind) -> Any:
 
 
 def first_params(kind: Kind) -> jax.Array:
-    """Zeros, and one for a scale, at whose zero the loss has no slope in it."""
+    """Zeros, and one for a scale, because the loss has no slope in the scale at zero."""
     zeros = jnp.zeros(kind.shape)
     return zeros.at[-1].set(1.0) if kind.loss == "huber" else zeros
 
 
 def task_of(kind: Kind) -> Task:
-    """The same as a `bl.Task`, for problems whose Hessian does not fit."""
+    """The fold's problem as a `bl.Task`, for problems whose Hessian does not fit."""
     weight = lambda hparams: weights_of(kind, hparams)
     penalty = (GroupLasso if kind.groups else L1)(weight=weight) if kind.l1 else Zero()
     return Task(

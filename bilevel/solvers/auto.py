@@ -156,7 +156,7 @@ def _on_working_sets(instance: Instance, params: Params, where: str) -> tuple[So
     if takes(instance, params):
         inside, how = ProximalNewton(), "proximal Newton steps"
     design = design_of(instance.loss, instance.batch)
-    whole = ActiveSetNewton() if is_sparse(design) else BlockCoordinateDescent()  # which needs it dense
+    whole = ActiveSetNewton() if is_sparse(design) else BlockCoordinateDescent()  # which needs a dense matrix
     sizes = tuple(sizes_for(design.shape[0], params.shape[0]))
     reason = f"{how} on working sets, whose columns are gathered"
     return WorkingSet(inside, sizes=sizes, whole=whole), f"{where}: {reason}"

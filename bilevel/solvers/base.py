@@ -34,7 +34,7 @@ class State(NamedTuple):
     curvature: jax.Array | None = None
 
     def settled(self) -> State:
-        """With its bookkeeping in the types that a loop carries; nothing is differentiated of the residual."""
+        """The state with its bookkeeping in the types that a loop carries, and no derivative in its residual."""
         return self._replace(
             residual=jax.lax.stop_gradient(self.residual),
             counts=self.counts.as_arrays(),
@@ -49,7 +49,7 @@ class Solver(abc.ABC):
 
     max_steps: int
     tol: float | jax.Array  # stop at ||F(w)|| <= tol * ||F(init)||
-    __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every solver
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # tells type checkers that `dataclasses.replace` takes every solver
     patience: ClassVar[int] = 100  # steps without progress at the floor of the precision before the solve is stalled
     takes_functions: ClassVar[bool] = False  # whether it solves problems that are constrained by functions
     structured: ClassVar[bool] = False  # whether it reads the parts of a `bl.Linear`, so that nothing may wrap the loss
@@ -79,6 +79,11 @@ class Solver(abc.ABC):
     def approximate_inverse(self, instance: Instance, state: State) -> Preconditioner | None:
         """An approximate inverse of the system at ``state.params`` that the state contains; None where it has none."""
         return None
+
+    def last_step_size(self, state: State) -> jax.Array | float:
+        """The step size of the last step, where a search changes it from step to step. Near a solution the step is
+        proportional to it, so that the quotient is a smooth map of the params alone."""
+        return 1.0
 
     def refuse(self, instance: Instance) -> None:  # noqa: B027  # most solvers refuse nothing
         """Raises ValueError where the solver cannot do the problem; called once, before any work."""

@@ -20,8 +20,7 @@ FEW = 32  # unknowns up to which all curvatures are found, by a product for each
 
 
 class Curvature(NamedTuple):
-    """The least curvature relative to the largest in absolute value, and a direction in params along which it
-    occurs."""
+    """The least curvature relative to the largest in absolute value, and a direction in params that has it."""
 
     least: jax.Array  # NaN: not examined, or examined in vain
     direction: PyTree
@@ -52,7 +51,7 @@ def order_of(curvature: jax.Array | float) -> str:
 
 
 def can_look(instance: Instance) -> bool:
-    """Whether the condition is that of a minimum and has a symmetric system, made of products on the device."""
+    """Whether the condition describes a minimum and has a symmetric system, made of products on the device."""
     return instance.mapping.of_gradient and not stays_on_host(instance.loss, instance.batch)
 
 

@@ -27,7 +27,7 @@ class Instance:
     exact: bool = False  # accepted step sizes are differentiated too, because the steps need not converge
     stated: Loss | None = None  # the loss in a form that forward mode takes, where ``loss`` has another form
     complete: bool = True  # whether loss and penalty are all of the objective: False where a user states the condition
-    key: Key | None = None  # of the cold start, for steps that draw at random; None: a fixed one
+    key: Key | None = None  # of the cold start, for steps that draw at random; None stands for a fixed key
 
     @property
     def plain(self) -> Instance | None:
@@ -82,7 +82,7 @@ class Instance:
         if not self.mapping.of_gradient:
             residual = self.residual(params)
             return jnp.zeros_like(trees.norm(residual)), residual
-        if not self.complete:  # the condition may be that of another loss
+        if not self.complete:  # the condition may belong to another loss
             return self.value(params), self.residual(params)
         value, gradient = self.value_and_gradient(params)
         return value, self._with_gradient(params, gradient)

@@ -11,7 +11,7 @@ from bilevel.foundation.signs import signs
 from bilevel.foundation.typing import LinearMap
 
 PRODUCTS = 12  # steps of Lanczos' method: finds -0.1 beside a thousand curvatures from 0 to 1
-ROUNDS = 4  # of scaling; each takes the square root of the remaining ratios of scale
+ROUNDS = 4  # rounds of scaling, each of which leaves the square root of the ratios of scale
 BAD = 30.0  # below this ratio of scales the coordinates are not scaled
 
 
@@ -33,18 +33,18 @@ class _Carry(NamedTuple):
 
 
 def by_matrix(matrix: jax.Array, rhs: jax.Array) -> Extremes:
-    """From all eigenvalues of the matrix."""
+    """The look by all eigenvalues of the matrix."""
     values, vectors = eigenpairs(matrix)
     largest = jnp.max(jnp.abs(values))
     diagonal = jnp.abs(jnp.diagonal(matrix))
-    # Scaled, because eigenvalues of columns with units of their own are lost beside each other.
+    # Scaled, because where columns have different units rounding of large eigenvalues hides the small ones.
     scale = jnp.where(diagonal > 0, jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
     step = scale * _inverted(eigenpairs(scale[:, None] * matrix * scale[None, :]), scale * rhs)
     return Extremes(jnp.minimum(values[0], 0) / jnp.where(largest > 0, largest, 1), vectors[:, 0], step)
 
 
 def by_products(product: LinearMap, rhs: jax.Array, uneven: jax.Array) -> Extremes:
-    """By Lanczos' method from random signs. Where the coordinates are ``uneven`` in their units, the map is
+    """The look by Lanczos' method from random signs. Where the coordinates are ``uneven`` in their units, the map is
     scaled and the vector has a part along ``rhs``. Source: Lanczos, 1950; orthogonalised in full.
     Ruiz, 2001, for the scales."""
     tiny, random = jnp.finfo(rhs.dtype).tiny, signs(rhs.shape, rhs.dtype)

@@ -54,8 +54,8 @@ def line_search(
     ``condition`` "armijo" asks for no more, and halves ``first`` until it holds. "wolfe" also asks for slope(t) >=
     curvature slope(0), so that the step is not too short, and "strong-wolfe" for |slope(t)| <= curvature |slope(0)|:
     both bracket such a step, from ``first`` up to ``largest``. Near a minimum, where values are rounding, the decrease
-    is read from the slopes. ``params`` is a pytree, and ``loss`` may close over data. No derivative goes through the
-    search but through the accepted step. Raises ValueError for another condition. Source: Nocedal and Wright, 2006,
+    is read from the slopes. ``params`` is a pytree, and ``loss`` may close over data. Derivatives go through the
+    accepted step, not through the search. Raises ValueError for another condition. Source: Nocedal and Wright, 2006,
     section 3.1; Hager and Zhang, 2005 (the decrease read from slopes).
 
     >>> import jax.numpy as jnp, bilevel as bl

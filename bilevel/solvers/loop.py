@@ -100,7 +100,7 @@ def iterate(solver: Solver, instance: Instance, start: Params, cold_start: Param
 
 
 def blank(solver: Solver, instance: Instance, params: Params) -> State:
-    """A state with nothing but the params, for `begun` to fill."""
+    """A state that holds the params only; `begun` fills the rest."""
     shapes = jax.eval_shape(lambda params: solver.init(instance, params).settled(), params)
     return jax.tree.map(lambda leaf: jax.lax.full(leaf.shape, 0, leaf.dtype), shapes)._replace(params=params)
 
@@ -268,12 +268,12 @@ def conclude(
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:
-    """The point judged last, with the cost of the reference."""
+    """The solution at the point that was judged last; its cost includes the cost of the reference."""
     found = judged.residual
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)
     looked = state.curvature is not None or can_look(instance)
-    # Else the constant again, because `jax_debug_nans` stops at a NaN that went through the loop.
+    # A fresh NaN otherwise, because `jax_debug_nans` stops at a NaN that went through the loop.
     curvature = judged.curvature if looked else jnp.full_like(found.residual, jnp.nan)
     status = Status.of(judged.code)
     return Outcome(state.params, found.residual, steps, status, counts, state, derivative, curvature, found.distance)

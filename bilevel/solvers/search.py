@@ -72,6 +72,8 @@ def search(
 
 
 def stopped(accepted: jax.Array, sound: jax.Array | bool) -> jax.Array:
-    """The code after a search. Only beside a ``sound`` derivative, one that is finite, is the precision to blame for a
-    step that leads nowhere."""
+    """The code after a search.
+
+    A step that leads nowhere is at the floor of the precision only if its derivative is ``sound``, that is finite.
+    """
     return jnp.where(accepted, Code.converged, jnp.where(sound, Code.stalled, Code.nonfinite))

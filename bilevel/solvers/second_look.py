@@ -69,7 +69,7 @@ def second_look(instance: Instance, asked: Asked) -> Seen:
 
 def sentenced(code: jax.Array, seen: Seen, params: Params) -> jax.Array:
     """The code of a point after the look."""
-    # Beside a Hessian that is not finite a lack of progress may come from the steps; so the precision is not blamed.
+    # Where the Hessian is not finite the steps may be the reason for a lack of progress, and not the precision.
     unfinished = seen.unfinished | (seen.vain & (code == Code.stalled))
     code = jnp.where(unfinished, jnp.int32(Code.max_steps), code)
     return jnp.where(refuted(seen.least, params), jnp.int32(Code.indefinite), code)
@@ -89,7 +89,7 @@ def lower(instance: Instance, asked: Asked, seen: Curvature, known: jax.Array, s
     )
     length = trees.norm(way)
     first = jnp.maximum(1, trees.norm(params)) / jnp.where(length > 0, length, 1)
-    # A loose tolerance leaves the square of it times the condition number; what was asked for is enough.
+    # A loose tolerance leaves its square times the condition number of the fall, and that much was asked for.
     share = jnp.maximum(SHARE, jnp.sqrt(asked.tol))
 
     # One loop for both, because the objective is then compiled once.

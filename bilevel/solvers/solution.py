@@ -17,9 +17,9 @@ from bilevel.solvers.curvature import order_of
 class Solution(NamedTuple):
     """The result of `InnerProblem.solve`; ``params`` and ``dual`` carry implicit derivatives, the other fields none.
 
-    ``grade`` is an index into `GRADES`, of these derivatives: "estimate" where the rows and faces that hold the
-    solution are certain and independent, so that the derivative exists and is the one returned, to its accuracy;
-    "residual" where it is one of several, or where that was not examined (`InnerProblem.solve` does not examine it,
+    ``grade`` is an index into `GRADES` and grades these derivatives. "estimate": the rows and faces that hold the
+    solution are certain and independent, so the derivative exists and is the one returned, to its accuracy. "residual":
+    the derivative is one of several, or that was not examined (`InnerProblem.solve` does not examine it,
     `bl.hypergradient` does).
     """
 

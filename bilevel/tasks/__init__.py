@@ -6,7 +6,7 @@ Tasks of one paper stand in ``experiments/`` and load on first use.
 import importlib
 from typing import Any
 
-# All at once, because the import of a module on demand would replace the task of the same name.
+# Imported at once, because a later import of a module would replace the task of the same name.
 from bilevel.tasks.augmentation import augmentation
 from bilevel.tasks.cross_validation import cross_validation
 from bilevel.tasks.distillation import distillation

@@ -46,37 +46,29 @@ def augmentation(
     by normal numbers with mean 1 and the variance p / (1 - p) of a dropout of rate p, because these have a derivative
     in p. All of e and d are drawn once, ``draws`` for each sample, so the inner loss has a minimum. The hyperparameters
     are the logits of s and p and the logarithms of n and c. Inputs are divided by their largest value. Metrics:
-    test/loss, test/accuracy, augmentation/NAME. Baseline: trained without the first three, at the start's penalty.
+    test/loss, test/accuracy, augmentation/NAME. Baseline: trained without the first three, at the penalty of the start.
 
-    The network has many minima, and a solve leads to one near its start; the gradient is that of this minimum. Its
+    The network has many minima, and a solve leads to one near its start; the gradient belongs to this minimum. Its
     Hessian may be nearly singular: use an adjoint that is damped or of low rank (the default is `engine=nystrom`).
 
     Sources: Szegedy et al., 2016; Srivastava et al., 2014; Lorraine et al., 2020.
     """
-    parts = data_sets.split(data_sets.classification(data, root), train, validation, 0, seed)
-    highest = max(float(np.abs(parts.train.inputs).max()), 1e-12)
-    fitted, chosen, test = ((part.inputs / highest, part.targets) for part in parts[:2] + parts[3:])
-    features, classes = fitted[0].shape[1], parts.train.classes
-    generator = np.random.default_rng(seed)
-    blurs = (
-        generator.standard_normal((draws, train, features)),
-        generator.standard_normal((draws, train, width)),
-    )
+    found = data_sets.classification(data, root)
+    parts = data_sets.divided_by_largest(data_sets.split(found, train, validation, 0, seed))
+    fitted, chosen, _, test = ((part.inputs, part.targets) for part in parts)
+    features, generator = fitted[0].shape[1], np.random.default_rng(seed)
+    blurs = tuple(generator.standard_normal((draws, train, columns)) for columns in (features, width))
 
     def mean_loss(params: Params, batch: Batch) -> Scalar:
         return jnp.mean(softmax.cross_entropy(network(params, batch[0], 1.0), batch[1]))
 
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
-        right = jnp.argmax(network(params, jnp.asarray(test[0]), 1.0), axis=1) == test[1]
-        return {
-            "test/loss": mean_loss(params, test),
-            "test/accuracy": jnp.mean(right, dtype=jnp.result_type(float)),
-            **{f"augmentation/{name}": value for name, value in natural(hparams).items()},
-        }
+        blurred = {f"augmentation/{name}": value for name, value in natural(hparams).items()}
+        return {**softmax.scores(network(params, jnp.asarray(test[0]), 1.0), test[1]), **blurred}
 
     inner = InnerProblem(
         loss=blurred_loss,
-        init=lambda key, hparams: init_network(key, features, width, classes),
+        init=lambda key, hparams: init_network(key, features, width, found.classes),
         solver=LBFGS(max_steps=max_steps, tol=tol),
     )
     begin = hyperparameters({"smoothing": smoothing, "noise": noise, "dropout": dropout, "penalty": penalty})

@@ -77,7 +77,7 @@ def cross_validation(
         spread = jnp.std(by_fold(params, (inputs, targets, judges)), ddof=1) / np.sqrt(folds)
         return {"folds/spread": spread, "folds/selected": jnp.sum(params != 0) / folds}
 
-    # A weight for all is a number, because the solvers that work on rows read an array as a weight for each row.
+    # One weight for all is a number, because solvers that work on rows read an array as one weight for each row.
     sparse = L1(weight=lambda h: jnp.exp(h if penalty == "weighted_lasso" else h[0, 0]))
     return Task(
         inner=InnerProblem(

@@ -17,11 +17,12 @@ from bilevel.problem import InnerProblem
 from bilevel.solvers import Anderson
 from bilevel.task import Headline, Task
 from bilevel.tasks import softmax
+from bilevel.tasks.softmax import Samples
 from bilevel.training.result import Result
 
 
 class Weights(NamedTuple):
-    """The hyperparameters: those of the cell, and those of the logits."""
+    """The hyperparameters: the weights of the cell, and the weights of the logits."""
 
     recurrent: jax.Array  # W (width, width)
     inputs: jax.Array  # U (width, features)
@@ -56,11 +57,10 @@ def equilibrium_network(
         outer:  mean cross_entropy(V z, y) + ``jacobian`` ||dtanh/dz||_F^2 / width      on the same samples
 
     The second term, estimated by one random product, keeps the map a contraction. Anderson acceleration finds z in at
-    most ``solver_steps`` steps. Metrics of the result, each sample being a lane that stops by itself
-    (`bl.layers.equilibrium`): test/accuracy, test/loss, validation/accuracy (which chooses nothing in the run, so that
-    settings may be chosen by it), lanes/mean_steps, lanes/max_steps. Baseline: the explicit
-    network tanh(W tanh(U x + b)) with weights of the same shapes, trained with Adam at ``learning_rate`` on the same
-    ``steps`` minibatches.
+    most ``solver_steps`` steps. Metrics of the result: test/accuracy, test/loss, validation/accuracy (which chooses
+    nothing in the run, so settings may be chosen by it), lanes/mean_steps and lanes/max_steps. For them each sample is
+    a lane that stops by itself (`bl.layers.equilibrium`). Baseline: the explicit network tanh(W tanh(U x + b)) with
+    weights of the same shapes, trained with Adam at ``learning_rate`` on the same ``steps`` minibatches.
 
     Source: Bai, Kolter and Koltun, Deep equilibrium models, 2019; Bai, Koltun and Kolter, 2021 (the regulariser).
     """
@@ -69,15 +69,13 @@ def equilibrium_network(
             f"equilibrium_network: width={width}, batch_size={batch_size}, solver_steps={solver_steps} and "
             f"steps={steps} must be at least 1 each, and jacobian={jacobian} not negative."
         )
-    parts = data_sets.split(data_sets.classification(data, root), train, validation, 0, seed)
-    highest = max(float(np.abs(parts.train.inputs).max()), 1e-12)
-    fitted, chosen, test = (
-        (part.inputs / highest, part.targets) for part in (parts.train, parts.validation, parts.test)
-    )
-    layer = equilibrium(
-        cell, lambda weights, x: jnp.zeros_like(weights.bias), solver=Anderson(max_steps=solver_steps, tol=tol)
-    )
-    draw, whole, classes = draw_samples(batch_size), whole_batch(fitted), parts.train.classes
+    found = data_sets.classification(data, root)
+    parts = data_sets.divided_by_largest(data_sets.split(found, train, validation, 0, seed))
+    fitted, chosen, _, test = ((part.inputs, part.targets) for part in parts)
+    solver = Anderson(max_steps=solver_steps, tol=tol)
+    layer = equilibrium(cell, lambda weights, x: jnp.zeros_like(weights.bias), solver=solver)
+    draw, whole = draw_samples(batch_size), whole_batch(fitted)
+    start = lambda key: init_weights(key, fitted[0].shape[1], width, found.classes)
 
     def batches(key: Key, step: int | jax.Array) -> tuple[Batch, Batch]:
         batch = draw(key, step, whole)
@@ -91,33 +89,22 @@ def equilibrium_network(
         key = jax.random.fold_in(jax.random.key(seed), batch.index[0])  # another product for each minibatch
         return fit + jacobian * layer.jacobian_size(params, weights, inputs, key)
 
-    def assess(params: Params, weights: Weights) -> dict[str, Any]:
-        inputs = jnp.asarray(np.concatenate([test[0], chosen[0]]), weights.bias.dtype)
-        found, number = layer(weights, inputs), len(test[1])
-        logits = found.params @ weights.logits
-        return {
-            **scores(logits[:number], test[1]),
-            "validation/accuracy": scores(logits[number:], chosen[1])["test/accuracy"],
-            "lanes/mean_steps": jnp.mean(found.steps),
-            "lanes/max_steps": jnp.max(found.steps),
-        }
-
     def baselines() -> dict[str, Any]:
-        start = init_weights(jax.random.key(seed), fitted[0].shape[1], width, classes)
-        trained = train_explicit(start, lambda step: batches(jax.random.key(seed), step)[0], steps, learning_rate)
-        told = scores(explicit(trained, test[0]), test[1])
-        return {**{f"baseline/{name}": value for name, value in told.items()}, "weights/number": size(trained)}
+        key = jax.random.key(seed)
+        trained = train_explicit(start(key), lambda step: batches(key, step)[0], steps, learning_rate)
+        scores = softmax.scores(explicit(trained, test[0]), test[1])
+        return {**{f"baseline/{name}": score for name, score in scores.items()}, "weights/number": size(trained)}
 
     return Task(
         inner=InnerProblem.from_fixed_point(
             lambda z, weights, batch: cell(z, weights, batch[0]),
             lambda key, weights: jnp.zeros((batch_size, width), weights.bias.dtype),
-            Anderson(max_steps=solver_steps, tol=tol),
+            solver,
         ),
         outer_loss=outer_loss,
-        init_hparams=lambda key: init_weights(key, fitted[0].shape[1], width, classes),
+        init_hparams=start,
         batches=batches,
-        assess=assess,
+        assess=lambda params, weights: assessment(layer, weights, test, chosen),
         baselines=baselines,
         figures={"lanes": lambda result: lanes(result, layer, test)},
         warm_start=False,
@@ -164,12 +151,15 @@ def train_explicit(start: Weights, batch_of: Any, steps: int, rate: float) -> We
     return run((start, optimizer.init(start)))[0]
 
 
-def scores(logits: jax.Array, labels: Any) -> dict[str, Any]:
-    """Accuracy and loss on test data."""
-    right = jnp.argmax(logits, axis=1) == labels
+def assessment(layer: Any, weights: Weights, test: Samples, chosen: Samples) -> dict[str, Any]:
+    """Scores on test and validation data, and the steps of all their samples, each of them a lane."""
+    found = layer(weights, jnp.asarray(np.concatenate([test[0], chosen[0]]), weights.bias.dtype))
+    logits, number = found.params @ weights.logits, len(test[1])
     return {
-        "test/accuracy": jnp.mean(right, dtype=logits.dtype),
-        "test/loss": jnp.mean(softmax.cross_entropy(logits, labels)),
+        **softmax.scores(logits[:number], test[1]),
+        "validation/accuracy": softmax.scores(logits[number:], chosen[1])["test/accuracy"],
+        "lanes/mean_steps": jnp.mean(found.steps),
+        "lanes/max_steps": jnp.max(found.steps),
     }
 
 
@@ -178,7 +168,7 @@ def size(weights: Weights) -> int:
     return sum(leaf.size for leaf in weights)
 
 
-def lanes(result: Result, layer: Any, test: tuple[np.ndarray, np.ndarray]) -> Any:
+def lanes(result: Result, layer: Any, test: Samples) -> Any:
     """The steps that each test sample takes to its equilibrium, and the samples that take the most."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

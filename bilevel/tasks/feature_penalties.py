@@ -35,9 +35,9 @@ def feature_penalties(
         inner:  mean log(1 + exp(-y x'w)) + 1/2 sum_j exp(h_j) w_j^2      on the training set
         outer:  mean log(1 + exp(-y x'w))                                 on the validation set
 
-    ``held_out`` names a second data set. With ``share`` 0 that is the validation set (the published protocol of
-    ijcnn1) and there is no test set; else a random ``share`` of ``data`` is, and ``held_out``, or half of
-    that share where there is none, is the test set. h starts at the logarithm of a uniform number in (0, 1).
+    ``held_out`` names a second data set. With ``share`` 0 it is the validation set (the published protocol of ijcnn1),
+    and there is no test set. Else the validation set is a random ``share`` of ``data``, and the test set is
+    ``held_out``, or half of that share where there is none. h starts at the logarithm of a uniform number in (0, 1).
     ``standardise`` divides by the deviations of the training set. ``reference`` is the lowest outer loss known: where
     it is given, the metric ``suboptimality`` is the outer loss less the reference.
 
@@ -84,7 +84,7 @@ def mean_loss(params: Params, batch: Batch) -> Scalar:
 
 
 def accuracy(params: Params, batch: Batch) -> Scalar:
-    """The share of scores whose sign is that of their label."""
+    """The share of scores with the sign of their label."""
     return jnp.mean((batch[0] @ params > 0) == (batch[1] > 0), dtype=params.dtype)
 
 

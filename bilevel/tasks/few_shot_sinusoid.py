@@ -12,6 +12,7 @@ from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scala
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS
 from bilevel.task import Headline, Task
+from bilevel.tasks.perceptrons import first_weights, perceptron
 from bilevel.training.result import Result
 
 
@@ -48,7 +49,7 @@ def few_shot_sinusoid(
 
     Source: Finn et al., 2017, for the task; Rajeswaran et al., Meta-learning with implicit gradients, 2019.
     """
-    network = perceptron(width)
+    network = perceptron(width, width, 1)
     for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, queries)
 
     def squared_errors(params: Params, points: Points) -> jax.Array:
@@ -67,10 +68,6 @@ def few_shot_sinusoid(
         support, query = drawn(jax.random.fold_in(key, step), sinusoids, shots, queries)
         return jax.tree.map(lambda new, kept: jnp.concatenate([new, kept]), support, for_support), query
 
-    def init_hparams(key: Key) -> HParams:
-        weights = network.init(key, jnp.zeros((1, 1)))  # in float32 at every precision
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), weights)
-
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
         adapted = squared_errors(tail(params, sinusoids), for_query)
         unadapted = squared_errors(tail(repeated(hparams), sinusoids), for_query)
@@ -87,7 +84,7 @@ def few_shot_sinusoid(
             loss=loss, init=lambda key, hparams: repeated(hparams), solver=LBFGS(max_steps=max_steps, tol=tol)
         ),
         outer_loss=lambda params, hparams, batch: jnp.mean(squared_errors(head(params, sinusoids), batch)),
-        init_hparams=init_hparams,
+        init_hparams=lambda key: first_weights(network, key, (1,)),
         batches=batches,
         evaluate=evaluate,
         figures={"adaptation": adaptation},
@@ -96,14 +93,6 @@ def few_shot_sinusoid(
         name="few_shot_sinusoid",
         headline=Headline("test/loss", "squared error on new sinusoids after adaptation"),
     )
-
-
-def perceptron(width: int) -> Any:
-    """A flax network with two hidden layers; smooth, so that the inner problem is."""
-    from flax import linen  # loads when the task is asked for
-
-    layers: list[Any] = [linen.Dense(width), jnp.tanh, linen.Dense(width), jnp.tanh, linen.Dense(1)]
-    return linen.Sequential(layers)  # pyright: ignore[reportCallIssue]  # flax adds the fields name and parent
 
 
 def drawn(key: Key, number: int, shots: int, queries: int) -> tuple[Points, Points]:

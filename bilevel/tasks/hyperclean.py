@@ -45,20 +45,19 @@ def hyperclean(
 
     ``corruption`` names a rule of `bilevel.data.CORRUPTIONS`, which falsifies ``fraction`` of the training labels.
     ``stop`` samples are a second hold-out; the remaining samples are the test set. ``batch_size`` 0 takes all samples
-    at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the samples with a
-    weight below one half as a guess at the corrupted ones (the precision is NaN where no weight is below one half).
-    With ``radius`` the weights are the hyperparameters themselves, in the l1-ball of that radius within [0, 1]^n.
-    Baselines are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of a
-    grid that is the most accurate on the validation set), and on the validation set alone (with ``penalty``).
+    at every step. Metrics: test/loss, test/accuracy, stop/loss, and precision, recall and F1 of the guess that the
+    samples with a weight below one half are the corrupted ones (the precision is NaN where no weight is below one
+    half). With ``radius`` the weights are the hyperparameters themselves, in the l1-ball of that radius within [0,
+    1]^n. Baselines are trained without weights on the corrupted set and on its uncorrupted samples (with the penalty of
+    a grid that is the most accurate on the validation set), and on the validation set alone (with ``penalty``).
 
     Source: Franceschi et al., Forward and reverse gradient-based hyperparameter optimization, 2017.
     """
     found = data_sets.classification(data, root)
     splits = data_sets.split(found, train, validation, stop, seed)
     labels, corrupted = data_sets.corrupt(corruption, splits.train.targets, found.classes, fraction, seed + 1)
-    noisy, clean, stopping, test = (
-        softmax.samples(part) for part in (splits.train._replace(targets=labels), *splits[1:])
-    )
+    given = splits.train._replace(targets=labels)
+    noisy, clean, stopping, test = (softmax.samples(part) for part in (given, *splits[1:]))
     shape = (noisy[0].shape[1], found.classes)
 
     def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -71,15 +70,6 @@ def hyperclean(
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
         return {**softmax.held_out(params, test, stopping), **detection(weights_of(hparams, radius) < 0.5, corrupted)}
 
-    def baselines() -> dict[str, float]:
-        given = np.arange(train + validation) < train
-        fitted = {
-            "corrupted": (PENALTIES, given),
-            "uncorrupted": (PENALTIES, given & ~np.pad(corrupted, (0, validation))),
-            "validation": ((penalty,), ~given),
-        }
-        return accuracies(fitted, (noisy, clean, test), found.classes)
-
     def weights(result: Result) -> Any:
         found_weights = np.asarray(weights_of(jnp.asarray(result.hparams), radius))
         groups = {"right label": found_weights[~corrupted], "wrong label": found_weights[corrupted]}
@@ -87,7 +77,6 @@ def hyperclean(
 
     figures = {"weights": weights}
     if found.image_shape:
-        given = splits.train._replace(targets=labels)
         figures["worst"] = lambda result: worst(np.asarray(result.hparams), given, splits.train.targets, corrupted)
     return Task(
         inner=InnerProblem(
@@ -100,7 +89,7 @@ def hyperclean(
         if batch_size
         else full_batch(whole_batch(noisy), whole_batch(clean)),
         evaluate=evaluate,
-        baselines=baselines,
+        baselines=lambda: accuracies((noisy, clean, test), corrupted, penalty, found.classes),
         figures=figures,
         precision=precision,
         name="hyperclean",
@@ -121,9 +110,16 @@ def weights_of(hparams: HParams, radius: float = 0.0) -> jax.Array:
     return hparams if radius else jax.nn.sigmoid(hparams)
 
 
-def accuracies(fitted: dict[str, Any], samples: tuple, classes: int) -> dict[str, float]:
-    """The test accuracy of each baseline, {name: (penalties, weights of the samples)}, with its best penalty."""
+def accuracies(samples: tuple, corrupted: np.ndarray, penalty: float, classes: int) -> dict[str, float]:
+    """The test accuracy of each baseline, on (training, validation, test) samples, with its best penalty."""
     noisy, clean, test = samples
+    validation = len(clean[1])
+    given = np.arange(len(corrupted) + validation) < len(corrupted)
+    fitted: dict[str, tuple[tuple[float, ...], np.ndarray]] = {
+        "corrupted": (PENALTIES, given),
+        "uncorrupted": (PENALTIES, given & ~np.pad(corrupted, (0, validation))),
+        "validation": ((penalty,), ~given),
+    }
     both: Any = tuple(np.concatenate(parts) for parts in zip(noisy, clean, strict=True))
     fits = {
         name: softmax.best_of_grid(both, clean, classes, penalties, softmax.error_rate, weights)

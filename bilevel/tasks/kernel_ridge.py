@@ -66,14 +66,12 @@ def kernel_ridge(
         return {**metrics, "stop/loss": mean_loss(params, hparams, stopping)} if stop else metrics
 
     def baselines() -> dict[str, Any]:
-        grid = [(np.log(scale), np.log(ridge)) for scale in SCALES for ridge in RIDGES]
-        points = [{"log_scales": jnp.full(features, scale), "log_ridge": jnp.asarray(ridge)} for scale, ridge in grid]
+        points = _grid(features)
         fits = [_exact(fitted, hparams) for hparams in points]
         losses = [float(mean_loss(params, hparams, chosen)) for params, hparams in zip(fits, points, strict=True)]
         best = lowest(losses, "the grid of length scales and penalties")
-        scores = evaluate(fits[best], points[best])
-        found = {"validation_loss": losses[best], **{name: float(value) for name, value in scores.items()}}
-        return {f"baseline/{name}": value for name, value in found.items()}
+        scores = {"validation_loss": losses[best], **evaluate(fits[best], points[best])}
+        return {f"baseline/{name}": float(score) for name, score in scores.items()}
 
     def relevance(result: Any) -> Any:
         return pictures.bars(names, np.exp(-np.asarray(result.hparams["log_scales"])), "relevance: 1 / length scale")
@@ -100,6 +98,11 @@ def kernel(left: jax.Array, right: jax.Array, hparams: HParams) -> jax.Array:
     scaled = [jnp.asarray(rows) * jnp.exp(-hparams["log_scales"]) for rows in (left, right)]
     squares = [jnp.sum(rows**2, axis=1) for rows in scaled]
     return jnp.exp(scaled[0] @ scaled[1].T - 0.5 * squares[0][:, None] - 0.5 * squares[1][None, :])
+
+
+def _grid(features: int) -> list[HParams]:
+    pairs = [(np.log(scale), np.log(ridge)) for scale in SCALES for ridge in RIDGES]
+    return [{"log_scales": jnp.full(features, scale), "log_ridge": jnp.asarray(ridge)} for scale, ridge in pairs]
 
 
 def _exact(batch: Batch, hparams: HParams) -> Params:

@@ -17,7 +17,6 @@ from bilevel.problem import InnerProblem
 from bilevel.task import Headline, Task
 from bilevel.tasks import pictures, regression
 from bilevel.tasks.grids import lowest
-from bilevel.training.result import Result
 
 SHOWN = 40  # coefficients in the figure, or its labels could not be read
 GRID = 31  # penalties of the baseline, from the largest that selects anything down to a thousandth of it
@@ -77,13 +76,6 @@ def lasso(
         scores = evaluate(fits[best], grid[best])
         return {"baseline/penalty": np.exp(grid[best]), **{f"baseline/{name}": score for name, score in scores.items()}}
 
-    def coefficients(result: Result) -> Any:
-        params = np.asarray(result.params)
-        chosen = max(real, np.count_nonzero(params))
-        order = np.argsort(-np.abs(params))[: min(chosen, SHOWN)]
-        label = "coefficient" if len(order) == chosen else f"coefficient, the {SHOWN} largest of {chosen}"
-        return pictures.bars([found.features[number] for number in order], params[order], label)
-
     return Task(
         inner=inner,
         outer_loss=lambda params, hparams, batch: regression.mean_loss(params, batch),
@@ -91,9 +83,17 @@ def lasso(
         batches=full_batch(training, validating),
         evaluate=evaluate,
         baselines=baselines,
-        figures={"coefficients": coefficients},
+        figures={"coefficients": lambda result: coefficients(np.asarray(result.params), found.features, real)},
         precision=precision,
         name="lasso",
         headline=Headline("test/r2", "test R2", {"baseline/test/r2": "by a grid of penalties"}),
         natural=lambda hparams: {"penalty": np.exp(hparams)},
     )
+
+
+def coefficients(params: np.ndarray, names: tuple[str, ...], real: int) -> Any:
+    """The largest coefficients: as many as are not zero, and at least as many as features that are no noise."""
+    chosen = max(real, np.count_nonzero(params))
+    order = np.argsort(-np.abs(params))[: min(chosen, SHOWN)]
+    label = "coefficient" if len(order) == chosen else f"coefficient, the {SHOWN} largest of {chosen}"
+    return pictures.bars([names[number] for number in order], params[order], label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,12 +12,13 @@ import optax
 
 from bilevel import data as data_sets
 from bilevel.batches import draw_samples, full_batch, whole_batch
-from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
+from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Optax
 from bilevel.task import Task
 from bilevel.tasks import softmax
 from bilevel.tasks.grids import lowest
+from bilevel.tasks.perceptrons import first_weights, perceptron
 
 METHODS = ("sgd", "adam")
 PARTS = 10  # of the training, each with its learning rate
@@ -53,16 +55,10 @@ def learning_rate(
     """
     if method not in METHODS:
         raise ValueError(f"task.method={method}: choose one of {', '.join(METHODS)}.")
-    parts = data_sets.split(data_sets.classification(data, root), train, validation, 0, seed)
-    highest = max(float(np.abs(parts.train.inputs).max()), 1e-12)
-    fitted, chosen, test = (
-        (part.inputs / highest, part.targets) for part in (parts.train, parts.validation, parts.test)
-    )
-    network = perceptron(width, parts.train.classes)
-
-    def init(key: Key, hparams: HParams) -> Params:
-        weights = network.init(key, jnp.zeros((1, fitted[0].shape[1])))  # in float32 at every precision
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), weights)
+    found = data_sets.classification(data, root)
+    parts = data_sets.divided_by_largest(data_sets.split(found, train, validation, 0, seed))
+    fitted, chosen, _, test = ((part.inputs, part.targets) for part in parts)
+    network, whole = perceptron(width, found.classes), whole_batch(fitted)
 
     def loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         inputs, labels = batch
@@ -72,36 +68,30 @@ def learning_rate(
         return jnp.mean(softmax.cross_entropy(network.apply(params, batch[0]), batch[1]))
 
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
-        right = jnp.argmax(network.apply(params, test[0]), axis=1) == test[1]
-        return {
-            "test/loss": mean_loss(params, test),
-            "test/accuracy": jnp.mean(right, dtype=jnp.result_type(float)),
-            "schedule/momentum": jax.nn.sigmoid(hparams["momentum"]),
-        }
+        scores = softmax.scores(network.apply(params, test[0]), test[1])
+        return {**scores, "schedule/momentum": jax.nn.sigmoid(hparams["momentum"])}
 
     training = Optax(lambda hparams: descent(hparams, steps, method), steps=steps, draw=draw_samples(batch_size))
-    inner = InnerProblem(loss=loss, init=init, solver=training)
+    inner = InnerProblem(
+        loss=loss,
+        init=lambda key, hparams: first_weights(network, key, fitted[0].shape[1:]),
+        solver=training,
+    )
     begin = {"log_rates": np.full(PARTS, np.log(start)), "momentum": np.log(momentum / (1 - momentum))}
 
-    def baselines() -> dict[str, Any]:
-        whole, losses, scores = whole_batch(fitted), [], []
-        for rate in GRID:
-            hparams = {**begin, "log_rates": np.full(PARTS, np.log(rate))}
-            params = inner.solve(jax.tree.map(jnp.asarray, hparams), whole).params
-            losses.append(float(mean_loss(params, chosen)))
-            scores.append(float(evaluate(params, hparams)["test/accuracy"]))
-        best = lowest(losses, "the grid of rates")
-        names = ("rate", "validation_loss", "test/accuracy")
-        values = (GRID[best], losses[best], scores[best])
-        return {f"baseline/{name}": value for name, value in zip(names, values, strict=True)}
+    def with_rate(rate: float) -> tuple[float, float]:
+        """Validation loss and test accuracy of a constant rate."""
+        hparams = jax.tree.map(jnp.asarray, {**begin, "log_rates": np.full(PARTS, np.log(rate))})
+        params = inner.solve(hparams, whole).params
+        return float(mean_loss(params, chosen)), float(evaluate(params, hparams)["test/accuracy"])
 
     return Task(
         inner=inner,
         outer_loss=lambda params, hparams, batch: mean_loss(params, batch),
         init_hparams=lambda key: jax.tree.map(jnp.asarray, begin),
-        batches=full_batch(whole_batch(fitted), chosen),
+        batches=full_batch(whole, chosen),
         evaluate=evaluate,
-        baselines=baselines,
+        baselines=lambda: best_constant_rate(with_rate),
         natural=lambda hparams: {
             "learning rate": np.exp(np.asarray(hparams["log_rates"])),
             "momentum": 1 / (1 + np.exp(-np.asarray(hparams["momentum"]))),
@@ -112,6 +102,17 @@ def learning_rate(
     )
 
 
+def best_constant_rate(with_rate: Callable[[float], tuple[float, float]]) -> dict[str, float]:
+    """The constant rate of the grid with the lowest validation loss, that loss, and its test accuracy."""
+    losses, accuracies = zip(*map(with_rate, GRID), strict=True)
+    best = lowest(losses, "the grid of rates")
+    return {
+        "baseline/rate": GRID[best],
+        "baseline/validation_loss": losses[best],
+        "baseline/test/accuracy": accuracies[best],
+    }
+
+
 def descent(hparams: HParams, steps: int, method: str) -> optax.GradientTransformation:
     """Gradient descent or Adam with the rate of the current part of the training, and momentum."""
     rates, momentum = jnp.exp(hparams["log_rates"]), jax.nn.sigmoid(hparams["momentum"])
@@ -119,14 +120,6 @@ def descent(hparams: HParams, steps: int, method: str) -> optax.GradientTransfor
     if method == "adam":
         return optax.adam(schedule, b1=momentum)
     return optax.sgd(schedule, momentum=momentum)
-
-
-def perceptron(width: int, classes: int) -> Any:
-    """A flax network with one hidden layer; smooth, so that the outer loss is."""
-    from flax import linen  # loads when the task is asked for
-
-    layers: list[Any] = [linen.Dense(width), jnp.tanh, linen.Dense(classes)]
-    return linen.Sequential(layers)  # pyright: ignore[reportCallIssue]  # flax adds the fields name and parent
 
 
 def schedule(result: Any, steps: int, start: float) -> Any:

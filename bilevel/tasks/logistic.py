@@ -73,12 +73,6 @@ def logistic(
         }
         return {"baseline/penalty": fit.penalty, **{f"baseline/{name}": float(score) for name, score in scores.items()}}
 
-    def found_penalties(result: Any) -> Any:
-        values = np.asarray(result.hparams)
-        if penalties == "per_feature" and found.image_shape:
-            return pictures.heatmap(values[:-1].reshape(found.image_shape), "log of the penalty of each pixel")
-        return pictures.bars(penalty_names(penalties, found), values.ravel(), "log of the penalty found", start)
-
     return Task(
         inner=InnerProblem(
             loss=Linear(design=lambda batch: batch[0], loss=loss),
@@ -91,7 +85,7 @@ def logistic(
         prior=prior,
         feasible=lambda hparams: jnp.clip(hparams, lower, upper),
         baselines=baselines,
-        figures={"hyperparameters": found_penalties},
+        figures={"hyperparameters": lambda result: picture(np.asarray(result.hparams), penalties, found, start)},
         precision=precision,
         name="logistic",
         headline=Headline(against={"baseline/test/accuracy": "with one penalty, the best of a grid"}),
@@ -99,6 +93,13 @@ def logistic(
             "penalty": dict(zip(penalty_names(penalties, found), np.exp(hparams).ravel(), strict=True))
         },
     )
+
+
+def picture(values: np.ndarray, penalties: str, found: data_sets.DataSet, start: float) -> Any:
+    """The logarithms of the penalties: one for each pixel as an image, others as bars from the start."""
+    if penalties == "per_feature" and found.image_shape:
+        return pictures.heatmap(values[:-1].reshape(found.image_shape), "log of the penalty of each pixel")
+    return pictures.bars(penalty_names(penalties, found), values.ravel(), "log of the penalty found", start)
 
 
 def penalty_shape(penalties: str, features: int, classes: int) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scala
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS, Optax, Solver
 from bilevel.task import PRECISIONS, Headline, Task
-from bilevel.tasks.few_shot_sinusoid import Points, drawing, drawn, head, perceptron, tail
+from bilevel.tasks.few_shot_sinusoid import Points, drawing, drawn, head, tail
+from bilevel.tasks.perceptrons import first_weights, perceptron
 from bilevel.training.result import Result
 
 ADAPTED = ("all", "head")
@@ -29,7 +30,8 @@ class Learned(NamedTuple):
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How the learned weights become those of each sinusoid: h + sqrt(r) v_t for the weights that ``adapt`` names."""
+    """How the learned weights h become the weights of each sinusoid: h + sqrt(r) v_t for the layers that ``adapt``
+    names."""
 
     network: Any
     adapt: str
@@ -37,8 +39,7 @@ class Adaptation:
 
     def first(self, key: Key, rates: str) -> Learned:
         """The hyperparameters before the first step."""
-        drawn_weights = self.network.init(key, jnp.zeros((1, 1)))["params"]
-        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), drawn_weights)
+        weights = first_weights(self.network, key, (1,))["params"]
         return Learned(weights, self._constant_rates(split(weights, self.adapt)[1]) if rates == "each" else {})
 
     def start(self, hparams: Learned, lanes: int) -> Params:
@@ -61,6 +62,16 @@ class Adaptation:
     def squared_errors(self, params: Params, hparams: Learned, points: Points) -> jax.Array:
         """Mean squared error of each network on its sinusoid."""
         return jnp.mean((self.outputs(params, hparams, points.x) - points.y) ** 2, axis=(1, 2))
+
+    def scores(self, params: Params, hparams: Learned, points: Points) -> dict[str, Scalar]:
+        """The mean squared errors before adaptation and after it, and half of the 95 % interval of the latter."""
+        before = self.squared_errors(jax.tree.map(jnp.zeros_like, params), hparams, points)
+        after = self.squared_errors(params, hparams, points)
+        return {
+            "mse_before": jnp.mean(before),
+            "mse_after": jnp.mean(after),
+            "mse_after_ci95": 1.96 * jnp.std(after) / jnp.sqrt(len(after)),
+        }
 
     def curves(self, params: Params, hparams: Learned) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The outputs on [-5, 5] before adaptation and after it, and the points, lane by lane."""
@@ -104,16 +115,14 @@ def meta_sinusoid(
 
     Source: Finn et al., 2017; Li et al., Meta-SGD, 2017; Raghu et al., ANIL, 2020; Rajeswaran et al., 2019.
     """
-    for name, word, words in (("adapt", adapt, ADAPTED), ("rates", rates, RATES)):
-        if word not in words:
-            raise ValueError(f"task.{name}={word}: choose one of {', '.join(words)}.")
+    _refuse_words(adapt, rates)
     if min(sinusoids, shots, queries, steps, held_out, held_queries) < 1 or rate <= 0:
         raise ValueError(
             f"meta_sinusoid: sinusoids={sinusoids}, shots={shots}, queries={queries}, steps={steps}, "
             f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, and rate={rate} positive."
         )
-    adaptation = Adaptation(perceptron(width), adapt, rate)
-    with jax.enable_x64(PRECISIONS.get(precision, True)):  # whatever the caller has set
+    adaptation = Adaptation(perceptron(width, width, 1), adapt, rate)
+    with jax.enable_x64(PRECISIONS.get(precision, True)):  # at the task's precision, not the caller's
         for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, held_queries)
     lanes = sinusoids + held_out
 
@@ -125,16 +134,6 @@ def meta_sinusoid(
         support, query = drawn(jax.random.fold_in(key, step), sinusoids, shots, queries)
         return jax.tree.map(lambda new, kept: jnp.concatenate([new, kept]), support, for_support), query
 
-    def evaluate(params: Params, hparams: Learned) -> dict[str, Any]:
-        held = tail(params, sinusoids)
-        after = adaptation.squared_errors(held, hparams, for_query)
-        before = adaptation.squared_errors(jax.tree.map(jnp.zeros_like, held), hparams, for_query)
-        return {
-            "mse_before": jnp.mean(before),
-            "mse_after": jnp.mean(after),
-            "mse_after_ci95": 1.96 * jnp.std(after) / jnp.sqrt(held_out),
-        }
-
     def pictured(result: Result) -> Any:
         before, after, x = adaptation.curves(tail(result.params, sinusoids), result.hparams)
         return drawing(x, before, after, for_support, for_query)
@@ -145,13 +144,19 @@ def meta_sinusoid(
         outer_loss=lambda w, h, batch: jnp.mean(adaptation.squared_errors(head(w, sinusoids), h, batch)),
         init_hparams=lambda key: adaptation.first(key, rates),
         batches=batches,
-        evaluate=evaluate,
+        evaluate=lambda w, h: adaptation.scores(tail(w, sinusoids), h, for_query),
         figures={"adaptation": pictured},
         warm_start=False,
         precision=precision,
         name="meta_sinusoid",
         headline=Headline("mse_after", "squared error on new sinusoids after adaptation", {"mse_before": "before it"}),
     )
+
+
+def _refuse_words(adapt: str, rates: str) -> None:
+    for name, word, words in (("adapt", adapt, ADAPTED), ("rates", rates, RATES)):
+        if word not in words:
+            raise ValueError(f"task.{name}={word}: choose one of {', '.join(words)}.")
 
 
 def split(weights: PyTree, adapt: str) -> tuple[PyTree, PyTree]:

@@ -19,7 +19,7 @@ def bars(names: Sequence[str], values: np.ndarray, label: str, origin: float = 0
     axes = figure.subplots()
     axes.barh(np.arange(len(names)), values - origin, height=0.7, left=origin)
     axes.set_yticks(np.arange(len(names)), names, fontsize=8)
-    axes.set_ylim(len(names) - 0.5, -0.5)  # because the usual margin grows with the number of bars
+    axes.set_ylim(len(names) - 0.5, -0.5)  # a fixed margin, because the default grows with the number of bars
     axes.axvline(origin, color="0.3", linewidth=0.8)
     axes.set(xlabel=label if origin == 0.0 else f"{label} (start: {origin:g})")
     return figure

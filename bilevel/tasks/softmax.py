@@ -33,9 +33,23 @@ def mean_loss(params: Params, batch: Batch) -> Scalar:
 
 
 def accuracy(params: Params, batch: Batch) -> Scalar:
-    """The share of samples whose largest logit is that of their label."""
+    """The share of samples whose largest logit belongs to their label."""
     inputs, labels = batch
     return jnp.mean(jnp.argmax(inputs @ params, axis=1) == labels, dtype=params.dtype)
+
+
+def scores(logits: jax.Array, labels: Any) -> dict[str, Scalar]:
+    """Loss and accuracy of any classifier's logits on the test set.
+
+    >>> {name: round(float(score), 3) for name, score in scores(jnp.array([[0.0, 9.0], [9.0, 0.0]]), [1, 1]).items()}
+    {'test/loss': 4.5, 'test/accuracy': 0.5}
+    """
+    labels = jnp.asarray(labels)
+    right = jnp.argmax(logits, axis=1) == labels
+    return {
+        "test/loss": jnp.mean(cross_entropy(logits, labels)),
+        "test/accuracy": jnp.mean(right, dtype=logits.dtype),
+    }
 
 
 def held_out(params: Params, test: Samples, stop: Samples) -> dict[str, Scalar]:

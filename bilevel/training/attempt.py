@@ -20,14 +20,17 @@ from bilevel.task import Task
 from bilevel.training.outer_step import Evaluation, TrainState
 
 Advance: TypeAlias = Callable[[Engine, Task, TrainState], tuple[TrainState, Evaluation]]
-MOST_HALVINGS = 10  # down to a thousandth of the step: a failure there is a failure at the start of the step too
-LEAP = 100.0  # relative to the hyperparameters (at least 1); no optimiser with a sensible rate steps so far
-BORDER = 1e-3  # relative to the hyperparameters (at least 1); a step this short that leads out has located the border
+MOST_HALVINGS = 10  # to a thousandth of the step: a failure that near to its start is a failure at the start too
+LEAP = 100.0  # relative to the hyperparameters (at least 1): an optimiser with a sensible rate does not step so far
+BORDER = 1e-3  # relative to the hyperparameters (at least 1): so short a step out of the region has located its border
 
 
 def attempted(advance: Advance, engine: Engine, task: Task, start: TrainState) -> tuple[TrainState, Evaluation]:
-    """The outer step from ``start``. Where a solve failed it tries what "retry" offers. Where the last step left the
-    region in which the problem can be solved, it starts again from hyperparameters nearer to the last usable ones."""
+    """The outer step from ``start``.
+
+    Where a solve failed it tries what "retry" offers. Where the last step left the region in which the problem can be
+    solved, it starts again nearer to the last usable hyperparameters.
+    """
 
     def attempt(tried: Engine, harder: Task) -> tuple[Report, tuple[TrainState, Evaluation]]:
         state, evaluation = advance(tried, harder, start)
@@ -53,8 +56,10 @@ def _led_out(engine: Engine, report: Report, start: TrainState) -> bool:
 def _nearer(
     advance: Advance, engine: Engine, task: Task, start: TrainState, failed: tuple[TrainState, Evaluation]
 ) -> tuple[TrainState, Evaluation]:
-    """The first halved step that can be used, whose counts include the work of all trials; else the failure, and the
-    state at the shortest step."""
+    """The first halved step that can be used; its counts include the work of all trials.
+
+    Where none can be used, the failure and the state at the shortest step.
+    """
     told, counts = failed[1].report.status.name, failed[1].report.counts
     state, evaluation = failed
     for number in range(1, MOST_HALVINGS + 1):

@@ -16,11 +16,11 @@ from bilevel.training.outer_step import Evaluation, TrainState, outer_step
 
 
 class Entry(NamedTuple):
-    """What the record needs of one outer step; in a call each leaf has the steps as its leading axis."""
+    """The values of one outer step for the record. In a call the leading axis of each leaf counts the steps."""
 
     evaluation: Evaluation  # without gradient, unknowns and memory of the engine
-    hparams: HParams  # that the step was taken at
-    params: Params | None  # the inner solution there, where somebody asks for it
+    hparams: HParams  # at which the step was taken
+    params: Params | None  # the inner solution there, where a callback asks for it
     best: jax.Array  # the number of the best step so far
 
 

@@ -23,7 +23,7 @@ class Misfit(ValueError):
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint whose contents are not those that were written."""
+    """A checkpoint whose contents have changed since they were written."""
 
 
 class Checkpoints:
@@ -44,7 +44,7 @@ class Checkpoints:
     (Array([0., 1., 2.], dtype=float32), {'best': 0.25})
     """
 
-    def __init__(self, directory: Path | str, max_to_keep: int = 3):
+    def __init__(self, directory: Path | str, max_to_keep: int = 3) -> None:
         import orbax.checkpoint as ocp
 
         for name in ("absl", "concurrent.futures", "asyncio"):  # orbax's reports of saves and its errors
@@ -176,7 +176,7 @@ def _stored(state: PyTree) -> dict[str, jax.Array]:
 
 
 def _checksums(stored: dict[str, jax.Array]) -> dict[str, int]:
-    """A checksum of every leaf that this process holds whole."""
+    """A checksum of every leaf of which this process holds all entries."""
     whole = {name: leaf for name, leaf in stored.items() if leaf.is_fully_addressable or leaf.is_fully_replicated}
     return {name: zlib.crc32(np.asarray(leaf).tobytes()) for name, leaf in whole.items()}
 

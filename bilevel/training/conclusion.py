@@ -24,8 +24,8 @@ from bilevel.training.result import Result, own, summarize
 LAST = "last step"
 TAIL = 10  # where each step draws new tasks, the mean outer loss of so many steps is the loss of the last iterate
 FAILED = "failed"
-STANDSTILL = 3  # a run still moves if over so many last steps it moved
-UNMOVED = 1e-5  # further than this, relative to the hyperparameters (at least 1)
+STANDSTILL = 3  # over so many last steps the movement of a run is measured
+UNMOVED = 1e-5  # a run that moved further still moves; relative to the hyperparameters (at least 1)
 STEEP = 1e-2  # a projected gradient above this share of the run's largest gradient is not at a stationary point
 
 
@@ -36,12 +36,12 @@ def concluded(
     end: tuple[TrainState, list[Evaluation]],
     told: Mapping[str, Any],
 ) -> Result:
-    """The result of a run from its record, the looks at its end (the last hyperparameters come last) and what is
+    """The result of a run from its record, the looks at its end (the last hyperparameters come last) and the facts
     ``told`` of it. Without one comparable loss the last iterate is the result; without one usable step the run failed.
     """
     state, looks = end
     last = looks[-1]
-    # A look leaves the hyperparameters where they were taken in ``previous``, a skipped one in their place.
+    # A look leaves the hyperparameters that it was taken at in ``previous``; a skipped look leaves them in ``hparams``.
     taken = state.hparams if int(last.report.skipped) else state.previous
     judge = judge_of(task, state.key, last.measured)
     chosen = int(state.best.step) >= 0
@@ -70,7 +70,7 @@ def concluded(
 
 
 def with_baselines(result: Result, task: Task) -> Result:
-    """The result with the task's costly metrics, its baselines or the findings of its study, and what counts of all
+    """The result with the task's costly metrics, its baselines or the findings of its study, and the headline of all
     figures."""
     assessed = checked_metrics(task.assess, task.assess(result.params, result.hparams), "assess")
     found = {**assessed, **checked_baselines(task.baselines, task.baselines())}

@@ -1,4 +1,4 @@
-"""Going on with a run: from its latest checkpoint that is whole, that the record reaches, and on the same data."""
+"""Going on with a run, on the same data: from its latest intact checkpoint that the record reaches."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def restored(checkpoints: Checkpoints, record: Path, template: TrainState, data:
 
 
 def fingerprint(batches: PyTree) -> list[list[float]]:
-    """Number of entries, mean and norm of each array: numbers and not a hash, because another machine may compute the
-    last digits of standardised data differently. Of several processes each reads its share of the rows.
+    """Number of entries, mean and norm of each array. These are compared instead of a hash, because another machine may
+    compute the last digits of standardised data differently. Of several processes each reads its share of the rows.
 
     >>> fingerprint((np.array([3.0, 4.0]), np.array([1])))
     [[2.0, 3.5, 5.0], [1.0, 1.0, 1.0]]
@@ -49,7 +49,7 @@ def fingerprint(batches: PyTree) -> list[list[float]]:
     leaves = [
         leaf for leaf in jax.tree.leaves(batches) if jax.dtypes.issubdtype(jax.numpy.result_type(leaf), np.number)
     ]
-    sums = summed(np.array([_sums(_share(leaf)) for leaf in leaves]).reshape(-1, 3))  # the other leaves are keys
+    sums = summed(np.array([_sums(_share(leaf)) for leaf in leaves]).reshape(-1, 3))  # random keys have no mean
     return [[size, total / size if size else 0.0, squares**0.5] for size, total, squares in sums.tolist()]
 
 

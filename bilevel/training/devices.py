@@ -85,7 +85,7 @@ class Spread:
     step is spread when it is drawn.
     """
 
-    def __init__(self, batches: Batches, mesh: Mesh):
+    def __init__(self, batches: Batches, mesh: Mesh) -> None:
         self.batches, self.mesh = batches, mesh
         self._cut: dict[int, tuple[Any, jax.Array]] = {}  # by identity, beside the array itself, which keeps it alive
 

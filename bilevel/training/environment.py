@@ -20,7 +20,7 @@ def environment() -> dict[str, str]:
     """
     devices = jax.devices()
     return {
-        # Of this code; the version that pip knows may be that of an older checkout.
+        # The version of this code, because pip may know the version of an older checkout.
         "bilevel": importlib.import_module("bilevel").__version__,
         **{name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),

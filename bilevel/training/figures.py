@@ -32,7 +32,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b
 FEW = 100  # up to so many hyperparameters are drawn one by one, more as a distribution
 NARROW = 4  # a panel has room for at least so many bars, or one bar would fill it
 TALL = 4  # more panels stand in two columns
-WIDE = 60  # letters of names that stand beside each other below the bars; longer ones are turned
+WIDE = 60  # letters up to which the names below the bars stand side by side; longer names are turned
 
 
 def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
@@ -111,7 +111,7 @@ def training(result: Result) -> Figure:
     positive_log(right)
     right.set(xlabel="outer step")
     for axes in (left, right):
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)  # off the curves and lines
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)  # where it covers no curve
     return figure
 
 
@@ -199,7 +199,8 @@ def path(result: Result, name: str) -> Figure:
 
 
 def ended(result: Result, curve: tuple[np.ndarray, np.ndarray], last: Any) -> tuple[np.ndarray, np.ndarray]:
-    """A curve and its value at the last iterate, which no outer step measures; the curve where that is not known."""
+    """A curve with its value at the last iterate, which no outer step measures; where that value is not known, the
+    curve."""
     end = result.summary.get("steps")
     if last is None or end is None or not curve[0].size or curve[0][-1] >= end:
         return curve

@@ -31,7 +31,7 @@ from bilevel.training.result import Result
 from bilevel.training.snapshots import Snapshots
 from bilevel.training.steps import Steps
 
-COMPLETED = "completed"  # the status of a run that took all its steps
+COMPLETED = "completed"  # the status of a run that took all of its steps
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,7 +42,7 @@ class Interrupted(KeyboardInterrupt):
 class Fit(Steps):
     """A run in progress: its steps, and the open files that keep them."""
 
-    def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack):
+    def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack) -> None:
         self.began = time.perf_counter()
         super().__init__(trainer, task, key)
         self.folder = directory  # of all processes
@@ -134,7 +134,7 @@ class Fit(Steps):
             spent = time.perf_counter() - began, self.advance.seconds.since(compiled).named()
             taken = whole(taken)
             self._noted(int(self.state.step), evaluation, taken, *spent)
-            self.state = state  # only now: Ctrl-C at any moment leaves no step without its line
+            self.state = state  # assigned late, so that Ctrl-C leaves no step without its line
             self._save()
             self._told_callbacks(taken, whole(evaluation.report.params) if self.trainer.callbacks else None)
 
@@ -161,7 +161,7 @@ class Fit(Steps):
                 self._told_callbacks(entry.hparams, entry.params)
                 if self._impatient(int(start.step) + noted, int(entry.best)):
                     break
-        finally:  # after Ctrl-C too, the state is that of the last line of the record
+        finally:  # also after Ctrl-C the state belongs to the last line of the record
             self.state = call.state if noted == taken else self.advance_many(self.engine, self.task, start, noted).state
         self._save()
         return taken > 0
@@ -177,7 +177,7 @@ class Fit(Steps):
         self.snapshots.keep(step, taken)
 
     def _told_callbacks(self, taken: HParams, params: Params) -> None:
-        """Calls all callbacks, before one ends the run."""
+        """Calls all callbacks; the run ends after the last of them if one answered True."""
         line = {name: value for name, value in self.metrics[-1].items() if name != "step"}
         moment = Moment(int(self.metrics[-1]["step"]), line, taken, params)
         asked = [callback(moment) for callback in self.trainer.callbacks]

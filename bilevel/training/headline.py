@@ -9,13 +9,13 @@ from typing import Any
 from bilevel.engines.failure import LOG
 from bilevel.task import Headline
 
-COUNTED = ("test/accuracy", "test/auc", "test/r2", "test/loss")  # what counts of a task that does not say it
+COUNTED = ("test/accuracy", "test/auc", "test/r2", "test/loss")  # in this order, for a task that names none
 OUTER = "outer/loss"
 
 
 def headline(stated: Headline, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The figure that counts as the summary keeps it: ``sentence, name, value``, the ``start`` and the ``baselines`` in
-    words; {} where there is no such figure.
+    """The figure that counts, as the summary keeps it: ``sentence, name, value``, and the ``start`` and the
+    ``baselines`` in words. {} where there is no such figure.
 
     >>> figures = {"test_accuracy": 0.953, "initial_test_accuracy": 0.8, "baseline_noisy": 0.847}
     >>> told = headline(Headline(against={"baseline/noisy": "without cleaning"}), figures)

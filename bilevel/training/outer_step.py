@@ -25,7 +25,7 @@ GROWTH = 1.25
 
 class Best(NamedTuple):
     """The iterate with the lowest loss so far, on the second hold-out where there is one, else on the outer batch if it
-    is the same at every step. The losses of different batches are not comparable, so they choose nothing."""
+    is the same at every step. Losses on different batches are not comparable, so no iterate is chosen by them."""
 
     hparams: HParams
     params: Params

@@ -10,7 +10,7 @@ from types import TracebackType
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where a run is known by its record alone
+except ImportError:  # absent on Windows, where only its record shows that a run is there
     fcntl = None
 
 LOCK = "run.lock"
@@ -39,8 +39,8 @@ class RunFolder:
     taken: True
     """
 
-    def __init__(self, path: Path | str, resume: bool = False, claim: bool = True):
-        self.path = Path(path).absolute()
+    def __init__(self, path: Path | str, resume: bool = False, claim: bool = True) -> None:
+        self.path: Path = Path(path).absolute()
         if wrong := sorted(set(GLOB) & set(str(self.path))):
             raise ValueError(
                 f"{self.path}: checkpoints cannot be stored in a folder whose path has {' '.join(wrong)} in it; "

@@ -34,7 +34,7 @@ from bilevel.training.refusals import Settings, heed_influence, refuse_measures,
 class Steps:
     """The state of a run, and the programs that advance it."""
 
-    def __init__(self, trainer: Settings, task: Task, key: Key):
+    def __init__(self, trainer: Settings, task: Task, key: Key) -> None:
         self.trainer = trainer
         refuse_start(task, key)
         self.task = task = self._spread(task, key)
@@ -77,7 +77,7 @@ class Steps:
         return on_mesh(task, self.mesh)
 
     def _placed(self, tree: PyTree) -> PyTree:
-        """What a program returns, where the next step expects it."""
+        """The arrays that a program returned, on the devices where the next step expects them."""
         return tree if self.mesh is None else placed(tree, self.mesh, self.samples)
 
     def attempt(self, start: TrainState | None = None) -> tuple[TrainState, Evaluation]:
@@ -114,9 +114,9 @@ class Steps:
         return self.state
 
     def closely(self) -> tuple[TrainState, list[Evaluation]] | None:
-        """The best iterate, where one was chosen, and the last one, both solved at the finest tolerances, and the
-        better of them; None where a solve fails. The losses of the steps come from solves with different tolerances, so
-        they are not comparable."""
+        """The best iterate, where one was chosen, and the last one, both solved at the finest tolerances, because
+        losses from solves with different tolerances are not comparable; and the better of them. None where a solve
+        fails."""
         best, finest, looks = self.state.best, self.engine.finest, []
         state = self.state
         try:

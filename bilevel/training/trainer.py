@@ -44,14 +44,15 @@ class Trainer:
     Each of ``callbacks`` is called with a `Moment` after each outer step, when the step is recorded. A callback that
     returns True ends the run there (status "stopped_by_callback"). An exception in one ends the run and is raised.
     ``steps_per_call=K`` takes up to K steps in one call of the compiled program. It pays where a step is so short that
-    the way to the host and back counts. Calls end at checkpoints, so ``checkpoint_every`` should be K or more. Record
-    and patience are as with one step a call; callbacks hear of the steps of a call when the call has ended.
+    the round trip to the host counts. Calls end at checkpoints, so ``checkpoint_every`` should be K or more. Record and
+    patience are as with one step a call; callbacks hear of the steps of a call when the call has ended.
     ``profile=True`` measures at the end how the time of a step is divided (``profile`` in the summary) and shows the
     times of tracing and compilation in the table (the record has them always).
 
     ``mesh={"data": N, "params": M}`` solves one inner problem on N x M devices: the samples (the leading axis of the
     batches) and hyperparameters with one entry for each sample are spread over N of them, other hyperparameters and
-    unknowns over M. The numbers are those of one device up to rounding. A solver on the host is refused.
+    unknowns over M. The results are the same as on one device, up to rounding. Raises ValueError for a solver on the
+    host.
 
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(
@@ -83,7 +84,7 @@ class Trainer:
             raise TypeError(f"trainer.loggers: {wrong[0]!r} is no bl.loggers.Logger.")
         if wrong := [callback for callback in self.callbacks if not callable(callback)]:
             raise TypeError(f"trainer.callbacks: {wrong[0]!r} is no function of a bl.training.Moment.")
-        mesh_of(self.mesh)  # refuses what is none
+        mesh_of(self.mesh)  # raises where it is no mesh
         if self.steps < 1:
             raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
         if self.checkpoint_every < 1:

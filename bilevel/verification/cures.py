@@ -9,12 +9,12 @@ from typing import NamedTuple
 from bilevel.foundation.status import REMEDIES, Code
 from bilevel.verification.record import Record
 
-FAR = 100.0  # longer outer steps are a mistake, because no hyperparameter, nor its logarithm, is so large
+FAR = 100.0  # longer outer steps are a mistake, because neither a hyperparameter nor its logarithm is so large
 SMALL = 2000  # unknowns up to which a dense factorisation is a cure
 
 
 def unchanged(record: Record) -> tuple[str, ...]:
-    """No setting cures it."""
+    """Stands for a cause that no setting cures."""
     return ()
 
 
@@ -45,8 +45,11 @@ def another_adjoint(record: Record) -> tuple[str, ...]:
 
 
 def smaller_steps(record: Record) -> tuple[str, ...]:
-    """A tenth of the outer step. Where the steps were longer than hyperparameters can be: the rate with which the
-    longest would have had length 1."""
+    """A tenth of the outer step.
+
+    Where steps were longer than hyperparameters can be large, the rate with which the longest step would have had
+    length 1.
+    """
     rate = record.setting("optimizer.learning_rate")
     if not isinstance(rate, int | float):
         return ()

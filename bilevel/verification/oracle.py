@@ -20,11 +20,11 @@ from bilevel.foundation.typing import HParams, Key
 from bilevel.linear_solve import Dense
 from bilevel.task import Task
 
-MANY = 64  # all partial derivatives are taken up to so many hyperparameters; beyond, slopes along so many directions
+MANY = 64  # up to so many hyperparameters all partial derivatives, beyond that the slopes along so many directions
 STEPS = {"float64": 1e-3, "float32": 3e-2}  # the fifth root of the precision, best for differences of fourth order
-TIGHT = {"float64": 1e-12, "float32": 1e-6}  # because differences divide the error of a solve by the step
+TIGHT = {"float64": 1e-12, "float32": 1e-6}  # tight, because differences divide the error of a solve by the step
 AGREEMENT = {"float64": 1e-7, "float32": 1e-3}  # relative, beyond the uncertainty of the differences
-LONGER = 10  # a multiple of the steps of the task's own solver
+LONGER = 10  # times as many steps as the task's own solver
 
 
 class Oracle(NamedTuple):
@@ -35,7 +35,7 @@ class Oracle(NamedTuple):
     uncertainty: float  # of the slopes, a norm
     differences: np.ndarray  # the slopes by differences
     spread: float  # their uncertainty, a norm
-    confirmed: bool  # whether the dense solve agrees with the differences: the slopes are then the dense ones
+    confirmed: bool  # whether the dense solve agrees with the differences; ``slopes`` are then the dense ones
     solved: Status  # the worst inner solve behind the differences
     carry: Carry  # inner solution and adjoint of the dense solve
 

@@ -42,7 +42,7 @@ def no_gradient(record: Record) -> Finding | None:
 
 
 def leaps(record: Record) -> Finding | None:
-    """Outer steps that are far too long; failures after them have no cause of their own."""
+    """Outer steps that are far too long, which are also the cause of failures after them."""
     longest = max((step for step in record.series("outer/step_norm") if math.isfinite(step)), default=0.0)
     if longest <= FAR or record.summary.get("status") != "failed":
         return None

@@ -14,14 +14,14 @@ from bilevel.verification.record import Finding, Record
 
 SOLVES = ("inner", "adjoint")
 HARMLESS = (Code.converged, Code.truncated, Code.stalled)
-COARSE = 1e-2  # beyond this relative error of the hypergradient its precision, or the solves', is too low
+COARSE = 1e-2  # a larger relative error of the hypergradient comes from too little precision or too loose solves
 WORSE = 0.01  # relative rise of a held-out loss above its lowest value that counts as overfitting
 TAIL = 5  # overfitting is reported only so many outer steps after the lowest value
 MANY = 2  # Newton's method is faster beyond so many steps of L-BFGS for each unknown,
 FACTORED = 512  # up to so many unknowns (a9a in docs/benchmarks.md)
 LAST = 10  # outer steps that show how a run ends
 FEWEST = 4  # a mean of losses on different batches needs so many
-SURE = 3.0  # standard errors by which two such means differ beyond luck
+SURE = 3.0  # two such means differ beyond luck by so many standard errors
 
 
 def diagnose(record: Record) -> list[Finding]:
@@ -55,7 +55,7 @@ def statuses(record: Record) -> list[str]:
 
 
 def _status(record: Record, solve: str, code: Code) -> Finding | None:
-    """The findings from the statuses of one solve; the other rules treat harmless statuses."""
+    """The findings from the statuses of one solve; statuses that are harmless by themselves are left to other rules."""
     if code in HARMLESS:
         return None
     hits = [line for line in record.lines if line.get(f"{solve}/status") == code.name]
@@ -155,7 +155,11 @@ def slow_inner(record: Record) -> Finding | None:
 
 def unknown_bias(record: Record) -> Finding | None:
     """An engine that stops by design and whose bias is not known."""
-    unknown = [line for line in record.lines if line.get("error_estimate") == math.inf]
+    unknown = [
+        line
+        for line in record.lines
+        if line.get("error_estimate") == math.inf and line.get("engine/weakly_active", 0) <= 0  # else by the face
+    ]
     if not unknown or 2 * len(unknown) < len(record.lines):
         return None
     evidence = f"{record.summary.get('engine', 'the engine')} is biased by design and does not know by how much"

@@ -53,7 +53,7 @@ def taken(task: Task, engine: Engine, point: Point, carry: Carry | None) -> tupl
 
 
 def spectrum(task: Task, point: Point, params: PyTree) -> Iterator[str]:
-    """The residual recomputed in double precision, and the linear system: symmetric? definite? how well conditioned?"""
+    """The residual, recomputed in double precision, and symmetry, definiteness and condition of the linear system."""
     inner = task.inner
     cold = inner.cold_start(point.key, point.hparams, point.inner_batch)
     first, here = (trees.norm(inner.mapping(w, point.hparams, point.inner_batch)) for w in (cold, params))

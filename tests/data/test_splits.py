@@ -168,3 +168,10 @@ def test_corruption_by_name():
 def test_refuses_impossible_corruptions(classes, fraction):
     with pytest.raises(data.DataError):
         data.exact_wrong(np.zeros(4, int), classes, fraction)
+
+
+def test_inputs_are_divided_by_the_largest_of_the_training_set_alone():
+    parts = [data.DataSet(np.array([[value, -value / 2]]), np.array([value])) for value in (2.0, 8.0, 4.0, 1.0)]
+    scaled = data.divided_by_largest(data.Splits(*parts))
+    assert [part.inputs.tolist() for part in scaled] == [[[1.0, -0.5]], [[4.0, -2.0]], [[2.0, -1.0]], [[0.5, -0.25]]]
+    assert [float(part.targets[0]) for part in scaled] == [2.0, 8.0, 4.0, 1.0]

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 import bilevel as bl
 from bilevel.tasks import meta_sinusoid
-from bilevel.tasks.few_shot_sinusoid import perceptron
+from bilevel.tasks.perceptrons import perceptron
 
 SMALL: dict[str, Any] = {"sinusoids": 3, "held_out": 6, "width": 6, "precision": "float64"}
 
@@ -23,7 +23,7 @@ def test_the_hypergradient_is_that_of_the_textbook_step(method):
     task, steps = meta_sinusoid(**SMALL, rate=0.02, **method), method.get("steps", 1)
     hparams = task.init_hparams(jax.random.key(1))
     support, query = task.batches(jax.random.key(2), 5)
-    network = perceptron(6)
+    network = perceptron(6, 6, 1)
 
     def error(weights, x, y):
         return jnp.mean((network.apply({"params": weights}, x) - y) ** 2)

@@ -103,7 +103,7 @@ class Adaptive(Engine):
         return value, grad, replace(report, carry=Carry(end.start, end.adjoint, end.tolerances, end.inverse))
 
     def _finest(self, task: Task) -> Tolerances:
-        """The tolerances as the user set them."""
+        """The tolerances that the user set, which are the finest."""
         start = self.schedule.begin()
         inner, adjoint = as_float(task.inner.solver.tol), as_float(self.engine.linear_solve.tol)
         return start._replace(inner=inner, adjoint=jnp.where(jnp.isnan(adjoint), jnp.inf, adjoint))

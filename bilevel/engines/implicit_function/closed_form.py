@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, refuse_training, settings
-from bilevel.engines.implicit_function.linearization import adjoint_gradient, distance_of, linearize
+from bilevel.engines.implicit_function.linearization import Linearization, adjoint_gradient, distance_of, linearize
 from bilevel.engines.stochastic.directions import refuse_nonsmooth
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Dense, Operator
 from bilevel.losses.linear import Linear
+from bilevel.losses.quadratic import Quadratic
 from bilevel.solvers.verdict import Questions, Relative, limits, look, relative
 from bilevel.task import Task
 
@@ -35,7 +36,8 @@ class ClosedForm(Engine):
 
         H^{-1} = D^{-1} - D^{-1} X' (M^{-1} + X D^{-1} X')^{-1} X D^{-1}.
 
-    Otherwise H is built and factored. Both are followed by two passes of refinement with H itself, and the status comes
+    A `bl.Quadratic` is solved by a factor of its matrix, which the columns of the params share.
+    Otherwise H is built and factored. All are followed by two passes of refinement with H itself, and the status comes
     from the true residual: a loss that is not quadratic (or not of that form) fails. The solver of the problem is not
     used. Source: Bertinetto et al., 2019; Woodbury, 1950.
     """
@@ -58,18 +60,14 @@ class ClosedForm(Engine):
         refuse_nonsmooth(self, task)
         mapping, cold = task.inner.mapping, cold_start(task, point)
 
-        def gradient(w: Params) -> PyTree:
-            return mapping(w, point.hparams, point.inner_batch)
-
+        gradient = lambda w: mapping(w, point.hparams, point.inner_batch)
         first, hessian = jax.linearize(gradient, cold)
         solve, products = inverse(task, point, cold, hessian)
         params = cold
         for _ in range(1 + REFINEMENTS):
             params = trees.axpy(-1.0, solve(gradient(params)), params)
         at = linearize(task, point, params, mapping)
-        adjoint = solve(at.cotangent)
-        for _ in range(REFINEMENTS):
-            adjoint = trees.axpy(1.0, solve(trees.subtract(at.cotangent, at.pull(adjoint)[0])), adjoint)
+        adjoint = _adjoint(at, solve)
         left, pulled = at.pull(adjoint)
         tolerance = max(TOLERANCE, 1e3 * trees.epsilon(cold))
         found, inner_status, looks = _judged(task, point, params, cold, trees.norm(first), tolerance)
@@ -101,12 +99,19 @@ class ClosedForm(Engine):
         return at.value, grad, report
 
 
+def _adjoint(at: Linearization, solve: Callable[[PyTree], PyTree]) -> PyTree:
+    adjoint = solve(at.cotangent)
+    for _ in range(REFINEMENTS):
+        adjoint = trees.axpy(1.0, solve(trees.subtract(at.cotangent, at.pull(adjoint)[0])), adjoint)
+    return adjoint
+
+
 def _judged(
     task: Task, point: Point, params: Params, cold: Params, reference: Scalar, tolerance: float
 ) -> tuple[Relative, Status, jax.Array]:
     """The residual at the solution, its status by the scales that the solvers are judged by, and the gradients that
-    these cost. The loss of a problem that a closed form solves is quadratic, so the start is as steep as the
-    solution; but it may be the solution."""
+    these cost. A closed form solves quadratic losses only, so the gradient at the start is a scale for the residual,
+    unless the start is the solution."""
     asked = Questions(lambda residual, _: residual == 0, lambda residual, _: jnp.zeros_like(residual, bool))
     scales = look(task.inner.at(point.hparams, point.inner_batch), params, cold, asked)
     epsilon = trees.epsilon(params)
@@ -127,8 +132,12 @@ def _status(residual: Scalar, tolerance: float) -> Status:
 
 
 def inverse(task: Task, point: Point, params: Params, hessian: Callable) -> tuple[Callable[[PyTree], PyTree], int]:
-    """rhs -> H^{-1} rhs, by Woodbury's identity or by H itself, and the number of products with H."""
+    """rhs -> H^{-1} rhs, by the matrix that the loss states, by Woodbury's identity or by H itself, and the number of
+    products with H."""
     loss = task.inner.loss
+    if isinstance(loss, Quadratic):
+        factor = jax.scipy.linalg.cho_factor(loss.matrix(point.hparams, point.inner_batch))
+        return lambda rhs: jax.scipy.linalg.cho_solve(factor, rhs), 0
     if isinstance(loss, Linear) and isinstance(params, jax.Array):
         design = loss.design(point.inner_batch)
         if design.shape[0] < design.shape[1]:

@@ -41,7 +41,7 @@ def evaluation_counts(mapping: Mapping) -> Counts:
 
 
 def localized(task: Task, point: Point, params: Params) -> tuple[Mapping, Counts]:
-    """The optimality condition in its best form near ``params``, and the cost of finding that form."""
+    """The optimality condition in the form that is most accurate near ``params``, and the cost of finding that form."""
     mapping = task.inner.mapping
     return mapping.localize(params, point.hparams, point.inner_batch), mapping.localization
 

@@ -72,7 +72,7 @@ def on_support(
     outcome: Outcome,
     start: PyTree,
 ) -> Result:
-    """``solve`` on the rows that the solution uses, gathered into the first of some sizes that holds them; on all rows
+    """``solve`` on the rows that the solution uses, gathered into the first of `sizes_of` that holds them; on all rows
     where none does. A design on the host with many samples, or a support that fits no size, multiplies with the columns
     of these rows without gathering. Exact, because a row is left out only if it is zero and its prox does not move with
     the point or the hyperparameters."""

@@ -136,7 +136,7 @@ def _ratio(fresh: jax.Array, error: jax.Array, residual: jax.Array, before: jax.
 def _next(
     tol: jax.Array, bounds: tuple[jax.Array, jax.Array], ratio: jax.Array, residual: jax.Array, allowed: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether one part of the error is small enough (or cannot be made smaller), and the tolerance to go on with."""
+    """Whether one part of the error is small enough (or cannot be made smaller), and its next tolerance."""
     finest, loosest = bounds
     enough = (ratio * residual <= allowed) | (tol <= finest)
     wanted = jnp.where(ratio > 0, AIM * allowed / jnp.where(ratio > 0, ratio, 1), jnp.inf)

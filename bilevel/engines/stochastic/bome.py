@@ -28,12 +28,12 @@ class BOME(Stepping):
         w <- w - a (dg/dw + lam dq/dw),      grad = dg/dh + lam dq/dh
         lam = max(barrier - <dg, dq> / ||dq||^2, 0),      dg and dq in (w, h) together
 
-    With lam the step lowers q at a rate of ``barrier`` ||dq||^2 at least, whatever it does to g; q falls to 0 in the
-    limit only, and grad is that of no function before. a is ``step_size`` for w, and ``inner_step`` the one for m; both
-    are numbers or functions of the outer step (`bl.PowerLaw`). It goes to first-order points of the constrained
-    problem, with an inner loss that satisfies the inequality of Polyak and Lojasiewicz, at a rate of
-    k^(-1/4). For whole batches, or large ones: lam divides by ||dq||^2, which the noise of a small minibatch dominates
-    near the solution, and then the outer steps end elsewhere. Source: Ye, Liu, Wright, Stone and Liu, 2022.
+    With this lam the step lowers q at a rate of at least ``barrier`` ||dq||^2, even if g rises. q reaches 0 in the
+    limit only; until then grad is not the gradient of any function. a is ``step_size`` for w, and ``inner_step`` the
+    one for m; both are numbers or functions of the outer step (`bl.PowerLaw`). It converges to first-order points of
+    the constrained problem at a rate of k^(-1/4), if the inner loss satisfies the inequality of Polyak and Lojasiewicz.
+    For whole batches, or large ones. With small minibatches the outer steps end elsewhere, because lam divides by
+    ||dq||^2, which noise dominates near the solution. Source: Ye, Liu, Wright, Stone and Liu, 2022.
     """
 
     step_size: StepSize = traced(0.1)

@@ -18,9 +18,9 @@ class BSA(TwoLoops):
 
         u = N b prod_{i <= p} (I - b H_i) dg/dw,      p uniform in 0 ... N - 1,
 
-    of which the mean is the series with N = ``adjoint_steps`` terms; b is ``adjoint_step``, below 1/L. The products of
-    a step are p, so that ``counts`` differ from step to step. Proved with steps that decrease like 1 / sqrt(k)
-    (`bl.PowerLaw`). Source: Ghadimi and Wang, 2018.
+    of which the mean is the series with N = ``adjoint_steps`` terms; b is ``adjoint_step``, below 1/L. A step takes p
+    products, so ``counts`` differ from step to step. Proved with steps that decrease like 1 / sqrt(k) (`bl.PowerLaw`).
+    Source: Ghadimi and Wang, 2018.
     """
 
     step_size: StepSize = traced(0.1)

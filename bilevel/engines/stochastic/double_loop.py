@@ -27,7 +27,7 @@ class Adjoint(NamedTuple):
 
 
 class System(NamedTuple):
-    """The system H u = v of an outer step, whose products are on minibatches, and where ``u`` was before."""
+    """The system H u = v of an outer step, with products on minibatches, and the adjoint ``u`` of the step before."""
 
     product: Product
     cotangent: PyTree

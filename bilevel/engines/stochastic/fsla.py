@@ -22,7 +22,7 @@ from bilevel.task import Task
 class Followed(NamedTuple):
     reference: Scalar
     step: jax.Array
-    hparams: HParams  # those of the step before
+    hparams: HParams  # params, adjoint and hyperparameters of the step before
     direction: HParams
 
 

@@ -32,8 +32,8 @@ class MASOBA(SingleLoop):
         d <- (1 - share) d + share D_h,      begun with the first D_h.
 
     With all steps and ``share`` (a number, or a function of the outer step) of order 1 / sqrt(k) it needs as many
-    minibatches as stochastic gradient descent on one level, for losses that are once less smooth than other methods
-    need. Source: Chen, Xiao and Balasubramanian, 2023.
+    minibatches as stochastic gradient descent on one level, and asks for one continuous derivative of the losses less
+    than other methods. Source: Chen, Xiao and Balasubramanian, 2023.
     """
 
     step_size: StepSize = traced(0.1)

@@ -25,7 +25,7 @@ class Series(NamedTuple):
 
 
 def own_key(point: Point) -> Key:
-    """The key of the minibatches that an engine draws itself, which are not those of the point."""
+    """The key of the minibatches that an engine draws itself, independent of the minibatches of the point."""
     return jax.random.fold_in(point.key, 1)
 
 

@@ -75,7 +75,7 @@ def start(task: Task, point: Point) -> tuple[Iterate, Scalar]:
 
 
 class Estimates(NamedTuple):
-    """What a single-loop method takes for the derivatives of both levels at its iterate, and what it cost."""
+    """A single-loop method's estimates of the derivatives of both levels at its iterate, and their cost."""
 
     inner: Inner
     outer: Outer
@@ -84,8 +84,10 @@ class Estimates(NamedTuple):
 
 
 class SingleLoop(Stepping):
-    """w <- w - a D_w, u <- u - b D_u, grad = D_h, all three at the same iterate. Abstract: the methods differ in how
-    they estimate the directions, and in what they remember for it."""
+    """w <- w - a D_w, u <- u - b D_u, grad = D_h, all three at the same iterate.
+
+    Abstract: the methods differ in the estimates of the directions and in the memory that these need.
+    """
 
     step_size: StepSize
     adjoint_step: StepSize
@@ -96,7 +98,7 @@ class SingleLoop(Stepping):
 
     @abc.abstractmethod
     def estimate(self, task: Task, point: Point, at: Iterate, memory: Any) -> Estimates:
-        """What the minibatches of ``point`` and the memory say of both levels."""
+        """The estimates of both levels from the minibatches of ``point`` and the memory."""
 
     def first_carry(self, task: Task, point: Point) -> Carry:
         refuse_problem(self, task)
@@ -129,8 +131,8 @@ class SOBA(SingleLoop):
         D_w = F,      D_u = H u - dg/dw,      D_h = dg/dh - B'u
 
     ``step_size`` a and ``adjoint_step`` b are below 1/L, numbers or functions of the outer step (`bl.PowerLaw`, a
-    schedule of optax). At constant ones it levels off at the noise of its minibatches. The outer step is the
-    optimiser's; its ratio to ``step_size`` matters. One gradient, one product with H and one with B an outer step.
+    schedule of optax). With constant step sizes the error levels off at the noise of the minibatches. The outer step is
+    the optimiser's; its ratio to ``step_size`` matters. One gradient, one product with H and one with B an outer step.
     Source: Dagreou et al., 2022.
     """
 

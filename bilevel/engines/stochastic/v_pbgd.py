@@ -34,8 +34,8 @@ class VPBGD(Stepping):
         w <- w - a (dloss/dw + 1/lam dg/dw),      grad = dg/dh + lam (dloss/dh(w) - dloss/dh(m))
 
     ``weight`` is lam and ``step_size`` a, below 1/L of the inner loss; both are numbers or functions of the outer step
-    (a `bl.PowerLaw` of negative power grows). The bias is O(1 / lam). The inner loss need not be convex, if it grows
-    quadratically from its minimisers. The method of the paper starts m at w. Source: Shen and Chen, 2023.
+    (a `bl.PowerLaw` of negative power grows). The bias is O(1 / lam). The inner loss need not be convex, but has to
+    grow quadratically away from its minimisers. The method of the paper starts m at w. Source: Shen and Chen, 2023.
     """
 
     step_size: StepSize = traced(0.1)

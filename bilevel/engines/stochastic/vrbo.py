@@ -37,9 +37,9 @@ class VRBO(Stepping):
 
         D = (F, dg/dh - B'u),      u the Neumann series of `MRBO` with ``adjoint_steps`` products
 
-    D and D_before on the same minibatches, at this iterate and at the one before; the first correction of an outer step
-    is that of the step in h. Every ``period`` outer steps d is computed anew by a pass over all data (for each product
-    of the series too). Needs `bl.minibatches`. Source: Yang, Ji and Liang, 2021; Fang et al., 2018.
+    D and D_before on the same minibatches, at this iterate and at the one before. The first correction of an outer step
+    accounts for the step in h. Every ``period`` outer steps d is computed anew by a pass over all data (for each
+    product of the series too). Needs `bl.minibatches`. Source: Yang, Ji and Liang, 2021; Fang et al., 2018.
     """
 
     step_size: StepSize = traced(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,19 +32,10 @@ def forward_over_reverse(loss: Loss) -> Loss:
         return plain(*primals), primals
 
     def pull(kept: tuple, cotangents: tuple[Scalar, tuple[Params, HParams]]) -> tuple:
-        params, hparams, batch = kept
         of_value, of_gradient = cotangents
-        # Only the params are perturbed where the part of the hyperparameters is not used, as in a step of a solver.
-        moving = tuple(number for number, one in enumerate(of_gradient) if not _all_zero(one))
-
-        def at(*some: Any) -> tuple[Params, HParams]:
-            point = [params, hparams]
-            for number, one in zip(moving, some, strict=True):
-                point[number] = one
-            return plain(point[0], point[1], batch)[1]
-
-        along = tuple(jax.tree.map(_instantiated, of_gradient[number], is_leaf=_is_zero) for number in moving)
-        gradient, change = jax.jvp(at, tuple((params, hparams)[number] for number in moving), along)
+        params, hparams, batch = kept
+        gradient_map = lambda params, hparams: plain(params, hparams, batch)[1]
+        gradient, change = _derivative(gradient_map, (params, hparams), of_gradient)
         if _is_zero(of_value):
             return (*change, None)
         added = lambda slope, moved: (of_value * slope + moved).astype(slope.dtype)
@@ -63,6 +55,25 @@ def forward_over_reverse(loss: Loss) -> Loss:
 
     value.defvjp(first, scale)
     return value
+
+
+def _derivative(
+    gradient_map: Callable[[Params, HParams], tuple[Params, HParams]],
+    at: tuple[Params, HParams],
+    direction: tuple[Params, HParams],
+) -> tuple[tuple[Params, HParams], tuple[Params, HParams]]:
+    """The gradient and its derivative along ``direction``. Only the params are perturbed where the direction of the
+    hyperparameters is zero, as in a step of a solver."""
+    moving = tuple(number for number, one in enumerate(direction) if not _all_zero(one))
+
+    def moved(*some: Any) -> tuple[Params, HParams]:
+        point = list(at)
+        for number, one in zip(moving, some, strict=True):
+            point[number] = one
+        return gradient_map(*point)
+
+    along = tuple(jax.tree.map(_instantiated, direction[number], is_leaf=_is_zero) for number in moving)
+    return jax.jvp(moved, tuple(at[number] for number in moving), along)
 
 
 def _is_zero(cotangent: Any) -> bool:

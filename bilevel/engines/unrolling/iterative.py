@@ -66,8 +66,10 @@ def through_steps(
     """
 
     def first(hparams: HParams) -> Params:
-        """The point that the solver begins from; if it moves, the derivative of its gradient takes a product with the
-        Hessian."""
+        """The point that the solver begins from.
+
+        Where it moves with the hyperparameters, the derivative of the gradient there takes a product with the Hessian.
+        """
         instance = task.inner.at(hparams, point.inner_batch, key=point.key)
         start = task.inner.cold_start(point.key, hparams, point.inner_batch)
         return task.inner.solver.choose(instance, start)[0].init(instance, start).params

@@ -44,7 +44,7 @@ def unexplained(task: Task, point: Point, params: Params, moved: Params, tangent
 
 
 def inspection(mapping: Mapping, directions: int) -> Counts:
-    """The cost of `unexplained` in so many directions; the values of F are needed only for the face of a prox."""
+    """The cost of `unexplained` in so many directions. Values of F count only where a prox has to find its face."""
     evaluations = 2 if mapping.prox_calls else 0
     values = Counts(gradients=evaluations, proxes=evaluations * mapping.prox_calls)
     return mapping.localization.add(values).plus(hessian_products=directions, jacobian_products=directions)

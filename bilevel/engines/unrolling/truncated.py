@@ -60,8 +60,10 @@ class OneStep(StepEngine):
 def last_steps(
     engine: Truncated | OneStep, task: Task, point: Point, carry: Carry, steps: int
 ) -> tuple[Scalar, HParams, Report]:
-    """Solves, takes ``steps`` further plain steps, and differentiates only these steps in reverse mode. Of a training
-    these are the last ones of its own steps."""
+    """Solves, takes ``steps`` further plain steps, and differentiates only these steps in reverse mode.
+
+    Of a training the last of its own steps are differentiated, and no further ones are taken.
+    """
     frozen = jax.lax.stop_gradient(point.hparams)
     budget = task.inner.solver.budget
     steps = min(steps, budget) if budget else steps

@@ -30,12 +30,14 @@ class Memory(NamedTuple):
 class AndersonWrapper(Solver):
     """w <- w + mixing f - (W + mixing F) c,  c = argmin ||f - F c||,  f = step(w) - w, step that of ``solver``.
 
-    As `bl.Anderson`, where the map is one step of another solver from w, with its curvature and step size kept. Where
-    the residual of the problem is larger than after the solver's own step, that step is taken; where it is ten times
-    larger, or not finite, the memory is cleared too. Derivatives are those of the problem, by whatever engine. Worth
-    while for steps that are a smooth map near the solution: gradient, proximal gradient and mirror descent of a fixed
-    step size without momentum.
-    Source: Walker and Ni, 2011; Bertrand and Massias, 2021.
+    As `bl.Anderson`, where the map is one step of another solver from w, with its curvature and step size kept. f is
+    taken per unit of the step size, and ``mixing`` times the step size, because a search changes the step size from
+    step to step, and steps of different sizes are not steps of one map. Where the residual of the problem is larger
+    than after the solver's own step, that step is taken; where it is ten times larger, or not finite, the memory is
+    cleared too. Every engine gives the derivatives of the problem. Worth while for steps that are a smooth map near the
+    solution: gradient, proximal gradient and mirror descent, whose step sizes may be searched, and fixed points. The
+    steps begin anew at each accelerated point, so they have no momentum. Source: Walker and Ni, 2011; Bertrand and
+    Massias, 2021.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> solver = bl.AndersonWrapper(bl.GradientDescent(step_size=0.1), tol=1e-5)
@@ -57,16 +59,16 @@ class AndersonWrapper(Solver):
         first = self.solver.init(instance, params)
         inner = self.solver.step(instance, first).settled()
         empty = jax.tree.map(lambda leaf: jnp.zeros((self.memory, *leaf.shape), leaf.dtype), params)
-        memory = Memory(
-            inner, trees.subtract(inner.params, first.params), empty, empty, jnp.zeros(self.memory, bool), jnp.int32(0)
-        )
+        change = self._change(first.params, inner)
+        memory = Memory(inner, change, empty, empty, jnp.zeros(self.memory, bool), jnp.int32(0))
         return State(first.params, first.residual, inner.counts, memory)
 
     def step(self, instance: Instance, state: State) -> State:
         inner, f, steps, changes, kept, place = state.memory
         weights = coefficients(changes, kept, f, self.ridge)
+        mixing = self.mixing * self.solver.last_step_size(inner)
         accelerated = jax.tree.map(
-            lambda w, f, s, c: w + self.mixing * f - jnp.tensordot(weights.astype(w.dtype), s + self.mixing * c, 1),
+            lambda w, f, s, c: (w + mixing * f - jnp.tensordot(weights, s + mixing * c, 1)).astype(w.dtype),
             state.params,
             f,
             steps,
@@ -80,7 +82,7 @@ class AndersonWrapper(Solver):
         params = trees.select(rejected, inner.params, accelerated)
         residual = jnp.where(rejected, own, residual)
         after = self._next(instance, params, inner)
-        change = trees.subtract(after.params, params)
+        change = self._change(params, after)
         steps = replaced(steps, trees.subtract(params, state.params), place)
         changes = replaced(changes, trees.subtract(change, f), place)
         kept = kept.at[place].set(True) & ~useless
@@ -89,11 +91,23 @@ class AndersonWrapper(Solver):
 
     def refresh(self, instance: Instance, state: State) -> State:
         inner = self._next(instance, state.params, state.memory.inner)
-        memory = state.memory._replace(inner=inner, change=trees.subtract(inner.params, state.params))
+        memory = state.memory._replace(inner=inner, change=self._change(state.params, inner))
         return state._replace(memory=memory, counts=inner.counts)
 
     def refuse(self, instance: Instance) -> None:
         self.solver.refuse(instance)
+
+    @property
+    def structured(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known of an instance only
+        return self.solver.structured
+
+    @property
+    def shards(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # as above
+        return self.solver.shards
+
+    @property
+    def unrolls(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # as above
+        return self.solver.unrolls
 
     def choose(self, instance: Instance, params: Params) -> tuple[Solver, str]:
         """With the solver that ``solver`` chooses."""
@@ -103,3 +117,8 @@ class AndersonWrapper(Solver):
     def _next(self, instance: Instance, params: Params, inner: State) -> State:
         """The solver's state one step after ``params``."""
         return self.solver.step(instance, self.solver.refresh(instance, inner._replace(params=params))).settled()
+
+    def _change(self, params: Params, after: State) -> PyTree:
+        """f, from ``params`` to the state one step after."""
+        size = self.solver.last_step_size(after)
+        return jax.tree.map(lambda new, old: ((new - old) / size).astype(old.dtype), after.params, params)

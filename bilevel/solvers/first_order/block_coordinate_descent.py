@@ -56,7 +56,7 @@ class BlockCoordinateDescent(Solver):
         target = self._model_minimum(instance, state)
         found = search(instance, state, target)
         trials = found.trials
-        checked = 1 if instance.searches else 0  # the residual: neither derivatives nor steps without a search need it
+        checked = 1 if instance.searches else 0  # of the residual, unused without a search
         proxes = self.epochs + trials - 1 + checked
         counts = state.counts.plus(gradients=trials, hessian_products=self.epochs, proxes=proxes)
         code = jnp.where(found.accepted, Code.converged, Code.stalled)

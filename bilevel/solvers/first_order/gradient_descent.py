@@ -69,5 +69,8 @@ class GradientDescent(Solver):
         counts = state.counts.plus(gradients=1, hessian_products=products)
         return state._replace(memory=Memory(instance.gradient(state.params), step_size), counts=counts)
 
+    def last_step_size(self, state: State) -> jax.Array:
+        return state.memory.step_size
+
     def refuse(self, instance: Instance) -> None:
         needs_smooth(self, instance)

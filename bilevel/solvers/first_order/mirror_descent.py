@@ -92,6 +92,9 @@ class MirrorDescent(Solver):
         memory = state.memory._replace(gradient=instance.gradient(state.params))
         return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
 
+    def last_step_size(self, state: State) -> jax.Array:
+        return state.memory.step_size
+
     def refuse(self, instance: Instance) -> None:
         if mirror_of(instance) is None:
             raise ValueError(
@@ -103,14 +106,14 @@ class MirrorDescent(Solver):
 
 def _mirror(instance: Instance) -> Mirror:
     mirror = mirror_of(instance)
-    assert mirror is not None  # `refuse` has seen to it
+    assert mirror is not None  # never None, because `refuse` has been asked
     return mirror
 
 
 def _backtrack(
     instance: Instance, mirror: Mirror, move: Callable[[jax.Array], Params], origin: Params, first: jax.Array
 ) -> Trial:
-    """The step from a frozen search, its derivative through the accepted step alone."""
+    """The step of a frozen search: its derivative goes through the accepted step alone."""
     frozen = jax.lax.stop_gradient
     first = first if instance.searches else frozen(first) / GROWTH
 

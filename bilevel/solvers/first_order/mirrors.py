@@ -19,7 +19,7 @@ from bilevel.penalties import Parts, Penalty, Zero, resolve
 from bilevel.penalties.parts import is_penalty
 from bilevel.solvers.instance import Instance
 
-LEAST = 1e-10  # the share of a usual coordinate that one is lifted to before it can grow
+LEAST = 1e-10  # of a usual coordinate: a zero is lifted to this share of it, because a product with zero cannot grow
 
 
 class Mirror(abc.ABC):

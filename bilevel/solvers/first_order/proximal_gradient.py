@@ -98,6 +98,9 @@ class ProximalGradient(Solver):
         memory = _memory(state.params, state.memory.momentum, step_size)
         return state._replace(memory=memory, counts=state.counts.plus(hessian_products=products))
 
+    def last_step_size(self, state: State) -> jax.Array:
+        return state.memory.step_size
+
     def _extrapolate(self, params: Params, before: Params, memory: Memory) -> tuple[jax.Array, Params]:
         if not self.acceleration:
             return memory.momentum, params

@@ -11,7 +11,7 @@ from bilevel.foundation import trees
 
 SIZES = (64, 128, 256, 512, 1024, 2048)  # sizes of the arrays that sparse supports are gathered into
 RATIO = 4  # the ratio of one size to the next; each size is compiled, and finer ones save little
-COSTLY, BETWEEN = 512, 0.625  # a largest size from here on has one more below it, for supports of half as many rows
+COSTLY, BETWEEN = 512, 0.625  # from this largest size on there is one more size, for supports of half as many rows
 ON_HOST = 8192  # a call to the host costs about the same for up to so many rows
 LEAST = 128  # smaller sizes cost no more than the products with the design
 NEARBY = 1e-2  # the step of the prox that ranks rows, relative to the sizes of params and gradient

@@ -16,17 +16,17 @@ from bilevel.solvers.instance import Instance
 
 REMEMBERED = 8  # a step has to stay below the largest of so many last objectives
 SUFFICIENT = 1e-4  # Armijo's constant
-HIDDEN = 100  # units of roundoff of an objective that say nothing
+HIDDEN = 100  # units of roundoff of an objective: a smaller change may be rounding
 CHANGE = 1e3  # the largest ratio of a step size to the one before it
 CHECK_EVERY = 8  # steps after which the residual is computed in any case
-CLOSE = 10.0  # below so many times the goal it is computed at each step
+CLOSE = 10.0  # once the last residual is below so many times the goal, each step computes it
 
 
 class Memory(NamedTuple):
     gradient: PyTree
     step_size: jax.Array  # of the next step
     objectives: jax.Array  # of the last iterates
-    goal: jax.Array  # a residual that is low enough
+    goal: jax.Array  # the residual at which the solve stops
     steps: jax.Array
 
 
@@ -48,9 +48,8 @@ class SpectralProximalGradient(Solver):
 
     s is halved until the objective is below the largest of the last eight; or until it is no larger, up to rounding,
     and the curvature along the step is at most 1 / s, as it is for every s below 1/L. A step costs one gradient and no
-    product. Where the condition is moderate it takes half as many gradients as the accelerated method; where the
-    condition is bad it takes more.
-    Source: Birgin, Martinez and Raydan, 2000; Wright, Nowak and Figueiredo, 2009.
+    product. At a moderate condition number the method takes half as many gradients as the accelerated one, at a large
+    one more. Source: Birgin, Martinez and Raydan, 2000; Wright, Nowak and Figueiredo, 2009.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: 0.5 * jnp.sum((w - batch) ** 2), penalty=bl.L1(weight=jnp.exp),
@@ -112,7 +111,8 @@ def _search(instance: Instance, state: State) -> Trial:
         length = jnp.sqrt(square)
         rounding = 8 * trees.epsilon(params) * trees.norm(gradient) * length  # a square would overflow
         decreased = objective <= largest - 0.5 * SUFFICIENT * square / step
-        # Of a convex loss such a curvature implies a decrease, also where rounding hides it; else both are looked at.
+        # For a convex loss this curvature implies a decrease, even if rounding hides it. For other losses both are
+        # tested.
         rises = jnp.isfinite(largest) & ~(objective <= largest + HIDDEN * trees.epsilon(params) * jnp.abs(largest))
         flat = jnp.isfinite(curvature) & (curvature <= square / step + rounding)
         accepted = decreased | (flat & ~rises)
@@ -124,8 +124,11 @@ def _search(instance: Instance, state: State) -> Trial:
 
 
 def _spectral(found: Trial, memory: Memory) -> jax.Array:
-    """The inverse of the curvature along the last step. Where there was no curvature, the step size grows. It
-    grows up to steps so long that a loss that falls without end is told from others. The limit prevents an overflow."""
+    """The inverse of the curvature along the last step.
+
+    Where there was no curvature, the step size grows, because long steps show whether the loss falls without end. A
+    limit prevents an overflow.
+    """
     curved = found.curvature > 0
     endless = found.length > trees.epsilon(found.params) ** -1.5
     longest = jnp.where(endless, found.step_size, jnp.inf)

@@ -70,7 +70,7 @@ def backtrack(
     """
     frozen = jax.lax.stop_gradient
     if not instance.searches:
-        step_size = frozen(step_size) / GROWTH  # the last one: without a search nothing would stop its growth
+        step_size = frozen(step_size) / GROWTH  # the last one, because nothing would stop its growth
 
     def at(step: jax.Array) -> tuple[Params, PyTree]:
         params = move(step)

@@ -72,7 +72,7 @@ class PolyakSGD(StepsByValue):
         value, gradient = state.memory.value, state.memory.gradient
         square = trees.dot(gradient, gradient) + self.damping
         size = jnp.minimum(self.largest, (value - self.least) / jnp.where(square > 0, square, 1))
-        # Not below zero, where the stated least value is not the least: the step would climb.
+        # Clipped at zero, because below the stated least value the step would climb.
         size = jnp.maximum(size, 0).astype(state.memory.step_size.dtype)
         return _moved(instance, state, size, self.momentum)
 

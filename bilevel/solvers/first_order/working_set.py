@@ -21,16 +21,16 @@ from bilevel.solvers.second_order.proximal_newton import ProximalNewton, model_m
 from bilevel.solvers.second_order.quadratic_model import is_quadratic
 
 INNER_TOL = 0.1  # a subproblem is solved to this share of its first residual, because its rows will change
-WHOLE_TOL = 1e-3  # the problem in all rows is solved to this share, because only the point changes
+WHOLE_TOL = 1e-3  # the same for the problem in all rows, which stay the same from round to round
 INNER_STEPS = 100  # a subproblem that needs more goes on in the next round
-ROOM = 8  # rows of a working set beside the active ones, at least
-SHARE = 16  # and at least this part of the number of active rows
-FIRST = 64  # the same of a working set on the host, or as many rows as are active
+ROOM = 8  # a working set has at least so many rows beside the active ones
+SHARE = 16  # and at least this fraction of their number
+FIRST = 64  # on the host at least so many rows beside the active ones, or as many as are active
 
 
 class Memory(NamedTuple):
     gradient: jax.Array
-    members: jax.Array  # the rows that the last subproblem had, a mask
+    members: jax.Array  # a mask of the rows of the last subproblem
 
 
 class Solved(NamedTuple):

@@ -72,7 +72,7 @@ class Clarabel(ProgramSolver):
     ) -> tuple:  # fmt: skip
         import clarabel as package
 
-        clarabel: Any = package  # which tells checkers of none of its classes
+        clarabel: Any = package  # Any, because the package declares no types
         nothing = np.full(q.size, np.nan), np.full(b.size, np.nan), np.full(b.size, np.nan), 0, int(Code.nonfinite)
         if not all(np.all(np.isfinite(array)) for array in (P.data, q, A.data, b)):
             return nothing

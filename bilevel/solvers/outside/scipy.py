@@ -23,7 +23,7 @@ DERIVATIVE_FREE = ("Powell", "Nelder-Mead", "COBYLA")
 BOUNDED = ("L-BFGS-B", "TNC", "trust-constr", "SLSQP", "Powell", "Nelder-Mead")
 WITH_REGION = ("hybr", "lm")
 FIRST_REGIONS = (100.0, 1.0, 0.1)  # first trust regions relative to the size of the start; 100 is SciPy's own
-SOLVED = 1e-6  # no other region is tried below this share of the first residual
+SOLVED = 1e-6  # at or below this share of the first residual no further region is tried
 ROOTS = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane")
 
 
@@ -32,11 +32,11 @@ ROOTS = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane")
 class SciPy(Solver):
     """`scipy.optimize.minimize` or `scipy.optimize.root` with the given ``method``, on the host.
 
-    Minimises the loss, within a box if the method knows bounds ("L-BFGS-B", "TNC", "trust-constr", "SLSQP"); finds the
-    root of a problem stated by a residual or a fixed point ("hybr", "lm", "krylov", ...). Values and gradients are
-    those of the compiled problem. ``options`` are SciPy's, as (name, value) pairs. A step is one whole run; as with
-    `Host`, the residual is computed here, and ``max_steps`` runs are made at most, each from the last. Raises
-    ValueError where the method does not fit the problem.
+    A minimiser works on the loss, within a box if the method knows bounds ("L-BFGS-B", "TNC", "trust-constr", "SLSQP").
+    A root finder ("hybr", "lm", "krylov", ...) works on a problem stated by a residual or a fixed point. Values and
+    gradients are those of the compiled problem. ``options`` are SciPy's, as (name, value) pairs. A step is one whole
+    run; as with `Host`, the residual is computed here, and ``max_steps`` runs are made at most, each from the last.
+    Raises ValueError where the method does not fit the problem.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum(jnp.cosh(w - h)), init=lambda key, h: jnp.zeros(2),

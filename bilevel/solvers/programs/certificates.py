@@ -55,13 +55,16 @@ def _infeasible(
     equality = measures.rows * (rows.equality_rows @ x - rows.equality)
     inequality = measures.bounds * (rows.inequality_rows @ x - rows.inequality)
     sides, duals = jnp.concatenate([equality, inequality]), jnp.concatenate([nu / measures.rows, lam / measures.bounds])
-    close = _close(x, 0.4)  # multipliers grow until the loop calls that divergence; forces fall no further
+    close = _close(x, 0.4)  # loose, because the forces fall no further while the multipliers grow
     return convex & no_point(sides, duals, measures.columns * forces, close)
 
 
 def _lowest(program: Program, x: jax.Array, nu: jax.Array, lam: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The minimiser of the quadratic nu'equality + lam'inequality, from ``x``, and whether it is convex. The iterate x
-    will not do, because in an infeasible problem the multipliers grow without end while x need not settle."""
+    """The minimiser of the quadratic nu'equality + lam'inequality, from ``x``, and whether it is convex.
+
+    The iterate x cannot replace it, because in an infeasible problem the multipliers grow without end while x need not
+    settle.
+    """
     slope, curvature = jax.grad(program.weighted)(x, nu, lam), jax.hessian(program.weighted)(x, nu, lam)
     largest = jnp.max(jnp.abs(curvature))
     shift = float(jnp.finfo(x.dtype).eps) * jnp.where(largest > 0, largest, 1)
@@ -79,7 +82,7 @@ def _unbounded(
     step: jax.Array,
     measures: Units,
 ) -> jax.Array:
-    """Whether along a ray the loss falls without a turn and no constraint is met."""
+    """Whether along a ray the loss falls without a turn and every constraint keeps holding."""
     columns, rows, bounds = measures
     left = jnp.concatenate([rows * (here.equality_rows @ step), bounds * jnp.maximum(here.inequality_rows @ step, 0)])
     curved, diagonal = columns * (here.hessian @ step), columns**2 * jnp.diagonal(here.hessian)

@@ -88,7 +88,7 @@ class InteriorPoint(Solver, ProgramSolver):
         iterate = trees.select(found.solved, exact, iterate)
         params = program.unpack(*at)
         counts = counts.plus(gradients=2, factorizations=found.steps)
-        code = jnp.where(found.exact, Code.stalled, Code.converged)  # no step follows; the loop judges the point
+        code = jnp.where(found.exact, Code.stalled, Code.converged)  # no step follows: the loop judges it
         return State(params, instance.residual_norm(params), counts, begun(iterate, scale), code)
 
     def step(self, instance: Instance, state: State) -> State:

@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
     at: Point
     solved: jax.Array
-    exact: jax.Array  # whether it is solved to rounding, so that steps by functions would only lose digits
+    exact: jax.Array  # whether it is solved to rounding: steps by functions would then only lose digits
     steps: jax.Array
 
 

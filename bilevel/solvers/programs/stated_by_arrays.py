@@ -21,7 +21,7 @@ from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.second_orders import SecondOrders
 from bilevel.kernels.triangular import inverse_lower
 
-MAX_PIVOTS = 50  # about six are usual; beyond, another solver takes over
+MAX_PIVOTS = 50  # about six exchanges are usual; after so many another solver takes over
 PRECISE = 1e-11  # the relative residual that exchanges reach unless the program is badly conditioned
 
 

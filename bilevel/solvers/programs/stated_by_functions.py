@@ -126,7 +126,7 @@ def _jacobian(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.A
 
 def program_of(instance: Instance, params: PrimalDual) -> tuple[Program, Point]:
     """The program of an instance whose mapping is `KKT`, and ``params`` as its flat point."""
-    mapping: Any = instance.mapping  # a `KKT`, or another one with its two functions
+    mapping: Any = instance.mapping  # a `KKT`, or another mapping with the same two functions
     primal, unravel = ravel_pytree(params.primal)
     equality_dual, split_equality = ravel_pytree(params.equality_dual)
     inequality_dual, split_inequality = ravel_pytree(params.inequality_dual)

@@ -26,7 +26,7 @@ SPECTRAL = 64  # spectral proximal gradient steps in its place
 BURST = (64, 256)  # accelerated steps after those: the least number, and the number for larger problems
 LOOSE = 0.1  # relative tolerance of the linear solves far from the solution
 NEAR = 2e-2  # a start is good enough for a Newton step if a proximal step moves it by this share of its size
-DAMPING = 1e-3  # at most, relative to the largest curvature
+DAMPING = 1e-3  # the largest damping, relative to the largest curvature
 
 
 class Memory(NamedTuple):

@@ -142,7 +142,7 @@ def _updated(inverse: Inverse, s: PyTree, y: PyTree, memory: int) -> Inverse:
     left, right = (jax.tree.map(lambda leaf: (keep * leaf).astype(leaf.dtype), side) for side in inverse[1:3])
     scale, count = jnp.where(restart, first, inverse.scale), jnp.where(restart, 0, inverse.count)
     image = _low_rank(scale, left, right, y)  # B y
-    row = _low_rank(scale, right, left, s)  # B's
+    row = _low_rank(scale, right, left, s)  # s'B
     denominator = trees.dot(row, y)
     safe = jnp.abs(denominator) > 1e-10 * trees.norm(row) * trees.norm(y)
     weight = jnp.where(safe, 1 / jnp.where(safe, denominator, 1.0), 0.0)

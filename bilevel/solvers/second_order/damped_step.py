@@ -26,10 +26,10 @@ def retraced(
     adapt: Adapt,
     project: LinearMap,
 ) -> Trial:
-    """``found``, a step of ``control`` in units of ``scale``, with its derivative. The search for it has no derivative.
+    """``found``, the step at ``control`` in units of ``scale``, with its derivative. The search for it has none.
 
     The damping that was accepted is a fixed multiple of the one that the step began with. Both are constants unless
-    all that leads to a step is differentiated, because at a solution the damping has no influence.
+    everything that leads to a step is differentiated, because at a solution the damping has no influence.
     """
     damping = followed(found.tried, control.size, instance)
     y = minimiser(model, damping)

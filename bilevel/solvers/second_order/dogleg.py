@@ -21,7 +21,7 @@ class Dogleg(LeastSquaresSolver):
 
     One solve for all radii, where `bl.LevenbergMarquardt` solves for each damping. The radius, in the lengths of J's
     columns, follows the decrease over the predicted one. Up to ``dense`` unknowns by orthogonal factors of J, beyond by
-    LSMR; boxes by projection. Source: Powell, 1970.
+    LSMR; in a box steps are projected. Source: Powell, 1970.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> loss = bl.LeastSquares(lambda w, h, batch: jnp.array([10 * (w[1] - w[0] ** 2), h - w[0]]))
@@ -56,7 +56,7 @@ def bent(first: jax.Array, last: jax.Array, radius: jax.Array) -> jax.Array:
     """
     size, side = jnp.linalg.norm(first), last - first
     bounded = jnp.where(jnp.isinf(radius), 1, radius)
-    # |first + t side| = radius, in the form that subtracts nothing large.
+    # |first + t side| = radius, solved in the form without a difference of large numbers.
     a, b, c = side @ side, first @ side, jnp.maximum(bounded**2 - size**2, 0)
     root = b + jnp.sqrt(b**2 + a * c)
     share = jnp.clip(c / jnp.where(root > 0, root, 1), 0, 1)

@@ -31,7 +31,7 @@ class GaussNewton(LeastSquaresSolver):
 
     The step is halved until the loss falls. One step solves a linear problem; far from a solution, or where columns of
     J are nearly dependent, `bl.LevenbergMarquardt` is the safer choice. Up to ``dense`` unknowns by orthogonal factors
-    of J, beyond by LSMR; boxes by projection, as there.
+    of J, beyond by LSMR; in a box steps are projected, as by `bl.LevenbergMarquardt`.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> loss = bl.LeastSquares(lambda w, h, batch: jnp.array([w[0] + w[1] - 2.0, w[0] - w[1]]))

@@ -20,7 +20,7 @@ from bilevel.solvers.second_order.lbfgs import Pairs, empty_pairs, inverse_produ
 SUFFICIENT = 1e-4  # Armijo's constant
 MAX_HALVINGS = 30  # 2^-30 of a step is lost in the digits of most losses
 NEAR = 1e-3  # a coordinate at most this near a bound counts as on it
-GROWTH = 10.0  # of the next first step, where the last step met no curvature, as along a linear loss
+GROWTH = 10.0  # of the first trial of the next step after a step without curvature, as along a linear loss
 
 
 class Memory(NamedTuple):

@@ -95,7 +95,7 @@ class LeastSquaresSolver(Solver):
         )
         if instance.differentiable:
             by_matrix(self, dense)
-            # By the projection itself, because the bounds in the memory are constants of no derivative.
+            # By the projection itself, because the bounds in the memory have no derivative.
             project = lambda x: ravel_pytree(instance.prox(unravel(x), 1.0))[0]
             found = retraced(instance, start, model, units, memory.control, found, evaluated, self.adapt, project)
         products = x.size if dense else planned + found.products + found.trials

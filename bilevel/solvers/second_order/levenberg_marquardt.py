@@ -14,7 +14,7 @@ from bilevel.solvers.second_order.least_squares import LeastSquaresSolver
 from bilevel.solvers.second_order.squares_model import Aim, Control, Model
 
 FIRST = 1.0  # relative to the squared lengths of the columns, because a Gauss-Newton step may end on a plateau
-FAST, FASTEST = 0.1, 1e-4  # of the damping is left after a good step, and after one that went exactly as predicted
+FAST, FASTEST = 0.1, 1e-4  # of the damping: what a good step leaves, and what a step exactly as predicted leaves
 
 
 @settings
@@ -63,6 +63,7 @@ class LevenbergMarquardt(LeastSquaresSolver):
         less = jnp.clip(1 - (2 * ratio - 1) ** 3, least, 2)
         size = control.size * jnp.where(accepted, less, control.growth)
         epsilon = float(jnp.finfo(size.dtype).eps)
-        # Below, a null space of J would be left by rounding alone; above, no step is left in the digits of the point.
+        # With less damping rounding alone decides in a null space of J; with more, a step is below the digits of the
+        # point.
         size = jnp.clip(size, epsilon**1.25, epsilon**-2.5)
         return Control(size, jnp.where(accepted, 2.0, 2 * control.growth).astype(size.dtype))

@@ -91,8 +91,11 @@ def model_minimum(
 
 
 def convexified(matrix: jax.Array) -> jax.Array:
-    """The matrix where no curvature is negative. Else a multiple of the identity is added, so that the least curvature
-    becomes as far above zero as it was below, because a model without a minimiser gives no direction of descent."""
+    """The matrix where no curvature is negative.
+
+    Else a multiple of the identity is added that changes the sign of the least curvature, because a model without a
+    minimiser gives no direction of descent.
+    """
     scale, identity = jnp.max(jnp.abs(matrix)), jnp.eye(len(matrix), dtype=matrix.dtype)
     noise = 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * scale
     definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix + noise * identity)))

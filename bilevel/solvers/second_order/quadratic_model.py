@@ -55,7 +55,7 @@ def search(instance: Instance, state: State, target: jax.Array) -> Trial:
 
     def falls(step: jax.Array, trial: Trial) -> jax.Array:
         decreased = trial.value <= memory.value + SUFFICIENT * step * jnp.minimum(predicted, 0) + rounding
-        level = trial.value <= memory.value + rounding  # because a step to a maximum also lowers the residual
+        level = trial.value <= memory.value + rounding  # because steps to maxima lower the residual too
         return decreased | (level & (trial.residual <= state.residual))
 
     found = line(instance, at, falls, jnp.ones_like(state.residual), MAX_HALVINGS)

@@ -16,7 +16,7 @@ from bilevel.losses.least_squares import LeastSquares
 from bilevel.solvers.instance import Instance
 
 SUFFICIENT = 1e-4  # of the predicted decrease, or of the residual where rounding hides the decrease
-MAX_TRIALS = 40  # a damping that doubles its growth, or a ball that shrinks to a quarter, is at its end long before
+MAX_TRIALS = 40  # trials: a damping that doubles its growth, or a ball that shrinks to a quarter, ends long before
 LEAST_WEIGHT = 1e-2  # of rho': outliers of a robust loss have less curvature, and 1 / sqrt(C) costs digits
 ENTRIES = 10_000_000  # of a Jacobian that is held as a matrix: 80 MB
 
@@ -58,8 +58,8 @@ class Trial(NamedTuple):
     point: Point
     control: Control
     accepted: jax.Array
-    moved: jax.Array  # False: the step is lost in the digits of the point
-    tried: jax.Array  # the size of the control that made this trial
+    moved: jax.Array  # False where the step is lost in the digits of the point
+    tried: jax.Array  # the control that made this trial
     trials: jax.Array
     products: jax.Array
 
@@ -110,7 +110,7 @@ class Rows(NamedTuple):
 
 
 def linearize(instance: Instance, x: jax.Array, unravel: Callable[[jax.Array], Params], dense: bool) -> Rows:
-    """The residuals at ``x``, weighted: for a robust loss the rows are those of its second-order model, with a least
+    """The residuals at ``x``, weighted: for a robust loss they are the rows of its second-order model, with a least
     weight. Source: Triggs et al., Bundle adjustment, 1999, section 4.3."""
     loss, hparams, batch = squares_of(instance), instance.hparams, instance.batch
     residual, move = jax.linearize(lambda x: loss.flat(unravel(x), hparams, batch).astype(x.dtype), x)

@@ -72,3 +72,39 @@ def test_a_start_at_the_solution_is_converged_and_its_error_is_judged_beside_the
     _, exact, _ = bl.hypergradient(task, hparams, bl.Implicit(linear_solve=bl.Dense()))
     assert report.status.name == "converged"
     assert np.linalg.norm(grad - exact) <= 10 * float(report.error_estimate) + 1e-12
+
+
+@pytest.mark.parametrize("columns", [(), (3,)])
+def test_a_quadratic_loss_is_solved_by_one_factor_of_its_matrix(columns):
+    root, targets = jax.random.normal(KEYS[0], (6, 6)), jax.random.normal(KEYS[1], (6, *columns))
+    loss = bl.Quadratic(
+        matrix=lambda h, batch: root @ root.T + jnp.diag(jnp.exp(h)), linear=lambda h, batch: batch * jnp.cos(h[0])
+    )
+    task = bl.Task(
+        inner=bl.InnerProblem(loss=loss, init=lambda key, h: jnp.zeros((6, *columns))),
+        outer_loss=lambda w, h, batch: jnp.sum(jnp.sin(w)) + h[1] ** 2,
+        init_hparams=lambda key: jnp.zeros(6),
+        batches=bl.full_batch(targets, ()),
+    )
+    hparams = jnp.linspace(-1.0, 1.0, 6)
+    value, grad, report = bl.hypergradient(task, hparams, bl.ClosedForm())
+    exact = lambda h: jnp.linalg.solve(loss.matrix(h, targets), loss.linear(h, targets))
+    expected, slope = jax.value_and_grad(lambda h: task.outer_loss(exact(h), h, ()))(hparams)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(grad, slope, rtol=1e-10)
+    assert report.status.name == "converged"
+    assert int(report.counts.hessian_products) == 3  # the check and the refinement of the adjoint, and no matrix
+
+
+def test_a_matrix_that_is_not_definite_fails():
+    task = bl.Task(
+        inner=bl.InnerProblem(
+            loss=bl.Quadratic(matrix=lambda h, batch: jnp.diag(h), linear=lambda h, batch: batch),
+            init=lambda key, h: jnp.zeros(2),
+        ),
+        outer_loss=lambda w, h, batch: jnp.sum(w),
+        init_hparams=lambda key: jnp.ones(2),
+        batches=bl.full_batch(jnp.array([1.0, 2.0]), ()),
+    )
+    with pytest.raises(bl.ConvergenceError):
+        bl.hypergradient(task, jnp.array([1.0, -1.0]), bl.ClosedForm())

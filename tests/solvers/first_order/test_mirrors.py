@@ -1,5 +1,7 @@
 """Mirror descent beyond the rows of one simplex; Anderson acceleration of steps; steps from values; line searches."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +110,71 @@ def test_anderson_steps_pass_jit_and_vmap():
     found = jax.jit(jax.vmap(lambda h: problem.solve(h, None)))(several)
     assert np.all(np.asarray(found.status.code) <= bl.Code.stalled)
     assert_allclose(found.params["a"], several, atol=1e-6)
+    assert np.max(found.steps) <= 20  # as for a fixed step size; the steps of the solver alone do not end in 1,000
+
+
+DESIGN = np.random.default_rng(0).standard_normal((30, 8)) * np.geomspace(1, 10, 8)
+TARGETS = np.random.default_rng(1).standard_normal(30)
+
+
+def squares(w, h, batch):
+    return 0.5 * jnp.mean((DESIGN.astype(w.dtype) @ w - TARGETS.astype(w.dtype) - h) ** 2)
+
+
+def wrapped_problems(dtype):
+    """Each solver to wrap with a problem of its kind, and the share of its own steps that is enough."""
+    zeros, uniform = lambda key, h: jnp.zeros(8, dtype), lambda key, h: jnp.full(8, 1 / 8, dtype)
+    linear = bl.Linear(lambda batch: DESIGN.astype(dtype), lambda z, w, h, batch: 0.5 * jnp.mean((z - h) ** 2))
+    contraction = 0.9 * np.linalg.qr(DESIGN)[1].astype(dtype) / np.linalg.norm(DESIGN, 2).astype(dtype)
+    plain = bl.ProximalGradient(acceleration=False)
+    return {
+        "gradient": (bl.GradientDescent(), bl.InnerProblem(squares, zeros), 0.2),
+        "l1": (plain, bl.InnerProblem(squares, zeros, penalty=bl.L1(weight=0.05)), 0.5),
+        "box": (plain, bl.InnerProblem(squares, zeros, constraint=bl.Box(lower=0.0)), 0.5),
+        "momentum": (bl.ProximalGradient(), bl.InnerProblem(squares, zeros, penalty=bl.L1(weight=0.05)), 1.0),
+        "mirror": (bl.MirrorDescent(), bl.InnerProblem(squares, uniform, constraint=bl.Simplex()), 0.5),
+        "blocks": (bl.BlockCoordinateDescent(), bl.InnerProblem(linear, zeros, penalty=bl.L1(weight=0.05)), 1.0),
+        "fixed point": (
+            bl.FixedPointIteration(),
+            bl.InnerProblem.from_fixed_point(lambda w, h, batch: jnp.tanh(contraction @ w) + h, zeros),
+            0.7,
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype, tol", [(np.float64, 1e-9), (np.float32, 1e-4)])
+@pytest.mark.parametrize("kind", wrapped_problems(np.float64))
+def test_accelerated_steps_lead_where_those_of_the_solver_lead(kind, dtype, tol):
+    """Under jit and vmap, with steps that are searched: in fewer steps to the same point, with the same derivative."""
+    solver, statement, share = wrapped_problems(dtype)[kind]
+    several = jnp.asarray([-0.2, 0.1, 0.3], dtype)
+    found = {}
+    for name, chosen in {"own": solver, "accelerated": bl.AndersonWrapper(solver, max_steps=6000)}.items():
+        problem = replace(statement, solver=replace(chosen, tol=tol, max_steps=6000))
+        found[name] = jax.jit(jax.vmap(lambda h, problem=problem: problem.solve(h, None)))(several)
+        assert np.all(np.asarray(found[name].status.code) <= bl.Code.stalled)
+        assert found[name].params.dtype == dtype
+        slopes = jax.vmap(jax.jacobian(lambda h, problem=problem: problem.solve(h, None).params))(several)
+        found[name] = found[name], slopes
+    (own, own_slopes), (accelerated, slopes) = found["own"], found["accelerated"]
+    assert_allclose(accelerated.params, own.params, atol=200 * tol)
+    assert_allclose(slopes, own_slopes, atol=1e-3 if dtype == np.float32 else 1e-6)
+    assert np.max(accelerated.steps) <= share * np.max(own.steps)
+
+
+def test_accelerated_blocks_keep_the_parts_of_the_loss_where_steps_are_unrolled():
+    linear = bl.Linear(lambda batch: DESIGN, lambda z, w, h, batch: 0.5 * jnp.mean((z - TARGETS - h) ** 2))
+    gradients = []
+    for solver in (bl.BlockCoordinateDescent(), bl.AndersonWrapper(bl.BlockCoordinateDescent(), max_steps=100)):
+        task = bl.Task(
+            inner=bl.InnerProblem(linear, lambda key, h: jnp.zeros(8), penalty=bl.L1(weight=0.05), solver=solver),
+            outer_loss=lambda w, h, batch: jnp.sum((w - 1) ** 2),
+            init_hparams=lambda key: jnp.array(0.1),
+            batches=bl.full_batch(None, None),
+        )
+        gradients.append(bl.hypergradient(task, jnp.array(0.1), engine=bl.Unrolled())[1])
+    assert_allclose(gradients[1], gradients[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", [bl.PolyakSGD(tol=1e-7), bl.ArmijoSGD(tol=1e-7), bl.ArmijoSGD(momentum=0.5)])
