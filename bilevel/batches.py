@@ -32,8 +32,13 @@ class Minibatch:
     1.0
     """
 
-    def __init__(self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray, samples: int = 0):
-        self.data, self.index, self.weight, self.samples = data, index, weight, samples
+    def __init__(
+        self, data: Batch, index: jax.Array | np.ndarray, weight: jax.Array | np.ndarray, samples: int = 0
+    ) -> None:
+        self.data: Batch = data
+        self.index: jax.Array | np.ndarray = index
+        self.weight: jax.Array | np.ndarray = weight
+        self.samples: int = samples
 
     @property
     def blocks(self) -> int:
@@ -45,17 +50,17 @@ class Minibatch:
         """Whether it holds all samples."""
         return self.samples == self.index.shape[0]
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.data)
 
     def __getitem__(self, item: Any) -> Any:
         return self.data[item]
 
-    def tree_flatten(self) -> tuple[tuple, int]:
+    def tree_flatten(self) -> tuple[tuple[Any, ...], int]:
         return (self.data, self.index, self.weight), self.samples
 
     @classmethod
-    def tree_unflatten(cls, samples: int, children: tuple) -> Minibatch:
+    def tree_unflatten(cls, samples: int, children: tuple[Any, ...]) -> Minibatch:
         data, index, weight = children
         return cls(data, index, weight, samples)
 
@@ -102,7 +107,7 @@ def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Min
     """Random minibatches of an inner batch: (key, step, batch) -> `Minibatch`, for ``bl.Optax(draw=)``.
 
     Without replacement, an epoch at a time, as `minibatches` draws them. Where ``batch`` is a `Minibatch` itself (as
-    `whole_batch` gives), places and weights stay those of the data set that it was drawn from.
+    `whole_batch` gives), places and weights still refer to the data set that it was drawn from.
 
     >>> draw, data = draw_samples(2), np.arange(4.0)
     >>> sorted(draw(jax.random.key(0), 0, data).data.tolist() + draw(jax.random.key(0), 1, data).data.tolist())
@@ -153,7 +158,7 @@ def same_at_every_step(batches: Batches, key: Key) -> bool:
     False
     """
 
-    def traced_part(step: jax.Array) -> list:
+    def traced_part(step: jax.Array) -> list[Any]:
         """The computed leaves of the batches; data that is passed on unchanged need not be an array of JAX."""
         return [leaf for leaf in jax.tree.leaves(batches(key, step)) if isinstance(leaf, Tracer)]
 

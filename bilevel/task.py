@@ -127,7 +127,7 @@ class Task:
         return {name: getattr(self, name) for name in names}
 
     @property
-    def functions(self) -> dict[str, Callable]:
+    def functions(self) -> dict[str, Callable[..., Any]]:
         """The user's functions by their roles, for errors that name the function."""
         return {
             **self.inner.functions,

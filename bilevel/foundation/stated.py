@@ -35,7 +35,7 @@ TOLD = "told_by_bilevel"  # an attribute of errors that name their function alre
 
 
 @contextmanager
-def telling(functions: Mapping[str, Callable], check: Callable[[], None]) -> Iterator[None]:
+def telling(functions: Mapping[str, Callable[..., Any]], check: Callable[[], None]) -> Iterator[None]:
     """An error raised within names the user's function that it came from ("the inner loss", its name, file and line).
 
     ``functions`` are the user's functions by their roles. An error from elsewhere may still be caused by what one of
@@ -72,7 +72,7 @@ def tells(check: Callable[..., Any]) -> Callable[[Function], Function]:
     return decorate
 
 
-def check_again(functions: Mapping[str, Callable], check: Callable[[], None], error: Exception) -> None:
+def check_again(functions: Mapping[str, Callable[..., Any]], check: Callable[[], None], error: Exception) -> None:
     """Runs ``check``, whose sentence, if it raises one, replaces ``error``."""
     try:
         check()
@@ -173,7 +173,7 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
     return jax.eval_shape(function, *args)
 
 
-def check_callable(functions: Mapping[str, Callable]) -> None:
+def check_callable(functions: Mapping[str, Callable[..., Any]]) -> None:
     """StatementError for a value that is no function in the place of one."""
     for name, function in functions.items():
         if not callable(function):
@@ -216,7 +216,7 @@ def codes_of(function: Any, depth: int = 2) -> list[CodeType]:
     return []
 
 
-def _tell(error: Exception, functions: Mapping[str, Callable]) -> bool:
+def _tell(error: Exception, functions: Mapping[str, Callable[..., Any]]) -> bool:
     """Adds to the message of an error the function that it came from and where; False where it came from none of
     them."""
     owners = {code: (name, function) for name, function in functions.items() for code in codes_of(function)}

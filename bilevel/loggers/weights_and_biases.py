@@ -24,7 +24,7 @@ class WandB(Logger):
 
     def __init__(
         self, mode: Mode = "offline", project: str = "bilevel", group: str | None = None, tags: Sequence[str] = ()
-    ):
+    ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(
                 f"W&B has no mode {mode!r}: choose offline, online or disabled (logger.mode, or WANDB_MODE)."

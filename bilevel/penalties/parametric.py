@@ -75,7 +75,7 @@ class ParametricPenalty(Penalty):
     operator: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> point
     term: ClassVar[Callable[..., Scalar]]  # (point, *parameters) -> scalar
     distance: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> distances to all kinks
-    widest: ClassVar[Callable[[tuple], tuple] | None] = None  # shape of an array -> that of a parameter, if special
+    widest: ClassVar[Callable[[tuple], tuple] | None] = None  # shape of an array -> shape of a parameter, if special
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         def with_step(array: jax.Array, *rest: Any) -> jax.Array:

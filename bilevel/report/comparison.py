@@ -48,8 +48,8 @@ def settings(runs: Sequence[RecordedRun], differing: Mapping[str, Sequence[Any]]
 
 
 def ranked(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
-    """The runs, best first: those of one task by their best outer loss, runs without one last. Runs of several tasks
-    are grouped, because losses of different tasks are not comparable."""
+    """The runs, best first. Runs of one task are ordered by their best outer loss, runs without one last. Runs of
+    several tasks are grouped, because losses of different tasks are not comparable."""
 
     def order(run: RecordedRun) -> tuple[str, bool, float]:
         loss = run.record.summary.get("best_outer_loss", math.nan)

@@ -269,7 +269,7 @@ def conclude(
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:
-    """The solution at the point that was judged last; its cost includes that of the reference."""
+    """The solution at the point that was judged last; its cost includes the cost of the reference."""
     found = judged.residual
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)

@@ -16,7 +16,7 @@ from bilevel.solvers.programs.stated_by_functions import Derivatives, Program
 TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the nearest bound
 MAX_HALVINGS = 25  # 2^-25 of a step is half of the digits
 SUFFICIENT = 1e-4  # of the slope of the merit
-NEAR = 1e10  # the factor by which a multiplier may differ from that of the barrier
+NEAR = 1e10  # the factor by which a multiplier may differ from the barrier's
 FARTHEST = 100.0  # times the size of the point: no longer step where a Hessian of zero leaves the model without a scale
 TINY = 1e-12  # relative: a row this near to its bound keeps its slack
 MOST_CAREFUL = 1e-8  # the least share of a step that reduces the violation
