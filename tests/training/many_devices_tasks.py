@@ -58,6 +58,7 @@ def lanes() -> dict:
             places = (PartitionSpec("data") if axis == 0 else PartitionSpec(), PartitionSpec("data"))
             many = jax.shard_map(one, mesh=mesh, in_specs=places, out_specs=PartitionSpec("data"), check_vma=False)
             program = jax.jit(many).lower(h, (x, signs)).compile()
+            text = program.as_text() or ""
             solutions = one(h, (x, signs)), program(h, (x, signs))
             slope = lambda solve, h=h: jax.jit(jax.grad(lambda h: jnp.sum(solve(h, (x, signs)).params ** 3)))(h)
             found[name] = {
@@ -65,7 +66,7 @@ def lanes() -> dict:
                 "slope": float(jnp.max(jnp.abs(slope(one) - slope(many)))),
                 "steps": [np.asarray(one.steps).tolist() for one in solutions],
                 "codes": [np.asarray(one.status.code).tolist() for one in solutions],
-                "exchanges": len(re.findall(r"all-gather|all-reduce|collective-permute|all-to-all", program.as_text() or "")),
+                "exchanges": len(re.findall(r"all-gather|all-reduce|collective-permute|all-to-all", text)),
                 "places": len(solutions[1].params.sharding.device_set),
             }
     return found
