@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bilevel.cli import sweep
+from bilevel.cli import distributed, sweep
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
 from bilevel.cli.commands import asked
@@ -98,17 +99,21 @@ def job(config: DictConfig) -> Any:
         heed_no_more()
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         tell(f"{interrupt}".strip() or "interrupted")
+        distributed.leave(INTERRUPTED)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise SystemExit(INTERRUPTED) from None
         quit_at_once(INTERRUPTED)
     except Exception as error:
-        if config.debug:
+        if config.debug and not distributed.several():
             raise
+        if config.debug:
+            traceback.print_exc()
         tell(sentence(error))
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
         wrong = isinstance(error, SettingsError | OmegaConfBaseException | InstantiationException | DataError)
+        distributed.leave(WRONG_SETTINGS if wrong else FAILURE)
         raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
 
 
@@ -140,6 +145,6 @@ def take_away_empty(folder: Path) -> None:
 def tell(text: str) -> None:
     """One line on stderr; in a sweep with the overrides of this run."""
     context = HydraConfig.get()
-    which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else ""
+    which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else distributed.prefix()
     with contextlib.suppress(OSError):  # the terminal is gone
         print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)

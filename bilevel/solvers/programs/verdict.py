@@ -11,8 +11,8 @@ from bilevel.kernels.equilibrate_operators import squares_of, units
 from bilevel.kernels.matrices import compressed, is_positive_semidefinite, is_sparse
 from bilevel.kernels.splitting import proofs
 from bilevel.linear_solve import sparse_factor
-from bilevel.solvers.programs.split_program import groups_of, quadratic
-from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
+from bilevel.solvers.programs.split_program import quadratic
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, groups_of
 
 
 def verdict(
