@@ -45,4 +45,7 @@ def relative_residual(
 
 
 def _relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
-    return norm(residual) / (1 + jnp.max(jnp.stack([norm(term) for term in terms])))
+    sizes = jax.vmap(norm)(
+        jnp.stack([residual, *terms])
+    )  # all in one loop, because small programs take as long as their loops are many
+    return sizes[0] / (1 + jnp.max(sizes[1:]))
