@@ -109,6 +109,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         ConvergenceError as ConvergenceError,
         Status as Status,
     )
+    from bilevel.host_batches import host_minibatches as host_minibatches, streamed as streamed
     from bilevel.implicit import (
         Mapping as Mapping,
         custom_fixed_point as custom_fixed_point,
@@ -273,6 +274,7 @@ _HOME = {
         "Schedule", "Summable", "ErrorDriven",
     ),
     "bilevel.batches": ("draw_samples", "full_batch", "minibatches", "whole_batch"),
+    "bilevel.host_batches": ("host_minibatches", "streamed"),
     "bilevel.task": ("Task", "Headline"),
     "bilevel.engines.hypergradients": ("hypergradient",),
     "bilevel.training.result": ("load_result",),

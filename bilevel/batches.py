@@ -94,8 +94,8 @@ def minibatches(train: Batch, validation: Batch, batch_size: int, validation_bat
     >>> sorted(int(i) for batch in seen for i, w in zip(batch.index, batch.weight) if w > 0)
     [0, 1, 2, 3, 4]
     """
-    draw_train = _sampler(train, batch_size, "training")
-    draw_validation = _sampler(validation, validation_batch_size or batch_size, "validation")
+    draw_train = sampler(train, batch_size, "training")
+    draw_validation = sampler(validation, validation_batch_size or batch_size, "validation")
 
     def batches(key: Key, step: int | jax.Array) -> tuple[Minibatch, Minibatch]:
         return draw_train(jax.random.fold_in(key, 0), step), draw_validation(jax.random.fold_in(key, 1), step)
@@ -116,7 +116,7 @@ def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Min
 
     def draw(key: Key, step: int | jax.Array, batch: Batch) -> Minibatch:
         within = isinstance(batch, Minibatch)
-        drawn = _sampler((batch.data, batch.index, batch.weight) if within else batch, batch_size, "inner")(key, step)
+        drawn = sampler((batch.data, batch.index, batch.weight) if within else batch, batch_size, "inner")(key, step)
         if not within:
             return drawn
         data, index, weight = drawn.data
@@ -125,8 +125,19 @@ def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Min
     return draw
 
 
-def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | jax.Array], Minibatch]:
-    samples = _size(data)
+Read: TypeAlias = Callable[[jax.Array, Callable[[], jax.Array]], Batch]  # index, and () -> that of the next step
+
+
+def on_device(data: Batch) -> Read:
+    """The samples at an index, of data that the program holds."""
+    return lambda index, following: jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
+
+
+def sampler(
+    data: Batch, batch_size: int, name: str, read: Callable[[Batch], Read] = on_device
+) -> Callable[[Key, int | jax.Array], Minibatch]:
+    """(key, step) -> `Minibatch`, as `minibatches` draws them, its samples by ``read``."""
+    samples, taken = _size(data), read(data)
     if not 1 <= batch_size <= samples:
         raise ValueError(
             f"A batch size of {batch_size} is impossible with {samples} {name} samples: choose one from 1 to {samples}."
@@ -135,13 +146,18 @@ def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | ja
     # Each sample occurs once in an epoch of blocks * batch_size places.
     weight = blocks * batch_size / samples
 
-    def draw(key: Key, step: int | jax.Array) -> Minibatch:
-        epoch, block = jnp.divmod(jnp.asarray(step, jnp.uint32), jnp.uint32(blocks))
+    def drawn(key: Key, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The index of a step, and which of its places are filled."""
+        epoch, block = jnp.divmod(step, jnp.uint32(blocks))
         places = block * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
         filled = places < samples
         index = permuted(jax.random.fold_in(key, epoch), jnp.where(filled, places, jnp.uint32(0)), samples)
-        index = jnp.where(filled, index, 0).astype(jnp.int32)
-        picked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
+        return jnp.where(filled, index, 0).astype(jnp.int32), filled
+
+    def draw(key: Key, step: int | jax.Array) -> Minibatch:
+        step = jnp.asarray(step, jnp.uint32)
+        index, filled = drawn(key, step)
+        picked = taken(index, lambda: drawn(key, step + 1)[0])
         return Minibatch(picked, index, jnp.where(filled, weight, 0.0), samples)
 
     return draw

@@ -20,7 +20,7 @@ LAYERS = (
     ("constraints",),
     ("optimality",),
     ("solvers",),
-    ("batches", "data", "loggers"),
+    ("batches", "data", "host_batches", "loggers"),
     ("problem",),
     ("layers", "task", "networks"),
     ("engines",),
