@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,9 @@ from bilevel.projections.power import power_cone, power_cone_distance
 
 
 class Cone(abc.ABC):
-    """A closed convex cone of vectors of length ``dim``. Derivatives of the projections are those of jvp and vjp."""
+    """A closed convex cone of vectors of length ``dim``. The projections are differentiated by jvp and vjp."""
+
+    by_rows: ClassVar[bool] = False  # whether each row is a cone of its own, so that rows may be scaled one by one
 
     @property
     @abc.abstractmethod
@@ -68,6 +71,8 @@ class Zero(OfVectors):
     [0.0, 0.0]
     """
 
+    by_rows = True
+
     @property
     def dual(self) -> Cone:
         return Free(self.n)
@@ -88,6 +93,8 @@ class Free(OfVectors):
     [1.0, -1.0]
     """
 
+    by_rows = True
+
     @property
     def dual(self) -> Cone:
         return Zero(self.n)
@@ -106,6 +113,8 @@ class NonNegative(OfVectors):
     >>> NonNegative(2).project(jnp.array([1.0, -1.0])).tolist()
     [1.0, 0.0]
     """
+
+    by_rows = True
 
     @property
     def dual(self) -> Cone:
@@ -254,7 +263,7 @@ class Product(Cone):
 
     cones: tuple[Cone, ...]
 
-    def __init__(self, *cones: Cone):
+    def __init__(self, *cones: Cone) -> None:
         object.__setattr__(self, "cones", cones)
 
     @property

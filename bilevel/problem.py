@@ -156,7 +156,7 @@ class InnerProblem:
         return Instance(self.loss, self.nonsmooth, mapping, hparams, batch, **how)
 
     @property
-    def functions(self) -> dict[str, Callable]:
+    def functions(self) -> dict[str, Callable[..., Any]]:
         """The user's functions by their roles, for errors that name the function."""
         stated: dict[str, Any] = {"init": self.init, "penalty": self.penalty, "constraint": self.constraint}
         if self.optimality is None:

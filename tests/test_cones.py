@@ -19,6 +19,15 @@ CONES = [
 ]
 
 
+@pytest.mark.parametrize("cone", CONES[:-1], ids=str)
+def test_a_cone_by_rows_is_one_whose_rows_may_be_scaled_one_by_one(cone):
+    """D s stays in the cone for every positive diagonal D, and in no other cone of the list does it for all s."""
+    points = cone.project(RANDOM.normal(size=(40, cone.dim)))
+    scaled = points * RANDOM.uniform(0.1, 10.0, cone.dim)
+    stays = np.allclose(cone.project(scaled), scaled, rtol=1e-9, atol=1e-9)
+    assert stays == cone.by_rows
+
+
 @pytest.mark.parametrize("cone", CONES, ids=str)
 def test_moreau_decomposition(cone):
     """x = p - d with p in K, d in K* and <p, d> = 0, on a batch."""

@@ -20,7 +20,19 @@ COMMANDS = {
     "data": "bilevel.cli.data:data",
     "doctor": "bilevel.cli.doctor:doctor",
 }
-GROUPS = ("data", "engine", "experiment", "logger", "mesh", "optimizer", "schedule", "solver", "task", "trainer")
+GROUPS = (
+    "data",
+    "distributed",
+    "engine",
+    "experiment",
+    "logger",
+    "mesh",
+    "optimizer",
+    "schedule",
+    "solver",
+    "task",
+    "trainer",
+)
 UNIQUE = ("hydra.run.dir", "resume", "fork")  # of one run
 LOGGER = "choose_logger"  # logger=NAME of a run that goes on, because recorded settings have no groups to choose from
 QUIET = (  # this package's settings of Hydra, for settings that are read from another folder
@@ -47,6 +59,11 @@ def translate(arguments: list[str]) -> list[str]:
     if command == "doctor":
         return examined(flags, overrides)
     refuse_words(flags)
+    if {"-m", "--multirun"} & set(flags) and value_of(overrides, "distributed.coordinator"):
+        raise SettingsError(
+            "distributed.coordinator is of one run: leave out --multirun, or distribute the runs of the sweep by "
+            "hydra/launcher=ray_cluster."
+        )
     overrides = [in_full(one, flags, overrides) for one in overrides]
     directory, origin = (folder_of(overrides, name) for name in ("resume", "fork"))
     if directory and origin:
@@ -146,9 +163,18 @@ def resumed(flags: list[str], overrides: list[str], directory: Path) -> list[str
     place = quoted(directory.absolute())
     return [
         *(*flags, *recorded),
-        *(re.sub("^logger=", f"++{LOGGER}=", one) for one in overrides if not one.startswith("resume=")),
+        *(
+            re.sub("^logger=", f"++{LOGGER}=", one)
+            for one in map(of_processes, overrides)
+            if not one.startswith("resume=")
+        ),
         *(f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *QUIET),
     ]
+
+
+def of_processes(override: str) -> str:
+    """A setting of the group ``distributed``, which a run of an earlier version has no record of."""
+    return re.sub(r"^(?=distributed\.)", "++", override)
 
 
 def forked(flags: list[str], overrides: list[str], directory: Path) -> list[str]:

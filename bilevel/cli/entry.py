@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bilevel.cli import sweep
+from bilevel.cli import distributed, sweep
 from bilevel.cli.arguments import COMMANDS, translate
 from bilevel.cli.choices import configs
 from bilevel.cli.commands import asked
@@ -82,6 +84,7 @@ def job(config: DictConfig) -> Any:
     if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run reports in a sentence
         threading.excepthook = lambda _: None
         sys.excepthook = of_main_thread
+        logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)  # prints the traceback of what is told below
         warnings.formatwarning = in_one_line
         warnings.simplefilter("ignore", ResourceWarning)  # of W&B's own folders for what it uploads
         importlib.import_module("bilevel.cli.event_loops").install()
@@ -98,17 +101,21 @@ def job(config: DictConfig) -> Any:
         heed_no_more()
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         tell(f"{interrupt}".strip() or "interrupted")
+        distributed.leave(INTERRUPTED)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise SystemExit(INTERRUPTED) from None
         quit_at_once(INTERRUPTED)
     except Exception as error:
-        if config.debug:
+        if config.debug and not distributed.several():
             raise
+        if config.debug:
+            traceback.print_exc()
         tell(sentence(error))
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Told(sentence(error)) from None  # the other runs of the sweep go on
         wrong = isinstance(error, SettingsError | OmegaConfBaseException | InstantiationException | DataError)
+        distributed.leave(WRONG_SETTINGS if wrong else FAILURE)
         raise SystemExit(WRONG_SETTINGS if wrong else FAILURE) from None
 
 
@@ -140,6 +147,6 @@ def take_away_empty(folder: Path) -> None:
 def tell(text: str) -> None:
     """One line on stderr; in a sweep with the overrides of this run."""
     context = HydraConfig.get()
-    which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else ""
+    which = f" [{context.job.override_dirname}]" if context.mode == RunMode.MULTIRUN else distributed.prefix()
     with contextlib.suppress(OSError):  # the terminal is gone
         print(f"bilevel{which}: {text}", file=sys.stderr, flush=True)

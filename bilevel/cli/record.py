@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.cli.arguments import LOGGER, plain_yaml
+from bilevel.cli.distributed import STATED
 from bilevel.cli.interrupts import heed
 from bilevel.loggers import Logger, Run
 from bilevel.loggers.json_lines import write_whole
@@ -21,14 +22,15 @@ class SettingsRecord(Logger):
     does not change the record of an earlier run. Settings that a resumed run has changed hold from then on.
     """
 
-    def __init__(self, config: DictConfig):
-        self.config = OmegaConf.merge(config, {"resume": None})
+    def __init__(self, config: DictConfig) -> None:
+        own = {"resume": None, **({"distributed": dict.fromkeys(STATED)} if "distributed" in config else {})}
+        self.config = OmegaConf.merge(config, own)
 
     def start(self, run: Run, step: int = 0, state: Mapping[str, Any] = MappingProxyType({})) -> None:
         assert run.directory is not None
         place, hydra = run.directory / ".hydra", HydraConfig.instance().cfg
         place.mkdir(exist_ok=True)
-        typed = list(HydraConfig.get().overrides.task)
+        typed = [one for one in HydraConfig.get().overrides.task if not of_processes(one)]
         if run.resumed:
             typed = continued(plain_yaml(place / "overrides.yaml", list), typed)
         elif hydra is not None:
@@ -62,4 +64,9 @@ def continued(before: list[str], now: list[str]) -> list[str]:
 
 def is_own(override: str) -> bool:
     """Whether an override names the run itself instead of a setting."""
-    return override.lstrip("+").startswith(("resume=", "fork="))
+    return override.lstrip("+").startswith(("resume=", "fork=")) or of_processes(override)
+
+
+def of_processes(override: str) -> bool:
+    """Whether an override names the processes of this start, which another start of the run need not have."""
+    return override.lstrip("+").startswith("distributed.")

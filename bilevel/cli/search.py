@@ -50,7 +50,7 @@ class Search(Sweeper):
 
     __module__ = HOME
 
-    def __init__(self, trials: int, at_once: int, sampler: str, prune: bool, seed: int):
+    def __init__(self, trials: int, at_once: int, sampler: str, prune: bool, seed: int) -> None:
         if trials < 1 or at_once < 1:
             raise SettingsError(f"hydra.sweeper.trials={trials}, at_once={at_once}: both must be at least 1.")
         if sampler not in SAMPLERS:
@@ -138,7 +138,7 @@ class Search(Sweeper):
 
 
 def offer(arguments: Sequence[str]) -> None:
-    """Makes the sweeper known to Hydra. SettingsError where the command line is that of a single run."""
+    """Makes the sweeper known to Hydra. SettingsError where the command line starts a single run."""
     if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
         raise SettingsError("hydra/sweeper=search starts many runs: add -m.")
     Plugins.instance().register(Search)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from bilevel.cli.arguments import LOGGER
 from bilevel.cli.choices import configs, options
+from bilevel.cli.distributed import check_distributed
 from bilevel.cli.sentences import SettingsError, nearest
 from bilevel.cli.shipped import check_shipped
 
@@ -26,6 +27,8 @@ POSITIVE = (
     "trainer.steps_per_call",
     "solver.tol",
     "solver.max_steps",
+    "distributed.timeout",
+    "distributed.heartbeat",
 )
 
 
@@ -46,6 +49,7 @@ def check_settings(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if isinstance(value, int | float) and not value > 0:  # a schedule is checked by its own settings
             raise SettingsError(f"{key}={value}: it must be positive.")
+    check_distributed(config)
     if config.get("resume"):
         recorded = OmegaConf.load(Path(config.resume) / ".hydra" / "config.yaml")
         check_unchanged(config, cast(DictConfig, recorded))

@@ -14,6 +14,14 @@ PRECISIONS = ("float32", "float64")
 CHOICES = {  # the words that a setting may take, by the `_target_` beside it
     "bilevel.tasks.hyperclean": {"corruption": ("exact_wrong", "uniform_replacement")},
     "bilevel.tasks.distillation": {"form": ("primal", "kernel")},
+    "bilevel.tasks.kernel_distillation": {
+        "learn": ("images", "labels", "both"),
+        "start": ("real", "means", "noise"),
+        "kernel": ("rbf", "ntk", "linear"),
+        "head": ("ridge", "softmax"),
+        "features": ("pixels", "random", "trained"),
+        "network": ("connected", "convolutional"),
+    },
     "bilevel.tasks.logistic": {
         "penalties": ("single", "per_class", "per_feature"),
         "towards": ("mean", "start"),
@@ -34,15 +42,17 @@ POLICIES = ("raise", "warn", "retry", "skip")
 SIZES = (  # settings of shipped tasks that are whole numbers from 1
     *("train", "validation", "test", "classes", "features", "images_per_class", "genes", "atoms", "steps"),
     *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out", "draws"),
+    *("depth", "features_steps", "network_steps"),
 )
 REGRESSIONS = ("ridge", "lasso", "precision", "kernel_ridge")
 CLASSIFICATIONS = (
     *("hyperclean", "logistic", "distillation", "linear_distillation", "feature_penalties", "learning_rate"),
-    "augmentation",
+    *("augmentation", "kernel_distillation"),
 )
 Parts = tuple[float, float, float]  # training, validation and second hold-out: numbers or shares of samples
 PARTS: dict[str, Callable[[Mapping[str, Any]], Parts]] = {
     "distillation": lambda task: (task["train"], task["stop"], 0),
+    "kernel_distillation": lambda task: (task["train"], task["stop"], 0),
     "linear_distillation": lambda task: (task["train"], 1, 0),
 }
 
@@ -97,7 +107,7 @@ def check_data(name: str, task: Mapping[str, Any]) -> None:
     data_sets.present(source, task["root"])
     if isinstance(second := task.get("held_out"), str) and second:
         data_sets.present(data_sets.source_of(second, task["root"]), task["root"])
-    if "train" in task:
+    if name in PARTS or {"train", "validation"} <= set(task):  # other tasks refuse by themselves what does not fit
         parts = PARTS.get(name, lambda task: (task["train"], task["validation"], task.get("stop", 0)))(task)
         counts = (data_sets.count(part, source.size.samples) for part in parts)
         data_sets.check_parts(source.size.samples, source.size.classes, *counts)

@@ -21,7 +21,10 @@ from bilevel.cli.settings import merged
 TABLE = "sweep.csv"
 PLACE = "hydra.sweep.dir"
 # Settings that do not change the result of a run.
-ASIDE = ("hydra", "command", "resume", "run", "replay", "report", "progress", "debug", "compilation_cache", "logger")
+ASIDE = (
+    *("hydra", "command", "resume", "run", "replay", "report", "progress", "debug", "compilation_cache", "logger"),
+    "distributed",
+)
 _folders: list[Path] = []  # the folder of the sweep that this process runs
 
 

@@ -25,6 +25,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bilevel.cli import distributed
+from bilevel.cli.distributed import join
 from bilevel.cli.ending import best_loss, finished, short, tell_result
 from bilevel.cli.interrupts import last_words
 from bilevel.cli.record import SettingsRecord
@@ -41,6 +43,7 @@ from bilevel.task import PRECISIONS, Task
 from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
+from bilevel.training.processes import ProcessLost, folder_of_all, leads, loss
 from bilevel.training.run_folder import CHECKPOINTS, RunFolder, free_folder
 from bilevel.training.samplers import beside
 from bilevel.training.trainer import Trainer
@@ -50,15 +53,20 @@ def train(config: DictConfig) -> float:
     """Runs the outer loop; returns the best outer loss, which is what Hydra's sweepers minimise."""
     config = goes_on(config)
     resumed = config.resume is not None
+    join(config, in_sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
     with claimed(resumed) as folder:
         if resumed and (done := finished(folder.path, config)):
-            print(short(folder.path))
-            print(f"{short(folder.path)} is already finished: {done}", file=sys.stderr, flush=True)
+            if leads():
+                print(short(folder.path))
+                print(f"{short(folder.path)} is already finished: {done}", file=sys.stderr, flush=True)
             return best_loss(folder.path)
         use_compilation_cache(config.compilation_cache)
         task, trainer = build(config)
         trainer = replace(trainer, loggers=[SettingsRecord(config), *trainer.loggers])
         again = f"`bilevel resume={shlex.quote(short(folder.path))}` goes on"
+        lost = f"{loss()}; {again} from the last checkpoint, with any number of processes."
+        if distributed.several():
+            distributed.last_words(lost)
         last_words(f"interrupted within a computation that does not stop; {again} from the last checkpoint.")
         settings: Any = OmegaConf.to_container(config, resolve=True)
         key = jax.random.key(config.seed)
@@ -66,14 +74,17 @@ def train(config: DictConfig) -> float:
             result = trainer.fit(task, key=key, directory=folder, resume=resumed, config=settings)
         except Interrupted as interrupt:
             raise Interrupted(f"{interrupt}; {again}.") from interrupt
+        except ProcessLost as error:
+            raise ProcessLost(lost) from error
         except Misfit as error:
             raise SettingsError(str(error)) from error
         except Exception as error:
             if not (what := of_storage(error)):
                 raise
             raise OSError(f"{short(folder.path)}: {what}; what was saved before is kept, and {again}.") from error
-    print(short(folder.path))
-    tell_result(result, folder.path, settings)
+    if leads():
+        print(short(folder.path))
+        tell_result(result, folder.path, settings)
     if result.summary["status"] == FAILED:
         raise ConvergenceError(str(result.summary["failed_because"]))
     return float(result.summary["best_outer_loss"])
@@ -95,12 +106,15 @@ def claimed(resumed: bool) -> RunFolder:
     hydra = HydraConfig.get()
     wanted = Path(hydra.runtime.output_dir)
     asked = any(one.startswith(("hydra.run.dir=", "hydra.sweep.")) for one in hydra.overrides.hydra)
+    named = resumed or asked or hydra.mode == RunMode.MULTIRUN
     try:
-        if resumed or asked or hydra.mode == RunMode.MULTIRUN:
-            return RunFolder(wanted, resume=resumed)
-        return free_folder(wanted)
+        folder = folder_of_all(lambda: RunFolder(wanted, resume=resumed) if named else free_folder(wanted))
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    if folder.path != wanted:
+        with contextlib.suppress(OSError):  # Hydra made it, in a later second than that of the first process
+            wanted.rmdir()
+    return folder
 
 
 def build(config: DictConfig) -> tuple[Task, Trainer]:

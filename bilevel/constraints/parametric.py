@@ -10,7 +10,7 @@ import jax
 from bilevel.constraints.base import Constraint
 from bilevel.foundation.typing import HParams, Params, PyTree
 from bilevel.penalties import extent
-from bilevel.penalties.parametric import distances, pieces_of
+from bilevel.penalties.parametric import distances, in_one_dtype, pieces_of
 
 
 class Projection(NamedTuple):
@@ -28,7 +28,7 @@ class ParametricSet(Constraint):
     projection: ClassVar[Projection]
 
     def project(self, point: Params, hparams: HParams) -> Params:
-        return self._pieces(point, hparams).apply(self.projection.operator)
+        return self._pieces(point, hparams).apply(in_one_dtype(self.projection.operator))
 
     def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
         return distances(self, self._pieces(point, hparams), self.projection.distance)

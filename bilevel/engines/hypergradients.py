@@ -56,8 +56,8 @@ def hypergradient(
     (NaN, and ``report.skipped`` is 1). A value, a gradient or an inner loss that is not finite is a failure too, even
     if both solves ended well. Inside another trace nothing can raise: there the gradient of a failed solve is NaN.
 
-    All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace the
-    precision is that of the trace, with a warning where it is lower.
+    All is computed in ``task.precision``; value and gradient have the type of ``hparams``. Inside another trace its
+    precision holds, with a warning where it is lower.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> task = bl.Task(

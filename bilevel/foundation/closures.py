@@ -12,7 +12,9 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from bilevel.foundation.typing import PyTree
 
 
-def hoisted(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Callable[[list, PyTree], PyTree], list]:
+def hoisted(
+    function: Callable[[PyTree], PyTree], example: PyTree
+) -> tuple[Callable[[list[Any], PyTree], PyTree], list[Any]]:
     """``function`` as (constants, argument) -> result, and the list of constants: the values that it closes over. Some
     may be traced; as arguments they can enter a program that may not close over them. ``example`` has the structure and
     shapes of the argument.
@@ -29,7 +31,7 @@ def hoisted(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Call
     jaxpr, constants, form = closed.jaxpr, list(closed.consts), jax.tree.structure(shapes)
     del closed  # a host callback keeps ``run``, and would keep traced constants alive with it
 
-    def run(constants: list, argument: PyTree) -> Any:
+    def run(constants: list[Any], argument: PyTree) -> Any:
         return jax.tree.unflatten(form, eval_jaxpr(jaxpr, constants, *jax.tree.leaves(argument)))
 
     return run, constants

@@ -60,7 +60,7 @@ _COMPILED: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
 
 
 def compile_or_find(
-    lowered: jax.stages.Lowered, arguments: tuple[list, list], options: dict[str, Any]
+    lowered: jax.stages.Lowered, arguments: tuple[list[Any], list[Any]], options: dict[str, Any]
 ) -> tuple[jax.stages.Compiled, bool]:
     """The compiled program, and whether it had to be compiled. Programs with the same text are compiled once, because
     tasks of the same shapes often have the same text. A program that calls the host is not shared, because its text
@@ -106,17 +106,17 @@ class Executable(NamedTuple):
     """A compiled program with the constants it takes as arguments and the structure of what it returns."""
 
     compiled: jax.stages.Compiled
-    constants: list
+    constants: list[Any]
     structure: Any
     unknown: dict[int, np.ndarray]  # results that are NaN by construction, by their places
 
-    def results(self, leaves: list) -> list:
+    def results(self, leaves: list[Any]) -> list[Any]:
         """The leaves of what the function returns for arguments with these leaves."""
         results = iter(self.compiled(self.constants, leaves))
         places = range(self.structure.num_leaves)
         return [self.unknown[place] if place in self.unknown else next(results) for place in places]
 
-    def takes(self, leaves: list) -> bool:
+    def takes(self, leaves: list[Any]) -> bool:
         """Whether every argument lies on the devices that the program was compiled for, or may be moved there."""
         places = self.compiled.input_shardings[0][1]
         return all(
@@ -147,28 +147,28 @@ class Traced(NamedTuple):
     """A function as a program: its jaxpr, the values that it closes over, and the structure of what it returns."""
 
     jaxpr: Any
-    constants: list
+    constants: list[Any]
     structure: Any
 
-    def __call__(self, leaves: list) -> list:
+    def __call__(self, leaves: list[Any]) -> list[Any]:
         """The leaves of the result."""
         return eval_jaxpr(self.jaxpr, self.constants, *leaves)
 
 
-def trace(function: Callable[[list], Any], leaves: list) -> Traced:
+def trace(function: Callable[[list[Any]], Any], leaves: list[Any]) -> Traced:
     """function(leaves) for leaves of these types."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(leaves)
     return Traced(closed.jaxpr, closed.consts, jax.tree.structure(shapes))
 
 
-def executable_of(traced: Traced, leaves: list, options: dict[str, Any]) -> tuple[Executable, bool, Seconds]:
+def executable_of(traced: Traced, leaves: list[Any], options: dict[str, Any]) -> tuple[Executable, bool, Seconds]:
     """The compiled program for arguments with these leaves, whether it had to be compiled, and the time it took."""
     began = time.perf_counter()
     # Put, because `jnp.asarray` compiles a program for each shape.
     constants = [one if isinstance(one, jax.Array) else jax.device_put(one) for one in traced.constants]
     unknown = not_a_number(traced)
 
-    def run(constants: list, leaves: list) -> list:
+    def run(constants: list[Any], leaves: list[Any]) -> list[Any]:
         results = eval_jaxpr(traced.jaxpr, constants, *leaves)
         return [result for place, result in enumerate(results) if place not in unknown]
 
@@ -188,7 +188,7 @@ class Program:
     compiled, which a program with the same text saves. ``seconds`` adds up the time of both.
     """
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.traces = self.compilations = 0
         self.seconds = Seconds()
@@ -214,7 +214,7 @@ class Program:
             executable = self._found[placed] = self._find(signature, leaves, structure)
         return jax.tree.unflatten(executable.structure, executable.results(leaves))
 
-    def _find(self, signature: tuple, leaves: list, structure: Any) -> Executable:
+    def _find(self, signature: tuple[Any, ...], leaves: list[Any], structure: Any) -> Executable:
         """A program for these shapes and the devices of these arguments, compiled if there is none."""
         known = self._executables.setdefault(signature, [])
         for executable in known:
@@ -223,7 +223,7 @@ class Program:
         known.append(self._compile(leaves, structure))
         return known[-1]
 
-    def _compile(self, leaves: list, structure: Any) -> Executable:
+    def _compile(self, leaves: list[Any], structure: Any) -> Executable:
         self.traces += 1
         began = time.perf_counter()
         traced = trace(lambda leaves: self.function(*jax.tree.unflatten(structure, leaves)), leaves)

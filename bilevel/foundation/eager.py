@@ -73,7 +73,7 @@ def solves_once(function: Call) -> Call:
 class _Differentiable:
     """A call as a `jax.jit` of its own, so that dropping it frees what it has compiled."""
 
-    def __init__(self, traced: Traced):
+    def __init__(self, traced: Traced) -> None:
         self.traced = traced
         self.run = jax.jit(lambda constants, data: eval_jaxpr(traced.jaxpr, constants, *data))
 

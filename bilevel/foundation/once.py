@@ -20,7 +20,7 @@ UNOPTIMISED = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_sp
 class Once:
     """A traced function of a list of arrays, compiled when it is first run."""
 
-    def __init__(self, traced: Traced):
+    def __init__(self, traced: Traced) -> None:
         self.traced = traced
         self.executable: Executable | None = None
         self.lanes: dict[Any, Once] = {}  # batches of it, by their axes and size
@@ -49,7 +49,7 @@ _ONCE.def_impl(lambda *data, once: once(list(data)))
 
 
 def _lanes(axis: Any, data: tuple, axes: tuple, *, once: Once) -> tuple[list, list]:
-    if all(one is None for one in axes):  # an inner `jax.vmap`, as that of `jax.jacfwd`, over something else
+    if all(one is None for one in axes):  # an inner `jax.vmap`, as in `jax.jacfwd`, over something else
         results = once(list(data))
         return results, [None] * len(results)
     results = once.batched(list(data), tuple(axes), axis.size)(list(data))

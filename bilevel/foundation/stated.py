@@ -35,7 +35,7 @@ TOLD = "told_by_bilevel"  # an attribute of errors that name their function alre
 
 
 @contextmanager
-def telling(functions: Mapping[str, Callable], check: Callable[[], None]) -> Iterator[None]:
+def telling(functions: Mapping[str, Callable[..., Any]], check: Callable[[], None]) -> Iterator[None]:
     """An error raised within names the user's function that it came from ("the inner loss", its name, file and line).
 
     ``functions`` are the user's functions by their roles. An error from elsewhere may still be caused by what one of
@@ -72,7 +72,7 @@ def tells(check: Callable[..., Any]) -> Callable[[Function], Function]:
     return decorate
 
 
-def check_again(functions: Mapping[str, Callable], check: Callable[[], None], error: Exception) -> None:
+def check_again(functions: Mapping[str, Callable[..., Any]], check: Callable[[], None], error: Exception) -> None:
     """Runs ``check``, whose sentence, if it raises one, replaces ``error``."""
     try:
         check()
@@ -135,7 +135,7 @@ def checked_metrics(function: Callable, measured: Any, role: str = "evaluate") -
 
 
 def checked_tree(name: str, function: Callable, tree: PyTree) -> PyTree:
-    """What init or init_hparams returned, if that is a tree of numbers; else StatementError."""
+    """The result of init or init_hparams. Raises StatementError where it is no tree of numbers."""
     leaves = jax.tree.leaves(tree)
     if not leaves:
         raise StatementError(f"The {name} {described(function)} returns nothing: return numbers, as jnp.zeros(3).")
@@ -146,7 +146,7 @@ def checked_tree(name: str, function: Callable, tree: PyTree) -> PyTree:
 
 
 def checked_baselines(function: Callable, found: Any) -> dict[str, Any]:
-    """What baselines returned, if that is a dict of what JSON can hold; else StatementError."""
+    """The result of baselines. Raises StatementError where it is no dict of values that JSON can hold."""
     name = f"The baselines {described(function)}"
     if not isinstance(found, Mapping):
         raise StatementError(f"{name} return {_shape(found)}, and have to return a dict: return {{}} for nothing.")
@@ -173,7 +173,7 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
     return jax.eval_shape(function, *args)
 
 
-def check_callable(functions: Mapping[str, Callable]) -> None:
+def check_callable(functions: Mapping[str, Callable[..., Any]]) -> None:
     """StatementError for a value that is no function in the place of one."""
     for name, function in functions.items():
         if not callable(function):
@@ -216,7 +216,7 @@ def codes_of(function: Any, depth: int = 2) -> list[CodeType]:
     return []
 
 
-def _tell(error: Exception, functions: Mapping[str, Callable]) -> bool:
+def _tell(error: Exception, functions: Mapping[str, Callable[..., Any]]) -> bool:
     """Adds to the message of an error the function that it came from and where; False where it came from none of
     them."""
     owners = {code: (name, function) for name, function in functions.items() for code in codes_of(function)}

@@ -98,6 +98,6 @@ class Status:
 class ConvergenceError(RuntimeError):
     """A solve failed and the engine's ``on_failure`` is ``"raise"``. Carries the report of the solve."""
 
-    def __init__(self, message: str, report: Any = None):
+    def __init__(self, message: str, report: Any = None) -> None:
         super().__init__(message)
         self.report = report

@@ -14,6 +14,8 @@ HParams: TypeAlias = Any  # the outer unknown, a pytree of floating-point arrays
 Batch: TypeAlias = Any  # data, any pytree
 Key: TypeAlias = jax.Array
 Scalar: TypeAlias = jax.Array
+Args: TypeAlias = tuple[Any, ...]  # positional arguments of a call
+Kwargs: TypeAlias = dict[str, Any]
 LinearMap: TypeAlias = Callable[[PyTree], PyTree]
 Loss: TypeAlias = Callable[[Params, HParams, Batch], Scalar]
 

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation.eager import Setting, compiles_once, stated
 from bilevel.foundation.trees import epsilon
-from bilevel.foundation.typing import Counts, Params, PyTree
+from bilevel.foundation.typing import Args, Counts, Kwargs, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.implicit.prepare import above_rounding, asserted
 from bilevel.implicit.silence import coupled, silent
@@ -25,9 +25,9 @@ class Form(NamedTuple):
     """How arguments are put together: their structure, and the leaves that are no arrays, with None for the others."""
 
     structure: Any
-    fixed: tuple
+    fixed: Args
 
-    def rebuild(self, *leaves: Any) -> tuple[tuple, dict]:
+    def rebuild(self, *leaves: Any) -> tuple[Args, Kwargs]:
         moving = iter(leaves)
         whole = [next(moving) if one is None else one.value for one in self.fixed]
         return jax.tree.unflatten(self.structure, whole)
@@ -39,12 +39,12 @@ class Arguments(NamedTuple):
     leaves: list[Any]
     form: Form
 
-    def rebuild(self, *leaves: Any) -> tuple[tuple, dict]:
+    def rebuild(self, *leaves: Any) -> tuple[Args, Kwargs]:
         """(args, kwargs) with these leaves."""
         return self.form.rebuild(*leaves)
 
 
-def split_arguments(args: tuple, kwargs: dict) -> Arguments:
+def split_arguments(args: Args, kwargs: Kwargs) -> Arguments:
     """Arrays, tracers and Python floats become leaves; everything else (integers, strings, functions) stays fixed."""
     everything, structure = jax.tree.flatten((args, kwargs))
     moves = [isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) for leaf in everything]
@@ -58,7 +58,7 @@ def asks_for_values(mapping: Mapping, linear_solve: LinearSolver) -> bool:
 
 
 def attach_once(
-    mapping: Mapping, linear_solve: LinearSolver, params: Params, args: tuple, kwargs: dict | None = None
+    mapping: Mapping, linear_solve: LinearSolver, params: Params, args: Args, kwargs: Kwargs | None = None
 ) -> Params:
     """As `attach`, compiled once for the mapping and the shapes, in eager calls too."""
     if asks_for_values(mapping, linear_solve):
@@ -76,8 +76,8 @@ def attach(
     mapping: Mapping,
     linear_solve: LinearSolver,
     params: Params,
-    args: tuple,
-    kwargs: dict | None = None,
+    args: Args,
+    kwargs: Kwargs | None = None,
     lost: jax.Array | bool = False,
 ) -> Params:
     """``params`` unchanged in value, with the derivative of the solution of mapping(params, *args, **kwargs) = 0.
@@ -88,7 +88,7 @@ def attach(
     """
     leaves, form = split_arguments(args, kwargs or {})
     rebuild = form.rebuild  # the rules below are kept by JAX, and must not keep the leaves, which may be traced
-    # The solution gets the attached derivative alone, not that of the steps which led to it.
+    # The solution gets the attached derivative alone, not the derivative of the steps that led to it.
     params = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), params)
     fixed_args, fixed_kwargs = rebuild(*jax.lax.stop_gradient(leaves))
     mapping = mapping.localize(params, *fixed_args, **fixed_kwargs)
@@ -123,8 +123,8 @@ def _check_shapes(mapping: Mapping, params: Params, residual: PyTree) -> None:
 
 
 def _with_derivative(residual: Callable, solve: Callable, number_of_arguments: int) -> Callable:
-    """The identity in ``params`` whose tangent is that of the solution. ``hidden`` are the values that the linear
-    system closes over; only second derivatives depend on them."""
+    """The identity in ``params`` whose tangent is the tangent of the solution. ``hidden`` are the values that the
+    linear system closes over; only second derivatives depend on them."""
 
     @jax.custom_jvp
     def solution(params: Params, values: list, hidden: list, lost: jax.Array) -> Params:
@@ -193,7 +193,7 @@ def _solve_on_face(
     operator: Operator, extend: Callable, linear_solve: LinearSolver, rhs: PyTree, reduced: jax.Array
 ) -> tuple[PyTree, Counts]:
     """As `_solve_reduced`, where K lives on a face. Either solve has to know how large its right-hand side or cotangent
-    was before the reduction, so the system is that of (b, y, x): b = rhs, K y = reduced, x - extend(b, y) = 0."""
+    was before the reduction, so the system is stated in (b, y, x): b = rhs, K y = reduced, x - extend(b, y) = 0."""
 
     def matvec(unknown: tuple) -> tuple:
         b, y, x = unknown

@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-Arguments = tuple[tuple, dict]
+from bilevel.foundation.typing import Args, Kwargs
+
+Arguments = tuple[Args, Kwargs]
 
 
-def for_condition(solver: Callable, condition: Callable, named: str, args: tuple, kwargs: dict) -> Arguments:
+def for_condition(solver: Callable, condition: Callable, named: str, args: Args, kwargs: Kwargs) -> Arguments:
     """The arguments of condition(params, *args, **kwargs) for the call solver(*args, **kwargs).
 
     The solver's first argument is where it starts, and may be given by its own name. A keyword, or a default of the
@@ -65,7 +67,7 @@ def _signature(function: Callable) -> inspect.Signature | None:
         return None
 
 
-def _fits(takes: inspect.Signature, args: tuple, kwargs: dict) -> bool:
+def _fits(takes: inspect.Signature, args: Args, kwargs: Kwargs) -> bool:
     try:
         takes.bind(None, *args, **kwargs)
     except TypeError:
@@ -73,7 +75,7 @@ def _fits(takes: inspect.Signature, args: tuple, kwargs: dict) -> bool:
     return True
 
 
-def _described(args: tuple, kwargs: dict) -> str:
+def _described(args: Args, kwargs: Kwargs) -> str:
     number = [f"{len(args)} positional argument{'s' if len(args) > 1 else ''}"] if args else []
     return " and ".join([*number, *([f"the keywords {', '.join(kwargs)}"] if kwargs else [])]) or "none"
 
@@ -89,6 +91,6 @@ def pair(result: Any, solver: Callable) -> tuple[Any, Any]:
     )
 
 
-def like(result: tuple, *values: Any) -> tuple:
+def like(result: Args, *values: Any) -> Args:
     """The values as a tuple of the same kind: a NamedTuple stays one."""
     return type(result)(*values) if hasattr(result, "_fields") else values

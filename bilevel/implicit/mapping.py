@@ -56,7 +56,7 @@ class Mapping(abc.ABC):
 
     @property
     def stated(self) -> Callable[..., PyTree]:
-        """The function of (params, *args) whose arguments are those of the condition."""
+        """The function of (params, *args) that takes the arguments of the condition."""
         return self
 
     def with_loss(self, loss: Callable[..., Scalar]) -> Mapping:

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from bilevel.foundation.eager import Setting, compiles_once, frozen, prepared, stated
 from bilevel.foundation.once import Once
-from bilevel.foundation.typing import Params, PyTree
+from bilevel.foundation.typing import Args, Params, PyTree
 from bilevel.implicit.attach import asks_for_values, attach, attach_once, split_arguments
 from bilevel.implicit.calls import for_condition, like, pair
 from bilevel.implicit.mapping import FixedPoint, Mapping, as_mapping
@@ -88,8 +88,8 @@ def custom_fixed_point(
 def root_jvp(
     residual: Mapping | Callable[..., PyTree],
     params: Params,
-    args: tuple,
-    tangents: tuple,
+    args: Args,
+    tangents: Args,
     solve: LinearSolver = AutoLinear(),
 ) -> Params:
     """The derivative of the solution ``params`` of F(params, *args) = 0 in the direction ``tangents`` (as ``args``).
@@ -106,10 +106,10 @@ def root_jvp(
 def root_vjp(
     residual: Mapping | Callable[..., PyTree],
     params: Params,
-    args: tuple,
+    args: Args,
     cotangent: Params,
     solve: LinearSolver = AutoLinear(),
-) -> tuple:
+) -> Args:
     """The cotangents of all ``args`` for a ``cotangent`` (as ``params``) of the solution, by one adjoint solve.
 
     >>> import bilevel as bl
@@ -122,13 +122,13 @@ def root_vjp(
 
 
 @compiles_once
-def _jvp(residual: Setting, params: Params, args: tuple, tangents: tuple, solve: Setting) -> Params:
+def _jvp(residual: Setting, params: Params, args: Args, tangents: Args, solve: Setting) -> Params:
     mapping = as_mapping(residual.value)
     return jax.jvp(lambda *args: attach(mapping, solve.value, params, args), args, tangents)[1]
 
 
 @compiles_once
-def _vjp(residual: Setting, params: Params, args: tuple, cotangent: Params, solve: Setting) -> tuple:
+def _vjp(residual: Setting, params: Params, args: Args, cotangent: Params, solve: Setting) -> Args:
     mapping = as_mapping(residual.value)
     return jax.vjp(lambda *args: attach(mapping, solve.value, params, args), *args)[1](cotangent)
 

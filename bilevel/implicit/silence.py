@@ -93,7 +93,7 @@ def _deaf(tree: PyTree, lost: jax.Array) -> PyTree:
 
 
 def _zero_that_moves(data: PyTree) -> jax.Array:
-    """0, whose derivative in the data is that of `_mixed`."""
+    """0, with the derivative of `_mixed` in the data."""
     finite = [jnp.where(jnp.isfinite(leaf), leaf, 0) for leaf in jax.tree.leaves(data) if _is_continuous(leaf)]
     return _mixed([leaf - jax.lax.stop_gradient(leaf) for leaf in finite])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,11 @@ class _Line(NamedTuple):
     intercept: jax.Array
 
 
+_Pair: TypeAlias = tuple[jax.Array, jax.Array]
+_Cut: TypeAlias = tuple[_Pieces, _Line]  # the function between the knots, and its line at the end that is being cut
+_Carry: TypeAlias = tuple[_Pieces, _Line, _Line]
+
+
 def total_variation_jumps(x: jax.Array, weights: jax.Array) -> jax.Array:
     """The signs of p_{i+1} - p_i, 0 where equal, at the minimiser of 1/2 ||p - x||^2 + sum_i weights_i |p_{i+1} - p_i|.
 
@@ -94,7 +99,7 @@ def total_variation_jumps(x: jax.Array, weights: jax.Array) -> jax.Array:
     zeros = jnp.zeros(2 * n, x.dtype)
     pieces = _Pieces(zeros, zeros, zeros, jnp.asarray(n), jnp.asarray(n - 1))
 
-    def forward(carry, data):
+    def forward(carry: _Carry, data: _Pair) -> tuple[_Carry, _Pair]:
         pieces, left, right = carry
         value, weight = data
         left = _Line(left.slope + 1, left.intercept - value)
@@ -107,7 +112,7 @@ def total_variation_jumps(x: jax.Array, weights: jax.Array) -> jax.Array:
     (pieces, left, _), (lows, highs) = jax.lax.scan(forward, (pieces, level, level), (x[:-1], weights))
     _, last = _cut_left(pieces, _Line(left.slope + 1, left.intercept - x[-1]), jnp.zeros_like(x[0]))
 
-    def backward(following, interval):
+    def backward(following: jax.Array, interval: _Pair) -> _Pair:
         low, high = interval
         jump = (following > high).astype(jnp.int32) - (following < low).astype(jnp.int32)
         return jnp.clip(following, low, high), jump
@@ -119,11 +124,11 @@ def _cut_left(pieces: _Pieces, line: _Line, level: jax.Array) -> tuple[_Pieces, 
     """Replaces the function by ``level`` to the left of the place where it reaches that level; returns the place,
     too."""
 
-    def below(state):
+    def below(state: _Cut) -> jax.Array:
         pieces, line = state
         return (pieces.first <= pieces.last) & (line.slope * pieces.knots[pieces.first] + line.intercept < level)
 
-    def drop(state):
+    def drop(state: _Cut) -> _Cut:
         pieces, line = state
         slope = line.slope + pieces.slopes[pieces.first]
         intercept = line.intercept + pieces.intercepts[pieces.first]
@@ -142,11 +147,11 @@ def _cut_right(pieces: _Pieces, line: _Line, level: jax.Array) -> tuple[_Pieces,
     of zero.
     """
 
-    def above(state):
+    def above(state: _Cut) -> jax.Array:
         pieces, line = state
         return (pieces.last > pieces.first) & (line.slope * pieces.knots[pieces.last] + line.intercept > level)
 
-    def drop(state):
+    def drop(state: _Cut) -> _Cut:
         pieces, line = state
         slope = line.slope - pieces.slopes[pieces.last]
         intercept = line.intercept - pieces.intercepts[pieces.last]

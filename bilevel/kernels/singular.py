@@ -39,7 +39,9 @@ class _Direction(NamedTuple):
 
 
 @shrink_singular_values.defjvp
-def _shrink_jvp(primals, tangents):
+def _shrink_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     fixed_matrix, fixed_threshold = jax.lax.stop_gradient(primals)
     left, values, right = jnp.linalg.svd(fixed_matrix, full_matrices=False)
     core = jnp.concatenate([values, -values]) - fixed_threshold

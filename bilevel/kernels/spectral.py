@@ -33,7 +33,7 @@ def positive_part(matrix: jax.Array) -> jax.Array:
 
 
 @positive_part.defjvp
-def _positive_part_jvp(primals, tangents):
+def _positive_part_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (matrix,), (direction,) = primals, tangents
     fixed = jax.lax.stop_gradient(matrix)
     values, vectors = jnp.linalg.eigh(fixed)

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bilevel.cones import Cone, Free, NonNegative, Zero
+from bilevel.cones import Cone
 from bilevel.kernels.activity import DIGITS, invertible, sizes_of, units_of
 from bilevel.kernels.matrices import Matrix, is_sparse
 from bilevel.optimality.conic import Conic, ConicPoint
-from bilevel.solvers.programs.stated_by_arrays import pieces
+from bilevel.solvers.programs.stated_by_arrays import groups_of
 
 MEASURED = 1024  # a dense program up to this size is rescaled; others keep their units
 JUDGED = 256  # the face of the solution is examined up to this size
@@ -40,7 +39,7 @@ class ConicUnits(NamedTuple):
         return ConicPoint(x / self.columns / self.point, y / self.rows / self.forces, self.rows * s / self.point)
 
     def outward(self, at: ConicPoint) -> ConicPoint:
-        """A point in the units, converted to those of the program."""
+        """A point in these units, converted to the units of the program."""
         return ConicPoint(
             self.columns * self.point * at.x, self.rows * self.forces * at.y, self.point * at.s / self.rows
         )
@@ -51,22 +50,12 @@ def conic_units(A: Any, c: jax.Array, cone: Cone, at: ConicPoint) -> ConicUnits:
     n, ones = c.size, (jnp.ones_like(c), jnp.ones_like(at.s))
     if is_sparse(A) or n + at.s.size > MEASURED:
         return ConicUnits(*ones, jnp.ones((), c.dtype), jnp.ones((), c.dtype))
-    columns, rows = units_of(jnp.zeros((n, n), c.dtype), A, _owners(cone))
+    columns, rows = units_of(jnp.zeros((n, n), c.dtype), A, groups_of(cone).owner)
     forces = jnp.max(jnp.abs(columns * jnp.stack([A.T @ at.y, c])), initial=0)
     size = jnp.max(jnp.abs(at.x / columns), initial=0)
     sizes = sizes_of(forces, size, rows * at.s, jnp.zeros((), c.dtype))
     forces, point = (jnp.exp2(jnp.round(jnp.log2(size))) for size in (sizes.forces, sizes.point))
     return ConicUnits(columns, rows, point, forces)
-
-
-def _owners(cone: Cone) -> np.ndarray:
-    """A number for each row, equal for rows that can be rescaled together only."""
-    owners, number = [np.zeros(0, int)], 0
-    for piece in pieces(cone):
-        alone = isinstance(piece.cone, Zero | Free | NonNegative)
-        owners.append(number + (np.arange(piece.cone.dim) if alone else np.zeros(piece.cone.dim, int)))
-        number += piece.cone.dim
-    return np.concatenate(owners)
 
 
 def is_regular(mapping: Conic, z: jax.Array, A: Any, b: jax.Array, c: jax.Array) -> jax.Array:

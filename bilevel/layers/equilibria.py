@@ -57,7 +57,7 @@ def equilibrium(
 
 @dataclass(frozen=True, eq=False)
 class Equilibrium:
-    """What `equilibrium` makes. Call it as ``layer(weights, inputs, start)``."""
+    """The layer that `equilibrium` returns. Call it as ``layer(weights, inputs, start)``."""
 
     cell: Cell
     init: Callable[[PyTree, PyTree], PyTree]
@@ -65,10 +65,10 @@ class Equilibrium:
     backward: LinearSolver
 
     def __call__(self, weights: PyTree, inputs: PyTree, start: PyTree | None = None) -> Solution:
-        """A `bl.Solution` whose fields have the leading axis of ``inputs``: ``params`` are the states, and residual,
-        steps and status those of each sample, whose lane stops when it is done. ``start`` are states to begin with, as
-        the ``params`` of the last call on the same samples; it carries no derivative, and tolerances stay relative to
-        the start by ``init``. Differentiable in weights and inputs, by one system for the whole batch."""
+        """A `bl.Solution` whose fields have the leading axis of ``inputs``: ``params`` are the states, and each sample
+        has its residual, steps and status, because its lane stops when it is done. ``start`` are states to begin with,
+        as the ``params`` of the last call on the same samples; it carries no derivative, and tolerances stay relative
+        to the start by ``init``. Differentiable in weights and inputs, by one system for the whole batch."""
         layer = stated(self)
         outcome = _outcomes(layer, weights, inputs, start)
         states = _attached(layer, outcome.params, weights, inputs)

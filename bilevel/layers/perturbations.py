@@ -64,9 +64,9 @@ def perturbed(
         d/dx E f(x + scale Z) = E f(x + scale Z) v(Z)' / scale,
 
     estimated from the same draws; ``control_variate`` takes f(x) from each value first, which lowers the variance where
-    the scale is small. The derivative in ``args`` is the mean of that of the function. ``x`` is a pytree. Both modes,
-    jit, and ``jax.vmap`` over x and keys; higher derivatives are those of the estimate.
-    Source: Berthet et al., 2020; Abernethy et al., 2016.
+    the scale is small. The derivative in ``args`` is the mean of the derivatives of the function. ``x`` is a pytree.
+    Both modes, jit, and ``jax.vmap`` over x and keys; higher derivatives are derivatives of the estimate. Source:
+    Berthet et al., 2020; Abernethy et al., 2016.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> step = bl.perturbed(jnp.sign, samples=20_000, scale=0.5, noise=bl.layers.Normal())
@@ -132,8 +132,9 @@ def perturbed_max(
 ) -> Callable[..., jax.Array]:
     """(x, key) -> the mean of max_y <y, x + scale Z>, of the y that ``argmax`` returns.
 
-    Its gradient is the mean of the maximisers (Danskin), whose derivative in turn is that of `perturbed_argmax`.
-    The derivative in ``args`` is the mean of that of <y, x + scale Z> as ``argmax`` depends on them.
+    Its gradient is the mean of the maximisers (Danskin), and the derivative of that is the derivative of
+    `perturbed_argmax`. The derivative in ``args`` is the mean of the derivatives of <y, x + scale Z> through
+    ``argmax``.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> one_hot = lambda x: jax.nn.one_hot(jnp.argmax(x), x.size)

@@ -58,7 +58,8 @@ def solve_batch(
     unknown = attached(problem, Setting(linear_solve), solved, hparams, batch, axes)
     dual = unknown.dual if inner.constraint.by_functions else None
     return Solution(
-        inner.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts, outcome.curvature
+        *(inner.primal(unknown), dual, outcome.residual, outcome.steps, outcome.status, outcome.counts),
+        *(jnp.broadcast_to(outcome.curvature, number), jnp.zeros(number, jnp.int32)),
     )
 
 

@@ -37,8 +37,8 @@ class BlockCG(Krylov):
     each lane goes on alone with `CG` and gets its own status. Batched operators are solved by `CG`, lane by lane, and
     so is a batch of one.
 
-    ``tol``, ``max_steps`` and ``preconditioner`` are those of `CG`. ``products`` counts for each lane one product for
-    each step that the lane was in its block, and the recomputed residuals. Within a block pytrees are ravelled. Raises
+    ``tol``, ``max_steps`` and ``preconditioner`` are as in `CG`. ``products`` counts for each lane one product for each
+    step that the lane was in its block, and the recomputed residuals. Within a block pytrees are ravelled. Raises
     ValueError for a system declared not symmetric. References: O'Leary, 1980; Dubrulle, 2001.
 
     >>> import jax, jax.numpy as jnp

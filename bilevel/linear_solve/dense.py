@@ -222,7 +222,15 @@ def _rescue(symmetric: bool, definite: bool) -> Callable[..., tuple[jax.Array, j
         return jnp.where(failed[..., None], chosen, values), jnp.where(failed[..., None], ends, 0)
 
     @rescue.def_vmap
-    def batched(axis_size, in_batched, failed, matrices, rhs, values, targets):
+    def batched(
+        axis_size: int,
+        in_batched: list[bool],
+        failed: jax.Array,
+        matrices: jax.Array,
+        rhs: jax.Array,
+        values: jax.Array,
+        targets: jax.Array,
+    ) -> tuple[tuple[jax.Array, ...], tuple[bool, bool]]:
         place = 0 if in_batched[1] else 1  # the batch becomes an axis of matrices, or of right-hand sides
 
         def joined(arg: jax.Array, is_batched: bool) -> jax.Array:

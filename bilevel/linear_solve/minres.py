@@ -98,7 +98,7 @@ class _Rotation(NamedTuple):
 def minimal_residuals(
     operator: Operator, precondition: LinearMap, rhs: PyTree, target: Scalar, max_steps: jax.Array
 ) -> Advance:
-    """One run from zero, until the residual of the recurrence is ``target`` times that of the start."""
+    """One run from zero, until the residual of the recurrence is ``target`` times the residual of the start."""
     roundoff = 10 * tree.epsilon(rhs)
     sign = jnp.where(tree.dot(rhs, precondition(rhs)) < 0, -1, 1)  # an inverse of -A is as good
 

@@ -67,7 +67,7 @@ def _solved(leading: int, data: np.ndarray, indices: np.ndarray, rhs: np.ndarray
     """x for each lane, with one factor for each matrix; leading axes of length 1 are shared."""
     shape = (rhs.shape[-1], rhs.shape[-1])
     lanes = np.broadcast_shapes(data.shape[:-1], indices.shape[:-2], rhs.shape[:-1])
-    if data[..., 0].size <= 1 and indices[..., 0, 0].size <= 1:  # the entries are those of one matrix
+    if data[..., 0].size <= 1 and indices[..., 0, 0].size <= 1:  # the entries of one matrix
         solve = refined_inverse(from_entries(data.ravel(), indices.reshape(-1, 2), shape), leading)
         return solve(rhs.reshape(-1, rhs.shape[-1]).T).T.reshape(rhs.shape)
     data, indices, rhs = (

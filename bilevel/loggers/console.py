@@ -28,7 +28,7 @@ class Console(Logger):
 
     shown = ("outer/grad_norm", "inner/steps")
 
-    def __init__(self, every: float = 0.1, file: Any = None, width: int = 120):
+    def __init__(self, every: float = 0.1, file: Any = None, width: int = 120) -> None:
         from rich.console import Console as Terminal
 
         self.terminal = Terminal(stderr=True) if file is None else Terminal(file=file, force_terminal=True, width=width)
@@ -88,7 +88,7 @@ class Console(Logger):
 class Cell:
     """The progress line in a notebook: an output that is replaced. rich would need ipywidgets for it."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         self.run, self.began = run, time.monotonic()
         display = importlib.import_module("IPython.display").display
         self.output = display({"text/plain": ""}, raw=True, display_id=True)

@@ -24,7 +24,7 @@ class WandB(Logger):
 
     def __init__(
         self, mode: Mode = "offline", project: str = "bilevel", group: str | None = None, tags: Sequence[str] = ()
-    ):
+    ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(
                 f"W&B has no mode {mode!r}: choose offline, online or disabled (logger.mode, or WANDB_MODE)."
@@ -105,7 +105,7 @@ class WandB(Logger):
 
 
 def _refused(why: Exception | str) -> ValueError:
-    reason = str(why).partition("Use `wandb login`")[0].strip().rstrip(".")  # W&B's own remedy would stand there twice
+    reason = str(why).partition("Use `wandb login`")[0].strip().rstrip(".")  # W&B's own remedy would be printed twice
     return ValueError(f"W&B did not start: {reason}. Run `wandb login`, or choose logger.mode=offline.")
 
 

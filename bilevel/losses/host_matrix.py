@@ -39,7 +39,7 @@ class HostMatrix:
 
     ndim = 2
 
-    def __init__(self, matrix: Any):
+    def __init__(self, matrix: Any) -> None:
         if not issparse(matrix) or matrix.ndim != 2:
             raise ValueError(
                 f"bl.HostMatrix takes a SciPy sparse matrix of two axes, not a {type(matrix).__name__}: "

@@ -62,8 +62,8 @@ def held_rows(hessian: LinearMap, at: PrimalDual, inequality: PyTree, measured: 
 def _curvature(hessian: LinearMap, primal: jax.Array, unravel: Callable, columns: jax.Array) -> tuple[jax.Array, Even]:
     """The size of the Hessian in ``columns``, the units of the constraints; and the units for a solve.
 
-    These are ``columns``, or 1, or those of the Hessian, whichever make its rows most alike: the Jacobian of a ball is
-    its point, whose small entries are no units. A loop, because then one product is compiled.
+    These are ``columns``, or 1, or the Hessian's own, whichever make its rows most alike. The Jacobian of a ball does
+    not give units, because it is the point itself, with small entries. A loop, because then one product is compiled.
     """
     probe = signs(primal.shape, primal.dtype)
 

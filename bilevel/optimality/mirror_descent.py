@@ -51,10 +51,10 @@ class MirrorDescent(Mapping):
         (P - P (M - step H) P) y = -P (M - step H) b,      A^{-1} b = P y - b.
 
     With a geometry, ``MirrorDescent(loss, bl.Entropy())``: on each row of the simplex the multiplicative form on the
-    support and -w off it, where the support is that of the projected gradient step. What solvers stop on is
-    the projected gradient residual, as F also vanishes where a zero coordinate has a multiplier of the wrong sign. At
-    a fixed point, on the support, A x = -w <1, x> / scale - step P H x with P = diag(w) - w w' / scale, so that
-    A x = b is the symmetric saddle system
+    support and -w off it, where the support is read from the projected gradient step. Solvers stop on the projected
+    gradient residual, because F also vanishes where a zero coordinate has a multiplier of the wrong sign. At a fixed
+    point, on the support, A x = -w <1, x> / scale - step P H x with P = diag(w) - w w' / scale, so that A x = b is the
+    symmetric saddle system
 
         [step H   1] [x ]     [-b / w]
         [  1'     0] [mu]  =  [-<1, b>]

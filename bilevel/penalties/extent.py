@@ -21,10 +21,10 @@ from bilevel.kernels.side_by_side import beside, raveled, side_by_side
 class Pieces(NamedTuple):
     """The arrays that an operator is applied to, each with its parameters, and the tree made of its results."""
 
-    arguments: list[tuple]
-    restore: Callable[[list], PyTree]
+    arguments: list[tuple[Any, ...]]
+    restore: Callable[[list[Any]], PyTree]
 
-    def each(self, operator: Callable[..., Any]) -> list:
+    def each(self, operator: Callable[..., Any]) -> list[Any]:
         """The results, piece by piece."""
         return [operator(*arguments) for arguments in self.arguments]
 
@@ -36,7 +36,7 @@ class Pieces(NamedTuple):
 Extent: TypeAlias = Callable[[PyTree, list, str], Pieces]  # (point, parameters, the owner's name) -> pieces
 
 
-def entries(point: PyTree, parameters: list, owner: str) -> Pieces:
+def entries(point: PyTree, parameters: list[Any], owner: str) -> Pieces:
     """Each entry by itself, leaf by leaf; a parameter is shared by all leaves, or a (prefix of the) tree."""
     leaves, structure = jax.tree.flatten(point)
     if jax.tree_util.treedef_is_leaf(structure):
@@ -45,20 +45,20 @@ def entries(point: PyTree, parameters: list, owner: str) -> Pieces:
     return Pieces(list(zip(leaves, *spread, strict=True)), structure.unflatten)
 
 
-def rows(point: PyTree, parameters: list, owner: str) -> Pieces:
+def rows(point: PyTree, parameters: list[Any], owner: str) -> Pieces:
     """Each row: the last axis, on which the leaves stand side by side; leading axes are a batch."""
     array, restore = side_by_side(point, owner)
     return Pieces([(array, *(beside(parameter, point) for parameter in parameters))], lambda results: restore(*results))
 
 
-def everything(point: PyTree, parameters: list, owner: str) -> Pieces:
+def everything(point: PyTree, parameters: list[Any], owner: str) -> Pieces:
     """All entries as one vector; a parameter that is a tree like the point is one, too."""
     vector, restore = ravel_pytree(jax.tree.map(as_point, point))
     flat = [raveled(_flat(parameter, point), point) for parameter in parameters]
     return Pieces([(vector, *flat)], lambda results: restore(*results))
 
 
-def matrix(point: PyTree, parameters: list, owner: str) -> Pieces:
+def matrix(point: PyTree, parameters: list[Any], owner: str) -> Pieces:
     """The matrix of the last two axes of a single array; ValueError for more arrays."""
     leaves, structure = jax.tree.flatten(point)
     if len(leaves) != 1:
@@ -69,8 +69,8 @@ def matrix(point: PyTree, parameters: list, owner: str) -> Pieces:
     return Pieces([(leaves[0], *parameters)], lambda results: structure.unflatten(results))
 
 
-# The widest shape of a parameter, from that of the array.
-ITS_PARAMETERS: dict[Extent, Callable[[tuple], tuple]] = {
+# The widest shape of a parameter, from the shape of the array.
+ITS_PARAMETERS: dict[Extent, Callable[[tuple[Any, ...]], tuple[Any, ...]]] = {
     entries: lambda shape: shape,
     rows: lambda shape: shape[:-1],
     everything: lambda shape: (),

@@ -75,13 +75,10 @@ class ParametricPenalty(Penalty):
     operator: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> point
     term: ClassVar[Callable[..., Scalar]]  # (point, *parameters) -> scalar
     distance: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> distances to all kinks
-    widest: ClassVar[Callable[[tuple], tuple] | None] = None  # shape of an array -> that of a parameter, if special
+    widest: ClassVar[Callable[[tuple], tuple] | None] = None  # shape of an array -> shape of a parameter, if special
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
-        def with_step(array: jax.Array, *rest: Any) -> jax.Array:
-            return type(self).operator(array, step_size, *rest)
-
-        return self._pieces(point, hparams).apply(with_step)
+        return self._pieces(point, hparams).apply(in_one_dtype(type(self).operator, step_size))
 
     def value(self, params: Params, hparams: HParams) -> Scalar:
         return trees.total(self._pieces(params, hparams).each(in_one_dtype(type(self).term)))

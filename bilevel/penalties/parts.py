@@ -45,7 +45,7 @@ class Parts(Penalty):
     def kinks(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> PyTree:
         return self._on_parts(lambda part, piece: part.kinks(piece, step_size, hparams), point)
 
-    def each(self, function: Callable[[Penalty, PyTree], Any], params: Params) -> list:
+    def each(self, function: Callable[[Penalty, PyTree], Any], params: Params) -> list[Any]:
         """function(part, piece of params) of all parts."""
         found: list[Any] = []
         self._on_parts(lambda part, piece: found.append(function(part, piece)), params)

@@ -74,13 +74,13 @@ def _project(point: jax.Array) -> jax.Array:
     return jnp.where(inside, point, outside)
 
 
-def _weights(r, x, y):
+def _weights(r: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """a(r) and b(r) of the decomposition."""
     square = r * r - r + 1
     return (y + (r - 1) * x) / square, (x - r * y) / square
 
 
-def _excess(r, x, y, z):
+def _excess(r: jax.Array, x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
     a, b = _weights(r, x, y)
     return a * jnp.exp(r) - b * jnp.exp(-r) - z
 
@@ -102,7 +102,7 @@ def _boundary_point(point: jax.Array) -> jax.Array:
 
 
 @_project.defjvp
-def _project_jvp(primals, tangents):
+def _project_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (point,), (direction,) = primals, tangents
     projected = _project(point)
     inside, polar, flat = _regions(point)

@@ -116,7 +116,7 @@ def _project(point: jax.Array, alpha: float) -> jax.Array:
 
 
 @_project.defjvp
-def _project_jvp(alpha, primals, tangents):
+def _project_jvp(alpha: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (point,), (direction,) = primals, tangents
     projected = _project(point, alpha)
     inside, polar, flat = _regions(point, alpha)

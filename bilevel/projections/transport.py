@@ -42,7 +42,7 @@ def birkhoff(point: ArrayLike) -> jax.Array:
 
 
 def balanced(rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Columns scaled to the sum of the rows, and whether the sums are those of some non-negative matrix."""
+    """Columns scaled to the sum of the rows, and whether some non-negative matrix has these sums."""
     mass, other = jnp.sum(rows), jnp.sum(columns)
     close = jnp.abs(mass - other) <= jnp.sqrt(jnp.finfo(rows.dtype).eps) * jnp.maximum(mass, other)
     feasible = close & jnp.all(rows >= 0) & jnp.all(columns >= 0)
@@ -103,7 +103,7 @@ def _reduced_point(x: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[j
         a = highest + threshold(moved - highest[:, None], rows[:, None])[:, 0]
         return a, moved - a[:, None]
 
-    def evaluate(b: ArrayLike):
+    def evaluate(b: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
         a, moved = plan(b)
         values = jax.nn.relu(moved)
         dual = 0.5 * jnp.sum(values**2) + a @ rows + b @ columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from bilevel.foundation.eager import compiles_once
 from bilevel.kernels.arrays import as_point, like, over_batches, valid
 from bilevel.kernels.damped_newton import minimize_convex
 from bilevel.projections.transport import balanced
+
+_Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @compiles_once
@@ -72,7 +75,7 @@ def _potential(v: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     spread = jnp.max(finite) - jnp.min(finite)
     easy = jnp.minimum(1, 8 / jnp.where(spread > 0, spread, 1))
 
-    def harder(state):
+    def harder(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         share, potential = state
         following = jnp.minimum(1, 4 * share)
         potential = potential * following / share
@@ -87,13 +90,13 @@ def _balance(v: jax.Array, rows: jax.Array, columns: jax.Array, potential: jax.A
     """A few alternating scalings, then Newton steps, then a last scaling, which makes the error relative."""
     mass = jnp.sum(rows)
 
-    def evaluate(potential: jax.Array):
+    def evaluate(potential: jax.Array) -> _Triple:
         value = rows @ logsumexp(v + potential[None, :], axis=1) - columns @ potential
         plan = rows[:, None] * jax.nn.softmax(v + potential[None, :], axis=1)
         sums = jnp.sum(plan, axis=0)
         return value / mass, (sums - columns) / mass, _reduced(v + potential[None, :], rows) / mass
 
-    def scale(_, potential: jax.Array) -> jax.Array:
+    def scale(_: jax.Array, potential: jax.Array) -> jax.Array:
         row_potential = jnp.log(rows) - logsumexp(v + potential[None, :], axis=1)
         scaled = jnp.log(columns) - logsumexp(v + row_potential[:, None], axis=0)
         return scaled - jnp.max(scaled)
@@ -110,11 +113,11 @@ def _reduced(scores: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 @_potential.defjvp
-def _potential_jvp(primals, tangents):
+def _potential_jvp(primals: _Triple, tangents: _Triple) -> tuple[jax.Array, jax.Array]:
     v, rows, columns = primals
     potential = _potential(v, rows, columns)
 
-    def sums(v, rows):
+    def sums(v: jax.Array, rows: jax.Array) -> jax.Array:
         return jnp.sum(rows[:, None] * jax.nn.softmax(v + potential[None, :], axis=1), axis=0)
 
     _, change = jax.jvp(sums, (v, rows), tangents[:2])

@@ -81,7 +81,7 @@ def huber(point: PyTree, step_size: PyTree = 1.0, weight: PyTree = 1.0, delta: P
     [-0.5, 3.0]
     """
 
-    def leaf(x, step, w, delta):
+    def leaf(x: jax.Array, step: jax.Array, w: jax.Array, delta: jax.Array) -> jax.Array:
         t = step * w
         return jnp.where(jnp.abs(x) <= delta * (1 + t), x / (1 + t), x - jnp.sign(x) * t * delta)
 

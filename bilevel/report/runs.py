@@ -39,7 +39,7 @@ class RecordedRun:
 
 
 def task_of(record: Record) -> str:
-    """The name of the task, while a run lasts that of the function in its settings."""
+    """The name of the task; while a run lasts, the name of the function in its settings."""
     settings = record.config.get("task")
     target = settings.get("_target_") if isinstance(settings, Mapping) else None
     return str(record.summary.get("task") or str(target or "task").rpartition(".")[2])
@@ -58,7 +58,7 @@ def read(folder: Path) -> RecordedRun:
 
 
 def found(folders: Iterable[Path]) -> list[RecordedRun]:
-    """The runs in the folders given; a folder that is no run gives the runs below it, as those of a sweep. Raises
+    """The runs in the folders given; a folder that is no run, as of a sweep, gives the runs below it. Raises
     ValueError where there is none."""
     runs: list[RecordedRun] = []
     for folder in folders:

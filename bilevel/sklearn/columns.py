@@ -35,7 +35,7 @@ SLOPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 class OnColumns:
     """`Problem` on the columns that a lane needs; where a lane needs too many, on all."""
 
-    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
+    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> None:
         self.kind, self.folds, self.targets, self.used = kind, folds, targets, used
         self.lanes, self.width = len(folds.train), FEWEST
         self.y = np.broadcast_to(targets, (self.lanes, *targets.shape)) if folds.targets is None else folds.targets

@@ -1,4 +1,4 @@
-"""The methods of a fitted search, which are those of the estimator that it found."""
+"""The methods of a fitted search: the methods of the estimator that it found."""
 
 from __future__ import annotations
 

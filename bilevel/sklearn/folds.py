@@ -98,7 +98,7 @@ def _refuse(number: int, given: np.ndarray, chosen: np.ndarray, data: Data) -> N
 
 
 def training_weights(rows: np.ndarray, data: Data) -> np.ndarray:
-    """The weights of the training rows, times those of their classes; zero elsewhere."""
+    """The weights of the training rows, times the weights of their classes; zero elsewhere."""
     weights = validation_weights(rows, data)
     if data.class_weight is None or data.classes is None:
         return weights

@@ -74,7 +74,7 @@ def path_of(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, interc
 class Paths:
     """A path for each lane that counts, longer whenever a smaller strength is asked for."""
 
-    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
+    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> None:
         self.kind, self.folds, self.targets, self.used = kind, folds, targets, used
         self.least = np.inf
         self.paths: list[Path | None] = []

@@ -34,7 +34,8 @@ def gram(kernel: str, hparams: HParams, inputs: jax.Array) -> jax.Array:
 def kernel_ridge(kernel: str, hparams: HParams, inner: Batch, outer: Batch) -> Answer:
     """1/2 sum of weighted squared errors of z = K d, where (S K S + alpha) c = S y and d = S c.
 
-    S^2 are the weights of the training rows. scikit-learn: KernelRidge. The derivative is that of the linear solve."""
+    S^2 are the weights of the training rows. scikit-learn: KernelRidge. The derivative passes through the linear
+    solve."""
 
     def value(hparams: HParams) -> tuple[Scalar, tuple]:
         inputs, targets, weights = inner

@@ -124,7 +124,7 @@ def _rounded(number: int, bits: int) -> int:
 class Problem:
     """The folds of a search under one statement: penalties in, `Lanes` out, each solve from the solution before."""
 
-    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray):
+    def __init__(self, kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> None:
         self.kind, self.used = kind, used  # which lanes count, (lanes,) of bool
         self.wide = kind._replace(features=features_for(kind.features))
         self.rows = rows_for(len(targets))

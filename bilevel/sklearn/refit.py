@@ -131,9 +131,9 @@ def scaled(X: Any, factors: np.ndarray) -> Any:
 
 def refitted(estimator: Any, space: Space, u: np.ndarray, rows: Any, weighted: bool, solve: Any) -> Any:
     """A fitted clone of the estimator or Pipeline. One penalty for each column is fitted on scaled columns, and the
-    coefficients are put back on the original ones. Penalties that no scaling states are those of ``solve(X)``, the
-    library's own solution on all rows; so are those of HuberRegressor, because it stops where the same rows with other
-    weights give other coefficients in the fourth digit."""
+    coefficients are put back on the original ones. Where no scaling states the penalties, the coefficients come from
+    ``solve(X)``, the library's own solution on all rows. So do the coefficients of HuberRegressor, because it stops
+    where the same rows with other weights give other coefficients in the fourth digit."""
     own: Any = clone(estimator)
     last: Any = own.steps[-1][1] if isinstance(own, Pipeline) else own
     last.set_params(**common(space, u))

@@ -44,7 +44,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
 
     Estimators: see docs/sklearn.md. Raises ValueError with a sentence for any other.
 
-    Attributes are those of GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
+    Attributes are as in GridSearchCV, with ``history_`` (a row for each evaluation), ``n_iter_`` (their number),
     ``hypergradient_error_`` (an estimate of the error of the last gradient) and ``guard_``.
 
     >>> from sklearn.datasets import load_diabetes
@@ -102,7 +102,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         random_state: Any = None,
         verbose: int = 0,
         n_jobs: int | None = None,
-    ):
+    ) -> None:
         self.estimator = estimator
         self.space = space
         self.cv = cv

@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 
     @property
     def tail(self) -> int:
-        """Rows of params after those of the features: an intercept, a scale."""
+        """Rows of params after the rows of the features: an intercept, a scale."""
         return self.intercept + (self.loss == "huber")
 
     @property

@@ -51,7 +51,7 @@ def order_of(curvature: jax.Array | float) -> str:
 
 
 def can_look(instance: Instance) -> bool:
-    """Whether the condition is that of a minimum and has a symmetric system, made of products on the device."""
+    """Whether the condition describes a minimum and has a symmetric system, made of products on the device."""
     return instance.mapping.of_gradient and not stays_on_host(instance.loss, instance.batch)
 
 

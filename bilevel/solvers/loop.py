@@ -176,7 +176,8 @@ def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progres
     fell = state.residual < progress.best  # by any amount, because slow progress is progress
     if state.curvature is not None:
         fell |= state.curvature < 0  # away from a saddle the gradient grows
-    best = jnp.where(fell, state.residual, progress.best)
+    # Constant, because a reverse pass would evaluate the residual again to know which of the two it was.
+    best = jax.lax.stop_gradient(jnp.where(fell, state.residual, progress.best))
     last, again = _reversed(solver, progress, state)
     derivative = progress.derivative.add(state.derivative)
     return progress._replace(
@@ -268,7 +269,7 @@ def conclude(
 
 
 def outcome(instance: Instance, judged: Judged) -> Outcome:
-    """The solution at the point that was judged last; its cost includes that of the reference."""
+    """The solution at the point that was judged last; its cost includes the cost of the reference."""
     found = judged.residual
     state, steps, derivative = judged.progress.state, judged.progress.steps, judged.progress.derivative
     counts = state.counts.plus(gradients=1, proxes=instance.mapping.prox_calls)

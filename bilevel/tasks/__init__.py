@@ -14,6 +14,7 @@ from bilevel.tasks.equilibrium_network import equilibrium_network
 from bilevel.tasks.feature_penalties import feature_penalties
 from bilevel.tasks.few_shot_sinusoid import few_shot_sinusoid
 from bilevel.tasks.hyperclean import hyperclean
+from bilevel.tasks.kernel_distillation import kernel_distillation
 from bilevel.tasks.kernel_ridge import kernel_ridge
 from bilevel.tasks.lasso import lasso
 from bilevel.tasks.learning_rate import learning_rate
@@ -42,6 +43,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers lo
     "feature_penalties",
     "few_shot_sinusoid",
     "hyperclean",
+    "kernel_distillation",
     "kernel_ridge",
     "lasso",
     "learning_rate",

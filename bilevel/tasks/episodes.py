@@ -42,7 +42,7 @@ def by_class(found: data_sets.DataSet, pool: int) -> np.ndarray:
 
 
 def split_classes(images: np.ndarray, held_out: int, shape: Shape, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(images of the classes to learn from, those of ``held_out`` other classes); ValueError where an episode of this
+    """(images of the classes to learn from, images of ``held_out`` other classes); ValueError where an episode of this
     shape cannot be drawn from either."""
     classes, each = images.shape[:2]
     if shape.way > min(held_out, classes - held_out):

@@ -84,7 +84,7 @@ def mean_loss(params: Params, batch: Batch) -> Scalar:
 
 
 def accuracy(params: Params, batch: Batch) -> Scalar:
-    """The share of scores whose sign is that of their label."""
+    """The share of scores with the sign of their label."""
     return jnp.mean((batch[0] @ params > 0) == (batch[1] > 0), dtype=params.dtype)
 
 

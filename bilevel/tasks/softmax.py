@@ -33,7 +33,7 @@ def mean_loss(params: Params, batch: Batch) -> Scalar:
 
 
 def accuracy(params: Params, batch: Batch) -> Scalar:
-    """The share of samples whose largest logit is that of their label."""
+    """The share of samples whose largest logit belongs to their label."""
     inputs, labels = batch
     return jnp.mean(jnp.argmax(inputs @ params, axis=1) == labels, dtype=params.dtype)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.foundation.typing import PyTree
+from bilevel.training.processes import ProcessLost
 
 
 class Misfit(ValueError):
@@ -43,7 +44,7 @@ class Checkpoints:
     (Array([0., 1., 2.], dtype=float32), {'best': 0.25})
     """
 
-    def __init__(self, directory: Path | str, max_to_keep: int = 3):
+    def __init__(self, directory: Path | str, max_to_keep: int = 3) -> None:
         import orbax.checkpoint as ocp
 
         for name in ("absl", "concurrent.futures", "asyncio"):  # orbax's reports of saves and its errors
@@ -121,7 +122,7 @@ class Checkpoints:
             )
             kept = restored.meta
             meta, checksums = (kept["meta"], kept["checksums"]) if "checksums" in kept else (kept, None)
-            different = checksums is not None and _checksums(restored.state) != checksums
+            different = checksums is not None and _differ(_checksums(restored.state), checksums)
         except Misfit:
             raise
         except Exception as error:  # orbax and its storage raise errors of many types on damaged files
@@ -161,7 +162,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if not isinstance(error, ProcessLost):  # the last save waits for the process that has gone
+            self.close()
 
 
 def _stored(state: PyTree) -> dict[str, jax.Array]:
@@ -175,8 +177,13 @@ def _stored(state: PyTree) -> dict[str, jax.Array]:
 
 def _checksums(stored: dict[str, jax.Array]) -> dict[str, int]:
     """A checksum of every leaf of which this process holds all entries."""
-    whole = {name: leaf for name, leaf in stored.items() if leaf.is_fully_addressable}
+    whole = {name: leaf for name, leaf in stored.items() if leaf.is_fully_addressable or leaf.is_fully_replicated}
     return {name: zlib.crc32(np.asarray(leaf).tobytes()) for name, leaf in whole.items()}
+
+
+def _differ(one: dict[str, int], other: dict[str, int]) -> bool:
+    """Whether a checksum differs; leaves that one of the two sides did not hold whole tell nothing."""
+    return any(one[name] != other[name] for name in one.keys() & other.keys())
 
 
 def _data(leaf: Any) -> jax.Array:

@@ -13,6 +13,7 @@ from bilevel.foundation.typing import PyTree
 from bilevel.loggers import read_json_lines
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.outer_step import TrainState
+from bilevel.training.processes import summed
 
 Kept = tuple[TrainState, list[dict[str, Any]], dict[str, Any]]  # the state, the lines up to it, its meta
 
@@ -40,18 +41,32 @@ def restored(checkpoints: Checkpoints, record: Path, template: TrainState, data:
 
 def fingerprint(batches: PyTree) -> list[list[float]]:
     """Number of entries, mean and norm of each array. These are compared instead of a hash, because another machine may
-    compute the last digits of standardised data differently.
+    compute the last digits of standardised data differently. Of several processes each reads its share of the rows.
 
     >>> fingerprint((np.array([3.0, 4.0]), np.array([1])))
     [[2.0, 3.5, 5.0], [1.0, 1.0, 1.0]]
     """
-    found = []
-    for leaf in jax.tree.leaves(batches):
-        if not jax.dtypes.issubdtype(jax.numpy.result_type(leaf), np.number):
-            continue  # random keys have no mean
-        flat = np.asarray(leaf).astype(np.float64).ravel()
-        found.append([float(flat.size), float(flat.mean()) if flat.size else 0.0, float(np.linalg.norm(flat))])
-    return found
+    leaves = [
+        leaf for leaf in jax.tree.leaves(batches) if jax.dtypes.issubdtype(jax.numpy.result_type(leaf), np.number)
+    ]
+    sums = summed(np.array([_sums(_share(leaf)) for leaf in leaves]).reshape(-1, 3))  # random keys have no mean
+    return [[size, total / size if size else 0.0, squares**0.5] for size, total, squares in sums.tolist()]
+
+
+def _share(leaf: Any) -> list[np.ndarray]:
+    """The blocks of an array that this process reads; together the processes read each entry once."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+        return [np.asarray(one.data) for one in leaf.addressable_shards if one.replica_id == 0]
+    number, processes = jax.process_index(), jax.process_count()
+    if np.ndim(leaf) == 0:
+        return [np.asarray(leaf)] if number == 0 else []
+    first, last = (np.shape(leaf)[0] * one // processes for one in (number, number + 1))
+    return [np.asarray(leaf[first:last] if processes > 1 else leaf)]
+
+
+def _sums(blocks: list[np.ndarray]) -> list[float]:
+    flat = np.concatenate([block.astype(np.float64).ravel() for block in blocks] or [np.zeros(0)])
+    return [float(flat.size), float(flat.sum()), float(flat @ flat)]
 
 
 def same_data(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> bool:

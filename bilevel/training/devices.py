@@ -16,6 +16,7 @@ from bilevel.batches import Batches, Minibatch
 from bilevel.foundation.typing import Batch, Key, PyTree
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.solvers import Solver
+from bilevel.streams import reads_host
 from bilevel.task import Task
 
 DATA, PARAMS = "data", "params"  # the axes: samples are spread over one, unknowns and hyperparameters over the other
@@ -41,6 +42,8 @@ def mesh_of(sizes: Mesh | Sizes | None) -> Mesh | None:
     if wanted == 1:
         return None
     devices = jax.devices()
+    if jax.process_count() > 1:
+        refuse_part(wanted)
     if wanted > len(devices):
         raise ValueError(
             f"mesh.data={shape[0]} and mesh.params={shape[1]} need {wanted} devices, and JAX has {len(devices)}: take "
@@ -53,6 +56,16 @@ def _known(mesh: Mesh | None) -> Mesh | None:
     if mesh is not None and set(mesh.axis_names) - {DATA, PARAMS}:
         raise ValueError(f"mesh has the axes {mesh.axis_names}: name them 'data' and 'params'.")
     return mesh
+
+
+def refuse_part(used: int) -> None:
+    """ValueError for several processes of which some have no device in the mesh: they would wait for ever."""
+    processes, devices = jax.process_count(), len(jax.devices())
+    if processes > 1 and used != devices:
+        raise ValueError(
+            f"mesh.data x mesh.params is {used}, and {processes} processes with {devices} devices in all take part: "
+            f"set mesh.data={devices}, or another product of {devices}."
+        )
 
 
 def refuse_host(solver: Solver) -> None:
@@ -73,11 +86,17 @@ class Spread:
     step is spread when it is drawn.
     """
 
-    def __init__(self, batches: Batches, mesh: Mesh):
+    def __init__(self, batches: Batches, mesh: Mesh) -> None:
         self.batches, self.mesh = batches, mesh
         self._cut: dict[int, tuple[Any, jax.Array]] = {}  # by identity, beside the array itself, which keeps it alive
 
     def __call__(self, key: Key, step: int | jax.Array) -> tuple[Batch, Batch]:
+        if reads_host(self.batches, key):
+            raise ValueError(
+                "The batches are read on the host (bl.Streamed, bl.batches_from), and trainer.mesh names several "
+                "devices, over which JAX does not spread what a host function returns: give arrays, or leave the mesh "
+                "out."
+            )
         batches = self.batches(key, step)
         if not isinstance(key, Tracer) and not isinstance(step, Tracer):
             return batches  # on the host
@@ -91,11 +110,27 @@ class Spread:
         if isinstance(leaf, Tracer):
             return jax.lax.with_sharding_constraint(leaf, rows)
         if id(leaf) not in self._cut:
-            filling = [(0, -np.shape(leaf)[0] % self.mesh.shape[DATA]), *[(0, 0)] * (np.ndim(leaf) - 1)]
             with jax.ensure_compile_time_eval():  # an array, not a step of the program that is being traced
-                self._cut[id(leaf)] = leaf, jax.device_put(np.pad(np.asarray(leaf), filling), rows)
+                self._cut[id(leaf)] = leaf, cut(leaf, rows)
         whole = self._cut[id(leaf)][1]
         return jax.lax.with_sharding_constraint(whole[: np.shape(leaf)[0]], rows)
+
+
+def cut(leaf: Any, rows: NamedSharding) -> jax.Array:
+    """An array by rows, filled up with zeros to a multiple of the devices. Only the rows of this process's devices are
+    read, so that an array which is mapped from a file (``np.load(path, mmap_mode="r")``) is not read whole."""
+    if not hasattr(leaf, "shape"):
+        leaf = np.asarray(leaf)
+    samples, *others = leaf.shape
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+
+    def part(place: Any) -> np.ndarray:  # a slice for each axis
+        first, last, _ = place[0].indices(filled)
+        found = np.asarray(leaf[first : min(last, samples)], dtype)
+        return np.pad(found, [(0, last - first - found.shape[0]), *[(0, 0)] * len(others)])
+
+    filled = samples + -samples % rows.mesh.shape[DATA]
+    return jax.make_array_from_callback((filled, *others), rows, part)
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:

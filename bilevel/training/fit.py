@@ -24,6 +24,7 @@ from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
 from bilevel.training.found import path_of
 from bilevel.training.outer_step import Evaluation, metrics_of
+from bilevel.training.processes import anywhere, is_loss, leads, loss, meet, several, stops_heard, whole
 from bilevel.training.profile import profiled
 from bilevel.training.refusals import Settings
 from bilevel.training.result import Result
@@ -41,16 +42,17 @@ class Interrupted(KeyboardInterrupt):
 class Fit(Steps):
     """A run in progress: its steps, and the open files that keep them."""
 
-    def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack):
+    def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack) -> None:
         self.began = time.perf_counter()
         super().__init__(trainer, task, key)
-        self.directory = directory
+        self.folder = directory  # of all processes
+        self.directory = directory if leads() else None  # of the one that writes the record
         self.metrics: list[dict[str, Any]] = []
         self.halted = False  # by a callback
         self.data: list[list[float]] = []  # a later run recognises the same data by it
-        self.snapshots = Snapshots(directory)
+        self.snapshots = Snapshots(self.directory)
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
-        self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers]
+        self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers] if leads() else []
 
     def run(self, resume: bool, config: Mapping[str, Any]) -> Result:
         """Runs to the last step, or to an early stop; the loggers are closed in any case."""
@@ -58,8 +60,11 @@ class Fit(Steps):
         summary: dict[str, Any] = {}
         found: dict[str, Any] = {}  # of the steps, where baselines or figures fail or are interrupted
         try:
-            while not self._done():
-                self._step()
+            with stops_heard() as asked_to_stop:
+                while not self._done():
+                    self._step()
+                    if several() and asked_to_stop():
+                        raise KeyboardInterrupt
             self._phase("final solve")
             result = self._conclude()
             found = result.summary
@@ -78,8 +83,13 @@ class Fit(Steps):
             self._save(force=True)
             self._keep(self._so_far(summary))
             raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
+        except (ValueError, RuntimeError) as error:
+            if not is_loss(error):
+                raise
+            summary = {"task": self.task.name, "status": "failed", "failed_because": str(loss())}
+            raise loss() from error
         finally:
-            failed = {**self.sizes(), **found, "status": "failed", "failure": self.failure}
+            failed = {} if summary else {**self.sizes(), **found, "status": "failed", "failure": self.failure}
             finish_all(self.loggers, summary or failed)
 
     def _phase(self, name: str) -> None:
@@ -92,25 +102,27 @@ class Fit(Steps):
 
     def _so_far(self, summary: dict[str, Any]) -> Result:
         """The result of an interrupted run."""
-        best, last = self.state.best, self.task.inner.primal(self.state.carry.params)
-        hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (self.state.hparams, last)
-        return Result(hparams, params, self.state.hparams, last, self.metrics, summary, self.snapshots.kept)
+        state = whole(self.state)
+        best, last = state.best, self.task.inner.primal(state.carry.params)
+        hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (state.hparams, last)
+        return Result(hparams, params, state.hparams, last, self.metrics, summary, self.snapshots.kept)
 
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}
-        if resume and self.checkpoints and self.directory and self.checkpoints.latest() is not None:
+        if resume and self.checkpoints and self.folder and self.checkpoints.latest() is not None:
             self.state, self.metrics, meta = restored(
-                self.checkpoints, self.directory / JsonLines.filename, self.state, self._data()
+                self.checkpoints, self.folder / JsonLines.filename, self.state, self._data()
             )
+            meet("restored")  # before the first process writes to the record that the others read
             kept, self.border = meta["loggers"], meta.get("border", "")
-            self.snapshots.restore(self.state.hparams, int(self.state.step))
+            self.snapshots.restore(whole(self.state.hparams), int(self.state.step))
         trainer = self.trainer
         run = Run(self.directory, config, trainer.steps, self.task.name, resume, trainer.profile)
         for name, logger in by_name(self.loggers).items():
             logger.start(run, int(self.state.step), kept.get(name, {}))
 
     def _data(self) -> list[list[float]]:
-        return fingerprint(self.task.batches(jax.random.split(self.state.key)[0], 0))
+        return fingerprint(self.task.batches(jax.random.split(whole(self.state.key))[0], 0))
 
     def _step(self) -> None:
         """One outer step, or several in one call; the call leaves to the host the step that fails."""
@@ -120,10 +132,11 @@ class Fit(Steps):
             state, evaluation = self.attempt()
             taken = state.hparams if int(evaluation.report.skipped) else state.previous
             spent = time.perf_counter() - began, self.advance.seconds.since(compiled).named()
+            taken = whole(taken)
             self._noted(int(self.state.step), evaluation, taken, *spent)
             self.state = state  # assigned late, so that Ctrl-C leaves no step without its line
             self._save()
-            self._told_callbacks(taken, evaluation.report.params)
+            self._told_callbacks(taken, whole(evaluation.report.params) if self.trainer.callbacks else None)
 
     def _until_saved(self) -> int:
         """The steps of the next call: it ends at the next checkpoint and at the end of the run."""
@@ -136,7 +149,7 @@ class Fit(Steps):
         run within them, the steps up to that end are taken once more, and the later ones are discarded."""
         began, compiled, start = time.perf_counter(), self.advance_many.seconds, self.state
         call = self.advance_many(self.engine, self.task, start, count)
-        taken, entries = int(call.taken), jax.device_get(call.entries)
+        taken, entries = int(call.taken), jax.device_get(whole(call.entries))
         share = (time.perf_counter() - began) / max(taken, 1)
         spent = self.advance_many.seconds.since(compiled).named()
         noted = 0
@@ -168,7 +181,7 @@ class Fit(Steps):
         line = {name: value for name, value in self.metrics[-1].items() if name != "step"}
         moment = Moment(int(self.metrics[-1]["step"]), line, taken, params)
         asked = [callback(moment) for callback in self.trainer.callbacks]
-        self.halted = any(map(asks_to_end, asked))
+        self.halted = bool(asked) and anywhere(any(map(asks_to_end, asked)))
 
     def _draw(self, result: Result) -> None:
         if self.loggers:
@@ -201,7 +214,7 @@ class Fit(Steps):
         if closely is None:
             state, evaluation = self.attempt()
             closely = state, [evaluation]
-        result = concluded(self.task, self.engine, self.metrics, closely, self._told())
+        result = concluded(self.task, self.engine, self.metrics, whole(closely), self._told())
         return replace(result, snapshots=self.snapshots.kept)
 
     def _status(self) -> str:

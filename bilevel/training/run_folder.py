@@ -26,8 +26,9 @@ class RunFolder:
     """A claim on the folder of a run, taken before anything else in the folder is written and held until it is left.
 
     The claim is a lock on ``run.lock``; the operating system releases it when the process ends, even by a kill. With
-    ``resume`` the folder may hold a run that ended; without, it may hold none. Raises `FolderTaken` where another
-    process holds the claim or a run is there already, ValueError for a name that checkpoints cannot be stored under.
+    ``resume`` the folder may hold a run that ended; without, it may hold none. ``claim=False`` claims nothing: other
+    processes of a run enter the folder that its first one holds. Raises `FolderTaken` where another process holds the
+    claim or a run is there already, ValueError for a name that checkpoints cannot be stored under.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place, RunFolder(place) as folder:
@@ -38,14 +39,16 @@ class RunFolder:
     taken: True
     """
 
-    def __init__(self, path: Path | str, resume: bool = False):
-        self.path = Path(path).absolute()
+    def __init__(self, path: Path | str, resume: bool = False, claim: bool = True) -> None:
+        self.path: Path = Path(path).absolute()
         if wrong := sorted(set(GLOB) & set(str(self.path))):
             raise ValueError(
                 f"{self.path}: checkpoints cannot be stored in a folder whose path has {' '.join(wrong)} in it; "
                 "choose another one."
             )
-        self._lock = self._locked()
+        self._lock = self._locked() if claim else -1
+        if not claim:
+            return
         try:
             self._refuse_run(resume)
         except FolderTaken:

@@ -20,7 +20,7 @@ class Snapshots:
     """``kept`` is {step: hyperparameters before that step}, as NumPy arrays. With a directory they are in its file
     ``path.npz`` too, an array ``STEP/hparams...`` for each leaf; none is kept beyond `MOST` numbers in all."""
 
-    def __init__(self, directory: Path | None = None):
+    def __init__(self, directory: Path | None = None) -> None:
         self.file = directory / FILE if directory else None
         self.kept: dict[int, HParams] = {}
 

@@ -18,7 +18,7 @@ from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.calls import in_one_call
 from bilevel.training.checkpoint import Checkpoints
-from bilevel.training.devices import mesh_of, on_mesh, placed, refuse_host, samples_of
+from bilevel.training.devices import mesh_of, on_mesh, placed, refuse_host, refuse_part, samples_of
 from bilevel.training.outer_step import (
     Evaluation,
     TrainState,
@@ -34,7 +34,7 @@ from bilevel.training.refusals import Settings, heed_influence, refuse_measures,
 class Steps:
     """The state of a run, and the programs that advance it."""
 
-    def __init__(self, trainer: Settings, task: Task, key: Key):
+    def __init__(self, trainer: Settings, task: Task, key: Key) -> None:
         self.trainer = trainer
         refuse_start(task, key)
         self.task = task = self._spread(task, key)
@@ -68,6 +68,7 @@ class Steps:
     def _spread(self, task: Task, key: Key) -> Task:
         """The task as the devices of the trainer's mesh take it."""
         self.mesh, self.samples = mesh_of(self.trainer.mesh), 0
+        refuse_part(1 if self.mesh is None else self.mesh.devices.size)
         if self.mesh is None:
             return task
         point = first_point(task, key)

@@ -22,6 +22,7 @@ from bilevel.task import PRECISIONS, Task
 from bilevel.training.callbacks import Callback
 from bilevel.training.devices import mesh_of
 from bilevel.training.fit import Fit, Interrupted
+from bilevel.training.processes import compile_anew, folder_of_all
 from bilevel.training.result import Result
 from bilevel.training.run_folder import RunFolder
 
@@ -50,7 +51,8 @@ class Trainer:
 
     ``mesh={"data": N, "params": M}`` solves one inner problem on N x M devices: the samples (the leading axis of the
     batches) and hyperparameters with one entry for each sample are spread over N of them, other hyperparameters and
-    unknowns over M. The numbers are those of one device up to rounding. Raises ValueError for a solver on the host.
+    unknowns over M. The results are the same as on one device, up to rounding. Raises ValueError for a solver on the
+    host.
 
     >>> import jax, jax.numpy as jnp, optax, bilevel as bl
     >>> task = bl.Task(
@@ -113,13 +115,15 @@ class Trainer:
             raise TypeError(f"Trainer.fit takes a bl.Task, and was given a {type(task).__name__}.")
         for logger in self.loggers:
             logger.ready()
+        compile_anew()
         told = telling(task.functions, task.check)
         with jax.enable_x64(PRECISIONS[task.precision]), told, ExitStack() as stack:
             start = jax.random.key(0) if key is None else key
             if not isinstance(start, jax.Array):
                 raise TypeError(f"key={start!r}: a key of JAX is needed, as jax.random.key(0).")
             if directory is not None and not isinstance(directory, RunFolder):
-                directory = stack.enter_context(RunFolder(directory, resume))
+                place = directory
+                directory = stack.enter_context(folder_of_all(lambda: RunFolder(place, resume)))
             shown = replace(self, loggers=[*self.loggers, Console()]) if progress else self
             fit = Fit(shown, task, start, None if directory is None else directory.path, stack)
             return fit.run(resume, config)

@@ -155,7 +155,11 @@ def slow_inner(record: Record) -> Finding | None:
 
 def unknown_bias(record: Record) -> Finding | None:
     """An engine that stops by design and whose bias is not known."""
-    unknown = [line for line in record.lines if line.get("error_estimate") == math.inf]
+    unknown = [
+        line
+        for line in record.lines
+        if line.get("error_estimate") == math.inf and line.get("engine/weakly_active", 0) <= 0  # else by the face
+    ]
     if not unknown or 2 * len(unknown) < len(record.lines):
         return None
     evidence = f"{record.summary.get('engine', 'the engine')} is biased by design and does not know by how much"

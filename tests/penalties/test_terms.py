@@ -9,6 +9,8 @@ import pytest
 
 import bilevel as bl
 from bilevel import penalties
+from bilevel.constraints.parametric import ParametricSet, Projection
+from bilevel.penalties import extent
 
 Q = np.random.default_rng(0).normal(size=(6, 6))
 Q = Q @ Q.T / 6 + np.eye(6)
@@ -160,3 +162,24 @@ def test_a_parameter_of_any_shape_broadcasts_or_is_refused_by_name(name):
             accepted.append(shape)
             assert found.shape == (3, 2) and value.shape == ()
         assert () in accepted and (4,) not in accepted and (1, 3, 2) not in accepted
+
+
+def test_a_term_and_a_set_of_the_users_own_keep_float32_params_under_float64_hyperparameters():
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Spring(bl.penalties.ParametricPenalty):
+        weight: bl.penalties.Parameter = np.float64(2.0)
+        separable = True
+        reach = staticmethod(extent.entries)
+        operator = staticmethod(lambda x, step, weight: x / (1 + step * weight))
+        term = staticmethod(lambda x, weight: 0.5 * jnp.sum(weight * x**2))
+        distance = staticmethod(lambda x, step, weight: jnp.full_like(x, jnp.inf))
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Below(ParametricSet):
+        upper: bl.penalties.Parameter = np.float64(0.5)
+        separable = True
+        projection = Projection(extent.entries, jnp.minimum, lambda x, upper: jnp.abs(x - upper))
+
+    point = jnp.ones(3, jnp.float32)
+    for found, expected in ((Spring().prox(point, jnp.float64(0.5), None), 0.5), (Below().project(point, None), 0.5)):
+        assert found.dtype == jnp.float32 and found.tolist() == [expected] * 3

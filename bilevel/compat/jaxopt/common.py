@@ -100,7 +100,7 @@ def beginning(init_params: Params) -> Params:
 class LinearOperator:
     """The products with a matrix, its rows and its columns, that block methods ask for."""
 
-    def __init__(self, A: Any):
+    def __init__(self, A: Any) -> None:
         self.A = jnp.asarray(A)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bilevel.compat.jaxopt.linear_solve import linear_solver
-from bilevel.foundation.typing import Params, PyTree
+from bilevel.foundation.typing import Args, Params, PyTree
 from bilevel.implicit import (
     custom_fixed_point as _custom_fixed_point,
     custom_root as _custom_root,
@@ -40,14 +40,14 @@ def custom_fixed_point(
 
 
 def root_jvp(
-    optimality_fun: Callable, sol: Params, args: tuple, tangents: tuple, solve: Callable | None = None
+    optimality_fun: Callable, sol: Params, args: Args, tangents: Args, solve: Callable | None = None
 ) -> Params:
     """The derivative of the root in the direction ``tangents`` of ``args``."""
     return _root_jvp(optimality_fun, sol, args, tangents, linear_solver(solve))
 
 
 def root_vjp(
-    optimality_fun: Callable, sol: Params, args: tuple, cotangent: Params, solve: Callable | None = None
+    optimality_fun: Callable, sol: Params, args: Args, cotangent: Params, solve: Callable | None = None
 ) -> PyTree:
     """The cotangents of ``args`` for a ``cotangent`` of the root."""
     return _root_vjp(optimality_fun, sol, args, cotangent, linear_solver(solve))

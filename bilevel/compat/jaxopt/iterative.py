@@ -24,7 +24,7 @@ from bilevel.compat.jaxopt.states import State, Statement
 from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once
 from bilevel.foundation.status import REMEDIES, Code, Status
-from bilevel.foundation.typing import Params, PyTree
+from bilevel.foundation.typing import Args, Kwargs, Params, PyTree
 from bilevel.implicit.attach import asks_for_values, attach
 from bilevel.implicit.mapping import Residual
 from bilevel.solvers import Instance, State as Inner
@@ -121,7 +121,7 @@ class IterativeSolver(Solver):
             return conjugate(found) if self.minimises and hasattr(self, "fun") else found  # a gradient is JAX's
         return self.statement().mapping(params, *self.given(args, kwargs))
 
-    def given(self, args: tuple, kwargs: dict) -> tuple[Any, tuple[tuple, dict]]:
+    def given(self, args: Args, kwargs: Kwargs) -> tuple[Any, tuple[Args, Kwargs]]:
         """The arguments as hparams (the parameters of the prox or set) and a batch, (args, kwargs)."""
         if self.extra is None:
             return None, (args, kwargs)

@@ -64,7 +64,15 @@ class OSQP(QuadraticSolver):
     tol: float = 1e-3
     implicit_diff_solve: Callable | None = None
 
-    def __init__(self, *, matvec_Q=None, matvec_A=None, matvec_G=None, fun=None, **kwargs):  # type: ignore[no-untyped-def]  # JAXopt's: any keyword of BoxOSQP
+    def __init__(
+        self,
+        *,
+        matvec_Q: Callable | None = None,
+        matvec_A: Callable | None = None,
+        matvec_G: Callable | None = None,
+        fun: Callable | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.matvec_Q, self.matvec_A, self.matvec_G, self.fun = matvec_Q, matvec_A, matvec_G, fun
         self.maxiter, self.tol = kwargs.get("maxiter", 4000), kwargs.get("tol", 1e-3)
         self.implicit_diff_solve = kwargs.get("implicit_diff_solve")
@@ -106,7 +114,7 @@ class CvxpyQP(OSQP):
     solver: str = "OSQP"
     implicit_diff_solve: Callable | None = None
 
-    def __init__(self, solver: str = "OSQP", implicit_diff_solve: Callable | None = None):
+    def __init__(self, solver: str = "OSQP", implicit_diff_solve: Callable | None = None) -> None:
         if solver not in ("OSQP", "ECOS", "SCS"):
             raise ValueError(f"CvxpyQP got solver={solver!r}: give 'OSQP', 'ECOS' or 'SCS' (all are bilevel's here).")
         super().__init__(implicit_diff_solve=implicit_diff_solve)

@@ -65,7 +65,7 @@ def prox_non_negative_ridge(x: PyTree, l2reg: Any = 1.0, scaling: float = 1.0) -
 class _FromProjection:
     """A projection as a prox; equal for equal projections, so that a solve is compiled once for both."""
 
-    def __init__(self, projection: Callable[..., PyTree]):
+    def __init__(self, projection: Callable[..., PyTree]) -> None:
         self.projection = projection
 
     def __call__(self, x: PyTree, hyperparams: Any = None, scaling: float = 1.0) -> PyTree:

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import GRADES, Point
-from bilevel.engines.implicit_function.active_face import Face, compare_faces
+from bilevel.engines.implicit_function.active_face import Face, compare_faces, of_any_face
 from bilevel.engines.implicit_function.linearization import (
     Linearization,
     adjoint_gradient,
     evaluation_counts,
     linearize,
 )
+from bilevel.engines.implicit_function.rounding import ROUNDING, Noise, fraction, noise_of
 from bilevel.foundation import trees
 from bilevel.foundation.signs import tree_of_signs
-from bilevel.foundation.typing import Counts, HParams, Params, PyTree
+from bilevel.foundation.typing import Counts, HParams, PyTree
 from bilevel.implicit import Mapping, PreparedSystem, Solve
 from bilevel.task import Task
 
@@ -27,7 +28,6 @@ NEWTON_REGIME = 0.1  # the size of a correction is an estimate only if it reduce
 LOOSE = 1e-2  # relative tolerance of solves whose result is only measured
 NEGLIGIBLE = 1e-3  # a part of the right-hand side smaller than the other by this factor is not solved for separately
 POWERS = 3  # steps of the power iteration for the norm of the system
-ROUNDING = 10  # units of roundoff in a gradient, relative to the sizes of its terms
 
 
 class Solved(NamedTuple):
@@ -84,22 +84,20 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
     left = trees.subtract(wrong, explained[0])
     adjoint_after = adjoint._replace(value=trees.axpy(1.0, change, adjoint.value))
 
-    distance = trees.subtract(corrected, grad)
-    noise = _noise(task, point, solved)
-    error_inner = _widened(trees.axpy(1.0, by_adjoint, distance), noise.inner, noise.gradient)
-    error_adjoint = _widened(by_adjoint, noise.adjoint, noise.gradient)
-    together = _widened(distance, jnp.maximum(noise.inner, noise.adjoint), noise.gradient)
-    size = jnp.minimum(together, error_inner + error_adjoint)
+    noise = noise_of(point, mapping, at, pulled)
+    size, error_inner, error_adjoint = _sizes(trees.subtract(corrected, grad), by_adjoint, noise)
     theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
     theta_adjoint = _shrinkage(left, wrong, noise.cotangent)
     theta = jnp.maximum(theta_inner, theta_adjoint)
-    face = compare_faces(mapping, point, at, moved)
+    longer = _longer(theta_inner, theta_adjoint)
+    face = compare_faces(mapping, point, at, moved, longer)
     succeeded = step.solution.status.ok & jnp.all(parts.solved)
     claimed = (theta <= NEWTON_REGIME) & (face.weakly_active == 0) & succeeded
+    error = SAFETY * jnp.where(claimed, 1, longer) * size + noise.gradient
     amplification = jnp.maximum(jnp.maximum(adjoint.amplification, step.amplification), parts.amplification)
     return Correction(
         after=Solved(mapping, moved, system, adjoint_after, pulled_after, corrected),
-        error=SAFETY * jnp.where(claimed, 1, _longer(theta_inner, theta_adjoint)) * size + noise.gradient,
+        error=of_any_face(face, error, adjoint, at.cotangent, pulled[1], theta <= NEWTON_REGIME),
         error_inner=error_inner,
         error_adjoint=error_adjoint,
         theta=theta,
@@ -110,6 +108,14 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
         counts=_counts(mapping, step, parts),
         inspection=_inspection(mapping),
     )
+
+
+def _sizes(distance: HParams, by_adjoint: HParams, noise: Noise) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The size of the correction of the gradient, and of its parts by the inner and by the adjoint solve."""
+    inner = _widened(trees.axpy(1.0, by_adjoint, distance), noise.inner, noise.gradient)
+    adjoint = _widened(by_adjoint, noise.adjoint, noise.gradient)
+    together = _widened(distance, jnp.maximum(noise.inner, noise.adjoint), noise.gradient)
+    return jnp.minimum(together, inner + adjoint), inner, adjoint
 
 
 def _widened(change: HParams, noise: jax.Array, rounding: jax.Array) -> jax.Array:
@@ -174,54 +180,10 @@ def _solve_parts(
     return jax.lax.map(one, stacked)
 
 
-class Noise(NamedTuple):
-    """The contribution of rounding, as fractions of the parts of the error and in absolute terms."""
-
-    inner: jax.Array
-    adjoint: jax.Array
-    residual: jax.Array
-    cotangent: jax.Array
-    gradient: jax.Array
-
-
-def _noise(task: Task, point: Point, solved: Solved) -> Noise:
-    """The rounding of the residual is measured by another evaluation at parameters moved by one unit of roundoff. The
-    rounding of adjoint and gradient follows from the sizes of the terms that were subtracted."""
-    at, epsilon = solved.at, trees.epsilon(solved.at.params)
-    again = solved.mapping(perturbed(at.params, epsilon), point.hparams, point.inner_batch)
-    residual = trees.norm(trees.subtract(again, at.residual))
-    rest = trees.norm(trees.subtract(at.cotangent, solved.pulled[0]))
-    cotangent = epsilon * (trees.norm(at.cotangent) + trees.norm(solved.pulled[0]))
-    gradient = ROUNDING * epsilon * (trees.norm(at.direct) + trees.norm(solved.pulled[1]))
-    gradient += rounding_of(at.direct, epsilon) + rounding_of(solved.pulled[1], epsilon)
-    return Noise(
-        _fraction(residual, trees.norm(at.residual)), _fraction(cotangent, rest), residual, cotangent, gradient
-    )
-
-
-def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
-    """Two units of roundoff of each gradient leaf whose type is coarser than the params', whose unit is ``epsilon``.
-    Half a unit is for rounding the result, the rest for the functions of hparams, each of which rounds once."""
-    units = jax.tree.map(lambda leaf: max(2 * float(jnp.finfo(leaf.dtype).eps) - epsilon, 0.0), gradient)
-    scaled = jax.tree.map(
-        lambda leaf, unit: unit * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), gradient, units
-    )
-    return trees.norm(scaled)
-
-
-def perturbed(params: Params, epsilon: float) -> Params:
-    """Each entry multiplied by 1 + epsilon or 1 - epsilon, as if at random."""
-    return jax.tree.map(lambda leaf, sign: leaf * (1 + epsilon * sign), params, tree_of_signs(params))
-
-
-def _fraction(part: jax.Array, whole: jax.Array) -> jax.Array:
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
-
-
 def _shrinkage(after: PyTree, before: PyTree, noise: jax.Array) -> jax.Array:
     """||after|| / ||before||, less the rounding; 0 where ``before`` is rounding already."""
     size = trees.norm(before)
-    ratio = _fraction(jnp.maximum(trees.norm(after) - ROUNDING * noise, 0), size)
+    ratio = fraction(jnp.maximum(trees.norm(after) - ROUNDING * noise, 0), size)
     return jnp.where(jnp.isfinite(size), ratio, jnp.nan)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import GRADES, Point
-from bilevel.engines.implicit_function.accuracy import rounding_of
 from bilevel.engines.implicit_function.linearization import Linearization
+from bilevel.engines.implicit_function.rounding import rounding_of
 from bilevel.foundation import trees
 from bilevel.foundation.typing import HParams, PyTree
 from bilevel.penalties import Parameter, resolve
@@ -69,7 +70,7 @@ def refuse_bound(task: Task, constants: Constants, refine: bool) -> None:
 
 def error_bound(
     constants: Constants, point: Point, at: Linearization, adjoint: PyTree, pulled: tuple[PyTree, HParams]
-) -> dict:
+) -> dict[str, Any]:
     """The bound and its two parts."""
     alpha, gamma, beta, cross, outer, direct = (
         jnp.asarray(resolve(getattr(constants, one.name), point.hparams)) for one in fields(constants)

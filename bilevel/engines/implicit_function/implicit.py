@@ -22,6 +22,7 @@ from bilevel.engines.base import (
     traced,
 )
 from bilevel.engines.implicit_function.accuracy import Correction, Solved, correction
+from bilevel.engines.implicit_function.active_face import Face, face_within, of_any_face
 from bilevel.engines.implicit_function.bound import Constants, error_bound, refuse_bound
 from bilevel.engines.implicit_function.linearization import (
     Linearization,
@@ -166,7 +167,7 @@ class Implicit(Engine):
             adjoint_residual=adjoint.solution.residual,
             adjoint_steps=adjoint.solution.products,
             adjoint_status=adjoint.solution.status,
-            **_no_claim(at, adjoint, grad, outcome.residual),
+            **_residual_grade(at, adjoint, grad, outcome.residual),
             counts=counts.plus(
                 hessian_products=adjoint.solution.products,
                 jacobian_products=1,
@@ -177,6 +178,12 @@ class Implicit(Engine):
             params=task.inner.primal(outcome.params),
             carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
+        if self.accuracy == "residual":
+            distance = distance_of(at, adjoint.amplification, outcome.residual) * trees.norm(at.params)
+            face = face_within(mapping, point, at.params, distance)
+            estimate = of_any_face(face, report.error_estimate, adjoint, at.cotangent, pulled[1])
+            told = {"margin": face.margin, "weakly_active": face.weakly_active}
+            report = replace(report, error_estimate=estimate, **told, counts=report.counts.add(mapping.inspection))
         if self.accuracy == "bound":
             claim = error_bound(self.constants, point, at, adjoint.value, pulled)
             report = replace(report, **claim, counts=report.counts.plus(hessian_products=1))
@@ -202,6 +209,8 @@ class Implicit(Engine):
         if self.accuracy == "residual":
             left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
             estimate = left * (report.error_inner + report.adjoint_residual * trees.norm(before.grad))
+            face = Face(report.margin, report.weakly_active)
+            estimate = of_any_face(face, estimate, before.adjoint, before.at.cotangent, before.pulled[1])
             return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
         measured = correction(task, point, solved)
         counts = counts.add(measured.counts).add(measured.inspection)
@@ -213,7 +222,7 @@ def as_float(number: float | jax.Array) -> jax.Array:
     return jnp.asarray(number, jnp.result_type(float))
 
 
-def _no_claim(at: Linearization, adjoint: Solve, grad: HParams, inner: jax.Array) -> dict:
+def _residual_grade(at: Linearization, adjoint: Solve, grad: HParams, inner: jax.Array) -> dict:
     """The error figures that cost nothing: relative errors of both solves times the size of the gradient. The error of
     an adjoint that was truncated by design is not known, because truncation leaves out small eigenvalues, and along
     those the residual is small too."""

@@ -42,7 +42,7 @@ class MEHA(Stepping):
     One loop, first derivatives only, and no strong convexity: ``envelope`` below 1/L of a loss that is not convex makes
     the problem of m convex. ``step_size`` a and ``weight`` lam are numbers or functions of the outer step; proved with
     a lam that grows like k^p, 0 <= p < 1/2: ``weight=bl.PowerLaw(10.0, -0.3)``. The bias is O(1 / lam). Parameters of a
-    penalty may depend on the hyperparameters, those of a set may not: that raises `ValueError`, as functional
+    penalty may depend on the hyperparameters. Parameters of a set may not: that raises `ValueError`, as functional
     constraints do. Source: Liu, Liu, Yao, Zeng and Zhang, 2024.
     """
 

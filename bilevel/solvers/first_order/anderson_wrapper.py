@@ -34,10 +34,10 @@ class AndersonWrapper(Solver):
     taken per unit of the step size, and ``mixing`` times the step size, because a search changes the step size from
     step to step, and steps of different sizes are not steps of one map. Where the residual of the problem is larger
     than after the solver's own step, that step is taken; where it is ten times larger, or not finite, the memory is
-    cleared too. Derivatives are those of the problem, by whatever engine. Worth while for steps that are a smooth map
-    near the solution: gradient, proximal gradient and mirror descent, whose step sizes may be searched, and fixed
-    points. The steps begin anew at each accelerated point, so they have no momentum.
-    Source: Walker and Ni, 2011; Bertrand and Massias, 2021.
+    cleared too. Every engine gives the derivatives of the problem. Worth while for steps that are a smooth map near the
+    solution: gradient, proximal gradient and mirror descent, whose step sizes may be searched, and fixed points. The
+    steps begin anew at each accelerated point, so they have no momentum. Source: Walker and Ni, 2011; Bertrand and
+    Massias, 2021.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> solver = bl.AndersonWrapper(bl.GradientDescent(step_size=0.1), tol=1e-5)

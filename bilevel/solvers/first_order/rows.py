@@ -49,8 +49,11 @@ def needs_rows(solver: Any, instance: Instance, params: Params) -> None:
 
 
 def by_rows(penalty: Penalty, hparams: HParams, params: jax.Array) -> Rows:
-    """Takes apart a penalty on ``params`` of shape (rows, ...). Parameters of separable penalties broadcast against
-    params from the last axis on; those of row-wise ones have the axes of params but the last."""
+    """Takes apart a penalty on ``params`` of shape (rows, ...).
+
+    Parameters of separable penalties broadcast against params from the last axis on. Parameters of row-wise penalties
+    have all axes of params but the last.
+    """
     axes = params.ndim if penalty.separable else params.ndim - 1
     names = [field.name for field in dataclasses.fields(penalty)]
     fixed: dict[str, Any] = {}

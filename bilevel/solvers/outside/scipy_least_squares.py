@@ -46,6 +46,7 @@ class SciPyLeastSquares(Solver):
     max_steps: int = 5
     tol: float | jax.Array = 1e-6
     unrolls = False
+    shards = False
     structured = True
 
     def init(self, instance: Instance, params: Params) -> State:

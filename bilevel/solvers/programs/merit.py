@@ -16,7 +16,7 @@ from bilevel.solvers.programs.stated_by_functions import Derivatives, Program
 TO_THE_BOUNDARY = 0.995  # a step goes at most this share of the way to the nearest bound
 MAX_HALVINGS = 25  # 2^-25 of a step is half of the digits
 SUFFICIENT = 1e-4  # of the slope of the merit
-NEAR = 1e10  # the factor by which a multiplier may differ from that of the barrier
+NEAR = 1e10  # the factor by which a multiplier may differ from the barrier's
 FARTHEST = 100.0  # times the size of the point: no longer step where a Hessian of zero leaves the model without a scale
 TINY = 1e-12  # relative: a row this near to its bound keeps its slack
 MOST_CAREFUL = 1e-8  # the least share of a step that reduces the violation
@@ -59,7 +59,7 @@ def step_along(program: Program, scale: jax.Array, here: Derivatives, at: Iterat
     length, dual = jax.lax.stop_gradient((length, jnp.where(curved, dual, length)))
     moved = at.moved(length, direction.step, dual)
     failed = curved & (trials >= MAX_HALVINGS)
-    after = search.safe(moved, failed)
+    after = search.safe(at, moved, failed)
     penalty = jnp.where(failed, 0, penalty)
     return Taken(after, trials + 1, jax.lax.stop_gradient(direction.guard._replace(penalty=penalty)))
 
@@ -97,10 +97,14 @@ class _Search(NamedTuple):
         infeasible += jnp.abs(program.equality(at.primal)).sum()
         return program.value(at.primal) - self.direction.barrier * jnp.sum(jnp.log(at.slack)) + penalty * infeasible
 
-    def safe(self, moved: Iterate, failed: jax.Array) -> Iterate:
+    def safe(self, at: Iterate, moved: Iterate, failed: jax.Array) -> Iterate:
         """The iterate with its multipliers within a factor of 1e10 of the barrier's multipliers. Where the search
-        ``failed``, it is an iterate with a smaller violation. A program that looks convex keeps its iterate."""
-        chosen = trees.select(failed, jax.lax.stop_gradient(self.restored(failed)), moved)
+        ``failed``, it is an iterate with a smaller violation, at a constant change from ``at``: the start stays visible
+        in the derivative. A program that looks convex keeps its iterate."""
+        restored = jax.lax.stop_gradient(self.restored(failed))
+        change = restored.primal - self.at.primal
+        restored = restored._replace(primal=at.primal + change)
+        chosen = trees.select(failed, restored, moved)
         central = self.direction.barrier / chosen.slack
         near = jnp.clip(chosen.inequality_dual, central / NEAR, central * NEAR)
         return chosen._replace(inequality_dual=jnp.where(self.direction.guard.curved, near, chosen.inequality_dual))

@@ -52,8 +52,10 @@ def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
 
     Slacks and multipliers are raised to at least the violation of the KKT conditions. So a good start hardly moves and
     a poor one is centred.
+    Both are constant for derivatives. The primal point is not, because its derivative shows how much of the start is
+    left in the result.
     """
-    at = Point(*jax.lax.stop_gradient(tuple(at)))
+    start, at = at, Point(*jax.lax.stop_gradient(tuple(at)))
     here: Derivatives = jax.lax.stop_gradient(program.derivatives(*at))
     lengths = jnp.linalg.norm(here.inequality_rows, axis=1)
     scale = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 1)
@@ -65,7 +67,7 @@ def first_iterate(program: Program, at: Point) -> tuple[Iterate, jax.Array]:
     total = jnp.maximum(jnp.maximum(unbalanced, violated), mismatch)
     slack = jnp.maximum(-value, jnp.maximum(jnp.maximum(violated, jnp.minimum(total, 1)), LEAST))
     dual = jnp.maximum(dual, jnp.maximum(total, LEAST))
-    return Iterate(at.primal, at.equality_dual, dual, slack), scale
+    return Iterate(start.primal, start.equality_dual, dual, slack), scale
 
 
 def barrier_direction(here: Derivatives, at: Iterate, guard: Guard) -> Direction:

@@ -34,8 +34,8 @@ class SparseInteriorPoint(ProgramSolver):
 
     The method of `bl.InteriorPoint`, on the host, with a sparse factor of the whole system a step. Works under jit;
     under vmap one program after the other. Computes in float64 whatever the dtype of the data. Certificates of
-    infeasible and unbounded programs are judged as those of other solvers. Raises ValueError for cones that are not
-    linear. Source: Mehrotra, 1992; Vanderbei, Symmetric quasidefinite matrices, 1995.
+    infeasible and unbounded programs are judged in the same way for all solvers. Raises ValueError for cones that are
+    not linear. Source: Mehrotra, 1992; Vanderbei, Symmetric quasidefinite matrices, 1995.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> from jax.experimental.sparse import BCOO

@@ -12,7 +12,7 @@ import numpy as np
 from bilevel import cones
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
-from bilevel.kernels.equilibrate_operators import Groups, equilibrium, normal_matrix, squares_of, units
+from bilevel.kernels.equilibrate_operators import equilibrium, normal_matrix, squares_of, units
 from bilevel.kernels.matrices import is_sparse
 from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.splitting import (
@@ -27,7 +27,7 @@ from bilevel.kernels.splitting import (
     sizes,
     to_scaled,
 )
-from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, pieces
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, groups_of, pieces
 
 FIRST_RHO = 0.1  # OSQP's; adapted after each step
 STIFF = 1e3  # the penalty of an equality relative to an inequality
@@ -123,13 +123,3 @@ def _start(program: Quadratic, start: Answer | None) -> Point:
 
 def _stiffness(cone: cones.Cone) -> float:
     return {cones.Zero: STIFF, cones.Free: SLACK}.get(type(cone), 1.0)
-
-
-def groups_of(cone: cones.Cone) -> Groups:
-    """One scale for all rows of a cone, except where each row is a cone of its own."""
-    owner, number = [np.zeros(0, int)], 0
-    for part in pieces(cone):
-        single = isinstance(part.cone, cones.Zero | cones.NonNegative | cones.Free)
-        owner.append(number + (np.arange(part.cone.dim) if single else np.zeros(part.cone.dim, int)))
-        number += part.cone.dim if single else 1
-    return Groups(np.concatenate(owner), number)

@@ -14,6 +14,7 @@ from bilevel.cones import Cone
 from bilevel.foundation.status import Code
 from bilevel.kernels.conic import Data, solve_conic
 from bilevel.kernels.equilibrate import equilibrate, units
+from bilevel.kernels.equilibrate_operators import Groups
 from bilevel.kernels.matrices import Matrix, dense, is_sparse
 from bilevel.kernels.pivoting import block_pivoting
 from bilevel.kernels.rescue import rescued
@@ -91,6 +92,16 @@ def pieces(cone: Cone, start: int = 0) -> list[Piece]:
         found += pieces(part, start)
         start += part.dim
     return found
+
+
+def groups_of(cone: Cone) -> Groups:
+    """One scale for all rows of a cone, except where each row is a cone of its own."""
+    owner, number = [np.zeros(0, int)], 0
+    for piece in pieces(cone):
+        size, single = piece.cone.dim, piece.cone.by_rows
+        owner.append(number + (np.arange(size) if single else np.zeros(size, int)))
+        number += size if single else 1
+    return Groups(np.concatenate(owner), number)
 
 
 NATIVE = (cones.Zero, cones.NonNegative, cones.SecondOrder, cones.Free)

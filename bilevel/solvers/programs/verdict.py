@@ -12,8 +12,8 @@ from bilevel.kernels.matrices import compressed, is_positive_semidefinite, is_sp
 from bilevel.kernels.rescue import rescued
 from bilevel.kernels.splitting import proofs
 from bilevel.linear_solve import sparse_factor
-from bilevel.solvers.programs.split_program import groups_of, quadratic
-from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram
+from bilevel.solvers.programs.split_program import quadratic
+from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, groups_of
 
 
 def verdict(

@@ -47,7 +47,7 @@ class Model(NamedTuple):
     rows: jax.Array | None  # the triangle of [A, b]; None: by products
 
     def change(self, y: jax.Array) -> jax.Array:
-        """What y changes in the value of the model."""
+        """The change of the model's value by y."""
         image = self.push(y)
         return self.slope @ y + 0.5 * image @ image
 
@@ -110,7 +110,7 @@ class Rows(NamedTuple):
 
 
 def linearize(instance: Instance, x: jax.Array, unravel: Callable[[jax.Array], Params], dense: bool) -> Rows:
-    """The residuals at ``x``, weighted: for a robust loss the rows are those of its second-order model, with a least
+    """The residuals at ``x``, weighted: for a robust loss they are the rows of its second-order model, with a least
     weight. Source: Triggs et al., Bundle adjustment, 1999, section 4.3."""
     loss, hparams, batch = squares_of(instance), instance.hparams, instance.batch
     residual, move = jax.linearize(lambda x: loss.flat(unravel(x), hparams, batch).astype(x.dtype), x)

@@ -113,3 +113,47 @@ def test_a_kink_without_any_force_is_no_estimate():
     task = bl.Task(inner, lambda w, h, batch: w[2], lambda key: hparams, bl.full_batch(0.0, 0.0))
     _, _, report = bl.hypergradient(task, hparams)
     assert report.error_grade == "residual" and int(report.weakly_active) == 1
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_without_a_further_solve_the_face_is_looked_at(refine):
+    """A loose solution of a lasso has the wrong support, so that the derivative on its face is off by a factor of 4.
+    A corrected gradient on that face is no better."""
+    inputs = np.random.default_rng(4).normal(size=(30, 8)) @ np.diag(np.geomspace(1, 0.1, 8))
+    targets = inputs @ np.ones(8) + 0.1 * np.random.default_rng(4).normal(size=30)
+    train, start = (jnp.asarray(inputs), jnp.asarray(targets)), jnp.array(-2.5)
+
+    def answer(tol, engine):
+        inner = bl.InnerProblem(
+            loss=lambda w, h, batch: 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2),
+            init=lambda key, h: jnp.ones(8),
+            penalty=bl.L1(weight=jnp.exp),
+            solver=bl.ProximalGradient(tol=tol),
+        )
+        outer = lambda w, h, batch: jnp.sum((w - 1) ** 2)
+        return bl.hypergradient(bl.Task(inner, outer, lambda key: start, bl.full_batch(train, None)), start, engine)[1:]
+
+    exact, _ = answer(1e-12, bl.Implicit())
+    grad, report = answer(0.2, bl.Implicit(accuracy="residual", refine=refine))
+    error = abs(float(grad - exact))
+    assert error > 2 * abs(float(exact))
+    assert report.error_grade == "residual" and int(report.weakly_active) > 0
+    assert error <= float(report.error_estimate) <= 3 * error
+    _, report = answer(1e-12, bl.Implicit(accuracy="residual"))
+    assert int(report.weakly_active) == 0 and float(report.margin) > 0
+    assert float(report.error_estimate) < 1e-6 * abs(float(exact))
+
+
+def test_far_from_the_solution_and_on_an_unknown_face_nothing_is_known():
+    """A Newton step shortens the residual of a quartic to 0.3 of it, so the way left is longer than the step, and
+    some coordinates become zero on it."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.25 * jnp.sum(w**4),
+        init=lambda key, h: jnp.array([10.0, 6.0]),
+        penalty=bl.L1(weight=jnp.exp),
+        solver=bl.ProximalGradient(tol=1e-2),
+    )
+    task = bl.Task(inner, lambda w, h, b: jnp.sum(w), lambda key: jnp.array(-3.0), bl.full_batch(None, None))
+    _, _, report = bl.hypergradient(task, jnp.array(-3.0))
+    assert float(report.theta) > 0.1 and int(report.weakly_active) > 0
+    assert report.error_grade == "residual" and float(report.error_estimate) == np.inf

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 import bilevel as bl
 from bilevel.solvers.outside.host import call_host
+from bilevel.training.devices import refuse_host
 
 
 def test_values_arrive_whole_in_every_dtype():
@@ -56,3 +57,9 @@ def test_a_wrong_shape_is_a_sentence():
     )
     with pytest.raises(Exception, match=r"returned shape \(3,\) where \(2,\) is asked for"):
         jax.block_until_ready(inner.solve(1.0, 0.0).params)
+
+
+@pytest.mark.parametrize("solver", [bl.Host(np.copy), bl.ScikitLearn(None, None), bl.SciPy(), bl.SciPyLeastSquares()])
+def test_a_solver_on_the_host_does_not_share_a_problem_between_devices(solver):
+    with pytest.raises(ValueError, match=f"{type(solver).__name__} solves on one device"):
+        refuse_host(solver)

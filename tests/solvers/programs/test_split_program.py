@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose
 import bilevel as bl
 from bilevel import cones
 from bilevel.foundation.status import Code
-from bilevel.solvers.programs.split_program import groups_of, quadratic, split_program
-from bilevel.solvers.programs.stated_by_arrays import ConeProgram, program_residual
+from bilevel.solvers.programs.split_program import quadratic, split_program
+from bilevel.solvers.programs.stated_by_arrays import ConeProgram, groups_of, program_residual
 
 POINT = np.array([0.9, -0.4, 0.5, 0.2])
 EYE = np.eye(4)

@@ -1,0 +1,124 @@
+"""What learned images are compared with: random real images, means of classes, and all real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.data import DataSet
+from bilevel.tasks import learned_images, softmax
+from bilevel.tasks.grids import lowest
+from bilevel.tasks.kernel_learner import Learner
+from bilevel.tasks.representations import in_blocks, pictures
+from bilevel.tasks.trained_network import Images, Recipe, accuracies
+
+PENALTIES = tuple(10.0**power for power in range(-6, 0))  # the grid of ridge
+SOFTMAX_PENALTIES = tuple(10.0**power for power in range(-5, 0))
+FEWER = 2000  # real images that the penalty of all is chosen with, because each fit costs the cube of their number
+Samples = tuple[np.ndarray, np.ndarray]  # represented images (n, features), labels (n,)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The real images: as data, and as the kernel reads them."""
+
+    real: DataSet
+    fitted: Samples
+    chosen_on: Samples
+    test: Samples
+    test_images: Any  # (n, height, width)
+
+
+def compared(learner: Learner, parts: Parts, each: int, recipe: Recipe) -> dict[str, float]:
+    """Test accuracies of the same learner, its penalty chosen on the second hold-out, and of the same network, on
+    ``each`` random real images of a class (the mean over draws), on means of classes, and on all real images."""
+    seeds = range(recipe.seeds)
+    labels = np.repeat(np.arange(parts.real.classes), each)
+    draws = [learned_images.random_images(parts.real, each, seed) for seed in seeds]
+    means = learned_images.mean_images(parts.real, each, 0)
+    scored = _scorer(learner, parts, labels)
+    by_draw = [scored(images) for images in draws]
+    network = lambda images, labels, recipe: _network(learner, parts, images, labels, recipe)
+    one = recipe._replace(seeds=1)
+    found = {
+        "random": np.mean(by_draw),
+        "random_deviation": np.std(by_draw),
+        "means": scored(means),
+        "all": on_all(learner, parts),
+        "random_network": np.mean([network(images, labels, one) for images in draws]),
+        "means_network": np.mean(network(means, labels, recipe)),
+        "all_network": np.mean(network(parts.real.inputs, parts.real.targets, recipe)),
+    }
+    return {f"baseline/{name}": float(value) for name, value in found.items()}
+
+
+def _network(learner: Learner, parts: Parts, images: Any, labels: Any, recipe: Recipe) -> np.ndarray:
+    given = Images(pictures(parts.real, images), np.asarray(learner.indicators(labels, parts.real.classes)))
+    return accuracies(given, (parts.test_images, parts.test[1]), recipe, learner.judge)
+
+
+def _scorer(learner: Learner, parts: Parts, labels: np.ndarray) -> Callable[[np.ndarray], float]:
+    """images -> test accuracy, one compiled program for all penalties and images."""
+    targets = learner.indicators(labels, parts.real.classes)
+
+    @jax.jit
+    def measured(penalty: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        own = replace(learner, penalty=penalty, fixed={"images": images, "labels": targets})
+        params = own.fit({})
+        chosen = jnp.mean(own.cost(own.outputs(params, {}, parts.chosen_on[0]), parts.chosen_on[1]))
+        return chosen, accuracy(own.outputs(params, {}, parts.test[0]), parts.test[1])
+
+    def scored(images: np.ndarray) -> float:
+        grid = _grid(learner, parts)
+        found = [measured(jnp.asarray(penalty), jnp.asarray(images)) for penalty in grid]
+        return float(found[lowest((cost for cost, _ in found), "the grid of penalties")][1])
+
+    return scored
+
+
+def _grid(learner: Learner, parts: Parts) -> tuple[float, ...]:
+    """The penalties to choose from; the one of the run, where there is no second hold-out to choose on."""
+    if not len(parts.chosen_on[1]):
+        return (learner.penalty,)
+    return PENALTIES if learner.head == "ridge" else SOFTMAX_PENALTIES
+
+
+def on_all(learner: Learner, parts: Parts) -> float:
+    """The test accuracy of the learner on all real images, those of the second hold-out included for ridge."""
+    if learner.head == "softmax":
+        ones = [
+            (np.hstack([inputs, np.ones((len(inputs), 1))]), labels)
+            for inputs, labels in (parts.fitted, parts.chosen_on, parts.test)
+        ]
+        fit = softmax.best_of_grid(
+            ones[0], ones[1] if len(ones[1][1]) else ones[0], parts.real.classes, SOFTMAX_PENALTIES
+        )
+        return float(softmax.accuracy(fit.params, ones[2]))
+    points, labels = (np.concatenate([parts.chosen_on[at], parts.fitted[at]]) for at in (0, 1))
+    rows = jax.jit(lambda block: learner.kernel.across(block, jnp.asarray(points)))
+    matrix, across = in_blocks(rows, points), in_blocks(rows, parts.test[0])
+    size = np.trace(matrix) / len(matrix)
+    matrix /= size
+    targets = np.asarray(learner.indicators(labels, parts.real.classes))
+    chosen, some = slice(len(parts.chosen_on[1])), slice(len(parts.chosen_on[1]), len(parts.chosen_on[1]) + FEWER)
+    grid = _grid(learner, parts)
+    duals = [solved(matrix[some, some], penalty, targets[some]) for penalty in grid]
+    costs = [np.sum((matrix[chosen, some] @ dual - targets[chosen]) ** 2) for dual in duals]
+    found = solved(matrix, grid[lowest(costs, "the grid of penalties")], targets)
+    return float(accuracy(jnp.asarray(across @ found / size), parts.test[1]))
+
+
+def solved(matrix: np.ndarray, penalty: float, targets: np.ndarray) -> np.ndarray:
+    """(matrix + penalty I)^{-1} targets."""
+    factor = jax.scipy.linalg.cho_factor(jnp.asarray(matrix) + penalty * jnp.eye(len(matrix)))
+    return np.asarray(jax.scipy.linalg.cho_solve(factor, jnp.asarray(targets)))
+
+
+def accuracy(outputs: jax.Array, labels: Any) -> jax.Array:
+    """The share of samples whose largest output is that of their class."""
+    return jnp.mean(jnp.argmax(outputs, axis=1) == jnp.asarray(labels))
