@@ -13,6 +13,7 @@ from jax.core import Tracer
 from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import Batch, Key
 from bilevel.losses.host_matrix import HostMatrix
+from bilevel.streams import Streamed
 
 Batches: TypeAlias = Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
 
@@ -71,6 +72,7 @@ def full_batch(train: Batch, validation: Batch) -> Batches:
     >>> full_batch("train", "validation")(jax.random.key(0), 7)
     ('train', 'validation')
     """
+    _refuse_streamed((train, validation))
     return lambda key, step: (train, validation)
 
 
@@ -86,6 +88,7 @@ def minibatches(train: Batch, validation: Batch, batch_size: int, validation_bat
     Every epoch of ceil(n / batch_size) steps is a permutation of the n samples (the leading axis of every leaf), a new
     one each time, independent for train and validation. The batch of a step costs O(batch_size), independent of n.
     Within a run ``key`` is the same at every step. ``validation_batch_size`` 0 means the same size as ``batch_size``.
+    Either data set may be `Streamed`, which leaves it on the host.
 
     Raises `ValueError` for a size below 1 or beyond the data, or leaves of unequal length.
 
@@ -126,7 +129,7 @@ def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Min
 
 
 def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | jax.Array], Minibatch]:
-    samples = _size(data)
+    samples = len(data) if isinstance(data, Streamed) else _size(data)
     if not 1 <= batch_size <= samples:
         raise ValueError(
             f"A batch size of {batch_size} is impossible with {samples} {name} samples: choose one from 1 to {samples}."
@@ -135,13 +138,21 @@ def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | ja
     # Each sample occurs once in an epoch of blocks * batch_size places.
     weight = blocks * batch_size / samples
 
-    def draw(key: Key, step: int | jax.Array) -> Minibatch:
-        epoch, block = jnp.divmod(jnp.asarray(step, jnp.uint32), jnp.uint32(blocks))
+    def drawn(key: Key, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The samples of a step, and which places of the batch they fill."""
+        epoch, block = jnp.divmod(step, jnp.uint32(blocks))
         places = block * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
         filled = places < samples
         index = permuted(jax.random.fold_in(key, epoch), jnp.where(filled, places, jnp.uint32(0)), samples)
-        index = jnp.where(filled, index, 0).astype(jnp.int32)
-        picked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
+        return jnp.where(filled, index, 0).astype(jnp.int32), filled
+
+    def draw(key: Key, step: int | jax.Array) -> Minibatch:
+        step = jnp.asarray(step, jnp.uint32)
+        index, filled = drawn(key, step)
+        if isinstance(data, Streamed):
+            picked = data.rows(index, drawn(key, step + 1)[0])
+        else:
+            picked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
         return Minibatch(picked, index, jnp.where(filled, weight, 0.0), samples)
 
     return draw
@@ -199,7 +210,13 @@ def _mixed(bits: jax.Array) -> jax.Array:
     return bits ^ (bits >> 16)
 
 
+def _refuse_streamed(data: Batch) -> None:
+    if any(isinstance(node, Streamed) for node in jax.tree.leaves(data)):
+        raise ValueError("A bl.Streamed data set is read in minibatches: use bl.minibatches(..., batch_size=).")
+
+
 def _size(data: Batch) -> int:
+    _refuse_streamed(data)
     nodes = jax.tree.leaves(data, is_leaf=lambda node: isinstance(node, HostMatrix))
     if any(isinstance(node, HostMatrix) for node in nodes):
         raise ValueError(

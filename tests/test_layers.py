@@ -20,6 +20,7 @@ LAYERS = (
     ("constraints",),
     ("optimality",),
     ("solvers",),
+    ("streams",),
     ("batches", "data", "loggers"),
     ("problem",),
     ("layers", "task", "networks"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import threading
@@ -87,6 +88,7 @@ def job(config: DictConfig) -> Any:
     if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run reports in a sentence
         threading.excepthook = lambda _: None
         sys.excepthook = of_main_thread
+        logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)  # prints the traceback of what is told below
         warnings.formatwarning = in_one_line
         warnings.simplefilter("ignore", ResourceWarning)  # of W&B's own folders for what it uploads
         importlib.import_module("bilevel.cli.event_loops").install()
