@@ -109,7 +109,6 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         ConvergenceError as ConvergenceError,
         Status as Status,
     )
-    from bilevel.host_batches import host_minibatches as host_minibatches, streamed as streamed
     from bilevel.implicit import (
         Mapping as Mapping,
         custom_fixed_point as custom_fixed_point,
@@ -220,6 +219,10 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         line_search as line_search,
     )
     from bilevel.solvers.solution import Solution as Solution
+    from bilevel.streams import (
+        Streamed as Streamed,
+        batches_from as batches_from,
+    )
     from bilevel.task import (
         Headline as Headline,
         Task as Task,
@@ -274,7 +277,7 @@ _HOME = {
         "Schedule", "Summable", "ErrorDriven",
     ),
     "bilevel.batches": ("draw_samples", "full_batch", "minibatches", "whole_batch"),
-    "bilevel.host_batches": ("host_minibatches", "streamed"),
+    "bilevel.streams": ("Streamed", "batches_from"),
     "bilevel.task": ("Task", "Headline"),
     "bilevel.engines.hypergradients": ("hypergradient",),
     "bilevel.training.result": ("load_result",),

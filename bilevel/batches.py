@@ -13,6 +13,7 @@ from jax.core import Tracer
 from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import Batch, Key
 from bilevel.losses.host_matrix import HostMatrix
+from bilevel.streams import Streamed
 
 Batches: TypeAlias = Callable[[Key, int | jax.Array], tuple[Batch, Batch]]
 
@@ -71,6 +72,7 @@ def full_batch(train: Batch, validation: Batch) -> Batches:
     >>> full_batch("train", "validation")(jax.random.key(0), 7)
     ('train', 'validation')
     """
+    _refuse_streamed((train, validation))
     return lambda key, step: (train, validation)
 
 
@@ -86,6 +88,7 @@ def minibatches(train: Batch, validation: Batch, batch_size: int, validation_bat
     Every epoch of ceil(n / batch_size) steps is a permutation of the n samples (the leading axis of every leaf), a new
     one each time, independent for train and validation. The batch of a step costs O(batch_size), independent of n.
     Within a run ``key`` is the same at every step. ``validation_batch_size`` 0 means the same size as ``batch_size``.
+    Either data set may be `Streamed`, which leaves it on the host.
 
     Raises `ValueError` for a size below 1 or beyond the data, or leaves of unequal length.
 
@@ -94,8 +97,8 @@ def minibatches(train: Batch, validation: Batch, batch_size: int, validation_bat
     >>> sorted(int(i) for batch in seen for i, w in zip(batch.index, batch.weight) if w > 0)
     [0, 1, 2, 3, 4]
     """
-    draw_train = sampler(train, batch_size, "training")
-    draw_validation = sampler(validation, validation_batch_size or batch_size, "validation")
+    draw_train = _sampler(train, batch_size, "training")
+    draw_validation = _sampler(validation, validation_batch_size or batch_size, "validation")
 
     def batches(key: Key, step: int | jax.Array) -> tuple[Minibatch, Minibatch]:
         return draw_train(jax.random.fold_in(key, 0), step), draw_validation(jax.random.fold_in(key, 1), step)
@@ -116,7 +119,7 @@ def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Min
 
     def draw(key: Key, step: int | jax.Array, batch: Batch) -> Minibatch:
         within = isinstance(batch, Minibatch)
-        drawn = sampler((batch.data, batch.index, batch.weight) if within else batch, batch_size, "inner")(key, step)
+        drawn = _sampler((batch.data, batch.index, batch.weight) if within else batch, batch_size, "inner")(key, step)
         if not within:
             return drawn
         data, index, weight = drawn.data
@@ -125,19 +128,8 @@ def draw_samples(batch_size: int) -> Callable[[Key, int | jax.Array, Batch], Min
     return draw
 
 
-Read: TypeAlias = Callable[[jax.Array, Callable[[], jax.Array]], Batch]  # index, and () -> that of the next step
-
-
-def on_device(data: Batch) -> Read:
-    """The samples at an index, of data that the program holds."""
-    return lambda index, following: jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
-
-
-def sampler(
-    data: Batch, batch_size: int, name: str, read: Callable[[Batch], Read] = on_device
-) -> Callable[[Key, int | jax.Array], Minibatch]:
-    """(key, step) -> `Minibatch`, as `minibatches` draws them, its samples by ``read``."""
-    samples, taken = _size(data), read(data)
+def _sampler(data: Batch, batch_size: int, name: str) -> Callable[[Key, int | jax.Array], Minibatch]:
+    samples = len(data) if isinstance(data, Streamed) else _size(data)
     if not 1 <= batch_size <= samples:
         raise ValueError(
             f"A batch size of {batch_size} is impossible with {samples} {name} samples: choose one from 1 to {samples}."
@@ -147,7 +139,7 @@ def sampler(
     weight = blocks * batch_size / samples
 
     def drawn(key: Key, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The index of a step, and which of its places are filled."""
+        """The samples of a step, and which places of the batch they fill."""
         epoch, block = jnp.divmod(step, jnp.uint32(blocks))
         places = block * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
         filled = places < samples
@@ -157,7 +149,10 @@ def sampler(
     def draw(key: Key, step: int | jax.Array) -> Minibatch:
         step = jnp.asarray(step, jnp.uint32)
         index, filled = drawn(key, step)
-        picked = taken(index, lambda: drawn(key, step + 1)[0])
+        if isinstance(data, Streamed):
+            picked = data.rows(index, drawn(key, step + 1)[0])
+        else:
+            picked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)
         return Minibatch(picked, index, jnp.where(filled, weight, 0.0), samples)
 
     return draw
@@ -215,7 +210,13 @@ def _mixed(bits: jax.Array) -> jax.Array:
     return bits ^ (bits >> 16)
 
 
+def _refuse_streamed(data: Batch) -> None:
+    if any(isinstance(node, Streamed) for node in jax.tree.leaves(data)):
+        raise ValueError("A bl.Streamed data set is read in minibatches: use bl.minibatches(..., batch_size=).")
+
+
 def _size(data: Batch) -> int:
+    _refuse_streamed(data)
     nodes = jax.tree.leaves(data, is_leaf=lambda node: isinstance(node, HostMatrix))
     if any(isinstance(node, HostMatrix) for node in nodes):
         raise ValueError(

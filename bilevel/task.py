@@ -186,8 +186,8 @@ class Task:
         return checked_real("outer loss", self.outer_loss, loss) + self.prior(hparams)
 
     def measured(self, params: Params, hparams: HParams, batches: tuple[Batch, Batch]) -> dict[str, Any]:
-        """What the log shows of one outer step: the metrics of both losses where they are `bl.Measured`, and those of
-        ``evaluate``, at the primal ``params``."""
+        """The metrics that the log shows of one outer step, at the primal ``params``: of both losses where they are
+        `bl.Measured`, and of ``evaluate``."""
         return {
             **metrics_of("train", self.inner.loss, params, hparams, batches[0]),
             **metrics_of("validation", self.outer_loss, params, hparams, batches[1]),

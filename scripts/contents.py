@@ -25,7 +25,7 @@ ROWS = {
     "engines: the hypergradient": ("bilevel.engines",),
     "linear solvers of the adjoint": ("bilevel.linear_solve",),
     "layers: programs that differentiate": ("bilevel.layers",),
-    "the outer loop": ("bilevel.task", "bilevel.batches", "bilevel.host_batches", "bilevel.training"),
+    "the outer loop": ("bilevel.task", "bilevel.batches", "bilevel.streams", "bilevel.training"),
 }
 BASES = {"Penalty", "Constraint", "Solver", "Engine", "LinearSolver", "LinearSolution", "Operator", "Mapping"}
 RESULTS = {"Carry", "Constants", "Report", "Solution", "Result", "Zero", "Free"}

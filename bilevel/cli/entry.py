@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import threading
@@ -71,6 +72,10 @@ def run() -> None:
     except Exception as error:
         if "debug=true" in sys.argv:
             raise
+        if type(error).__name__ in sweep.LOST:
+            sweep.conclude()
+            print(f"bilevel: {sweep.ADVICE}", file=sys.stderr)
+            sys.exit(FAILURE)
         of_hydra = [word for word in sys.argv[1:] if word.startswith("hydra.")]
         if isinstance(error, AssertionError) and not str(error) and of_hydra:  # Hydra asserts types of its settings
             error = SettingsError(f"{', '.join(of_hydra)}: Hydra does not take such a value there.")
@@ -83,6 +88,7 @@ def job(config: DictConfig) -> Any:
     if not config.debug:  # threads of checkpoints and W&B print tracebacks of errors that the run reports in a sentence
         threading.excepthook = lambda _: None
         sys.excepthook = of_main_thread
+        logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)  # prints the traceback of what is told below
         warnings.formatwarning = in_one_line
         warnings.simplefilter("ignore", ResourceWarning)  # of W&B's own folders for what it uploads
         importlib.import_module("bilevel.cli.event_loops").install()

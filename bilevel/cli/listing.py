@@ -56,7 +56,7 @@ def cut(line: str, width: int) -> str:
 
 
 def about(group: str, name: str) -> str:
-    """The description of a choice: the words behind the command in its file, or in the generated choices."""
+    """The description of a choice: the words behind the command in its file, or in the generated choices; else ""."""
     generated = {
         name: entry
         for part, (place, _) in PLACES.items()
@@ -64,7 +64,7 @@ def about(group: str, name: str) -> str:
         for name, entry in choices(configs(), part).items()
     }
     comment = re.search(r"^# bilevel(?: \S+=\S+)+ {2,}(\S.*)$", content(group, name), re.MULTILINE)
-    return comment[1] if comment else str(generated[name]["about"])
+    return comment[1] if comment else str(generated.get(name, {}).get("about", ""))
 
 
 def content(group: str, name: str) -> str:

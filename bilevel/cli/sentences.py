@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from bilevel.cli.choices import options as available
 from bilevel.cli.words import similar
 
+HOST = "error calling callback"  # in JAX's words for a function on the host that raised an error
 WITH_TARGET = ("task", "engine", "optimizer", "solver", "logger")
 
 
@@ -33,6 +34,8 @@ def sentence(error: BaseException) -> str:
     """The line to print for an error."""
     while not str(error) and error.__cause__ is not None:
         error = error.__cause__
+    if HOST in str(error):  # JAX's own error has the traceback of the function on the host as its text
+        return one_line(str(error).rstrip().rpartition("\n")[2])
     for kind, phrase in PHRASES.items():
         if isinstance(error, kind):
             return one_line(phrase(error))

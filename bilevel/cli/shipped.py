@@ -107,7 +107,7 @@ def check_data(name: str, task: Mapping[str, Any]) -> None:
     data_sets.present(source, task["root"])
     if isinstance(second := task.get("held_out"), str) and second:
         data_sets.present(data_sets.source_of(second, task["root"]), task["root"])
-    if "train" in task:
+    if name in PARTS or {"train", "validation"} <= set(task):  # other tasks refuse by themselves what does not fit
         parts = PARTS.get(name, lambda task: (task["train"], task["validation"], task.get("stop", 0)))(task)
         counts = (data_sets.count(part, source.size.samples) for part in parts)
         data_sets.check_parts(source.size.samples, source.size.classes, *counts)

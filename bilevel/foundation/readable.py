@@ -15,7 +15,7 @@ MOST = 6  # leaves of a tree that are told one by one
 
 
 def amount(value: Any) -> str:
-    """A number with two digits; of a batch the largest; of a traced value that it is one.
+    """A number with two digits. Of a batch it is the largest number; a traced value is said to be one.
 
     >>> amount(np.float32(1.234e-9)), amount(np.array([3, 12])), amount(7)
     ('1.2e-09', 'up to 12', '7')

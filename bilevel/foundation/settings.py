@@ -36,7 +36,7 @@ def traced(default: Any) -> Any:
 
 
 def changed(settings: Value, **values: Any) -> Value:
-    """The same settings with these values, those left out that it has no field for: a direct solver has no tolerance.
+    """The same settings with these values. A value without a field is left out, as the tolerance of a direct solver.
     Itself where it has no field for any of them.
 
     >>> from dataclasses import dataclass

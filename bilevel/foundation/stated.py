@@ -135,7 +135,7 @@ def checked_metrics(function: Callable, measured: Any, role: str = "evaluate") -
 
 
 def checked_tree(name: str, function: Callable, tree: PyTree) -> PyTree:
-    """What init or init_hparams returned, if that is a tree of numbers; else StatementError."""
+    """The result of init or init_hparams. Raises StatementError where it is no tree of numbers."""
     leaves = jax.tree.leaves(tree)
     if not leaves:
         raise StatementError(f"The {name} {described(function)} returns nothing: return numbers, as jnp.zeros(3).")
@@ -146,7 +146,7 @@ def checked_tree(name: str, function: Callable, tree: PyTree) -> PyTree:
 
 
 def checked_baselines(function: Callable, found: Any) -> dict[str, Any]:
-    """What baselines returned, if that is a dict of what JSON can hold; else StatementError."""
+    """The result of baselines. Raises StatementError where it is no dict of values that JSON can hold."""
     name = f"The baselines {described(function)}"
     if not isinstance(found, Mapping):
         raise StatementError(f"{name} return {_shape(found)}, and have to return a dict: return {{}} for nothing.")

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.activity import Point, Program, in_units, into_units, out_of_units, read_program, units_of
+from bilevel.kernels.activity import Point, Program, Units, in_units, into_units, out_of_units, read_program, units_of
 
 State = TypeVar("State")
 
 STEPS = 12  # of a quadratic program: each may take up and let go of rows
 SHIFTS = 16.0, 1e3  # the factor between shifts of a matrix that rounding has left indefinite, and the largest multiple
+# a residual of so many roundings is that of a factorisation that lost no digits, and steps hardly lower it
+ROUNDED = 16
 PATIENCE = 3  # steps without progress, because an exchange of rows may raise the residual first
 
 
@@ -32,9 +34,10 @@ def improved(
     steps: int,
     patience: int = 1,
     enough: float = 0.0,
+    near: float = 0.0,
 ) -> tuple[State, jax.Array]:
     """The best of the points start, step(start), ... by ``measure``, and its measure. Ends at ``enough``, and after
-    ``patience`` steps without progress. NaN is never better.
+    ``patience`` steps without progress, or one below ``near``. NaN is never better.
 
     >>> point, residual = improved(lambda x: x - 0.5, jnp.abs, jnp.array(1.25), 10)
     >>> float(point), float(residual)
@@ -50,7 +53,7 @@ def improved(
         return _Loop(at, best, jnp.where(better, residual, loop.residual), fruitless, loop.steps + 1)
 
     def proceed(loop: _Loop) -> jax.Array:
-        hopeful = (loop.fruitless < patience) & jnp.isfinite(loop.residual)
+        hopeful = (loop.fruitless < jnp.where(loop.residual <= near, 1, patience)) & jnp.isfinite(loop.residual)
         return hopeful & (loop.residual > enough) & (loop.steps < steps)
 
     zero = jnp.zeros((), jnp.int32)
@@ -58,17 +61,17 @@ def improved(
     return last.best, last.residual
 
 
-def polished(program: Program, at: Point) -> Point:
+def polished(program: Program, at: Point, units: Units | None = None) -> Point:
     """(x, y, z) near a solution of (Q, q, A, b, G, h), made exact to rounding by Newton steps on the rows that hold it.
-    The rows are read again after each step. The units give rows, unknowns and objective size 1, so that rescaling the
-    program does not change the rows that are read.
+    The rows are read again after each step. The units, by default those of the program, give rows, unknowns and
+    objective size 1, so that rescaling the program does not change the rows that are read.
 
     >>> program = (jnp.eye(1), -jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.ones((1, 1)), jnp.zeros(1))
     >>> x, y, z = polished(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])))
     >>> bool(jnp.abs(x[0]) < 1e-6), bool(jnp.abs(z[0] - 1) < 1e-6)
     (True, True)
     """
-    units = units_of(program[0], jnp.concatenate([program[2], program[4]]))
+    units = units_of(program[0], jnp.concatenate([program[2], program[4]])) if units is None else units
     scaled = in_units(program, units)
     same = units._replace(columns=jnp.ones_like(units.columns), rows=jnp.ones_like(units.rows))
 
@@ -78,7 +81,10 @@ def polished(program: Program, at: Point) -> Point:
     def measure(at: Point) -> jax.Array:
         return read_program(scaled, at, same).residual
 
-    best, _ = improved(step, measure, into_units(at, units), STEPS, PATIENCE, 10 * float(jnp.finfo(at[0].dtype).eps))
+    eps = float(jnp.finfo(at[0].dtype).eps)
+    rounding = eps * float(sum(part.size for part in at)) ** 0.5  # of a sum with a term for each unknown and row
+    enough = max(10 * eps, min(ROUNDED * rounding, eps**0.75))
+    best, _ = improved(step, measure, into_units(at, units), STEPS, PATIENCE, enough, 4 * enough)
     return out_of_units(best, units)
 
 

@@ -27,9 +27,9 @@ def relative_residual(
     x: jax.Array,
     y: jax.Array,
 ) -> jax.Array:
-    """Of min 1/2 x'Px + q'x, A x + s = b, s in K, K having the projection ``project``: the largest of stationarity,
-    s - project(s - y) with s = b - A x, and the gap between the objectives of the program and its dual, each relative
-    to 1 + the size of its terms.
+    """The largest of three errors of a point of min 1/2 x'Px + q'x, A x + s = b, s in K, each relative to 1 + the size
+    of its terms: stationarity; s - project(s - y) with s = b - A x and ``project`` the projection on K; and the gap
+    between the objectives of the program and its dual.
 
     >>> x, y, q, b = jnp.array([1.0]), jnp.array([2.0]), jnp.array([-3.0]), jnp.array([1.0])
     >>> float(relative_residual(Products(x, y, x), q, b, lambda s: jnp.maximum(s, 0), x, y))  # x^2 / 2 - 3 x, x <= 1
@@ -45,4 +45,7 @@ def relative_residual(
 
 
 def _relative(residual: jax.Array, *terms: jax.Array) -> jax.Array:
-    return norm(residual) / (1 + jnp.max(jnp.stack([norm(term) for term in terms])))
+    sizes = jax.vmap(norm)(
+        jnp.stack([residual, *terms])
+    )  # all in one loop, because small programs take as long as their loops are many
+    return sizes[0] / (1 + jnp.max(sizes[1:]))

@@ -57,7 +57,7 @@ def equilibrium(
 
 @dataclass(frozen=True, eq=False)
 class Equilibrium:
-    """What `equilibrium` makes. Call it as ``layer(weights, inputs, start)``."""
+    """The layer that `equilibrium` returns. Call it as ``layer(weights, inputs, start)``."""
 
     cell: Cell
     init: Callable[[PyTree, PyTree], PyTree]

@@ -54,7 +54,8 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
     dense = not _is_sparse(data) and q.size <= DENSE
     arrays = (program.P, *frozen[1:])
     if dense:
-        unknown = PrimalDual(*polished(arrays, tuple(unknown)))
+        units = activity.units_of(program.P, program.A)
+        unknown = PrimalDual(*polished(arrays, tuple(unknown), units))
         residual = _measure(program, unknown)
     else:
         ones = jnp.ones((), q.dtype)
@@ -65,7 +66,7 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
     grade, reading, told = grade_of(status, jnp.bool_(False)), None, usable
     if dense and solve.value == AutoLinear():
-        reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown)))
+        reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown), units))
         if q.size + program.b.size <= JUDGED:
             grade = grade_of(status, activity.is_regular(arrays, reading))
         told = jnp.where(reading.told, usable, jnp.nan)  # a guess of the active rows gives no derivative

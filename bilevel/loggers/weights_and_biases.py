@@ -105,7 +105,7 @@ class WandB(Logger):
 
 
 def _refused(why: Exception | str) -> ValueError:
-    reason = str(why).partition("Use `wandb login`")[0].strip().rstrip(".")  # W&B's own remedy would stand there twice
+    reason = str(why).partition("Use `wandb login`")[0].strip().rstrip(".")  # W&B's own remedy would be printed twice
     return ValueError(f"W&B did not start: {reason}. Run `wandb login`, or choose logger.mode=offline.")
 
 

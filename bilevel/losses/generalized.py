@@ -32,7 +32,7 @@ Number = Any  # a number, an array, or a function hparams -> one of these
 
 @dataclass(frozen=True)
 class Terms:
-    """What all of these losses have in common."""
+    """The common part of these losses."""
 
     intercept: bool = True
     ridge: Number = 0.0

@@ -13,7 +13,7 @@ from bilevel.networks.floats import as_floats, from_floats
 
 
 class Carried(NamedTuple):
-    """What training changes beside the weights: the network's own state, and the keys of the minibatches."""
+    """The values that training changes beside the weights: the network's own state, and the keys of the minibatches."""
 
     network: PyTree
     batches: PyTree

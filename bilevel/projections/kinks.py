@@ -36,7 +36,7 @@ def linf_ball(x: jax.Array, radius: jax.Array) -> jax.Array:
 
 
 def simplex(x: jax.Array, total: jax.Array) -> jax.Array:
-    """To joining or leaving the support."""
+    """Distances to joining or leaving the support."""
     return jnp.abs(x - threshold(x, of_rows(total, x)))
 
 
@@ -58,7 +58,7 @@ def capped_simplex(x: jax.Array, upper: jax.Array, total: jax.Array) -> jax.Arra
 
 
 def l1_ball(x: jax.Array, radius: jax.Array) -> jax.Array:
-    """Of a vector: to the sphere, and to joining or leaving the support outside of it."""
+    """Distances of a vector to the sphere and, outside of it, to joining or leaving the support."""
     size = jnp.abs(x)
     excess = jnp.sum(size) - radius
     support = jnp.where(excess > 0, simplex(size, radius), jnp.inf)
@@ -66,7 +66,7 @@ def l1_ball(x: jax.Array, radius: jax.Array) -> jax.Array:
 
 
 def l1_sphere(x: jax.Array, radius: jax.Array) -> jax.Array:
-    """Of a vector: to joining or leaving the support, and in it to a change of sign."""
+    """Distances of a vector to joining or leaving the support and, in the support, to a change of sign."""
     size = jnp.abs(x)
     level = threshold(size, radius)
     return jnp.where(size > level, jnp.minimum(size, size - level), level - size)
@@ -77,7 +77,7 @@ def l2_ball(x: jax.Array, radius: jax.Array) -> jax.Array:
 
 
 def l2_sphere(x: jax.Array, radius: jax.Array) -> jax.Array:
-    """Of a vector: to the centre."""
+    """The distance of a vector to the centre."""
     return norm(x)
 
 
@@ -88,7 +88,7 @@ def halfspace(x: jax.Array, normal: jax.Array, offset: jax.Array) -> jax.Array:
 
 
 def polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: jax.Array) -> jax.Array:
-    """Of each inequality: its slack or its multiplier, as distances. Zero for all active rows where they depend on each
+    """The distance of each inequality: its slack or its multiplier. Zero for all active rows where they depend on each
     other or on the equations, because it is then not known which of them stay active."""
     return over_batches(_one_polyhedron, "(n),(k,n),(k),(m,n),(m)->(m)")(x, A, b, G, h)
 

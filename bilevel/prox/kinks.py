@@ -16,7 +16,7 @@ from bilevel.prox.sequences import total_variation as shrink_jumps
 
 
 def l1(x: jax.Array, step: jax.Array, weight: jax.Array, *others: jax.Array) -> jax.Array:
-    """To the threshold; a smooth term added to the l1 norm does not change it."""
+    """Distances to the threshold, which a smooth term beside the l1 norm does not change."""
     return _from_threshold(jnp.abs(x), step * weight)
 
 

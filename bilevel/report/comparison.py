@@ -62,7 +62,7 @@ def ranked(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
 def comparison(
     runs: Sequence[RecordedRun], differing: Mapping[str, Sequence[Any]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Names and cells of the columns: what sets the runs apart, then their results."""
+    """Names and cells of the columns: the settings in which the runs differ, then their results."""
     heads = [headline_of(run.record) for run in runs]
     names = {head.get("name") for head in heads if head}
     what = names.pop() if len(names) == 1 else "result"
@@ -80,8 +80,8 @@ def comparison(
 
 
 def distinctions(runs: Sequence[RecordedRun]) -> dict[str, list[Any]]:
-    """What sets the runs apart as it was typed, such as engine=one_step, by name with the value of each run; where
-    nothing that was typed does, the settings that differ. A group that a run left at its default is "default"."""
+    """The typed overrides that differ between the runs, such as engine=one_step, by name with the value of each run;
+    the settings that differ, where no typed override does. A group that a run left at its default is "default"."""
     typed = [{name_of(one): one.partition("=")[2] for one in run.overrides} for run in runs]
     flats = [_flat("", run.record.config) for run in runs]
     names = dict.fromkeys(name for words in typed for name in words if name not in UNTOLD)

@@ -25,7 +25,7 @@ STILL = 0.1  # a run improves to its end if the chosen step is among this last s
 
 
 def achieved(record: Record) -> str:
-    """What was gained, or that the run broke off."""
+    """The gain of the run, or the news that it broke off."""
     summary = record.summary
     if head := headline_of(record):
         return f"{task_of(record)}: {head['sentence']}."
@@ -113,7 +113,7 @@ def closing(record: Record, given: Sequence[str], folder: str, report: str) -> l
 
 
 def solved_problem(summary: dict[str, Any]) -> str:
-    """What was solved, in one sentence."""
+    """The problem that was solved, in one sentence."""
     number, unknowns = summary.get("hyperparameters"), summary.get("unknowns")
     sizes = f"{number:,} hyperparameter{'s' if number != 1 else ''}" if isinstance(number, int) else "hyperparameters"
     inside = f" through an inner problem of {unknowns:,} unknowns" if isinstance(unknowns, int) else ""

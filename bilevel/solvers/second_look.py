@@ -31,7 +31,7 @@ class Asked(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the look found."""
+    """The findings of the look."""
 
     least: jax.Array  # the least curvature, see `Solution.curvature`
     unfinished: jax.Array  # whether a step of Newton's method lowers the objective by more than `SHARE`

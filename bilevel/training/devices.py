@@ -16,6 +16,7 @@ from bilevel.batches import Batches, Minibatch
 from bilevel.foundation.typing import Batch, Key, PyTree
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.solvers import Solver
+from bilevel.streams import reads_host
 from bilevel.task import Task
 
 DATA, PARAMS = "data", "params"  # the axes: samples are spread over one, unknowns and hyperparameters over the other
@@ -90,6 +91,12 @@ class Spread:
         self._cut: dict[int, tuple[Any, jax.Array]] = {}  # by identity, beside the array itself, which keeps it alive
 
     def __call__(self, key: Key, step: int | jax.Array) -> tuple[Batch, Batch]:
+        if reads_host(self.batches, key):
+            raise ValueError(
+                "The batches are read on the host (bl.Streamed, bl.batches_from), and trainer.mesh names several "
+                "devices, over which JAX does not spread what a host function returns: give arrays, or leave the mesh "
+                "out."
+            )
         batches = self.batches(key, step)
         if not isinstance(key, Tracer) and not isinstance(step, Tracer):
             return batches  # on the host

@@ -1,4 +1,4 @@
-"""What a run ran on, for its record."""
+"""The versions, the machine and the device of a run, for its record."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Result(Protocol):
-    """What a figure reads of a `bilevel.training.result.Result`."""
+    """The part of a `bilevel.training.result.Result` that a figure reads."""
 
     @property
     def metrics(self) -> list[dict[str, Any]]: ...

@@ -1,6 +1,7 @@
 """Commands without settings: list, new, report, watch."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import urllib.request
 
 import pytest
 
+from bilevel.cli import choices, listing
 from bilevel.cli.commands import COMMANDS, asked
 from bilevel.cli.fresh import new
 from bilevel.cli.help import text
@@ -125,3 +127,14 @@ def test_a_new_task_runs_and_its_test_passes(bilevel, folder, environment):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shrinkage.py"]
     tested = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert tested.returncode == 0, tested.stdout
+
+
+def test_a_choice_without_words_is_listed_by_its_name(tmp_path, monkeypatch):
+    """A file of a contributor's need not describe itself."""
+    folder = tmp_path / "configs"
+    shutil.copytree(choices.configs(), folder)
+    (folder / "solver" / "heavy_ball.yaml").write_text("# bilevel solver=heavy_ball\n_target_: bilevel.Optax\n")
+    monkeypatch.setattr(choices, "configs", lambda: folder)
+    monkeypatch.setattr(listing, "configs", lambda: folder)
+    assert "solver=heavy_ball" in rows("solver")
+    assert any(row.startswith("solver=lbfgsb ") for row in rows("solver"))

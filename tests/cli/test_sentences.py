@@ -1,5 +1,7 @@
 """Errors as sentences: what our own code says stays, what others raise gets its kind, all on one line."""
 
+import jax
+import numpy as np
 import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue
@@ -84,3 +86,14 @@ def test_nothing_near_is_no_guess():
 
 def test_the_beginning_of_a_name_is_near():
     assert nearest("cosin", ["linear", "cosine_decay"]) == " (did you mean cosine_decay?)"
+
+
+def test_an_error_on_the_host_is_its_own_sentence():
+    """JAX hands it on as an error of its own, whose text is a traceback."""
+
+    def torn(x):
+        raise OSError("x.npy ends at sample 31")
+
+    with pytest.raises(Exception, match="Traceback") as caught:
+        jax.block_until_ready(jax.pure_callback(torn, jax.ShapeDtypeStruct((), np.float32), np.float32(0)))
+    assert sentence(caught.value) == "OSError: x.npy ends at sample 31"

@@ -9,7 +9,8 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf, open_dict
 
 from bilevel.cli.choices import configs, options
-from bilevel.cli.shipped import CHOICES, PRECISIONS, check_choices, check_shipped
+from bilevel.cli.shipped import CHOICES, PRECISIONS, check_choices, check_data, check_shipped
+from bilevel.data import DataError
 from bilevel.task import PRECISIONS as TRUE_PRECISIONS
 
 REFUSED = {
@@ -103,3 +104,10 @@ def test_a_task_of_ones_own_is_left_alone(folder):
         with pytest.raises(ValueError, match=fault):
             check_shipped(composed(*settings, "task._target_=bilevel.tasks.ridge"))
         settings = settings[:-1]
+
+
+def test_a_task_with_a_single_part_is_left_to_refuse_by_itself():
+    """A contributor's task need not have a validation set of its own."""
+    check_data("period", {"data": "digits", "root": "", "train": 100})
+    with pytest.raises(DataError, match="leave none for the test set"):
+        check_data("ridge", {"data": "diabetes", "root": "", "train": 400, "validation": 100})

@@ -1,4 +1,4 @@
-"""What the methods share that need first derivatives only."""
+"""The common parts of the methods that need first derivatives only."""
 
 from __future__ import annotations
 

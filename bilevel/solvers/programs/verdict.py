@@ -9,6 +9,7 @@ from bilevel.foundation.callbacks import on_host
 from bilevel.foundation.status import Code, Status
 from bilevel.kernels.equilibrate_operators import squares_of, units
 from bilevel.kernels.matrices import compressed, is_positive_semidefinite, is_sparse
+from bilevel.kernels.rescue import rescued
 from bilevel.kernels.splitting import proofs
 from bilevel.linear_solve import sparse_factor
 from bilevel.solvers.programs.split_program import quadratic
@@ -28,12 +29,25 @@ def verdict(
     near = jnp.where(residual <= floor**0.6, Code.stalled, Code.max_steps)
     judged = jnp.where(residual <= tol, Code.converged, near)
     judged = jnp.where(jnp.isfinite(residual), judged, Code.nonfinite)
-    infeasible, unbounded = _proofs(program, answer)
+    infeasible, unbounded = _proofs_where_claimed(program, answer)
     judged = jnp.where((answer.code == Code.unbounded) & unbounded, Code.unbounded, judged)
     judged = jnp.where(is_convex(program), judged, Code.indefinite)
     judged = jnp.where((answer.code == Code.infeasible) & infeasible, Code.infeasible, judged)
     code = jnp.where(is_finite(program), judged, Code.nonfinite)
     return Status.of(code), jnp.where(code <= Code.stalled, 1, jnp.nan).astype(residual.dtype)
+
+
+def _proofs_where_claimed(program: ConeProgram, answer: Answer) -> tuple[jax.Array, jax.Array]:
+    """`_proofs`, of a dense program only where the solver claims that there is no solution."""
+    if program.sparse:
+        return _proofs(program, answer)
+    claimed = (answer.code == Code.infeasible) | (answer.code == Code.unbounded)
+    cone, none = program.cone, (jnp.bool_(False), jnp.bool_(False))
+
+    def examined(P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array, answer: Answer) -> tuple:
+        return _proofs(ConeProgram(P, q, A, b, cone), answer)
+
+    return rescued(claimed, examined, (*program[:4], answer), none)
 
 
 def _proofs(program: ConeProgram, answer: Answer) -> tuple[jax.Array, jax.Array]:

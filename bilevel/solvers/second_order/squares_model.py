@@ -47,7 +47,7 @@ class Model(NamedTuple):
     rows: jax.Array | None  # the triangle of [A, b]; None: by products
 
     def change(self, y: jax.Array) -> jax.Array:
-        """What y changes in the value of the model."""
+        """The change of the model's value by y."""
         image = self.push(y)
         return self.slope @ y + 0.5 * image @ image
 
