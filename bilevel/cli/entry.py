@@ -72,6 +72,10 @@ def run() -> None:
     except Exception as error:
         if "debug=true" in sys.argv:
             raise
+        if type(error).__name__ in sweep.LOST:
+            sweep.conclude()
+            print(f"bilevel: {sweep.ADVICE}", file=sys.stderr)
+            sys.exit(FAILURE)
         of_hydra = [word for word in sys.argv[1:] if word.startswith("hydra.")]
         if isinstance(error, AssertionError) and not str(error) and of_hydra:  # Hydra asserts types of its settings
             error = SettingsError(f"{', '.join(of_hydra)}: Hydra does not take such a value there.")

@@ -25,6 +25,12 @@ ASIDE = (
     *("hydra", "command", "resume", "run", "replay", "report", "progress", "debug", "compilation_cache", "logger"),
     "distributed",
 )
+# What submitit, joblib and Ray raise where the process of a run has ended without an answer.
+LOST = ("UncompletedJobError", "TerminatedWorkerError", "WorkerCrashedError")
+ADVICE = (
+    "the process of a run ended before the run did (killed, or out of memory); the same command line, when the other "
+    "runs have ended, completes the sweep."
+)
 _folders: list[Path] = []  # the folder of the sweep that this process runs
 
 

@@ -34,7 +34,7 @@ def kernel_distillation(
     kernel: str = "ntk",
     head: str = "ridge",
     features: str = "pixels",
-    features_steps: int = 300,
+    features_steps: int = 150,
     depth: int = 1,
     bias: float = 0.1,
     scale: float = 0.7,

@@ -51,10 +51,8 @@ def _network_features(kind: str, real: DataSet, steps: int, seed: int) -> Repres
     if kind == "random":
         weights = network.init(key, jnp.asarray(images.inputs[:1], jnp.float32))
     else:
-        fit = lambda images: trained_network.train(
-            network, images, trained_network.soft_cross_entropy, Recipe(steps=steps), key
-        )
-        weights = jax.jit(fit)(images)
+        loss, recipe = trained_network.soft_cross_entropy, Recipe(steps=steps)
+        weights = trained_network.train("convolutional", images, loss, recipe, key)
     return lambda rows: network.apply(
         jax.tree.map(lambda leaf: leaf.astype(rows.dtype), weights), pictures(real, rows), method="features"
     )

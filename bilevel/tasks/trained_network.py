@@ -54,23 +54,35 @@ def soft_cross_entropy(outputs: jax.Array, targets: jax.Array) -> Scalar:
     return jnp.mean(optax.softmax_cross_entropy(outputs, targets))
 
 
-def train(network: Any, images: Images, loss: Callable[..., Scalar], recipe: Recipe, key: Key) -> PyTree:
-    """The weights after ``recipe.steps`` steps on random minibatches of the images, from a random start."""
+def train(kind: str, images: Images, loss: Callable[..., Scalar], recipe: Recipe, key: Key) -> PyTree:
+    """The weights of a `classifier` after ``recipe.steps`` steps on random minibatches, from a random start.
+
+    The loop is one of Python, because XLA gives convolutions inside a compiled loop one thread of a CPU, and slow code.
+    """
     for_start, for_batches = jax.random.split(key)
-    inputs, targets = (jnp.asarray(part, jnp.float32) for part in images)
-    optimizer = optax.adam(optax.cosine_decay_schedule(recipe.rate, recipe.steps))
-    weights = network.init(for_start, inputs[:1])
-    size = min(BATCH, len(inputs))
+    given = Images(*(jnp.asarray(part, jnp.float32) for part in images))
+    weights = classifier(kind, given.targets.shape[1]).init(for_start, given.inputs[:1])
+    state = weights, _optimizer(recipe).init(weights)
+    for step in range(recipe.steps):
+        state = _turn(kind, loss, recipe._replace(seeds=1), state, given, jax.random.fold_in(for_batches, step))
+    return state[0]
 
-    def turn(step: jax.Array, state: tuple) -> tuple:
-        weights, memory = state
-        index = jax.random.randint(jax.random.fold_in(for_batches, step), (size,), 0, len(inputs))
-        picked = (inputs[index], targets[index]) if size < len(inputs) else (inputs, targets)
-        slope = jax.grad(lambda weights: loss(network.apply(weights, picked[0]), picked[1]))(weights)
-        updates, memory = optimizer.update(slope, memory)
-        return optax.apply_updates(weights, updates), memory
 
-    return jax.lax.fori_loop(0, recipe.steps, turn, (weights, optimizer.init(weights)))[0]
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(recipe.rate, recipe.steps))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))  # equal recipes and shapes compile once, in all baselines of a run
+def _turn(kind: str, loss: Callable[..., Scalar], recipe: Recipe, state: Any, images: Images, key: Key) -> Any:
+    """One step on ``BATCH`` random images, or on all where there are no more."""
+    (weights, memory), (inputs, targets) = state, images
+    if len(inputs) > BATCH:
+        index = jax.random.randint(key, (BATCH,), 0, len(inputs))
+        inputs, targets = inputs[index], targets[index]
+    network = classifier(kind, targets.shape[1])
+    slope = jax.grad(lambda weights: loss(network.apply(weights, inputs), targets))(weights)
+    updates, memory = _optimizer(recipe).update(slope, memory)
+    return optax.apply_updates(weights, updates), memory
 
 
 def accuracies(
@@ -85,16 +97,14 @@ def accuracies(
     >>> found.tolist()
     [1.0, 1.0]
     """
-    given = Images(*(jnp.asarray(part, jnp.float32) for part in images))
     pictures, labels = jnp.asarray(test[0], jnp.float32), jnp.asarray(test[1])
     keys = [jax.random.key(seed) for seed in range(recipe.seeds)]
-    return np.asarray([_accuracy(recipe._replace(seeds=1), loss, key, given, (pictures, labels)) for key in keys])
+    trained = [train(recipe.network, images, loss, recipe, key) for key in keys]
+    classes = images.targets.shape[1]
+    return np.asarray([_accuracy(recipe.network, classes, weights, pictures, labels) for weights in trained])
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # so that equal recipes and shapes compile once, in all baselines of a run
-def _accuracy(
-    recipe: Recipe, loss: Callable[..., Scalar], key: Key, images: Images, test: tuple[Any, Any]
-) -> jax.Array:
-    network = classifier(recipe.network, images.targets.shape[1])
-    outputs = network.apply(train(network, images, loss, recipe, key), test[0])
-    return jnp.mean(jnp.argmax(outputs, axis=1) == test[1])
+@partial(jax.jit, static_argnums=(0, 1))
+def _accuracy(kind: str, classes: int, weights: PyTree, pictures: jax.Array, labels: jax.Array) -> jax.Array:
+    outputs = classifier(kind, classes).apply(weights, pictures)
+    return jnp.mean(jnp.argmax(outputs, axis=1) == labels)

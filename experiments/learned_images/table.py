@@ -61,13 +61,14 @@ def run(name: str, settings: str, folder: Path) -> dict[str, Any]:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr[-1000:]}")
     summary = json.loads((place / "summary.json").read_text())
+    steps = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     each = int(dict(part.split("=") for part in settings.split()).get("task.images_per_class", 1))
     learned = "labels" if "task.learn=labels" in settings else "both"
     told = PUBLISHED[learned].get(each, "") if "distillation/kip" in settings and name != "smoke" else ""
     figures = {entry: round(summary[entry], 4) for entry in FIGURES}
     return {
         **{"run": name, "images_per_class": each, **figures, "published": told},
-        **{"seconds": round(summary["seconds_total"]), "command": " ".join(command)},
+        **{"seconds": round(sum(step["seconds"] for step in steps)), "command": " ".join(command)},
     }
 
 

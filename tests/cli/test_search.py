@@ -1,6 +1,8 @@
 """The search above the gradients: spaces, refusals, pruned trials, and a study that a kill does not lose."""
 
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +101,41 @@ def test_a_killed_search_goes_on_and_repeats_no_trial(bilevel, folder, environme
     assert (place / str(TRIALS) / "summary.json").is_file()
     other = bilevel(*SEARCH, f"output={place}", "optimizer.learning_rate=tag(log,interval(0.01,0.5))")
     assert other.returncode == 2 and "in other ranges" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_search_on_ray_makes_up_for_a_killed_worker_and_a_killed_driver(folder, environment, tmp_path):
+    pytest.importorskip("ray", reason="ray is an extra")
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="the launcher of ray is an extra")
+    of_ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(tmp_path)}
+    path = os.pathsep.join((os.environ.get("PYTHONPATH", ""), str(folder)))
+    line = (*SEARCH, "hydra.sweeper.trials=3", "hydra.sweeper.at_once=2", "hydra.sweeper.prune=false")
+    command = [sys.executable, "-m", "bilevel", *line, "hydra/launcher=ray"]
+    start = functools.partial(
+        subprocess.Popen, command, cwd=folder, env={**environment, **of_ray, "PYTHONPATH": path}, text=True
+    )
+    with start(stderr=subprocess.PIPE) as process:
+        one = wait_for(lambda: list(folder.glob("multirun/*/1/checkpoints/*")), process)[0].parents[1]
+        os.kill(int((one / "run.lock").read_text().split()[1]), signal.SIGKILL)  # Ray starts the run again
+        wait_for(lambda: list(folder.glob("multirun/*/2/checkpoints/*")), process)
+        process.kill()
+    with start(stderr=subprocess.PIPE) as process:
+        _, told = process.communicate(timeout=250)
+    assert process.returncode == 0, told
+    (place,) = (folder / "multirun").iterdir()
+    trials = optuna.load_study(study_name="search", storage=f"sqlite:///{place / 'search.db'}").trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    for number in range(3):
+        assert [line["step"] for line in read_json_lines(place / str(number) / "metrics.jsonl")] == list(range(12))
+
+
+def wait_for(condition, process, seconds=200):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.02)
+    return found
 
 
 @pytest.mark.slow

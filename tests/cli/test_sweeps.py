@@ -108,9 +108,38 @@ def test_a_killed_worker_of_a_ray_cluster_of_two_nodes_repeats_nothing(bilevel, 
         ray("stop", "--force")
 
 
+@pytest.mark.slow
+def test_a_killed_worker_of_submitit_is_made_up_for_by_the_same_line(bilevel, folder, environment):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the launcher of submitit is an extra")
+    line = ("-m", "hydra/launcher=submitit", *SWEEP, f"task.features={','.join(map(str, FEATURES))}", "report=false")
+    command = [sys.executable, "-m", "bilevel", *line]
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: list(folder.glob("multirun/*/1/checkpoints/*")), process)
+        (place,) = (folder / "multirun").iterdir()
+        os.kill(int((place / "1" / "run.lock").read_text().split()[1]), signal.SIGKILL)
+        _, told = process.communicate(timeout=250)
+    assert process.returncode == 1 and "the same command line, when the other runs have ended" in told, told
+    assert "Traceback" not in told and "UncompletedJobError" not in told
+    others = [place / number / "summary.json" for number in ("0", "2")]
+    wait_until(lambda: all(summary.exists() for summary in others))
+    ends = [summary.stat().st_mtime_ns for summary in others]
+    assert not (place / "1" / "summary.json").exists()
+    done = bilevel(*line)
+    assert done.returncode == 0, done.stderr
+    assert [summary.stat().st_mtime_ns for summary in others] == ends
+    check_whole(folder)
+
+
 def wait_for(condition, process, seconds=200):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end, "nothing happened in time"
         time.sleep(0.02)
+
+
+def wait_until(condition, seconds=200):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.1)
