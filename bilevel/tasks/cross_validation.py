@@ -14,12 +14,14 @@ from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.penalties import L1, Zero
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import pictures
+from bilevel.tasks.grids import lowest
 
 LOSSES = ("squared", "logistic")
 PENALTIES = ("ridge", "ridge_per_feature", "lasso", "elastic_net", "weighted_lasso")
 SHOWN = 30  # features in the figure
+GRID = 31  # penalties of the baseline, from the largest that selects anything down to a hundred-thousandth of it
 
 
 def cross_validation(
@@ -45,6 +47,7 @@ def cross_validation(
     the matrix of all w_k, and a mask tells which samples each column is fitted to. Inputs are standardised, and targets
     of the squared loss centred, with the statistics of all samples; classes become -1 and 1. There is no intercept.
     Metrics: folds/spread (standard error of the mean over folds), folds/selected (mean number of nonzero coefficients).
+    Baseline: one penalty for all features, the best of a grid of 31 by the same folds; of an elastic net both alike.
 
     Source: Bertrand et al., Implicit differentiation for fast hyperparameter selection in non-smooth convex learning,
     2022.
@@ -74,21 +77,36 @@ def cross_validation(
         return jnp.sum(batch[2] * each(batch[0] @ params, batch[1]), axis=0)
 
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
-        spread = jnp.std(by_fold(params, (inputs, targets, judges)), ddof=1) / np.sqrt(folds)
+        spread = jnp.std(by_fold(params, judged_on), ddof=1) / np.sqrt(folds)
         return {"folds/spread": spread, "folds/selected": jnp.sum(params != 0) / folds}
 
     # One weight for all is a number, because solvers that work on rows read an array as one weight for each row.
     sparse = L1(weight=lambda h: jnp.exp(h if penalty == "weighted_lasso" else h[0, 0]))
+    inner = InnerProblem(
+        loss=Linear(design=lambda batch: batch[0], loss=smooth),
+        init=lambda key, hparams: jnp.zeros((features, folds)),
+        penalty=Zero() if penalty.startswith("ridge") else sparse,
+    )
+    fitted_to, judged_on = (inputs, targets, fits), (inputs, targets, judges)
+
+    def baselines() -> dict[str, Any]:
+        grid = np.log(largest) + np.log(np.logspace(0, -5, GRID))
+        fit = lambda one: inner.solve(jnp.full(shape.get(penalty, (1, 1)), one), fitted_to).params
+        fitted = jax.jit(lambda grid: jax.lax.map(fit, grid))(jnp.asarray(grid))
+        losses = [jnp.mean(by_fold(params, judged_on)) for params in fitted]
+        best = lowest(losses, "the grid of penalties")
+        return {"baseline/outer/loss": losses[best], "baseline/penalty": np.exp(grid[best])}
+
     return Task(
-        inner=InnerProblem(
-            loss=Linear(design=lambda batch: batch[0], loss=smooth),
-            init=lambda key, hparams: jnp.zeros((features, folds)),
-            penalty=Zero() if penalty.startswith("ridge") else sparse,
-        ),
+        inner=inner,
         outer_loss=lambda params, hparams, batch: jnp.mean(by_fold(params, batch)),
         init_hparams=lambda key: jnp.full(shape.get(penalty, (1, 1)), jnp.log(start * largest)),
-        batches=full_batch((inputs, targets, fits), (inputs, targets, judges)),
+        batches=full_batch(fitted_to, judged_on),
         evaluate=evaluate,
+        baselines=baselines,
+        headline=Headline(
+            "outer/loss", "mean loss over folds", {"baseline/outer/loss": "by a grid of single penalties"}
+        ),
         prior=lambda hparams: 0.5 * shrinkage * jnp.sum((hparams - jnp.mean(hparams)) ** 2),
         natural=lambda hparams: {"penalty": np.exp(np.asarray(hparams)).ravel()},
         figures={"coefficients": coefficients},

@@ -55,3 +55,15 @@ def test_one_penalty_a_feature_is_below_one_for_all():
         result = bl.Trainer(optimizer=optax.adam(0.2), engine=bl.Implicit(), steps=30).fit(task, key=jax.random.key(0))
         losses[penalty] = result.summary["best_outer_loss"]
     assert losses["ridge_per_feature"] < losses["ridge"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("penalty", ["ridge", "lasso", "elastic_net", "weighted_lasso"])
+def test_the_baseline_is_the_lowest_loss_of_a_single_penalty(penalty):
+    task = cross_validation(penalty=penalty)
+    found, batches = task.baselines(), task.batches(jax.random.key(0), 0)
+    loss = jax.jit(lambda h: task.outer_loss(task.inner.solve(h, batches[0]).params, h, batches[1]))
+    shape = task.init_hparams(jax.random.key(0)).shape
+    at = [float(loss(jnp.full(shape, jnp.log(found["baseline/penalty"] * by)))) for by in (0.7, 1.0, 1.4)]
+    np.testing.assert_allclose(at[1], found["baseline/outer/loss"], rtol=1e-7)
+    assert at[1] <= min(at) * (1 + 1e-3)  # the grid's steps are of 10**(1/6)

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 import bilevel as bl
 from bilevel.data import DataError
 from bilevel.tasks import feature_penalties
+from bilevel.tasks.feature_penalties import GRID
 
 
 @pytest.mark.slow
@@ -22,6 +25,20 @@ def test_a_share_of_one_set_validates_and_tests():
     assert [len(part[1]) for part in (training, validating)] == [341, 114] and set(training[1]) == {-1.0, 1.0}
     np.testing.assert_allclose(training[0].std(axis=0), 1.0)
     assert {"test/loss", "test/accuracy"} < set(task.evaluate(jnp.zeros(30), None))
+
+
+def test_the_baseline_is_the_best_single_penalty_by_the_validation_set():
+    """Against scikit-learn's fits of the same grid."""
+    task = feature_penalties()
+    (inputs, targets), (held, labels) = task.batches(jax.random.key(0), 0)
+    fit = lambda penalty: LogisticRegression(
+        C=1 / (len(targets) * penalty), fit_intercept=False, tol=1e-10, max_iter=10_000
+    ).fit(inputs, targets)
+    losses = {penalty: log_loss(labels, fit(penalty).predict_proba(held)) for penalty in GRID}
+    found = task.baselines()
+    assert found["baseline/penalty"] == min(losses, key=losses.__getitem__)
+    np.testing.assert_allclose(found["baseline/outer/loss"], min(losses.values()), rtol=1e-5)
+    assert task.headline.metric == "test/loss" and "baseline/test/loss" in found
 
 
 def test_what_cannot_be_is_refused():
