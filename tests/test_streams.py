@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,10 @@ def test_the_next_samples_are_read_while_the_device_works():
 
 def test_a_streamed_run_is_the_run_on_arrays_and_resumes_bit_for_bit(on_disk, tmp_path):
     trainer = bl.Trainer(optimizer=optax.adam(0.1), steps=6, checkpoint_every=2)
-    arrays, streamed = ridge(bl.minibatches((X, Y), (X, Y), 16)), ridge(bl.minibatches(*[bl.Streamed(on_disk)] * 2, 16))
+    arrays, streamed = (
+        ridge(bl.minibatches((X, Y), (X, Y), 16)),
+        ridge(bl.minibatches(bl.Streamed(on_disk), bl.Streamed(on_disk), 16)),
+    )
     expected = trainer.fit(arrays)
     assert_array_equal(trainer.fit(streamed).last_hparams, expected.last_hparams)
     dataclasses.replace(trainer, steps=4).fit(streamed, directory=tmp_path / "run")
@@ -138,7 +142,7 @@ def test_what_cannot_be_streamed_is_refused():
     with pytest.raises(ValueError, match="from 1 to 50"):
         bl.minibatches(bl.Streamed(X), Y, 51)
     with pytest.raises(ValueError, match="yields ndarray, and has to yield pairs"):
-        bl.batches_from(lambda seed, start: iter([X]))
+        bl.batches_from(cast(Any, lambda seed, start: iter([X])))
 
 
 def test_an_iterator_that_ends_and_a_file_that_cannot_be_read_say_so():

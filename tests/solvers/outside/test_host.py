@@ -59,7 +59,7 @@ def test_a_wrong_shape_is_a_sentence():
         jax.block_until_ready(inner.solve(1.0, 0.0).params)
 
 
-@pytest.mark.parametrize("solver", [bl.Host(np.copy), bl.ScikitLearn(None, None), bl.SciPy(), bl.SciPyLeastSquares()])
+@pytest.mark.parametrize("solver", [bl.Host(np.copy), bl.ScikitLearn(None, dict), bl.SciPy(), bl.SciPyLeastSquares()])
 def test_a_solver_on_the_host_does_not_share_a_problem_between_devices(solver):
     with pytest.raises(ValueError, match=f"{type(solver).__name__} solves on one device"):
         refuse_host(solver)
