@@ -154,7 +154,8 @@ def draw_entry(n: int, dtype: Any, rng: np.random.Generator) -> tuple[dict[str, 
     if where < 0.55:
         return draw_tree(n, rng), everywhere[str(rng.choice(list(everywhere)))]
     if where < 0.62 and n % 2 == 0:
-        return {"": (n // 2, 2)} if rng.random() < 0.5 else {"a": (1, 2), "b": (n // 2 - 1, 2)}, sets.rows_of(2)
+        one = rng.random() < 0.5
+        return {"": (n // 2, 2)} if one else {"a": (n // 2, 1), "b": (n // 2, 1)}, sets.rows_of(2, 1 if one else 2)
     ordered = sets.entries_of_vectors(n, dtype, rng)
     names = [name for name in ordered if n > 2 or name in ("Simplex", "Hyperplane", "HalfSpace", "Functional ball")]
     return {"": (n,)}, ordered[str(rng.choice(names))]

@@ -164,6 +164,12 @@ IMPOSSIBLE = Entry(
 )
 
 
-def rows_of(width: int) -> Entry:
-    """Groups: the rows of the leaves, all of one width."""
-    return Entry("GroupLasso", {"penalty": bl.GroupLasso(weight=weight)}, lambda v, s, t: group_lasso(v, s * t, width))
+def rows_of(width: int, leaves: int) -> Entry:
+    """Groups: the rows of a matrix, of a leaf or of so many leaves side by side."""
+
+    def prox(v: np.ndarray, s: float, t: float) -> np.ndarray:
+        rows = v.reshape(leaves, -1, width // leaves).swapaxes(0, 1)  # leaves come one after the other
+        moved = group_lasso(rows.ravel(), s * t, width)
+        return moved.reshape(rows.shape).swapaxes(0, 1).ravel()
+
+    return Entry("GroupLasso", {"penalty": bl.GroupLasso(weight=weight)}, prox)

@@ -101,6 +101,11 @@ TABLE = {
     "warm_start": Measured("python experiments/solvers/warm_start.py", ("experiments/solvers/warm_start.csv",), SOLVES),
     "precision": paper("precision", "precision.png"),
     "distillation": paper("distillation", "curves.png", "images.png"),
+    "learned_images": Measured(
+        "python -m experiments.learned_images.table",
+        ("experiments/learned_images/results.csv", "experiments/learned_images/table.png"),
+        ("experiments/learned_images", "bilevel/tasks/kernel_distillation.py", "bilevel/kernels/of_points.py"),
+    ),
     "molecular": paper("molecular", "sensitivity.png", "arrows.png"),
     "dictionary": paper("dictionary", "auc.png"),
     "svm": paper("svm", "svm.png"),
@@ -108,6 +113,13 @@ TABLE = {
         "python experiments/judges/maros_meszaros.py",
         ("experiments/judges/maros_meszaros.csv",),
         ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+    ),
+    "maros_meszaros_sparse": Measured(
+        "python experiments/judges/maros_meszaros.py --problems HS21 HS268 LOTSCHD QAFIRO DUALC1 HS118 QPCBOEI2 "
+        "QPCBOEI1 QBORE3D QSCORPIO --out {scratch}",
+        ("experiments/judges/maros_meszaros_sparse.csv",),
+        ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+        (("maros_meszaros.csv", "experiments/judges/maros_meszaros_sparse.csv"),),
     ),
     "cutest": Measured("python experiments/judges/cutest.py", (), SOLVES),
     "cutest_least_squares": Measured(
@@ -141,6 +153,7 @@ TABLE = {
         "python -m experiments.peers.logistic_figure", ("experiments/peers/figures/logistic.png",)
     ),
     "peers_qp": peer("qp", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+    "peers_qp_small": peer("qp_small", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
     "peers_scaling": peer("scaling", *DERIVES),
     "peers_search": peer("search", *DERIVES),
     "peers_svm": peer("svm", *DERIVES),

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from adversary_judge import FAULTS
 from adversary_oracle import Oracle, jacobian
+from jax.flatten_util import ravel_pytree
 
 ENTRIES = {
     **sets.entries(),
     **sets.entries_of_vectors(6, np.float64, np.random.default_rng(3)),
-    "rows": sets.rows_of(2),
+    "rows": sets.rows_of(2, 1),
+    "rows of two leaves": sets.rows_of(2, 2),
 }
-SEEDS = (1, 5, 16, 23, 27, 34, 37, 47, 97, 98, 102, 187, 3036, 7011, 7012, 7014, 7022, 9021)
+SEEDS = (1, 5, 16, 23, 27, 34, 37, 47, 97, 98, 102, 187, 3036, 7011, 7012, 7014, 7022, 9021, 12002, 12012, 12017, 12041)
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 
 
@@ -24,8 +26,9 @@ STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith(
 def test_the_prox_of_the_oracle_is_that_of_the_library(name):
     entry, rng = ENTRIES[name], np.random.default_rng(0)
     task = cases.bl.InnerProblem(lambda w, h, b: jnp.sum(w), lambda key, h: jnp.zeros(6), **entry.stated)
-    shape = (3, 2) if name == "rows" else (6,)
-    prox = jax.jit(lambda v, t: task.nonsmooth.prox(v.reshape(shape), 0.7, {"weight": t}).ravel())
+    shapes = {"rows": {"": (3, 2)}, "rows of two leaves": {"a": (3, 1), "b": (3, 1)}}.get(name, {"": (6,)})
+    tree_of = lambda v: cases.tree_of(shapes, v)
+    prox = jax.jit(lambda v, t: ravel_pytree(task.nonsmooth.prox(tree_of(v), 0.7, {"weight": t}))[0])
     for point in (3 * rng.normal(size=6), 0.3 * rng.normal(size=6), np.abs(rng.normal(size=6))):
         for t in (-2.0, 0.3):
             np.testing.assert_allclose(entry.prox(point, 0.7, np.exp(t)), prox(point, t), atol=1e-9)

@@ -40,7 +40,7 @@ def test_every_command_is_there_and_is_named_on_a_page(refresh):
     for name, one in refresh.TABLE.items():
         script = refresh.script(one.command)
         assert not script or (REPOSITORY / script).is_file(), name
-        assert one.command.split(" output=")[0] in text, f"no page names {one.command}"
+        assert re.split(" output=| --out ", one.command)[0] in text, f"no page names {one.command}"
         assert [place for place in one.measures if not (REPOSITORY / place).exists()] == [], name
 
 
