@@ -20,10 +20,11 @@ Make: TypeAlias = Callable[[int, int], Iterator[tuple[Batch, Batch]]]
 class Streamed:
     """A data set whose samples are read on the host when a minibatch has drawn them, so that it need not fit in memory.
 
-    ``data``: arrays whose first axes count the samples and that take an array of places as NumPy's do (``np.memmap``,
-    an open HDF5 or Zarr file); or a function ``data(places) -> samples`` of sorted, distinct places (b,), with the
-    number of ``samples`` beside it. `minibatches` draws from it as from arrays, the same samples for the same key and
-    step. While the device works on one step, a thread reads the samples of the next one.
+    ``data`` is a tree of arrays whose first axes count the samples, and that are indexed by an array of places as
+    NumPy's are (``np.memmap``, an open HDF5 or Zarr file). Or it is a function ``data(places) -> samples`` of sorted,
+    distinct places (b,), and ``samples`` is then the number of them. `minibatches` draws the same samples as from
+    arrays in memory, for the same key and step. While the device works on one step, a thread reads the samples of the
+    next one.
 
     Raises ValueError for leaves of unequal length, and for a function without ``samples``.
 

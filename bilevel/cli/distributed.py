@@ -20,7 +20,8 @@ from bilevel.cli.interrupts import quit_at_once
 from bilevel.cli.sentences import SettingsError
 
 STATED = ("coordinator", "processes", "id")
-# What says that a scheduler started this process, and how many it started; Kubernetes does not tell the number.
+# Variables that a scheduler sets in a process that it starts, and those with the number of processes, which Kubernetes
+# does not tell.
 SCHEDULERS = {
     "SLURM_STEP_NODELIST": "SLURM_NTASKS",
     "OMPI_MCA_orte_hnp_uri": "OMPI_COMM_WORLD_SIZE",
@@ -28,7 +29,7 @@ SCHEDULERS = {
 }
 LAST = 1.0  # seconds that the first process stays, because JAX ends the others at once when it has gone
 _joined: list[int] = []  # the number of this process, where there are several
-_keep: list[Any] = []  # C's pointer to a function of Python's does not keep it alive
+_keep: list[Any] = []  # functions that C points to, because its pointer does not keep them alive
 
 
 def check_distributed(config: DictConfig) -> None:
@@ -85,7 +86,7 @@ def settings_of(config: DictConfig) -> DictConfig:
 
 
 def join(config: DictConfig, in_sweep: bool) -> None:
-    """Starts `jax.distributed` where the settings or a scheduler name several processes. Returns when all are there.
+    """Starts `jax.distributed` where the settings or a scheduler name several processes. Returns when all have joined.
 
     Raises ConnectionError where a process is missing, or the port of the first one is taken."""
     settings = settings_of(config)
@@ -99,7 +100,7 @@ def join(config: DictConfig, in_sweep: bool) -> None:
         set_apart_native_output()
     import jax
 
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the run listens to
+    jax.config.update("jax_enable_preemption_service", False)  # because it takes SIGTERM, which stops a run
     parts = (settings.coordinator, settings.processes, settings.id) if stated else (None, None, None)
     seconds = {"initialization_timeout": settings.timeout, "heartbeat_timeout_seconds": settings.heartbeat}
     last_words(f"{whom(settings)} did not answer within distributed.timeout={settings.timeout} seconds.")
@@ -116,7 +117,7 @@ def join(config: DictConfig, in_sweep: bool) -> None:
 
 
 def whom(settings: DictConfig) -> str:
-    """The processes that one waits for."""
+    """The processes that this one waits for."""
     if settings.coordinator is None:
         return "The processes that the scheduler started"
     if settings.id == 0:
@@ -153,7 +154,7 @@ def several() -> bool:
 
 
 def prefix() -> str:
-    """What a line on stderr says of its process."""
+    """The number of this process, for its lines on stderr; empty where it is alone."""
     return f" [process {_joined[0]}]" if _joined else ""
 
 
@@ -166,8 +167,9 @@ def leave(code: int) -> None:
 
 
 def set_apart_native_output() -> None:
-    """What compiled code prints goes nowhere, because "[Gloo] Rank ..." on stdout is no answer, and the stack of a
-    process that ends with another one no sentence. What Python prints stays."""
+    """Discards what compiled code prints, and keeps what Python prints. Gloo prints "[Gloo] Rank ..." on stdout, where
+    scripts read the folder of the run. JAX prints a stack where a process ends with another one, and a user needs one
+    sentence."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for name in ("stdout", "stderr"):
         before = getattr(sys, name)
@@ -181,8 +183,8 @@ def set_apart_native_output() -> None:
 
 
 def last_words(text: str) -> None:
-    """The sentence of this process where JAX ends it by ``abort()``, as when the first process has gone: no handler of
-    Python's runs then, so C gets one."""
+    """Sets the sentence of this process for the case that JAX ends it by ``abort()``, as when the first process has
+    gone. It is a handler of C's, because no handler of Python's runs then."""
     if not hasattr(signal, "SIGABRT") or sys.platform == "win32":
         return
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-NEAR = 8  # roundings: cosines closer to 1 than this belong to points that the precision cannot tell apart
+NEAR = 8  # in roundings: cosines closer to 1 than this belong to points that the precision cannot tell apart
 
 
 def linear(left: jax.Array, right: jax.Array, bias: float = 0.1) -> jax.Array:
@@ -49,7 +49,7 @@ def neural_tangent(
     tangent = covariance
     for _ in range(depth):
         product = sizes[0][:, None] * sizes[1][None, :]
-        positive = product > 0  # else a point is 0 without a bias, its cosine 0 / 0, and the derivative of the root inf
+        positive = product > 0  # a point at 0 without a bias has the cosine 0 / 0 and a root with slope inf
         size = jnp.sqrt(jnp.where(positive, product, 1.0))
         cosine = jnp.where(positive, covariance / size, 0.0)
         cosine = jnp.where(jnp.eye(len(left), dtype=bool), 1.0, cosine) if same else cosine

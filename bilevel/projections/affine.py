@@ -80,8 +80,8 @@ def _flat(
 
 
 def _along(x: jax.Array, normal: jax.Array, offset: jax.Array, beyond: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """x moved along the normal by what is ``beyond`` of <normal, x> - offset. Of a far point the first move leaves
-    rounding of the size of x, which the second takes."""
+    """x moved along the normal, until the part of <normal, x> - offset that ``beyond`` returns is gone. A second move
+    removes the rounding of the first, which has the size of x."""
     square = normal @ normal
     excess = beyond(normal @ x - offset)
     possible = (square > 0) | (excess == 0)
@@ -94,7 +94,7 @@ def _along(x: jax.Array, normal: jax.Array, offset: jax.Array, beyond: Callable[
 def _one_affine_set(x: jax.Array, A: jax.Array, b: jax.Array) -> jax.Array:
     identity = jnp.eye(x.size, dtype=x.dtype)
     projected, _ = solve_saddle(identity, A, x, b)
-    again, _ = solve_saddle(identity, A, projected, b)  # of a far point the first leaves rounding of the size of x
+    again, _ = solve_saddle(identity, A, projected, b)  # because the first leaves rounding of the size of x
     projected += jax.lax.stop_gradient(again - projected)
     size = jnp.abs(A) @ jnp.abs(projected) + jnp.abs(b)
     consistent = jnp.all(jnp.abs(A @ projected - b) <= jnp.sqrt(jnp.finfo(x.dtype).eps) * size)

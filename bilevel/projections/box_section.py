@@ -18,9 +18,9 @@ def box_section(
 ) -> jax.Array:
     """The nearest point of {p : lower <= p <= upper, <weights, p> = total}: clip(x - tau weights, lower, upper).
 
-    Exact: <weights, clip(x - tau weights)> falls from piece to piece, so bisection over the sorted 2n breaks finds the
-    piece of tau. On that piece tau has a closed form, which is differentiated. ``point`` is (..., n); bounds (also
-    infinite) and weights broadcast against it, ``total`` against (...). NaN where no point is feasible.
+    Exact: <weights, clip(x - tau weights)> falls as tau grows, so bisection over the sorted 2n breaks finds the piece
+    of tau. On that piece tau has a closed form, which is differentiated. ``point`` is (..., n); bounds (also infinite)
+    and weights broadcast against it, ``total`` against (...). NaN where no point is feasible.
 
     >>> box_section(jnp.array([0.5, 3.0]), 0.0, 1.0, jnp.array([1.0, 1.0]), 1.25).tolist()
     [0.25, 1.0]
@@ -92,7 +92,8 @@ def _inside_piece(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A tau in the linear piece on which the sum meets ``total``, and which coordinates are below and above there.
 
-    The piece says which, not tau, which rounds to an end of a piece that is narrow for the size of the point.
+    The coordinates are read from the piece and not from tau, because tau rounds to an end of a piece that is narrow
+    beside the size of the point.
     """
 
     def overshoot(tau: jax.Array) -> jax.Array:

@@ -41,7 +41,8 @@ def simplex(x: jax.Array, total: jax.Array) -> jax.Array:
 
 
 def sparse_simplex(x: jax.Array, max_nonzeros: int, total: jax.Array) -> jax.Array:
-    """For the largest entries as for the simplex; for the others, to taking the place of a used entry."""
+    """Distances of the largest entries as for the simplex, and of the other ones to taking the place of a largest
+    entry."""
     largest, places = jax.lax.top_k(x, max_nonzeros)
     level = threshold(largest, of_rows(total, largest))
     entry = jnp.maximum(level, largest[..., -1:])
@@ -99,7 +100,7 @@ def _one_polyhedron(x: jax.Array, A: jax.Array, b: jax.Array, G: jax.Array, h: j
     scale = jnp.where(lengths == 0, 1, lengths)
     slack, push = (h - G @ solution.x) / scale, solution.z * scale
     distance = jnp.where(lengths == 0, jnp.inf, jnp.maximum(slack, push))
-    size = jnp.max(jnp.abs(solution.x), initial=0) + jnp.max(jnp.abs(x), initial=0)  # from afar x^ is known less well
+    size = jnp.max(jnp.abs(solution.x), initial=0) + jnp.max(jnp.abs(x), initial=0)  # a far x rounds more
     rounding = 1e3 * jnp.finfo(x.dtype).eps * size
     tight = (slack <= rounding) & (lengths > 0)
     active = jnp.concatenate([A, tight[:, None] * G / scale[:, None]])

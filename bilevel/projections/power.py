@@ -82,8 +82,8 @@ def _coordinate(share: float | jax.Array, at: jax.Array, r: jax.Array, gap: jax.
 
 
 def _end(t: jax.Array, side: jax.Array, x: jax.Array, y: jax.Array, height: jax.Array, alpha: jax.Array) -> jax.Array:
-    """(x(r), y(r), r) at r = t, or on ``side`` -1 at r = height - t: near both ends of r the small one of r and gap is
-    the unknown, because a difference of large ones would leave few digits to x(r) and y(r)."""
+    """(x(r), y(r), r) at r = t, or at gap = t on ``side`` -1, where gap = height - r. The smaller one of r and gap is
+    the unknown t, because computed as a difference it would leave few digits to x(r) and y(r)."""
     rest = height - t
     r, gap = jnp.where(side > 0, t, rest), jnp.where(side > 0, rest, t)
     return jnp.stack([_coordinate(alpha, x, r, gap), _coordinate(1 - alpha, y, r, gap), r])
@@ -140,8 +140,8 @@ def _tangential(point: jax.Array, projected: jax.Array, direction: jax.Array, al
     """D = u u' + w w' / (1 + t k), u along the ray of the projected point, w the other tangent, t the distance of the
     point and k the curvature along w; along the ray there is none.
 
-    The Hessian of x^a y^(1 - a) is -a (1 - a) x^a y^(1 - a) q q' with q = (1 / x, -1 / y). At an end of the boundary
-    to within rounding, where x, y or z is zero, the nonzero ones move freely.
+    The Hessian of x^a y^(1 - a) is -a (1 - a) x^a y^(1 - a) q q' with q = (1 / x, -1 / y). Where x, y or z is zero to
+    within rounding, the point is at an end of the boundary, and the nonzero ones move freely.
     """
     x, y, z = projected
     curved = (x > 0) & (y > 0) & (z != 0)

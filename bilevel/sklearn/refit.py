@@ -69,7 +69,7 @@ def write(estimator: Any, params: np.ndarray) -> None:
 def scales(space: Space, u: np.ndarray) -> np.ndarray | None:
     """Factors of the columns, (features,), that turn one common penalty into each column's own.
 
-    None where no factors do that: with two kinds of penalty, or one penalty a class.
+    None where no factors do that: with two kinds of penalty, or with one penalty for each class.
     """
     if (space.l1 and space.l2) or (
         space.shape[1] > 1 and space.strength is not None and space.strength.index.shape[1] > 1

@@ -42,7 +42,7 @@ def cross_validation(
         outer:  mean_k mean over fold k of l(x'w_k, y) + shrinkage/2 sum_j (h_j - mean h)^2
 
     ``loss`` is "squared" (half the square) or "logistic" (two classes). ``penalty`` is "ridge" or "ridge_per_feature"
-    (r = exp(h)), "lasso" or "weighted_lasso" (a = exp(h), one or one a feature), or "elastic_net" (a and r, one each).
+    (r = exp(h)), "lasso" (one a = exp(h)), "weighted_lasso" (one for each feature), or "elastic_net" (a and r).
     h starts at the logarithm of ``start`` times the smallest a for which w = 0. The K problems are one: the params are
     the matrix of all w_k, and a mask tells which samples each column is fitted to. Inputs are standardised, and targets
     of the squared loss centred, with the statistics of all samples; classes become -1 and 1. There is no intercept.

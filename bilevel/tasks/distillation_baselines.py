@@ -19,7 +19,7 @@ from bilevel.tasks.trained_network import Images, Recipe, accuracies
 
 PENALTIES = tuple(10.0**power for power in range(-6, 0))  # the grid of ridge
 SOFTMAX_PENALTIES = tuple(10.0**power for power in range(-5, 0))
-FEWER = 2000  # real images that the penalty of all is chosen with, because each fit costs the cube of their number
+FEWER = 2000  # real images that choose the penalty of the fit to all, because a fit costs the cube of their number
 Samples = tuple[np.ndarray, np.ndarray]  # represented images (n, features), labels (n,)
 
 
@@ -35,8 +35,9 @@ class Parts:
 
 
 def compared(learner: Learner, parts: Parts, each: int, recipe: Recipe) -> dict[str, float]:
-    """Test accuracies of the same learner, its penalty chosen on the second hold-out, and of the same network, on
-    ``each`` random real images of a class (the mean over draws), on means of classes, and on all real images."""
+    """Test accuracies of the same learner and of the same network, trained on other images: on ``each`` random real
+    ones of a class (the mean over draws), on means of classes, and on all real ones. The second hold-out chooses the
+    learner's penalty for each."""
     seeds = range(recipe.seeds)
     labels = np.repeat(np.arange(parts.real.classes), each)
     draws = [learned_images.random_images(parts.real, each, seed) for seed in seeds]
@@ -82,14 +83,14 @@ def _scorer(learner: Learner, parts: Parts, labels: np.ndarray) -> Callable[[np.
 
 
 def _grid(learner: Learner, parts: Parts) -> tuple[float, ...]:
-    """The penalties to choose from; the one of the run, where there is no second hold-out to choose on."""
+    """The penalties to choose from. Without a second hold-out to choose on, only the penalty of the run."""
     if not len(parts.chosen_on[1]):
         return (learner.penalty,)
     return PENALTIES if learner.head == "ridge" else SOFTMAX_PENALTIES
 
 
 def on_all(learner: Learner, parts: Parts) -> float:
-    """The test accuracy of the learner on all real images, those of the second hold-out included for ridge."""
+    """The test accuracy of the learner on all real images. Ridge is fitted to those of the second hold-out, too."""
     if learner.head == "softmax":
         ones = [
             (np.hstack([inputs, np.ones((len(inputs), 1))]), labels)

@@ -1,4 +1,4 @@
-"""Binary logistic regression with one penalty a feature, on data with a published split."""
+"""Binary logistic regression with one penalty for each feature, on data with a published split."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def feature_penalties(
     seed: int = 0,
     precision: str = "float64",
 ) -> Task:
-    """One penalty a feature for a logistic regression without intercept.
+    """One penalty for each feature, for a logistic regression without intercept.
 
         inner:  mean log(1 + exp(-y x'w)) + 1/2 sum_j exp(h_j) w_j^2      on the training set
         outer:  mean log(1 + exp(-y x'w))                                 on the validation set

@@ -21,7 +21,7 @@ from bilevel.tasks.representations import Represent
 
 KERNELS = ("rbf", "ntk", "linear")
 HEADS = ("ridge", "softmax")
-CERTAIN = 4.0  # logits of a learned label at its start: the probability of its class is 0.86 of ten
+CERTAIN = 4.0  # logits of a learned label at its start: the probability of its class is then 0.86, of ten classes
 ROOT_JITTER = 1e-8  # on the diagonal of a matrix whose root is taken, beside entries of size 1
 Learned = Mapping[str, jax.Array]  # images (m, pixels) and labels (m, classes), or one of them
 
@@ -49,9 +49,10 @@ class Learner:
         ridge:    a = (K + penalty I)^{-1} Y,                                          f(x) = k(x, .) a / t
         softmax:  w = argmin mean_i H(softmax(y_i), L_i w) + penalty/2 ||w||^2,  K = L L',  f(x) = k(x, .) L'^{-1} w / t
 
-    ``fixed`` has the images, and labels, that are not learned. In coordinates w of the feature space the curvature of
-    the penalty is 1, where in a it would be K, which is close to singular. Labels of ridge are indicators less their
-    mean at the start, those of softmax are logits; unless learned, they are fixed probabilities, 1 for the class.
+    ``fixed`` has the images or labels that are not learned. The unknown of softmax is w, in coordinates of the feature
+    space, because the penalty has the curvature 1 there. In a it would have the curvature K, which is close to
+    singular. Labels of ridge start as indicators less their mean. Learned labels of softmax are logits, and fixed ones
+    are probabilities, 1 for the class.
     """
 
     represent: Represent
@@ -121,7 +122,7 @@ class Learner:
         return 0.5 * jnp.sum((outputs - wanted) ** 2, axis=1)
 
     def indicators(self, labels: Any, classes: int) -> Any:
-        """What the labels of real images are to the learner: 1 for the class, less the mean for ridge."""
+        """What the learner should answer to real images with these labels: 1 for the class, less the mean for ridge."""
         shift = 1 / classes if self.head == "ridge" else 0.0
         return jnp.eye(classes)[labels] - shift
 

@@ -33,7 +33,8 @@ def mean_images(real: DataSet, each: int, seed: int) -> np.ndarray:
 
 
 def starting_images(kind: str, real: DataSet, each: int, seed: int) -> np.ndarray:
-    """The images at the start. Raises ValueError for a kind that is not in `STARTS`, and what `random_images` does."""
+    """The images at the start. Raises ValueError for a kind that is not in `STARTS`, and what `random_images`
+    raises."""
     if kind not in STARTS:
         raise ValueError(f"task.start={kind}: choose one of {', '.join(STARTS)}.")
     if kind == "noise":

@@ -12,7 +12,7 @@ Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features) and targets (n,)
 
 
 def samples(data: DataSet) -> Samples:
-    """Inputs and targets, one a sample."""
+    """Inputs and targets, one for each sample."""
     return without_gaps(checked(data)).inputs, data.targets
 
 

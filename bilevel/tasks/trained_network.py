@@ -57,7 +57,7 @@ def soft_cross_entropy(outputs: jax.Array, targets: jax.Array) -> Scalar:
 def train(kind: str, images: Images, loss: Callable[..., Scalar], recipe: Recipe, key: Key) -> PyTree:
     """The weights of a `classifier` after ``recipe.steps`` steps on random minibatches, from a random start.
 
-    The loop is one of Python, because XLA gives convolutions inside a compiled loop one thread of a CPU, and slow code.
+    The loop is Python's, because XLA gives convolutions inside a compiled loop slow code and one thread of a CPU.
     """
     for_start, for_batches = jax.random.split(key)
     given = Images(*(jnp.asarray(part, jnp.float32) for part in images))

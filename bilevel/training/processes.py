@@ -1,7 +1,7 @@
 """Several processes that run one problem: what one does alone, what they agree on, and what ends with one of them.
 
 Every process runs the same program on its own devices (`jax.distributed`), and JAX exchanges what the devices share.
-So whatever a process decides by itself, a signal or the answer of a callback, has to be told to the others first:
+What one process decides by itself, because of a signal or of a callback, has to reach the others first, because
 processes that take different steps wait for each other for ever.
 """
 
@@ -37,8 +37,8 @@ def several() -> bool:
 
 
 def compile_anew() -> None:
-    """Programs of several CPU processes are compiled in each process, because JAX 0.10 stores that of the first one on
-    disk for all, and read back it gives wrong numbers where a process has several devices."""
+    """Lets each of several CPU processes compile its own programs. JAX 0.10 would store the program of the first
+    process on disk for all, and that program gives wrong numbers when a process with several devices reads it back."""
     if several() and jax.default_backend() == "cpu":
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()  # whether it is enabled is looked up once
@@ -50,8 +50,8 @@ def leads() -> bool:
 
 
 def whole(tree: PyTree) -> PyTree:
-    """The tree with arrays that this process sees all of. All processes have to call it together, because parts that
-    lie elsewhere are gathered. With one process it is the tree itself."""
+    """The tree with every array whole on this process. All processes have to call it together, because each gathers the
+    parts that the others hold. With one process it is the tree itself."""
     return jax.tree.map(_whole, tree) if several() else tree
 
 
@@ -79,7 +79,7 @@ def summed(numbers: np.ndarray) -> np.ndarray:
 
 
 def meet(where: str) -> None:
-    """Returns when all processes are there."""
+    """Returns when all processes have called it."""
     if several():
         multihost_utils.sync_global_devices(where)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class Record:
-    """A line a step (``metrics.jsonl``; the failed step last), the summary and the settings of a run."""
+    """A line for each step (``metrics.jsonl``; the failed step last), the summary and the settings of a run."""
 
     lines: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from bilevel.kernels.scalar_root import bracketed_root
 
 
 class BisectionState(NamedTuple):
-    """What is known of the root. ``low`` and ``high`` are the bracket given, ``sign`` that of the slope."""
+    """What is known of the root. ``low`` and ``high`` are the bracket given, and ``sign`` is the sign of the slope."""
 
     iter_num: jax.Array
     value: jax.Array
@@ -82,7 +82,7 @@ class Bisection(Solver):
         return OptStep(root, state._replace(iter_num=state.iter_num + 1, value=value, error=error, aux=aux))
 
     def run(self, init_params: Any = None, *args: Any, **kwargs: Any) -> OptStep:
-        """The root with its derivative; NaN where the bracket is known to enclose none."""
+        """The root with its derivative; NaN where the bracket is known to enclose no root."""
         state = self.init_state(init_params, *args, **kwargs)
         root, state = self.update(init_params, state, *args, **kwargs)
         return OptStep(jnp.where(state.status.ok, root, jnp.nan), state)

@@ -55,7 +55,7 @@ class BlockCoordinateDescent(IterativeSolver):
     prox of g and ``fun`` an `objective.CompositeLinearFunction`.
 
     ``run(init_params, hyperparams_prox, *args)``. By `bl.BlockCoordinateDescent` for the proxes and projections of this
-    package; for others by `bl.ProximalGradient` with the prox on each row.
+    package. For other ones by `bl.ProximalGradient`, with the prox on each row.
     """
 
     fun: CompositeLinearFunction

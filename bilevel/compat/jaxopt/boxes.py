@@ -77,7 +77,7 @@ class BoxOSQP(QuadraticSolver):
         rows = flat_rows(self.matvec_A, (params_eq, params_ineq[0]), program)
         A, lower = rows.rows
         upper = ravel_pytree(jax.tree.map(jnp.asarray, params_ineq[1]))[0]
-        # Each row is stated from both sides; one without a bound counts for nothing.
+        # Each row is stated from both sides. A side without a bound has an infinite one, which is never active.
         both = jnp.concatenate([A, -A]), jnp.concatenate([upper, -lower])
         found, state = self.solved(program.Q, program.c, (None, None), both)
         mu, phi = jnp.split(found.dual.inequality_dual, 2)

@@ -40,7 +40,7 @@ class LineSearchStep(NamedTuple):
 
 
 def is_same(value: Any, default: Any) -> bool:
-    """Whether a setting is left at its default; an array is not."""
+    """Whether a setting is left at its default. An array counts as changed, because comparing it gives an array."""
     return isinstance(value, type(default) | int | float | str) and value == default
 
 
@@ -48,7 +48,7 @@ class Solver(abc.ABC):
     """Settings, and a `run` from parameters and data to an `OptStep`.
 
     Two solvers with the same settings are equal, so that a solve is compiled once for both. ``unused`` names the
-    settings that have no counterpart here; each is told of once where it is not left at its default.
+    settings that have no counterpart here. A warning tells of each of them once, where it is not left at its default.
     """
 
     unused: ClassVar[tuple[str, ...]] = ()

@@ -1,4 +1,4 @@
-"""Complex params as pairs of real ones, because minimisation is that of real vectors."""
+"""Complex params as pairs of real ones, because the solvers minimise over real vectors."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def conjugate(tree: PyTree) -> PyTree:
 
 @dataclass(frozen=True)
 class OnPairs:
-    """A user's function of complex params as one of pairs. ``gives`` names its results: "value", "value and gradient"
-    or "params" (a map, a residual, a prox), each with aux behind where ``has_aux``."""
+    """A user's function of complex params as a function of pairs. ``gives`` names its results: "value", "value and
+    gradient" or "params" (a map, a residual, a prox). Aux follows each of them where ``has_aux`` is set."""
 
     function: Callable[..., Any]
     gives: str
@@ -56,7 +56,7 @@ class OnPairs:
             return result
         if self.gives == "value and gradient":
             value, gradient = result
-            return value, split(conjugate(gradient))  # JAX's gradient in a complex variable is that in x - iy
+            return value, split(conjugate(gradient))  # JAX's gradient at x + iy is df/dx - i df/dy
         return (split(result[0]), result[1]) if self.has_aux else split(result)
 
 

@@ -18,9 +18,9 @@ from bilevel.implicit.attach import split_arguments
 class Objective:
     """The value of ``fun(params, *args, **kwargs)``, which may also return aux, its gradient, or both.
 
-    ``value_and_grad`` says that ``fun`` returns (value, gradient), the value with its aux where there is one; or it is
-    itself the function that does. The derivative is then the given gradient, and second derivatives are the derivatives
-    of that gradient.
+    ``value_and_grad=True`` says that ``fun`` returns (value, gradient), or ((value, aux), gradient) where it has aux. A
+    function given as ``value_and_grad`` is called in the place of ``fun`` and returns the same. The derivative is then
+    the given gradient, and second derivatives are the derivatives of that gradient.
     """
 
     fun: Callable[..., Any]

@@ -24,7 +24,8 @@ def custom_root(
 ) -> Callable[[Callable], Callable]:
     """Gives solver(init_params, *args, **kwargs) the derivative of the root of optimality_fun(params, *args, **kwargs).
 
-    ``reference_signature`` is a function whose signature names the arguments in the place of ``optimality_fun``.
+    ``reference_signature`` is a function whose signature names the arguments, in the place of that of
+    ``optimality_fun``.
     """
     return _custom_root(_as_signed(optimality_fun, reference_signature), linear_solver(solve), has_aux)
 

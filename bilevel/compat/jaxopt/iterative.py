@@ -87,7 +87,7 @@ class IterativeSolver(Solver):
         return OptStep(params, state)
 
     def unrolled(self) -> bool:
-        """Whether derivatives go through the steps; where they cannot, that is told."""
+        """Whether derivatives go through the steps. Where they are asked for and cannot, a warning says so."""
         if getattr(self, "implicit_diff", True):
             return False
         engine = self.engine()
@@ -100,7 +100,7 @@ class IterativeSolver(Solver):
         return engine.unrolls
 
     def tell(self, status: Status) -> None:
-        """Warns of a result that is none, where its status is known: JAXopt said nothing."""
+        """Warns of a result that is no solution, where its status is known. JAXopt says nothing there."""
         if isinstance(status.code, Tracer) or int(jnp.max(status.code)) <= Code.max_steps:
             return
         name, remedy = status.name, REMEDIES[Code[status.name]]
@@ -118,7 +118,7 @@ class IterativeSolver(Solver):
         """The condition that is zero at a solution, and that is differentiated there."""
         if is_complex(params):
             found = join(on_pairs(self).optimality_fun(split(params), *args, **kwargs))
-            return conjugate(found) if self.minimises and hasattr(self, "fun") else found  # a gradient is JAX's
+            return conjugate(found) if self.minimises and hasattr(self, "fun") else found  # as JAX's gradients are
         return self.statement().mapping(params, *self.given(args, kwargs))
 
     def given(self, args: Args, kwargs: Kwargs) -> tuple[Any, tuple[Args, Kwargs]]:
@@ -157,7 +157,7 @@ def _updated(setting: Setting, params: Params, state: State, hparams: Any, batch
 
 
 def _current(engine: Engine, instance: Instance, params: Params, inner: Inner) -> Inner:
-    """The solver's state at these params and arguments, which the caller may have changed since."""
+    """The solver's state at these params and arguments, which the caller may have changed since the last step."""
     fresh = engine.refresh(instance, inner._replace(params=params)).settled()
     if engine.keeps_gradient:
         return fresh
@@ -193,14 +193,14 @@ def _unrolled(setting: Setting, start: Params, hparams: Any, batch: Any) -> tupl
 
 
 def _entered(solver: IterativeSolver, instance: Instance, start: Params) -> tuple[Engine, Progress]:
-    """The engine, and its progress before the first step, with JAXopt's absolute tolerance."""
+    """bilevel's solver, and its progress before the first step, with JAXopt's absolute tolerance."""
     engine = replace(solver.engine(), max_steps=solver.maxiter)
     engine.refuse(instance)
     state = engine.init(instance, start)
     reference = jax.lax.stop_gradient(state.residual)
     level = trees.epsilon(start) ** 0.5 * reference
     progress = enter(engine, state, reference, level)
-    # Of SciPy's solvers ``tol`` may be None: then it is relative to the start, where that is large.
+    # Only SciPy's solvers have ``tol=None``. The tolerance is then relative to the first error, where that is above 1.
     target = SCIPY * jnp.maximum(1, reference) if solver.tol is None else solver.tol
     return engine, progress._replace(target=jnp.asarray(target, progress.target.dtype))
 
@@ -220,7 +220,7 @@ def _ended(solver: IterativeSolver, engine: Engine, instance: Instance, progress
 @compiles_once
 def _attached(setting: Setting, solve: Setting, params: Params, hparams: Any, batch: Any) -> Params:
     mapping = setting.value.statement().mapping
-    # A function of the user's expects the plain system, not one that is singular and reduced to a face.
+    # A user's function gets the plain system, because the system reduced to a face is singular.
     mapping = Residual(mapping) if isinstance(solve.value, Called) else mapping
     return attach(mapping, solve.value, params, (hparams, batch))
 

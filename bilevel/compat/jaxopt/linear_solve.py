@@ -1,6 +1,7 @@
-"""JAXopt's linear solvers on bilevel's. As ``implicit_diff_solve=`` each stands for the solver of its name.
+"""JAXopt's linear solvers on bilevel's.
 
-A solution whose residual is large is returned as it is here; as ``implicit_diff_solve`` it makes the derivative NaN.
+As ``implicit_diff_solve=`` each stands for the solver of its name. A call of one returns its solution even where the
+residual is large. In an ``implicit_diff_solve`` a large residual makes the derivative NaN.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def named(solve: Callable, ridge: float | None = None, **kwargs: Any) -> LinearS
 
 
 def linear_solver(solve: Callable | LinearSolver | None) -> LinearSolver:
-    """The solver that an ``implicit_diff_solve`` or ``solve`` of JAXopt means: None is the automatic choice, a function
-    of this module (also in a `functools.partial`) its solver, any other function is called as solve(matvec, b)."""
+    """The solver that an ``implicit_diff_solve`` or ``solve`` of JAXopt means. None means the automatic choice. A
+    function of this module (also in a `functools.partial`) means the solver that it names. Any other function is called
+    as solve(matvec, b)."""
     if solve is None:
         return AutoLinear()
     if isinstance(solve, LinearSolver):
@@ -121,7 +123,8 @@ def linear_solver(solve: Callable | LinearSolver | None) -> LinearSolver:
 @settings
 @dataclass(frozen=True)
 class Called(LinearSolver):
-    """A x = b by a user's solve(matvec, b). Its accuracy is its own, so the status is ``truncated``."""
+    """A x = b by a user's solve(matvec, b). The accuracy that it aims at is not known, so the status is
+    ``truncated``."""
 
     solve: Callable[[LinearMap, PyTree], PyTree]
 

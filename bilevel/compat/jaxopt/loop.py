@@ -1,4 +1,4 @@
-"""A loop with a largest number of passes, also one that reverse mode goes back over."""
+"""A loop with a largest number of passes, which reverse mode differentiates where it is unrolled."""
 
 from __future__ import annotations
 

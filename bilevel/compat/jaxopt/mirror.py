@@ -39,7 +39,7 @@ class MirrorDescent(IterativeSolver):
     """min over w of fun(w, *args, **kwargs) by the steps w <- projection_grad(w, gradient, stepsize, hyperparams_proj).
 
     ``run(init_params, hyperparams_proj, *args, **kwargs)``; ``stepsize`` is a number or a function of the number of
-    steps. By `bl.MirrorDescent`, which has the steps of the entropy itself, safe at zeros, and a search of the step
+    steps. By `bl.MirrorDescent`, which by itself has the steps of the entropy, safe at zeros, and a search of the step
     size.
     """
 

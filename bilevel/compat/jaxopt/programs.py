@@ -76,7 +76,7 @@ class OSQP(QuadraticSolver):
         self.matvec_Q, self.matvec_A, self.matvec_G, self.fun = matvec_Q, matvec_A, matvec_G, fun
         self.maxiter, self.tol = kwargs.get("maxiter", 4000), kwargs.get("tol", 1e-3)
         self.implicit_diff_solve = kwargs.get("implicit_diff_solve")
-        BoxOSQP(**kwargs)  # which refuses a keyword that it does not know
+        BoxOSQP(**kwargs)  # BoxOSQP refuses a keyword that it does not know
 
     def init_params(self, init_x: Any, params_obj: Any, params_eq: Any, params_ineq: Any) -> KKTSolution:
         """A start; multipliers are zero."""
@@ -109,7 +109,7 @@ class OSQP(QuadraticSolver):
 
 @dataclass(eq=False)
 class CvxpyQP(OSQP):
-    """As `OSQP`, for arrays; bilevel's own solver takes the place of CVXPY, and jit and vmap work."""
+    """As `OSQP`, for arrays. bilevel's own solver takes the place of CVXPY, so jit and vmap work."""
 
     solver: str = "OSQP"
     implicit_diff_solve: Callable | None = None

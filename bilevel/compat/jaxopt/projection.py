@@ -133,7 +133,8 @@ def _exact(name: str, make_solver: Callable | None) -> None:
 
 
 def _checked(result: jax.Array, point: Any, check: bool, name: str) -> jax.Array:
-    """The result, which is NaN on an empty set; ValueError in its place where that is asked for and can be seen."""
+    """The result, which is NaN on an empty set. Raises ValueError instead where ``check`` is on and the values are
+    known."""
     if check and not isinstance(result, Tracer) and bool(jnp.any(jnp.isnan(result)) & ~jnp.any(jnp.isnan(point))):
         raise ValueError(f"{name}: the constraints contradict each other, so no point is feasible. Loosen them.")
     return result

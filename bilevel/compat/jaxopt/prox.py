@@ -37,7 +37,7 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: float = 1.0) -
 
 
 def product(l1: Any, ratio: Any, x: PyTree) -> Any:
-    """The weight of the squares in an elastic net: one of both may be a number, the other a tree like x."""
+    """The weight of the squares in an elastic net: one factor may be a number and the other a tree like x."""
     if jax.tree.structure(l1) == jax.tree.structure(ratio):
         return jax.tree.map(lambda a, b: a * b, l1, ratio)
     like = lambda weight: weight if not jax.tree_util.all_leaves([weight]) else jax.tree.map(lambda _: weight, x)

@@ -16,7 +16,7 @@ from bilevel.solvers import LBFGS as Unbounded, LBFGSB as Bounded, Solver as Inn
 
 SEARCHED = ("linesearch", "linesearch_init", "condition", "maxls", "decrease_factor", "increase_factor")
 STEPS = ("max_stepsize", "min_stepsize")
-FULL = 50  # pairs that stand for the dense matrix of BFGS: the newest ones determine the step
+FULL = 50  # pairs in the place of BFGS's dense matrix, because the newest pairs determine the step
 
 
 @dataclass(eq=False)
@@ -101,8 +101,8 @@ class BFGS(SmoothSolver):
 class NonlinearCG(SmoothSolver):
     """min over w of fun(w, *args, **kwargs). By `bl.LBFGS` with one pair.
 
-    That is memoryless BFGS, whose directions are those of the conjugate gradient methods of Polak and Ribiere and of
-    Hestenes and Stiefel where the line search is exact (Shanno, 1978), and which descends where it is not.
+    This is memoryless BFGS. With an exact line search its directions are those of the conjugate gradient methods of
+    Polak and Ribiere and of Hestenes and Stiefel (Shanno, 1978). With an inexact one they still descend.
     """
 
     maxiter: int = 100

@@ -28,8 +28,8 @@ class RefinementState(NamedTuple):
 class IterativeRefinement(Solver):
     """A x = b by solves of a nearby system on the true residual: ``run(init, A, b, A_bar)``.
 
-    ``matvec_A(A, x)`` and ``matvec_A_bar(A_bar, x)`` give the products; leaf by leaf jnp.dot without them. The solver
-    is ``solve`` (any of `linear_solve`, or solve(matvec, b)). Derivatives go through A and b.
+    ``matvec_A(A, x)`` and ``matvec_A_bar(A_bar, x)`` give the products. Without them each product is jnp.dot leaf by
+    leaf. The solver is ``solve`` (any of `linear_solve`, or solve(matvec, b)). Derivatives go through A and b.
     """
 
     matvec_A: Callable | None = None

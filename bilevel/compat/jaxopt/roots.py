@@ -83,7 +83,8 @@ class AndersonAcceleration(FixedPointSolver):
 
 @dataclass(eq=False)
 class AndersonWrapper(IterativeSolver):
-    """The steps of another solver, accelerated: ``run`` as the run of that solver. By `bl.AndersonWrapper`."""
+    """The steps of another solver, accelerated. ``run`` takes the arguments of that solver's ``run``. By
+    `bl.AndersonWrapper`."""
 
     solver: IterativeSolver
     history_size: int = 5

@@ -42,7 +42,7 @@ class ScipyWrapper(IterativeSolver):
     implicit_diff_solve: Callable | None = None
     has_aux: bool = False
 
-    maxiter: ClassVar[int] = 5  # runs of SciPy, each from the last, until the condition holds
+    maxiter: ClassVar[int] = 5  # runs of SciPy, each from the end of the last, until the condition holds
     default: ClassVar[str]
 
     def engine(self) -> InnerSolver:
@@ -67,7 +67,7 @@ class ScipyMinimize(ScipyWrapper):
     callback: Callable | None = None
     tol: float | None = None  # type: ignore[assignment]  # None: the default
     options: dict[str, Any] | None = None
-    maxiter: int = 500  # type: ignore[misc]  # of SciPy's own steps
+    maxiter: int = 500  # type: ignore[misc]  # the most steps of SciPy
     value_and_grad: bool | Callable = False
 
     tells_value: ClassVar[bool] = True

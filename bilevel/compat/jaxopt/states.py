@@ -23,9 +23,9 @@ class State(NamedTuple):
 
     iter_num: jax.Array
     error: jax.Array  # the norm of the optimality condition
-    value: Any  # of the function at the params, of solvers that minimise
+    value: Any  # the function's value at the params, where the solver minimises
     aux: Any
-    status: Status  # of `run`; of `update` whether the step could be taken
+    status: Status  # after `run` that of the solve, after `update` whether the step could be taken
     inner: Inner
 
     @property

@@ -34,7 +34,7 @@ class Scheduled(Solver):
     tol: float | jax.Array = 1e-8
 
     @property
-    def keeps_gradient(self) -> bool:  # type: ignore[override]  # as the solver is, not as the class is
+    def keeps_gradient(self) -> bool:  # type: ignore[override]  # a fact of the solver, not of this class
         return self.solver.keeps_gradient
 
     def init(self, instance: Instance, params: Params) -> State:
@@ -59,6 +59,6 @@ def stepping(solver: Solver, stepsize: float | jax.Array | Callable[[jax.Array],
     """``solver`` with JAXopt's step size."""
     if callable(stepsize):
         return Scheduled(changed(solver, step_size=1.0), stepsize)
-    # A number that is traced is a step size: whether it is positive is not known.
+    # A traced number is taken as a step size, because its sign is not known.
     searched = not isinstance(stepsize, Tracer) and stepsize <= 0
     return changed(solver, step_size=BACKTRACKING if searched else stepsize)

@@ -57,7 +57,7 @@ class GradientSteps(StochasticSolver):
         return super().update(params, state, *args, **kwargs)
 
     def run(self, init_params: Any, *args: Any, **kwargs: Any) -> OptStep:
-        """As `IterativeSolver.run`; ``pre_update`` has no place in a solve of one program, and is told of."""
+        """As `IterativeSolver.run`; ``pre_update`` cannot be called within a compiled solve, and a warning says so."""
         if self.pre_update is not None:
             differs(f"{type(self).__name__}(pre_update=...).run", "it is called by update and run_iterator. Use those.")
         return super().run(init_params, *args, **kwargs)
@@ -122,9 +122,9 @@ class PolyakSGD(GradientSteps):
 class ArmijoSGD(GradientSteps):
     """min over w of fun(w, *args, **kwargs) with steps that decrease it enough. By `bl.ArmijoSGD`.
 
-    The decrease asked for is (1 - aggressiveness) stepsize ||gradient||^2. A search begins at the last step size times
-    ``increase_factor`` (``reset_option`` "increase"), at the last one ("conservative") or at the largest ("goldstein"
-    too), and halves it.
+    The decrease asked for is (1 - aggressiveness) stepsize ||gradient||^2. ``reset_option`` says where a search begins:
+    "increase" at the last step size times ``increase_factor``, "conservative" at the last step size, and "goldstein" at
+    ``max_stepsize``. The search halves the step size.
     """
 
     fun: Callable
