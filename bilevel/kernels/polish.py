@@ -14,8 +14,6 @@ State = TypeVar("State")
 
 STEPS = 12  # of a quadratic program: each may take up and let go of rows
 SHIFTS = 16.0, 1e3  # the factor between shifts of a matrix that rounding has left indefinite, and the largest multiple
-# a residual of so many roundings is that of a factorisation that lost no digits, and steps hardly lower it
-ROUNDED = 16
 PATIENCE = 3  # steps without progress, because an exchange of rows may raise the residual first
 
 
@@ -34,10 +32,9 @@ def improved(
     steps: int,
     patience: int = 1,
     enough: float = 0.0,
-    near: float = 0.0,
 ) -> tuple[State, jax.Array]:
     """The best of the points start, step(start), ... by ``measure``, and its measure. Ends at ``enough``, and after
-    ``patience`` steps without progress, or one below ``near``. NaN is never better.
+    ``patience`` steps without progress. NaN is never better.
 
     >>> point, residual = improved(lambda x: x - 0.5, jnp.abs, jnp.array(1.25), 10)
     >>> float(point), float(residual)
@@ -53,7 +50,7 @@ def improved(
         return _Loop(at, best, jnp.where(better, residual, loop.residual), fruitless, loop.steps + 1)
 
     def proceed(loop: _Loop) -> jax.Array:
-        hopeful = (loop.fruitless < jnp.where(loop.residual <= near, 1, patience)) & jnp.isfinite(loop.residual)
+        hopeful = (loop.fruitless < patience) & jnp.isfinite(loop.residual)
         return hopeful & (loop.residual > enough) & (loop.steps < steps)
 
     zero = jnp.zeros((), jnp.int32)
@@ -81,10 +78,8 @@ def polished(program: Program, at: Point, units: Units | None = None) -> Point:
     def measure(at: Point) -> jax.Array:
         return read_program(scaled, at, same).residual
 
-    eps = float(jnp.finfo(at[0].dtype).eps)
-    rounding = eps * float(sum(part.size for part in at)) ** 0.5  # of a sum with a term for each unknown and row
-    enough = max(10 * eps, min(ROUNDED * rounding, eps**0.75))
-    best, _ = improved(step, measure, into_units(at, units), STEPS, PATIENCE, enough, 4 * enough)
+    # No more steps are spared: slacks and multipliers that should be zero are rounding beside large others.
+    best, _ = improved(step, measure, into_units(at, units), STEPS, PATIENCE, 10 * float(jnp.finfo(at[0].dtype).eps))
     return out_of_units(best, units)
 
 

@@ -43,3 +43,14 @@ def test_a_ray_that_leaves_the_set_is_no_proof():
 
 def test_single_precision_asks_for_less():
     assert closeness(jnp.dtype("float32")) > 1e5 * closeness(jnp.dtype("float64"))
+
+
+def test_rows_without_a_side_prove_nothing_within_the_size_of_the_others():
+    """y uses rows whose sides are nearly 0, so a proof that excludes ||x||_1 < 4,300 says little where x has size 100.
+    Of the Maros-Meszaros problem QPCBOEI2, which has a solution."""
+    y, left = jnp.array([0.4, 0.02, 0.0]), jnp.array([1e-14, 0.0])
+    alone, beside = jnp.array([0.0, -2e-9, 0.0]), jnp.array([0.0, -2e-9, 100.0])
+    assert bool(no_point(alone, y, left)) and not bool(no_point(beside, y, left))
+    assert bool(no_point(beside, y, 0 * left))
+    still, curved = jnp.zeros(3), jnp.zeros(3)
+    assert bool(no_minimum(alone, y, curved, left, still)) and not bool(no_minimum(beside, y, curved, left, still))
