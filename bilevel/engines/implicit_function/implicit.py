@@ -32,6 +32,7 @@ from bilevel.engines.implicit_function.linearization import (
     linearize,
     localized,
     prepared_system,
+    reach_of,
 )
 from bilevel.engines.implicit_function.reused_preconditioner import joined, nothing_known, of_inner_solver, recycling
 from bilevel.engines.implicit_function.support import has_support, on_support
@@ -179,8 +180,7 @@ class Implicit(Engine):
             carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
         if self.accuracy == "residual":
-            distance = distance_of(at, adjoint.amplification, outcome.residual) * trees.norm(at.params)
-            face = face_within(mapping, point, at.params, distance)
+            face = face_within(mapping, point, at.params, reach_of(at, adjoint.amplification, outcome.residual))
             estimate = of_any_face(face, report.error_estimate, adjoint, at.cotangent, pulled[1])
             told = {"margin": face.margin, "weakly_active": face.weakly_active}
             report = replace(report, error_estimate=estimate, **told, counts=report.counts.add(mapping.inspection))

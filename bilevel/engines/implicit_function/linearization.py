@@ -71,3 +71,10 @@ def distance_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -
     distance = trees.norm(at.residual) * amplification
     distance = jnp.where(params > 0, distance / jnp.where(params > 0, params, 1), jnp.inf)
     return jnp.clip(distance, inner, inner / trees.epsilon(at.params) ** 0.5).astype(inner.dtype)
+
+
+def reach_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -> jax.Array:
+    """The distance of ``params`` from the solution to first order, not relative, because a solution at 0 has no size:
+    ||F|| ||u|| / ||v||. Where no part of v acts on the face of ``params``, there is no u, and it is ||F|| itself."""
+    far = trees.norm(at.residual) * jnp.where(amplification > 0, amplification, 1)
+    return jnp.maximum(far, inner * trees.norm(at.params))

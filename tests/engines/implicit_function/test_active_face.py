@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel.engines import Point
 
 KEYS = jax.random.split(jax.random.key(5), 4)
 
@@ -157,3 +158,14 @@ def test_far_from_the_solution_and_on_an_unknown_face_nothing_is_known():
     _, _, report = bl.hypergradient(task, jnp.array(-3.0))
     assert float(report.theta) > 0.1 and int(report.weakly_active) > 0
     assert report.error_grade == "residual" and float(report.error_estimate) == np.inf
+
+
+def test_at_zero_the_way_to_the_solution_is_not_relative():
+    """At w = 0, which has no size, the next face is at 0.5 and the solution 0.5 away: |w - 1.5|^2 / 2 + |w|."""
+    task = soft_threshold_task(jnp.array([1.5]))
+    point = Point(jnp.zeros(()), jnp.array([1.5]), None, jax.random.key(0))
+    outcome = task.inner.run(point.hparams, point.inner_batch, jnp.zeros(1), jnp.ones(1), point.key)
+    engine = bl.Implicit(accuracy="residual")
+    _, _, report = engine.at_solution(task, point, outcome._replace(params=jnp.zeros(1), residual=jnp.array(0.5)))
+    assert int(report.weakly_active) == 1
+    assert float(report.error_estimate) > 0.4
