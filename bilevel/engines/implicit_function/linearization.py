@@ -73,6 +73,13 @@ def distance_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -
     return jnp.clip(distance, inner, inner / trees.epsilon(at.params) ** 0.5).astype(inner.dtype)
 
 
+def error_by_distance(distance: jax.Array, size: jax.Array) -> jax.Array:
+    """The error of a gradient of this ``size`` at params of this relative ``distance`` from the solution, to first
+    order. It is infinite where the params are as far from the solution as they are large, because the gradient there
+    says nothing of the size of the gradient at the solution."""
+    return jnp.where(distance < 1, distance * size, jnp.inf)
+
+
 def reach_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -> jax.Array:
     """The distance of ``params`` from the solution to first order, not relative, because a solution at 0 has no size:
     ||F|| ||u|| / ||v||. Where no part of v acts on the face of ``params``, there is no u, and it is ||F|| itself."""

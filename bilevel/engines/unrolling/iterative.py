@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.engines.implicit_function.linearization import error_by_distance
 from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
 from bilevel.engines.unrolling.left_over import Derivative, inspection, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
@@ -119,7 +120,7 @@ def report_of(task: Task, outcome: Outcome, grad: HParams, derivative: Derivativ
         adjoint_residual=left,
         adjoint_steps=jnp.int32(0),
         adjoint_status=Status(jnp.where(jnp.isfinite(size), code, jnp.int32(Code.nonfinite))),
-        error_estimate=frozen.distance * size + error,
+        error_estimate=error_by_distance(frozen.distance, size) + error,
         error_inner=frozen.distance * size,
         error_adjoint=error,
         grade=jnp.int32(0),
