@@ -42,6 +42,7 @@ SEEDS = (
     12017,
     12041,
     15102,
+    16021,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 
