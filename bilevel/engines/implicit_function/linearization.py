@@ -74,10 +74,13 @@ def distance_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -
 
 
 def error_by_distance(distance: jax.Array, size: jax.Array) -> jax.Array:
-    """The error of a gradient of this ``size`` at params of this relative ``distance`` from the solution, to first
-    order. It is infinite where the params are as far from the solution as they are large, because the gradient there
-    says nothing of the size of the gradient at the solution."""
-    return jnp.where(distance < 1, distance * size, jnp.inf)
+    """The error of a gradient of this ``size`` at params of this relative ``distance`` from the solution.
+
+    The gradient is a product of a slope of the outer loss and a derivative of the solution. If each is off by the
+    relative distance d, the product is off by d + d to first order and by d * d more. The order of magnitude of the
+    first is d; the second is the larger one where the params are further from the solution than they are large.
+    """
+    return (distance + distance**2) * size
 
 
 def reach_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -> jax.Array:
