@@ -209,9 +209,7 @@ class Implicit(Engine):
             solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
         if self.accuracy == "residual":
             left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
-            size = trees.norm(before.grad)
-            distance = jnp.where(size > 0, report.error_inner / jnp.where(size > 0, size, 1), 0)
-            estimate = error_by_distance(left * (distance + report.adjoint_residual), size)
+            estimate = left * (report.error_inner + report.adjoint_residual * trees.norm(before.grad))
             face = Face(report.margin, report.weakly_active)
             estimate = of_any_face(face, estimate, before.adjoint, before.at.cotangent, before.pulled[1])
             return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
@@ -234,7 +232,7 @@ def _residual_grade(at: Linearization, adjoint: Solve, grad: HParams, inner: jax
     error_adjoint = jnp.where(solution.status.code == Code.truncated, jnp.inf, solution.residual * size)
     return {
         "error_estimate": error_by_distance(distance, size) + error_adjoint,
-        "error_inner": distance * size,  # finite: a schedule of tolerances goes by it
+        "error_inner": distance * size,
         "error_adjoint": error_adjoint,
         "grade": jnp.int32(GRADES.index("residual")),
     }
