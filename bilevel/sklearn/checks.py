@@ -20,7 +20,6 @@ from sklearn.utils.validation import (
 
 from bilevel.sklearn.estimators import Family
 from bilevel.sklearn.folds import Data, Folds
-from bilevel.sklearn.lanes import rows_for
 from bilevel.sklearn.statements import Kind
 
 
@@ -113,7 +112,5 @@ def kind(last: Any, family: Family, folds: Folds, data: Data) -> Kind:
     elif data.targets.ndim == 2:
         columns = data.targets.shape[1]
     intercept, features = bool(getattr(last, "fit_intercept", False)), folds.inputs.shape[-1]
-    kernel, pair = (last.kernel if family.kernel else ""), 0
-    if loss == "c_svm" and columns:
-        pair = rows_for(int(np.sum(np.sort(np.bincount(data.targets))[-2:])))
-    return Kind(loss, family.reduction, intercept, features, columns, False, True, family.setting(last), kernel, pair)
+    kernel = last.kernel if family.kernel else ""
+    return Kind(loss, family.reduction, intercept, features, columns, False, True, family.setting(last), kernel)

@@ -13,7 +13,7 @@ from sklearn.utils import _safe_indexing
 from bilevel.sklearn.descent import Step
 from bilevel.sklearn.folds import Data, Folds
 from bilevel.sklearn.lanes import Lanes
-from bilevel.sklearn.refit import machine, model
+from bilevel.sklearn.refit import in_units, machine, model
 from bilevel.sklearn.space import Space
 
 
@@ -23,6 +23,7 @@ def score_of(scorer: Any, last: Any, lanes: Lanes, lane: int, folds: Folds, data
     inputs = folds.inputs if folds.inputs.ndim == 2 else folds.inputs[lane]
     targets = data.targets if data.classes is None else data.classes[data.targets]
     if "strength" in lanes.logs:
+        inputs = in_units(last, lanes.logs, inputs)
         own = machine(last, lanes.logs, inputs, targets, folds.train[lane])
     else:
         own = model(last, lanes.params[lane], data.classes)
