@@ -43,6 +43,7 @@ SEEDS = (
     12041,
     15102,
     16021,
+    18008,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 
