@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, refuse_training, settings
-from bilevel.engines.implicit_function.linearization import Linearization, adjoint_gradient, distance_of, linearize
+from bilevel.engines.implicit_function.linearization import (
+    Linearization,
+    adjoint_gradient,
+    distance_of,
+    error_by_distance,
+    linearize,
+)
 from bilevel.engines.stochastic.directions import refuse_nonsmooth
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
@@ -83,7 +89,7 @@ class ClosedForm(Engine):
             adjoint_residual=rest,
             adjoint_steps=jnp.int32(pulls),
             adjoint_status=_status(rest, tolerance),
-            error_estimate=(distance + rest) * size,
+            error_estimate=error_by_distance(distance + rest, size),
             error_inner=distance * size,
             error_adjoint=rest * size,
             grade=jnp.int32(0),

@@ -28,6 +28,7 @@ from bilevel.engines.implicit_function.linearization import (
     Linearization,
     adjoint_gradient,
     distance_of,
+    error_by_distance,
     evaluation_counts,
     linearize,
     localized,
@@ -230,7 +231,7 @@ def _residual_grade(at: Linearization, adjoint: Solve, grad: HParams, inner: jax
     solution = adjoint.solution
     error_adjoint = jnp.where(solution.status.code == Code.truncated, jnp.inf, solution.residual * size)
     return {
-        "error_estimate": distance * size + error_adjoint,
+        "error_estimate": error_by_distance(distance, size) + error_adjoint,
         "error_inner": distance * size,
         "error_adjoint": error_adjoint,
         "grade": jnp.int32(GRADES.index("residual")),

@@ -73,6 +73,16 @@ def distance_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -
     return jnp.clip(distance, inner, inner / trees.epsilon(at.params) ** 0.5).astype(inner.dtype)
 
 
+def error_by_distance(distance: jax.Array, size: jax.Array) -> jax.Array:
+    """The error of a gradient of this ``size`` at params of this relative ``distance`` from the solution.
+
+    The gradient is a product of a slope of the outer loss and a derivative of the solution. If each is off by the
+    relative distance d, the product is off by d + d to first order and by d * d more. The order of magnitude of the
+    first is d; the second is the larger one where the params are further from the solution than they are large.
+    """
+    return (distance + distance**2) * size
+
+
 def reach_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -> jax.Array:
     """The distance of ``params`` from the solution to first order, not relative, because a solution at 0 has no size:
     ||F|| ||u|| / ||v||. Where no part of v acts on the face of ``params``, there is no u, and it is ||F|| itself."""
