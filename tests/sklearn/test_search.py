@@ -290,9 +290,7 @@ def test_groups_of_a_pipeline_name_the_columns_that_its_estimator_gets():
     by_place = copy(search).set_params(space={"logisticregression__C": [[3, 1], [0, 2]]}).fit(frame, BINARY)
     found = search.fit(frame, BINARY).best_params_["logisticregression__C"]
     assert_allclose(found, by_place.best_params_["logisticregression__C"])
-    with pytest.raises(
-        ValueError, match="no column of X, as the estimator gets it: its columns are a, b, c, d"
-    ):
+    with pytest.raises(ValueError, match="no column of X, as the estimator gets it: its columns are a, b, c, d"):
         copy(search).set_params(space={"logisticregression__C": [["e"], ["a"]]}).fit(frame, BINARY)
 
 
