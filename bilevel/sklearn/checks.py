@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.metrics import get_scorer_names
 from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d
@@ -30,6 +31,23 @@ class Rows(NamedTuple):
     X: Any
     y: np.ndarray
     weights: np.ndarray
+
+
+def names(search: Any, steps: Pipeline | None, found: Rows, stated: dict[str, Any]) -> list[str] | None:
+    """The names of the columns that the estimator gets: those of X, or those that the steps before it give.
+
+    The steps are fitted for that on all rows, if the space has names and the steps know what they give."""
+    if steps is None:
+        own = getattr(search, "feature_names_in_", None)
+        return None if own is None else list(own)
+    groups = [group for one in stated.values() if isinstance(one, list) for group in one if isinstance(group, list)]
+    if not any(isinstance(member, str) for group in groups for member in group):
+        return None
+    fitted: Any = clone(steps).fit(found.X, found.y)
+    try:
+        return list(fitted.get_feature_names_out())
+    except (AttributeError, ValueError):  # a step without that method, or that got no names
+        return None
 
 
 def scorers() -> list[str]:

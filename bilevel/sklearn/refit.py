@@ -21,30 +21,27 @@ from bilevel.sklearn.machines import MOST, tolerance
 from bilevel.sklearn.space import Space
 
 
-def model(estimator: Any, params: np.ndarray, classes: np.ndarray | None) -> Any:
-    """A clone of a linear estimator that has these coefficients, the last row of ``params`` being the intercept."""
-    own: Any = clone(estimator)
+def model(own: Any, params: np.ndarray, classes: np.ndarray | None) -> None:
+    """Gives a linear estimator these coefficients, the last row of ``params`` being the intercept."""
     write(own, params)
     own.n_features_in_ = own.coef_.shape[-1]
     if classes is not None:
         own.classes_ = classes
     if hasattr(own, "_get_loss"):  # PoissonRegressor predicts through the link of its loss
         own._base_loss = own._get_loss()
-    return own
 
 
-def machine(estimator: Any, logs: dict[str, np.ndarray], inputs: np.ndarray, targets: Any, weights: np.ndarray) -> Any:
-    """A kernel machine fitted on the rows of positive weight, at these log penalties.
+def machine(own: Any, logs: dict[str, np.ndarray], inputs: np.ndarray, targets: Any, weights: np.ndarray) -> None:
+    """Fits a kernel machine on the rows of positive weight, at these log penalties.
 
     The inputs of an rbf kernel are those of `in_units`."""
-    own: Any = clone(estimator)
     strength, rows = float(np.exp(logs["strength"][0, 0])), weights > 0
     own.set_params(**({"C": 1 / strength} if hasattr(own, "C") else {"alpha": strength}))
     if hasattr(own, "class_weight"):
         own.set_params(class_weight=None)  # the weights include the class weights
     if own.kernel == "rbf":
         own.set_params(gamma=1.0)
-    return own.fit(inputs[rows], targets[rows], sample_weight=weights[rows])
+    own.fit(inputs[rows], targets[rows], sample_weight=weights[rows])
 
 
 def in_units(estimator: Any, logs: dict[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:

@@ -282,6 +282,18 @@ def test_a_data_frame_keeps_its_names():
         search.predict(frame)
 
 
+def test_groups_of_a_pipeline_name_the_columns_that_its_estimator_gets():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(X, columns=list("abcd"))
+    stated = {"logisticregression__C": [["d", "b"], ["a", "c"]]}
+    search = HypergradientSearchCV(make_pipeline(StandardScaler(), EXACT), stated, cv=3, guard="off", max_iter=2)
+    by_place = copy(search).set_params(space={"logisticregression__C": [[3, 1], [0, 2]]}).fit(frame, BINARY)
+    found = search.fit(frame, BINARY).best_params_["logisticregression__C"]
+    assert_allclose(found, by_place.best_params_["logisticregression__C"])
+    with pytest.raises(ValueError, match="no column of X, as the estimator gets it: its columns are a, b, c, d"):
+        copy(search).set_params(space={"logisticregression__C": [["e"], ["a"]]}).fit(frame, BINARY)
+
+
 @pytest.mark.slow
 def test_a_holdout_is_one_fold():
     fold = np.where(np.arange(N) < 45, -1, 0)
