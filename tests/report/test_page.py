@@ -11,7 +11,7 @@ import bilevel as bl
 from bilevel.loggers import Run
 from bilevel.report import REPORT, Page, found, page, read
 from bilevel.report.comparison import distinctions
-from bilevel.report.sections import ended
+from bilevel.report.sections import ended, levels
 
 VOID = ("meta", "img", "br", "line", "path", "polygon", "i")
 
@@ -162,3 +162,28 @@ def test_the_curves_go_on_to_the_last_iterate(write_run):
         curve = ended(found, name)
         assert (curve.x[-2:], curve.y[-1]) == ([11.0, 12.0], last)
     assert ended(found, "test/accuracy").x[-1] == 11.0
+
+
+def test_the_paths_of_hyperparameters_go_on_to_the_last_iterate(write_run):
+    """A run whose chosen step is its last ends where its path ends."""
+    told = {"steps": 12, "best_step": 12, "last_hparams": {"hparams": [1.5, -3.0]}}
+    html = page([read(write_run("ended", summary=told))])
+    chart = re.search(r"path of hparams.*?</figure>", html)
+    assert chart
+    mark = re.search(r'class="mark" x1="([\d.]+)"', chart[0])
+    ends = re.findall(r'<path class="line c\d"[^>]* d="M[^"]*L([\d.]+),[\d.]+"/>', chart[0])
+    assert mark and len(ends) == 2 and set(ends) == {mark[1]}
+    lasting = page([read(write_run("lasting", summary={"steps": 12}))])
+    assert "path of hparams" in lasting
+
+
+def test_the_losses_stand_beside_their_baselines(write_run):
+    """By the words of the headline; a figure that is no number is left out."""
+    head = {"name": "accuracy", "value": 0.9, "baselines": {}, "against": {"baseline_noisy_accuracy": "not cleaned"}}
+    told = {"baseline_noisy_test_loss": 0.7, "baseline_noisy_validation_loss": 0.6, "baseline_test_loss": "NaN"}
+    record = read(write_run(summary={"headline": head, **told})).record
+    lines = {curve.name: (list(curve.x), list(curve.y)) for curve in levels(record)}
+    assert lines == {
+        "outer loss (validation): not cleaned": ([0.0, 12.0], [0.6, 0.6]),
+        "test, held out: not cleaned": ([0.0, 12.0], [0.7, 0.7]),
+    }
