@@ -61,8 +61,9 @@ def curves(record: Record) -> str:
     others = [name for name in _numbers(lines) if not name.startswith(STANDARD)]
     losses = ["outer/loss", *(name for name in others if name.endswith("/loss"))]
     scores = [name for name in others if not name.endswith("/loss")]
+    losing = [ended(record, name, words_of(name)) for name in losses]
     drawn = [
-        chart("losses", [*(ended(record, name, words_of(name)) for name in losses), *levels(record)], mark=mark),
+        chart("losses", [*losing, *levels(record, losses)], mark=mark),
         gradient(lines),
         chart("steps of the solves", [_curve(lines, f"{solve}/steps", solve) for solve in ("inner", "adjoint")]),
         *(chart("held-out figures", [ended(record, name) for name in group], mark=mark) for group in _alike(scores)),
@@ -77,7 +78,7 @@ def ended(record: Record, name: str, label: str = "") -> Curve:
     last = record.summary.get("final_outer_loss" if name == "outer/loss" else f"last_{key(name)}")
     if not curve.x or not isinstance(end, int) or not isinstance(last, int | float) or curve.x[-1] >= end:
         return curve
-    return Curve(curve.name, [*curve.x, float(end)], [*curve.y, float(last)])
+    return curve._replace(x=[*curve.x, float(end)], y=[*curve.y, float(last)])
 
 
 def words_of(name: str) -> str:
@@ -85,13 +86,12 @@ def words_of(name: str) -> str:
     return LOSSES.get(name, name)
 
 
-def levels(record: Record) -> list[Curve]:
-    """A level line for each baseline of the outer loss and of the losses on held-out data, over all steps."""
+def levels(record: Record, losses: Sequence[str]) -> list[Curve]:
+    """A level line over all steps for each baseline of these losses, in the colour of the loss."""
     end = float(record.summary.get("steps", 0))
-    names = [name for name in _numbers(record.lines) if name.endswith("/loss")]
     return [
-        Curve(f"{words_of(name)}: {words}", [0.0, end], [value, value])
-        for name in names
+        Curve(f"{words_of(name)}: {words}", [0.0, end], [value, value], like=place)
+        for place, name in enumerate(losses)
         for words, value in baselines_of(record.summary, name).items()
     ]
 
