@@ -28,8 +28,8 @@ ASIDE = (
 # What submitit, joblib and Ray raise where the process of a run has ended without an answer.
 LOST = ("UncompletedJobError", "TerminatedWorkerError", "WorkerCrashedError")
 ADVICE = (
-    "the process of a run ended before the run did (killed, or out of memory); the same command line, when the other "
-    "runs have ended, completes the sweep."
+    "the process of a run ended before the run did (killed, or out of memory); the same command line completes the "
+    "sweep."
 )
 _folders: list[Path] = []  # the folder of the sweep that this process runs
 
@@ -93,12 +93,29 @@ def goes_on(config: DictConfig) -> DictConfig:
     """
     context = HydraConfig.get()
     place = Path(context.runtime.output_dir)
-    record = place / ".hydra" / "config.yaml"
-    if context.mode != RunMode.MULTIRUN or config.get("resume") is not None or not record.is_file():
+    if context.mode != RunMode.MULTIRUN or config.get("resume") is not None or not record_of(place).is_file():
         return config
-    recorded = OmegaConf.load(record)
-    same = isinstance(recorded, DictConfig) and settled(recorded) == settled(config)
-    return merged(config, {"resume": str(place)}) if same else config
+    return merged(config, {"resume": str(place)}) if is_same(config, place) else config
+
+
+def record_of(place: Path) -> Path:
+    """The file with the settings of the run in a folder."""
+    return place / ".hydra" / "config.yaml"
+
+
+def is_same(config: DictConfig, place: Path) -> bool:
+    """Whether the run recorded in the folder has the settings of this one."""
+    recorded = OmegaConf.load(record_of(place))
+    return isinstance(recorded, DictConfig) and settled(recorded) == settled(config)
+
+
+def waits(config: DictConfig) -> bool:
+    """Whether this job waits for the process that is writing in its folder. It does in a sweep where that may be the
+    same run: the jobs of submitit go on when their driver is killed, and the same line may be started beside them."""
+    place = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode != RunMode.MULTIRUN or config.get("resume") is not None:
+        return False
+    return not record_of(place).is_file() or is_same(config, place)
 
 
 def conclude() -> None:

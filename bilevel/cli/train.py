@@ -9,6 +9,7 @@ import inspect
 import os
 import shlex
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from bilevel.cli.record import SettingsRecord
 from bilevel.cli.search import pruning
 from bilevel.cli.sentences import SettingsError, no_setting, unexpected
 from bilevel.cli.settings import merged
-from bilevel.cli.sweep import goes_on
+from bilevel.cli.sweep import goes_on, waits
 from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
@@ -44,17 +45,19 @@ from bilevel.training.checkpoint import Misfit
 from bilevel.training.conclusion import FAILED
 from bilevel.training.fit import Interrupted
 from bilevel.training.processes import ProcessLost, folder_of_all, leads, loss
-from bilevel.training.run_folder import CHECKPOINTS, RunFolder, free_folder
+from bilevel.training.run_folder import CHECKPOINTS, FolderHeld, RunFolder, free_folder
 from bilevel.training.samplers import beside
 from bilevel.training.trainer import Trainer
+
+BETWEEN_LOOKS = 0.5  # seconds between two looks at a folder in which another process is writing
 
 
 def train(config: DictConfig) -> float:
     """Runs the outer loop; returns the best outer loss, which is what Hydra's sweepers minimise."""
-    config = goes_on(config)
-    resumed = config.resume is not None
     join(config, in_sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
-    with claimed(resumed) as folder:
+    config, claim = entered(config)
+    resumed = config.resume is not None
+    with claim as folder:
         if resumed and (done := finished(folder.path, config)):
             if leads():
                 print(short(folder.path))
@@ -101,14 +104,34 @@ def of_storage(error: Exception) -> str:
     return full if full in str(error) else ""
 
 
+def entered(config: DictConfig) -> tuple[DictConfig, RunFolder]:
+    """The settings of the run and its folder, claimed for it. A job of a sweep goes on with what is there, and waits
+    for the end of another process that is writing the same run, so that nothing is computed twice."""
+    told = False
+    while True:
+        going = goes_on(config)
+        try:
+            return going, claimed(going.resume is not None)
+        except FolderHeld as held:
+            if not waits(config):
+                raise SettingsError(str(held)) from held
+            if not told:
+                print(f"bilevel: {str(held).partition(';')[0]}; waiting for its end.", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(BETWEEN_LOOKS)
+
+
 def claimed(resumed: bool) -> RunFolder:
-    """The folder of the run, claimed for it: the folder of the command line, else the first free one."""
+    """The folder of the run, claimed for it: the folder of the command line, else the first free one. `FolderHeld`
+    where another process is writing there; another refusal is a `SettingsError`."""
     hydra = HydraConfig.get()
     wanted = Path(hydra.runtime.output_dir)
     asked = any(one.startswith(("hydra.run.dir=", "hydra.sweep.")) for one in hydra.overrides.hydra)
     named = resumed or asked or hydra.mode == RunMode.MULTIRUN
     try:
         folder = folder_of_all(lambda: RunFolder(wanted, resume=resumed) if named else free_folder(wanted))
+    except FolderHeld:
+        raise
     except ValueError as error:
         raise SettingsError(str(error)) from error
     if folder.path != wanted:

@@ -22,6 +22,7 @@ from bilevel.tasks.perceptrons import first_weights, perceptron
 
 METHODS = ("sgd", "adam")
 PARTS = 10  # of the training, each with its learning rate
+SOFTENED = 1e-8  # under Adam's root, whose derivative is infinite where a gradient was 0 at every step: a black pixel's
 GRID = tuple(10.0 ** (0.25 * power) for power in range(-10, 3))  # the constant rates of the baseline
 
 
@@ -117,7 +118,7 @@ def descent(hparams: HParams, steps: int, method: str) -> optax.GradientTransfor
     rates, momentum = jnp.exp(hparams["log_rates"]), jax.nn.sigmoid(hparams["momentum"])
     schedule: Any = lambda count: rates[jnp.asarray(count) * PARTS // steps]
     if method == "adam":
-        return optax.adam(schedule, b1=momentum)
+        return optax.adam(schedule, b1=momentum, eps_root=SOFTENED)
     return optax.sgd(schedule, momentum=momentum)
 
 

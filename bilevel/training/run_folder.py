@@ -22,13 +22,17 @@ class FolderTaken(ValueError):
     """The folder holds a run, or one is writing there."""
 
 
+class FolderHeld(FolderTaken):
+    """Another process is writing a run in the folder."""
+
+
 class RunFolder:
     """A claim on the folder of a run, taken before anything else in the folder is written and held until it is left.
 
     The claim is a lock on ``run.lock``; the operating system releases it when the process ends, even by a kill. With
     ``resume`` the folder may hold a run that ended; without, it may hold none. ``claim=False`` claims nothing: other
-    processes of a run enter the folder that its first one holds. Raises `FolderTaken` where another process holds the
-    claim or a run is there already, ValueError for a name that checkpoints cannot be stored under.
+    processes of a run enter the folder that its first one holds. Raises `FolderHeld` where another process holds the
+    claim, `FolderTaken` where a run is there already, ValueError for a name that checkpoints cannot be stored under.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place, RunFolder(place) as folder:
@@ -69,7 +73,7 @@ class RunFolder:
         except OSError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
-            raise FolderTaken(f"{self.path}: {holder} is writing a run there; wait for its end.") from None
+            raise FolderHeld(f"{self.path}: {holder} is writing a run there; wait for its end.") from None
         if not self._is_there(descriptor):  # a run that wrote nothing has just removed its folder
             os.close(descriptor)
             return self._locked()

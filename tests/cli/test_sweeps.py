@@ -1,8 +1,11 @@
 """A sweep has an identity: the same command line completes what an earlier start of it left, and repeats nothing."""
 
+import contextlib
+import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ from hydra.types import RunMode
 from bilevel.cli.choices import configs
 from bilevel.cli.sweep import identity
 from bilevel.loggers import read_json_lines
+from bilevel.training import RunFolder
 
 STEPS = 30
 SWEEP = ("task._target_=mine.shrinkage", f"trainer.steps={STEPS}", "trainer.checkpoint_every=1", "logger=none")
@@ -118,7 +122,7 @@ def test_a_killed_worker_of_submitit_is_made_up_for_by_the_same_line(bilevel, fo
         (place,) = (folder / "multirun").iterdir()
         os.kill(int((place / "1" / "run.lock").read_text().split()[1]), signal.SIGKILL)
         _, told = process.communicate(timeout=250)
-    assert process.returncode == 1 and "the same command line, when the other runs have ended" in told, told
+    assert process.returncode == 1 and "the same command line completes the sweep" in told, told
     assert "Traceback" not in told and "UncompletedJobError" not in told
     others = [place / number / "summary.json" for number in ("0", "2")]
     wait_until(lambda: all(summary.exists() for summary in others))
@@ -128,6 +132,50 @@ def test_a_killed_worker_of_submitit_is_made_up_for_by_the_same_line(bilevel, fo
     assert done.returncode == 0, done.stderr
     assert [summary.stat().st_mtime_ns for summary in others] == ends
     check_whole(folder)
+
+
+@pytest.mark.slow
+def test_the_runs_of_submitit_that_outlive_their_driver_are_waited_for(folder, environment):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the launcher of submitit is an extra")
+    line = ("-m", "hydra/launcher=submitit", *SWEEP, f"task.features={','.join(map(str, FEATURES))}", "report=false")
+    start = functools.partial(
+        subprocess.Popen, [sys.executable, "-m", "bilevel", *line], cwd=folder, env=environment, text=True
+    )
+    with start(stderr=subprocess.PIPE) as process:
+        wait_for(lambda: list(folder.glob("multirun/*/1/checkpoints/*")), process)
+        (place,) = (folder / "multirun").iterdir()
+        orphan = int((place / "1" / "run.lock").read_text().split()[1])
+        os.kill(orphan, signal.SIGSTOP)  # so that the second start meets it
+        process.kill()
+    try:
+        assert not (place / "1" / "summary.json").exists()
+        with start(stderr=subprocess.PIPE) as process:
+            logs = lambda: "".join(log.read_text() for log in place.glob(".submitit/*/*.err"))
+            wait_for(lambda: f"process {orphan} on" in logs(), process)
+            assert "is writing a run there; waiting for its end." in logs()
+            os.kill(orphan, signal.SIGCONT)
+            _, told = process.communicate(timeout=250)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGCONT)
+    assert process.returncode == 0, told
+    check_whole(folder)
+
+
+@pytest.mark.slow
+def test_a_job_waits_for_the_process_that_writes_its_run(folder, environment):
+    command = [sys.executable, "-m", "bilevel", "-m", *SWEEP, "task.features=4", "output=sweep", "report=false"]
+    with RunFolder(folder / "sweep" / "0") as held:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "is writing a run there" in line)
+        assert told.endswith(
+            f"process {os.getpid()} on {socket.gethostname()} is writing a run there; waiting for its end.\n"
+        )
+        assert sorted(path.name for path in held.path.iterdir()) == ["run.lock"]
+    _, told = process.communicate(timeout=250)
+    assert process.returncode == 0, told
+    assert json.loads((folder / "sweep" / "0" / "summary.json").read_text())["status"] == "completed"
 
 
 def wait_for(condition, process, seconds=200):

@@ -100,6 +100,7 @@ class InteriorPoint(Solver, ProgramSolver):
         after, trials = iterate.moved(jnp.ones((), iterate.primal.dtype), direction.step), jnp.int32(0)
         if instance.searches:
             after, trials, guard = step_along(program, scale, here, iterate, direction)
+            after = after.represented()
         params = program.unpack(after.primal, after.equality_dual, scale * after.inequality_dual)
         code = judge(program, scale, here, iterate, direction.step.primal)
         counts = state.counts.plus(gradients=trials + 4, factorizations=direction.factorizations)

@@ -26,6 +26,15 @@ class Iterate(NamedTuple):
         lengths = (length, length, length if dual is None else dual, length)
         return Iterate(*(value + by * change for by, value, change in zip(lengths, self, step, strict=True)))
 
+    def represented(self) -> Iterate:
+        """With slacks whose inverse is a number.
+
+        At the floor of the precision each step divides the slack of an active row by up to 200, and in float32 a
+        dozen such steps reach zero, where multiplier / slack is NaN.
+        """
+        least = jnp.sqrt(jnp.finfo(self.slack.dtype).smallest_normal)
+        return self._replace(slack=jnp.maximum(self.slack, least))
+
 
 class Direction(NamedTuple):
     step: Iterate
