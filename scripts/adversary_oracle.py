@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TINY = 1e-30
+FARTHEST = 1e4  # times the size of the point: the longest step of the oracle
 NAMES = ("ridge", "shift", "weight")
 
 
@@ -40,10 +41,17 @@ class Oracle:
         return w - self.prox(w - self.step * self.slope(w, theta), self.step, theta)
 
     def scaled(self, w: np.ndarray, theta: np.ndarray) -> Oracle:
-        """The same with the step 1 / ||H||, at which neither F nor its Newton matrix is badly scaled."""
+        """The same with the step 1 / ||H||, at which neither F nor its Newton matrix is badly scaled.
+
+        Where the loss is flat, its slope sets the step: a point far outside of the set loses the digits of its
+        projection.
+        """
         hessian = jacobian(lambda x: self.slope(x, theta), w)
         size = float(np.linalg.norm(hessian, 2)) if np.all(np.isfinite(hessian)) else 0.0
-        return Oracle(self.slope, self.prox, self.outer, 1 / size if size > 0 else 1.0)
+        step, slope = 1 / size if size > 0 else 1.0, float(np.linalg.norm(self.slope(w, theta)))
+        if np.isfinite(slope):
+            step = min(step, FARTHEST * (1 + float(np.linalg.norm(w))) / max(slope, TINY))
+        return Oracle(self.slope, self.prox, self.outer, step)
 
     def system(self, w: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(I - J (I - s H), J, H)."""

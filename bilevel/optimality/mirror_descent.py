@@ -12,7 +12,7 @@ from bilevel.foundation.trees import axpy, subtract
 from bilevel.foundation.typing import Counts, Params, PyTree, Scalar
 from bilevel.implicit.mapping import Mapping, System
 from bilevel.optimality.geometry import Geometry, Linearized
-from bilevel.optimality.proximal_gradient import ProximalGradient, inverse_norm, reduced_system, times
+from bilevel.optimality.proximal_gradient import ProximalGradient, local_step, reduced_system, times
 
 
 def no_mirror_map(params: Params) -> PyTree:
@@ -100,8 +100,8 @@ class MirrorDescent(Mapping):
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> MirrorDescent:
         params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
-        _, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
-        return replace(self, step_size=jax.lax.stop_gradient(inverse_norm(hessian, params)))
+        gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
+        return replace(self, step_size=jax.lax.stop_gradient(local_step(gradient, hessian, params)))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         gradient = jax.grad(self.loss)(params, *args, **kwargs)

@@ -18,6 +18,7 @@ from bilevel.losses.least_squares import linearized
 from bilevel.penalties.base import Penalty, not_known
 
 ROUNDING = 100.0  # units of roundoff of a point that count as zero
+FARTHEST = 1e4  # times the size of the params: the longest step of a localized condition
 POWERS = 3  # steps of the power iteration that finds a step size
 
 
@@ -38,6 +39,14 @@ def inverse_norm(hessian: LinearMap, params: Params) -> jax.Array:
     start = tree_of_signs(params)
     _, size = jax.lax.fori_loop(0, POWERS, advance, (start, norm(start)))
     return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 1)
+
+
+def local_step(gradient: PyTree, hessian: LinearMap, params: Params) -> jax.Array:
+    """1 / ||H||, but no step beyond `FARTHEST` times the size of the params. A flat loss allows any step, but far
+    outside of a set the derivative of its projection is rounding, which such a step multiplies."""
+    slope, step = norm(gradient), inverse_norm(hessian, params)
+    longest = FARTHEST * (1 + norm(params)) / jnp.where(slope > 0, slope, 1)
+    return jnp.where(slope > 0, jnp.minimum(step, longest), step).astype(step.dtype)
 
 
 def visible(params: Params, step: PyTree) -> jax.Array:
@@ -88,7 +97,7 @@ class ProximalGradient(Mapping):
         return cls(loss, prox, kinks=lambda point, step, hparams, batch: penalty.kinks(point, step, hparams))
 
     prox_calls: ClassVar[int] = 1
-    localization: ClassVar[Counts] = Counts(hessian_products=POWERS)
+    localization: ClassVar[Counts] = Counts(gradients=1, hessian_products=POWERS)
     inspection: ClassVar[Counts] = Counts(gradients=1)
     preparation: ClassVar[Counts] = Counts(gradients=1)
 
@@ -115,8 +124,8 @@ class ProximalGradient(Mapping):
 
     def localize(self, params: Params, *args: PyTree, **kwargs: PyTree) -> ProximalGradient:
         params, args, kwargs = jax.lax.stop_gradient((params, args, kwargs))
-        _, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
-        return replace(self, step_size=jax.lax.stop_gradient(inverse_norm(hessian, params)))
+        gradient, hessian = jax.linearize(lambda w: jax.grad(self.loss)(w, *args, **kwargs), params)
+        return replace(self, step_size=jax.lax.stop_gradient(local_step(gradient, hessian, params)))
 
     def faces(self, params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         point = axpy(-self.step_size, jax.grad(self.loss)(params, *args, **kwargs), params)
