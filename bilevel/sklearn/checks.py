@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.metrics import get_scorer_names
 from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d
@@ -20,7 +21,6 @@ from sklearn.utils.validation import (
 
 from bilevel.sklearn.estimators import Family
 from bilevel.sklearn.folds import Data, Folds
-from bilevel.sklearn.lanes import rows_for
 from bilevel.sklearn.statements import Kind
 
 
@@ -31,6 +31,23 @@ class Rows(NamedTuple):
     X: Any
     y: np.ndarray
     weights: np.ndarray
+
+
+def names(search: Any, steps: Pipeline | None, found: Rows, stated: dict[str, Any]) -> list[str] | None:
+    """The names of the columns that the estimator gets: those of X, or those that the steps before it give.
+
+    The steps are fitted for that on all rows, if the space has names and the steps know what they give."""
+    if steps is None:
+        own = getattr(search, "feature_names_in_", None)
+        return None if own is None else list(own)
+    groups = [group for one in stated.values() if isinstance(one, list) for group in one if isinstance(group, list)]
+    if not any(isinstance(member, str) for group in groups for member in group):
+        return None
+    fitted: Any = clone(steps).fit(found.X, found.y)
+    try:
+        return list(fitted.get_feature_names_out())
+    except (AttributeError, ValueError):  # a step without that method, or that got no names
+        return None
 
 
 def scorers() -> list[str]:
@@ -113,7 +130,5 @@ def kind(last: Any, family: Family, folds: Folds, data: Data) -> Kind:
     elif data.targets.ndim == 2:
         columns = data.targets.shape[1]
     intercept, features = bool(getattr(last, "fit_intercept", False)), folds.inputs.shape[-1]
-    kernel, pair = (last.kernel if family.kernel else ""), 0
-    if loss == "c_svm" and columns:
-        pair = rows_for(int(np.sum(np.sort(np.bincount(data.targets))[-2:])))
-    return Kind(loss, family.reduction, intercept, features, columns, False, True, family.setting(last), kernel, pair)
+    kernel = last.kernel if family.kernel else ""
+    return Kind(loss, family.reduction, intercept, features, columns, False, True, family.setting(last), kernel)

@@ -73,6 +73,7 @@ def single(objective: Objective, scan: bool, max_iter: int, start: np.ndarray | 
     space = objective.space
     ends = [(one.low, one.high) for one in space.parameters]
     begin = np.array([one.start for one in space.parameters]) if start is None else start
+    known: dict[bytes, Step] = {}
     if scan:
         trials = [begin.copy() for _ in range(SCANNED)]
         for trial, place in zip(trials, np.linspace(0.1, 0.9, SCANNED), strict=True):
@@ -80,13 +81,14 @@ def single(objective: Objective, scan: bool, max_iter: int, start: np.ndarray | 
         found = [objective.at(space.tied(trial)) for trial in trials]
         losses = [np.inf if objective.failed(step) else step.loss for step in found]
         begin = trials[int(np.argmin(losses))]
-    return _descend(objective, begin, np.array(ends), max_iter, space.tied, space.summed)
+        known = {begin.tobytes(): found[int(np.argmin(losses))]}
+    return _descend(objective, begin, np.array(ends), max_iter, space.tied, space.summed, known)
 
 
 def many(objective: Objective, start: np.ndarray, max_iter: int) -> Step:
     """The point that a descent in all unknowns reaches."""
     same = lambda u: u
-    return _descend(objective, start, objective.space.bounds, max_iter, same, same)
+    return _descend(objective, start, objective.space.bounds, max_iter, same, same, {})
 
 
 def _descend(
@@ -96,14 +98,16 @@ def _descend(
     max_iter: int,
     spread: Callable[[np.ndarray], np.ndarray],
     summed: Callable[[np.ndarray], np.ndarray],
+    known: dict[bytes, Step],
 ) -> Step:
-    """The best point of L-BFGS-B, in units in which its first step, which is the gradient, moves by a factor of e."""
-    known: dict[bytes, Step] = {}
+    """The best point of L-BFGS-B, in units in which its first step, which is the gradient, moves by a factor of e.
+
+    ``known``: the steps that need no evaluation, by their point."""
     unit = 0.0
 
     def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal unit
-        step = objective.at(spread(x.copy()))
+        step = known.get(x.tobytes()) or objective.at(spread(x.copy()))
         if objective.failed(step):
             return FAILED, np.zeros_like(x)
         known[x.tobytes()] = step

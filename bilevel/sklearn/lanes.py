@@ -39,8 +39,7 @@ def program_of(kind: Kind) -> tuple[Program, Callable]:
     if not kind.kernel and np.prod(kind.shape) > DENSE:
         return _general(kind)
     if kind.kernel:
-        solve = _machine(kind)
-        one = lambda hparams, inner, outer, start: solve(hparams, inner, outer)
+        one = lambda hparams, inner, outer, start: kernels.kernel_ridge(kind.kernel, hparams, inner, outer)
     else:
         one = functools.partial(newton.answer, statement(kind))
 
@@ -53,15 +52,6 @@ def program_of(kind: Kind) -> tuple[Program, Callable]:
         return _over(answer, folds, hparams, start)
 
     return Program(lanes), lambda hparams, folds: _start(kind, folds)
-
-
-def _machine(kind: Kind) -> Callable:
-    """(hparams, inner, outer) -> answer, of a kernel machine."""
-    if kind.loss == "c_svm" and kind.columns:
-        return kernels.one_against_one(kind.kernel, kind.columns, kind.pair)
-    return functools.partial(
-        kernels.kernel_ridge if kind.loss == "kernel_ridge" else kernels.support_vectors, kind.kernel
-    )
 
 
 def _start(kind: Kind, folds: tuple) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 DECADES = 1e4  # the range around a starting value, up and down
+SHOWN = 5  # names of columns in a sentence
 EDGE = 1e-3  # an l1_ratio stays this far from 0 and 1, where one of the two penalties vanishes
 
 
@@ -110,7 +111,8 @@ def _groups(name: str, stated: Any, features: int, names: list[str] | None) -> t
         for member in group:
             place = names.index(member) if isinstance(member, str) and names and member in names else member
             if not isinstance(place, int | np.integer) or not 0 <= place < features:
-                raise ValueError(f"{member!r} in group {number} of {name} is no column of X.")
+                there = f", as the estimator gets it: its columns are {_listed(names)}" if names else ""
+                raise ValueError(f"{member!r} in group {number} of {name} is no column of X{there}.")
             if index[place] >= 0:
                 raise ValueError(f"Column {member!r} is in two groups of {name}.")
             index[place] = number
@@ -118,3 +120,7 @@ def _groups(name: str, stated: Any, features: int, names: list[str] | None) -> t
         left = np.flatnonzero(index < 0)[:5].tolist()
         raise ValueError(f"The groups of {name} leave out the columns {left}: put every column in one group.")
     return index[:, None], len(groups)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

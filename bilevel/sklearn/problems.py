@@ -1,4 +1,4 @@
-"""The problem of the folds: on all columns, or on those that an l1 penalty needs."""
+"""The problem of the folds: on all columns, on those that an l1 penalty needs, or on the support vectors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 from bilevel.sklearn.columns import SLOPES, WIDE, OnColumns
 from bilevel.sklearn.folds import Data, Folds, dense, training_weights
 from bilevel.sklearn.lanes import Problem
+from bilevel.sklearn.machines import Machines
 from bilevel.sklearn.space import Space
 from bilevel.sklearn.statements import Kind
 
 
 def problem_of(kind: Kind, folds: Folds, targets: np.ndarray, used: np.ndarray) -> Any:
     """The problem on all columns, or, where an l1 penalty leaves out most of them, on those that it needs."""
+    if kind.loss == "c_svm":
+        return Machines(kind, folds, targets, used)
     if kind.l1 and kind.loss in SLOPES and kind.features > WIDE:
         return OnColumns(kind, folds, targets, used)
     return Problem(kind, folds, targets, used)

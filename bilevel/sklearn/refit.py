@@ -17,35 +17,36 @@ from sklearn.utils.validation import has_fit_parameter
 
 from bilevel.sklearn.folds import dense, gamma_of
 from bilevel.sklearn.homotopy import LARGEST, path_of
+from bilevel.sklearn.machines import MOST, tolerance
 from bilevel.sklearn.space import Space
 
-TIGHT = 1e-10  # LIBSVM's tolerance for the machine that is fitted on all rows; in units of a margin
-ROUNDING = 1e-14  # relative rounding of a sum of duals times kernel entries
-MOST = 10**6  # steps of LIBSVM for it
 
-
-def model(estimator: Any, params: np.ndarray, classes: np.ndarray | None) -> Any:
-    """A clone of a linear estimator that has these coefficients, the last row of ``params`` being the intercept."""
-    own: Any = clone(estimator)
+def model(own: Any, params: np.ndarray, classes: np.ndarray | None) -> None:
+    """Gives a linear estimator these coefficients, the last row of ``params`` being the intercept."""
     write(own, params)
     own.n_features_in_ = own.coef_.shape[-1]
     if classes is not None:
         own.classes_ = classes
     if hasattr(own, "_get_loss"):  # PoissonRegressor predicts through the link of its loss
         own._base_loss = own._get_loss()
-    return own
 
 
-def machine(estimator: Any, logs: dict[str, np.ndarray], inputs: np.ndarray, targets: Any, weights: np.ndarray) -> Any:
-    """A kernel machine fitted on the rows of positive weight, at these log penalties."""
-    own: Any = clone(estimator)
+def machine(own: Any, logs: dict[str, np.ndarray], inputs: np.ndarray, targets: Any, weights: np.ndarray) -> None:
+    """Fits a kernel machine on the rows of positive weight, at these log penalties.
+
+    The inputs of an rbf kernel are those of `in_units`."""
     strength, rows = float(np.exp(logs["strength"][0, 0])), weights > 0
     own.set_params(**({"C": 1 / strength} if hasattr(own, "C") else {"alpha": strength}))
     if hasattr(own, "class_weight"):
         own.set_params(class_weight=None)  # the weights include the class weights
     if own.kernel == "rbf":
-        own.set_params(kernel=ard(np.exp(logs["gamma"][:, 0])))
-    return own.fit(inputs[rows], targets[rows], sample_weight=weights[rows])
+        own.set_params(gamma=1.0)
+    own.fit(inputs[rows], targets[rows], sample_weight=weights[rows])
+
+
+def in_units(estimator: Any, logs: dict[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:
+    """The inputs of a kernel machine, times the roots of gamma for an rbf kernel."""
+    return inputs * np.exp(0.5 * logs["gamma"][:, 0]) if estimator.kernel == "rbf" else inputs
 
 
 def ard(gamma: np.ndarray) -> RBF:
@@ -93,9 +94,8 @@ def tightly(machine: SVC, X: Any, y: np.ndarray, **given: Any) -> None:
     """
     largest = float(np.max(given.get("sample_weight", 1.0))) * machine.C * len(y)
     size = float(np.max(np.sum(dense(X) ** 2, axis=1))) if machine.kernel == "linear" else 1.0  # of the kernel
-    reached = ROUNDING * largest * size
     own = {name: getattr(machine, name) for name in ("tol", "max_iter", "gamma")}
-    machine.set_params(tol=min(machine.tol, max(TIGHT, reached)), max_iter=MOST)
+    machine.set_params(tol=min(machine.tol, tolerance(largest, size)), max_iter=MOST)
     if "sample_weight" in given:
         machine.set_params(gamma=gamma_of(machine.gamma, dense(X), given["sample_weight"]))
     try:

@@ -8,24 +8,29 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 
 from bilevel.sklearn.descent import Step
 from bilevel.sklearn.folds import Data, Folds
 from bilevel.sklearn.lanes import Lanes
-from bilevel.sklearn.refit import machine, model
+from bilevel.sklearn.refit import in_units, machine, model
 from bilevel.sklearn.space import Space
 
 
-def score_of(scorer: Any, last: Any, lanes: Lanes, lane: int, folds: Folds, data: Data) -> float:
-    """The score of a fold's model on its validation rows."""
+def score_of(scorer: Any, own: Any, lanes: Lanes, lane: int, folds: Folds, data: Data) -> float:
+    """The score of a fold's model on its validation rows.
+
+    ``own`` is a clone of the estimator, which becomes that model. One serves all folds and steps, because a clone takes
+    longer than a score."""
     rows = folds.splits[lane][1]
     inputs = folds.inputs if folds.inputs.ndim == 2 else folds.inputs[lane]
     targets = data.targets if data.classes is None else data.classes[data.targets]
     if "strength" in lanes.logs:
-        own = machine(last, lanes.logs, inputs, targets, folds.train[lane])
+        inputs = in_units(own, lanes.logs, inputs)
+        machine(own, lanes.logs, inputs, targets, folds.train[lane])
     else:
-        own = model(last, lanes.params[lane], data.classes)
+        model(own, lanes.params[lane], data.classes)
     return float(scorer(own, inputs[rows], _safe_indexing(targets, rows)))
 
 
@@ -70,7 +75,8 @@ class Report:
 
     def table(self) -> dict[str, Any]:
         lanes = range(len(self.folds.splits))
-        scored = lambda step, lane: score_of(self.scorer, self.last, step.lanes, lane, self.folds, self.data)
+        own = clone(self.last)
+        scored = lambda step, lane: score_of(self.scorer, own, step.lanes, lane, self.folds, self.data)
         with config_context(assume_finite=True, skip_parameter_validation=True):  # checked, and checks take longest
             scores = np.array([[scored(step, lane) for lane in lanes] for step in self.steps])
         params = [self.params(step) for step in self.steps]

@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import Pipeline
@@ -130,9 +130,9 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         splits = self._splits(checked, groups, data)
         folds = folds_of(steps, checked.X, checked.y, splits, data, self.n_jobs)
         kind = checks.kind(last, family, folds, data)
-        names = getattr(self, "feature_names_in_", None)
+        names = checks.names(self, steps, checked, stated)
         shape = (kind.features, max(kind.columns, 1))
-        space = space_of(stated, last, family, shape, None if names is None or steps is not None else list(names))
+        space = space_of(stated, last, family, shape, names)
         kind = kind._replace(l1=space.l1, l2=space.l2)
         if kind.kernel == "rbf" and space.gamma is None:
             folds = in_units_of_gamma(folds, last, data)
@@ -195,8 +195,10 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
     def _score(self, last: Any, data: Data) -> guard.Score:
         """The user's score on held-out rows, for the guard's choice."""
 
+        own = clone(last)
+
         def score(lane: int, lanes: Lanes, folds: Folds) -> float:
-            return -results.score_of(self.scorer_, last, lanes, lane, folds, data)
+            return -results.score_of(self.scorer_, own, lanes, lane, folds, data)
 
         return score
 

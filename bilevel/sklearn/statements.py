@@ -35,7 +35,6 @@ class Kind(NamedTuple):
     l2: bool
     setting: float = 0.0  # the number that the loss takes, such as Huber's threshold
     kernel: str = ""  # of a kernel machine
-    pair: int = 0  # rows of the largest pair of classes, where each pair is a machine of its own
 
     @property
     def tail(self) -> int:

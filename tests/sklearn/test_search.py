@@ -37,7 +37,8 @@ from bilevel.sklearn import HypergradientSearchCV, checks
 from bilevel.sklearn.descent import Objective
 from bilevel.sklearn.estimators import family_of
 from bilevel.sklearn.folds import Data, folds_of
-from bilevel.sklearn.lanes import Problem, program_of
+from bilevel.sklearn.lanes import program_of
+from bilevel.sklearn.problems import problem_of
 from bilevel.sklearn.space import space_of
 from bilevel.sklearn.statements import Kind
 from bilevel.sklearn.sure import PROBES
@@ -225,7 +226,7 @@ def test_the_gradient_is_the_derivative(estimator, stated, y):
     kind = checks.kind(estimator, family, folds, data)
     space = space_of(stated, estimator, family, (P, max(kind.columns, 1)), None)
     kind = kind._replace(l1=space.l1, l2=space.l2)
-    objective = Objective(Problem(kind, folds, data.targets, np.array([True, True, False])), space, shrinkage=0.1)
+    objective = Objective(problem_of(kind, folds, data.targets, np.array([True, True, False])), space, shrinkage=0.1)
     u = np.linspace(-3.0, -2.0, len(space.start)) * (1 if space.l1 else -1 if family.inverse else 1)
     step = 1e-4
     numeric = [
@@ -279,6 +280,18 @@ def test_a_data_frame_keeps_its_names():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search.predict(frame)
+
+
+def test_groups_of_a_pipeline_name_the_columns_that_its_estimator_gets():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(X, columns=list("abcd"))
+    stated = {"logisticregression__C": [["d", "b"], ["a", "c"]]}
+    search = HypergradientSearchCV(make_pipeline(StandardScaler(), EXACT), stated, cv=3, guard="off", max_iter=2)
+    by_place = copy(search).set_params(space={"logisticregression__C": [[3, 1], [0, 2]]}).fit(frame, BINARY)
+    found = search.fit(frame, BINARY).best_params_["logisticregression__C"]
+    assert_allclose(found, by_place.best_params_["logisticregression__C"])
+    with pytest.raises(ValueError, match="no column of X, as the estimator gets it: its columns are a, b, c, d"):
+        copy(search).set_params(space={"logisticregression__C": [["e"], ["a"]]}).fit(frame, BINARY)
 
 
 @pytest.mark.slow
@@ -453,7 +466,7 @@ def test_repeated_rows_have_a_gradient(kernel):
     estimator = SVC(kernel=kernel)
     space = space_of({"C": (1e-3, 1e3)}, estimator, family_of(estimator), (2, 1), None)
     kind = checks.kind(estimator, family_of(estimator), folds, data)
-    objective = Objective(Problem(kind, folds, data.targets, np.ones(2, bool)), space)
+    objective = Objective(problem_of(kind, folds, data.targets, np.ones(2, bool)), space)
     for place in (-2.0, 0.3, 4.0):
         ends = [objective.at(np.array([place + sign * 1e-5])) for sign in (1, -1)]
         assert not any(map(objective.failed, ends))

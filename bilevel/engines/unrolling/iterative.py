@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
+from bilevel.engines.implicit_function.active_face import face_within
+from bilevel.engines.implicit_function.linearization import Nearness, evaluation_counts, localized, slope_change
 from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
 from bilevel.engines.unrolling.left_over import Derivative, inspection, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
@@ -99,7 +101,38 @@ def reported(
 ) -> Report:
     """The report, with the error estimate that was asked for."""
     report = report_of(task, outcome, grad, derivative)
-    return audited(task, point, outcome, grad, report) if accuracy == "estimate" else report
+    if accuracy == "estimate":
+        return audited(task, point, outcome, grad, report)
+    return report if derivative.truncated else looked_around(task, point, outcome, grad, report)
+
+
+def looked_around(task: Task, point: Point, outcome: Outcome, grad: HParams, report: Report) -> Report:
+    """The report with what two gradients of the outer loss and one look at the face say of the way to the solution.
+
+    Where the solution may lie on another face, its derivative is another one, and only the order of magnitude of the
+    error is known: that of the gradient. It is not known (infinite) where the gradient on this face is zero.
+    """
+    frozen: Outcome
+    frozen, hparams, size = jax.lax.stop_gradient((outcome, point.hparams, trees.norm(grad)))
+    params, point = frozen.params, point._replace(hparams=hparams)
+    mapping, counts = localized(task, point, params)
+    residual = mapping(params, hparams, point.inner_batch)
+    reach = jnp.maximum(trees.norm(residual), frozen.distance * trees.norm(params))
+    cotangent = jax.grad(task.outer)(params, hparams, point.outer_batch)
+    slope = slope_change(task, point, params, cotangent, residual, reach)
+    inner = Nearness(frozen.distance, slope, size, size).error()
+    face = face_within(mapping, point, params, reach)
+    error = inner + report.error_adjoint
+    unknown = jnp.where(size > 0, jnp.maximum(error, size), jnp.inf)
+    looks = counts.add(evaluation_counts(mapping)).add(mapping.inspection).plus(gradients=2)
+    return replace(
+        report,
+        error_estimate=jnp.where(face.weakly_active > 0, unknown, error),
+        error_inner=inner,
+        margin=face.margin,
+        weakly_active=face.weakly_active,
+        counts=report.counts.add(looks),
+    )
 
 
 def report_of(task: Task, outcome: Outcome, grad: HParams, derivative: Derivative) -> Report:

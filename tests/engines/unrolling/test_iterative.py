@@ -193,3 +193,24 @@ def test_the_start_of_an_interior_point_method_stays_visible():
     assert error > 1e-3 * float(jnp.linalg.norm(exact))
     assert 1e-4 < float(report.adjoint_residual) < 1
     assert error < 10 * float(report.error_estimate)
+
+
+@pytest.mark.parametrize("engine", [bl.Unrolled(), bl.Forward()])
+def test_a_loose_solution_near_a_kink_says_that_its_face_is_not_known(engine):
+    """w0 is 0 at the solution, and its derivative is 0; the steps stop before they reach it."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * jnp.sum((w - jnp.stack([h, 5.2])) ** 2),
+        init=lambda key, h: jnp.array([1.0, 5.0]),
+        penalty=bl.L1(0.2),
+        solver=bl.ProximalGradient(step_size=0.1, tol=0.1),
+    )
+    task = bl.Task(
+        inner=inner,
+        outer_loss=lambda w, h, batch: w[0],
+        init_hparams=lambda key: jnp.array(0.19),
+        batches=bl.full_batch(0.0, 0.0),
+    )
+    _, grad, report = bl.hypergradient(task, jnp.array(0.19), engine)
+    assert int(report.weakly_active) == 1
+    np.testing.assert_allclose(report.margin, 0.01, rtol=1e-6)
+    assert float(report.error_estimate) >= abs(float(grad)) > 0.5
