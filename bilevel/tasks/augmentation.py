@@ -13,7 +13,7 @@ from bilevel.batches import full_batch
 from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import softmax
 
 NAMES = ("smoothing", "noise", "dropout", "penalty")
@@ -76,8 +76,12 @@ def augmentation(
     def baselines() -> dict[str, Any]:
         none = {**begin, "smoothing": -40.0, "noise": -40.0, "dropout": -40.0}
         params = inner.solve(jax.tree.map(jnp.asarray, none), (fitted, blurs)).params
-        right = evaluate(params, jax.tree.map(jnp.asarray, none))["test/accuracy"]
-        return {"baseline/validation_loss": float(mean_loss(params, chosen)), "baseline/test_accuracy": float(right)}
+        scores = evaluate(params, jax.tree.map(jnp.asarray, none))
+        return {
+            "baseline/validation_loss": float(mean_loss(params, chosen)),
+            "baseline/test/loss": float(scores["test/loss"]),
+            "baseline/test/accuracy": float(scores["test/accuracy"]),
+        }
 
     return Task(
         inner=inner,
@@ -86,6 +90,7 @@ def augmentation(
         batches=full_batch((fitted, blurs), chosen),
         evaluate=evaluate,
         baselines=baselines,
+        headline=Headline("test/loss", "test loss", {"baseline/test/loss": "without blurs"}),
         natural=lambda hparams: {name: np.asarray(value) for name, value in natural(hparams).items()},
         precision=precision,
         name="augmentation",
