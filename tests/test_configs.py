@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import bilevel as bl
 from bilevel.cli.generated import register
+from bilevel.task import no_baselines
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("data", "engine", "experiment", "logger", "optimizer", "solver", "task", "trainer")
@@ -76,6 +77,17 @@ def test_every_file_begins_with_the_command_that_uses_it(path):
     group = path.relative_to(CONFIGS).parts[0] if path.parent != CONFIGS else ""
     if group in GROUPS and path.stem != "default" and path.stem != "own":
         assert f"{group}={path.relative_to(CONFIGS / group).with_suffix('')}" in comments[0]
+
+
+@pytest.mark.parametrize("choice", [one for one in CHOICES if one.startswith("task=") and one != "task=own"])
+def test_a_shipped_task_says_what_its_result_stands_beside(choice, monkeypatch, request):
+    """A headline with baselines in words of its own, and functions that measure them."""
+    root = str(request.getfixturevalue("data_root")) if choice == "task=meta_omniglot" else ""
+    monkeypatch.delenv("BILEVEL_DATA", raising=False)
+    task = instantiate(composed(choice, f"data.root={root}" if root else "seed=0").task)
+    assert task.headline.against and all(words != "of the baseline" for words in task.headline.against.values())
+    of_metrics = choice in ("task=few_shot_sinusoid", "task=meta_sinusoid")  # before and after adaptation
+    assert of_metrics or task.baselines is not no_baselines
 
 
 def test_no_name_is_a_boolean_of_yaml():

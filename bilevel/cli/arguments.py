@@ -64,6 +64,7 @@ def translate(arguments: list[str]) -> list[str]:
             "distributed.coordinator is of one run: leave out --multirun, or distribute the runs of the sweep by "
             "hydra/launcher=ray_cluster."
         )
+    refuse_no_folder(overrides)
     overrides = [in_full(one, flags, overrides) for one in overrides]
     directory, origin = (folder_of(overrides, name) for name in ("resume", "fork"))
     if directory and origin:
@@ -128,6 +129,19 @@ def refuse_words(flags: list[str]) -> None:
         elif last not in TAKES_VALUE:
             guess = meant(word, (*COMMANDS, *WITHOUT_SETTINGS))
             raise SettingsError(f"{word}: settings are given as NAME=VALUE{guess}.")
+
+
+def refuse_no_folder(overrides: list[str]) -> None:
+    """SettingsError for an empty folder, as a variable of the shell that is not set gives it: the run would otherwise
+    be written into the folder where it was started, or be a new one.
+
+    >>> refuse_no_folder(["output="])
+    Traceback (most recent call last):
+    bilevel.cli.sentences.SettingsError: output=: the name of a folder is needed, as in output=DIR.
+    """
+    for name in ("output", "resume", "fork", "hydra.run.dir", "hydra.sweep.dir"):
+        if value_of(overrides, name) == "":
+            raise SettingsError(f"{name}=: the name of a folder is needed, as in {name}=DIR.")
 
 
 def value_of(arguments: list[str], name: str) -> str | None:

@@ -73,7 +73,8 @@ def bad_override(error: BaseException) -> str:
     if key is None:
         return str(error)
     guess = similar(key[1])
-    own = "" if guess else f" (a setting of your own is added by +{key[1]}=VALUE)"
+    takes_more = key[1].partition(".")[0] in WITH_TARGET and not guess  # elsewhere nothing would read it
+    own = f" (an argument of a function of your own is added by +{key[1]}=VALUE)" if takes_more else ""
     return (
         f"There is no setting {key[1]}{guess}: `bilevel --cfg job` prints all that there are with the chosen task and "
         f"engine{own}."
@@ -174,12 +175,14 @@ PHRASES = {
 def nearest(word: str, words: Iterable[str]) -> str:
     """A guess at the intended name: ", did you mean X?"; "" where no name is near.
 
+    Letters in another order are nearest, because difflib finds "adamax" nearer to "adma" than "adam".
+
     >>> nearest("rigde", ["lasso", "ridge"])
     ' (did you mean ridge?)'
     """
     words = list(words)
     begun = [name for name in words if len(word) > 2 and name.startswith(word)]
-    near = difflib.get_close_matches(word, words, n=1) or begun
+    near = sorted(difflib.get_close_matches(word, words), key=lambda name: sorted(name) != sorted(word)) or begun
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -20,6 +20,7 @@ TAKES_VALUE = (
 )
 FOLDERS = ("resume", "fork")  # settings that name the folder of a run
 SHORT = ("task", "engine", "solver", "optimizer", "schedule", "logger", "experiment", "data", "command", "output")
+HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.chdir", "hydra.verbose", "hydra/launcher")
 ABBREVIATED = {"lr": "learning_rate", "epochs": "steps", "iterations": "steps"}
 ORDER = ("trainer", "optimizer", "solver", "engine", "task", "data", "logger")  # where a bare name is looked up first
 
@@ -55,7 +56,7 @@ def similar(key: str) -> str:
     names = settings()
     same = [name for name in names if name.rpartition(".")[2] == last]
     same.sort(key=lambda name: (not name.startswith(group or name), name.count("."), _rank(name)))
-    near = same or difflib.get_close_matches(key, (*SHORT, *names), n=1, cutoff=0.65)
+    near = same or difflib.get_close_matches(key, (*SHORT, *names, *HYDRA), n=1, cutoff=0.65)
     return f" (did you mean {near[0]}=VALUE?)" if near else ""
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bilevel.loggers.base import Logger, Run, brief, plain
+from bilevel.loggers.baselines import baseline_in_words
 
 WIDE = 100  # columns from which on more than the loss is shown
 COST = ("seconds_total", "seconds_per_step", "steps", "steps_skipped", "steps_shortened", "retries")
@@ -142,12 +143,13 @@ def groups(summary: Mapping[str, Any], profile: bool) -> Iterator[list[tuple[Any
 
 
 def _baselines(summary: Mapping[str, Any], scalars: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """The baselines of the headline in its words, then the others by name."""
+    """The baselines of the headline in its words, then their other figures in the same words, then what it leaves out
+    by name."""
     head = summary.get("headline") or {}
     told = [(f"{head.get('name')} {words}", value) for words, value in head.get("baselines", {}).items()]
     values = {value for _, value in told}
     left = [(name, value) for name, value in scalars.items() if name.startswith("baseline_") and value not in values]
-    return [*told, *left]
+    return [*told, *((baseline_in_words(summary, name), value) for name, value in left)]
 
 
 def _cell(value: Any) -> str:

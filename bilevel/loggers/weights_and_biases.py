@@ -83,8 +83,11 @@ class WandB(Logger):
         self.run.log({f"figures/{name}": wandb.Image(figure)}, step=self.step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self.run.summary.update(plain(summary))
         self._keep_findings(summary)
+        # The last row first, because W&B puts its values into the summary: the hyperparameters of the last step there
+        # would take the place of those found.
+        self.run.log({}, step=self.step, commit=True)
+        self.run.summary.update(plain(summary))
         self.run.finish(exit_code=1 if summary.get("status") in FAILED else 0)
 
     def _keep_findings(self, summary: Mapping[str, Any]) -> None:

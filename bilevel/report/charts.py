@@ -11,15 +11,17 @@ WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 10, 40
 MOST = 400  # points of a curve; more are thinned, because no screen shows them
 DASHES = ("", "7 3", "2 3", "8 3 2 3")  # beside colours, for readers who cannot tell these apart
+LEVELS = ("1 3", "4 4", "10 3 1 3", "1 6")  # dashes of the lines that have the colour of a curve
 COLORS = 8
 
 
 class Curve(NamedTuple):
-    """A named line; points that are not finite are gaps."""
+    """A named line; points that are not finite are gaps. ``like`` is the place of the curve whose colour it has."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    like: int = -1
 
 
 class Band(NamedTuple):
@@ -105,13 +107,17 @@ def line(curve: Curve, index: int, horizontal: Scale, vertical: Scale) -> str:
         pen = "L"
     if len(commands) == 1:
         commands.append("h0.01")
-    return f'<path {look(index)} d="{"".join(commands)}"/>'
+    return f'<path {look(curve, index)} d="{"".join(commands)}"/>'
 
 
-def look(index: int) -> str:
-    """Colour and dashes of a curve. The second eight differ from the first in their dashes."""
+def look(curve: Curve, index: int) -> str:
+    """Colour and dashes of a curve. The second eight differ from the first in their dashes, and so do curves that have
+    the colour of another one."""
     dash = DASHES[(index + index // COLORS) % len(DASHES)]
-    return f'class="line c{index % COLORS}"' + (f' stroke-dasharray="{dash}"' if dash else "")
+    if curve.like >= 0:
+        dash = LEVELS[index % len(LEVELS)]
+    color = (index if curve.like < 0 else curve.like) % COLORS
+    return f'class="line c{color}"' + (f' stroke-dasharray="{dash}"' if dash else "")
 
 
 def area(band: Band, horizontal: Scale, vertical: Scale) -> str:
@@ -124,9 +130,9 @@ def area(band: Band, horizontal: Scale, vertical: Scale) -> str:
 
 def legend(curves: Sequence[Curve], band: Band | None, mark: float | None) -> str:
     """The names of what a chart holds, in its colours; text of the page, which wraps where it is narrow."""
+    swatch = lambda curve, number: f'<svg viewBox="0 0 28 8"><path {look(curve, number)} d="M1,4h26"/></svg>'
     entries = [
-        f'<span class="key"><svg viewBox="0 0 28 8"><path {look(number)} d="M1,4h26"/></svg>{escape(curve.name)}</span>'
-        for number, curve in enumerate(curves)
+        f'<span class="key">{swatch(curve, number)}{escape(curve.name)}</span>' for number, curve in enumerate(curves)
     ]
     if band is not None:
         entries.append(f'<span class="key"><i class="kband"></i>{escape(band.name)}</span>')
@@ -140,7 +146,7 @@ def thinned(curve: Curve) -> Curve:
     stride = -(-len(curve.x) // MOST)
     last = [len(curve.x) - 1] if curve.x else []
     kept: list[int] = sorted({*range(0, len(curve.x), max(stride, 1)), *last})
-    return Curve(curve.name, [float(curve.x[k]) for k in kept], [float(curve.y[k]) for k in kept])
+    return curve._replace(x=[float(curve.x[k]) for k in kept], y=[float(curve.y[k]) for k in kept])
 
 
 def spread(low: float, high: float, margin: float) -> tuple[float, float]:

@@ -10,13 +10,14 @@ from html import escape
 from typing import Any
 
 from bilevel.loggers.base import brief
-from bilevel.report.charts import COLORS, Curve, chart
+from bilevel.report.charts import COLORS, chart
 from bilevel.report.commands import name_of
 from bilevel.report.runs import RecordedRun, task_of
-from bilevel.report.sections import section, table
+from bilevel.report.sections import ended, section, table
 from bilevel.report.words import headline_of
 
 MOST = COLORS  # runs whose curves share a chart: the best
+WORDS = 30  # letters of the values that tell a run apart, up to which they stand in a legend
 MANY = 6  # settings that differ stand in the table of results up to so many, more in a table of their own
 UNTOLD = ("task", "report", "logger", "data.root")  # the task has a column; the others change no result
 UNCOMPARED = ("reduced", "preferred", "hydra", "resume", "fork", "run", "compilation_cache", "progress", "debug")
@@ -122,12 +123,13 @@ def curves(runs: Sequence[RecordedRun]) -> str:
     """Outer loss, first held-out loss and norm of the gradient of the best runs."""
     drawn = []
     shown = list(runs[:MOST])
+    told = distinctions(runs)
+    values = [", ".join(brief(row[number]) for row in told.values()) for number in range(len(shown))]
+    short = max(map(len, values)) <= WORDS
+    labels = [f"{run.name}: {words}" if words and short else run.name for run, words in zip(shown, values, strict=True)]
     for title, name in (("outer loss", "outer/loss"), ("test loss", "test/loss"), ("hypergradient", "outer/grad_norm")):
-        lines = [
-            Curve(run.name, [float(line["step"]) for line in run.record.lines if name in line], run.record.series(name))
-            for run in shown
-        ]
-        drawn.append(chart(title, [line for line in lines if line.x and len(line.x) == len(line.y)]))
+        lines = [ended(run.record, name, label) for run, label in zip(shown, labels, strict=True)]
+        drawn.append(chart(title, [line for line in lines if line.x]))
     left = f"<p>The {MOST} best of {len(runs)} runs.</p>" if len(runs) > MOST else ""
     return section("how they went", f'{left}<div class="charts">{"".join(drawn)}</div>') if any(drawn) else ""
 

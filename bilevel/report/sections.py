@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from bilevel.loggers.base import brief
+from bilevel.loggers.baselines import baselines_of
 from bilevel.report.charts import Band, Curve, chart
 from bilevel.report.commands import command
 from bilevel.report.runs import RecordedRun
@@ -60,8 +61,9 @@ def curves(record: Record) -> str:
     others = [name for name in _numbers(lines) if not name.startswith(STANDARD)]
     losses = ["outer/loss", *(name for name in others if name.endswith("/loss"))]
     scores = [name for name in others if not name.endswith("/loss")]
+    losing = [ended(record, name, words_of(name)) for name in losses]
     drawn = [
-        chart("losses", [ended(record, name, LOSSES.get(name, name)) for name in losses], mark=mark),
+        chart("losses", [*losing, *levels(record, losses)], mark=mark),
         gradient(lines),
         chart("steps of the solves", [_curve(lines, f"{solve}/steps", solve) for solve in ("inner", "adjoint")]),
         *(chart("held-out figures", [ended(record, name) for name in group], mark=mark) for group in _alike(scores)),
@@ -76,7 +78,22 @@ def ended(record: Record, name: str, label: str = "") -> Curve:
     last = record.summary.get("final_outer_loss" if name == "outer/loss" else f"last_{key(name)}")
     if not curve.x or not isinstance(end, int) or not isinstance(last, int | float) or curve.x[-1] >= end:
         return curve
-    return Curve(curve.name, [*curve.x, float(end)], [*curve.y, float(last)])
+    return curve._replace(x=[*curve.x, float(end)], y=[*curve.y, float(last)])
+
+
+def words_of(name: str) -> str:
+    """What a loss is called in charts."""
+    return LOSSES.get(name, name)
+
+
+def levels(record: Record, losses: Sequence[str]) -> list[Curve]:
+    """A level line over all steps for each baseline of these losses, in the colour of the loss."""
+    end = float(record.summary.get("steps", 0))
+    return [
+        Curve(f"{words_of(name)}: {words}", [0.0, end], [value, value], like=place)
+        for place, name in enumerate(losses)
+        for words, value in baselines_of(record.summary, name).items()
+    ]
 
 
 def gradient(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -103,9 +120,13 @@ def hyperparameters(record: Record) -> str:
 
 
 def _path(record: Record, name: str) -> str:
-    """The path of the hyperparameters of one array: a line each, or the quartiles."""
+    """The path of the hyperparameters of one array, up to the last iterate: a line each, or the quartiles."""
     lines = [line for line in record.lines if name in line]
     x, values = [float(line["step"]) for line in lines], [line[name] for line in lines]
+    end, found = record.summary.get("steps"), record.summary.get("last_hparams")
+    last = found.get(name) if isinstance(found, Mapping) else None
+    if last is not None and isinstance(end, int) and x[-1] < end:  # no outer step measures the last iterate
+        x, values = [*x, float(end)], [*values, last]
     best = record.summary.get("best_step", -1)
     mark = best if isinstance(best, int) and best >= 0 else None
     title = f"path of {name.removesuffix('/quantiles')}"

@@ -20,8 +20,10 @@ CHOSEN = {
     "outer/loss": "it has the lowest outer loss",
     "last step": "the losses of other steps are on other batches and cannot be compared",
 }
+JUDGED = ("outer/loss", "final_outer_loss")  # in the record, and of the last iterate in the summary
 PRECISE = 1e-2  # an error of the hypergradient below this share of its norm does not mislead an optimiser
 STILL = 0.1  # a run improves to its end if the chosen step is among this last share
+GAIN = 1e-3  # and if this share of all that the loss fell was won there
 
 
 def achieved(record: Record) -> str:
@@ -95,8 +97,8 @@ def advice(record: Record, given: Sequence[str], folder: str) -> str:
         return f"{finding.cure} ({finding.cause}: `bilevel command=doctor {shlex.quote(folder)}` says more)"
     if record.summary.get("status") == "interrupted":
         return f"Go on with the run: bilevel resume={shlex.quote(folder)}"
-    steps, best = int(record.summary.get("steps", 0)), int(record.summary.get("best_step", -1))
-    if record.summary.get("status") == "completed" and best >= (1 - STILL) * steps:
+    steps = int(record.summary.get("steps", 0))
+    if record.summary.get("status") == "completed" and falling(record):
         more = f"bilevel resume={shlex.quote(folder)} trainer.steps={2 * steps}"
         return f"The loss was still falling at the end, so take more steps: {more}"
     changes = hold_out(record)
@@ -104,6 +106,22 @@ def advice(record: Record, given: Sequence[str], folder: str) -> str:
         return f"Choose the step on data of its own, a second hold-out: {command(given, changes)}"
     checks = command([one for one in given if not one.startswith(("hydra.", "trainer.", "optimizer", "schedule"))], [])
     return f"Compare the engines on a small instance: {checks} command=check"
+
+
+def falling(record: Record) -> bool:
+    """Whether the loss still fell over the last tenth of the steps: its least value is there, and lower than before by
+    more than a thousandth of all that it fell."""
+    steps, best = int(record.summary.get("steps", 0)), int(record.summary.get("best_step", -1))
+    if best < (1 - STILL) * steps:
+        return False
+    name, last = ("stop/loss", "last_stop_loss") if record.summary.get("chosen_by") == "stop/loss" else JUDGED
+    end = record.summary.get(last)
+    losses = [*record.series(name), *([float(end)] if isinstance(end, int | float) else [])]
+    losses = [loss for loss in losses if math.isfinite(loss)]
+    if len(losses) < 2:
+        return True
+    before = losses[: max(1, int((1 - STILL) * len(losses)))]
+    return min(before) - min(losses) > GAIN * (losses[0] - min(losses))
 
 
 def closing(record: Record, given: Sequence[str], folder: str, report: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,23 +34,32 @@ class Parts:
     test_images: Any  # (n, height, width)
 
 
+class Scores(NamedTuple):
+    """What a learner does on the test set."""
+
+    accuracy: float
+    loss: float
+
+
 def compared(learner: Learner, parts: Parts, each: int, recipe: Recipe) -> dict[str, float]:
     """Test accuracies of the same learner and of the same network, trained on other images: on ``each`` random real
     ones of a class (the mean over draws), on means of classes, and on all real ones. The second hold-out chooses the
-    learner's penalty for each."""
+    learner's penalty for each. Beside them the test losses of the learner (WHICH_test_loss)."""
     seeds = range(recipe.seeds)
     labels = np.repeat(np.arange(parts.real.classes), each)
     draws = [learned_images.random_images(parts.real, each, seed) for seed in seeds]
     means = learned_images.mean_images(parts.real, each, 0)
     scored = _scorer(learner, parts, labels)
-    by_draw = [scored(images) for images in draws]
+    by_draw = np.array([scored(images) for images in draws])
+    by_means, by_all = scored(means), on_all(learner, parts)
     network = lambda images, labels, recipe: _network(learner, parts, images, labels, recipe)
     one = recipe._replace(seeds=1)
     found = {
-        "random": np.mean(by_draw),
-        "random_deviation": np.std(by_draw),
-        "means": scored(means),
-        "all": on_all(learner, parts),
+        "random": np.mean(by_draw[:, 0]),
+        "random_deviation": np.std(by_draw[:, 0]),
+        "random_test_loss": np.mean(by_draw[:, 1]),
+        **{"means": by_means.accuracy, "means_test_loss": by_means.loss},
+        **{"all": by_all.accuracy, "all_test_loss": by_all.loss},
         "random_network": np.mean([network(images, labels, one) for images in draws]),
         "means_network": np.mean(network(means, labels, recipe)),
         "all_network": np.mean(network(parts.real.inputs, parts.real.targets, recipe)),
@@ -63,23 +72,29 @@ def _network(learner: Learner, parts: Parts, images: Any, labels: Any, recipe: R
     return accuracies(given, (parts.test_images, parts.test[1]), recipe, learner.judge)
 
 
-def _scorer(learner: Learner, parts: Parts, labels: np.ndarray) -> Callable[[np.ndarray], float]:
-    """images -> test accuracy, one compiled program for all penalties and images."""
+def _scorer(learner: Learner, parts: Parts, labels: np.ndarray) -> Callable[[np.ndarray], Scores]:
+    """images -> scores, one compiled program for all penalties and images."""
     targets = learner.indicators(labels, parts.real.classes)
 
     @jax.jit
-    def measured(penalty: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def measured(penalty: jax.Array, images: jax.Array) -> tuple[jax.Array, ...]:
         own = replace(learner, penalty=penalty, fixed={"images": images, "labels": targets})
         params = own.fit({})
         chosen = jnp.mean(own.cost(own.outputs(params, {}, parts.chosen_on[0]), parts.chosen_on[1]))
-        return chosen, accuracy(own.outputs(params, {}, parts.test[0]), parts.test[1])
+        return chosen, *_on_test(learner, parts, own.outputs(params, {}, parts.test[0]))
 
-    def scored(images: np.ndarray) -> float:
+    def scored(images: np.ndarray) -> Scores:
         grid = _grid(learner, parts)
         found = [measured(jnp.asarray(penalty), jnp.asarray(images)) for penalty in grid]
-        return float(found[lowest((cost for cost, _ in found), "the grid of penalties")][1])
+        best = lowest((cost for cost, *_ in found), "the grid of penalties")
+        return Scores(*map(float, found[best][1:]))
 
     return scored
+
+
+def _on_test(learner: Learner, parts: Parts, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Accuracy and mean loss of outputs at the test images."""
+    return accuracy(outputs, parts.test[1]), jnp.mean(learner.cost(outputs, parts.test[1]))
 
 
 def _grid(learner: Learner, parts: Parts) -> tuple[float, ...]:
@@ -89,8 +104,8 @@ def _grid(learner: Learner, parts: Parts) -> tuple[float, ...]:
     return PENALTIES if learner.head == "ridge" else SOFTMAX_PENALTIES
 
 
-def on_all(learner: Learner, parts: Parts) -> float:
-    """The test accuracy of the learner on all real images. Ridge is fitted to those of the second hold-out, too."""
+def on_all(learner: Learner, parts: Parts) -> Scores:
+    """The learner on all real images. Ridge is fitted to those of the second hold-out, too."""
     if learner.head == "softmax":
         ones = [
             (np.hstack([inputs, np.ones((len(inputs), 1))]), labels)
@@ -99,7 +114,7 @@ def on_all(learner: Learner, parts: Parts) -> float:
         fit = softmax.best_of_grid(
             ones[0], ones[1] if len(ones[1][1]) else ones[0], parts.real.classes, SOFTMAX_PENALTIES
         )
-        return float(softmax.accuracy(fit.params, ones[2]))
+        return Scores(float(softmax.accuracy(fit.params, ones[2])), float(softmax.mean_loss(fit.params, ones[2])))
     points, labels = (np.concatenate([parts.chosen_on[at], parts.fitted[at]]) for at in (0, 1))
     rows = jax.jit(lambda block: learner.kernel.across(block, jnp.asarray(points)))
     matrix, across = in_blocks(rows, points), in_blocks(rows, parts.test[0])
@@ -111,7 +126,7 @@ def on_all(learner: Learner, parts: Parts) -> float:
     duals = [solved(matrix[some, some], penalty, targets[some]) for penalty in grid]
     costs = [np.sum((matrix[chosen, some] @ dual - targets[chosen]) ** 2) for dual in duals]
     found = solved(matrix, grid[lowest(costs, "the grid of penalties")], targets)
-    return float(accuracy(jnp.asarray(across @ found / size), parts.test[1]))
+    return Scores(*map(float, _on_test(learner, parts, jnp.asarray(across @ found / size))))
 
 
 def solved(matrix: np.ndarray, penalty: float, targets: np.ndarray) -> np.ndarray:

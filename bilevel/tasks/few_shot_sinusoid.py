@@ -91,7 +91,9 @@ def few_shot_sinusoid(
         warm_start=False,
         precision=precision,
         name="few_shot_sinusoid",
-        headline=Headline("test/loss", "squared error on new sinusoids after adaptation"),
+        headline=Headline(
+            "test/loss", "squared error on new sinusoids after adaptation", {"test/loss_unadapted": "before it"}
+        ),
     )
 
 

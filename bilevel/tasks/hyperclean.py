@@ -20,6 +20,7 @@ from bilevel.tasks import pictures, softmax
 from bilevel.training.result import Result
 
 PENALTIES = tuple(10.0 ** (0.25 * power) for power in range(-16, 1))  # the grid of the baselines
+SEEN = ("corrupted", "uncorrupted")  # the baselines that are fitted to training samples
 WORST = 24  # images shown
 
 
@@ -89,7 +90,7 @@ def hyperclean(
         if batch_size
         else full_batch(whole_batch(noisy), whole_batch(clean)),
         evaluate=evaluate,
-        baselines=lambda: accuracies((noisy, clean, test), corrupted, penalty, found.classes),
+        baselines=lambda: without_weights((noisy, clean, test), corrupted, penalty, found.classes),
         figures=figures,
         precision=precision,
         name="hyperclean",
@@ -110,8 +111,9 @@ def weights_of(hparams: HParams, radius: float = 0.0) -> jax.Array:
     return hparams if radius else jax.nn.sigmoid(hparams)
 
 
-def accuracies(samples: tuple, corrupted: np.ndarray, penalty: float, classes: int) -> dict[str, float]:
-    """The test accuracy of each baseline, on (training, validation, test) samples, with its best penalty."""
+def without_weights(samples: tuple, corrupted: np.ndarray, penalty: float, classes: int) -> dict[str, float]:
+    """Test accuracy, test loss and validation loss of each baseline, on (training, validation, test) samples, with its
+    best penalty. The loss of a fit to the validation samples on these same samples would say nothing."""
     noisy, clean, test = samples
     validation = len(clean[1])
     given = np.arange(len(corrupted) + validation) < len(corrupted)
@@ -125,7 +127,12 @@ def accuracies(samples: tuple, corrupted: np.ndarray, penalty: float, classes: i
         name: softmax.best_of_grid(both, clean, classes, penalties, softmax.error_rate, weights)
         for name, (penalties, weights) in fitted.items()
     }
-    return {f"baseline/{name}_accuracy": float(softmax.accuracy(fit.params, test)) for name, fit in fits.items()}
+    scores = {
+        **{f"{name}_accuracy": softmax.accuracy(fit.params, test) for name, fit in fits.items()},
+        **{f"{name}_test_loss": softmax.mean_loss(fit.params, test) for name, fit in fits.items()},
+        **{f"{name}_validation_loss": softmax.mean_loss(fits[name].params, clean) for name in SEEN},
+    }
+    return {f"baseline/{name}": float(score) for name, score in scores.items()}
 
 
 def worst(hparams: np.ndarray, given: data_sets.DataSet, truth: np.ndarray, corrupted: np.ndarray) -> Any:

@@ -60,7 +60,8 @@ def kernel_distillation(
 
     Metrics: test/accuracy, test/loss, stop/loss. Once, at the end: network/test_accuracy and network/deviation, of
     ``seeds`` networks ("connected" or "convolutional") trained from scratch on the learned images alone. Baselines:
-    the same learner and network on random real images, on means of classes (clusters), and on all real images.
+    the same learner and network on random real images, on means of classes (clusters), and on all real images, with
+    the test losses of the learner.
 
     Source: Nguyen, Chen and Lee, 2021; Nguyen, Novak, Xiao and Lee, 2021; Wang et al., 2018.
     """

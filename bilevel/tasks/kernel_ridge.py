@@ -12,7 +12,7 @@ from bilevel import data as data_sets
 from bilevel.batches import full_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.problem import InnerProblem
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import pictures
 from bilevel.tasks.grids import lowest
 
@@ -88,6 +88,7 @@ def kernel_ridge(
             "penalty": np.exp(np.asarray(hparams["log_ridge"])),
         },
         figures={"relevance": relevance},
+        headline=Headline("test/r2", "test R2", {"baseline/test/r2": "with one length scale, by a grid of 48"}),
         precision=precision,
         name="kernel_ridge",
     )

@@ -73,7 +73,8 @@ def lasso(
             grid, training
         )
         best = lowest((regression.mean_loss(params, validating) for params in fits), "the grid of penalties")
-        scores = evaluate(fits[best], grid[best])
+        validated = regression.mean_loss(fits[best], validating)
+        scores = {"validation_loss": validated, **evaluate(fits[best], grid[best])}
         return {"baseline/penalty": np.exp(grid[best]), **{f"baseline/{name}": score for name, score in scores.items()}}
 
     return Task(

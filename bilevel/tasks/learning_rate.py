@@ -15,7 +15,7 @@ from bilevel.batches import draw_samples, full_batch, whole_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Optax
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import softmax
 from bilevel.tasks.grids import lowest
 from bilevel.tasks.perceptrons import first_weights, perceptron
@@ -80,11 +80,13 @@ def learning_rate(
     )
     begin = {"log_rates": np.full(PARTS, np.log(start)), "momentum": np.log(momentum / (1 - momentum))}
 
-    def with_rate(rate: float) -> tuple[float, float]:
-        """Validation loss and test accuracy of a constant rate."""
+    def with_rate(rate: float) -> dict[str, float]:
+        """Validation loss, test loss and test accuracy of a constant rate."""
         hparams = jax.tree.map(jnp.asarray, {**begin, "log_rates": np.full(PARTS, np.log(rate))})
         params = inner.solve(hparams, whole).params
-        return float(mean_loss(params, chosen)), float(evaluate(params, hparams)["test/accuracy"])
+        tested = softmax.scores(network.apply(params, test[0]), test[1])
+        scores = {"validation_loss": mean_loss(params, chosen), **tested}
+        return {name: float(score) for name, score in scores.items()}
 
     return Task(
         inner=inner,
@@ -100,18 +102,15 @@ def learning_rate(
         figures={"schedule": lambda result: schedule(result, steps, start)},
         precision=precision,
         name="learning_rate",
+        headline=Headline(against={"baseline/test/accuracy": f"with the best of {len(GRID)} constant rates"}),
     )
 
 
-def best_constant_rate(with_rate: Callable[[float], tuple[float, float]]) -> dict[str, float]:
-    """The constant rate of the grid with the lowest validation loss, that loss, and its test accuracy."""
-    losses, accuracies = zip(*map(with_rate, GRID), strict=True)
-    best = lowest(losses, "the grid of rates")
-    return {
-        "baseline/rate": GRID[best],
-        "baseline/validation_loss": losses[best],
-        "baseline/test/accuracy": accuracies[best],
-    }
+def best_constant_rate(with_rate: Callable[[float], dict[str, float]]) -> dict[str, float]:
+    """The constant rate of the grid with the lowest validation loss, and its scores."""
+    scores = [with_rate(rate) for rate in GRID]
+    best = lowest((one["validation_loss"] for one in scores), "the grid of rates")
+    return {"baseline/rate": GRID[best], **{f"baseline/{name}": score for name, score in scores[best].items()}}
 
 
 def descent(hparams: HParams, steps: int, method: str) -> optax.GradientTransformation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,12 @@ from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree, Scala
 from bilevel.losses.measured import Measured
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Newton
-from bilevel.task import Task
+from bilevel.task import Headline, Task
 from bilevel.tasks import episodes, pictures
 from bilevel.tasks.episodes import Episode, Shape
 from bilevel.tasks.perceptrons import first_weights
 
+Guess = Callable[[HParams, Episode], jax.Array]  # (hyperparameters, an episode) -> the classes of its queries
 HAUSDORFF = 0.388  # error of the modified Hausdorff distance on the 20 one-shot runs. Source: Lake et al., 2015
 
 
@@ -51,7 +53,8 @@ def meta_omniglot(
     training class. ``pool`` averages squares of so many pixels.
 
     Once, at the end: test_accuracy over ``test_episodes`` episodes of held-out classes and test_accuracy_ci95 (half the
-    95 % interval of the mean). ``runs``: also runs_error, on the 20 published one-shot runs (20 characters of one
+    95 % interval of the mean). Baselines on the same episodes: an untrained network, and the class of the nearest
+    support image, by pixels. ``runs``: also runs_error, on the 20 published one-shot runs (20 characters of one
     alphabet each, of alphabets that are in no training set), beside runs_error_hausdorff.
 
     Source: Bertinetto et al., Meta-learning with differentiable closed-form solvers, 2019; Lake et al., 2015.
@@ -76,12 +79,26 @@ def meta_omniglot(
         weights = first_weights(network, key, learned.shape[2:])["params"]
         return {"network": weights, "log_penalty": zero - 2.0, "log_scale": zero + 1.5}
 
-    def assess(params: Params, hparams: HParams) -> dict[str, Any]:
+    def tested(guess: Guess, hparams: HParams) -> np.ndarray:
+        """The accuracy in each test episode."""
         keys = jax.random.split(jax.random.key(seed + 1), test_episodes)
-        found = np.asarray(jax.jit(partial(accuracies, features, shape, unseen_episode))(hparams, keys))
+        return np.asarray(jax.jit(partial(accuracies, guess, shape, unseen_episode))(hparams, keys))
+
+    def assess(params: Params, hparams: HParams) -> dict[str, Any]:
+        found = tested(partial(guesses, features, shape), hparams)
         figures = {"test_accuracy": found.mean(), "test_accuracy_ci95": 1.96 * found.std() / np.sqrt(test_episodes)}
         return figures if published is None else {**figures, **errors_on_runs(features, hparams, published)}
 
+    def baselines() -> dict[str, float]:
+        untrained = tested(partial(guesses, features, shape), init_hparams(jax.random.key(seed)))
+        by_pixels = tested(partial(nearest, shape), ())
+        return {"baseline/untrained": float(untrained.mean()), "baseline/nearest_image": float(by_pixels.mean())}
+
+    against = {"baseline/untrained": "with untrained features", "baseline/nearest_image": "by the nearest image"}
+    counted = Headline("test_accuracy", f"accuracy on new characters, {way}-way {shots}-shot,", against)
+    if runs:
+        against = {"runs_error_hausdorff": "of the modified Hausdorff distance, as published"}
+        counted = Headline("runs_error", "error on the 20 published one-shot runs", against)
     return Task(
         inner=InnerProblem(
             loss=partial(ridge_loss, features, shape),
@@ -92,6 +109,8 @@ def meta_omniglot(
         init_hparams=init_hparams,
         batches=batches,
         assess=assess,
+        baselines=baselines,
+        headline=counted,
         figures={"nearest": lambda run: drawing(features, run.hparams, unseen_episode(jax.random.key(seed)), shape)},
         warm_start=False,
         precision=precision,
@@ -128,19 +147,20 @@ def query_loss(
     return loss, {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == known)}
 
 
-def accuracies(features: Any, shape: Shape, draw: Any, hparams: HParams, sources: PyTree) -> jax.Array:
-    """The accuracy of the ridge regression in each episode ``draw(source)``, one after the other."""
+def accuracies(guess: Guess, shape: Shape, draw: Any, hparams: HParams, sources: PyTree) -> jax.Array:
+    """The accuracy of a classifier in each episode ``draw(source)``, one after the other."""
 
     def one(source: PyTree) -> jax.Array:
-        chosen = guesses(features, shape, hparams, draw(source))
-        return jnp.mean(chosen == episodes.labels(shape.way, shape.queries))
+        return jnp.mean(guess(hparams, draw(source)) == episodes.labels(shape.way, shape.queries))
 
     return jax.lax.map(one, sources)
 
 
 def errors_on_runs(features: Any, hparams: HParams, runs: Episode) -> dict[str, Any]:
     """The mean error on the 20 published one-shot runs, beside the published error of a baseline."""
-    right = jax.jit(partial(accuracies, features, Shape(20, 1, 1), lambda run: run))(hparams, runs)
+    shape = Shape(20, 1, 1)
+    guess = partial(guesses, features, shape)
+    right = jax.jit(partial(accuracies, guess, shape, lambda run: run))(hparams, runs)
     return {"runs_error": 1 - np.mean(right), "runs_error_hausdorff": HAUSDORFF}
 
 
@@ -149,6 +169,13 @@ def guesses(features: Any, shape: Shape, hparams: HParams, drawn: Episode) -> ja
     support, query = features(hparams, drawn.support), features(hparams, drawn.query)
     gram = support @ support.T + jnp.exp(hparams["log_penalty"]) * jnp.eye(len(support))
     return jnp.argmax(query @ support.T @ jnp.linalg.solve(gram, targets(shape)), axis=1)
+
+
+def nearest(shape: Shape, hparams: HParams, drawn: Episode) -> jax.Array:
+    """The class of the support image with the least squared distance to each query, pixel by pixel."""
+    support, query = (images.reshape(len(images), -1) for images in drawn)
+    distances = jnp.sum((query[:, None] - support[None]) ** 2, axis=-1)
+    return jnp.argmin(distances, axis=1) // shape.shots
 
 
 def one_shot_runs(root: str, pool: int) -> Episode:

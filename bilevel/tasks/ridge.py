@@ -51,7 +51,8 @@ def ridge(
         grid = np.logspace(-4, 2, 61)
         found = [closed_form(training, np.full(features, penalty)) for penalty in grid]
         best = lowest((regression.mean_loss(params, validating) for params in found), "the grid of penalties")
-        scores = regression.held_out(found[best], test, stopping)
+        validated = regression.mean_loss(found[best], validating)
+        scores = {"validation_loss": validated, **regression.held_out(found[best], test, stopping)}
         return {"baseline/penalty": grid[best], **{f"baseline/{name}": float(score) for name, score in scores.items()}}
 
     return Task(

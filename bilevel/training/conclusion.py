@@ -59,6 +59,7 @@ def concluded(
         "steps_shortened": sum(int(line["outer/halvings"] > 0) for line in metrics),
         "hparams": path_of(best.hparams),
         "initial_hparams": {name: value for name, value in metrics[0].items() if name.startswith("hparams")},
+        "last_hparams": path_of(taken),
         **found_hparams(task, best.hparams),
         "without_gradient": leaves_where(_never(state)) if int(state.skipped) < int(state.step) else [],
     }

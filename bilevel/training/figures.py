@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from bilevel.loggers import Logger
+from bilevel.loggers.baselines import baselines_of
 from bilevel.task import Task
 from bilevel.training.headline import key
 
@@ -29,9 +31,11 @@ class Result(Protocol):
 
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b4b8a", "#444444")
+DASHES: Any = (":", "--", "-.", (0, (1, 3)))  # of the baselines of one curve, which have its colour
 FEW = 100  # up to so many hyperparameters are drawn one by one, more as a distribution
 NARROW = 4  # a panel has room for at least so many bars, or one bar would fill it
 TALL = 4  # more panels stand in two columns
+SHORT = 36  # letters up to which three entries of a legend fit side by side
 WIDE = 60  # letters up to which the names below the bars stand side by side; longer names are turned
 
 
@@ -96,10 +100,9 @@ def training(result: Result) -> Figure:
         label, last = LABELS.get(name, name), "final_outer_loss" if name == "outer/loss" else f"last_{key(name)}"
         curve = ended(result, series(result, name), result.summary.get(last))
         (line,) = left.plot(*curve, label=label, linewidth=1.8 if name == "outer/loss" else 1.2)
-        baseline = result.summary.get("baseline_validation_loss" if name == "outer/loss" else f"baseline_{key(name)}")
-        if baseline is not None and np.isfinite(baseline):
-            short = re.split("[,(]", label)[0].strip()
-            left.axhline(baseline, color=line.get_color(), linewidth=1.2, linestyle=":", label=f"{short} baseline")
+        short = re.split("[,(]", label)[0].strip()
+        for (words, baseline), dashes in zip(baselines_of(result.summary, name).items(), cycle(DASHES)):
+            left.axhline(baseline, color=line.get_color(), linewidth=1.2, linestyle=dashes, label=f"{short}: {words}")
     best = result.summary.get("best_step", -1)
     if best >= 0:
         left.axvline(best, color="0.7", linewidth=0.8, linestyle="--", label="chosen step", zorder=0)
@@ -110,8 +113,11 @@ def training(result: Result) -> Figure:
         right.plot(*estimate, label="estimate of its error", linewidth=1.0)
     positive_log(right)
     right.set(xlabel="outer step")
-    for axes in (left, right):
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)  # where it covers no curve
+    entries = [entry for axes in (left, right) for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles, labels = zip(*entries, strict=True)
+    columns = 3 if max(map(len, labels)) <= SHORT else 2
+    figure.set_figheight(3.4 + 0.17 * -(-len(entries) // columns))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)  # where it covers no curve
     return figure
 
 

@@ -82,7 +82,8 @@ class Fit(Steps):
             summary = {**self.sizes(), **found, "status": "interrupted"}
             self._save(force=True)
             self._keep(self._so_far(summary))
-            raise Interrupted(f"interrupted after {int(self.state.step)} outer steps") from interrupt
+            done = int(self.state.step)
+            raise Interrupted(f"interrupted after {done} outer step{'s' * (done != 1)}") from interrupt
         except (ValueError, RuntimeError) as error:
             if not is_loss(error):
                 raise

@@ -14,8 +14,9 @@ OUTER = "outer/loss"
 
 
 def headline(stated: Headline, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The figure that counts, as the summary keeps it: ``sentence, name, value``, and the ``start`` and the
-    ``baselines`` in words. {} where there is no such figure.
+    """The figure that counts, as the summary keeps it: ``sentence, metric, name, value``, the ``start``, and the
+    ``baselines`` in words. ``against`` has the words of these by their names in the summary. {} where there is no such
+    figure.
 
     >>> figures = {"test_accuracy": 0.953, "initial_test_accuracy": 0.8, "baseline_noisy": 0.847}
     >>> told = headline(Headline(against={"baseline/noisy": "without cleaning"}), figures)
@@ -33,6 +34,7 @@ def headline(stated: Headline, summary: Mapping[str, Any]) -> dict[str, Any]:
     if stated.against and (missing := [words for words, number in baselines.items() if number is None]):
         LOG.warning("The headline's baselines have no number for: %s.", ", ".join(missing))
     known = {words: number for words, number in baselines.items() if number is not None}
+    told = {key(name): words for name, words in against.items() if words in known}
     name = stated.name or metric.replace("/", " ").replace("_", " ")
     return {
         "sentence": sentence(name, value, known, first),
@@ -41,6 +43,7 @@ def headline(stated: Headline, summary: Mapping[str, Any]) -> dict[str, Any]:
         "value": value,
         **({} if first is None else {"start": first}),
         "baselines": known,
+        "against": told,
     }
 
 

@@ -64,15 +64,17 @@ class Chosen(NamedTuple):
     left_out: jax.Array  # fits whose score is not finite
 
 
-def chosen_auc(problem: InnerProblem, inputs: jax.Array, labels: jax.Array, masks: dict, grid: jax.Array) -> Chosen:
-    """The AUC of the classifier whose C of the grid is best on the validation samples; for the test it is fitted anew
-    on training and validation samples together."""
+def chosen_auc(
+    problem: InnerProblem, inputs: jax.Array, labels: jax.Array, masks: dict, grid: jax.Array, anew: bool = True
+) -> Chosen:
+    """The AUC of the classifier whose C of the grid is best on the validation samples; for the test it is fitted
+    ``anew`` on training and validation samples together, or left as it is fitted to the training samples."""
 
     def score(strength: jax.Array) -> jax.Array:
         params = problem.solve(strength / jnp.sum(masks["train"]), (inputs, labels, masks["train"])).params
         return auc(logits_of(params, inputs), labels, masks["validation"])
 
-    both = masks["train"] + masks["validation"]
+    both = masks["train"] + masks["validation"] * anew
     scores = jax.lax.map(score, 1 / grid)
     best = highest(scores)
     params = problem.solve(1 / (grid[best.index] * jnp.sum(both)), (inputs, labels, both)).params

@@ -54,10 +54,14 @@ def test_any_folder_can_be_resumed(tmp_path, name):
     assert override.value() == str(folder)
 
 
+NO_FOLDER = (*((name, "") for name in ("output", "resume", "fork")), ("output", "''"), ("hydra.run.dir", ""))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["resume=nowhere"], r"resume=nowhere: no run is recorded there \(nowhere/.hydra/config.yaml is missing\)"),
+        *(([f"{name}={none}"], f"{name}=: the name of a folder is needed") for name, none in NO_FOLDER),
         (["command=fly"], "command=fly: there is no such command; choose one of train, "),
     ],
 )

@@ -84,6 +84,18 @@ def test_nothing_near_is_no_guess():
     assert nearest("zebra", ["ridge", "lasso"]) == ""
 
 
+def test_letters_in_another_order_are_nearest():
+    assert nearest("adma", ["adamax", "adam", "sgd"]) == " (did you mean adam?)"
+
+
+def test_only_what_a_function_would_read_may_be_added():
+    """A typo elsewhere is not to be added by +, because nothing would read it."""
+    told = lambda key: sentence(ConfigCompositionException(f"Could not override '{key}'."))
+    assert "did you mean hydra.run.dir=VALUE?" in told("hydra.run.dirr") and "+" not in told("hydra.run.dirr")
+    assert "+" not in told("zebra") and "+" not in told("trainer.zebra") and "+" not in told("tsk")
+    assert "added by +task.my_alphabet=VALUE" in told("task.my_alphabet")
+
+
 def test_the_beginning_of_a_name_is_near():
     assert nearest("cosin", ["linear", "cosine_decay"]) == " (did you mean cosine_decay?)"
 

@@ -9,6 +9,8 @@ import numpy as np
 import optax
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from bilevel.data import DataError
 from bilevel.engines import Implicit
@@ -16,8 +18,10 @@ from bilevel.engines.hypergradients import hypergradient
 from bilevel.solvers import ActiveSetNewton
 from bilevel.tasks import dictionary
 from bilevel.training.trainer import Trainer
+from experiments.dictionary.comparison import masks_of
 from experiments.dictionary.sparse_codes import coding
 from experiments.dictionary.task import samples
+from experiments.dictionary.task_driven import GRID
 
 SMALL: dict[str, Any] = {"genes": 60, "atoms": 4, "splits": 2, "steps": 10}
 
@@ -59,3 +63,24 @@ def test_hypergradient_and_training():
     assert result.summary["final_outer_loss"] < result.summary["initial_outer_loss"]
     assert {"auc_l1", "auc_l2", "auc_dictionary", "auc_task_driven", "auc_task_driven_ci95"} <= set(result.summary)
     assert 0.01 < result.summary["codes_zero"] < 0.95
+
+
+@pytest.mark.slow
+def test_the_baseline_is_logistic_regression_on_all_genes_of_the_training_samples():
+    """scikit-learn's, with the C of the grid of the best validation AUC."""
+    found = samples("planted", "", 60)
+    masks = {name: mask > 0 for name, mask in masks_of(found.labels, 0).items()}
+    scores = []
+    for c in GRID:
+        model = LogisticRegression(C=c, tol=1e-8, max_iter=5000)
+        model.fit(found.inputs[masks["train"]], found.labels[masks["train"]])
+        scores.append(
+            [
+                roc_auc_score(found.labels[masks[part]], model.decision_function(found.inputs[masks[part]]))
+                for part in ("validation", "test")
+            ]
+        )
+    best = max(scores, key=lambda one: one[0])
+    baseline = dictionary(**{**SMALL, "splits": 0}).baselines()
+    assert_allclose(baseline["baseline/validation/auc"], best[0], atol=0.011)  # one pair of a hundred may change places
+    assert baseline["baseline/test/auc"] in [pytest.approx(test, abs=0.011) for _, test in scores]

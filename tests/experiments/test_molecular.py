@@ -70,4 +70,6 @@ def test_the_task_runs(drawn):
     result = Trainer(steps=2).fit(task)
     assert result.summary["seeds"] == 2
     assert result.summary["final_outer_loss"] >= 0
+    diameter, even = result.summary["baseline_diameter"], result.summary["baseline_outer_loss"]
+    assert even == pytest.approx(float(task.outer_loss(task.inner.solve(diameter, ()).params, diameter, ())))
     assert drawn(task, result) == {"sensitivity"}

@@ -30,12 +30,12 @@ def follow(directory, steps, start=0, state=None, status="converged", group=None
     logger = WandB(mode="offline", project="tests", group=group)
     logger.start(Run(directory=directory, config={"task": {"penalties": "single"}}, name="ridge"), start, state or {})
     for step in steps:
-        logger.log(step, {"outer/loss": 1 / (step + 1), "inner/steps": 3})
+        logger.log(step, {"outer/loss": 1 / (step + 1), "inner/steps": 3, "hparams": [0.1 * step]})
     figure = Figure()
     figure.subplots().plot([0, 1])
     logger.figure("weights", figure)
     (directory / "report.html").write_text("<p>report</p>")
-    found = {"hparams_natural": {"penalty": {"age": 0.5, "bmi": 2.0}}}
+    found = {"hparams_natural": {"penalty": {"age": 0.5, "bmi": 2.0}}, "hparams": {"hparams": [7.5]}}
     logger.finish({"status": status, "test/accuracy": 0.95, "counts": {"gradients": 7}, **found})
     return logger.state()
 
@@ -53,6 +53,8 @@ def test_an_offline_run_holds_everything(tmp_path, capfd):
     assert run["config"]["task"] == {"penalties": "single"}
     assert run["summary"]["test/accuracy"] == 0.95
     assert run["summary"]["counts"] == {"gradients": 7}
+    assert run["summary"]["hparams"] == {"hparams": [7.5]}  # those found, not those of the last step
+    assert history[-1]["hparams"] == [0.5]
     assert run["exit_code"] == 0
     assert run["run_id"] == state["id"]
     (report,) = (one for one in run["artifacts"] if one["type"] == "report")

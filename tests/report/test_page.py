@@ -10,8 +10,9 @@ import pytest
 import bilevel as bl
 from bilevel.loggers import Run
 from bilevel.report import REPORT, Page, found, page, read
-from bilevel.report.comparison import distinctions
-from bilevel.report.sections import ended
+from bilevel.report.charts import chart
+from bilevel.report.comparison import curves, distinctions
+from bilevel.report.sections import ended, levels
 
 VOID = ("meta", "img", "br", "line", "path", "polygon", "i")
 
@@ -83,6 +84,7 @@ def test_runs_are_told_apart_by_what_was_typed(write_run):
     runs = found([folder.parent])
     assert distinctions(runs) == {"engine": ["default", "one_step", "default"], "trainer.steps": [5, 5, 9]}
     html = page(runs)
+    assert "cleaning (b): one_step, 5" in html  # in the legends
     assert "<td>one_step</td>" in html and "<td>engine.tol</td>" in html  # the table of settings is whole
 
 
@@ -162,3 +164,37 @@ def test_the_curves_go_on_to_the_last_iterate(write_run):
         curve = ended(found, name)
         assert (curve.x[-2:], curve.y[-1]) == ([11.0, 12.0], last)
     assert ended(found, "test/accuracy").x[-1] == 11.0
+
+
+def test_the_paths_of_hyperparameters_go_on_to_the_last_iterate(write_run):
+    """A run whose chosen step is its last ends where its path ends."""
+    told = {"steps": 12, "best_step": 12, "last_hparams": {"hparams": [1.5, -3.0]}}
+    html = page([read(write_run("ended", summary=told))])
+    chart = re.search(r"path of hparams.*?</figure>", html)
+    assert chart
+    mark = re.search(r'class="mark" x1="([\d.]+)"', chart[0])
+    ends = re.findall(r'<path class="line c\d"[^>]* d="M[^"]*L([\d.]+),[\d.]+"/>', chart[0])
+    assert mark and len(ends) == 2 and set(ends) == {mark[1]}
+    lasting = page([read(write_run("lasting", summary={"steps": 12}))])
+    assert "path of hparams" in lasting
+
+
+def test_the_losses_stand_beside_their_baselines(write_run):
+    """By the words of the headline; a figure that is no number is left out."""
+    head = {"name": "accuracy", "value": 0.9, "baselines": {}, "against": {"baseline_noisy_accuracy": "not cleaned"}}
+    told = {"baseline_noisy_test_loss": 0.7, "baseline_noisy_validation_loss": 0.6, "baseline_test_loss": "NaN"}
+    record = read(write_run(summary={"headline": head, **told})).record
+    assert levels(record, ["outer/loss", "test/loss"]) == [
+        ("outer loss (validation): not cleaned", [0.0, 12.0], [0.6, 0.6], 0),
+        ("test, held out: not cleaned", [0.0, 12.0], [0.7, 0.7], 1),
+    ]
+    svg = chart("", levels(record, ["outer/loss"]))
+    drawn = re.findall(r'<path class="line c(\d)"( stroke-dasharray="[^"]*")?', svg)
+    assert {color for color, _ in drawn} == {"0"} and all(dashes for _, dashes in drawn)
+
+
+def test_compared_curves_go_on_to_the_last_iterate(write_run):
+    runs = [read(write_run(name, summary={"steps": 12, "final_outer_loss": 0.04})) for name in "ab"]
+    losses = re.search(r"outer loss.*?</figure>", curves(runs))
+    ends = re.findall(r'<path class="line c\d"[^>]* d="M[^"]*L([\d.]+),[\d.]+"/>', losses[0] if losses else "")
+    assert len(ends) == 2 and {float(end) for end in ends} == {466.0}  # the right edge of the chart, at step 12

@@ -48,6 +48,11 @@ def test_one_thing_to_try_next():
     assert advice(record(summary={"best_step": 20}), given, "my run") == (
         "The loss was still falling at the end, so take more steps: bilevel resume='my run' trainer.steps=40"
     )
+    settled = record(steps=2000, summary={"best_step": 2000})  # of what it fell, 1/18000 in the last tenth
+    assert "still falling" not in advice(settled, given, "run")
+    judged = record(summary={"best_step": 20, "chosen_by": "stop/loss", "last_stop_loss": 0.5})
+    judged = Record([{**line, "stop/loss": 0.6 - 0.01 * line["step"] / 19} for line in judged.lines], judged.summary)
+    assert "still falling" in advice(judged, given, "run")
     stop = record(config={"task": {"stop": 0, "validation": 100}})
     assert "bilevel task=ridge trainer.steps=20 task.stop=50 trainer.patience=10" in advice(stop, given, "run")
     assert advice(record(), given, "run").endswith("bilevel task=ridge command=check")

@@ -294,6 +294,12 @@ def test_groups_of_a_pipeline_name_the_columns_that_its_estimator_gets():
         copy(search).set_params(space={"logisticregression__C": [["e"], ["a"]]}).fit(frame, BINARY)
 
 
+def test_rows_may_be_lists():
+    search = HypergradientSearchCV(Lasso(), {"alpha": (1e-3, 1.0)}, cv=3, max_iter=2)
+    by_list = copy(search).fit(X.tolist(), NOISY.tolist())
+    assert_allclose(by_list.best_estimator_.coef_, search.fit(X, NOISY).best_estimator_.coef_)
+
+
 def test_a_score_that_is_not_defined_ranks_last():
     """R^2 of one row is NaN; the search goes by the loss, which is defined."""
     with warnings.catch_warnings():

@@ -31,6 +31,7 @@ def test_ten_images_teach_a_classifier(result):
     assert result.hparams.shape == (10, 64)
     assert summary["initial_test_accuracy"] < 0.3 and summary["test_accuracy"] > 0.85
     assert summary["baseline_real_accuracy"] > 0.9
+    assert summary["baseline_real_validation_loss"] < summary["baseline_real_test_loss"] < summary["test_loss"]
 
 
 def test_figures(task, result, drawn):

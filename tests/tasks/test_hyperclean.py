@@ -41,6 +41,9 @@ def test_cleaning_beats_the_corrupted_set(result):
     assert summary["cleaning_precision"] > 0.8 and summary["cleaning_recall"] > 0.8
     assert summary["baseline_corrupted_accuracy"] < summary["baseline_uncorrupted_accuracy"]
     assert summary["stop_loss"] < summary["initial_stop_loss"]
+    for split in ("test", "validation"):
+        assert summary[f"baseline_uncorrupted_{split}_loss"] < summary[f"baseline_corrupted_{split}_loss"]
+    assert "baseline_validation_validation_loss" not in summary  # the loss on the samples of the fit says nothing
 
 
 @pytest.mark.slow

@@ -46,6 +46,8 @@ def test_learned_images_teach_more_than_real_ones(drawn):
     summary = result.summary
     assert summary["test_accuracy"] > max(summary["baseline_random"], summary["baseline_means"], 0.93)
     assert summary["baseline_random"] < summary["baseline_all"] and summary["baseline_all"] > 0.95
+    losses = [summary[f"baseline_{name}_test_loss"] for name in ("all", "means", "random")]
+    assert 0 < losses[0] < losses[1] < losses[2]
     assert 0.3 < summary["network_test_accuracy"] < 1 and summary["network_deviation"] >= 0
     assert summary["baseline_random_network"] < summary["baseline_all_network"]
     assert drawn(task, result) == {"images", "learned", "labels", "accuracies"}

@@ -40,5 +40,7 @@ def test_pairs_that_give_the_full_solution_are_stationary(task):
 @pytest.mark.slow
 def test_learning_comes_near_the_full_solution(task, drawn):
     result = Trainer(optimizer=optax.adam(0.05), steps=600).fit(task)
+    assert result.summary["baseline_full_outer_loss"] <= result.summary["best_outer_loss"]
+    assert result.summary["best_outer_loss"] < result.summary["baseline_full_outer_loss"] * 1.01
     assert result.summary["full_distance"] < 0.1 * result.summary["initial_full_distance"]
     assert drawn(task, result) == {"images"}

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 import bilevel as bl
 from bilevel.tasks import episodes, meta_omniglot
-from bilevel.tasks.meta_omniglot import guesses
+from bilevel.tasks.meta_omniglot import guesses, nearest
 
 SMALL: dict[str, Any] = {
     "data": "digits", "way": 3, "shots": 2, "queries": 2, "lanes": 2, "held_out": 4, "rotations": False, "pool": 1,
@@ -55,6 +55,13 @@ def test_the_head_and_its_hypergradient():
     assert jnp.all(chosen == jnp.argmax(logits, axis=1))
 
 
+def test_the_nearest_image_gives_its_class():
+    support = jnp.arange(6.0)[:, None, None] * jnp.ones((6, 2, 2))  # two images of each of three classes
+    query = jnp.array([0.2, 1.4, 2.6, 3.1, 4.9, 5.3])[:, None, None] * jnp.ones((6, 2, 2))
+    found = nearest(episodes.Shape(3, 2, 2), (), episodes.Episode(support, query))
+    assert found.tolist() == [0, 0, 1, 1, 2, 2]
+
+
 @pytest.mark.slow
 def test_training_raises_the_accuracy_on_classes_that_it_has_not_seen(drawn):
     task = meta_omniglot(**{**SMALL, "test_episodes": 100, "lanes": 4})
@@ -62,6 +69,8 @@ def test_training_raises_the_accuracy_on_classes_that_it_has_not_seen(drawn):
     result = trainer.fit(task)
     assert result.summary["test_accuracy"] > 0.6 > 0.34
     assert 0 < result.summary["test_accuracy_ci95"] < 0.1 and "last_validation_accuracy" in result.summary
+    assert 1 / 3 - 0.1 < result.summary["baseline_untrained"] < result.summary["test_accuracy"]
+    assert 1 / 3 < result.summary["baseline_nearest_image"] <= 1
     assert drawn(task, result) == {"nearest"}
 
 

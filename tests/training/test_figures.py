@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 
 from bilevel.loggers import JsonLines, Run
@@ -97,10 +98,10 @@ def test_the_losses_end_at_the_last_iterate_beside_their_baselines():
     lines = {line.get_label(): line for line in training(result).axes[0].get_lines()}
     for label, end in (("validation (outer loss)", 0.1), ("test, held out", 0.4)):
         assert [float(np.asarray(data)[-1]) for data in lines[label].get_data()] == [5.0, end]
-    baseline = lines["test baseline"]
+    baseline = lines["test: baseline"]
     assert set(np.asarray(baseline.get_ydata())) == {0.45}
     assert baseline.get_color() == lines["test, held out"].get_color()
-    assert "validation baseline" not in lines
+    assert not any(str(label).startswith("validation:") for label in lines)
 
 
 def test_a_number_beside_arrays_is_drawn_as_its_path_and_no_legend_lies_on_a_panel():
@@ -118,3 +119,19 @@ def test_many_arrays_stand_in_two_columns():
     figure = hyperparameters(result_of({f"layer {number}": jnp.zeros(5) for number in range(7)}))
     assert len(figure.axes) == 7
     assert figure.get_size_inches()[1] < 12
+
+
+def test_the_legend_of_a_run_with_many_baselines_covers_no_curve_and_is_not_cut():
+    result = result_of(jnp.zeros(3), {"test/loss": 0.5, "stop/loss": 0.4})
+    against = {f"baseline_{name}_accuracy": f"with the best of {name} penalties" for name in ("one", "two", "three")}
+    result.summary["headline"] = {"against": against}
+    for name in ("one", "two", "three"):
+        result.summary.update({f"baseline_{name}_test_loss": 0.3, f"baseline_{name}_validation_loss": 0.2})
+    figure = training(result)
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert "test: with the best of two penalties" in labels and len(labels) == 12 == len(set(labels))
+    FigureCanvasAgg(figure).draw()
+    box = legend.get_window_extent()
+    assert all(not box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 + 1

@@ -42,6 +42,11 @@ def test_a_figure_that_is_no_number_is_said_in_words(value):
     )
 
 
+def test_the_headline_keeps_the_words_of_its_baselines():
+    told = headline(bl.Headline("score", against={"baseline/noisy": "with noise", "baseline/none": "of none"}), FIGURES)
+    assert told["against"] == {"baseline_noisy": "with noise"}
+
+
 def test_figures_that_are_not_there_are_told(caplog):
     told = headline(bl.Headline("score", against={"baseline/none": "of none"}), FIGURES)
     assert told["baselines"] == {} and "no number for: of none" in caplog.text
@@ -72,6 +77,7 @@ def test_a_fit_keeps_what_it_found():
     assert natural["weight"]["number"] == 50 and natural["named"] == {
         "a": pytest.approx(float(result.hparams["penalty"]))
     }
+    assert summary["last_hparams"]["hparams['penalty']"] == pytest.approx(float(result.last_hparams["penalty"]))
     path = [line["hparams['penalty']"] for line in result.metrics]
     assert path[0] == 0.0 == summary["initial_hparams"]["hparams['penalty']"] and len(set(path)) == 3
     assert result.metrics[0]["hparams['weights']/quantiles"] == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])

@@ -26,14 +26,15 @@ from bilevel.engines.implicit_function.active_face import Face, face_within, of_
 from bilevel.engines.implicit_function.bound import Constants, error_bound, refuse_bound
 from bilevel.engines.implicit_function.linearization import (
     Linearization,
+    Nearness,
     adjoint_gradient,
     distance_of,
-    error_by_distance,
     evaluation_counts,
     linearize,
     localized,
     prepared_system,
     reach_of,
+    slope_change,
 )
 from bilevel.engines.implicit_function.reused_preconditioner import joined, nothing_known, of_inner_solver, recycling
 from bilevel.engines.implicit_function.support import has_support, on_support
@@ -180,19 +181,20 @@ class Implicit(Engine):
             params=task.inner.primal(outcome.params),
             carry=Carry(outcome.params, adjoint.reduced, (), adjoint.solution.inverse),
         )
+        solved = Solved(mapping, at, system, adjoint, pulled, grad)
+        near = None
         if self.accuracy == "residual":
-            face = face_within(mapping, point, at.params, reach_of(at, adjoint.amplification, outcome.residual))
-            estimate = of_any_face(face, report.error_estimate, adjoint, at.cotangent, pulled[1])
-            told = {"margin": face.margin, "weakly_active": face.weakly_active}
-            report = replace(report, error_estimate=estimate, **told, counts=report.counts.add(mapping.inspection))
+            near, report = _looked_around(task, point, solved, report)
         if self.accuracy == "bound":
             claim = error_bound(self.constants, point, at, adjoint.value, pulled)
             report = replace(report, **claim, counts=report.counts.plus(hessian_products=1))
         if not corrects:
             return at.value, grad, report
-        return self._corrected(task, point, Solved(mapping, at, system, adjoint, pulled, grad), report)
+        return self._corrected(task, point, solved, report, near)
 
-    def _corrected(self, task: Task, point: Point, solved: Solved, report: Report) -> tuple[Scalar, HParams, Report]:
+    def _corrected(
+        self, task: Task, point: Point, solved: Solved, report: Report, near: Nearness | None
+    ) -> tuple[Scalar, HParams, Report]:
         """The result with its error estimate, for the gradient or the refined gradient.
 
         A linear solver that stops by design cannot measure its error, so a solver with a tolerance measures it.
@@ -207,9 +209,10 @@ class Implicit(Engine):
             # No reported figure then needs B'u of the first gradient, or A'du of the corrected adjoint.
             unread = {"jacobian_products" if self.accuracy == "estimate" else "hessian_products": -1}
             solved, sound, counts = refined.after, refined.solved, counts.add(refined.counts).plus(**unread)
-        if self.accuracy == "residual":
+        if near is not None:
             left = jnp.where(sound, trees.norm(solved.at.residual) / trees.norm(before.at.residual), jnp.nan)
-            estimate = left * (report.error_inner + report.adjoint_residual * trees.norm(before.grad))
+            left = jnp.minimum(left, 2)  # a Newton step is as long as the way to the solution, and may go the other way
+            estimate = near.error(left) + left * report.adjoint_residual * near.size
             face = Face(report.margin, report.weakly_active)
             estimate = of_any_face(face, estimate, before.adjoint, before.at.cotangent, before.pulled[1])
             return solved.at.value, solved.grad, replace(report, error_estimate=estimate, counts=counts)
@@ -231,11 +234,30 @@ def _residual_grade(at: Linearization, adjoint: Solve, grad: HParams, inner: jax
     solution = adjoint.solution
     error_adjoint = jnp.where(solution.status.code == Code.truncated, jnp.inf, solution.residual * size)
     return {
-        "error_estimate": error_by_distance(distance, size) + error_adjoint,
+        "error_estimate": distance * size + error_adjoint,
         "error_inner": distance * size,
         "error_adjoint": error_adjoint,
         "grade": jnp.int32(GRADES.index("residual")),
     }
+
+
+def _looked_around(task: Task, point: Point, solved: Solved, report: Report) -> tuple[Nearness, Report]:
+    """The report with what one more gradient of the outer loss and one look at the face say of the way to the
+    solution."""
+    at, adjoint, through = solved.at, solved.adjoint, solved.pulled[1]
+    distance = distance_of(at, adjoint.amplification, report.inner_residual)
+    reach = reach_of(at, adjoint.amplification, report.inner_residual)
+    slope = slope_change(task, point, at.params, at.cotangent, at.residual, reach)
+    near = Nearness(distance, slope, trees.norm(solved.grad), trees.norm(through))
+    face = face_within(solved.mapping, point, at.params, reach)
+    return near, replace(
+        report,
+        error_estimate=of_any_face(face, near.error() + report.error_adjoint, adjoint, at.cotangent, through),
+        error_inner=near.error(),
+        margin=face.margin,
+        weakly_active=face.weakly_active,
+        counts=report.counts.add(solved.mapping.inspection).plus(gradients=1),
+    )
 
 
 def _claim(corrected: Correction, sound: jax.Array) -> dict:

@@ -15,6 +15,8 @@ from bilevel.implicit import Mapping, PreparedSystem, prepare_system
 from bilevel.linear_solve import LinearSolver
 from bilevel.task import Task
 
+PROBED = 0.1  # the share of the way to the solution over which the slope of the outer loss is compared
+
 
 class Linearization(NamedTuple):
     """Both levels at ``params``, with first derivatives."""
@@ -73,14 +75,41 @@ def distance_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -
     return jnp.clip(distance, inner, inner / trees.epsilon(at.params) ** 0.5).astype(inner.dtype)
 
 
-def error_by_distance(distance: jax.Array, size: jax.Array) -> jax.Array:
-    """The error of a gradient of this ``size`` at params of this relative ``distance`` from the solution.
+def slope_change(
+    task: Task, point: Point, params: Params, cotangent: PyTree, residual: PyTree, reach: jax.Array
+) -> jax.Array:
+    """||v+ - v|| / ||v||: how much the slope v of the outer loss changes on a way as long as the way to the solution.
 
-    The gradient is a product of a slope of the outer loss and a derivative of the solution. If each is off by the
-    relative distance d, the product is off by d + d to first order and by d * d more. The order of magnitude of the
-    first is d; the second is the larger one where the params are further from the solution than they are large.
+    The direction of that way is not known without a solve; ``-residual`` is taken in its place, and ``reach`` is its
+    length. The change is measured over a tenth of the way, because the slope of a robust loss no longer changes far
+    away. Infinite where v is zero and v+ is not.
     """
-    return (distance + distance**2) * size
+    size = trees.norm(residual)
+    way = jnp.where(size > 0, reach / jnp.where(size > 0, size, 1), 0)
+    moved = trees.axpy(-PROBED * way, residual, params)
+    after = jax.grad(task.outer)(moved, point.hparams, point.outer_batch)
+    change, slope = trees.norm(trees.subtract(after, cotangent)), trees.norm(cotangent)
+    return jnp.where(change > 0, change / (PROBED * slope), jnp.where(jnp.isnan(change), jnp.inf, 0))
+
+
+class Nearness(NamedTuple):
+    """How near the params are to the solution, and the gradient there."""
+
+    distance: jax.Array  # relative
+    slope: jax.Array  # the relative change of the slope of the outer loss on that distance
+    size: jax.Array  # the norm of the gradient
+    through: jax.Array  # the norm of its part through the inner problem
+
+    def error(self, left: jax.Array | float = 1.0) -> jax.Array:
+        """The error of the gradient, where only the share ``left`` of the distance is left.
+
+        The part ``through`` the inner problem is a product of the slope of the outer loss and of a derivative of the
+        solution. Where they are off by the shares s and d, the product is off by the share d + s (1 + d). A small
+        change of the params may be a large one of the slope, because the outer loss has its own curvature.
+        """
+        distance, slope = left * self.distance, left * self.slope
+        error = distance * self.size + slope * (1 + distance) * self.through
+        return jnp.where(jnp.isfinite(slope), error, jnp.inf)
 
 
 def reach_of(at: Linearization, amplification: jax.Array, inner: jax.Array) -> jax.Array:

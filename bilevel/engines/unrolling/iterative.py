@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, settings
 from bilevel.engines.implicit_function.active_face import face_within
-from bilevel.engines.implicit_function.linearization import error_by_distance, evaluation_counts, localized
+from bilevel.engines.implicit_function.linearization import Nearness, evaluation_counts, localized, slope_change
 from bilevel.engines.unrolling.forward_over_reverse import forward_over_reverse
 from bilevel.engines.unrolling.left_over import Derivative, inspection, left_over, relative, unexplained
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
@@ -103,28 +103,35 @@ def reported(
     report = report_of(task, outcome, grad, derivative)
     if accuracy == "estimate":
         return audited(task, point, outcome, grad, report)
-    return report if derivative.truncated or task.inner.mapping.smooth else faced(task, point, outcome, grad, report)
+    return report if derivative.truncated else looked_around(task, point, outcome, grad, report)
 
 
-def faced(task: Task, point: Point, outcome: Outcome, grad: HParams, report: Report) -> Report:
-    """The report with a look at the face that the solution lies on.
+def looked_around(task: Task, point: Point, outcome: Outcome, grad: HParams, report: Report) -> Report:
+    """The report with what two gradients of the outer loss and one look at the face say of the way to the solution.
 
     Where the solution may lie on another face, its derivative is another one, and only the order of magnitude of the
     error is known: that of the gradient. It is not known (infinite) where the gradient on this face is zero.
     """
-    params, hparams = jax.lax.stop_gradient((outcome.params, point.hparams))
-    point = point._replace(hparams=hparams)
+    frozen: Outcome
+    frozen, hparams, size = jax.lax.stop_gradient((outcome, point.hparams, trees.norm(grad)))
+    params, point = frozen.params, point._replace(hparams=hparams)
     mapping, counts = localized(task, point, params)
-    left = trees.norm(mapping(params, hparams, point.inner_batch))
-    face = face_within(mapping, point, params, jnp.maximum(left, outcome.distance * trees.norm(params)))
-    size = trees.norm(grad)
-    unknown = jnp.where(size > 0, jnp.maximum(report.error_estimate, size), jnp.inf)
+    residual = mapping(params, hparams, point.inner_batch)
+    reach = jnp.maximum(trees.norm(residual), frozen.distance * trees.norm(params))
+    cotangent = jax.grad(task.outer)(params, hparams, point.outer_batch)
+    slope = slope_change(task, point, params, cotangent, residual, reach)
+    inner = Nearness(frozen.distance, slope, size, size).error()
+    face = face_within(mapping, point, params, reach)
+    error = inner + report.error_adjoint
+    unknown = jnp.where(size > 0, jnp.maximum(error, size), jnp.inf)
+    looks = counts.add(evaluation_counts(mapping)).add(mapping.inspection).plus(gradients=2)
     return replace(
         report,
-        error_estimate=jnp.where(face.weakly_active > 0, unknown, report.error_estimate),
+        error_estimate=jnp.where(face.weakly_active > 0, unknown, error),
+        error_inner=inner,
         margin=face.margin,
         weakly_active=face.weakly_active,
-        counts=report.counts.add(counts).add(evaluation_counts(mapping)).add(mapping.inspection),
+        counts=report.counts.add(looks),
     )
 
 
@@ -145,7 +152,7 @@ def report_of(task: Task, outcome: Outcome, grad: HParams, derivative: Derivativ
         adjoint_residual=left,
         adjoint_steps=jnp.int32(0),
         adjoint_status=Status(jnp.where(jnp.isfinite(size), code, jnp.int32(Code.nonfinite))),
-        error_estimate=error_by_distance(frozen.distance, size) + error,
+        error_estimate=frozen.distance * size + error,
         error_inner=frozen.distance * size,
         error_adjoint=error,
         grade=jnp.int32(0),
