@@ -87,7 +87,6 @@ def augmentation(
         batches=full_batch((fitted, blurs), chosen),
         evaluate=evaluate,
         baselines=baselines,
-        headline=Headline("test/loss", "test loss", {"baseline/test/loss": "without blurs"}),
         natural=lambda hparams: {name: np.asarray(value) for name, value in natural(hparams).items()},
         precision=precision,
         name="augmentation",
