@@ -44,6 +44,8 @@ SEEDS = (
     15102,
     16021,
     18008,
+    19039,
+    19042,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 

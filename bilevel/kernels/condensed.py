@@ -21,6 +21,7 @@ class Condensed(NamedTuple):
     solve: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (top, bottom) -> (x, y)
     shift: jax.Array  # added to the diagonal of M for that; 0 for a convex problem
     factorizations: jax.Array
+    least: jax.Array  # no more than this is the least curvature there, relative to the largest; 0: none is negative
 
 
 class Parts(NamedTuple):
@@ -69,13 +70,14 @@ def condensed(parts: Parts) -> Condensed:
         flat = jax.lax.custom_linear_solve(matvec, rhs, refined, symmetric=True)
         return scale * flat[:n], flat[n:]
 
-    return Condensed(solve, factors.shift, factors.number)
+    return Condensed(solve, factors.shift, factors.number, factors.least)
 
 
 def factored(parts: Parts) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """The same for a convex problem (no search for a shift), without derivatives: (top, bottom) -> (x, y)."""
     matrix, weight, _ = _assembled(parts)
-    factors = _factors(jnp.linalg.cholesky(matrix), parts.rows, weight, jnp.zeros((), matrix.dtype), jnp.int32(1))
+    zero = jnp.zeros((), matrix.dtype)
+    factors = _factors(jnp.linalg.cholesky(matrix), parts.rows, weight, zero, jnp.int32(1), zero)
     n = matrix.shape[0]
 
     def solve(top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -92,6 +94,7 @@ class _Factors(NamedTuple):
     weight: jax.Array
     shift: jax.Array
     number: jax.Array
+    least: jax.Array
 
 
 class _Trial(NamedTuple):
@@ -123,7 +126,9 @@ def _factor(parts: Parts) -> _Factors:
         further,
         trial(jnp.zeros_like(largest), jnp.int32(1)),
     )
-    return _factors(found.factor, parts.rows, found.weight, found.shift, found.number)
+    refused = found.shift / SHIFT_GROWTH / largest  # the largest shift with which the matrix was not positive definite
+    least = jnp.where(refused >= FIRST_SHIFT, -refused, 0)
+    return _factors(found.factor, parts.rows, found.weight, found.shift, found.number, least)
 
 
 def _assembled(parts: Parts) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -138,7 +143,9 @@ def _assembled(parts: Parts) -> tuple[jax.Array, jax.Array, jax.Array]:
     return matrix + jnp.diag(_roundoff(matrix) * (diagonal + largest)), weight, largest
 
 
-def _factors(factor: jax.Array, rows: jax.Array, weight: jax.Array, shift: jax.Array, number: jax.Array) -> _Factors:
+def _factors(
+    factor: jax.Array, rows: jax.Array, weight: jax.Array, shift: jax.Array, number: jax.Array, least: jax.Array
+) -> _Factors:
     schur = jnp.zeros((0, 0), factor.dtype)
     if rows.shape[0]:
         half = jax.scipy.linalg.solve_triangular(factor, rows.T, lower=True)
@@ -146,7 +153,7 @@ def _factors(factor: jax.Array, rows: jax.Array, weight: jax.Array, shift: jax.A
         diagonal = jnp.diagonal(schur)
         lift = jnp.where(diagonal > 0, _roundoff(schur) * diagonal, 1)  # a zero row has a multiplier of its own
         schur = jnp.linalg.cholesky(schur + jnp.diag(lift))
-    return _Factors(factor, schur, rows, weight, shift, number)
+    return _Factors(factor, schur, rows, weight, shift, number, least)
 
 
 def _unit(parts: Parts) -> jax.Array:

@@ -67,7 +67,7 @@ class ClosedForm(Engine):
 
         gradient = lambda w: mapping(w, point.hparams, point.inner_batch)
         first, hessian = jax.linearize(gradient, cold)
-        solve, products = inverse(task, point, cold, hessian)
+        solve, products, indefinite = inverse(task, point, cold, hessian)
         params = cold
         for _ in range(1 + REFINEMENTS):
             params = trees.axpy(-1.0, solve(gradient(params)), params)
@@ -75,7 +75,7 @@ class ClosedForm(Engine):
         adjoint = _adjoint(at, solve)
         left, pulled = at.pull(adjoint)
         tolerance = max(TOLERANCE, 1e3 * trees.epsilon(cold))
-        found, inner_status, looks = _judged(task, point, params, cold, trees.norm(first), tolerance)
+        found, inner_status, looks = _judged(task, point, params, cold, trees.norm(first), tolerance, indefinite)
         rest = _relative(trees.subtract(at.cotangent, left), at.cotangent)
         grad = adjoint_gradient(at, pulled)
         size = trees.norm(grad)
@@ -112,7 +112,13 @@ def _adjoint(at: Linearization, solve: Callable[[PyTree], PyTree]) -> PyTree:
 
 
 def _judged(
-    task: Task, point: Point, params: Params, cold: Params, reference: Scalar, tolerance: float
+    task: Task,
+    point: Point,
+    params: Params,
+    cold: Params,
+    reference: Scalar,
+    tolerance: float,
+    indefinite: jax.Array,
 ) -> tuple[Relative, Status, jax.Array]:
     """The residual at the solution, its status by the scales that the solvers are judged by, and the gradients that
     these cost. A closed form solves quadratic losses only, so the gradient at the start is a scale for the residual,
@@ -122,6 +128,7 @@ def _judged(
     epsilon = trees.epsilon(params)
     limit = limits(scales, tolerance, reference, epsilon)
     code = jnp.where(scales.residual <= limit.converged, Code.converged, Code.max_steps)
+    code = jnp.where(indefinite, Code.indefinite, code)
     status = Status.of(jnp.where(jnp.isfinite(scales.residual), code, Code.nonfinite))
     return relative(scales, limit, reference, epsilon), status, scales.evaluations
 
@@ -136,25 +143,35 @@ def _status(residual: Scalar, tolerance: float) -> Status:
     return Status.of(jnp.where(jnp.isfinite(residual), code, Code.nonfinite))
 
 
-def inverse(task: Task, point: Point, params: Params, hessian: Callable) -> tuple[Callable[[PyTree], PyTree], int]:
-    """rhs -> H^{-1} rhs, by the matrix that the loss states, by Woodbury's identity or by H itself, and the number of
-    products with H."""
+def inverse(
+    task: Task, point: Point, params: Params, hessian: Callable
+) -> tuple[Callable[[PyTree], PyTree], int, jax.Array]:
+    """rhs -> H^{-1} rhs, by the matrix that the loss states, by Woodbury's identity or by H itself, the number of
+    products with H, and whether H has a negative eigenvalue, so that the quadratic has no minimum."""
     loss = task.inner.loss
     if isinstance(loss, Quadratic):
         factor = jax.scipy.linalg.cho_factor(loss.matrix(point.hparams, point.inner_batch))
-        return lambda rhs: jax.scipy.linalg.cho_solve(factor, rhs), 0
+        return lambda rhs: jax.scipy.linalg.cho_solve(factor, rhs), 0, jnp.bool_(False)  # NaN tells of one
     if isinstance(loss, Linear) and isinstance(params, jax.Array):
         design = loss.design(point.inner_batch)
         if design.shape[0] < design.shape[1]:
-            return woodbury(loss, design, point, params), 0
+            solve, indefinite = woodbury(loss, design, point, params)
+            return solve, 0, indefinite
     operator = Operator(hessian, symmetric=True, definite=True, owner="the inner Hessian")
     prepared = Dense().prepare(operator, params)
     matrix_only = lambda rhs: prepared.solve(rhs).value
-    return matrix_only, int(prepared.products)
+    tried = prepared.solve(jax.tree.map(jnp.ones_like, params)).status
+    return matrix_only, int(prepared.products) + 1, tried.code == Code.indefinite
 
 
-def woodbury(loss: Linear, design: jax.Array, point: Point, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """rhs -> (X' M X + D)^{-1} rhs, column by column; the diagonals M and D are read off by a product with ones."""
+def woodbury(
+    loss: Linear, design: jax.Array, point: Point, params: jax.Array
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """rhs -> (X' M X + D)^{-1} rhs, column by column, and whether it has a negative eigenvalue; the diagonals M and D
+    are read off by a product with ones.
+
+    With M > 0 the inverse needs a positive definite kernel and D > 0. Of the kernel its Cholesky factor tells, by NaN.
+    """
     predictions = design @ params
 
     def diagonal(slope: Callable, where: jax.Array) -> jax.Array:
@@ -176,4 +193,4 @@ def woodbury(loss: Linear, design: jax.Array, point: Point, params: jax.Array) -
         columns = jax.vmap(column, in_axes=1, out_axes=1)(rows, features, rhs.reshape(design.shape[1], -1))
         return columns.reshape(rhs.shape)
 
-    return solve
+    return solve, jnp.any(features < 0)

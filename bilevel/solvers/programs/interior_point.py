@@ -18,7 +18,7 @@ from bilevel.solvers.base import Solver, State, settings
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.programs.certificates import judge
 from bilevel.solvers.programs.merit import step_along
-from bilevel.solvers.programs.predictor_corrector import Guard, Iterate, barrier_direction, first_iterate
+from bilevel.solvers.programs.predictor_corrector import Guard, Iterate, barrier_direction, first_iterate, rests
 from bilevel.solvers.programs.recognised import solve_by_matrices
 from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, ProgramSolver, interior_point_program
 from bilevel.solvers.programs.stated_by_functions import program_of
@@ -76,7 +76,9 @@ class InteriorPoint(Solver, ProgramSolver):
         program, at = program_of(instance, params)
         counts = Counts(gradients=3)
         if not self.by_matrices:
-            return State(params, instance.residual_norm(params), counts, begun(*first_iterate(program, at)))
+            residual = instance.residual_norm(params)
+            unseen = jnp.full_like(residual, jnp.nan)  # a start may be a saddle, which its first step sees
+            return State(params, residual, counts, begun(*first_iterate(program, at)), curvature=unseen)
         found = solve_by_matrices(program, at.primal, self)
         at = trees.select(found.solved, found.at, at)
         iterate, scale = first_iterate(program, at)
@@ -89,7 +91,9 @@ class InteriorPoint(Solver, ProgramSolver):
         params = program.unpack(*at)
         counts = counts.plus(gradients=2, factorizations=found.steps)
         code = jnp.where(found.exact, Code.stalled, Code.converged)  # no step follows: the loop judges it
-        return State(params, instance.residual_norm(params), counts, begun(iterate, scale), code)
+        residual = instance.residual_norm(params)
+        curvature = jnp.where(found.solved, 0, jnp.full_like(residual, jnp.nan))  # solved by a convex program
+        return State(params, residual, counts, begun(iterate, scale), code, curvature=curvature)
 
     def step(self, instance: Instance, state: State) -> State:
         program, _ = program_of(instance, state.params)
@@ -103,8 +107,10 @@ class InteriorPoint(Solver, ProgramSolver):
             after = after.represented()
         params = program.unpack(after.primal, after.equality_dual, scale * after.inequality_dual)
         code = judge(program, scale, here, iterate, direction.step.primal)
+        code = jnp.where(rests(iterate, direction), jnp.int32(Code.indefinite), code)
         counts = state.counts.plus(gradients=trials + 4, factorizations=direction.factorizations)
-        return State(params, instance.residual_norm(params), counts, Memory(after, scale, guard), code)
+        residual, memory = instance.residual_norm(params), Memory(after, scale, guard)
+        return State(params, residual, counts, memory, code, curvature=direction.least)
 
     def refresh(self, instance: Instance, state: State) -> State:
         """Slacks and multipliers that are zero to rounding are raised to half the digits of the precision, because the

@@ -42,6 +42,7 @@ class Direction(NamedTuple):
     shift: jax.Array  # the multiple of the identity added to the Hessian; 0 for convex problems
     factorizations: jax.Array
     guard: Guard
+    least: jax.Array  # the least curvature along the active rows, relative to the largest; 0: none is negative
 
 
 class Guard(NamedTuple):
@@ -108,7 +109,14 @@ def barrier_direction(here: Derivatives, at: Iterate, guard: Guard) -> Direction
     barrier = jax.lax.stop_gradient(jnp.where(convex, centering * mean, guard.barrier))
     guard = jax.lax.stop_gradient(guard._replace(barrier=jnp.where(convex, jnp.inf, guard.barrier)))
     step = solve(products + jnp.where(convex, affine.slack * affine.inequality_dual, 0) - barrier)
-    return Direction(step, barrier, factor.shift, factor.factorizations, guard)
+    return Direction(step, barrier, factor.shift, factor.factorizations, guard, factor.least)
+
+
+def rests(at: Iterate, direction: Direction) -> jax.Array:
+    """Whether the unknowns no longer move at a negative curvature: a saddle, which no further step would leave."""
+    size, length = jnp.linalg.norm(at.primal), jnp.linalg.norm(direction.step.primal)
+    epsilon = jnp.finfo(length.dtype).eps
+    return jax.lax.stop_gradient((direction.least < -(epsilon**0.5)) & (length <= epsilon * (1 + size)))
 
 
 def lowered(here: Derivatives, at: Iterate, barrier: jax.Array) -> jax.Array:

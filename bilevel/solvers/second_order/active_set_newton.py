@@ -162,20 +162,24 @@ def _burst(
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     length = max(2 * size, BURST[0]) if size <= DENSE else BURST[1]
     goal = 0.5 * tol * memory.start / jnp.where(state.residual > 0, state.residual, 1)
+    goal = jnp.minimum(goal, SHRINKAGE)  # beside a huge residual at the start any point seems solved, and none is taken
     start, gradient = times(state.params, memory.scale, inverse=True), times(state.memory.gradient, memory.scale)
     residual = inner.residual_given(start, gradient)
     spectral = SpectralProximalGradient(SPECTRAL, goal)
     begun = spectral.begin(start, gradient, residual, memory.step_size, before.plus(proxes=1))
     middle = advance(spectral, inner, begun, residual).state
+    # Anew, because after a start far away the curvature may be smaller by many powers of ten.
+    step_size = first_step_size(BACKTRACKING, inner, middle.params, middle.memory.gradient)
+    middle = middle._replace(counts=middle.counts.plus(gradients=1))
     left = goal * residual / jnp.where(middle.residual > 0, middle.residual, 1)
     accelerated = ProximalGradient(length, left)
 
     def further() -> tuple:
-        begun = accelerated.begin(middle.params, middle.residual, memory.step_size, middle.counts)
+        begun = accelerated.begin(middle.params, middle.residual, step_size, middle.counts)
         end = advance(accelerated, inner, begun, middle.residual).state
         return end.params, inner.gradient(end.params), end.memory.step_size, end.counts.plus(gradients=1)
 
-    enough = lambda: (middle.params, middle.memory.gradient, memory.step_size, middle.counts)
+    enough = lambda: (middle.params, middle.memory.gradient, step_size, middle.counts)
     params, gradient, step_size, counts = jax.lax.cond(left >= 1, enough, further)
     after, gradient = times(params, memory.scale), times(gradient, memory.scale, inverse=True)
     return Point(after, gradient, instance.residual_given(after, gradient), step_size, counts.plus(proxes=1))

@@ -108,3 +108,18 @@ def test_a_matrix_that_is_not_definite_fails():
     )
     with pytest.raises(bl.ConvergenceError):
         bl.hypergradient(task, jnp.array([1.0, -1.0]), bl.ClosedForm())
+
+
+@pytest.mark.parametrize("samples", [6, 1])
+def test_a_quadratic_without_a_minimum_is_refused(samples):
+    """By the matrix itself, and by Woodbury's identity, whose kernel is positive although the ridge is negative."""
+    x, y = jnp.asarray(np.random.default_rng(0).normal(size=(samples, 2))), jnp.ones(samples)
+    loss = bl.Linear(
+        design=lambda batch: batch[0],
+        loss=lambda z, w, h, batch: 0.01 * jnp.sum((z - batch[1]) ** 2) - h * jnp.sum(w**2),
+    )
+    inner = bl.InnerProblem(loss=loss, init=lambda key, h: jnp.zeros(2))
+    outer = lambda w, h, batch: jnp.sum(w)
+    task = bl.Task(inner, outer, lambda key: jnp.array(1.0), bl.full_batch((x, y), None))
+    with pytest.raises(bl.ConvergenceError, match="indefinite"):
+        bl.hypergradient(task, jnp.array(1.0), bl.ClosedForm())

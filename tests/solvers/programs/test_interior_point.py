@@ -1,5 +1,7 @@
 """The interior-point solver on problems constrained by functions: solutions, statuses, engines, warm starts."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -238,6 +240,21 @@ def test_single_precision_params_with_double_precision_data():
 def test_auto_chooses_it_and_says_why():
     inner = portfolio.with_solver(bl.Auto())
     assert inner.explain(LEVELS, MEANS).startswith("bl.InteriorPoint: the set is stated by functions")
+
+
+@pytest.mark.parametrize("start", [[0.0, 0.0], [0.0, 0.4]])
+def test_a_saddle_is_not_a_solution(start):
+    """The gradient at zero is zero, and no step from the axis leaves the axis."""
+    inner = bl.InnerProblem(
+        loss=lambda w, h, batch: 0.5 * (w[1] - h) ** 2 - 0.5 * w[0] ** 2,
+        init=lambda key, h: jnp.array(start),
+        constraint=bl.Functional(inequality=lambda w, h, batch: w @ w - 1.0),
+    )
+    found = inner.solve(jnp.array(0.2 if start[1] else 0.0), None)
+    assert found.status.name == "indefinite"
+    away = replace(inner, init=lambda key, h: jnp.array([1e-3, 0.1])).solve(jnp.array(0.2), None)
+    assert away.status.ok
+    assert_allclose(away.params, [0.99**0.5, 0.1], atol=1e-7)
 
 
 def test_refusals():
