@@ -1,5 +1,7 @@
-"""What every test shares: float64, a compilation cache that lasts, and the folder of published data sets."""
+"""What every test shares: float64, a compilation cache that lasts, the folder of published data sets, and figures that
+can be drawn."""
 
+import io
 import math
 import os
 import pathlib
@@ -68,3 +70,19 @@ def data_root() -> pathlib.Path:
     if not root.is_dir():
         pytest.skip(f"needs the published data sets: {root} is no folder; set BILEVEL_DATA to the folder that has them")
     return root
+
+
+@pytest.fixture
+def drawn():
+    """Draws every figure of a task for a result, as PNG."""
+
+    def draw(task, result):
+        sizes = {}
+        for name, figure in task.figures.items():
+            stream = io.BytesIO()
+            figure(result).savefig(stream, format="png")
+            sizes[name] = len(stream.getvalue())
+        assert all(size > 2000 for size in sizes.values())
+        return set(sizes)
+
+    return draw

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bilevel.data.catalogue import SOURCES
 from bilevel.data.loading import (
     classification,
+    in_rows,
     listing,
     load,
     refuse_classes,
@@ -17,6 +18,7 @@ from bilevel.data.loading import (
     regression,
     source_of,
 )
+from bilevel.data.rows import Rows, in_memory
 from bilevel.data.sources import DataError, DataSet, File, Size, Source, checked, data_folder, present, without_gaps
 from bilevel.data.splits import (
     Corruption,
@@ -39,6 +41,7 @@ __all__ = [
     "DataError",
     "DataSet",
     "File",
+    "Rows",
     "Size",
     "Source",
     "Splits",
@@ -52,6 +55,8 @@ __all__ = [
     "data_folder",
     "divided_by_largest",
     "exact_wrong",
+    "in_memory",
+    "in_rows",
     "listing",
     "load",
     "present",

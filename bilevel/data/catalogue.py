@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bilevel.data import embedded, published
 from bilevel.data.planted import planted
 from bilevel.data.sources import File, Size, Source
@@ -37,9 +39,10 @@ def _files(*names: str) -> tuple[File, ...]:
     return tuple(File(name, CHECKSUMS[name]) for name in names)
 
 
-def _libsvm(name: str, description: str, size: Size, file: str) -> Source:
+def _libsvm(name: str, description: str, size: Size, file: str, from_zero: bool = False) -> Source:
     """A sparse set of the LIBSVM collection, one file a split."""
-    return Source(name, description, size, published.libsvm, _files(file), TICK)
+    blocks = partial(published.libsvm_blocks, features=size.features, from_zero=from_zero)
+    return Source(name, description, size, published.libsvm, _files(file), TICK, blocks=blocks)
 
 
 def _matlab(name: str, description: str, size: Size, file: str) -> Source:
@@ -60,6 +63,7 @@ _SOURCES = (
         published.mnist,
         _files("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
         MNIST,
+        blocks=published.mnist_blocks,
     ),
     Source(
         "mnist_train",
@@ -68,6 +72,7 @@ _SOURCES = (
         published.mnist,
         _files("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
         MNIST,
+        blocks=published.mnist_blocks,
     ),
     Source(
         "mnist_5000",
@@ -87,8 +92,12 @@ _SOURCES = (
     ),
     _libsvm("ijcnn1", "49,990 x 22, 2 classes", Size(49_990, 22, 2, sparse=True), "ijcnn1.trn.bz2"),
     _libsvm("ijcnn1_test", "its test split, 91,701 x 22", Size(91_701, 22, 2, sparse=True), "ijcnn1.tst.bz2"),
-    _libsvm("a9a", "32,561 x 123, sparse, 2 classes", Size(32_561, 123, 2, sparse=True), "adult.trn.bz2"),
-    _libsvm("a9a_test", "its test split, 16,281 x 123", Size(16_281, 123, 2, sparse=True), "adult.tst.bz2"),
+    _libsvm(
+        "a9a", "32,561 x 123, sparse, 2 classes", Size(32_561, 123, 2, sparse=True), "adult.trn.bz2", from_zero=True
+    ),
+    _libsvm(
+        "a9a_test", "its test split, 16,281 x 123", Size(16_281, 123, 2, sparse=True), "adult.tst.bz2", from_zero=True
+    ),
     _libsvm("reuters", "7,770 x 8,315, sparse text, 2 classes", Size(7770, 8315, 2, sparse=True), "reuters.trn.bz2"),
     _libsvm("reuters_test", "its test split, 3,299 x 8,315", Size(3299, 8315, 2, sparse=True), "reuters.tst.bz2"),
     Source(

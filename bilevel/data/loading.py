@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+from jax import process_count
+
 from bilevel.data.catalogue import EITHER, SOURCES
+from bilevel.data.rows import Rows
 from bilevel.data.sources import ENVIRONMENT, DataError, DataSet, Source, available, verified
 
 DENSE = 3e7  # a sparse matrix is made dense up to so many numbers (240 MB)
@@ -52,11 +57,30 @@ def regression(name: str, root: str = "") -> DataSet:
     return load(name, root)
 
 
-def classification(name: str, root: str = "") -> DataSet:
-    """`load` with dense inputs, refusing a data set whose targets are numbers or that is too large to be dense."""
+def classification(name: str, root: str = "", by_rows: bool = False) -> DataSet:
+    """`load` with dense inputs, refusing a data set whose targets are numbers or that is too large to be dense. With
+    ``by_rows`` each of several processes reads the rows that it needs, when it needs them (`in_rows`)."""
     refuse_numbers(source_of(name, root))
+    if by_rows and process_count() > 1:
+        return in_rows(name, root)
     data = load(name, root)
     return data._replace(inputs=data.inputs.toarray()) if source_of(name, root).size.sparse else data
+
+
+def in_rows(name: str, root: str = "") -> DataSet:
+    """`classification` with the labels in memory, and inputs that are `Rows`. Published files are read some rows at a
+    time; what a package ships is read whole, and only the rows that are asked for are kept.
+
+    >>> iris = in_rows("iris")
+    >>> iris.inputs.shape, iris.take(np.array([149])).whole().inputs.tolist()
+    ((150, 4), [[5.9, 3.0, 5.1, 1.8]])
+    """
+    source = source_of(name, root)
+    paths = verified(source, root)
+    blocks = partial(source.blocks, *paths) if source.blocks else lambda: iter([source.read(*paths)])
+    facts, targets = next(iter(blocks())), np.concatenate([block.targets for block in blocks()])
+    rows = Rows(lambda: (block.inputs for block in blocks()), np.arange(len(targets)), facts.inputs.shape[1])
+    return facts._replace(inputs=rows, targets=targets)
 
 
 def refuse_classes(source: Source) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
+import itertools
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bilevel.data.sources import DataError, DataSet
+
+BLOCK = 250  # rows: 1.6 MB of MNIST as numbers
 
 
 def idx(path: Path) -> np.ndarray:
@@ -37,6 +43,35 @@ def libsvm(path: Path) -> DataSet:
     inputs, labels = load_svmlight_file(str(path))
     classes, targets = np.unique(labels, return_inverse=True)
     return DataSet(inputs, targets, len(classes))
+
+
+def idx_blocks(path: Path, rows: int = BLOCK) -> Iterator[np.ndarray]:
+    """The array of `idx`, so many entries of its first axis at a time; the whole is never in memory."""
+    with gzip.open(path) as stream:
+        head = stream.read(4)
+        shape = np.frombuffer(stream.read(4 * head[3]), ">i4")
+        size = int(np.prod(shape[1:], dtype=int))
+        for first in range(0, int(shape[0]), rows):
+            count = min(rows, int(shape[0]) - first)
+            yield np.frombuffer(stream.read(count * size), np.uint8).reshape(count, *shape[1:])
+
+
+def mnist_blocks(images: Path, labels: Path) -> Iterator[DataSet]:
+    """`mnist`, some images at a time."""
+    for pixels, digits in zip(idx_blocks(images), idx_blocks(labels), strict=True):
+        yield DataSet(pixels.reshape(len(pixels), -1) / 255.0, digits.astype(int), 10, (), pixels.shape[1:])
+
+
+def libsvm_blocks(path: Path, features: int, from_zero: bool, rows: int = BLOCK) -> Iterator[DataSet]:
+    """`libsvm`, some lines at a time, of a file that numbers its ``features`` from 0 or from 1."""
+    from sklearn.datasets import load_svmlight_file
+
+    with bz2.open(path) as stream:
+        while lines := list(itertools.islice(stream, rows)):
+            part: Any = io.BytesIO(b"".join(lines))
+            numbered: Any = from_zero  # its type is given as that of its default, "auto"
+            inputs, labels = load_svmlight_file(part, n_features=features, zero_based=numbered)
+            yield DataSet(inputs, (labels > 0).astype(int), 2)
 
 
 def matlab(path: Path) -> DataSet:

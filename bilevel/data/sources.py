@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from bilevel.data.rows import Rows
 
 ENVIRONMENT = "BILEVEL_DATA"
 
@@ -22,8 +24,9 @@ class DataError(ValueError):
 class DataSet(NamedTuple):
     """Samples as NumPy arrays: no device and no precision is chosen here.
 
-    ``inputs`` is (n, d) float64, or a SciPy CSR matrix; ``targets`` is (n,), float64 for regression and integers
-    0..classes-1 otherwise; ``features`` names the columns, where names are published.
+    ``inputs`` is (n, d) float64, a SciPy CSR matrix, or `Rows` of which each process reads its own; ``targets`` is
+    (n,), float64 for regression and integers 0..classes-1 otherwise; ``features`` names the columns, where names are
+    published.
     """
 
     inputs: Any
@@ -34,7 +37,12 @@ class DataSet(NamedTuple):
 
     def take(self, index: np.ndarray) -> DataSet:
         """The samples at ``index``, in that order."""
-        return self._replace(inputs=self.inputs[index], targets=self.targets[index])
+        inputs = self.inputs.take(index) if isinstance(self.inputs, Rows) else self.inputs[index]
+        return self._replace(inputs=inputs, targets=self.targets[index])
+
+    def whole(self) -> DataSet:
+        """The data set with all of its inputs in memory."""
+        return self._replace(inputs=self.inputs[:]) if isinstance(self.inputs, Rows) else self
 
 
 def checked(data: DataSet) -> DataSet:
@@ -62,8 +70,11 @@ def without_gaps(data: DataSet, part: str = "data") -> DataSet:
     """The data set, if it holds no NaN and no infinity.
 
     Raises `DataError` in one sentence, because no step looks at a test set: a NaN there would be seen at the end only.
+    Inputs that lie in files as published are not read for it, because their checksums say what they hold.
     """
     for name, values in (("inputs", data.inputs), ("targets", data.targets)):
+        if isinstance(values, Rows):
+            continue
         sparse = hasattr(values, "tocsr")
         stored: Any = values.data if sparse else np.asarray(values)  # the zeros of a sparse matrix are finite
         if not np.issubdtype(stored.dtype, np.inexact) or np.all(finite := np.isfinite(stored)):
@@ -108,6 +119,7 @@ class Source:
     address: str = "scikit-learn ships it"
     package: str = "sklearn"  # the module that must be installed
     download: bool = False  # fetched over the network when first used
+    blocks: Callable[..., Iterator[DataSet]] | None = None  # (path, ...): the same in parts, some rows at a time
 
 
 def data_folder(root: str = "") -> Path:

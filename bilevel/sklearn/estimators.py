@@ -108,6 +108,8 @@ FAMILIES: dict[type, Family] = {
 
 def family_of(estimator: Any) -> Family:
     """The row of the table for this estimator. Raises ValueError with a sentence for any other."""
+    if isinstance(estimator, type):
+        raise ValueError(f"The estimator is the class {estimator.__name__}: give an instance, {estimator.__name__}().")
     family = FAMILIES.get(type(estimator))
     if family is None:
         known = ", ".join(kind.__name__ for kind in FAMILIES)

@@ -111,7 +111,7 @@ def tightly(machine: SVC, X: Any, y: np.ndarray, **given: Any) -> None:
 def from_its_path(lasso: Lasso, X: Any, y: np.ndarray, **given: Any) -> None:
     """Fits it from the solution that its path has at its strength, where there are more columns than rows: its own
     coordinate descent needs thousands of rounds there from zero."""
-    rows, features = X.shape
+    rows, features = X.shape if hasattr(X, "shape") else np.shape(X)  # a list has none
     if y.ndim == 1 and rows < features and rows**2 * features <= LARGEST and not issparse(X) and not lasso.warm_start:
         weights = given.get("sample_weight", np.ones(rows))
         path = path_of(dense(X), np.asarray(y, float), weights, lasso.fit_intercept, lasso.alpha)

@@ -79,15 +79,17 @@ class Report:
         scored = lambda step, lane: score_of(self.scorer, own, step.lanes, lane, self.folds, self.data)
         with config_context(assume_finite=True, skip_parameter_validation=True):  # checked, and checks take longest
             scores = np.array([[scored(step, lane) for lane in lanes] for step in self.steps])
+        means = np.mean(scores, axis=1)
+        order = np.where(np.isnan(means), np.inf, -means)  # R^2 of one row is NaN; the last ranks, as in GridSearchCV
         params = [self.params(step) for step in self.steps]
         return {
             "params": params,
             **{f"param_{name}": _column([one[name] for one in params]) for name in params[0]},
             "mean_fit_time": np.array([step.seconds for step in self.steps]) / len(lanes),
             **{f"split{lane}_test_score": scores[:, lane] for lane in lanes},
-            "mean_test_score": np.mean(scores, axis=1),
+            "mean_test_score": means,
             "std_test_score": np.std(scores, axis=1),
-            "rank_test_score": rankdata(-np.mean(scores, axis=1), method="min").astype(np.int32),
+            "rank_test_score": rankdata(order, method="min").astype(np.int32),
             "mean_test_loss": np.array([step.loss for step in self.steps]),
         }
 

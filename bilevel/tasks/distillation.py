@@ -55,10 +55,11 @@ def distillation(
     """
     if form not in FORMS:
         raise ValueError(f"task.form={form}: choose one of {', '.join(FORMS)}.")
-    found = data_sets.classification(data, root)
+    found = data_sets.classification(data, root, by_rows=not batch_size)
     learned, chosen = (data_sets.count(part, len(found.targets)) for part in (train, stop))
     splits = data_sets.split(found, learned, chosen, 0, seed)
-    real, stopping, test = (softmax.samples(part) for part in (splits.train, splits.validation, splits.test))
+    held_out = (splits.validation.whole(), splits.test.whole())  # metrics are computed on copies in each process
+    real, stopping, test = (softmax.samples(part) for part in (splits.train, *held_out))
     pixels = found.inputs.shape[1]
     labels = np.repeat(np.arange(found.classes), images_per_class)
     rows = pixels + 1 if form == "primal" else len(labels)
@@ -119,6 +120,7 @@ def gallery_of(
     """The images at several steps and as they were chosen, each with its class, above a real image of each class and
     the mean of all of them; each group has a grey scale of its own."""
     shape = data.image_shape or (1, data.inputs.shape[1])
+    data = data.whole()
     of_class = [data.inputs[data.targets == label] for label in range(data.classes)]
     best = result.summary.get("best_step", -1)
     shown = [step for step in result.snapshots if best < 0 or step < best]

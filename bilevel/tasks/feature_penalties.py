@@ -47,7 +47,8 @@ def feature_penalties(
     Source: Dagréou et al., A framework for bilevel optimization that enables stochastic and global variance reduction
     algorithms, 2022.
     """
-    training, validating, test = parts_of(data, held_out, root, share, standardise, seed)
+    training, validating_rows, test = parts_of(data, held_out, root, share, standardise, seed)
+    validating, test = data_sets.in_memory((validating_rows, test))  # metrics are computed on copies in each process
     features = training[0].shape[1]
 
     def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -71,7 +72,8 @@ def feature_penalties(
     )
 
     def baselines() -> dict[str, Any]:
-        fit = lambda penalty: inner.solve(jnp.full(features, penalty), training).params
+        samples = data_sets.in_memory(training)
+        fit = lambda penalty: inner.solve(jnp.full(features, penalty), samples).params
         fits = jax.jit(lambda grid: jax.lax.map(fit, grid))(jnp.log(jnp.asarray(GRID)))
         losses = [mean_loss(params, validating) for params in fits]
         best = lowest(losses, "the grid of penalties")
@@ -83,7 +85,7 @@ def feature_penalties(
         inner=inner,
         outer_loss=lambda params, hparams, batch: mean_loss(params, batch),
         init_hparams=lambda key: jnp.log(jax.random.uniform(key, (features,))),
-        batches=full_batch(training, validating),
+        batches=full_batch(training, validating_rows),
         evaluate=evaluate,
         natural=lambda hparams: {"penalty": np.exp(np.asarray(hparams))},
         figures={"penalties": found},
@@ -117,10 +119,11 @@ def parts_of(
             f"task.share={share}, task.held_out={held_out or 'nothing'}: give a share of the samples from 0 to 1, "
             "or 0 and a second data set to validate on."
         )
-    first = data_sets.classification(data, root)
+    by_rows = not standardise  # which needs the deviation of all rows
+    first = data_sets.classification(data, root, by_rows)
     if first.classes != 2:
         raise ValueError(f"task.data={data} has {first.classes} classes, and two are needed: choose a9a, for instance.")
-    second = data_sets.classification(held_out, root) if held_out else first.take(np.arange(0))
+    second = data_sets.classification(held_out, root, by_rows) if held_out else first.take(np.arange(0))
     order = np.random.default_rng(seed).permutation(len(first.targets))
     cut = round((1 - share) * len(order))
     train, rest = (first.take(part) for part in np.split(order, [cut]))

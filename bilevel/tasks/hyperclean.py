@@ -54,11 +54,12 @@ def hyperclean(
 
     Source: Franceschi et al., Forward and reverse gradient-based hyperparameter optimization, 2017.
     """
-    found = data_sets.classification(data, root)
+    found = data_sets.classification(data, root, by_rows=not batch_size)
     splits = data_sets.split(found, train, validation, stop, seed)
     labels, corrupted = data_sets.corrupt(corruption, splits.train.targets, found.classes, fraction, seed + 1)
     given = splits.train._replace(targets=labels)
-    noisy, clean, stopping, test = (softmax.samples(part) for part in (given, *splits[1:]))
+    held_out = (splits.stop.whole(), splits.test.whole())  # metrics are computed on copies in each process
+    noisy, clean, stopping, test = (softmax.samples(part) for part in (given, splits.validation, *held_out))
     shape = (noisy[0].shape[1], found.classes)
 
     def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:

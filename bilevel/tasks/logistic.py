@@ -52,9 +52,10 @@ def logistic(
         raise ValueError(f"task.towards={towards}: choose one of {', '.join(SHRINKAGES)}.")
     if not lower <= start <= upper:
         raise ValueError(f"task.start={start} does not lie between task.lower={lower} and task.upper={upper}.")
-    found = data_sets.classification(data, root)
+    found = data_sets.classification(data, root, by_rows=True)
     parts = data_sets.split(found, train, validation, stop, seed)
-    training, validating, stopping, test = (softmax.samples(part) for part in parts)
+    held_out = (parts.stop.whole(), parts.test.whole())  # metrics are computed on copies in each process
+    training, validating, stopping, test = (softmax.samples(part) for part in (*parts[:2], *held_out))
     features = training[0].shape[1]
     shape = penalty_shape(penalties, features, found.classes)
 

@@ -10,19 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.data import DataSet, checked, without_gaps
+from bilevel.data import DataSet, Rows, checked, in_memory, without_gaps
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.losses.pointwise import cross_entropy
 from bilevel.problem import InnerProblem
 from bilevel.tasks.grids import lowest
 
-Samples = tuple[np.ndarray, np.ndarray]  # inputs (n, features + 1), the last column ones, and labels (n,)
+Samples = tuple[Any, np.ndarray]  # inputs (n, features + 1), the last column ones, and labels (n,)
 
 
 def samples(data: DataSet) -> Samples:
-    """Inputs with a column of ones for the intercept, and labels."""
+    """Inputs with a column of ones for the intercept, and labels. Inputs that are not in memory stay where they are."""
     without_gaps(checked(data))
+    if isinstance(data.inputs, Rows):
+        return data.inputs.with_ones(), data.targets
     return np.hstack([data.inputs, np.ones((len(data.inputs), 1))]), data.targets
 
 
@@ -88,6 +90,7 @@ def best_of_grid(
     ``weights`` multiply the losses of the training samples in their mean. One compiled program fits all subsets of a
     set, because weights of zero state a subset.
     """
+    train, chosen_on = in_memory((train, chosen_on))
     weighted = (*train, np.broadcast_to(np.asarray(weights, float), train[1].shape))
     fits = [_fit(jnp.asarray(penalty), weighted, chosen_on, classes, cost) for penalty in penalties]
     best = lowest((loss for _, loss in fits), "the grid of penalties")

@@ -70,7 +70,8 @@ class Fit(Steps):
             found = result.summary
             self._keep(result)  # saved before baselines and figures, which may take long and be interrupted
             self._phase("baselines")
-            result = with_baselines(result, self.task)
+            if leads():  # they may need all of the data, of which the other processes hold their part
+                result = with_baselines(result, self.task)
             if self.trainer.profile:
                 self._phase("profile")
                 result.summary["profile"] = profiled(self.task, self.engine, self.state)

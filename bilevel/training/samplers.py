@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.batches import same_at_every_step
+from bilevel.data.rows import in_memory
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.typing import Key
 from bilevel.task import Task
@@ -74,7 +75,7 @@ def refuse(sampler: str, task: Task, key: Key) -> None:
 
 def objective(task: Task, key: Key) -> tuple[Search, np.ndarray]:
     """The outer loss of a point, by one inner solve, and the point at the start; infinite where the solve failed."""
-    point = first_point(task, key)
+    point = in_memory(first_point(task, key))
     start, unravel = ravel_pytree(point.hparams)
 
     def value(flat: jax.Array) -> jax.Array:

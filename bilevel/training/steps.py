@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.data.rows import in_memory
 from bilevel.engines.failure import LOG, act, describe, failed
 from bilevel.foundation.compilation import Program
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import Key, PyTree
 from bilevel.loggers.base import plain
+from bilevel.solvers import Solver
 from bilevel.task import Task
 from bilevel.training.attempt import at_border, attempted, leap
 from bilevel.training.calls import in_one_call
@@ -28,6 +30,7 @@ from bilevel.training.outer_step import (
     outer_step,
     point_of,
 )
+from bilevel.training.processes import whole
 from bilevel.training.refusals import Settings, heed_influence, refuse_measures, refuse_start, refuse_unknown
 
 
@@ -57,7 +60,7 @@ class Steps:
         self.begin = Program(lambda engine, key: self._placed(first_state(task, trainer.optimizer, engine, key)))
         self.engine, self.reason = trainer.engine, ""
         if trainer.engine.chooses:
-            self.engine, self.reason = trainer.engine.choose(task, first_point(task, key))
+            self.engine, self.reason = trainer.engine.choose(task, in_memory(first_point(task, key)))
         heed_influence(self.engine, task, key)
         refuse_measures(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)
@@ -71,10 +74,22 @@ class Steps:
         refuse_part(1 if self.mesh is None else self.mesh.devices.size)
         if self.mesh is None:
             return task
-        point = first_point(task, key)
-        refuse_host(task.inner.choose(point.hparams, point.inner_batch)[0])
-        self.samples = samples_of((point.inner_batch, point.outer_batch))
-        return on_mesh(task, self.mesh)
+        spread = on_mesh(task, self.mesh)
+        batches = spread.batches(key, 0)
+        refuse_host(self._solver(spread, key))
+        self.samples = samples_of(batches)
+        return spread
+
+    def _solver(self, task: Task, key: Key) -> Solver:
+        """The solver that does the work, chosen as in the compiled step, because data may not be in memory."""
+        found: list[Solver] = []
+
+        def look(key: Key) -> None:
+            point = first_point(task, key)
+            found.append(task.inner.choose(point.hparams, point.inner_batch)[0])
+
+        jax.eval_shape(look, key)
+        return found[0]
 
     def _placed(self, tree: PyTree) -> PyTree:
         """The arrays that a program returned, on the devices where the next step expects them."""
@@ -137,8 +152,11 @@ class Steps:
     def sizes(self) -> dict[str, Any]:
         """The facts of the run for the summary, however it ends."""
         count = lambda tree: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
-        batch, _ = self.task.batches(self.state.key, 0)
-        solver, _ = self.task.inner.choose(self.state.hparams, batch)
+        if self.mesh is None:
+            batch, _ = self.task.batches(self.state.key, 0)
+            solver, _ = self.task.inner.choose(self.state.hparams, batch)
+        else:
+            solver = self._solver(self.task, whole(self.state.key))
         return {
             "task": self.task.name,
             "engine": type(self.engine).__name__,

@@ -25,7 +25,7 @@ import numpy as np
 
 import bilevel as bl
 from experiments.peers import common
-from experiments.peers.logistic_figure import draw
+from experiments.peers.logistic_figure import curves_beside, draw
 from experiments.peers.served.outer import descend
 
 PEERS = ("jaxopt", "torchopt")
@@ -144,7 +144,8 @@ def exact(arrays: dict[str, Any]) -> Callable[[np.ndarray], list[float]]:
     return values
 
 
-def rows_of(name: str, given: Any) -> list[dict[str, Any]]:
+def rows_of(name: str, given: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What is reported of each arm, and the points of its curve."""
     arrays = data(name)
     ours = [common.own(f"bilevel: {arm}", descent(arrays, settings)) for arm, settings in OURS.items()]
     peers = {"hoag": sys.executable} | given.peers
@@ -161,9 +162,11 @@ def rows_of(name: str, given: Any) -> list[dict[str, Any]]:
     print(
         f"{name}: optimum by {len(long['seconds'])} evaluations, {end:.9f}; the best of all arms {best:.9f}", flush=True
     )
-    rows = []
+    rows: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
     for arm, (seconds, losses, gradients, products) in curves.items():
         gaps = np.asarray(losses) - best
+        points += curve_of(name, arm, seconds, np.add(gradients, products), gaps)
         within, roughly = np.nonzero(gaps <= SUBOPTIMALITY)[0], np.nonzero(gaps <= ROUGHLY)[0]
         at = int(within[0]) if within.size else -1
         rows.append(
@@ -180,7 +183,30 @@ def rows_of(name: str, given: Any) -> list[dict[str, Any]]:
                 "compile_seconds": found[arm].compile_seconds,
             }
         )
-    return rows
+    return rows, points
+
+
+def curve_of(name: str, arm: str, seconds: Any, calls: Any, gaps: np.ndarray) -> list[dict[str, Any]]:
+    """The evaluations that came nearer to the optimum than all before, and the last one: the least suboptimality so
+    far over seconds and over calls. The optimum itself, 0, is left out, because the axis is logarithmic.
+
+    >>> points = curve_of("made up", "ours", [0.1, 0.2, 0.3], [5, 9, 12], np.array([1.0, 2.0, 0.5]))
+    >>> [(point["calls"], point["suboptimality"]) for point in points]
+    [(5, 1.0), (12, 0.5)]
+    """
+    least = np.minimum.accumulate(gaps)
+    at = [k for k in range(len(gaps)) if k == len(gaps) - 1 or k == 0 or gaps[k] < least[k - 1]]
+    return [
+        {
+            "data": name,
+            "arm": arm,
+            "seconds": float(seconds[k]),
+            "calls": int(calls[k]),
+            "suboptimality": float(least[k]),
+        }
+        for k in at
+        if least[k] > 0
+    ]
 
 
 def main() -> None:
@@ -188,12 +214,14 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     results, picture = common.paths("logistic", settings.out)
     rows: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
     names = ("made up",) if settings.smoke else ("ijcnn1", "a9a")
     for name in names:
-        more = rows_of(name, settings)
-        rows += more
+        more, curve = rows_of(name, settings)
+        rows, points = rows + more, points + curve
         common.show(more)
         common.write(results, rows)
+        common.write(curves_beside(results), points)
         draw(results, picture)
     for name in names:
         here = [row for row in rows if row["data"] == name]

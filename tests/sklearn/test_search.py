@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.testing import assert_allclose
 from sklearn.base import clone, is_regressor
 from sklearn.dummy import DummyClassifier
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import (
     ElasticNet,
@@ -23,7 +23,7 @@ from sklearn.linear_model import (
     Ridge,
 )
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, StratifiedKFold, cross_val_score
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneOut, PredefinedSplit, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
@@ -294,6 +294,22 @@ def test_groups_of_a_pipeline_name_the_columns_that_its_estimator_gets():
         copy(search).set_params(space={"logisticregression__C": [["e"], ["a"]]}).fit(frame, BINARY)
 
 
+def test_rows_may_be_lists():
+    search = HypergradientSearchCV(Lasso(), {"alpha": (1e-3, 1.0)}, cv=3, max_iter=2)
+    by_list = copy(search).fit(X.tolist(), NOISY.tolist())
+    assert_allclose(by_list.best_estimator_.coef_, search.fit(X, NOISY).best_estimator_.coef_)
+
+
+def test_a_score_that_is_not_defined_ranks_last():
+    """R^2 of one row is NaN; the search goes by the loss, which is defined."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        search = HypergradientSearchCV(Ridge(), {"alpha": (1e-3, 1e3)}, cv=LeaveOneOut(), max_iter=2).fit(X, NOISY)
+    assert np.isnan(search.best_score_)
+    assert np.all(search.cv_results_["rank_test_score"] == 1)
+    assert np.isfinite(search.history_[search.best_index_]["loss"])
+
+
 @pytest.mark.slow
 def test_a_holdout_is_one_fold():
     fold = np.where(np.arange(N) < 45, -1, 0)
@@ -315,6 +331,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "needs three classes or more": dict(space={"C": "per_class"}),
     "absent from the training samples": dict(cv=[(np.flatnonzero(BINARY == "no"), np.flatnonzero(BINARY == "yes"))]),
     "knows Ridge, LogisticRegression": dict(estimator=DummyClassifier()),
+    "give an instance, LogisticRegression()": dict(estimator=LogisticRegression),
     "'criterion' parameter": dict(criterion="aic"),
     "it has no penalty": dict(estimator=LogisticRegression(C=np.inf)),
 }

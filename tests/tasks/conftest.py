@@ -1,6 +1,4 @@
-"""What the tests of the tasks share: a hypergradient against differences, figures that can be drawn."""
-
-import io
+"""What the tests of the tasks share: a hypergradient against differences."""
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +28,3 @@ def agrees_with_differences():
         assert_allclose(float(sum(jax.tree.leaves(slopes))), difference, rtol=rtol)
 
     return check
-
-
-@pytest.fixture
-def drawn():
-    """Draws every figure of a task for a result, as PNG."""
-
-    def draw(task, result):
-        sizes = {}
-        for name, figure in task.figures.items():
-            stream = io.BytesIO()
-            figure(result).savefig(stream, format="png")
-            sizes[name] = len(stream.getvalue())
-        assert all(size > 2000 for size in sizes.values())
-        return set(sizes)
-
-    return draw

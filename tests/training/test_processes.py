@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def free_port() -> int:
         return trial.getsockname()[1]
 
 
-def started(processes: int, devices: int, folder: Path) -> list[dict]:
+def started(processes: int, devices: int, folder: Path, part: str = "own") -> list[dict]:
     """What two_processes.py found in each of so many processes with so many virtual devices each."""
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # nothing but the compilation takes time
     environment = {**os.environ, **quick, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(HERE.parents[1])}
@@ -31,7 +32,7 @@ def started(processes: int, devices: int, folder: Path) -> list[dict]:
     port = str(free_port())
     running = [
         subprocess.Popen(
-            [*command, str(process), str(processes), port, cache, str(folder)],
+            [*command, str(process), str(processes), port, cache, str(folder), part],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -39,7 +40,12 @@ def started(processes: int, devices: int, folder: Path) -> list[dict]:
         )
         for process in range(processes)
     ]
-    ends = [one.communicate(timeout=280) for one in running]
+    try:
+        with ThreadPoolExecutor(processes) as readers:  # a process whose pipe is full would keep the others waiting
+            ends = list(readers.map(lambda one: one.communicate(timeout=580), running))
+    finally:
+        for one in running:
+            one.kill()
     assert [one.returncode for one in running] == [0] * processes, ends
     return [json.loads(out[out.index("FOUND") + 5 :]) for out, _ in ends]
 
@@ -64,6 +70,23 @@ def test_two_processes_find_what_one_finds(found, name):
 def test_each_process_reads_its_rows_only(found):
     _, processes, _ = found
     assert [process["read"] for process in processes] == [[80, 160], [80, 160]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_of_a_shipped_task_each_process_reads_its_rows_only(tmp_path):
+    processes, (one,) = started(2, 1, tmp_path / "two", "shipped"), started(1, 1, tmp_path / "one", "shipped")
+    sizes = {"hyperclean": (400, 100), "logistic": (301, 99)}
+    assert set(one) == set(sizes)
+    for name, whole_run in one.items():
+        assert whole_run["read"] == {}
+        read = [process[name]["read"] for process in processes]
+        for size in sizes[name]:  # once for the device, and once for the checkpoint, which knows the data by its sums
+            assert sum(rows[str(size)] for rows in read) == 2 * size
+            assert abs(read[0][str(size)] - read[1][str(size)]) <= 4
+        for process in processes:
+            for kind in ("hparams", "params", "losses"):
+                np.testing.assert_allclose(process[name][kind], whole_run[kind], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.slow
