@@ -49,11 +49,12 @@ def block_pivoting(matrix: jax.Array, offset: jax.Array, free: jax.Array, max_st
     empty = diagonal == 0  # the multiplier of a zero row stays zero if that is optimal
     scale = 1 / jnp.sqrt(jnp.where(empty, 1, diagonal))
     scaled, d = scale[:, None] * matrix * scale[None, :] + jnp.diag(empty.astype(matrix.dtype)), scale * offset
+    identity = jnp.eye(d.size, dtype=d.dtype)
     rounding = 10 * d.size * jnp.finfo(d.dtype).eps
 
     def attempt(active: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         pairs = active[:, None] & active[None, :]
-        factor = jnp.linalg.cholesky(jnp.where(pairs, scaled, jnp.eye(d.size, dtype=d.dtype)))
+        factor = jnp.linalg.cholesky(jnp.where(pairs, scaled, identity), symmetrize_input=False)
         y = jax.scipy.linalg.cho_solve((factor, True), jnp.where(active, -d, 0))
         slack = scaled @ y + d
         floor = -rounding * (1 + jnp.max(jnp.abs(y), initial=0))

@@ -19,6 +19,7 @@ from bilevel.kernels.activity import (
     read_program,
     units_of,
 )
+from bilevel.kernels.matrices import is_positive_semidefinite
 from bilevel.kernels.rescue import rescued
 from bilevel.kernels.saddle import Schur, schur_of
 
@@ -109,6 +110,7 @@ def settled(program: Program, at: Point, units: Units, by: Schur | None = None) 
 
     Factors that have not lost digits solve the conditions on their rows to rounding. Where it is beyond doubt that
     the same rows hold the point found, no other rows can, and the polish would end there. The other lanes are polished.
+    Factors that are lost come back as numbers without a meaning, but finite ones.
 
     >>> program = (jnp.eye(1), -jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.ones((1, 1)), jnp.zeros(1))
     >>> found = settled(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])), units_of(program[0], program[4]))
@@ -128,7 +130,7 @@ def settled(program: Program, at: Point, units: Units, by: Schur | None = None) 
     def searched(program: Program, at: Point, units: Units) -> Settled:
         at = polished(program, at, units)
         reading = read_program(program, at, units)
-        return Settled(at, reading, _factors(program, reading.active))
+        return Settled(at, reading, _factors(program, reading.active).quiet())
 
     return rescued(~sure, searched, (program, at, units), Settled(first, reading, by))
 
@@ -136,6 +138,16 @@ def settled(program: Program, at: Point, units: Units, by: Schur | None = None) 
 def _factors(program: Program, active: jax.Array) -> Schur:
     Q, _, A, _, G, _ = program
     return schur_of(Q, jnp.concatenate([A, jnp.where(active[:, None], G, 0)]))
+
+
+def is_convex(hessian: jax.Array, by: Schur) -> jax.Array:
+    """Whether a Hessian has no negative eigenvalue, up to rounding; factors ``by`` that have not lost digits prove it.
+
+    >>> by = schur_of(jnp.eye(1), jnp.zeros((0, 1)))
+    >>> bool(is_convex(jnp.eye(1), by)), bool(is_convex(-jnp.eye(1), schur_of(-jnp.eye(1), jnp.zeros((0, 1)))))
+    (True, False)
+    """
+    return rescued(by.lost, is_positive_semidefinite, (hessian,), jnp.bool_(True))
 
 
 def corrected(program: Program, at: Point, by: Schur) -> Point:

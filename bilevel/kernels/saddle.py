@@ -32,6 +32,13 @@ class Schur(NamedTuple):
         y = jax.scipy.linalg.cho_solve((self.factor, True), self.half.T @ top - self.scale * bottom)
         return (top - self.half @ y) @ self.inverse, self.scale * y
 
+    def quiet(self) -> Schur:
+        """The same, with numbers in the place of NaN where the factors are lost, because callers may be under checks
+        for NaN."""
+        kept = lambda array: jnp.where(self.lost, 0, array)
+        factor = jnp.where(self.lost, jnp.eye(len(self.factor), dtype=self.factor.dtype), self.factor)
+        return self._replace(inverse=kept(self.inverse), half=kept(self.half), factor=factor)
+
     def in_units(self, columns: jax.Array, rows: jax.Array) -> Schur:
         """The factors of [[D Q D, D C' E], [E C D, 0]] with D = diag(columns) and E = diag(rows)."""
         return self._replace(inverse=self.inverse / columns[None, :], scale=self.scale / rows)
@@ -83,11 +90,11 @@ def schur_of(hessian: jax.Array, rows: jax.Array) -> Schur:
     size = jnp.linalg.norm(rows, axis=1)
     held = size != 0
     scale = 1 / jnp.where(held, size, 1)
-    factor = jnp.linalg.cholesky(hessian)
+    factor = jnp.linalg.cholesky(hessian, symmetrize_input=False)
     inverse = inverse_lower(factor)
     half = inverse @ (scale[:, None] * rows).T
     matrix = half.T @ half + jnp.diag((~held).astype(hessian.dtype))
-    schur = jnp.linalg.cholesky(matrix)
+    schur = jnp.linalg.cholesky(matrix, symmetrize_input=False)
     return Schur(inverse, half, schur, scale, held, is_lost(factor, hessian) | is_lost(schur, matrix))
 
 

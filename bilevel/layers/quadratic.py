@@ -14,7 +14,7 @@ from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Scalar
 from bilevel.implicit.attach import attach
 from bilevel.kernels import activity, polish
-from bilevel.kernels.matrices import is_positive_semidefinite, is_sparse, rows_kept, stacked, symmetric_part
+from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
 from bilevel.kernels.program_derivative import moving
 from bilevel.kernels.rescue import rescued
 from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
@@ -59,7 +59,7 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
         settled = jax.lax.stop_gradient(polish.settled(arrays, tuple(unknown), units, answer.factors))
         unknown = PrimalDual(*settled.at)
         residual = _measure(program, unknown)
-        convex = rescued(settled.by.lost, is_positive_semidefinite, (program.P,), jnp.bool_(True))
+        convex = polish.is_convex(program.P, settled.by)
     else:
         ones = jnp.ones((), q.dtype)
         unknown, residual = improved_at_root(SPARSE_QP, unknown, (*frozen, ones), partial(_measure, program))

@@ -153,7 +153,7 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     P, q, A, b, cone = program.dense()
     free = np.zeros(b.size, bool)
     free[layout(cone).equalities] = True
-    root = jnp.linalg.cholesky(P)
+    root = jnp.linalg.cholesky(P, symmetrize_input=False)
     inverse = inverse_lower(root)
     half, pushed = inverse @ A.T, inverse @ q
     found = block_pivoting(half.T @ half, b + half.T @ pushed, jnp.asarray(free), MAX_PIVOTS)
