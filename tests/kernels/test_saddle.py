@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,12 +24,13 @@ def test_factors_in_other_units_are_those_of_the_program_in_these_units():
     rows = ROWS * np.array([[1], [0], [1]])
     hessian, scaled = columns[:, None] * HESSIAN * columns, scales[:, None] * rows * columns
     bottom = BOTTOM * [1, 0, 1]
-    moved = schur_of(HESSIAN, rows).in_units(columns, scales).solve(TOP, bottom)
+    by = schur_of(jnp.asarray(HESSIAN), jnp.asarray(rows)).in_units(jnp.asarray(columns), jnp.asarray(scales))
+    moved = by.solve(jnp.asarray(TOP), jnp.asarray(bottom))
     np.testing.assert_allclose(np.concatenate(moved), np.concatenate(SOLVE(hessian, scaled, TOP, bottom)), rtol=1e-11)
 
 
 def test_lost_factors_are_silenced_and_good_ones_unchanged():
-    lost, good = schur_of(-HESSIAN, ROWS), schur_of(HESSIAN, ROWS)
+    lost, good = (schur_of(jnp.asarray(sign * HESSIAN), jnp.asarray(ROWS)) for sign in (-1, 1))
     assert bool(lost.lost) and np.isnan(lost.inverse).any()
     assert all(np.isfinite(part).all() for part in lost.quiet())
     assert all(np.array_equal(*pair) for pair in zip(good, good.quiet(), strict=True))
