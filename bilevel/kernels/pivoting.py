@@ -17,10 +17,14 @@ class Pivoted(NamedTuple):
     y: jax.Array
     solved: jax.Array
     steps: jax.Array
+    active: jax.Array  # the rows whose multiplier may differ from zero
+    scale: jax.Array  # diag(scale) M diag(scale) has ones on its diagonal
+    factor: jax.Array  # of that matrix on the active rows, by Cholesky, with ones on the diagonal for the others
 
 
 class _Loop(NamedTuple):
     active: jax.Array
+    factor: jax.Array
     y: jax.Array
     wrong: jax.Array  # the number of rows on the wrong side
     fewest: jax.Array  # the least number so far
@@ -45,15 +49,16 @@ def block_pivoting(matrix: jax.Array, offset: jax.Array, free: jax.Array, max_st
     empty = diagonal == 0  # the multiplier of a zero row stays zero if that is optimal
     scale = 1 / jnp.sqrt(jnp.where(empty, 1, diagonal))
     scaled, d = scale[:, None] * matrix * scale[None, :] + jnp.diag(empty.astype(matrix.dtype)), scale * offset
+    identity = jnp.eye(d.size, dtype=d.dtype)
     rounding = 10 * d.size * jnp.finfo(d.dtype).eps
 
-    def attempt(active: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def attempt(active: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         pairs = active[:, None] & active[None, :]
-        factor = jnp.linalg.cholesky(jnp.where(pairs, scaled, jnp.eye(d.size, dtype=d.dtype)))
+        factor = jnp.linalg.cholesky(jnp.where(pairs, scaled, identity), symmetrize_input=False)
         y = jax.scipy.linalg.cho_solve((factor, True), jnp.where(active, -d, 0))
         slack = scaled @ y + d
         floor = -rounding * (1 + jnp.max(jnp.abs(y), initial=0))
-        return y, jnp.where(active, ~free & (y < floor), slack < floor)
+        return factor, y, jnp.where(active, ~free & (y < floor), slack < floor)
 
     def proceed(loop: _Loop) -> jax.Array:
         return jnp.any(loop.wrong) & jnp.all(jnp.isfinite(loop.y)) & (loop.steps < max_steps)
@@ -65,12 +70,13 @@ def block_pivoting(matrix: jax.Array, offset: jax.Array, free: jax.Array, max_st
         last = jnp.cumsum(loop.wrong) == count
         single = loop.wrong & last
         active = loop.active ^ jnp.where(patience > 0, loop.wrong, single)
-        y, wrong = attempt(active)
-        return _Loop(active, y, wrong, jnp.minimum(count, loop.fewest), patience, loop.steps + 1)
+        factor, y, wrong = attempt(active)
+        return _Loop(active, factor, y, wrong, jnp.minimum(count, loop.fewest), patience, loop.steps + 1)
 
     active = free | (d < 0)
-    y, wrong = attempt(active)
-    first = _Loop(active, y, wrong, jnp.asarray(d.size + 1), jnp.asarray(PATIENCE), jnp.int32(1))
+    factor, y, wrong = attempt(active)
+    first = _Loop(active, factor, y, wrong, jnp.asarray(d.size + 1), jnp.asarray(PATIENCE), jnp.int32(1))
     last = jax.lax.while_loop(proceed, exchange, first)
     y = scale * last.y
-    return Pivoted(y, ~jnp.any(last.wrong) & jnp.all(jnp.isfinite(y)), last.steps)
+    solved = ~jnp.any(last.wrong) & jnp.all(jnp.isfinite(y))
+    return Pivoted(y, solved, last.steps, last.active, scale, last.factor)

@@ -8,12 +8,26 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from bilevel.kernels.activity import Point, Program, Units, in_units, into_units, out_of_units, read_program, units_of
+from bilevel.kernels.activity import (
+    Point,
+    Program,
+    Reading,
+    Units,
+    in_units,
+    into_units,
+    out_of_units,
+    read_program,
+    units_of,
+)
+from bilevel.kernels.matrices import is_positive_semidefinite
+from bilevel.kernels.rescue import rescued
+from bilevel.kernels.saddle import Schur, schur_of
 
 State = TypeVar("State")
 
 STEPS = 12  # of a quadratic program: each may take up and let go of rows
 SHIFTS = 16.0, 1e3  # the factor between shifts of a matrix that rounding has left indefinite, and the largest multiple
+ROUNDING = 100  # units of rounding in which the residual of an exact solution of some hundred unknowns stays
 PATIENCE = 3  # steps without progress, because an exchange of rows may raise the residual first
 
 
@@ -81,6 +95,71 @@ def polished(program: Program, at: Point, units: Units | None = None) -> Point:
     # No more steps are spared: slacks and multipliers that should be zero are rounding beside large others.
     best, _ = improved(step, measure, into_units(at, units), STEPS, PATIENCE, 10 * float(jnp.finfo(at[0].dtype).eps))
     return out_of_units(best, units)
+
+
+class Settled(NamedTuple):
+    """A solution that is exact to rounding, the reading of its rows, and the factors on those that hold it."""
+
+    at: Point
+    reading: Reading
+    by: Schur
+
+
+def settled(program: Program, at: Point, units: Units, by: Schur | None = None) -> Settled:
+    """`polished`, mostly without a step of it. ``by`` are factors on the rows that are believed to hold the solution.
+
+    Factors that have not lost digits solve the conditions on their rows to rounding. Where it is beyond doubt that
+    the same rows hold the point found, no other rows can, and the polish would end there. The other lanes are polished.
+    Factors that are lost come back as numbers without a meaning, but finite ones.
+
+    >>> program = (jnp.eye(1), -jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.ones((1, 1)), jnp.zeros(1))
+    >>> found = settled(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])), units_of(program[0], program[4]))
+    >>> [part.tolist() for part in found.at], found.reading.active.tolist(), bool(found.by.lost)
+    ([[0.0], [], [1.0]], [True], False)
+    """
+    if by is None:
+        _, _, duals = into_units(at, units)
+        slack = units.rows[at[1].size :] * (program[5] - program[4] @ at[0])
+        by = _factors(program, duals > slack)
+    first = corrected(program, at, by)
+    reading = read_program(program, first, units)
+    same = jnp.all(reading.active == by.held[at[1].size :])
+    exact = reading.residual <= ROUNDING * float(jnp.finfo(at[0].dtype).eps)
+    sure = same & exact & reading.certain & ~by.lost
+
+    def searched(program: Program, at: Point, units: Units) -> Settled:
+        at = polished(program, at, units)
+        reading = read_program(program, at, units)
+        return Settled(at, reading, _factors(program, reading.active).quiet())
+
+    return rescued(~sure, searched, (program, at, units), Settled(first, reading, by))
+
+
+def _factors(program: Program, active: jax.Array) -> Schur:
+    Q, _, A, _, G, _ = program
+    return schur_of(Q, jnp.concatenate([A, jnp.where(active[:, None], G, 0)]))
+
+
+def is_convex(hessian: jax.Array, by: Schur) -> jax.Array:
+    """Whether a Hessian has no negative eigenvalue, up to rounding; factors ``by`` that have not lost digits prove it.
+
+    >>> by = schur_of(jnp.eye(1), jnp.zeros((0, 1)))
+    >>> bool(is_convex(jnp.eye(1), by)), bool(is_convex(-jnp.eye(1), schur_of(-jnp.eye(1), jnp.zeros((0, 1)))))
+    (True, False)
+    """
+    return rescued(by.lost, is_positive_semidefinite, (hessian,), jnp.bool_(True))
+
+
+def corrected(program: Program, at: Point, by: Schur) -> Point:
+    """(x, y, z) after a Newton step on the rows that the factors ``by`` are of; other multipliers are zero."""
+    Q, q, A, b, G, h = program
+    x, y, z = at
+    duals = jnp.where(by.held, jnp.concatenate([y, z]), 0)
+    rows = jnp.concatenate([A, G])
+    unmet = jnp.where(by.held, rows @ x - jnp.concatenate([b, h]), 0)
+    change, more = by.solve(-(Q @ x + q + rows.T @ duals), -unmet)
+    duals = duals + more
+    return x + change, duals[: y.size], duals[y.size :]
 
 
 def newton_step(program: Program, at: Point, active: jax.Array) -> Point:

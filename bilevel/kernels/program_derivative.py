@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from bilevel.implicit.silence import silent
 from bilevel.kernels.activity import Reading
-from bilevel.kernels.saddle import solve_saddle
+from bilevel.kernels.saddle import Schur, solve_saddle
 
 
 class Arguments(NamedTuple):
@@ -26,9 +26,12 @@ class Arguments(NamedTuple):
 
 
 @jax.custom_jvp
-def moving(solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading) -> tuple[jax.Array, ...]:
+def moving(
+    solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading, by: Schur | None = None
+) -> tuple[jax.Array, ...]:
     """The ``solution`` (x, y, z), unchanged in value, with its derivative in the `Arguments`, in both modes and to any
-    order. It takes factors of Q and of its Schur complement on the active rows of the ``reading``, in its units. Where
+    order. It takes factors of Q and of its Schur complement on the active rows of the ``reading``, in its units, or
+    ``by``, where those were made for the program as given. Where
     the active rows are dependent, it is the derivative of least norm. It is NaN where ``usable`` is NaN, or where Q is
     singular along a direction that the derivative needs; a cotangent that is exactly zero still gives zero.
 
@@ -45,6 +48,7 @@ def moving(solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading) 
 def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     at, given, reading = moving(*primals), Arguments(*primals[1]), primals[2]
     columns, scales = reading.units
+    by = None if primals[3] is None else jax.lax.stop_gradient(primals[3]).in_units(columns, scales)
     mask = jnp.concatenate([jnp.ones_like(at[1]), reading.active.astype(at[0].dtype)])
 
     def linear(of: tuple, tangents: tuple) -> tuple[jax.Array, ...]:
@@ -53,7 +57,7 @@ def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         curvature = columns[:, None] * (0.5 * (given.Q + given.Q.T)) * columns[None, :]
         top = -(0.5 * (moved.Q + moved.Q.T) @ x + moved.q + moved.A.T @ y + moved.G.T @ z)
         bottom = jnp.concatenate([moved.b - moved.A @ x, moved.h - moved.G @ x])
-        change, duals = solve_saddle(curvature, rows, columns * top, mask * scales * bottom, strict=True)
+        change, duals = solve_saddle(curvature, rows, columns * top, mask * scales * bottom, strict=True, by=by)
         change, duals = columns * change, scales * duals
         return change, duals[: y.size], duals[y.size :]
 

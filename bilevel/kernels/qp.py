@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from bilevel.foundation.status import Code, Status
-from bilevel.kernels.activity import read_program
+from bilevel.kernels.activity import units_of
 from bilevel.kernels.arrays import as_point, like
 from bilevel.kernels.conic import Data, solve_conic
 from bilevel.kernels.equilibrate import equilibrate, units
-from bilevel.kernels.polish import polished
+from bilevel.kernels.polish import Settled, settled
 from bilevel.kernels.program_derivative import moving
 from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.second_orders import SecondOrders
@@ -49,27 +49,28 @@ def solve_qp(Q: ArrayLike, q: ArrayLike, A: ArrayLike, b: ArrayLike, G: ArrayLik
     Q, A, b, G, h = (like(array, q) for array in (Q, A, b, G, h))
     bounded = h < jnp.inf
     program = Q, q, A, b, jnp.where(bounded[:, None], G, 0), jnp.where(bounded, h, 1)
-    at, steps, code = jax.lax.stop_gradient(_found(Data(*jax.lax.stop_gradient(program))))
+    found, steps, code = jax.lax.stop_gradient(_found(Data(*jax.lax.stop_gradient(program))))
+    at, reading, by = found
     residual = jax.lax.stop_gradient(_residual(program, at))
     tol = float(jnp.finfo(residual.dtype).eps) ** 0.75
     solved = jnp.where(residual <= tol, Code.converged, jnp.where(residual <= tol**0.5, Code.stalled, Code.max_steps))
     none = (code == Code.infeasible) | (code == Code.unbounded)
     status = Status.of(jnp.where(none, code, jnp.where(jnp.isfinite(residual), solved, Code.nonfinite)))
     usable = jnp.where(none, jnp.nan, 1).astype(q.dtype)
-    reading = jax.lax.stop_gradient(read_program(program, at))
     told = jnp.where(status.ok & reading.told, usable, jnp.nan)
-    x, y, z = moving(tuple(usable * part for part in at), (*program, told), reading)
+    x, y, z = moving(tuple(usable * part for part in at), (*program, told), reading, by)
     return QPSolution(x, y, z, residual, steps, status)
 
 
-def _found(data: Data) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array, jax.Array]:
-    """(x, y, z), polished, the number of steps and the code of the interior-point method."""
+def _found(data: Data) -> tuple[Settled, jax.Array, jax.Array]:
+    """The solution, exact to rounding, the number of steps and the code of the interior-point method."""
     cones = SecondOrders((1,) * data.h.size)
     data = data._replace(P=0.5 * (data.P + data.P.T))
     scaled, scales = equilibrate(data, cones)
     found = solve_conic(scaled, cones, units(scaled, cones), float(jnp.finfo(data.q.dtype).eps) ** 0.5, MAX_STEPS)
     at = scales.columns * found.x, scales.rows * found.y / scales.cost, scales.bounds * found.z / scales.cost
-    return polished(data, at), found.steps, found.code
+    measures = units_of(data.P, jnp.concatenate([data.E, data.G]))
+    return settled(data, at, measures), found.steps, found.code
 
 
 def _residual(program: tuple[jax.Array, ...], at: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:

@@ -25,12 +25,14 @@ def rescued(failed: jax.Array, method: Callable[..., Any], args: tuple, found: A
     @jax.custom_batching.custom_vmap
     def choose(failed: jax.Array, *leaves: jax.Array) -> Any:
         args, found = jax.tree.unflatten(structure, leaves)
-        new = jax.lax.cond(jnp.any(failed), lambda: jax.vmap(method)(*args), lambda: found)
 
         def pick(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(failed.reshape(failed.shape[0], *[1] * (old.ndim - 1)), new, old)
 
-        return jax.tree.map(pick, new, found)
+        def mixed() -> Any:  # within the branch, because a choice between large factors costs as much as a product
+            return jax.tree.map(pick, jax.vmap(method)(*args), found)
+
+        return jax.lax.cond(jnp.any(failed), mixed, lambda: found)
 
     @choose.def_vmap
     def batched(size: int, in_batched: list, failed: jax.Array, *leaves: jax.Array) -> tuple[Any, Any]:

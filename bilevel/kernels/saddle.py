@@ -13,16 +13,52 @@ from bilevel.kernels.rescue import rescued
 from bilevel.kernels.triangular import inverse_lower
 
 
+class Schur(NamedTuple):
+    """Factors of [[Q, C'], [C, 0]] on the nonzero rows of C: of Q, and of its Schur complement.
+
+    With Q = L L' and C scaled to rows of one size, the complement is half' half for half = L^{-1} C'.
+    """
+
+    inverse: jax.Array  # (n, n): L^{-1}
+    half: jax.Array  # (n, k): L^{-1} C' diag(scale), zero for the rows that are off
+    factor: jax.Array  # (k, k): of half' half, by Cholesky, with 1 on the diagonal for the rows that are off
+    scale: jax.Array  # (k,) of the rows
+    held: jax.Array  # (k,) whether the row is on
+    lost: jax.Array  # whether a pivot has lost more than a quarter of its digits
+
+    def solve(self, top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(x, y) with Q x + C' y = top and C x = bottom."""
+        top = self.inverse @ top
+        y = jax.scipy.linalg.cho_solve((self.factor, True), self.half.T @ top - self.scale * bottom)
+        return (top - self.half @ y) @ self.inverse, self.scale * y
+
+    def quiet(self) -> Schur:
+        """The same, with numbers in the place of NaN where the factors are lost, because callers may be under checks
+        for NaN."""
+        kept = lambda array: jnp.where(self.lost, 0, array)
+        factor = jnp.where(self.lost, jnp.eye(len(self.factor), dtype=self.factor.dtype), self.factor)
+        return self._replace(inverse=kept(self.inverse), half=kept(self.half), factor=factor)
+
+    def in_units(self, columns: jax.Array, rows: jax.Array) -> Schur:
+        """The factors of [[D Q D, D C' E], [E C D, 0]] with D = diag(columns) and E = diag(rows)."""
+        return self._replace(inverse=self.inverse / columns[None, :], scale=self.scale / rows)
+
+
 def solve_saddle(
-    hessian: jax.Array, rows: jax.Array, top: jax.Array, bottom: jax.Array, strict: bool = False
+    hessian: jax.Array,
+    rows: jax.Array,
+    top: jax.Array,
+    bottom: jax.Array,
+    strict: bool = False,
+    by: Schur | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(x, y) with Q x + C' y = top and C x = bottom, for Q (n, n) symmetric and C (k, n).
 
     Zero rows (constraints that are switched off) and dependent rows are allowed: x and y have least norm. By Cholesky
-    factors of Q and of its Schur complement on the nonzero rows; where these lose digits, by the null space of C. The
-    rank is decided on C alone, rows scaled to norm 1, because a nearly dependent row appears squared in the whole
-    matrix. Where Q is singular on that null space and no solution exists, x and y solve the least-squares problem, or
-    are NaN with ``strict``. Differentiable in all arguments to any order.
+    factors of Q and of its Schur complement on the nonzero rows (``by``, where they are at hand); where these lose
+    digits, by the null space of C. The rank is decided on C alone, rows scaled to norm 1, because a nearly dependent
+    row appears squared in the whole matrix. Where Q is singular on that null space and no solution exists, x and y
+    solve the least-squares problem, or are NaN with ``strict``. Differentiable in all arguments to any order.
 
     >>> x, y = solve_saddle(jnp.eye(2), jnp.array([[1.0, 1.0]]), jnp.zeros(2), jnp.array([2.0]))
     >>> x.round(6).tolist(), y.round(6).tolist()
@@ -30,54 +66,43 @@ def solve_saddle(
     """
     n = hessian.shape[0]
     frozen = jax.lax.stop_gradient((hessian, rows))
-    regular = _regular(*frozen)
+    regular = schur_of(*frozen) if by is None else by
 
     def matvec(flat: jax.Array) -> jax.Array:
         x, y = flat[:n], flat[n:]
         return jnp.concatenate([hessian @ x + rows.T @ y, rows @ x])
 
     def solve(_: LinearMap, flat: jax.Array) -> jax.Array:
-        found = _by_schur(regular, flat)
+        found = jnp.concatenate(regular.solve(flat[:n], flat[n:]))
         return rescued(regular.lost, partial(_by_null_space, strict), (*frozen, flat), found)
 
     flat = jax.lax.custom_linear_solve(matvec, jnp.concatenate([top, bottom]), solve, symmetric=True)
     return flat[:n], flat[n:]
 
 
-class _Regular(NamedTuple):
-    inverse: jax.Array  # of the Cholesky factor of Q
-    half: jax.Array  # inverse C', of rows scaled to norm 1
-    schur: jax.Array  # of C Q^{-1} C', by Cholesky, with 1 on the diagonal for zero rows
-    size: jax.Array  # of the rows
-    lost: jax.Array  # whether a pivot has lost more than a quarter of its digits
+def schur_of(hessian: jax.Array, rows: jax.Array) -> Schur:
+    """The factors of a positive definite Q and of rows of which some may be zero.
 
-
-def _regular(hessian: jax.Array, rows: jax.Array) -> _Regular:
+    >>> x, y = schur_of(jnp.eye(2), jnp.array([[3.0, 0.0]])).solve(jnp.array([5.0, 1.0]), jnp.array([6.0]))
+    >>> x.round(6).tolist(), y.round(6).tolist()
+    ([2.0, 1.0], [1.0])
+    """
     size = jnp.linalg.norm(rows, axis=1)
-    off = size == 0
-    size = jnp.where(off, 1, size)
-    factor = jnp.linalg.cholesky(hessian)
+    held = size != 0
+    scale = 1 / jnp.where(held, size, 1)
+    factor = jnp.linalg.cholesky(hessian, symmetrize_input=False)
     inverse = inverse_lower(factor)
-    half = inverse @ (rows / size[:, None]).T
-    matrix = half.T @ half
-    schur = jnp.linalg.cholesky(matrix + jnp.diag(off.astype(matrix.dtype)))
-    least = jnp.finfo(matrix.dtype).eps ** 0.25
-    lost = ~(_weakest(factor, hessian) > least) | ~(_weakest(schur, jnp.where(jnp.diag(off), 1, matrix)) > least)
-    return _Regular(inverse, half, schur, size, lost)
+    half = inverse @ (scale[:, None] * rows).T
+    matrix = half.T @ half + jnp.diag((~held).astype(hessian.dtype))
+    schur = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+    return Schur(inverse, half, schur, scale, held, is_lost(factor, hessian) | is_lost(schur, matrix))
 
 
-def _weakest(factor: jax.Array, matrix: jax.Array) -> jax.Array:
-    """The smallest pivot relative to its diagonal entry; NaN where there is no factor."""
+def is_lost(factor: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Whether a pivot of a Cholesky factor has lost more than a quarter of its digits, or there is no factor."""
     diagonal = jnp.diagonal(matrix)
-    return jnp.min(jnp.diagonal(factor) ** 2 / jnp.where(diagonal > 0, diagonal, 1), initial=1)
-
-
-def _by_schur(by: _Regular, flat: jax.Array) -> jax.Array:
-    n = by.inverse.shape[0]
-    top = by.inverse @ flat[:n]
-    y = jax.scipy.linalg.cho_solve((by.schur, True), by.half.T @ top - flat[n:] / by.size)
-    x = (top - by.half @ y) @ by.inverse
-    return jnp.concatenate([x, y / by.size])
+    weakest = jnp.min(jnp.diagonal(factor) ** 2 / jnp.where(diagonal > 0, diagonal, 1), initial=1)
+    return ~(weakest > jnp.finfo(matrix.dtype).eps ** 0.25)  # NaN compares as false
 
 
 def _by_null_space(strict: bool, hessian: jax.Array, rows: jax.Array, flat: jax.Array) -> jax.Array:

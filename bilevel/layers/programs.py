@@ -54,9 +54,9 @@ def quadratic_program(
     lane, and params, dual and derivatives are NaN (to a cotangent that is exactly zero, zero). Compiles once for shapes
     and settings, in eager calls too. Rescaling rows, unknowns or the objective rescales the derivatives exactly.
     ``error_grade`` is "estimate" where the derivative exists: no row is weakly active, and the active rows are
-    independent. Elsewhere, and where that is not examined (large dense programs), it is "residual": the derivative
-    may be one of several, of least norm on the rows whose multiplier outweighs their slack. Raises ValueError for
-    shapes that do not fit.
+    independent. Elsewhere, and where that is not examined (dense programs of more than 1,024 unknowns and rows whose
+    factors lose digits), it is "residual": the derivative may be one of several, of least norm on the rows whose
+    multiplier outweighs their slack. Raises ValueError for shapes that do not fit.
 
     >>> import jax, jax.numpy as jnp, bilevel as bl
     >>> solve = lambda h: bl.quadratic_program(jnp.eye(2), -jnp.ones(2), G=jnp.ones((1, 2)), h=h)

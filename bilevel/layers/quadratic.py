@@ -13,10 +13,10 @@ from bilevel.foundation.eager import Setting, compiles_once, solves_once
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Scalar
 from bilevel.implicit.attach import attach
-from bilevel.kernels import activity
+from bilevel.kernels import activity, polish
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
-from bilevel.kernels.polish import polished
 from bilevel.kernels.program_derivative import moving
+from bilevel.kernels.rescue import rescued
 from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
 from bilevel.linear_solve import AutoLinear
 from bilevel.linear_solve.sparse_lu import pivot_ratio
@@ -27,7 +27,7 @@ from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, Progr
 from bilevel.solvers.programs.verdict import verdict
 
 DENSE = 4096  # unknowns up to which a dense quadratic program is polished and differentiated by dense factors
-JUDGED = 1024  # up to so many unknowns and rows the independence of active rows is checked, by a factor of them all
+JUDGED = 1024  # up to so many unknowns and rows dependent active rows are looked for by a factor of them all
 
 
 def _finite_rows(data: list) -> tuple:
@@ -53,27 +53,37 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
 
     dense = not _is_sparse(data) and q.size <= DENSE
     arrays = (program.P, *frozen[1:])
+    settled, convex = None, None
     if dense:
         units = activity.units_of(program.P, program.A)
-        unknown = PrimalDual(*polished(arrays, tuple(unknown), units))
+        settled = jax.lax.stop_gradient(polish.settled(arrays, tuple(unknown), units, answer.factors))
+        unknown = PrimalDual(*settled.at)
         residual = _measure(program, unknown)
+        convex = polish.is_convex(program.P, settled.by)
     else:
         ones = jnp.ones((), q.dtype)
         unknown, residual = improved_at_root(SPARSE_QP, unknown, (*frozen, ones), partial(_measure, program))
-    status, usable = verdict(program, answer, residual, solver.tol)
+    status, usable = verdict(program, answer, residual, solver.tol, convex)
     status = Status.of(jnp.where(impossible & (status.code != Code.nonfinite), Code.infeasible, status.code))
     usable = jnp.where(impossible, jnp.nan, usable)
     unknown = jax.tree.map(lambda leaf: leaf * usable, unknown)
-    grade, reading, told = grade_of(status, jnp.bool_(False)), None, usable
-    if dense and solve.value == AutoLinear():
-        reading = jax.lax.stop_gradient(activity.read_program(arrays, tuple(unknown), units))
-        if q.size + program.b.size <= JUDGED:
-            grade = grade_of(status, activity.is_regular(arrays, reading))
-        told = jnp.where(reading.told, usable, jnp.nan)  # a guess of the active rows gives no derivative
+    grade, frame, told = grade_of(status, jnp.bool_(False)), None, usable
+    if settled is not None and solve.value == AutoLinear():
+        frame = settled.reading, settled.by
+        grade = grade_of(status, _is_regular(arrays, settled))
+        told = jnp.where(settled.reading.told, usable, jnp.nan)  # a guess of the active rows gives no derivative
     if _is_sparse(data) and solve.value == AutoLinear():
         grade, told = _grade_of_sparse(frozen, unknown, status, usable)
     looked = jnp.zeros((), q.dtype)  # `verdict` has checked the eigenvalues
-    return Solved(unknown, told, residual, status, grade, answer.steps, counts_of(answer), looked, reading)
+    return Solved(unknown, told, residual, status, grade, answer.steps, counts_of(answer), looked, frame)
+
+
+def _is_regular(arrays: tuple, settled: polish.Settled) -> jax.Array:
+    """Whether the derivative exists for certain: factors that have not lost digits show it, else a factor of it all."""
+    _, reading, by = settled
+    if arrays[1].size + by.held.size > JUDGED:
+        return reading.certain & ~by.lost
+    return rescued(reading.certain & by.lost, activity.is_regular, (arrays, reading), reading.certain)
 
 
 def _grade_of_sparse(
@@ -92,7 +102,7 @@ def move_quadratic(data: list, solved: Solved, solve: Setting) -> PrimalDual:
     """The solution with its derivative in the data."""
     arguments = (*_finite_rows(data), solved.usable)
     if solved.frame is not None:
-        return PrimalDual(*moving(tuple(solved.unknown), arguments, solved.frame))
+        return PrimalDual(*moving(tuple(solved.unknown), arguments, *solved.frame))
     return attach(SPARSE_QP if _is_sparse(data) else QP, solve.value, solved.unknown, arguments)
 
 

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.kernels.polish import polished
+from bilevel.kernels.activity import units_of
+from bilevel.kernels.polish import is_convex, polished, settled
+from bilevel.kernels.saddle import schur_of
 
 
 def program(case):
@@ -47,3 +49,37 @@ def test_a_row_that_was_missed_is_taken_up_and_one_too_many_let_go():
     x, _, z = polished(arrays, wrong)
     np.testing.assert_allclose(x, [1.0, 0.5], rtol=0, atol=1e-14)
     np.testing.assert_allclose(z, [1.0, 0.0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", ["regular", "dependent rows", "flat", "sizes apart"])
+def test_settled_points_are_solutions_on_the_rows_that_hold_them(case):
+    """With good factors and where the polish takes over: the point, the active rows, and factors of just these rows."""
+    arrays, solution = program(case)
+    Q, q, A, b, G, _ = arrays
+    near = tuple(jnp.asarray(part) * (1 + 1e-6) for part in solution)
+    (x, y, z), reading, by = settled(arrays, near, units_of(Q, jnp.concatenate([A, G])))
+    assert jnp.linalg.norm(Q @ x + q + A.T @ y + G.T @ z) <= 1e-13 * jnp.linalg.norm(q)
+    assert jnp.linalg.norm(A @ x - b) <= 1e-13 * jnp.linalg.norm(b)
+    assert reading.active.tolist() == [True, True, False]
+    assert z[2] == 0
+    assert by.held.tolist() == [True, True, True, True, False]
+    assert bool(by.lost) == (case in ("dependent rows", "flat"))
+
+
+def test_factors_of_the_wrong_rows_are_replaced():
+    """The point that they give satisfies the conditions on their rows, and violates a row beside them."""
+    arrays = (jnp.eye(2), -jnp.array([2.0, 0.5]), jnp.zeros((0, 2)), jnp.zeros(0), jnp.eye(2), jnp.ones(2))
+    wrong = schur_of(jnp.eye(2), jnp.array([[0.0, 0], [0, 1]]))
+    start = jnp.array([2.0, 1.0]), jnp.zeros(0), jnp.array([0.0, -0.5])
+    (x, _, z), reading, by = settled(arrays, start, units_of(arrays[0], arrays[4]), wrong)
+    np.testing.assert_allclose(jnp.stack([x, z]), [[1.0, 0.5], [1.0, 0.0]], rtol=0, atol=1e-14)
+    assert reading.active.tolist() == by.held.tolist() == [True, False]
+
+
+def test_a_hessian_whose_factors_are_lost_is_looked_at():
+    none = jnp.zeros((0, 2))
+    for diagonal, convex in (((1.0, 1.0), True), ((1.0, 0.0), True), ((1.0, -1.0), False)):
+        hessian = jnp.diag(jnp.array(diagonal))
+        by = schur_of(hessian, none)
+        assert bool(by.lost) != (diagonal == (1.0, 1.0))
+        assert bool(is_convex(hessian, by)) is convex

@@ -1,5 +1,7 @@
 """The derivative of a quadratic program's solution: against differences, in all data, both modes, and second order."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.testing import assert_allclose
 import bilevel as bl
 from bilevel.kernels.activity import read_program
 from bilevel.kernels.program_derivative import moving
+from bilevel.kernels.saddle import schur_of
 
 RNG = np.random.default_rng(5)
 N, P, M = 4, 1, 5
@@ -63,3 +66,19 @@ def test_where_there_is_no_solution_there_is_no_derivative():
 
     assert np.isnan(np.asarray(jax.jacfwd(along)(jnp.asarray(DATA[1])))).all()
     assert_allclose(along(DATA[1]), fixed[0])
+
+
+def test_factors_at_hand_are_made_no_second_time():
+    """The derivative by the factors of the solve is the same, and its program has no Cholesky factor."""
+    fixed = solution(*DATA)
+    arrays = tuple(map(jnp.asarray, DATA))
+    Q, _, A, _, G, _ = arrays
+    reading = read_program(arrays, fixed)
+    by = schur_of(Q, jnp.concatenate([A, jnp.where(reading.active[:, None], G, 0)]))
+
+    def along(by, q):
+        return jnp.concatenate(moving(fixed, (Q, q, *arrays[2:], jnp.ones(())), reading, by))
+
+    anew, kept = (jax.make_jaxpr(jax.jacrev(partial(along, one)))(arrays[1]) for one in (None, by))
+    assert "cholesky" in str(anew) and "cholesky" not in str(kept)
+    assert_allclose(jax.jacrev(partial(along, by))(arrays[1]), jax.jacrev(partial(along, None))(arrays[1]), atol=1e-12)

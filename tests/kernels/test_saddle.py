@@ -1,8 +1,9 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.kernels.saddle import solve_saddle
+from bilevel.kernels.saddle import schur_of, solve_saddle
 
 RANDOM = np.random.default_rng(0)
 HESSIAN = np.cov(RANDOM.normal(size=(6, 20)))
@@ -15,6 +16,24 @@ def test_a_regular_system_is_solved_to_rounding():
     matrix = np.block([[HESSIAN, ROWS.T], [ROWS, np.zeros((3, 3))]])
     expected = np.linalg.solve(matrix, np.concatenate([TOP, BOTTOM]))
     np.testing.assert_allclose(np.concatenate(SOLVE(HESSIAN, ROWS, TOP, BOTTOM)), expected, atol=1e-12)
+
+
+def test_factors_in_other_units_are_those_of_the_program_in_these_units():
+    """Powers of two, so that nothing is rounded; a row that is off stays off."""
+    columns, scales = 2.0 ** np.arange(-3, 3), 2.0 ** np.array([4, -2, 7])
+    rows = ROWS * np.array([[1], [0], [1]])
+    hessian, scaled = columns[:, None] * HESSIAN * columns, scales[:, None] * rows * columns
+    bottom = BOTTOM * [1, 0, 1]
+    by = schur_of(jnp.asarray(HESSIAN), jnp.asarray(rows)).in_units(jnp.asarray(columns), jnp.asarray(scales))
+    moved = by.solve(jnp.asarray(TOP), jnp.asarray(bottom))
+    np.testing.assert_allclose(np.concatenate(moved), np.concatenate(SOLVE(hessian, scaled, TOP, bottom)), rtol=1e-11)
+
+
+def test_lost_factors_are_silenced_and_good_ones_unchanged():
+    lost, good = (schur_of(jnp.asarray(sign * HESSIAN), jnp.asarray(ROWS)) for sign in (-1, 1))
+    assert bool(lost.lost) and np.isnan(lost.inverse).any()
+    assert all(np.isfinite(part).all() for part in lost.quiet())
+    assert all(np.array_equal(*pair) for pair in zip(good, good.quiet(), strict=True))
 
 
 def test_zero_rows_are_switched_off_and_repeated_rows_share_their_multiplier():

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.cones import NonNegative, Product, Zero
-from bilevel.kernels.matrices import is_positive_semidefinite
-from bilevel.kernels.polish import polished
+from bilevel.kernels.activity import units_of
+from bilevel.kernels.polish import is_convex, settled
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.programs.stated_by_arrays import (
@@ -60,9 +60,10 @@ def solve_by_matrices(program: Program, x: jax.Array, solver: ProgramSolver) -> 
     stated = ConeProgram(curvature, slope, matrices, bounds, Product(Zero(p), NonNegative(bounds.size - p)))
     answer = pivoting_program(stated, solver) if is_pivotable(stated) else solver.solve_program(stated)
     data = (curvature, slope, matrices[:p], bounds[:p], matrices[p:], bounds[p:])
-    at = Point(*polished(data, (answer.x, answer.y[:p], answer.y[p:])))
+    found = settled(data, (answer.x, answer.y[:p], answer.y[p:]), units_of(curvature, matrices), answer.factors)
+    at = Point(*found.at)
     residual = program_residual(stated, at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual]))
     epsilon = float(jnp.finfo(x.dtype).eps)
     floor = epsilon**0.625
-    solved = (residual <= jnp.maximum(solver.tol, floor)) & is_positive_semidefinite(curvature)
+    solved = (residual <= jnp.maximum(solver.tol, floor)) & is_convex(curvature, found.by)
     return jax.lax.stop_gradient(Found(at, solved, solved & (residual <= ROUNDING * epsilon), answer.steps))

@@ -19,6 +19,7 @@ from bilevel.kernels.matrices import Matrix, dense, is_sparse
 from bilevel.kernels.pivoting import block_pivoting
 from bilevel.kernels.rescue import rescued
 from bilevel.kernels.residual import Products, relative_residual
+from bilevel.kernels.saddle import Schur, is_lost
 from bilevel.kernels.second_orders import SecondOrders
 from bilevel.kernels.triangular import inverse_lower
 
@@ -46,13 +47,17 @@ class ConeProgram(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The result of a program solver; ``code`` is the solver's own `Code`, which the residual has to confirm."""
+    """The result of a program solver; ``code`` is the solver's own `Code`, which the residual has to confirm.
+
+    ``factors`` are those of the rows that hold the solution, from a solver of dense programs that has made them.
+    """
 
     x: jax.Array
     y: jax.Array
     s: jax.Array
     steps: jax.Array
     code: jax.Array
+    factors: Schur | None = None
 
 
 class ProgramSolver(abc.ABC):
@@ -148,7 +153,8 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     P, q, A, b, cone = program.dense()
     free = np.zeros(b.size, bool)
     free[layout(cone).equalities] = True
-    inverse = inverse_lower(jnp.linalg.cholesky(P))
+    root = jnp.linalg.cholesky(P, symmetrize_input=False)
+    inverse = inverse_lower(root)
     half, pushed = inverse @ A.T, inverse @ q
     found = block_pivoting(half.T @ half, b + half.T @ pushed, jnp.asarray(free), MAX_PIVOTS)
     x = -(pushed + half @ found.y) @ inverse
@@ -158,9 +164,13 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     answer = Answer(x, found.y, b - A @ x, found.steps, code)
 
     def rest(solver: ProgramSolver, P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array) -> Answer:
-        return solver.solve_program(ConeProgram(P, q, A, b, cone))
+        return solver.solve_program(ConeProgram(P, q, A, b, cone))._replace(factors=None)
 
-    return rescued(~solved, rest, (otherwise, P, q, A, b), answer)  # the solver too: its tolerance may be traced
+    # The solver is an argument too, because its tolerance may be traced.
+    answer = rescued(~solved, rest, (otherwise, P, q, A, b), answer)
+    half = half * jnp.where(found.active, found.scale, 0)[None, :]
+    lost = is_lost(root, P) | is_lost(found.factor, jnp.eye(b.size, dtype=q.dtype)) | ~solved
+    return answer._replace(factors=Schur(inverse, half, found.factor, found.scale, found.active, lost))
 
 
 def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_steps: int) -> Answer:

@@ -17,9 +17,14 @@ from bilevel.solvers.programs.stated_by_arrays import Answer, ConeProgram, group
 
 
 def verdict(
-    program: ConeProgram, answer: Answer, residual: jax.Array, asked: float | jax.Array
+    program: ConeProgram,
+    answer: Answer,
+    residual: jax.Array,
+    asked: float | jax.Array,
+    convex: jax.Array | None = None,
 ) -> tuple[Status, jax.Array]:
-    """The status, and 1 where there is a solution, else NaN; ``asked`` is the tolerance of the solver.
+    """The status, and 1 where there is a solution, else NaN; ``asked`` is the tolerance of the solver, and
+    ``convex`` what is known of the Hessian already.
 
     Data that are not finite are `nonfinite`. A proof counts if it holds for the program as stated. A Hessian with a
     negative eigenvalue is `indefinite`. Otherwise the ``residual`` decides, whatever the solver reports.
@@ -31,7 +36,7 @@ def verdict(
     judged = jnp.where(jnp.isfinite(residual), judged, Code.nonfinite)
     infeasible, unbounded = _proofs_where_claimed(program, answer)
     judged = jnp.where((answer.code == Code.unbounded) & unbounded, Code.unbounded, judged)
-    judged = jnp.where(is_convex(program), judged, Code.indefinite)
+    judged = jnp.where(is_convex(program) if convex is None else convex, judged, Code.indefinite)
     judged = jnp.where((answer.code == Code.infeasible) & infeasible, Code.infeasible, judged)
     code = jnp.where(is_finite(program), judged, Code.nonfinite)
     return Status.of(code), jnp.where(code <= Code.stalled, 1, jnp.nan).astype(residual.dtype)
