@@ -47,6 +47,7 @@ SEEDS = (
     19032,
     19039,
     19042,
+    21051,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 

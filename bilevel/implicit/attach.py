@@ -16,7 +16,7 @@ from bilevel.foundation.eager import Setting, compiles_once, stated
 from bilevel.foundation.trees import epsilon
 from bilevel.foundation.typing import Args, Counts, Kwargs, Params, PyTree
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.implicit.prepare import above_rounding, asserted
+from bilevel.implicit.prepare import above_rounding, asserted, on_face
 from bilevel.implicit.silence import coupled, silent
 from bilevel.linear_solve import LinearSolver, Operator
 
@@ -168,9 +168,7 @@ def solve_system_counted(system: System, linear_solve: LinearSolver, rhs: PyTree
     reduced, unravel = ravel_pytree(system.restrict(rhs))
     flat = replace(operator, matvec=lambda y: ravel_pytree(operator(unravel(y)))[0])
     extend = lambda rhs, y: system.extend(rhs, unravel(y))
-    # On a conic system the parts of a right-hand side have units of their own: nothing small is rounding there.
-    faced = operator.singular and operator.definite
-    solve = _solve_on_face if faced else _solve_reduced
+    solve = _solve_on_face if on_face(operator) else _solve_reduced
     value, counts = solve(flat, extend, linear_solve, rhs, reduced)
     return value, counts.plus(hessian_products=system.products)
 

@@ -59,15 +59,18 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
             counted = counted._replace(status=counted.status.worse(Status.of(Code.truncated)))
         return Solve(value, solution.value, amplification, counted)
 
+    def faced(reduced: PyTree, given: PyTree, tol: float | jax.Array | None) -> tuple[PyTree, float | jax.Array]:
+        stated = linear_solve.stated_tol if tol is None else tol
+        return above_rounding(reduced, given, stated) if on_face(operator) else (reduced, stated)
+
     def solve(rhs: PyTree, tol: float | jax.Array | None = None) -> Solve:
-        reduced_rhs, tol = above_rounding(system.restrict(rhs), rhs, linear_solve.stated_tol if tol is None else tol)
+        reduced_rhs, tol = faced(system.restrict(rhs), rhs, tol)
         solution = forward.solve(reduced_rhs, None, tol)
         return concluded(system.extend(rhs, solution.value), reduced_rhs, solution)
 
     def solve_adjoint(cotangent: PyTree, init: PyTree = None, tol: float | jax.Array | None = None) -> Solve:
         direct, reduced_cotangent = extend_transposed(cotangent)
-        stated = linear_solve.stated_tol if tol is None else tol
-        reduced_cotangent, tol = above_rounding(reduced_cotangent, cotangent, stated)
+        reduced_cotangent, tol = faced(reduced_cotangent, cotangent, tol)
         solution = backward.solve(reduced_cotangent, init, tol)
         (through,) = restrict_transposed(solution.value)
         return concluded(jax.tree.map(jnp.add, direct, through), reduced_cotangent, solution)
@@ -81,6 +84,12 @@ def prepare_system(system: System, linear_solve: LinearSolver, example: PyTree, 
         sum(prepared.products for prepared in shared),
         sum(prepared.factorizations for prepared in shared),
     )
+
+
+def on_face(operator: Operator) -> bool:
+    """Whether K lives on a face, in the units of the problem. In a saddle or conic system the parts of a right-hand
+    side have units of their own, so that nothing small is rounding there."""
+    return bool(operator.singular and operator.definite)
 
 
 def above_rounding(reduced: PyTree, given: PyTree, tol: float | jax.Array) -> tuple[PyTree, jax.Array]:
