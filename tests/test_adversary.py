@@ -48,6 +48,8 @@ SEEDS = (
     19039,
     19042,
     21051,
+    21061,
+    21067,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 

@@ -155,17 +155,20 @@ def search(
     ``change(y)``."""
 
     def attempt(trial: Trial) -> Trial:
-        y, products = aim(trial.control)
-        x = project(start.x + (y / scale).astype(start.x.dtype))
+        aimed, products = aim(trial.control)
+        ahead = start.x + (aimed / scale).astype(start.x.dtype)
+        x = project(ahead)
         y = (x - start.x) * scale
         point = evaluated(x)
         accepted, ratio = judged(start, point, -change(y))
         accepted |= not searches  # then the first trial is the natural step, taken unseen
+        # At a corner the projection may undo a whole step, and a shorter one, closer to the gradient, leaves it.
+        length = jnp.where(accepted, jnp.linalg.norm(y), jnp.linalg.norm(aimed))
         return Trial(
             point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), point, start),
-            control=adapt(trial.control, ratio, accepted, jnp.linalg.norm(y)),
+            control=adapt(trial.control, ratio, accepted, length),
             accepted=accepted,
-            moved=jnp.any(x != start.x),
+            moved=jnp.any(ahead != start.x),
             tried=trial.control.size,
             trials=trial.trials + 1,
             products=trial.products + products,
@@ -191,7 +194,9 @@ def free(start: Point, ends: tuple[jax.Array, jax.Array] | None) -> jax.Array:
     if ends is None:
         return jnp.ones_like(start.x, bool)
     lower, upper = ends
-    held = ((start.x <= lower) & (start.gradient > 0)) | ((start.x >= upper) & (start.gradient < 0))
+    close = 10 * jnp.finfo(start.x.dtype).eps * jnp.max(jnp.abs(start.x), initial=0)  # to rounding at the bound
+    low, high = start.x <= lower + close, start.x >= upper - close
+    held = (low & (start.gradient > 0)) | (high & (start.gradient < 0))
     return ~held & (lower < upper)
 
 
