@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jax import process_count
 
 from bilevel.data.catalogue import EITHER, SOURCES
 from bilevel.data.rows import Rows
@@ -61,10 +60,16 @@ def classification(name: str, root: str = "", by_rows: bool = False) -> DataSet:
     """`load` with dense inputs, refusing a data set whose targets are numbers or that is too large to be dense. With
     ``by_rows`` each of several processes reads the rows that it needs, when it needs them (`in_rows`)."""
     refuse_numbers(source_of(name, root))
-    if by_rows and process_count() > 1:
+    if by_rows and _in_processes():
         return in_rows(name, root)
     data = load(name, root)
     return data._replace(inputs=data.inputs.toarray()) if source_of(name, root).size.sparse else data
+
+
+def _in_processes() -> bool:
+    from jax import process_count  # here, because the command line lists data sets without JAX
+
+    return process_count() > 1
 
 
 def in_rows(name: str, root: str = "") -> DataSet:

@@ -6,10 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
-
-from bilevel.foundation.typing import PyTree
 
 Blocks = Callable[[], Iterable[Any]]
 
@@ -68,6 +65,8 @@ class Rows:
         return self[:] if dtype is None else self[:].astype(dtype)
 
 
-def in_memory(tree: PyTree) -> PyTree:
+def in_memory(tree: Any) -> Any:
     """The tree with arrays in the place of `Rows`."""
+    import jax  # here, because the command line reads the list of data sets before it needs JAX
+
     return jax.tree.map(lambda leaf: leaf[:] if isinstance(leaf, Rows) else leaf, tree)

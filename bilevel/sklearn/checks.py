@@ -43,7 +43,8 @@ def names(search: Any, steps: Pipeline | None, found: Rows, stated: dict[str, An
     groups = [group for one in stated.values() if isinstance(one, list) for group in one if isinstance(group, list)]
     if not any(isinstance(member, str) for group in groups for member in group):
         return None
-    fitted: Any = clone(steps).fit(found.X, found.y)
+    unfitted: Any = clone(steps)
+    fitted = unfitted.fit(found.X, found.y)
     try:
         return list(fitted.get_feature_names_out())
     except (AttributeError, ValueError):  # a step without that method, or that got no names

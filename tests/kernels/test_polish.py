@@ -56,8 +56,8 @@ def test_settled_points_are_solutions_on_the_rows_that_hold_them(case):
     """With good factors and where the polish takes over: the point, the active rows, and factors of just these rows."""
     arrays, solution = program(case)
     Q, q, A, b, G, _ = arrays
-    near = tuple(jnp.asarray(part) * (1 + 1e-6) for part in solution)
-    (x, y, z), reading, by = settled(arrays, near, units_of(Q, jnp.concatenate([A, G])))
+    near_x, near_y, near_z = (jnp.asarray(part) * (1 + 1e-6) for part in solution)
+    (x, y, z), reading, by = settled(arrays, (near_x, near_y, near_z), units_of(Q, jnp.concatenate([A, G])))
     assert jnp.linalg.norm(Q @ x + q + A.T @ y + G.T @ z) <= 1e-13 * jnp.linalg.norm(q)
     assert jnp.linalg.norm(A @ x - b) <= 1e-13 * jnp.linalg.norm(b)
     assert reading.active.tolist() == [True, True, False]
