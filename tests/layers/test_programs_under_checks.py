@@ -34,7 +34,7 @@ def cases():
             yield pytest.param(by_functions(solver), (np.ones(3), np.ones(3)), id=f"functions {name}")
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "data"), list(cases()))
 @pytest.mark.parametrize("check", ["rank promotion", "leaks"])
 def test_traces_are_clean(check, layer, data):

@@ -30,6 +30,7 @@ def problem(units, solver, **parts):
 SOLVERS = [bl.ProximalGradient(), bl.ProximalGradient(tol=1e-5), bl.SpectralProximalGradient()]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solver", SOLVERS, ids=["accelerated", "loose", "spectral"])
 def test_a_lasso_with_columns_in_units_of_their_own_is_solved_or_says_no(solver):
     """Each of these was `converged` at least 14 % above the minimum, in some of the lanes."""
@@ -90,6 +91,7 @@ def least_objective(X, y, weight):
     return 0.5 * np.mean((X @ w - y) ** 2) + weight * np.sum(np.abs(w))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.SpectralProximalGradient()])
 def test_in_single_precision_too_no_lasso_is_converged_far_above_its_minimum(solver):
     """Lane by lane: columns of one unit are `converged`, and columns of 1e3 and 1e-3 are solved or say no."""

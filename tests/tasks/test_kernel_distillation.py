@@ -40,6 +40,7 @@ def test_the_hypergradient_is_that_of_the_solution_written_out(kernel):
         assert_allclose(grad[name], slope[name], atol=1e-9 * float(jnp.max(jnp.abs(slope[name]))))
 
 
+@pytest.mark.slow
 def test_learned_images_teach_more_than_real_ones(drawn):
     task = small(images_per_class=2, kernel="rbf")
     result = bl.Trainer(optimizer=optax.adam(0.02), engine=bl.ClosedForm(), steps=40).fit(task)

@@ -60,6 +60,7 @@ def test_the_record_is_that_of_one_step_a_call(tmp_path):
     assert kept("one") == kept("many")
 
 
+@pytest.mark.slow
 def test_patience_and_callbacks_end_the_run_at_their_step():
     seen = []
 
@@ -81,6 +82,7 @@ def test_patience_and_callbacks_end_the_run_at_their_step():
     assert many.summary["status"] == one.summary["status"] == "stopped_early"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("policy", ["skip", "warn"])
 def test_a_step_that_fails_is_left_to_the_host(policy, recwarn):
     stated = task(border=0.5)
@@ -92,6 +94,7 @@ def test_a_step_that_fails_is_left_to_the_host(policy, recwarn):
     assert met, "the border was never met"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_whole_one(tmp_path):
     whole = fitted(4, tmp_path / "whole")
     fitted(4, tmp_path / "part", steps=6)

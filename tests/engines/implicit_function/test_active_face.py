@@ -116,7 +116,7 @@ def test_a_kink_without_any_force_is_no_estimate():
     assert report.error_grade == "residual" and int(report.weakly_active) == 1
 
 
-@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("refine", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_without_a_further_solve_the_face_is_looked_at(refine):
     """A loose solution of a lasso has the wrong support, so that the derivative on its face is off by a factor of 4.
     A corrected gradient on that face is no better."""

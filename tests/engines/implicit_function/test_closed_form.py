@@ -31,6 +31,7 @@ def ridge(samples, features, classes=0, structured=True):
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("structured", [True, False])
 @pytest.mark.parametrize(("samples", "features", "classes"), [(8, 20, 0), (8, 20, 3), (30, 6, 0), (30, 6, 3)])
 def test_it_is_the_derivative(samples, features, classes, structured):

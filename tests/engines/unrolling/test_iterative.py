@@ -175,6 +175,7 @@ def test_the_error_is_judged_at_the_solution_where_the_start_is_steep():
     assert float(report.error_inner) >= 0.2 * abs(w - np.log(3.0)) / abs(w) * abs(float(grad))
 
 
+@pytest.mark.slow
 def test_the_start_of_an_interior_point_method_stays_visible():
     """The reverse pass ends at the start, so a start that is cut off would look like a derivative that has
     converged."""

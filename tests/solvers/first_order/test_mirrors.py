@@ -82,8 +82,7 @@ def ill_conditioned(w, h, batch):
     return 0.5 * jnp.sum(CURVES * (w["a"] - h) ** 2) + 0.5 * jnp.sum(w["b"] ** 2)
 
 
-@pytest.mark.sample(1)
-@pytest.mark.parametrize("constraint", [bl.Free(), bl.Box(upper=0.4)])
+@pytest.mark.parametrize("constraint", [bl.Free(), pytest.param(bl.Box(upper=0.4), marks=pytest.mark.slow)])
 def test_anderson_steps_of_another_solver(constraint):
     start = lambda key, h: {"a": jnp.zeros(6), "b": jnp.ones(2)}
     plain = bl.ProximalGradient(step_size=1 / 300, acceleration=False, tol=1e-9, max_steps=20_000)
@@ -163,6 +162,7 @@ def test_accelerated_steps_lead_where_those_of_the_solver_lead(kind, dtype, tol)
     assert np.max(accelerated.steps) <= share * np.max(own.steps)
 
 
+@pytest.mark.slow
 def test_accelerated_blocks_keep_the_parts_of_the_loss_where_steps_are_unrolled():
     linear = bl.Linear(lambda batch: DESIGN, lambda z, w, h, batch: 0.5 * jnp.mean((z - TARGETS - h) ** 2))
     gradients = []
