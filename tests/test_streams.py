@@ -79,6 +79,7 @@ def test_the_next_samples_are_read_while_the_device_works():
     assert sorted(np.asarray(batch.index).tolist()) == read[2]
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_the_run_on_arrays_and_resumes_bit_for_bit(on_disk, tmp_path):
     trainer = bl.Trainer(optimizer=optax.adam(0.1), steps=6, checkpoint_every=2)
     arrays, streamed = (

@@ -68,6 +68,7 @@ def test_where_there_is_no_solution_there_is_no_derivative():
     assert_allclose(along(DATA[1]), fixed[0])
 
 
+@pytest.mark.slow
 def test_factors_at_hand_are_made_no_second_time():
     """The derivative by the factors of the solve is the same, and its program has no Cholesky factor."""
     fixed = solution(*DATA)
