@@ -10,12 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, cold_start, refuse_training, settings
-from bilevel.engines.implicit_function.linearization import (
-    Linearization,
-    adjoint_gradient,
-    distance_of,
-    linearize,
-)
+from bilevel.engines.implicit_function.linearization import Linearization, adjoint_gradient, distance_of, linearize
 from bilevel.engines.stochastic.directions import refuse_nonsmooth
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code, Status
