@@ -96,8 +96,10 @@ class SpectralProximalGradient(Solver):
 
 
 def _search(instance: Instance, state: State) -> Trial:
-    """The first step size of s, s/2, s/4, ... that is accepted, and where it leads. Where every trial left the domain of
-    the objective, the point stays, and the next search goes on from the last step size."""
+    """The first step size of s, s/2, s/4, ... that is accepted, and where it leads.
+
+    Where every trial left the domain of the objective, the point stays. The next search goes on from the last step.
+    """
     memory = state.memory
     largest = jnp.max(memory.objectives)
 
