@@ -48,8 +48,9 @@ def augmentation(
     are the logits of s and p and the logarithms of n and c. Inputs are divided by their largest value. Metrics:
     test/loss, test/accuracy, augmentation/NAME. Baseline: trained without the first three, at the penalty of the start.
 
-    The network has many minima, and a solve leads to one near its start; the gradient belongs to this minimum. Its
-    Hessian may be nearly singular: use an adjoint that is damped or of low rank (the default is `engine=nystrom`).
+    The network has many minima, and a solve leads to one near its start; the gradient belongs to this minimum. There
+    the penalty bounds the Hessian from below, so conjugate gradients converge (the default is `engine=implicit_cg`).
+    `engine=nystrom` needs no iteration, and its error is larger than the gradient unless its rank is hundreds.
 
     Sources: Szegedy et al., 2016; Srivastava et al., 2014; Lorraine et al., 2020.
     """

@@ -1,5 +1,7 @@
 """Folds as columns of one problem: equal to one problem a fold, with the penalties it names."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,21 @@ def test_each_column_is_the_elastic_net_of_scikit_learn_on_its_fold():
         model = ElasticNet(alpha=a + r, l1_ratio=a / (a + r), fit_intercept=False, tol=1e-12, max_iter=100_000)
         model.fit(inputs[used], targets[used])
         np.testing.assert_allclose(params[:, column], model.coef_, atol=1e-5 * np.abs(model.coef_).max())
+
+
+@pytest.mark.slow
+def test_many_features_are_solved_on_the_columns_in_use(monkeypatch):
+    """With the same solution as few features are, and the baseline's loss at its penalty."""
+    plain = cross_validation(penalty="lasso", folds=3)
+    monkeypatch.setattr(sys.modules["bilevel.tasks.cross_validation"], "WIDE", 10)
+    wide = cross_validation(penalty="lasso", folds=3)
+    assert isinstance(wide.inner.solver, bl.WorkingSet) and not isinstance(plain.inner.solver, bl.WorkingSet)
+    batches, found = plain.batches(jax.random.key(0), 0), wide.baselines()
+    solve = lambda task: task.inner.solve(jnp.log(jnp.full((1, 1), found["baseline/penalty"])), batches[0]).params
+    np.testing.assert_allclose(solve(wide), solve(plain), atol=1e-7)
+    np.testing.assert_allclose(
+        plain.outer_loss(solve(plain), None, batches[1]), found["baseline/outer/loss"], rtol=1e-7
+    )
 
 
 @pytest.mark.parametrize(
