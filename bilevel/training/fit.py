@@ -235,6 +235,7 @@ class Fit(Steps):
             **({"engine_chosen_because": self.reason} if self.reason else {}),
             "status": self._status(),
             **({"stopped_because": self.border} if self.border else {}),
+            **({"held_constant": self.held} if self.held else {}),
             "steps_skipped": int(self.state.skipped),
             "environment": environment(),
             "seconds_total": time.perf_counter() - self.began,
