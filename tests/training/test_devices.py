@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 import bilevel as bl
 from bilevel.training.devices import Leaves, Spread, mesh_of, on_mesh, samples_of
 
+pytestmark = pytest.mark.timeout(1800)  # a process compiles for 8 devices: minutes on a machine that is shared
 HERE = Path(__file__).parent
 SAMPLES, FEATURES = 160, 12
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.timeout(3600)  # a process compiles 18 programs for 8 devices
 HERE = Path(__file__).parent
 TASKS = ("hyperclean", "logistic", "distillation", "few_shot_sinusoid", "svm", "cross_validation", "own")
 
