@@ -2,8 +2,8 @@
 
     python scripts/resume_times.py [--steps 1000 10000 100000] [--repeats 5]       # a minute
 
-Each run is resumed for one step in this process, where its program is compiled already, and the smallest time counts.
-The bytes are those of the record and of what a resumed run reads of it before that step.
+Each run is resumed for one step, several times, and the smallest time counts. It has a compilation in it, which is the
+same after runs of every length, and so do the seconds from that step to the end.
 """
 
 from __future__ import annotations
