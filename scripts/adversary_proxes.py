@@ -29,7 +29,8 @@ def length(v):
 def simplex(v, total):
     ordered = v[np.argsort(-np.real(v))]
     shifts = (np.cumsum(ordered) - total) / np.arange(1, v.size + 1)
-    shift = shifts[np.flatnonzero(np.real(ordered) > np.real(shifts))[-1]]
+    positive = np.flatnonzero(np.real(ordered) > np.real(shifts))
+    shift = shifts[positive[-1] if positive.size else 0]  # none where the total is lost in the rounding of v
     return np.where(np.real(v) > np.real(shift), v - shift, 0)
 
 

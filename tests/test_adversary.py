@@ -50,6 +50,7 @@ SEEDS = (
     21051,
     21061,
     21067,
+    21074,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 

@@ -17,6 +17,11 @@ def inner_remedy(code: Code, steps: int, solver: Solver) -> str:
     used = _name(solver)
     if code == Code.max_steps:
         return _out_of_steps(steps, solver, used)
+    if code == Code.nonfinite and steps == 0:
+        return (
+            "the loss or its gradient is not finite at the start: look for NaN in the data, or start where no "
+            "exponential, logarithm or division is out of range (init)"
+        )
     if code == Code.indefinite:
         return "it is a saddle or a maximum of the inner loss: start elsewhere, or add a convex regulariser to the loss"
     if code == Code.singular:

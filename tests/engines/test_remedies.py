@@ -54,3 +54,19 @@ def test_a_loss_without_a_minimum_is_told_with_its_remedy():
     )
     with pytest.raises(bl.ConvergenceError, match=r"status unbounded.*add a constraint or a regulariser"):
         bl.hypergradient(task, jnp.ones(()))
+
+
+def test_a_start_out_of_range_is_named_as_such():
+    """exp(100 w) overflows at the start in float32, so no step size can help."""
+    task = bl.Task(
+        inner=bl.InnerProblem(
+            loss=lambda w, h, batch: jnp.exp(100 * w) - h * w, init=lambda key, h: jnp.ones((), jnp.float32)
+        ),
+        outer_loss=lambda w, h, batch: w**2,
+        init_hparams=lambda key: jnp.ones((), jnp.float32),
+        batches=bl.full_batch(None, None),
+        precision="float32",
+    )
+    with pytest.raises(bl.ConvergenceError, match="not finite at the start"):
+        bl.hypergradient(task, jnp.ones((), jnp.float32))
+    assert "step size" in inner_remedy(bl.Code.nonfinite, 3, bl.GradientDescent())

@@ -15,7 +15,7 @@ from bilevel.engines.implicit_function.linearization import (
     evaluation_counts,
     linearize,
 )
-from bilevel.engines.implicit_function.rounding import ROUNDING, Noise, fraction, noise_of
+from bilevel.engines.implicit_function.rounding import ROUNDING, Noise, cost_of_noise, fraction, noise_of
 from bilevel.foundation import trees
 from bilevel.foundation.signs import tree_of_signs
 from bilevel.foundation.typing import Counts, HParams, PyTree
@@ -84,7 +84,7 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
     left = trees.subtract(wrong, explained[0])
     adjoint_after = adjoint._replace(value=trees.axpy(1.0, change, adjoint.value))
 
-    noise = noise_of(point, mapping, at, pulled)
+    noise = noise_of(task, point, mapping, at, adjoint, pulled)
     size, error_inner, error_adjoint = _sizes(trees.subtract(corrected, grad), by_adjoint, noise)
     theta_inner = _shrinkage(moved.residual, at.residual, noise.residual)
     theta_adjoint = _shrinkage(left, wrong, noise.cotangent)
@@ -106,7 +106,7 @@ def correction(task: Task, point: Point, solved: Solved, tol: float | None = LOO
         condition=power_norm(system) * jnp.max(amplification),
         solved=succeeded,
         counts=_counts(mapping, step, parts),
-        inspection=_inspection(mapping),
+        inspection=_inspection(mapping).add(cost_of_noise(mapping, at)),
     )
 
 
@@ -213,7 +213,5 @@ def _counts(mapping: Mapping, step: Solve, parts: Parts) -> Counts:
 
 
 def _inspection(mapping: Mapping) -> Counts:
-    """The cost of the residual at the rounded parameters, of two inspections of the face, and of the norm of the
-    system."""
-    looks = mapping.inspection.add(mapping.inspection)
-    return evaluation_counts(mapping).add(looks).plus(hessian_products=POWERS)
+    """The cost of two inspections of the face, and of the norm of the system."""
+    return mapping.inspection.add(mapping.inspection).plus(hessian_products=POWERS)

@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.engines.base import Point
-from bilevel.engines.implicit_function.linearization import Linearization
+from bilevel.engines.implicit_function.linearization import Linearization, evaluation_counts, linearize
 from bilevel.foundation import trees
 from bilevel.foundation.signs import tree_of_signs
-from bilevel.foundation.typing import HParams, Params, PyTree
-from bilevel.implicit import Mapping
+from bilevel.foundation.typing import Counts, HParams, Params, PyTree
+from bilevel.implicit import Mapping, Solve
+from bilevel.task import Task
 
+Pulled = tuple[PyTree, HParams]  # (A'u, B'u)
+
+SINGLE = 1e-10  # a unit of roundoff above it is that of single precision or less
 ROUNDING = 10  # units of roundoff in a gradient, relative to the sizes of its terms
 
 
@@ -27,17 +31,45 @@ class Noise(NamedTuple):
     gradient: jax.Array
 
 
-def noise_of(point: Point, mapping: Mapping, at: Linearization, pulled: tuple[PyTree, HParams]) -> Noise:
+def noise_of(task: Task, point: Point, mapping: Mapping, at: Linearization, adjoint: Solve, pulled: Pulled) -> Noise:
     """The rounding of the residual is measured by another evaluation at parameters moved by one unit of roundoff. The
-    rounding of adjoint and gradient follows from the sizes of the terms that were subtracted."""
+    rounding of adjoint and gradient follows from the sizes of the terms that were subtracted, and in single precision
+    from the same evaluation."""
     epsilon = trees.epsilon(at.params)
-    again = mapping(perturbed(at.params, epsilon), point.hparams, point.inner_batch)
-    residual = trees.norm(trees.subtract(again, at.residual))
-    rest = trees.norm(trees.subtract(at.cotangent, pulled[0]))
+    near = perturbed(at.params, epsilon)
     cotangent = epsilon * (trees.norm(at.cotangent) + trees.norm(pulled[0]))
     gradient = ROUNDING * epsilon * (trees.norm(at.direct) + trees.norm(pulled[1]))
     gradient += rounding_of(at.direct, epsilon) + rounding_of(pulled[1], epsilon)
+    if epsilon > SINGLE:
+        again = linearize(task, point, near, mapping)
+        residual = trees.norm(trees.subtract(again.residual, at.residual))
+        gradient += scatter(at, again, adjoint.value, pulled)
+    else:
+        residual = trees.norm(trees.subtract(mapping(near, point.hparams, point.inner_batch), at.residual))
+    rest = trees.norm(trees.subtract(at.cotangent, pulled[0]))
     return Noise(fraction(residual, trees.norm(at.residual)), fraction(cotangent, rest), residual, cotangent, gradient)
+
+
+def cost_of_noise(mapping: Mapping, at: Linearization) -> Counts:
+    """The cost of `noise_of`: the condition once more, and in single precision its derivatives too."""
+    derivatives = 1 if trees.epsilon(at.params) > SINGLE else 0
+    return evaluation_counts(mapping).plus(
+        gradients=derivatives, hessian_products=derivatives, jacobian_products=derivatives
+    )
+
+
+def scatter(at: Linearization, again: Linearization, adjoint: PyTree, pulled: Pulled) -> jax.Array:
+    """How far the rounding of the params and of the derivatives at them scatters the gradient, to first order, by the
+    linearization ``again`` at params moved by one unit of roundoff.
+
+    The terms that cancel in a slope or a second derivative may be far larger than the result. A change of the adjoint
+    equation A'u = v passes on to the gradient as v itself does: by ||B'u|| / ||v||.
+    """
+    left, right = again.pull(adjoint)
+    cotangent, direct = trees.subtract(again.cotangent, at.cotangent), trees.subtract(again.direct, at.direct)
+    equation = trees.norm(trees.subtract(cotangent, trees.subtract(left, pulled[0])))
+    through = fraction(trees.norm(pulled[1]), trees.norm(at.cotangent))
+    return through * equation + trees.norm(trees.subtract(direct, trees.subtract(right, pulled[1])))
 
 
 def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:

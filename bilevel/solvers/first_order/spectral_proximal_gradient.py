@@ -96,7 +96,10 @@ class SpectralProximalGradient(Solver):
 
 
 def _search(instance: Instance, state: State) -> Trial:
-    """The first step size of s, s/2, s/4, ... that is accepted, and where it leads."""
+    """The first step size of s, s/2, s/4, ... that is accepted, and where it leads.
+
+    Where every trial left the domain of the objective, the point stays. The next search goes on from the last step.
+    """
     memory = state.memory
     largest = jnp.max(memory.objectives)
 
@@ -120,17 +123,22 @@ def _search(instance: Instance, state: State) -> Trial:
 
     zero = jnp.zeros_like(largest)
     start = Trial(state.params, memory.gradient, zero, zero, zero, 2 * memory.step_size, jnp.int32(0), jnp.bool_(False))
-    return jax.lax.while_loop(lambda trial: ~trial.accepted & (trial.number < MAX_HALVINGS), trial, start)
+    found = jax.lax.while_loop(lambda trial: ~trial.accepted & (trial.number < MAX_HALVINGS), trial, start)
+    lost = ~found.accepted & jnp.isfinite(trees.norm(memory.gradient)) & ~jnp.isfinite(found.objective)
+    stays = start._replace(objective=largest, step_size=found.step_size, number=found.number)
+    return trees.select(lost, stays, found)
 
 
 def _spectral(found: Trial, memory: Memory) -> jax.Array:
     """The inverse of the curvature along the last step.
 
-    Where there was no curvature, the step size grows, because long steps show whether the loss falls without end. A
-    limit prevents an overflow.
+    Where there was no curvature, the step size grows, because long steps show whether the loss falls without end. It
+    does not where the point is far out already, nor where it did not move, which says nothing of the curvature. A prox
+    may end every long step at the same point, so the step size has a limit that prevents an overflow.
     """
     curved = found.curvature > 0
     endless = found.length > trees.epsilon(found.params) ** -1.5
-    longest = jnp.where(endless, found.step_size, jnp.inf)
+    longest = jnp.where(endless | (found.length == 0), found.step_size, jnp.inf)
     step_size = jnp.where(curved, found.length**2 / jnp.where(curved, found.curvature, 1), longest)
-    return jnp.clip(step_size, found.step_size / CHANGE, found.step_size * CHANGE)
+    longest = jnp.sqrt(jnp.finfo(step_size.dtype).max)
+    return jnp.clip(step_size, found.step_size / CHANGE, jnp.minimum(found.step_size * CHANGE, longest))

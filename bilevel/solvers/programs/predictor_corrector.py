@@ -11,6 +11,7 @@ from bilevel.kernels.condensed import Parts, condensed
 from bilevel.solvers.programs.stated_by_functions import Derivatives, Point, Program
 
 LEAST = 1e-6  # the least slack and multiplier at the start
+ROUNDING = 16.0  # in units of the precision: the error of a row that adds up a few terms
 
 
 class Iterate(NamedTuple):
@@ -27,13 +28,15 @@ class Iterate(NamedTuple):
         return Iterate(*(value + by * change for by, value, change in zip(lengths, self, step, strict=True)))
 
     def represented(self) -> Iterate:
-        """With slacks whose inverse is a number.
+        """With slacks no smaller than the rounding of a row, which is that of the unknowns: rows have unit gradients.
 
-        At the floor of the precision each step divides the slack of an active row by up to 200, and in float32 a
-        dozen such steps reach zero, where multiplier / slack is NaN.
+        At the floor of the precision each step divides the slack of an active row by up to 200. The Newton system then
+        holds multiplier / slack = 1e18 beside the Hessian, of which no digit is left, and later NaN.
         """
-        least = jnp.sqrt(jnp.finfo(self.slack.dtype).smallest_normal)
-        return self._replace(slack=jnp.maximum(self.slack, least))
+        limits = jnp.finfo(self.slack.dtype)
+        rounding = ROUNDING * limits.eps * jnp.linalg.norm(jax.lax.stop_gradient(self.primal))
+        least = jnp.maximum(rounding, jnp.sqrt(limits.smallest_normal))
+        return self._replace(slack=jnp.maximum(self.slack, least.astype(self.slack.dtype)))
 
 
 class Direction(NamedTuple):

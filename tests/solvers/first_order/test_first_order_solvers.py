@@ -195,3 +195,17 @@ def test_spectral_steps_do_not_climb_a_loss_that_is_not_convex():
     found = np.asarray(jax.jit(jax.vmap(objectives))(starts))
     highest = np.stack([found[:, max(k - 8, 0) : k].max(axis=1) for k in range(1, 40)], axis=1)
     assert np.all(found[:, 1:] <= highest * (1 + 1e-12))
+
+
+@pytest.mark.parametrize("solver", [bl.SpectralProximalGradient(tol=1e-6), bl.ProximalGradient(tol=1e-6)])
+def test_a_concave_loss_under_a_convex_penalty_in_float32(solver):
+    """-0.4 w^2 + 0.3 w + ridge / 2 * w^2 with ridge = 1 falls along ever longer steps: their size must not overflow."""
+    inner = bl.InnerProblem(
+        lambda w, h, batch: jnp.sum(-0.4 * w**2 + 0.3 * w),
+        lambda key, h: jnp.ones(1, jnp.float32),
+        penalty=bl.Ridge(1.0),
+        solver=solver,
+    )
+    found = inner.solve(jnp.zeros((), jnp.float32), None)
+    assert found.status.name == "converged"
+    assert_allclose(found.params, [-1.5], rtol=1e-5)
