@@ -132,12 +132,16 @@ def _aimed(step: Step, start: Point, matrix: jax.Array, newton: jax.Array) -> tu
 
 
 def _judged(start: Point, point: Point, direction: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Whether the point is accepted, and its decrease relative to the predicted one. Where rounding hides the decrease,
-    the size of the gradient decides."""
+    """Whether the point is accepted, and its decrease relative to the predicted one.
+
+    Where rounding hides the decrease, the size of the gradient decides. A value may be the difference of terms as large
+    as x'Hx, which round as they are.
+    """
     predicted = -(start.gradient @ direction + 0.5 * direction @ (matrix @ direction))
     decrease = start.value - point.value
     ratio = decrease / jnp.where(predicted > 0, predicted, jnp.inf)
-    rounding = 10 * jnp.finfo(direction.dtype).eps * jnp.abs(start.value)
+    terms = jnp.abs(start.value) + jnp.abs(start.x @ (matrix @ start.x))
+    rounding = 10 * jnp.finfo(direction.dtype).eps * terms
     before, after = jnp.linalg.norm(start.gradient), jnp.linalg.norm(point.gradient)
     hidden = (decrease >= -rounding) & (after <= (1 - SUFFICIENT) * before)
     finite = jnp.isfinite(point.value) & jnp.isfinite(after)

@@ -91,6 +91,7 @@ class ProjectedNewton(Solver):
             resized,
             Control(radius, jnp.ones_like(radius)),
             lambda x: jnp.clip(x, *memory.ends),
+            terms=jnp.abs(x @ (hessian @ x)),
         )
         cost = Counts(found.trials, x.size, 0, found.trials, 1)
         return State(
