@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation import trees
 from bilevel.foundation.typing import LinearMap, Params
 from bilevel.kernels.orthogonal import triangle
 from bilevel.kernels.trust_region import GOOD, POOR, SHRINKAGE
@@ -104,8 +105,8 @@ class Rows(NamedTuple):
             squared = jnp.sum(self.matrix**2, axis=0)
             # In a form whose derivative at a column of zeros is zero.
             return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
-        slope, length = self.pull(self.rhs), jnp.linalg.norm(self.rhs)
-        seen = jnp.linalg.norm(slope) / jnp.where(length > 0, length, 1)
+        slope, length = self.pull(self.rhs), trees.norm(self.rhs)
+        seen = trees.norm(slope) / jnp.where(length > 0, length, 1)
         return jnp.full_like(slope, seen)
 
 
@@ -164,7 +165,7 @@ def search(
         accepted, ratio = judged(start, point, -change(y), terms)
         accepted |= not searches  # then the first trial is the natural step, taken unseen
         # At a corner the projection may undo a whole step, and a shorter one, closer to the gradient, leaves it.
-        length = jnp.where(accepted, jnp.linalg.norm(y), jnp.linalg.norm(aimed))
+        length = jnp.where(accepted, trees.norm(y), trees.norm(aimed))
         return Trial(
             point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), point, start),
             control=adapt(trial.control, ratio, accepted, length),
