@@ -54,7 +54,11 @@ class OnColumns:
     def __call__(self, logs: dict[str, np.ndarray]) -> Lanes:
         if self.paths is not None and self.whole is None and np.ptp(logs["l1"]) == 0:
             self.params = self.paths.at(float(np.exp(logs["l1"].flat[0])))
-            self._choose(self._violation(logs))
+            there = self._there()
+            if self.problem is not None and np.sum(np.take_along_axis(there, self.chosen, 1)) == np.sum(there):
+                self._begin(self.problem)
+            else:
+                self._choose(self._violation(logs))
         elif self.problem is None and self.whole is None:
             self._choose(self._violation(logs))
         for _ in range(ROUNDS):
@@ -83,7 +87,8 @@ class OnColumns:
         )
         slope = weights[..., None] * SLOPES[kind.loss](z, self.y)
         if X.ndim == 2:  # one product for all lanes reads X once
-            gradient = np.abs(np.moveaxis(np.tensordot(X, slope, (0, 1)), 1, 0))
+            flat = np.moveaxis(slope, 1, 2).reshape(-1, len(X))  # before X, whose transpose would be a copy
+            gradient = np.abs(np.moveaxis((flat @ X).reshape(len(slope), -1, X.shape[1]), 1, 2))
         else:
             gradient = np.abs(np.matmul(np.swapaxes(X, -1, -2), slope))
         penalty = np.exp(logs["l1"])
@@ -91,21 +96,32 @@ class OnColumns:
             gradient, penalty = np.linalg.norm(gradient, axis=2, keepdims=True), penalty[:, :1]
         return np.max(gradient / penalty, axis=2) - 1
 
+    def _there(self) -> np.ndarray:
+        """The columns with a coefficient, (lanes, features)."""
+        return np.any(self.params[:, : self.kind.features] != 0, axis=2)
+
     def _choose(self, violation: np.ndarray) -> None:
-        """Columns with a coefficient, and those with the largest violation, in each lane."""
-        there = np.any(self.params[:, : self.kind.features] != 0, axis=2)
-        needed = int(np.max(np.sum(there, axis=1))) + FEWEST // 4
-        self.width = max(self.width, features_for(needed))
+        """Columns with a coefficient, those that have one elsewhere on a short path, so that the next strength needs no
+        other columns, and those with the largest violation, in each lane."""
+        there = self._there()
+        wanted, spare = there, FEWEST // 4
+        if self.paths is not None and np.max(np.sum(short := there | self.paths.columns(), axis=1)) <= WIDE:
+            wanted, spare = short, 0
+        self.width = max(self.width, features_for(int(np.max(np.sum(wanted, axis=1))) + spare))
         if self.width > min(DENSE, self.kind.features):
             self.whole = Problem(self.kind, self.folds, self.targets, self.used)
             return
-        order = np.argsort(-np.where(there, np.inf, violation), axis=1, kind="stable")
-        self.chosen = np.sort(order[:, : self.width], axis=1)
+        last = np.argpartition(np.where(wanted, -np.inf, -violation), self.width - 1, axis=1)
+        self.chosen = np.sort(last[:, : self.width], axis=1)
         inputs = np.broadcast_to(self.folds.inputs, (self.lanes, *self.folds.inputs.shape[-2:]))
         part = self.folds._replace(inputs=np.take_along_axis(inputs, self.chosen[:, None, :], axis=2))
         self.problem = Problem(self.kind._replace(features=self.width), part, self.targets, self.used)
+        self._begin(self.problem)
+
+    def _begin(self, problem: Problem) -> None:
+        """The next solve starts from these params."""
         own = np.take_along_axis(self.params[:, : self.kind.features], self.chosen[..., None], axis=1)
-        self.problem.begin(np.concatenate([own, self.params[:, self.kind.features :]], axis=1))
+        problem.begin(np.concatenate([own, self.params[:, self.kind.features :]], axis=1))
 
     def _of_chosen(self, logs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: one[self.chosen] for name, one in logs.items()}

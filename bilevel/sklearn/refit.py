@@ -16,7 +16,7 @@ from sklearn.svm import SVC
 from sklearn.utils.validation import has_fit_parameter
 
 from bilevel.sklearn.folds import dense, gamma_of
-from bilevel.sklearn.homotopy import LARGEST, path_of
+from bilevel.sklearn.homotopy import LARGEST, Path
 from bilevel.sklearn.machines import MOST, tolerance
 from bilevel.sklearn.space import Space
 
@@ -111,11 +111,13 @@ def tightly(machine: SVC, X: Any, y: np.ndarray, **given: Any) -> None:
 def from_its_path(lasso: Lasso, X: Any, y: np.ndarray, **given: Any) -> None:
     """Fits it from the solution that its path has at its strength, where there are more columns than rows: its own
     coordinate descent needs thousands of rounds there from zero."""
-    rows, features = X.shape if hasattr(X, "shape") else np.shape(X)  # a list has none
+    inputs = X if issparse(X) else dense(X)  # a list and what is no array have no shape
+    rows, features = inputs.shape
     if y.ndim == 1 and rows < features and rows**2 * features <= LARGEST and not issparse(X) and not lasso.warm_start:
         weights = given.get("sample_weight", np.ones(rows))
-        path = path_of(dense(X), np.asarray(y, float), weights, lasso.fit_intercept, lasso.alpha)
-        lasso.coef_ = path.at(lasso.alpha, features, lasso.fit_intercept)[:features]
+        columns = np.ascontiguousarray(inputs.T)
+        start = Path(columns, np.asarray(y, float), weights, lasso.fit_intercept).at(lasso.alpha)
+        lasso.coef_ = start[:features]
         lasso.set_params(warm_start=True).fit(X, y, **given)
         lasso.set_params(warm_start=False)
     else:

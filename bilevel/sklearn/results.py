@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -18,20 +18,37 @@ from bilevel.sklearn.refit import in_units, machine, model
 from bilevel.sklearn.space import Space
 
 
-def score_of(scorer: Any, own: Any, lanes: Lanes, lane: int, folds: Folds, data: Data) -> float:
+class Held(NamedTuple):
+    """A fold's validation rows. Many steps are scored on them, and they are taken out of all rows once."""
+
+    inputs: np.ndarray
+    targets: Any
+
+
+def held(lane: int, folds: Folds, data: Data) -> Held:
+    inputs = folds.inputs if folds.inputs.ndim == 2 else folds.inputs[lane]
+    rows = folds.splits[lane][1]
+    return Held(inputs[rows], _safe_indexing(_targets(data), rows))
+
+
+def score_of(scorer: Any, own: Any, lanes: Lanes, lane: int, folds: Folds, data: Data, rows: Held) -> float:
     """The score of a fold's model on its validation rows.
 
     ``own`` is a clone of the estimator, which becomes that model. One serves all folds and steps, because a clone takes
     longer than a score."""
-    rows = folds.splits[lane][1]
-    inputs = folds.inputs if folds.inputs.ndim == 2 else folds.inputs[lane]
-    targets = data.targets if data.classes is None else data.classes[data.targets]
+    inputs = rows.inputs
     if "strength" in lanes.logs:
-        inputs = in_units(own, lanes.logs, inputs)
-        machine(own, lanes.logs, inputs, targets, folds.train[lane])
+        inputs = in_units(own, lanes.logs, folds.inputs if folds.inputs.ndim == 2 else folds.inputs[lane])
+        machine(own, lanes.logs, inputs, _targets(data), folds.train[lane])
+        inputs = inputs[folds.splits[lane][1]]
     else:
         model(own, lanes.params[lane], data.classes)
-    return float(scorer(own, inputs[rows], _safe_indexing(targets, rows)))
+    return float(scorer(own, inputs, rows.targets))
+
+
+def _targets(data: Data) -> np.ndarray:
+    """Targets as the user gave them."""
+    return data.targets if data.classes is None else data.classes[data.targets]
 
 
 @dataclass(frozen=True)
@@ -75,8 +92,8 @@ class Report:
 
     def table(self) -> dict[str, Any]:
         lanes = range(len(self.folds.splits))
-        own = clone(self.last)
-        scored = lambda step, lane: score_of(self.scorer, own, step.lanes, lane, self.folds, self.data)
+        own, rows = clone(self.last), [held(lane, self.folds, self.data) for lane in lanes]
+        scored = lambda step, lane: score_of(self.scorer, own, step.lanes, lane, self.folds, self.data, rows[lane])
         with config_context(assume_finite=True, skip_parameter_validation=True):  # checked, and checks take longest
             scores = np.array([[scored(step, lane) for lane in lanes] for step in self.steps])
         means = np.mean(scores, axis=1)

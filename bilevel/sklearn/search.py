@@ -21,7 +21,7 @@ from bilevel.sklearn.estimators import family_of
 from bilevel.sklearn.fitted import FittedMethods
 from bilevel.sklearn.folds import Data, Folds, folds_of, in_units_of_gamma, splitter
 from bilevel.sklearn.lanes import Lanes
-from bilevel.sklearn.problems import everything, problem_of
+from bilevel.sklearn.problems import everything, problem_of, threads_for
 from bilevel.sklearn.space import Space, space_of
 from bilevel.sklearn.statements import Kind
 
@@ -138,10 +138,11 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
             folds = in_units_of_gamma(folds, last, data)
         if self.criterion == "sure":
             folds = sure.of_the_risk(folds, data, self.noise, self.random_state)
-        self._search(kind, space, folds, data, last)
-        if self.refit:
-            whole = lambda X: everything(kind, space, self._unknowns, X, folds, data)
-            self._refit(space, checked, sample_weight is not None, whole)
+        with threads_for(kind):
+            self._search(kind, space, folds, data, last)
+            if self.refit:
+                whole = lambda X: everything(kind, space, self._unknowns, X, folds, data)
+                self._refit(space, checked, sample_weight is not None, whole)
         return self
 
     def _splits(self, checked: checks.Rows, groups: Any, data: Data) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -198,7 +199,7 @@ class HypergradientSearchCV(FittedMethods, MetaEstimatorMixin, BaseEstimator):
         own = clone(last)
 
         def score(lane: int, lanes: Lanes, folds: Folds) -> float:
-            return -results.score_of(self.scorer_, own, lanes, lane, folds, data)
+            return -results.score_of(self.scorer_, own, lanes, lane, folds, data, results.held(lane, folds, data))
 
         return score
 
