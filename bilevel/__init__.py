@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests/test_public_names.py h
         verification as verification,
     )
     from bilevel.batches import (
+        HeldOut as HeldOut,
         draw_samples as draw_samples,
         full_batch as full_batch,
         minibatches as minibatches,
@@ -276,7 +277,7 @@ _HOME = {
         "MASOBA", "FSLA", "TTSA", "BSA", "SUSTAIN", "MRBO", "VRBO", "BOME", "VPBGD", "MEHA", "PowerLaw",
         "Schedule", "Summable", "ErrorDriven",
     ),
-    "bilevel.batches": ("draw_samples", "full_batch", "minibatches", "whole_batch"),
+    "bilevel.batches": ("HeldOut", "draw_samples", "full_batch", "minibatches", "whole_batch"),
     "bilevel.streams": ("Streamed", "batches_from"),
     "bilevel.task": ("Task", "Headline"),
     "bilevel.engines.hypergradients": ("hypergradient",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from bilevel.data.rows import in_memory
 from bilevel.foundation.closures import depends
-from bilevel.foundation.typing import Batch, Key
+from bilevel.foundation.typing import Batch, HParams, Key, Params
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.streams import Streamed
 
@@ -80,6 +82,26 @@ def whole_batch(data: Batch) -> Minibatch:
     """A data set as one `Minibatch`, in its order, with weight 1 each: for losses that also take minibatches."""
     samples = _size(data)
     return Minibatch(data, np.arange(samples), np.ones(samples), samples)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """evaluate(params, hparams) = metrics(params, hparams, samples): metrics on samples that a task states.
+
+    What a function closes over is whole in each process and on each device. Of the samples stated here each of several
+    devices holds its part, as it does of the batches, where `bl.Trainer` has a mesh. ``samples`` is any pytree of
+    arrays, the samples along their leading axis.
+
+    >>> evaluate = HeldOut(lambda params, hparams, x: {"test/loss": jnp.mean((x - params) ** 2)}, np.array([1.0, 3.0]))
+    >>> float(evaluate(jnp.array(2.0), None)["test/loss"])
+    1.0
+    """
+
+    metrics: Callable[[Params, HParams, Batch], dict[str, Any]]
+    samples: Batch
+
+    def __call__(self, params: Params, hparams: HParams) -> dict[str, Any]:
+        return self.metrics(params, hparams, in_memory(self.samples))
 
 
 def minibatches(train: Batch, validation: Batch, batch_size: int, validation_batch_size: int = 0) -> Batches:

@@ -51,6 +51,7 @@ SEEDS = (
     21061,
     21067,
     21074,
+    22264,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 

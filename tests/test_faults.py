@@ -91,7 +91,7 @@ def start(folder, *arguments, cwd=None, **variables):
 
 def run(folder, *arguments, **variables):
     process = start(folder, *arguments, **variables)
-    out, err = process.communicate(timeout=250)
+    out, err = process.communicate(timeout=800)
     return process.returncode, out, err
 
 
@@ -176,7 +176,7 @@ def interrupted(process, wait, signals=1):
     for _ in range(signals):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=800)
     return process.returncode, err
 
 
@@ -214,7 +214,7 @@ def test_a_scheduler_and_a_terminal_that_closes_stop_a_run(folder, stop):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(getattr(signal, stop))
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=800)
     assert process.returncode == 130, err
     (line,) = err.splitlines()
     assert "`bilevel resume=run` goes on" in line
@@ -243,7 +243,7 @@ def test_a_folder_that_vanishes_is_one_sentence(folder):
         time.sleep(0.05)
     shutil.rmtree(folder / "run", ignore_errors=True)
     shutil.rmtree(folder / "run", ignore_errors=True)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=800)
     assert process.returncode == 1
     assert len(err.splitlines()) == 1, err
 

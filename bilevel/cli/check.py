@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from typing import NamedTuple
 
 import jax
@@ -96,10 +98,11 @@ def measured(config: DictConfig, task: Task) -> Iterator[Row]:
     oracle = oracle_of(task, hparams, key)
     describe(task, hparams, oracle)
     print(line(HEADINGS, "verdict"))
-    refused, insisted = [], asked()
+    refused, insisted, said = [], asked(), io.StringIO()
     for name, engine in engines(config, hparams):
         try:
-            grad, report = result_of(task, hparams, engine, key, oracle)
+            with redirect_stderr(said):  # bl.AutoEngine tells there what it chose, which would stand between the rows
+                grad, report = result_of(task, hparams, engine, key, oracle)
         except (ValueError, TypeError, NotImplementedError) as refusal:
             refused.append(name)
             if insisted:
@@ -108,6 +111,7 @@ def measured(config: DictConfig, task: Task) -> Iterator[Row]:
         row = judged(name, task, engine, oracle, oracle.error(grad), report, exact(task, engine, report, key))
         print(row, flush=True)
         yield row
+    print(said.getvalue(), end="")
     if refused and not insisted:
         print(f"not for this task (engine=NAME says why): {', '.join(refused)}")
 

@@ -28,11 +28,12 @@ NESTED = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "cus
 
 class Influence(NamedTuple):
     """For each leaf of the hyperparameters, by name, whether a derivative of the outer loss can reach it. Leaves that
-    the user holds constant by ``jax.lax.stop_gradient`` are left out."""
+    the user holds constant by ``jax.lax.stop_gradient`` are apart."""
 
     reached: dict[str, bool]
     through_params: bool  # whether the outer loss has a derivative in the params
     start_depends: bool  # whether the start of the inner solver depends on the hyperparameters
+    held: list[str]  # the leaves that the user holds constant
 
     @property
     def without_path(self) -> list[str]:
@@ -80,12 +81,11 @@ def influence(engine: Engine, task: Task, point: Point) -> Influence:
     named = jax.tree_util.tree_leaves_with_path(direct)
     zero = [all(flags) for flags in zip(*(jax.tree.leaves(path) for path in paths), strict=True)]
     held = _held(lambda h: (outer_of(h), task.inner.mapping(cold, h, point.inner_batch)), point.hparams)
-    reached = {
-        f"hparams{jax.tree_util.keystr(path)}": learned or not flag
-        for (path, _), flag, constant in zip(named, zero, held, strict=True)
-        if not (flag and constant)
-    }
-    return Influence(reached, through_params, depends(lambda h: task.inner.init(point.key, h), point.hparams))
+    names = [f"hparams{jax.tree_util.keystr(path)}" for path, _ in named]
+    constant = [name for name, flag, stopped in zip(names, zero, held, strict=True) if flag and stopped]
+    reached = {name: learned or not flag for name, flag in zip(names, zero, strict=True) if name not in constant}
+    start_depends = depends(lambda h: task.inner.init(point.key, h), point.hparams)
+    return Influence(reached, through_params, start_depends, constant)
 
 
 def _held(function: Callable, hparams: HParams) -> list[bool]:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation import trees
+
 CYCLES = 60  # cycles: far more than are needed once the face is right
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)  # the fractions of a Newton step that are tried
 EPOCHS = (4, 64)  # passes over the coordinates between Newton steps: at least, at most
@@ -57,9 +59,9 @@ def minimise(
     diagonal = jnp.maximum(jnp.diagonal(matrix), floor)
     epochs = passes(matrix.shape[0])
     at = lambda point: slope + matrix @ (point - start)
-    measure = lambda point, slope: jnp.linalg.norm(diagonal * _move(term, point, slope, diagonal))
+    measure = lambda point, slope: trees.norm(diagonal * _move(term, point, slope, diagonal))
     first = measure(start, slope)
-    rounding = ROUNDING * jnp.finfo(matrix.dtype).eps * (jnp.linalg.norm(slope) + jnp.linalg.norm(diagonal * start))
+    rounding = ROUNDING * jnp.finfo(matrix.dtype).eps * (trees.norm(slope) + trees.norm(diagonal * start))
     target = jnp.maximum(tol * first, rounding)
 
     def cycle(state: State) -> State:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation import trees
 from bilevel.kernels.rescue import rescued
 from bilevel.kernels.scalar_root import bracketed_root
 
@@ -76,7 +77,7 @@ def descend(evaluate: Callable[[jax.Array], Point], start: Point, matrix: jax.Ar
         step, direction, ball = _aimed(step, start, matrix, newton)
         point = jax.lax.stop_gradient(evaluate(start.x + direction))
         accepted, ratio = _judged(start, point, direction, matrix)
-        length = jnp.linalg.norm(direction)
+        length = trees.norm(direction)
         grown = jnp.where(ratio > GOOD, jnp.maximum(ball, 2 * length), ball)
         shrunk = SHRINKAGE * jnp.minimum(length, ball)
         return step._replace(
@@ -119,7 +120,7 @@ def _aimed(step: Step, start: Point, matrix: jax.Array, newton: jax.Array) -> tu
     """The step with its direction: Newton's step where it is within the radius. Elsewhere it is the minimiser of
     the quadratic model in the ball whose radius is returned. In a batch
     the matrices are decomposed only where one of the lanes needs its spectrum."""
-    whole = step.definite & (jnp.linalg.norm(newton) <= step.radius)
+    whole = step.definite & (trees.norm(newton) <= step.radius)
     needed = ~whole & ~step.decomposed
     spectrum = rescued(needed, lambda matrix: Spectrum(*jnp.linalg.eigh(matrix)), (matrix,), step.spectrum)
     ball = _ball(spectrum, start, step.radius)
@@ -132,13 +133,17 @@ def _aimed(step: Step, start: Point, matrix: jax.Array, newton: jax.Array) -> tu
 
 
 def _judged(start: Point, point: Point, direction: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Whether the point is accepted, and its decrease relative to the predicted one. Where rounding hides the decrease,
-    the size of the gradient decides."""
+    """Whether the point is accepted, and its decrease relative to the predicted one.
+
+    Where rounding hides the decrease, the size of the gradient decides. A value may be the difference of terms as large
+    as x'Hx, which round as they are.
+    """
     predicted = -(start.gradient @ direction + 0.5 * direction @ (matrix @ direction))
     decrease = start.value - point.value
     ratio = decrease / jnp.where(predicted > 0, predicted, jnp.inf)
-    rounding = 10 * jnp.finfo(direction.dtype).eps * jnp.abs(start.value)
-    before, after = jnp.linalg.norm(start.gradient), jnp.linalg.norm(point.gradient)
+    terms = jnp.abs(start.value) + jnp.abs(start.x @ (matrix @ start.x))
+    rounding = 10 * jnp.finfo(direction.dtype).eps * terms
+    before, after = trees.norm(start.gradient), trees.norm(point.gradient)
     hidden = (decrease >= -rounding) & (after <= (1 - SUFFICIENT) * before)
     finite = jnp.isfinite(point.value) & jnp.isfinite(after)
     fell = (ratio > SUFFICIENT) & (decrease > 0)
@@ -157,7 +162,7 @@ def _slopes(spectrum: Spectrum, gradient: jax.Array, flat: jax.Array) -> jax.Arr
     """The gradient along the eigenvectors. Small components along flat eigenvectors are dropped because they are noise,
     and a step along them would be long."""
     slopes = spectrum.vectors.T @ gradient
-    small = jnp.abs(slopes) <= jnp.finfo(slopes.dtype).eps ** 0.5 * jnp.linalg.norm(slopes)
+    small = jnp.abs(slopes) <= jnp.finfo(slopes.dtype).eps ** 0.5 * trees.norm(slopes)
     return jnp.where(flat & small, 0, slopes)
 
 
@@ -165,7 +170,7 @@ def _ball(spectrum: Spectrum, start: Point, radius: jax.Array) -> jax.Array:
     """The radius. Where no radius is known yet and the model has no minimiser, it is the size of the point."""
     values, flat = _cleaned(spectrum)
     endless = (values[0] < 0) | jnp.any(flat & (_slopes(spectrum, start.gradient, flat) != 0))
-    size = jnp.maximum(1, jnp.linalg.norm(start.x))
+    size = jnp.maximum(1, trees.norm(start.x))
     return jnp.where(endless & jnp.isinf(radius), size, radius)
 
 
@@ -184,10 +189,10 @@ def minimiser_within(spectrum: Spectrum, gradient: jax.Array, radius: jax.Array)
         parts = jnp.where(slopes == 0, 0, slopes / jnp.where(slopes == 0, 1, pole))
         return 1 / jnp.linalg.norm(parts) - inverse_radius
 
-    upper = jnp.where(jnp.isinf(radius), 0, jnp.linalg.norm(slopes) / radius)
+    upper = jnp.where(jnp.isinf(radius), 0, trees.norm(slopes) / radius)
     excess = bracketed_root(shortness, jnp.zeros_like(upper), upper, values + least, slopes, 1 / radius)
     damping = least + excess
-    length = jnp.linalg.norm(damped_inverse(spectrum, damping, gradient))
+    length = trees.norm(damped_inverse(spectrum, damping, gradient))
     hard = (least > 0) & (length < 0.9 * radius)
     rest = jnp.sqrt(jnp.maximum(radius - length, 0) * (radius + length))
     side = jnp.where(slopes[0] > 0, -rest, rest)

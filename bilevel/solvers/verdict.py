@@ -26,6 +26,7 @@ from bilevel.solvers.instance import Instance
 LENIENT = 100.0  # a start is bad if the reference is more than so many times ``local``
 ROUNDING = 10.0  # units of roundoff of ``terms`` that count as zero
 NEARLY = 1e3  # within so many units of it a lack of progress is the floor of the precision
+LEVEL = 100.0  # units of roundoff of a loss: a smaller change over half of the digits is that of a curvature
 UNSOLVED = 1e-2  # a coordinate whose residual is this share of its change on the way is not solved yet
 GROWTH = 1e8  # a residual so many times the residual at the start has diverged
 TURNS = 10.0  # a loss is bounded along a ray if it turns within so many times the way from the cold start
@@ -55,6 +56,7 @@ class _Seen(NamedTuple):
     size: jax.Array  # ||A w||; of signs d where w = 0, ||A d||
     bend: jax.Array  # <A (w - cold), w - cold>
     value: jax.Array  # loss(w); 0 where there is no loss
+    level: jax.Array  # whether the loss hardly changes from w to w - small w
     apart: jax.Array  # as of `Scales`
     falls: jax.Array  # as of `Scales`
 
@@ -96,6 +98,7 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
             jnp.where(seen.number == 2, size, seen.size),
             jnp.where(second, trees.dot(change, way).astype(size.dtype), seen.bend),
             jnp.where(first, value.astype(size.dtype), seen.value),
+            jnp.where(seen.number == 2, jnp.abs(value - seen.value) <= LEVEL * small**2 * jnp.abs(value), seen.level),
             jnp.where(second, _apart(here, change), seen.apart),
             (seen.number == 3) & (ahead >= 0) & (value <= seen.value),  # False for NaN
         )
@@ -108,9 +111,9 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
     shapes = jax.eval_shape(instance.residual, params)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(trees.norm(nothing))
-    seen = jax.lax.while_loop(
-        unfinished, body, _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, jnp.bool_(False), jnp.bool_(False))
-    )
+    no = jnp.bool_(False)
+    begin = _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, no, no, no)
+    seen = jax.lax.while_loop(unfinished, body, begin)
     return _scales(instance, params, cold, seen, trees.norm(along))
 
 
@@ -134,9 +137,10 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen, probe
     steepness = jnp.maximum(_ratio(terms, probed), jnp.where(jnp.isfinite(local), _ratio(local, length), 0))
     terms = jnp.where(size > 0, terms, 0)
     # A gradient g promises a decrease of g^2 / (2 L); below eps^2 |loss| that is rounding for every size of g's terms.
+    # A residual that a set cuts off promises more, and then the loss changes around the point.
     # The roots are multiplied, because the product of the two overflows at a loss of 1e20 in float32.
     promised = jnp.sqrt(2 * steepness) * jnp.sqrt(jnp.abs(seen.value))
-    known = (seen.number > 2) & jnp.isfinite(promised)  # whether ``terms`` are
+    known = (seen.number > 2) & jnp.isfinite(promised) & seen.level  # whether ``terms`` are
     terms = jnp.maximum(terms, jnp.where(known, promised, 0))
     if instance.mapping.iterates:
         small = trees.epsilon(params) ** 0.5  # F = T(w) - w, unless T(w) is w plus a constant, as for a linear loss

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel import data as data_sets
-from bilevel.batches import full_batch, minibatches, whole_batch
+from bilevel.batches import HeldOut, full_batch, minibatches, whole_batch
 from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Headline, Task
@@ -58,8 +58,7 @@ def distillation(
     found = data_sets.classification(data, root, by_rows=not batch_size)
     learned, chosen = (data_sets.count(part, len(found.targets)) for part in (train, stop))
     splits = data_sets.split(found, learned, chosen, 0, seed)
-    held_out = (splits.validation.whole(), splits.test.whole())  # metrics are computed on copies in each process
-    real, stopping, test = (softmax.samples(part) for part in (splits.train, *held_out))
+    real, stopping, test = (softmax.samples(part) for part in (splits.train, splits.validation, splits.test))
     pixels = found.inputs.shape[1]
     labels = np.repeat(np.arange(found.classes), images_per_class)
     rows = pixels + 1 if form == "primal" else len(labels)
@@ -83,11 +82,18 @@ def distillation(
     def init_hparams(key: Key) -> HParams:
         return scale * jax.random.normal(key, (len(labels), pixels), jnp.result_type(float))
 
+    def metrics(params: Params, hparams: HParams, samples: Batch) -> dict[str, Any]:
+        return softmax.held_out(weights(params, hparams), *samples)
+
     def baselines() -> dict[str, float]:
-        fit = softmax.best_of_grid(real, stopping, found.classes, PENALTIES)
-        losses = {"validation": softmax.mean_loss(fit.params, real), "test": softmax.mean_loss(fit.params, test)}
+        learned_on, chosen_on, tested_on = data_sets.in_memory((real, stopping, test))
+        fit = softmax.best_of_grid(learned_on, chosen_on, found.classes, PENALTIES)
+        losses = {
+            "validation": softmax.mean_loss(fit.params, learned_on),
+            "test": softmax.mean_loss(fit.params, tested_on),
+        }
         return {
-            "baseline/real_accuracy": float(softmax.accuracy(fit.params, test)),
+            "baseline/real_accuracy": float(softmax.accuracy(fit.params, tested_on)),
             **{f"baseline/real_{which}_loss": float(loss) for which, loss in losses.items()},
             "baseline/real_images": float(len(splits.train.targets)),
             "baseline/penalty": fit.penalty,
@@ -98,7 +104,7 @@ def distillation(
         outer_loss=outer_loss,
         init_hparams=init_hparams,
         batches=minibatches(np.zeros(1), real, 1, batch_size) if batch_size else full_batch((), whole_batch(real)),
-        evaluate=lambda params, hparams: softmax.held_out(weights(params, hparams), test, stopping),
+        evaluate=HeldOut(metrics, (test, stopping)),
         baselines=baselines,
         figures={"images": lambda result: gallery_of(result, found, labels, lambda hparams: hparams)},
         precision=precision,

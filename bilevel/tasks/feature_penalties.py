@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel import data as data_sets
-from bilevel.batches import full_batch
+from bilevel.batches import HeldOut, full_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
@@ -47,14 +47,14 @@ def feature_penalties(
     Source: Dagréou et al., A framework for bilevel optimization that enables stochastic and global variance reduction
     algorithms, 2022.
     """
-    training, validating_rows, test = parts_of(data, held_out, root, share, standardise, seed)
-    validating, test = data_sets.in_memory((validating_rows, test))  # metrics are computed on copies in each process
+    training, validating, test = parts_of(data, held_out, root, share, standardise, seed)
     features = training[0].shape[1]
 
     def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
         return jnp.mean(jax.nn.softplus(-batch[1] * z)) + 0.5 * jnp.sum(jnp.exp(hparams) * params**2)
 
-    def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
+    def measured(params: Params, hparams: HParams, samples: Batch) -> dict[str, Any]:
+        validating, test = samples
         metrics = {"validation/accuracy": accuracy(params, validating)}
         if reference:
             metrics["suboptimality"] = mean_loss(params, validating) - reference
@@ -72,12 +72,13 @@ def feature_penalties(
     )
 
     def baselines() -> dict[str, Any]:
-        samples = data_sets.in_memory(training)
+        samples, chosen_on, tested_on = data_sets.in_memory((training, validating, test))
         fit = lambda penalty: inner.solve(jnp.full(features, penalty), samples).params
         fits = jax.jit(lambda grid: jax.lax.map(fit, grid))(jnp.log(jnp.asarray(GRID)))
-        losses = [mean_loss(params, validating) for params in fits]
+        losses = [mean_loss(params, chosen_on) for params in fits]
         best = lowest(losses, "the grid of penalties")
-        scores = {"outer/loss": losses[best], **evaluate(fits[best], jnp.zeros(features)), "penalty": GRID[best]}
+        metrics = measured(fits[best], jnp.zeros(features), (chosen_on, tested_on))
+        scores = {"outer/loss": losses[best], **metrics, "penalty": GRID[best]}
         return {f"baseline/{name}": score for name, score in scores.items()}
 
     counts = "test/loss" if len(test[1]) else "outer/loss"
@@ -85,8 +86,8 @@ def feature_penalties(
         inner=inner,
         outer_loss=lambda params, hparams, batch: mean_loss(params, batch),
         init_hparams=lambda key: jnp.log(jax.random.uniform(key, (features,))),
-        batches=full_batch(training, validating_rows),
-        evaluate=evaluate,
+        batches=full_batch(training, validating),
+        evaluate=HeldOut(measured, (validating, test)),
         natural=lambda hparams: {"penalty": np.exp(np.asarray(hparams))},
         figures={"penalties": found},
         baselines=baselines,

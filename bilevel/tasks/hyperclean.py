@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel import data as data_sets
-from bilevel.batches import full_batch, minibatches, whole_batch
+from bilevel.batches import HeldOut, full_batch, minibatches, whole_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
@@ -58,8 +58,8 @@ def hyperclean(
     splits = data_sets.split(found, train, validation, stop, seed)
     labels, corrupted = data_sets.corrupt(corruption, splits.train.targets, found.classes, fraction, seed + 1)
     given = splits.train._replace(targets=labels)
-    held_out = (splits.stop.whole(), splits.test.whole())  # metrics are computed on copies in each process
-    noisy, clean, stopping, test = (softmax.samples(part) for part in (given, splits.validation, *held_out))
+    parts = (given, splits.validation, splits.stop, splits.test)
+    noisy, clean, stopping, test = (softmax.samples(part) for part in parts)
     shape = (noisy[0].shape[1], found.classes)
 
     def loss(z: jax.Array, params: Params, hparams: HParams, batch: Batch) -> Scalar:
@@ -69,8 +69,8 @@ def hyperclean(
     def outer_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
         return jnp.mean(batch.weight * softmax.cross_entropy(batch[0] @ params, batch[1]))
 
-    def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
-        return {**softmax.held_out(params, test, stopping), **detection(weights_of(hparams, radius) < 0.5, corrupted)}
+    def metrics(params: Params, hparams: HParams, samples: Batch) -> dict[str, Any]:
+        return {**softmax.held_out(params, *samples), **detection(weights_of(hparams, radius) < 0.5, corrupted)}
 
     def weights(result: Result) -> Any:
         found_weights = np.asarray(weights_of(jnp.asarray(result.hparams), radius))
@@ -90,8 +90,8 @@ def hyperclean(
         batches=minibatches(noisy, clean, batch_size, min(batch_size, validation))
         if batch_size
         else full_batch(whole_batch(noisy), whole_batch(clean)),
-        evaluate=evaluate,
-        baselines=lambda: without_weights((noisy, clean, test), corrupted, penalty, found.classes),
+        evaluate=HeldOut(metrics, (test, stopping)),
+        baselines=lambda: without_weights(data_sets.in_memory((noisy, clean, test)), corrupted, penalty, found.classes),
         figures=figures,
         precision=precision,
         name="hyperclean",

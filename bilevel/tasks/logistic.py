@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel import data as data_sets
-from bilevel.batches import full_batch
+from bilevel.batches import HeldOut, full_batch
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.problem import InnerProblem
@@ -54,8 +54,7 @@ def logistic(
         raise ValueError(f"task.start={start} does not lie between task.lower={lower} and task.upper={upper}.")
     found = data_sets.classification(data, root, by_rows=True)
     parts = data_sets.split(found, train, validation, stop, seed)
-    held_out = (parts.stop.whole(), parts.test.whole())  # metrics are computed on copies in each process
-    training, validating, stopping, test = (softmax.samples(part) for part in (*parts[:2], *held_out))
+    training, validating, stopping, test = (softmax.samples(part) for part in parts)
     features = training[0].shape[1]
     shape = penalty_shape(penalties, features, found.classes)
 
@@ -67,10 +66,11 @@ def logistic(
         return 0.5 * shrinkage * jnp.sum((hparams - centre) ** 2)
 
     def baselines() -> dict[str, Any]:
-        fit = softmax.best_of_grid(training, validating, found.classes, GRID)
+        learned_on, chosen_on, *others = data_sets.in_memory((training, validating, test, stopping))
+        fit = softmax.best_of_grid(learned_on, chosen_on, found.classes, GRID)
         scores = {
-            "validation_loss": softmax.mean_loss(fit.params, validating),
-            **softmax.held_out(fit.params, test, stopping),
+            "validation_loss": softmax.mean_loss(fit.params, chosen_on),
+            **softmax.held_out(fit.params, *others),
         }
         return {"baseline/penalty": fit.penalty, **{f"baseline/{name}": float(score) for name, score in scores.items()}}
 
@@ -82,7 +82,7 @@ def logistic(
         outer_loss=lambda params, hparams, batch: softmax.mean_loss(params, batch),
         init_hparams=lambda key: jnp.full(shape, start),
         batches=full_batch(training, validating),
-        evaluate=lambda params, hparams: softmax.held_out(params, test, stopping),
+        evaluate=HeldOut(lambda params, hparams, samples: softmax.held_out(params, *samples), (test, stopping)),
         prior=prior,
         feasible=lambda hparams: jnp.clip(hparams, lower, upper),
         baselines=baselines,

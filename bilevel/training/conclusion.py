@@ -61,7 +61,7 @@ def concluded(
         "initial_hparams": {name: value for name, value in metrics[0].items() if name.startswith("hparams")},
         "last_hparams": path_of(taken),
         **found_hparams(task, best.hparams),
-        "without_gradient": leaves_where(_never(state)) if int(state.skipped) < int(state.step) else [],
+        "without_gradient": _without_gradient(state, told.get("held_constant", [])),
     }
     if int(last.report.skipped) and all(line["engine/skipped"] for line in metrics):
         why = describe(last.report, engine, task, point_of(task, state.key, state.step - 1, taken))
@@ -97,9 +97,13 @@ def blocked(task: Task, metrics: Sequence[Mapping[str, Any]], projected: float, 
     return still and not any(line["engine/skipped"] for line in metrics[-STANDSTILL:]) and projected > STEEP * largest
 
 
-def _never(state: TrainState) -> Any:
-    """A flag for each leaf whose hypergradient was exactly zero at every step."""
-    return jax.tree.map(lambda sensed: ~np.asarray(sensed), state.sensed)
+def _without_gradient(state: TrainState, held: Sequence[str]) -> list[str]:
+    """The leaves whose hypergradient was exactly zero at every usable step, without those that the task ``held``
+    constant by ``jax.lax.stop_gradient``."""
+    if int(state.skipped) == int(state.step):
+        return []
+    never = jax.tree.map(lambda sensed: ~np.asarray(sensed), state.sensed)
+    return [name for name in leaves_where(never) if name not in held]
 
 
 def _tell(summary: Mapping[str, Any], judge: str) -> None:

@@ -4,39 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from bilevel.foundation.typing import PyTree
-from bilevel.loggers import read_json_lines
+from bilevel.loggers.json_lines import BYTES, START, JsonLines, Stretch, line_ends, reaches, read_stretch
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.outer_step import TrainState
 from bilevel.training.processes import summed
 
-Kept = tuple[TrainState, list[dict[str, Any]], dict[str, Any]]  # the state, the lines up to it, its meta
+
+class Earlier(NamedTuple):
+    """The steps of a run before it went on: the lines of its record, which are read when they are asked for. A long run
+    takes its next step before that."""
+
+    record: Path = Path()
+    lines: Stretch = START
+
+    def read(self) -> list[dict[str, Any]]:
+        """The lines, one for each step."""
+        return read_stretch(self.record, self.lines) if self.lines.steps else []
+
+
+Kept = tuple[TrainState, Earlier, dict[str, Any]]  # the state, the steps up to it, its meta
 
 
 def restored(checkpoints: Checkpoints, record: Path, template: TrainState, data: list[list[float]]) -> Kept:
     """The state that the run goes on from. Raises ValueError where record and checkpoints do not meet, or the data
     differ."""
-    lines = read_json_lines(record)
-    try:
-        state, meta = checkpoints.restore(template, within=len(lines))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{record} holds {len(lines)} whole lines, and the first checkpoint beside it is of step "
-            f"{checkpoints.steps()[0]}: the record was damaged. Put it back, or start a new run from its "
-            "hyperparameters by fork=DIR."
-        ) from None
+    state, meta = checkpoints.restore(template)
+    lines = Stretch(int(state.step), int(meta["loggers"].get(JsonLines.__name__, {}).get(BYTES, 0)))
+    if not reaches(record, lines):  # a record with damage, or of an earlier release
+        ends = line_ends(record)
+        state, meta = _within(checkpoints, record, template, len(ends))
+        lines = Stretch(int(state.step), ends[int(state.step) - 1])
     if not same_data(meta.get("data", []), data):
         raise ValueError(
             f"{record.parent} was run on other data: the batch of its first step is not that of this task. Give the "
             "data and the settings of that run, or start a new one."
         )
     checkpoints.drop_after(int(state.step))
-    return state, lines[: int(state.step)], meta
+    return state, Earlier(record, lines), meta
+
+
+def _within(
+    checkpoints: Checkpoints, record: Path, template: TrainState, steps: int
+) -> tuple[TrainState, dict[str, Any]]:
+    """State and meta of the latest checkpoint of at most so many steps, which are those of the record."""
+    try:
+        return checkpoints.restore(template, within=steps)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{record} holds {steps} whole lines, and the first checkpoint beside it is of step "
+            f"{checkpoints.steps()[0]}: the record was damaged. Put it back, or start a new run from its "
+            "hyperparameters by fork=DIR."
+        ) from None
 
 
 def fingerprint(batches: PyTree) -> list[list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bilevel.batches import Batches, Minibatch
-from bilevel.foundation.typing import Batch, Key, PyTree
+from bilevel.batches import Batches, HeldOut, Minibatch
+from bilevel.foundation.typing import Batch, HParams, Key, Params, PyTree
 from bilevel.losses.host_matrix import HostMatrix
 from bilevel.solvers import Solver
 from bilevel.streams import reads_host
@@ -78,17 +78,38 @@ def refuse_host(solver: Solver) -> None:
         )
 
 
-class Spread:
-    """Batches whose leaves are spread over the devices by samples, their leading axis.
+class Leaves:
+    """Arrays of samples as a compiled step takes them: spread over the devices along their leading axis.
 
-    A leaf that the task passes on unchanged is cut once, so that no device holds all of it. It is filled up to a
-    multiple of the number of devices, and a step reads the part without the filling. A leaf that is drawn anew at each
-    step is spread when it is drawn.
+    An array that the task passes on unchanged is cut once, so that no device holds all of it. It is filled up to a
+    multiple of the number of devices, and a step reads the part without the filling. An array that is drawn anew at
+    each step is spread when it is drawn.
     """
 
-    def __init__(self, batches: Batches, mesh: Mesh) -> None:
-        self.batches, self.mesh = batches, mesh
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
         self._cut: dict[int, tuple[Any, jax.Array]] = {}  # by identity, beside the array itself, which keeps it alive
+
+    def __call__(self, leaf: Any) -> Any:
+        if np.ndim(leaf) == 0 or not jnp.issubdtype(jnp.result_type(leaf), np.number):
+            return leaf
+        rows = by_rows(self.mesh)
+        if isinstance(leaf, Tracer):
+            return jax.lax.with_sharding_constraint(leaf, rows)
+        if np.shape(leaf)[0] == 0:
+            return np.asarray(leaf)
+        if id(leaf) not in self._cut:
+            with jax.ensure_compile_time_eval():  # an array, not a step of the program that is being traced
+                self._cut[id(leaf)] = leaf, cut(leaf, rows)
+        whole = self._cut[id(leaf)][1]
+        return jax.lax.with_sharding_constraint(whole[: np.shape(leaf)[0]], rows)
+
+
+class Spread:
+    """Batches whose leaves are spread over the devices by samples."""
+
+    def __init__(self, batches: Batches, leaves: Leaves) -> None:
+        self.batches, self.leaves = batches, leaves
 
     def __call__(self, key: Key, step: int | jax.Array) -> tuple[Batch, Batch]:
         if reads_host(self.batches, key):
@@ -101,19 +122,21 @@ class Spread:
         if not isinstance(key, Tracer) and not isinstance(step, Tracer):
             return batches  # on the host
         _refuse_matrices(batches)
-        return jax.tree.map(self._spread, batches)
+        return jax.tree.map(self.leaves, batches)
 
-    def _spread(self, leaf: Any) -> Any:
-        if np.ndim(leaf) == 0 or not jnp.issubdtype(jnp.result_type(leaf), np.number):
-            return leaf
-        rows = by_rows(self.mesh)
-        if isinstance(leaf, Tracer):
-            return jax.lax.with_sharding_constraint(leaf, rows)
-        if id(leaf) not in self._cut:
-            with jax.ensure_compile_time_eval():  # an array, not a step of the program that is being traced
-                self._cut[id(leaf)] = leaf, cut(leaf, rows)
-        whole = self._cut[id(leaf)][1]
-        return jax.lax.with_sharding_constraint(whole[: np.shape(leaf)[0]], rows)
+
+@dataclass(frozen=True, eq=False)
+class SpreadMetrics:
+    """`HeldOut` metrics whose samples are spread over the devices. Outside of a compiled program, which all processes
+    run together, they are computed on a copy."""
+
+    held_out: HeldOut
+    leaves: Leaves
+
+    def __call__(self, params: Params, hparams: HParams) -> dict[str, Any]:
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, hparams))):
+            return self.held_out(params, hparams)
+        return self.held_out.metrics(params, hparams, jax.tree.map(self.leaves, self.held_out.samples))
 
 
 def cut(leaf: Any, rows: NamedSharding) -> jax.Array:
@@ -148,8 +171,10 @@ def _refuse_matrices(batches: PyTree) -> None:
 
 
 def on_mesh(task: Task, mesh: Mesh) -> Task:
-    """The task with its data spread over the devices."""
-    return replace(task, batches=Spread(task.batches, mesh))
+    """The task with its data spread over the devices, those to evaluate on too where they are stated (`HeldOut`)."""
+    leaves, evaluate = Leaves(mesh), task.evaluate
+    metrics = SpreadMetrics(evaluate, leaves) if isinstance(evaluate, HeldOut) else evaluate
+    return replace(task, batches=Spread(task.batches, leaves), evaluate=metrics)
 
 
 def samples_of(batches: PyTree) -> int:

@@ -19,7 +19,7 @@ from bilevel.training.callbacks import Moment, asks_to_end
 from bilevel.training.calls import Entry
 from bilevel.training.checkpoint import Checkpoints
 from bilevel.training.conclusion import concluded, with_baselines
-from bilevel.training.continuation import fingerprint, restored
+from bilevel.training.continuation import Earlier, fingerprint, restored
 from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
 from bilevel.training.found import path_of
@@ -47,7 +47,8 @@ class Fit(Steps):
         super().__init__(trainer, task, key)
         self.folder = directory  # of all processes
         self.directory = directory if leads() else None  # of the one that writes the record
-        self.metrics: list[dict[str, Any]] = []
+        self.earlier = Earlier()
+        self.metrics: list[dict[str, Any]] = []  # of the steps that this process takes
         self.halted = False  # by a callback
         self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.snapshots = Snapshots(self.directory)
@@ -112,7 +113,7 @@ class Fit(Steps):
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}
         if resume and self.checkpoints and self.folder and self.checkpoints.latest() is not None:
-            self.state, self.metrics, meta = restored(
+            self.state, self.earlier, meta = restored(
                 self.checkpoints, self.folder / JsonLines.filename, self.state, self._data()
             )
             meet("restored")  # before the first process writes to the record that the others read
@@ -216,7 +217,8 @@ class Fit(Steps):
         if closely is None:
             state, evaluation = self.attempt()
             closely = state, [evaluation]
-        result = concluded(self.task, self.engine, self.metrics, whole(closely), self._told())
+        lines = [*self.earlier.read(), *self.metrics]
+        result = concluded(self.task, self.engine, lines, whole(closely), self._told())
         return replace(result, snapshots=self.snapshots.kept)
 
     def _status(self) -> str:
@@ -233,6 +235,7 @@ class Fit(Steps):
             **({"engine_chosen_because": self.reason} if self.reason else {}),
             "status": self._status(),
             **({"stopped_because": self.border} if self.border else {}),
+            **({"held_constant": self.held} if self.held else {}),
             "steps_skipped": int(self.state.skipped),
             "environment": environment(),
             "seconds_total": time.perf_counter() - self.began,

@@ -73,9 +73,9 @@ def refuse_unknown(hparams: HParams) -> None:
         raise ValueError(f"{', '.join(wrong)} of init_hparams(key) is NaN or infinite: begin at finite numbers.")
 
 
-def heed_influence(engine: Engine, task: Task, key: Key) -> None:
-    """Warns, before anything is compiled, of hyperparameters that cannot reach the outer loss. Raises ValueError where
-    none can, because such a run would end where it began."""
+def heed_influence(engine: Engine, task: Task, key: Key) -> list[str]:
+    """Warns, before anything is compiled, of hyperparameters that cannot reach the outer loss; returns those that the
+    task holds constant. Raises ValueError where none can, because such a run would end where it began."""
     found: list[Influence] = []
 
     def look(key: Key) -> None:
@@ -86,6 +86,7 @@ def heed_influence(engine: Engine, task: Task, key: Key) -> None:
         raise ValueError(found[0].sentence())
     if found[0].without_path:
         warnings.warn(found[0].sentence(), stacklevel=4)
+    return found[0].held
 
 
 def refuse_measures(trainer: Settings, task: Task, key: Key) -> None:

@@ -95,12 +95,12 @@ def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]],
     """
     lines, final = [*metrics, *looks], looks[-1]
     again = len(looks) > 1
-    chosen = lines[best_step] if 0 <= best_step < len(metrics) else final
+    chosen = next((line for line in metrics if line["step"] == best_step), final)
     chosen = looks[0] if again and chosen is not final else chosen
     losses = [line["outer/loss"] for line in (looks if again else lines) if np.isfinite(line["outer/loss"])]
     seconds = [line["seconds"] for line in metrics]
     return {
-        "steps": len(metrics),
+        "steps": metrics[-1]["step"] + 1 if metrics else 0,  # a line of an earlier process may be damaged
         "best_step": best_step,
         "initial_outer_loss": lines[0]["outer/loss"],
         "final_outer_loss": final["outer/loss"],

@@ -61,7 +61,7 @@ class Steps:
         self.engine, self.reason = trainer.engine, ""
         if trainer.engine.chooses:
             self.engine, self.reason = trainer.engine.choose(task, in_memory(first_point(task, key)))
-        heed_influence(self.engine, task, key)
+        self.held = heed_influence(self.engine, task, key)
         refuse_measures(trainer, task, key)
         self.state: TrainState = self.begin(self.engine, key)
         refuse_unknown(self.state.hparams)

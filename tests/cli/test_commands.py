@@ -115,7 +115,7 @@ def test_watch_serves_until_ctrl_c(write_runs, environment):
     with urllib.request.urlopen(address, timeout=20) as answer:
         assert "own: 1 outer steps so far" in answer.read().decode()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=800)
     assert (process.returncode, told) == (0, "")
 
 

@@ -120,7 +120,7 @@ def test_a_search_on_ray_makes_up_for_a_killed_worker_and_a_killed_driver(folder
         wait_for(lambda: list(folder.glob("multirun/*/2/checkpoints/*")), process)
         process.kill()
     with start(stderr=subprocess.PIPE) as process:
-        _, told = process.communicate(timeout=250)
+        _, told = process.communicate(timeout=800)
     assert process.returncode == 0, told
     (place,) = (folder / "multirun").iterdir()
     trials = optuna.load_study(study_name="search", storage=f"sqlite:///{place / 'search.db'}").trials

@@ -105,7 +105,7 @@ def test_a_killed_worker_of_a_ray_cluster_of_two_nodes_repeats_nothing(bilevel, 
             (place,) = (folder / "multirun").iterdir()
             worker = int((place / "1" / "run.lock").read_text().split()[1])
             os.kill(worker, signal.SIGKILL)
-            _, told = process.communicate(timeout=250)
+            _, told = process.communicate(timeout=800)
         assert process.returncode == 0, told
         check_whole(folder)
     finally:
@@ -121,7 +121,7 @@ def test_a_killed_worker_of_submitit_is_made_up_for_by_the_same_line(bilevel, fo
         wait_for(lambda: list(folder.glob("multirun/*/1/checkpoints/*")), process)
         (place,) = (folder / "multirun").iterdir()
         os.kill(int((place / "1" / "run.lock").read_text().split()[1]), signal.SIGKILL)
-        _, told = process.communicate(timeout=250)
+        _, told = process.communicate(timeout=800)
     assert process.returncode == 1 and "the same command line completes the sweep" in told, told
     assert "Traceback" not in told and "UncompletedJobError" not in told
     others = [place / number / "summary.json" for number in ("0", "2")]
@@ -154,7 +154,7 @@ def test_the_runs_of_submitit_that_outlive_their_driver_are_waited_for(folder, e
             wait_for(lambda: f"process {orphan} on" in logs(), process)
             assert "is writing a run there; waiting for its end." in logs()
             os.kill(orphan, signal.SIGCONT)
-            _, told = process.communicate(timeout=250)
+            _, told = process.communicate(timeout=800)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(orphan, signal.SIGCONT)
@@ -173,7 +173,7 @@ def test_a_job_waits_for_the_process_that_writes_its_run(folder, environment):
             f"process {os.getpid()} on {socket.gethostname()} is writing a run there; waiting for its end.\n"
         )
         assert sorted(path.name for path in held.path.iterdir()) == ["run.lock"]
-    _, told = process.communicate(timeout=250)
+    _, told = process.communicate(timeout=800)
     assert process.returncode == 0, told
     assert json.loads((folder / "sweep" / "0" / "summary.json").read_text())["status"] == "completed"
 

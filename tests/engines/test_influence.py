@@ -83,6 +83,14 @@ def test_a_leaf_that_is_held_constant_by_hand_is_no_mistake():
     inner_batch, outer_batch = held.batches(key, 0)
     found = influence(bl.Implicit(), held, Point(START, inner_batch, outer_batch, key))
     assert (found.reached, found.without_path) == ({"hparams['used']": True}, [])
+    assert found.held == ["hparams['misspelt']"]
+
+
+def test_a_run_calls_a_constant_by_hand_no_fault(caplog):
+    held = task(loss=lambda w, h, batch: ridge(w, h, batch) + jnp.sum(jax.lax.stop_gradient(h["misspelt"]) * w[:2]))
+    summary = bl.Trainer(optimizer=optax.sgd(0.1), steps=2).fit(held).summary
+    assert (summary["without_gradient"], summary["held_constant"]) == ([], ["hparams['misspelt']"])
+    assert "exactly 0" not in caplog.text
 
 
 def test_the_start_is_seen_by_engines_that_differentiate_steps():

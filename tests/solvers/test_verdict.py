@@ -232,3 +232,27 @@ def test_tolerances_compile_nothing_again():
     before = len(traces)
     solve(replace(bl.LBFGS(), tol=jnp.asarray(1e-20)), 2.0)
     assert len(traces) == before
+
+
+FAR_UP = {
+    "Newton": (bl.Newton, {}),
+    "ProximalNewton": (bl.ProximalNewton, {"penalty": bl.L1(1e-4)}),
+    "ProximalNewton in a box": (bl.ProximalNewton, {"constraint": bl.Box(lower=-5.0)}),
+    "ProjectedNewton": (bl.ProjectedNewton, {"constraint": bl.Box(lower=-5.0)}),
+    "LBFGSB": (bl.LBFGSB, {"constraint": bl.Box(lower=-5.0)}),
+    "InteriorPoint": (bl.InteriorPoint, {"constraint": bl.Functional(inequality=lambda w, h, b: -5 - w)}),
+}
+
+
+@pytest.mark.parametrize("name", FAR_UP)
+def test_a_gradient_of_5e21_in_single_precision(name):
+    """exp(w) - w from w = 50: the square of a gradient overflows, and every residual is small beside the loss. The
+    solution is reached, and no point on the way to it is called one."""
+    kind, stated = FAR_UP[name]
+    loss = lambda w, h, b: jnp.sum(jnp.exp(w) - w)
+    start = jnp.full(3, 50.0, jnp.float32)
+    found = solve(loss, start, kind(), **stated)
+    assert found.status.name == "converged"
+    assert_allclose(found.params, 0, atol=1e-4)
+    for steps in (1, 10):
+        assert solve(loss, start, kind(max_steps=steps), **stated).status.name in ("max_steps", "diverged")

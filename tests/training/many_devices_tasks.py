@@ -98,6 +98,7 @@ def hypergradient(task: bl.Task, devices: int, engine: bl.Engine = DEFAULT) -> d
         "value": float(evaluation.value),
         "gradient": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(evaluation.grad)]).tolist(),
         "estimate": float(evaluation.report.error_estimate),
+        "measured": {name: float(number) for name, number in evaluation.measured.items()},
         "residuals": [float(evaluation.report.inner_residual), float(evaluation.report.adjoint_residual)],
         "gathered": max((int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes), default=0),
         "data": max(np.size(leaf) for leaf in jax.tree.leaves((inner, outer))),

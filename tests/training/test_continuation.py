@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import bilevel as bl
-from bilevel.loggers import read_json_lines
+from bilevel.loggers import json_lines, read_json_lines
 
 STEPS = 4
 
@@ -96,6 +96,54 @@ def test_a_damaged_record_sends_the_run_back_to_the_checkpoint_that_it_covers(ru
             assert_goes_on(run, finished)
     else:
         assert_goes_on(run, finished)
+
+
+def test_the_next_step_reads_as_much_of_a_long_record_as_of_a_short_one(tmp_path, monkeypatch):
+    """Counted are the bytes and the lines of it that are read before that step; the result has all lines."""
+    stated, counts, spent = task(), [], {}
+    read, parsed = json_lines._bytes, json_lines.loads  # the one door to the bytes of a record, and to its lines
+
+    def reading(*place):
+        found = read(*place)
+        spent["bytes"] += len(found)
+        return found
+
+    def parsing(text):
+        spent["lines"] += 1
+        return parsed(text)
+
+    for steps in (100, 400):
+        spent.update(bytes=0, lines=0)
+        trainer = bl.Trainer(optimizer=optax.sgd(0.1), steps=steps, steps_per_call=100, checkpoint_every=steps)
+        trainer.fit(stated, directory=tmp_path / f"{steps}")
+        with monkeypatch.context() as patched:
+            patched.setattr(json_lines, "_bytes", reading)
+            patched.setattr(json_lines, "loads", parsing)
+            result = replace(trainer, steps=steps + 1, callbacks=[lambda moment: counts.append(dict(spent))]).fit(
+                stated, directory=tmp_path / f"{steps}", resume=True
+            )
+        assert [line["step"] for line in result.metrics] == list(range(steps + 1))
+        assert spent["lines"] > steps  # they are read for the result
+    size = (tmp_path / "400" / "metrics.jsonl").stat().st_size
+    assert counts[0]["lines"] == counts[1]["lines"] <= 2
+    assert counts[1]["bytes"] <= 2 * (json_lines.BLOCK + 1) < size / 2
+
+
+def test_a_line_that_no_step_needs_is_missing_in_the_result_alone(run):
+    """A run goes on without a look at the lines before its checkpoint."""
+    record = run / "metrics.jsonl"
+    record.write_text(record.read_text().replace('"step": 1,', '"step": ?,'))
+    with pytest.warns(UserWarning, match=f"1 of the first {STEPS} lines cannot be read"):
+        result = fit(run, STEPS + 2)
+    assert [line["step"] for line in result.metrics] == [0, *range(2, STEPS + 2)]
+    assert result.summary["steps"] == STEPS + 2
+
+
+def test_a_record_of_a_run_without_its_place_is_read_whole(run, finished):
+    """As checkpoints of an earlier release are."""
+    for meta in (run / "checkpoints").glob("*/meta/metadata"):
+        meta.write_text(meta.read_text().replace('"bytes"', '"other"'))
+    assert_goes_on(run, finished)
 
 
 def test_an_empty_record_is_no_record(run):

@@ -15,8 +15,9 @@ import scipy.sparse
 from jax.sharding import Mesh
 
 import bilevel as bl
-from bilevel.training.devices import Spread, mesh_of, samples_of
+from bilevel.training.devices import Leaves, Spread, mesh_of, on_mesh, samples_of
 
+pytestmark = pytest.mark.timeout(1800)  # a process compiles for 8 devices: minutes on a machine that is shared
 HERE = Path(__file__).parent
 SAMPLES, FEATURES = 160, 12
 
@@ -97,6 +98,24 @@ def test_the_samples_are_those_of_the_training_data():
 def test_a_matrix_on_the_host_is_refused():
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "params"))
     matrix = bl.HostMatrix(scipy.sparse.eye_array(3, format="csr"))
-    spread = Spread(bl.full_batch((matrix, np.ones(3)), (matrix, np.ones(3))), mesh)
+    spread = Spread(bl.full_batch((matrix, np.ones(3)), (matrix, np.ones(3))), Leaves(mesh))
     with pytest.raises(ValueError, match=r"bl\.HostMatrix lies in the memory of one host"):
         jax.eval_shape(lambda step: spread(jax.random.key(0), step)[0][1], jnp.int32(0))
+
+
+def test_held_out_samples_are_cut_once_and_whole_outside_of_a_program():
+    x = np.arange(6.0).reshape(3, 2)
+    measure = lambda params, hparams, samples: {"mean": jnp.mean(samples[0] @ params), "none": len(samples[1])}
+    task = bl.Task(
+        inner=bl.InnerProblem(loss=lambda w, h, batch: h * w @ w, init=lambda key, h: jnp.zeros(2)),
+        outer_loss=lambda w, h, batch: w @ w,
+        init_hparams=lambda key: jnp.ones(()),
+        batches=bl.full_batch(x, x),
+        evaluate=bl.HeldOut(measure, (x, np.zeros((0, 2)))),
+    )
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "params"))
+    spread, params = on_mesh(task, mesh).evaluate, jnp.ones(2)
+    assert float(spread(params, None)["mean"]) == 5.0 == float(task.evaluate(params, None)["mean"])
+    for _ in range(2):
+        assert float(jax.jit(lambda params: spread(params, None)["mean"])(params)) == 5.0
+    assert len(spread.leaves._cut) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.timeout(3600)  # a process compiles 18 programs for 8 devices
 HERE = Path(__file__).parent
 TASKS = ("hyperclean", "logistic", "distillation", "few_shot_sinusoid", "svm", "cross_validation", "own")
 
@@ -33,6 +34,9 @@ def test_a_task_has_the_hypergradient_of_one_device(found, name):
     size = float(np.linalg.norm(one["gradient"]))
     np.testing.assert_allclose(many["value"], one["value"], rtol=1e-10)
     np.testing.assert_allclose(many["gradient"], one["gradient"], rtol=0, atol=1e-10 * size)
+    assert many["measured"].keys() == one["measured"].keys()
+    for metric, number in one["measured"].items():
+        np.testing.assert_allclose(many["measured"][metric], number, rtol=1e-9, atol=1e-12, err_msg=metric)
     # The estimate of a task that is solved tightly is the norm of rounding errors; "own" is solved loosely.
     np.testing.assert_allclose(many["estimate"], one["estimate"], rtol=1e-3, atol=1e-12 * size)
     if name == "own":

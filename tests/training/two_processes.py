@@ -41,6 +41,7 @@ def told(result: Result) -> dict:
         "hparams": np.asarray(result.hparams).tolist(),
         "params": np.asarray(result.params).tolist(),
         "losses": [line["outer/loss"] for line in result.metrics],
+        "tested": [line["test/loss"] for line in result.metrics if "test/loss" in line],
         "errors": [line["error_estimate"] for line in result.metrics],
         "status": result.summary["status"],
     }

@@ -46,8 +46,8 @@ def step_along(program: Program, scale: jax.Array, here: Derivatives, at: Iterat
     first = jnp.where(curved, shortest(search.at.slack, search.direction.step.slack), both)
     dual = shortest(search.at.inequality_dual, search.direction.step.inequality_dual)
     if program.degrees(at.primal).loss > 2:
-        reach = FARTHEST * (1 + jnp.linalg.norm(search.at.primal))
-        size = jnp.linalg.norm(search.direction.step.primal)
+        reach = FARTHEST * (1 + trees.norm(search.at.primal))
+        size = trees.norm(search.direction.step.primal)
         first = jnp.minimum(first, reach / jnp.where(size > 0, size, reach))
     slope, penalty = _slope(search.here, search.at, search.direction)
     merit = search.merit(search.at, penalty)
@@ -76,13 +76,13 @@ class _Search(NamedTuple):
     ) -> jax.Array:
         program, scale, here, at, direction = self
         epsilon, curved = jnp.finfo(at.primal.dtype).eps, direction.guard.curved
-        before = jnp.linalg.norm(jnp.concatenate([*residuals(here, at), here.equality]))
+        before = trees.norm(jnp.concatenate([*residuals(here, at), here.equality]))
         forces = jnp.abs(here.gradient).sum() + jnp.abs(here.inequality_rows.T @ at.inequality_dual).sum()
         rounding = 100 * epsilon * (forces + jnp.abs(here.inequality).sum())
         trial = at.moved(length, direction.step, jnp.where(curved, dual, length))
         gradient = jax.grad(program.lagrangian)(trial.primal, trial.equality_dual, scale * trial.inequality_dual)
         infeasible = scale * program.inequality(trial.primal) + trial.slack
-        after = jnp.linalg.norm(jnp.concatenate([gradient, infeasible, program.equality(trial.primal)]))
+        after = trees.norm(jnp.concatenate([gradient, infeasible, program.equality(trial.primal)]))
         gap = jnp.sum(at.slack * at.inequality_dual)
         fine = ~curved & (after <= (1 - 1e-4 * length) * before + gap + rounding)
         halved = (direction.shift == 0) & (after <= 0.5 * before + rounding)
@@ -123,9 +123,9 @@ class _Search(NamedTuple):
         off = jnp.concatenate([here.equality, jnp.maximum(here.inequality + slack, 0)])
         rows = jnp.concatenate([here.equality_rows, here.inequality_rows])
         step = rescued(failed, _feasible_step, (rows, off), jnp.zeros_like(at.primal))
-        size = jnp.linalg.norm(off)
+        size = trees.norm(off)
         length = jax.lax.while_loop(
-            lambda t: failed & ~(jnp.linalg.norm(violation(at.primal + t * step)) <= size) & (t > MOST_CAREFUL),
+            lambda t: failed & ~(trees.norm(violation(at.primal + t * step)) <= size) & (t > MOST_CAREFUL),
             lambda t: 0.5 * t,
             jnp.ones_like(size),
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation import trees
 from bilevel.kernels.condensed import Parts, condensed
 from bilevel.solvers.programs.stated_by_functions import Derivatives, Point, Program
 
@@ -34,7 +35,7 @@ class Iterate(NamedTuple):
         holds multiplier / slack = 1e18 beside the Hessian, of which no digit is left, and later NaN.
         """
         limits = jnp.finfo(self.slack.dtype)
-        rounding = ROUNDING * limits.eps * jnp.linalg.norm(jax.lax.stop_gradient(self.primal))
+        rounding = ROUNDING * limits.eps * trees.norm(jax.lax.stop_gradient(self.primal))
         least = jnp.maximum(rounding, jnp.sqrt(limits.smallest_normal))
         return self._replace(slack=jnp.maximum(self.slack, least.astype(self.slack.dtype)))
 
@@ -117,7 +118,7 @@ def barrier_direction(here: Derivatives, at: Iterate, guard: Guard) -> Direction
 
 def rests(at: Iterate, direction: Direction) -> jax.Array:
     """Whether the unknowns no longer move at a negative curvature: a saddle, which no further step would leave."""
-    size, length = jnp.linalg.norm(at.primal), jnp.linalg.norm(direction.step.primal)
+    size, length = trees.norm(at.primal), trees.norm(direction.step.primal)
     epsilon = jnp.finfo(length.dtype).eps
     return jax.lax.stop_gradient((direction.least < -(epsilon**0.5)) & (length <= epsilon * (1 + size)))
 

@@ -36,7 +36,7 @@ def retraced(
     x = project(start.x + y / scale)
     point = evaluated(x)
     _, ratio = judged(start, point, -model.change((x - start.x) * scale))
-    after = adapt(control._replace(size=damping), ratio, found.accepted, jnp.linalg.norm(jax.lax.stop_gradient(y)))
+    after = adapt(control._replace(size=damping), ratio, found.accepted, trees.norm(jax.lax.stop_gradient(y)))
     sizes = jnp.where(found.accepted, after.size, found.control.size) if instance.exact else found.control.size
     return found._replace(
         point=trees.select(found.accepted, point, start),

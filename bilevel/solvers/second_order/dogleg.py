@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation import trees
 from bilevel.solvers.base import settings
 from bilevel.solvers.second_order.gauss_newton import whole_step
 from bilevel.solvers.second_order.least_squares import LeastSquaresSolver
@@ -39,7 +40,7 @@ class Dogleg(LeastSquaresSolver):
 
     def plan(self, model: Model, tol: jax.Array) -> tuple[Aim, jax.Array | int]:
         whole, products = whole_step(model, tol)
-        image, length = model.push(model.slope), jnp.linalg.norm(model.slope)
+        image, length = model.push(model.slope), trees.norm(model.slope)
         curvature = image @ image
         steepest = -(length**2 / jnp.where(curvature > 0, curvature, 1)) * model.slope
         return lambda control: (bent(steepest, whole, control.size), 0), products
@@ -54,7 +55,7 @@ def bent(first: jax.Array, last: jax.Array, radius: jax.Array) -> jax.Array:
     >>> bent(jnp.array([1.0, 0.0]), jnp.array([1.0, 2.0]), jnp.array(0.5)).tolist()
     [0.5, 0.0]
     """
-    size, side = jnp.linalg.norm(first), last - first
+    size, side = trees.norm(first), last - first
     bounded = jnp.where(jnp.isinf(radius), 1, radius)
     # |first + t side| = radius, solved in the form without a difference of large numbers.
     a, b, c = side @ side, first @ side, jnp.maximum(bounded**2 - size**2, 0)
@@ -63,4 +64,4 @@ def bent(first: jax.Array, last: jax.Array, radius: jax.Array) -> jax.Array:
     within = first + share * side
     short = first * bounded / jnp.where(size > 0, size, 1)
     step = jnp.where(size >= bounded, short, within)
-    return jnp.where(jnp.isinf(radius) | (jnp.linalg.norm(last) <= bounded), last, step)
+    return jnp.where(jnp.isinf(radius) | (trees.norm(last) <= bounded), last, step)

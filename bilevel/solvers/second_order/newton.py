@@ -141,13 +141,13 @@ class Newton(Solver):
             moved = evaluate(flat + newton + found.push)
             point, trials, inverse = trees.select(found.accepted, moved, start), trials + 1, None
         params = unravel(point.x)
-        length = jnp.linalg.norm(jax.lax.stop_gradient(point.x - flat))
-        near = length <= NEAR * jnp.linalg.norm(jax.lax.stop_gradient(point.x))
+        length = trees.norm(jax.lax.stop_gradient(point.x - flat))
+        near = length <= NEAR * trees.norm(jax.lax.stop_gradient(point.x))
         looked = near if not is_quadratic(instance, state.params) else jnp.bool_(True)
         cost = Counts(hessian_products=len(matrix), factorizations=1 + found.decomposed)
         return State(
             params,
-            jnp.where(found.accepted, jnp.linalg.norm(point.gradient), state.residual),
+            jnp.where(found.accepted, trees.norm(point.gradient), state.residual),
             state.counts.add(cost).plus(gradients=trials),
             Memory(unravel(point.gradient), inverse, point.value, found.radius),
             stopped(found.accepted, jnp.all(jnp.isfinite(matrix))),

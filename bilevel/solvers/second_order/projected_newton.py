@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params
 from bilevel.kernels.trust_region import Spectrum, damped_inverse, minimiser_within
@@ -74,7 +75,7 @@ class ProjectedNewton(Solver):
         matrix = inverse[:, None] * hessian * inverse[None, :]
         slope = inverse * memory.gradient
         spectrum = Spectrum(*jnp.linalg.eigh(matrix + jnp.diag(jnp.where(moves, 0, 1).astype(x.dtype))))
-        size = jnp.maximum(1, jnp.linalg.norm(units * x))
+        size = jnp.maximum(1, trees.norm(units * x))
         endless = ~(spectrum.values[0] > x.size * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(spectrum.values)))
         radius = jnp.where(jnp.isinf(memory.radius) & endless, size, memory.radius)
 
@@ -91,6 +92,7 @@ class ProjectedNewton(Solver):
             resized,
             Control(radius, jnp.ones_like(radius)),
             lambda x: jnp.clip(x, *memory.ends),
+            terms=jnp.abs(x @ (hessian @ x)),
         )
         cost = Counts(found.trials, x.size, 0, found.trials, 1)
         return State(

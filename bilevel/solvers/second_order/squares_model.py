@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from bilevel.foundation import trees
 from bilevel.foundation.typing import LinearMap, Params
 from bilevel.kernels.orthogonal import triangle
 from bilevel.kernels.trust_region import GOOD, POOR, SHRINKAGE
@@ -104,8 +105,8 @@ class Rows(NamedTuple):
             squared = jnp.sum(self.matrix**2, axis=0)
             # In a form whose derivative at a column of zeros is zero.
             return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
-        slope, length = self.pull(self.rhs), jnp.linalg.norm(self.rhs)
-        seen = jnp.linalg.norm(slope) / jnp.where(length > 0, length, 1)
+        slope, length = self.pull(self.rhs), trees.norm(self.rhs)
+        seen = trees.norm(slope) / jnp.where(length > 0, length, 1)
         return jnp.full_like(slope, seen)
 
 
@@ -149,10 +150,11 @@ def search(
     control: Control,
     project: LinearMap,
     searches: bool = True,
+    terms: jax.Array | float = 0.0,
 ) -> Trial:
     """The first trial whose value falls by a share of what the model predicts; where rounding hides the decrease, the
     natural residual decides. Each trial is projected before it is compared with the model, whose value changes by
-    ``change(y)``."""
+    ``change(y)``. ``terms`` is the size of terms that may cancel in the value, which round as they are."""
 
     def attempt(trial: Trial) -> Trial:
         aimed, products = aim(trial.control)
@@ -160,10 +162,10 @@ def search(
         x = project(ahead)
         y = (x - start.x) * scale
         point = evaluated(x)
-        accepted, ratio = judged(start, point, -change(y))
+        accepted, ratio = judged(start, point, -change(y), terms)
         accepted |= not searches  # then the first trial is the natural step, taken unseen
         # At a corner the projection may undo a whole step, and a shorter one, closer to the gradient, leaves it.
-        length = jnp.where(accepted, jnp.linalg.norm(y), jnp.linalg.norm(aimed))
+        length = jnp.where(accepted, trees.norm(y), trees.norm(aimed))
         return Trial(
             point=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), point, start),
             control=adapt(trial.control, ratio, accepted, length),
@@ -200,11 +202,13 @@ def free(start: Point, ends: tuple[jax.Array, jax.Array] | None) -> jax.Array:
     return ~held & (lower < upper)
 
 
-def judged(start: Point, point: Point, predicted: jax.Array) -> tuple[jax.Array, jax.Array]:
+def judged(
+    start: Point, point: Point, predicted: jax.Array, terms: jax.Array | float = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """Whether a trial is accepted, and its decrease relative to the predicted one."""
     decrease = start.value - point.value
     ratio = decrease / jnp.where(predicted > 0, predicted, jnp.inf)
-    rounding = 10 * jnp.finfo(start.x.dtype).eps * jnp.abs(start.value)
+    rounding = 10 * jnp.finfo(start.x.dtype).eps * (jnp.abs(start.value) + terms)
     hidden = (decrease >= -rounding) & (point.residual <= (1 - SUFFICIENT) * start.residual)
     fell = (ratio > SUFFICIENT) & (decrease > 0)
     finite = jnp.isfinite(point.value) & jnp.isfinite(point.residual)

@@ -73,3 +73,22 @@ def test_float32_trees_and_bad_data():
 def test_it_refuses_what_is_no_box():
     with pytest.raises(ValueError, match="would ignore L2Ball"):
         problem(rosenbrock, np.zeros(2), bl.L2Ball(), solver=SOLVER).solve(1.0, None)
+
+
+@pytest.mark.parametrize("box", [bl.Box(lower=0.0), bl.Box(lower=-1.0, upper=1.0)])
+def test_corners_do_not_jam(box):
+    """Robust losses from 0, a corner of the first box: a projection may undo a whole step there, a coordinate may stay
+    at its bound to rounding, and the terms of the loss cancel, so that rounding hides the decrease."""
+    rng, lanes, n = np.random.default_rng(0), 400, 6
+    X, truth, shift = rng.normal(size=(lanes, 6, n)), rng.normal(size=(lanes, n)), 0.1 * rng.normal(size=(lanes, n))
+    y = np.einsum("kij,kj->ki", X, truth) / 2.4 + 0.3 * rng.normal(size=(lanes, 6))
+    ridge = np.exp(rng.uniform(-6, 0, size=lanes))
+
+    def loss(w, h, batch):
+        X, y, shift = batch
+        return jnp.mean(1 - jnp.exp(-0.5 * (X @ w - y) ** 2)) + 0.5 * h * (w @ w) + shift @ w
+
+    solver = bl.ProjectedNewton(max_steps=100)
+    inner = problem(loss, np.zeros(n), box, solver=solver)
+    found = jax.jit(jax.vmap(lambda h, batch: inner.solve(h, batch)))(ridge, (X, y, shift))
+    assert np.all(np.asarray(found.status.code) <= bl.Code.stalled), np.bincount(found.status.code)
