@@ -52,6 +52,7 @@ SEEDS = (
     21067,
     21074,
     22264,
+    22387,
 )
 STATED = {name: entry for name, entry in ENTRIES.items() if not name.startswith("Functional") and name != "none"}
 

@@ -29,6 +29,7 @@ from bilevel.solvers.verdict import (
     relative,
     vanishes,
     without_end,
+    zero_level,
 )
 
 
@@ -153,7 +154,7 @@ def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax
     start_alone = none.plus(jacobian_products=1) if solver.keeps_gradient else none
     kind = state.residual.dtype
     # No solver reduces the residual below a few units of rounding of its start.
-    target = jnp.maximum(solver.tol, 4 * trees.epsilon(state.params)) * reference
+    target = jnp.maximum(solver.tol, 4 * trees.epsilon(state.params)) * reference + zero_level(reference)
     # The larger of both, because a warm start may be worse than the cold one.
     ceiling = jnp.full_like(reference, jnp.inf) if solver.descends else GROWTH * jnp.maximum(reference, state.residual)
     return Progress(

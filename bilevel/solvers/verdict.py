@@ -170,12 +170,18 @@ class Limits(NamedTuple):
     rounding: jax.Array  # the level of rounding
 
 
+def zero_level(reference: jax.Array) -> jax.Array:
+    """The residual that counts as zero where the cold start solves the problem exactly, so that its residual gives no
+    scale: the root of the smallest number. Multipliers that a first step raised fall towards 0 and never reach it."""
+    return jnp.where(reference > 0, 0, jnp.sqrt(jnp.finfo(reference.dtype).tiny))
+
+
 def limits(scales: Scales, tol: float | jax.Array, reference: jax.Array, epsilon: float) -> Limits:
     """The tolerance times the reference, but at most times LENIENT x ``local``; and never below rounding."""
     relative = jnp.minimum(reference, LENIENT * scales.local)
     rounding = ROUNDING * epsilon * scales.terms
     floor = jnp.maximum(epsilon**0.5 * relative, NEARLY * epsilon * scales.terms)
-    return Limits(jnp.maximum(tol * relative, rounding), floor, rounding)
+    return Limits(jnp.maximum(jnp.maximum(tol * relative, rounding), zero_level(reference)), floor, rounding)
 
 
 class Relative(NamedTuple):

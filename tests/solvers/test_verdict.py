@@ -256,3 +256,11 @@ def test_a_gradient_of_5e21_in_single_precision(name):
     assert_allclose(found.params, 0, atol=1e-4)
     for steps in (1, 10):
         assert solve(loss, start, kind(max_steps=steps), **stated).status.name in ("max_steps", "diverged")
+
+
+def test_a_start_that_solves_a_program_whose_loss_is_zero_there():
+    """Nothing at 0 has a size, and the multiplier that the first step raised never becomes exactly 0."""
+    ball = bl.Functional(inequality=lambda w, h, b: w @ w - 0.25)
+    found = solve(lambda w, h, b: 0.5 * w @ w, jnp.zeros(2), bl.InteriorPoint(max_steps=200), constraint=ball)
+    assert found.status.name == "converged"
+    assert_allclose(found.params, 0, atol=1e-12)
