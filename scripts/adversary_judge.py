@@ -93,6 +93,8 @@ def judge(structure: Structure, draw: Draw, answer: Answer) -> Verdict:
     if root.curvature < -1e-6:
         if structure.tol > 1e-4 and np.linalg.norm(root.w - w) > NEAR * np.linalg.norm(w):
             return Verdict("undecided", "from a loose solution the oracle went on to a saddle elsewhere")
+        if answer.report.order == "first order" and not np.isfinite(answer.report.error_estimate):
+            return Verdict("honest", "said to be of first order, with an error that is not known")
         return Verdict("silent wrong", f"a saddle: curvature {root.curvature:.1e}")
     return judge_error(structure, draw, answer, oracle, root)
 

@@ -52,6 +52,8 @@ def paragraph(report: Any) -> str:
             f"{amount(report.weakly_active)} coordinates are so close to a kink that the derivative may be that of "
             "another face."
         )
+    if report.order == "first order":
+        said.append("The solution is known to first order: no curvature was looked at.")
     calls = {name: int(np.sum(np.asarray(count))) for name, count in report.counts._asdict().items()}
     told = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in calls.items() if number)
     return " ".join([*said, *([f"It took {told}."] if told else [])])
@@ -60,7 +62,9 @@ def paragraph(report: Any) -> str:
 def _verdict(report: Any) -> str:
     status = report.status
     if bool(np.all(np.asarray(status.ok))):
-        return "The gradient can be used."
+        if np.all(np.isfinite(report.error_estimate)):
+            return "The gradient can be used."
+        return "Both solves ended well, but nothing says how far the gradient is off."
     code = Code[status.name]
     return f"The gradient cannot be used, because its status is {status.name}: {REMEDIES[code]}."
 

@@ -46,7 +46,15 @@ def test_a_bad_one_says_why_and_what_helps():
 
 def test_an_unknown_error_is_not_claimed():
     report = reported(jnp.zeros(()), bl.OneStep())
-    assert "The size of the gradient's error is not known" in report.describe()
+    text = report.describe()
+    assert text.startswith("Both solves ended well, but nothing says how far the gradient is off.")
+    assert "The size of the gradient's error is not known" in text
+
+
+def test_a_solution_whose_curvature_was_not_looked_at_is_said_to_be_of_first_order():
+    first = "The solution is known to first order"
+    assert first in reported(jnp.zeros(()), bl.Unrolled()).describe()
+    assert first not in reported(jnp.zeros(()), bl.Implicit()).describe()
 
 
 def test_traced_and_batched_reports():
@@ -61,7 +69,7 @@ def test_traced_and_batched_reports():
 
     batch = batched(jnp.array([0.0, 1.0]))
     assert told[0][0].startswith("Report(traced") and "outside of jit" in told[0][1]
-    assert "up to" in repr(batch) and "The gradient can be used" in batch.describe()
+    assert "up to" in repr(batch) and "nothing says how far" in batch.describe()
 
 
 def test_a_solution_reads_in_a_line():
