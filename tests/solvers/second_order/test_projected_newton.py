@@ -79,10 +79,10 @@ def test_it_refuses_what_is_no_box():
 def test_corners_do_not_jam(box):
     """Robust losses from 0, a corner of the first box: a projection may undo a whole step there, a coordinate may stay
     at its bound to rounding, and the terms of the loss cancel, so that rounding hides the decrease."""
-    rng, lanes, n = np.random.default_rng(0), 400, 6
-    X, truth, shift = rng.normal(size=(lanes, 6, n)), rng.normal(size=(lanes, n)), 0.1 * rng.normal(size=(lanes, n))
-    y = np.einsum("kij,kj->ki", X, truth) / 2.4 + 0.3 * rng.normal(size=(lanes, 6))
-    ridge = np.exp(rng.uniform(-6, 0, size=lanes))
+    rng, cases, n = np.random.default_rng(0), 400, 6
+    X, truth, shift = rng.normal(size=(cases, 6, n)), rng.normal(size=(cases, n)), 0.1 * rng.normal(size=(cases, n))
+    y = np.einsum("kij,kj->ki", X, truth) / 2.4 + 0.3 * rng.normal(size=(cases, 6))
+    ridge = np.exp(rng.uniform(-6, 0, size=cases))
 
     def loss(w, h, batch):
         X, y, shift = batch
@@ -90,5 +90,6 @@ def test_corners_do_not_jam(box):
 
     solver = bl.ProjectedNewton(max_steps=100)
     inner = problem(loss, np.zeros(n), box, solver=solver)
-    found = jax.jit(jax.vmap(lambda h, batch: inner.solve(h, batch)))(ridge, (X, y, shift))
-    assert np.all(np.asarray(found.status.code) <= bl.Code.stalled), np.bincount(found.status.code)
+    one = jax.jit(inner.solve)
+    codes = [int(one(ridge[k], (X[k], y[k], shift[k])).status.code) for k in range(cases)]
+    assert max(codes) <= bl.Code.stalled, np.bincount(codes)
