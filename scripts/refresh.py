@@ -114,13 +114,6 @@ TABLE = {
         ("experiments/judges/maros_meszaros.csv",),
         ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
     ),
-    "maros_meszaros_sparse": Measured(
-        "python experiments/judges/maros_meszaros.py --problems HS21 HS268 LOTSCHD QAFIRO DUALC1 HS118 QPCBOEI2 "
-        "QPCBOEI1 QBORE3D QSCORPIO --out {scratch}",
-        ("experiments/judges/maros_meszaros_sparse.csv",),
-        ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
-        (("maros_meszaros.csv", "experiments/judges/maros_meszaros_sparse.csv"),),
-    ),
     "cutest": Measured("python experiments/judges/cutest.py", (), SOLVES),
     "cutest_least_squares": Measured(
         "python experiments/judges/cutest_least_squares.py", ("experiments/judges/cutest_least_squares.csv",), SOLVES
