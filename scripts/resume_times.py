@@ -1,6 +1,6 @@
 """Seconds from `Trainer.fit(resume=True)` to the first new outer step, after runs of several lengths.
 
-    python scripts/resume_times.py [--steps 1000 10000 100000] [--repeats 5]       # a minute
+    python scripts/resume_times.py [--steps 1000 10000 100000] [--repeats 5]       # two minutes
 
 Each run is resumed for one step, several times, and the smallest time counts. It has a compilation in it, which is the
 same after runs of every length, and so do the seconds from that step to the end.
