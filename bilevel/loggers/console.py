@@ -124,10 +124,12 @@ def table(summary: Mapping[str, Any], profile: bool = False) -> Any:
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    parts = list(groups(summary, profile))
+    several = any(len(row) > 2 for group in parts for row in group)  # an interrupted run has one value for each name
+    made = Table(box=box.SIMPLE_HEAD if several else None, show_header=several, header_style="bold", pad_edge=False)
     for heading in ("", "result", "start", "last step"):
         made.add_column(heading, justify="left" if heading == "" else "right")
-    for group in groups(summary, profile):
+    for group in parts:
         for row in group:
             made.add_row(*(_cell(value) for value in row))
         if group:
