@@ -55,7 +55,7 @@ def missing_choice(error: BaseException) -> str:
     first, _, folder = group.partition("/")
     if folder and first != "hydra":  # experiment=paper/precision: the folder belongs to the name
         group, option, known = first, f"{folder}/{option}", set()
-    options = sorted(known | set(available(group)))
+    options = sorted((known | set(available(group))) - {"own", "default"})  # which need no name
     choose = f"choose one of {', '.join(options)}" if options else f"`bilevel --help` lists what there is in {group}"
     own = f"; one of your own, or of another package, is {group}._target_=MODULE.NAME" if group in WITH_TARGET else ""
     return f"{group}={option}: there is no such {group}{nearest(option, options)}; {choose}{own}."
