@@ -40,6 +40,7 @@ from adversary_judge import FAULTS, Verdict, ask, judge
 
 DRAWS, SMALL, DRAWS_OF_SMALL = 6, 12, 20  # the draws of small cases cost little beside their compilation
 PROGRAMS = 5  # every so many cases is a program
+CUT = 4  # every so many cases is asked again with a solver that is cut short
 CLEARED = 10  # cases after which compiled programs are dropped: each holds memory maps, of which a process has 65,530
 
 
@@ -53,6 +54,16 @@ def verdicts(seed: int) -> Iterator[tuple[str, Verdict]]:
     except ValueError as error:
         yield "statement", Verdict("refused", str(error))
         return
+    yield from of_structure(structure, seed)
+    if seed % CUT == 1:
+        try:
+            yield from of_structure(cases.cut_short(structure, seed), seed)
+        except ValueError as error:
+            yield "statement, cut short", Verdict("refused", str(error))
+
+
+def of_structure(structure: cases.Structure, seed: int) -> Iterator[tuple[str, Verdict]]:
+    """The verdicts on the draws of one structure."""
     for number in range(DRAWS_OF_SMALL if structure.size <= SMALL else DRAWS):
         draw = cases.draw_data(structure, seed, number)
         name = f"{structure.text}; draw {number} ({draw.kind})"

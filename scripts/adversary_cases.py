@@ -6,7 +6,7 @@ draws of data, hyperparameters and starts for it. Everything follows from the se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import adversary_losses as losses
@@ -41,6 +41,8 @@ OTHERS: dict[str, Any] = {
 ENGINES = {**EXACT, **OTHERS}
 SMOOTH = (bl.LBFGS, bl.Newton, bl.GradientDescent, bl.FIRE)
 PROXIMAL = (bl.ProximalGradient, bl.SpectralProximalGradient, bl.ActiveSetNewton, bl.FixedPointIteration)
+MORE = (bl.Newton, bl.ProjectedNewton, bl.LBFGSB, bl.ProximalNewton, bl.BlockCoordinateDescent, bl.MirrorDescent)
+CUTS = (1, 2, 3, 5, 10, 30)  # steps after which a solver is cut short
 SIZES = (1, 2, 3, 4, 5, 6, 8, 12)
 LARGE_SIZES = (20, 33, 40, 64, 65, 120, 257, 300)
 DATA = ("plain", "plain", "plain", "scaled", "lattice", "lattice", "nan", "huge", "twins")
@@ -140,6 +142,20 @@ def draw_structure(seed: int, sizes: tuple[int, ...] = (*SIZES, *SIZES, *LARGE_S
     return Structure(
         task, ENGINES[engine], entry, loss, names, exact, lags, float(solver.tol), convex, precision, samples, n, text
     )
+
+
+def cut_short(structure: Structure, seed: int) -> Structure:
+    """The same problem by a solver that may take a few steps only, so that a failure is honest; ValueError where the
+    solver drawn does not take the problem."""
+    rng = np.random.default_rng([seed, 1 << 21])
+    steps, inner = int(rng.choice(CUTS)), structure.task.inner
+    others = SMOOTH if structure.entry.name == "none" else PROXIMAL
+    kinds = (bl.Auto,) if isinstance(inner.solver, bl.Auto) and rng.random() < 0.5 else (*others, *MORE)
+    kind = kinds[int(rng.integers(len(kinds)))]
+    solver = kind(max_steps=steps)
+    text = f"{structure.text}, cut short: {kind.__name__}(max_steps={steps})"
+    task = replace(structure.task, inner=replace(inner, solver=solver))
+    return replace(structure, task=task, exact=False, tol=float(solver.tol), text=text)
 
 
 def depends(entry: sets.Entry, n: int) -> bool:

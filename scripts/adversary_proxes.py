@@ -119,6 +119,7 @@ def second_order_cone(v):
 
 def polyhedron(v, G, h):
     """The nearest point with G w <= h: the active rows by non-negative least squares, then their equations."""
+    G = G.astype(float)  # products of single precision would have its rounding
     real, bound = np.real(v), np.real(h)
     if not np.all(np.isfinite(real)):  # the descent of the oracle overflowed
         return np.full_like(v, np.nan)
@@ -134,4 +135,5 @@ def polyhedron(v, G, h):
 
 
 def affine(v, A, b):
+    A = A.astype(float)
     return v - A.T @ np.linalg.solve(A @ A.T, A @ v - b)

@@ -78,6 +78,16 @@ def test_complex_steps_are_the_derivatives_of_the_prox(name):
     np.testing.assert_allclose(by_steps, (ahead - behind) / (2 * width), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ("Hyperplane", "HalfSpace", "AffineSet", "Functional"))
+def test_the_prox_of_the_oracle_is_in_double_precision_for_rows_in_single_precision(name):
+    """Far outside of the set a product of rows in single precision moved the projection by 1e-5."""
+    rng = np.random.default_rng(3)
+    entry = sets.entries_of_vectors(6, np.float32, rng)[name]
+    point = 1e4 * rng.normal(size=6)
+    once = entry.prox(point, 0.7, 0.8)
+    np.testing.assert_allclose(entry.prox(once, 0.7, 0.8), once, rtol=1e-11, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", cases.losses.LOSSES)
 def test_the_gradients_by_hand_are_those_of_the_losses(name):
     loss, rng = cases.losses.LOSSES[name], np.random.default_rng(2)

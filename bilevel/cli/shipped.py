@@ -36,6 +36,11 @@ CHOICES = {  # the words that a setting may take, by the `_target_` beside it
         "mapping": ("projected_gradient", "mirror_descent"),
         "form": ("gram", "features"),
     },
+    "bilevel.tasks.meta_omniglot": {
+        "protocol": ("mixed", "runs"),
+        "head": ("ridge", "svm"),
+        "network": ("small", "wide"),
+    },
     "bilevel.loggers.WandB": {"mode": ("offline", "online", "disabled")},
 }
 POLICIES = ("raise", "warn", "retry", "skip")
@@ -44,6 +49,7 @@ SIZES = (  # settings of shipped tasks that are whole numbers from 1
     *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out", "draws"),
     *("depth", "features_steps", "network_steps"),
 )
+MAY_BE_ZERO = {"bilevel.tasks.meta_omniglot": ("held_out",)}  # there it means that all classes are learned from
 REGRESSIONS = ("ridge", "lasso", "precision", "kernel_ridge")
 CLASSIFICATIONS = (
     *("hyperclean", "logistic", "distillation", "linear_distillation", "feature_penalties", "learning_rate"),
@@ -93,6 +99,8 @@ def check_sizes(task: Mapping[str, Any]) -> None:
     """Refuses a number of things that is below 1; shares of samples are positive."""
     for name in SIZES:
         value = task.get(name)
+        if value == 0 and name in MAY_BE_ZERO.get(str(task.get("_target_")), ()):
+            continue
         if isinstance(value, int | float) and not (value >= 1 or (value > 0 and isinstance(value, float))):
             raise SettingsError(f"task.{name}={value}: it must be at least 1.")
 

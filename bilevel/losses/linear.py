@@ -96,7 +96,8 @@ def _as_bcoo(matrix: Any, dtype: Any) -> BCOO:
 
 @jax.custom_jvp
 def quadratic_form(matrix: Any, vectors: jax.Array) -> Scalar:
-    """1/2 sum_c v_c' K v_c of a symmetric ``matrix`` K (n, n) and the columns v_c of ``vectors``, (n,) or (n, c).
+    """1/2 sum_c v_c' K v_c of a symmetric ``matrix`` K (n, n) and the columns v_c of ``vectors``, (n,) or (n, c); the
+    sum over a stack of both, (..., n, n) and (..., n, c).
 
     The same number as ``0.5 * jnp.vdot(v, K @ v)``, with the derivative <K v, dv> + 1/2 <v, dK v>. A gradient or a
     Hessian product costs one product with K. JAX's rule costs two, the second with the transpose, which is slow on a

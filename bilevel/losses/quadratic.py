@@ -17,9 +17,10 @@ class Quadratic:
     """loss(w, h, batch) = sum_c 1/2 w_c' A w_c - b_c' w_c with A = matrix(h, batch) and b = linear(h, batch).
 
     ``matrix`` returns a symmetric positive definite array (n, n), which all columns of ``params``, (n,) or (n, c),
-    share; ``linear`` returns an array of the shape of ``params``. The solution is A^{-1} b. `bl.ClosedForm` factors A
-    once, where from an opaque loss it would build the Hessian of all n c entries. Symmetry and definiteness are not
-    checked in advance: of another matrix the engine reports a status that is not converged. An instance is itself a
+    share; ``linear`` returns an array of the shape of ``params``. A stack of matrices (..., n, n) goes with ``params``
+    (..., n, c): problems that share no unknown, each factored by itself. The solution is A^{-1} b. `bl.ClosedForm`
+    factors A once, where from an opaque loss it would build the Hessian of all entries. Symmetry and definiteness are
+    not checked in advance: of another matrix the engine reports a status that is not converged. An instance is itself a
     loss, to be used wherever one is asked for. It states kernel ridge regression: A = K + penalty I, b the targets.
 
     >>> import jax.numpy as jnp, bilevel as bl

@@ -28,6 +28,8 @@ REFUSED = {
     "task=distillation task.form=dual": "task.form=dual: choose one of primal, kernel",
     "task=svm task.classes=0": "task.classes=0: it must be at least 1.",
     "task=few_shot_sinusoid task.shots=-2": "task.shots=-2: it must be at least 1.",
+    "task=meta_omniglot task.held_out=-1": "task.held_out=-1: it must be at least 1.",
+    "task=meta_omniglot task.head=tree": "task.head=tree: choose one of ridge, svm.",
     "task=ridge engine.on_failure=shrug": "engine.on_failure=shrug: choose one of raise, warn, retry, skip.",
 }
 

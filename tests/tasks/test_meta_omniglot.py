@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import bilevel as bl
-from bilevel.tasks import episodes, meta_omniglot
+from bilevel.tasks import episodes, few_shot_tests, heads, meta_omniglot
 from bilevel.tasks.meta_omniglot import guesses, nearest
 
 SMALL: dict[str, Any] = {
@@ -22,12 +22,46 @@ SMALL: dict[str, Any] = {
 def test_an_episode_has_each_image_once_and_classes_apart():
     images = np.arange(6 * 7, dtype=np.float32).reshape(6, 7, 1, 1)
     shape = episodes.Shape(way=4, shots=2, queries=3)
-    support, query = episodes.drawn_episode(jax.random.key(0), jnp.asarray(images), shape)
+    found = episodes.Classes(images, np.zeros(6, int))
+    support, query = episodes.drawn_episode(jax.random.key(0), found, shape)
     seen = np.concatenate([support.ravel(), query.ravel()])
     assert len(set(seen.tolist())) == 4 * 5
     assert np.all((support.reshape(4, 2) // 7).T == (query.reshape(4, 3)[:, :2] // 7).T)
-    learned, unseen = episodes.split_classes(images, 2, episodes.Shape(2, 1, 1), 0)
-    assert len(learned) == 4 and not set(learned.ravel()) & set(unseen.ravel())
+    learned, unseen = episodes.split_classes(found, 2, episodes.Shape(2, 1, 1), 0)
+    assert len(learned.images) == 4 and not set(learned.images.ravel()) & set(unseen.images.ravel())
+
+
+def test_an_episode_of_the_runs_has_one_alphabet_and_one_hand_for_each_drawing():
+    alphabets = np.repeat(np.arange(3), [4, 5, 2])
+    images = (100.0 * np.arange(11)[:, None] + np.arange(7))[:, :, None, None]  # 100 class + hand
+    found = episodes.Classes(images, alphabets)
+    shape = episodes.Shape(way=4, shots=2, queries=3)
+    chosen = set()
+    for seed in range(20):
+        support, query = episodes.drawn_run(jax.random.key(seed), found, shape)
+        drawn = np.concatenate([support.reshape(4, 2), query.reshape(4, 3)], axis=1)
+        classes, hands = drawn // 100, drawn % 100
+        assert len(set(classes[:, 0])) == 4 and np.all(classes == classes[:, :1])
+        assert len(set(hands[0])) == 5 and np.all(hands == hands[:1])
+        of = alphabets[classes[:, 0].astype(int)]
+        assert len(set(of)) == 1 or {2} < set(of)  # the alphabet of two characters is filled up
+        chosen |= set(of)
+    assert chosen == {0, 1, 2}
+
+
+def test_whole_alphabets_are_held_out_and_rotations_are_alphabets_of_their_own():
+    images = np.arange(11 * 3 * 4.0).reshape(11, 3, 2, 2)
+    found = episodes.Classes(images, np.repeat(np.arange(3), [4, 5, 2]))
+    shape = episodes.Shape(way=4, shots=1, queries=1)
+    learned, unseen = episodes.split_alphabets(found, 4, shape, 0)
+    assert len(learned.images) + len(unseen.images) == 11 and 4 <= len(unseen.images) <= 5
+    assert not set(learned.groups) & set(unseen.groups)
+    assert len(episodes.split_alphabets(found, 0, shape, 0)[1].images) == 0
+    turned = episodes.with_rotations(learned)
+    assert len(turned.images) == 4 * len(learned.images)
+    assert len(set(turned.groups)) == 4 * len(set(learned.groups))
+    with pytest.raises(ValueError, match="the largest has 5"):
+        episodes.split_alphabets(found, 4, shape._replace(way=6), 0)
 
 
 @pytest.mark.slow
@@ -90,8 +124,50 @@ def test_the_published_runs_are_twenty_episodes_of_twenty_characters(data_root):
         ({"way": 5}, "lower way"),
         ({"shots": 500}, "need 502 images of a class"),
         ({"pool": 3}, "task.pool=3"),
+        ({"held_out": 0}, "leaves no class to test on"),
+        ({"protocol": "alphabets"}, "task.protocol=alphabets: choose one of mixed, runs"),
+        ({"head": "tree"}, "task.head=tree: choose one of ridge, svm"),
+        ({"network": "deep"}, "task.network=deep: choose one of small, wide"),
+        ({"warp": -1.0}, "warp=-1.0 not negative"),
     ],
 )
 def test_refusals(settings, words):
     with pytest.raises(ValueError, match=words):
         meta_omniglot(**{**SMALL, **settings})
+
+
+@pytest.mark.slow
+def test_the_dual_of_the_svm_and_its_hypergradient():
+    """The weights of each lane are those of a quadratic program; the slope is that of differences."""
+    task = meta_omniglot(**SMALL, head="svm", precision="float64")
+    task = task.with_solver(bl.ProximalGradient(max_steps=50_000, tol=1e-11))
+    hparams = {**task.init_hparams(jax.random.key(0)), "log_penalty": jnp.array(-1.0)}
+    support, drawn = task.batches(jax.random.key(1), 0)
+    at = lambda h: bl.hypergradient(task, h, bl.Implicit(), batch=(support, drawn))
+    _, grad, report = at(hparams)
+    from bilevel.networks.convolutional import Convolutional
+
+    features = lambda h, images: jnp.asarray(Convolutional().apply({"params": h["network"]}, images))
+    gram = heads.grams(features, hparams, support)
+    shape = episodes.Shape(3, 2, 2)
+    one_hot = heads.answers("svm", shape)
+    for lane in range(2):
+        direct = heads.svm_solved(gram[lane], jnp.exp(hparams["log_penalty"]), one_hot)
+        own = heads.svm_weights(report.params[lane], jnp.exp(hparams["log_penalty"]), one_hot)
+        assert_allclose(own, direct, atol=1e-7)
+        assert jnp.sum(jnp.abs(own) > 1e-6) > 6  # of 18: some rows hold more than their own class
+    moved = lambda size: {**hparams, "log_penalty": hparams["log_penalty"] + size}
+    assert_allclose(grad["log_penalty"], (at(moved(1e-5))[0] - at(moved(-1e-5))[0]) / 2e-5, rtol=1e-4)
+    along = lambda size: jax.tree.map(lambda leaf, slope: leaf + size * slope, hparams, grad)
+    steepest = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad))
+    assert_allclose(steepest, (at(along(1e-6))[0] - at(along(-1e-6))[0]) / 2e-6, rtol=1e-4)
+
+
+def test_averaged_features_are_as_long_as_those_of_the_image():
+    images = jax.random.uniform(jax.random.key(0), (4, 6, 6))
+    plain = lambda hparams, images: images.reshape(len(images), -1)
+    assert few_shot_tests.averaged(plain, 0, 1.0) is plain
+    several = few_shot_tests.averaged(plain, 3, 1.0)((), images)
+    assert_allclose(jnp.sum(several**2, axis=1), jnp.sum(images**2, axis=(1, 2)), rtol=1e-5)
+    assert_allclose(few_shot_tests.averaged(plain, 2, 0.0)((), images), plain((), images), rtol=1e-5)
+    assert not np.allclose(several, plain((), images), atol=1e-2)

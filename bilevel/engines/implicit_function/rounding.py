@@ -43,7 +43,7 @@ def noise_of(task: Task, point: Point, mapping: Mapping, at: Linearization, adjo
     if epsilon > SINGLE:
         again = linearize(task, point, near, mapping)
         residual = trees.norm(trees.subtract(again.residual, at.residual))
-        gradient += scatter(at, again, adjoint.value, pulled)
+        gradient += scatter(at, again, outer_scatter(task, point, at), adjoint.value, pulled)
     else:
         residual = trees.norm(trees.subtract(mapping(near, point.hparams, point.inner_batch), at.residual))
     rest = trees.norm(trees.subtract(at.cotangent, pulled[0]))
@@ -58,18 +58,29 @@ def cost_of_noise(mapping: Mapping, at: Linearization) -> Counts:
     )
 
 
-def scatter(at: Linearization, again: Linearization, adjoint: PyTree, pulled: Pulled) -> jax.Array:
+def scatter(
+    at: Linearization, again: Linearization, outer: tuple[PyTree, HParams], adjoint: PyTree, pulled: Pulled
+) -> jax.Array:
     """How far the rounding of the params and of the derivatives at them scatters the gradient, to first order, by the
-    linearization ``again`` at params moved by one unit of roundoff.
+    linearization ``again`` at params moved by a unit of roundoff, and the changes ``outer`` of the outer gradient.
 
     The terms that cancel in a slope or a second derivative may be far larger than the result. A change of the adjoint
-    equation A'u = v passes on to the gradient as v itself does: by ||B'u|| / ||v||.
+    equation A'u = v passes on to the gradient as v itself does: by ||B'u|| / ||v||. The outer gradient is looked at
+    twice, because a sum may round to the same number once more.
     """
     left, right = again.pull(adjoint)
     cotangent, direct = trees.subtract(again.cotangent, at.cotangent), trees.subtract(again.direct, at.direct)
     equation = trees.norm(trees.subtract(cotangent, trees.subtract(left, pulled[0])))
     through = fraction(trees.norm(pulled[1]), trees.norm(at.cotangent))
-    return through * equation + trees.norm(trees.subtract(direct, trees.subtract(right, pulled[1])))
+    beside = trees.norm(trees.subtract(direct, trees.subtract(right, pulled[1])))
+    return through * (equation + trees.norm(outer[0])) + beside + trees.norm(outer[1])
+
+
+def outer_scatter(task: Task, point: Point, at: Linearization) -> tuple[PyTree, HParams]:
+    """The changes of the outer gradient in params and in hparams, at params moved the other way."""
+    near = perturbed(at.params, -trees.epsilon(at.params))
+    cotangent, direct = jax.grad(task.outer, argnums=(0, 1))(near, point.hparams, point.outer_batch)
+    return trees.subtract(cotangent, at.cotangent), trees.subtract(direct, at.direct)
 
 
 def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
@@ -83,8 +94,12 @@ def rounding_of(gradient: HParams, epsilon: float) -> jax.Array:
 
 
 def perturbed(params: Params, epsilon: float) -> Params:
-    """Each entry multiplied by 1 + epsilon or 1 - epsilon, as if at random."""
-    return jax.tree.map(lambda leaf, sign: leaf * (1 + epsilon * sign), params, tree_of_signs(params))
+    """Each entry multiplied by 1 + 2 epsilon or by 1, as if at random.
+
+    The mean of these moves is not zero, so that sums move by a unit of their own roundoff where their terms add up and
+    not only where they cancel.
+    """
+    return jax.tree.map(lambda leaf, sign: leaf * (1 + epsilon * (1 + sign)), params, tree_of_signs(params))
 
 
 def fraction(part: jax.Array, whole: jax.Array) -> jax.Array:

@@ -97,6 +97,30 @@ def test_a_quadratic_loss_is_solved_by_one_factor_of_its_matrix(columns):
     assert int(report.counts.hessian_products) == 3  # the check and the refinement of the adjoint, and no matrix
 
 
+def test_a_stack_of_quadratics_is_solved_lane_by_lane():
+    """As many matrices as lanes; the value and the slope are the sums of those of each lane."""
+    roots, targets = jax.random.normal(KEYS[0], (4, 6, 6)), jax.random.normal(KEYS[1], (4, 6, 2))
+
+    def task_of(roots, shape):
+        loss = bl.Quadratic(
+            matrix=lambda h, batch: roots @ roots.mT + jnp.diag(jnp.exp(h)),
+            linear=lambda h, batch: batch * jnp.cos(h[0]),
+        )
+        inner = bl.InnerProblem(loss=loss, init=lambda key, h: jnp.zeros(shape))
+        outer = lambda w, h, batch: jnp.sum(jnp.sin(w))
+        return bl.Task(inner, outer, lambda key: jnp.zeros(6), bl.full_batch(targets, ()))
+
+    hparams = jnp.linspace(-1.0, 1.0, 6)
+    value, grad, report = bl.hypergradient(task_of(roots, (4, 6, 2)), hparams, bl.ClosedForm())
+    assert report.status.name == "converged" and int(report.counts.hessian_products) == 3
+    single = [
+        bl.hypergradient(task_of(root, (6, 2)), hparams, bl.ClosedForm(), batch=(target, ()))
+        for root, target in zip(roots, targets, strict=True)
+    ]
+    np.testing.assert_allclose(value, sum(one[0] for one in single), rtol=1e-12)
+    np.testing.assert_allclose(grad, sum(one[1] for one in single), rtol=1e-10)
+
+
 def test_a_matrix_that_is_not_definite_fails():
     task = bl.Task(
         inner=bl.InnerProblem(
