@@ -52,7 +52,7 @@ def similar(key: str) -> str:
     (' (did you mean optimizer.learning_rate=VALUE?)', ' (did you mean trainer.steps=VALUE?)', '')
     >>> similar("optimiser"), similar("outputs")
     (' (did you mean optimizer=VALUE?)', ' (did you mean output=VALUE?)')
-    >>> similar("task.penalties"), similar("schedule.decay_steps")[:55]
+    >>> similar("task.penalties"), similar("schedule.decay_steps")[:56]
     (' (it is a setting of task=logistic: choose that too)', ' (did you mean optimizer.learning_rate.decay_steps=VALUE')
     """
     if key.startswith("schedule."):  # Hydra puts a schedule where the optimiser takes it
