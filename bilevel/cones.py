@@ -8,6 +8,7 @@ the closure of {(x, y, z) : y > 0, y exp(x / y) <= z}, and a symmetric matrix is
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, norm
+from bilevel.kernels.arrays import as_point, norm, unit
 from bilevel.kernels.symmetric import smat as smat, svec as svec
 from bilevel.projections.cones import psd_cone, second_order_cone
 from bilevel.projections.exponential import exponential_cone
@@ -46,6 +47,14 @@ class Cone(abc.ABC):
         """The distance of each entry of ``point`` from a jump of the derivative of `project`: infinity where it never
         jumps, NaN where that is not known."""
         return jnp.full_like(_checked(self, point), jnp.nan)
+
+    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array] | None:
+        """w -> the part of w that the derivative of `project` at ``point`` maps to zero; None where it is not known.
+
+        >>> NonNegative(2).null_space(jnp.array([1.0, -1.0]))(jnp.array([3.0, 4.0])).tolist()
+        [0.0, 4.0]
+        """
+        return None
 
     def project_dual(self, point: ArrayLike) -> jax.Array:
         """The nearest point of the dual cone to ``point``, an array (..., dim)."""
@@ -81,6 +90,9 @@ class Zero(OfVectors):
         x = jax.lax.stop_gradient(_checked(self, point))
         return jnp.where(jnp.isnan(x), x, 0)
 
+    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
+        return lambda w: w
+
     def kinks(self, point: ArrayLike) -> jax.Array:
         return jnp.full_like(_checked(self, point), jnp.inf)
 
@@ -101,6 +113,9 @@ class Free(OfVectors):
 
     def project(self, point: ArrayLike) -> jax.Array:
         return _checked(self, point)
+
+    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
+        return jnp.zeros_like
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         return jnp.full_like(_checked(self, point), jnp.inf)
@@ -123,6 +138,10 @@ class NonNegative(OfVectors):
     def project(self, point: ArrayLike) -> jax.Array:
         return jax.nn.relu(_checked(self, point))
 
+    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
+        off = ~(_checked(self, point) > 0)
+        return lambda w: jnp.where(off, w, 0)
+
     def kinks(self, point: ArrayLike) -> jax.Array:
         return jnp.abs(_checked(self, point))
 
@@ -141,6 +160,20 @@ class SecondOrder(OfVectors):
 
     def project(self, point: ArrayLike) -> jax.Array:
         return second_order_cone(_checked(self, point))
+
+    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
+        """Between the cone and its negative the multiples of [1, -z / ||z||], and everything in the negative."""
+        x = _checked(self, point)
+        t, z = x[..., :1], x[..., 1:]
+        length = norm(z)[..., None]
+        between = length > jnp.abs(t)
+        normal = jnp.concatenate([jnp.ones_like(t), -unit(jnp.where(between, z, 1))], axis=-1) / np.sqrt(2)
+
+        def part(w: jax.Array) -> jax.Array:
+            along = jnp.sum(normal * w, axis=-1, keepdims=True) * normal
+            return jnp.where(between, along, jnp.where(t >= length, 0, w))
+
+        return part
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         x = _checked(self, point)
@@ -277,6 +310,13 @@ class Product(Cone):
     def project(self, point: ArrayLike) -> jax.Array:
         projected = [cone.project(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]
         return jnp.concatenate(projected, axis=-1)
+
+    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array] | None:
+        parts = [cone.null_space(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return lambda w: jnp.concatenate([part(piece) for part, piece in zip(known, self._split(w), strict=True)], -1)
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         distances = [cone.kinks(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]

@@ -147,6 +147,7 @@ TABLE = {
     ),
     "peers_qp": peer("qp", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
     "peers_qp_small": peer("qp_small", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+    "peers_convex_layers": peer("convex_layers", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
     "peers_scaling": peer("scaling", *DERIVES),
     "peers_search": peer("search", *DERIVES),
     "peers_svm": peer("svm", *DERIVES),

@@ -72,3 +72,18 @@ def test_a_point_of_the_wrong_length_is_refused():
 def test_a_power_that_is_none_is_refused():
     with pytest.raises(ValueError, match="needs 0 < alpha < 1; it is 1.5"):
         cones.Power(1.5)
+
+
+@pytest.mark.parametrize("cone", CONES, ids=str)
+def test_the_null_space_is_that_of_the_derivative(cone):
+    """The projection on it, where it is known: N N = N, D N = 0, and the ranks add up."""
+    known = cone.null_space(jnp.ones(cone.dim)) is not None
+    assert known or isinstance(cone, (cones.PSD, cones.Exponential, cones.Power, cones.Dual, cones.Product))
+    for seed in range(20 if known else 0):
+        point = jax.random.normal(jax.random.key(seed), (cone.dim,))
+        N = jax.vmap(cone.null_space(point))(jnp.eye(cone.dim))
+        D = jax.jacobian(cone.project)(point)
+        np.testing.assert_allclose(N, N.T, atol=1e-14)
+        np.testing.assert_allclose(N @ N, N, atol=1e-14)
+        np.testing.assert_allclose(D @ N, 0 * N, atol=1e-14)
+        assert round(float(jnp.trace(N))) + np.linalg.matrix_rank(D, tol=1e-10) == cone.dim

@@ -141,13 +141,15 @@ def _factors(program: Program, active: jax.Array) -> Schur:
 
 
 def is_convex(hessian: jax.Array, by: Schur) -> jax.Array:
-    """Whether a Hessian has no negative eigenvalue, up to rounding; factors ``by`` that have not lost digits prove it.
+    """Whether a Hessian has no negative eigenvalue, up to rounding. Factors ``by`` that have not lost digits prove it,
+    unless they are of more than the Hessian.
 
     >>> by = schur_of(jnp.eye(1), jnp.zeros((0, 1)))
     >>> bool(is_convex(jnp.eye(1), by)), bool(is_convex(-jnp.eye(1), schur_of(-jnp.eye(1), jnp.zeros((0, 1)))))
     (True, False)
     """
-    return rescued(by.lost, is_positive_semidefinite, (hessian,), jnp.bool_(True))
+    unproved = by.lost | jnp.any(by.weight > 0)
+    return rescued(unproved, is_positive_semidefinite, (hessian,), jnp.bool_(True))
 
 
 def corrected(program: Program, at: Point, by: Schur) -> Point:

@@ -16,7 +16,8 @@ from bilevel.kernels.triangular import inverse_lower
 class Schur(NamedTuple):
     """Factors of [[Q, C'], [C, 0]] on the nonzero rows of C: of Q, and of its Schur complement.
 
-    With Q = L L' and C scaled to rows of one size, the complement is half' half for half = L^{-1} C'.
+    With Q = L L' and C scaled to rows of one size, the complement is half' half for half = L^{-1} C'. Where Q is
+    singular but not on the null space of C, the factors are those of Q + C' diag(weight) C, which changes no solution.
     """
 
     inverse: jax.Array  # (n, n): L^{-1}
@@ -25,10 +26,11 @@ class Schur(NamedTuple):
     scale: jax.Array  # (k,) of the rows
     held: jax.Array  # (k,) whether the row is on
     lost: jax.Array  # whether a pivot has lost more than a quarter of its digits
+    weight: jax.Array  # (k,), zero where Q itself has been factored
 
     def solve(self, top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(x, y) with Q x + C' y = top and C x = bottom."""
-        top = self.inverse @ top
+        top = self.inverse @ top + self.half @ (self.weight / self.scale * bottom)
         y = jax.scipy.linalg.cho_solve((self.factor, True), self.half.T @ top - self.scale * bottom)
         return (top - self.half @ y) @ self.inverse, self.scale * y
 
@@ -41,7 +43,8 @@ class Schur(NamedTuple):
 
     def in_units(self, columns: jax.Array, rows: jax.Array) -> Schur:
         """The factors of [[D Q D, D C' E], [E C D, 0]] with D = diag(columns) and E = diag(rows)."""
-        return self._replace(inverse=self.inverse / columns[None, :], scale=self.scale / rows)
+        inverse, weight = self.inverse / columns[None, :], self.weight / rows**2
+        return self._replace(inverse=inverse, scale=self.scale / rows, weight=weight)
 
 
 def solve_saddle(
@@ -95,7 +98,8 @@ def schur_of(hessian: jax.Array, rows: jax.Array) -> Schur:
     half = inverse @ (scale[:, None] * rows).T
     matrix = half.T @ half + jnp.diag((~held).astype(hessian.dtype))
     schur = jnp.linalg.cholesky(matrix, symmetrize_input=False)
-    return Schur(inverse, half, schur, scale, held, is_lost(factor, hessian) | is_lost(schur, matrix))
+    lost = is_lost(factor, hessian) | is_lost(schur, matrix)
+    return Schur(inverse, half, schur, scale, held, lost, jnp.zeros_like(scale))
 
 
 def is_lost(factor: jax.Array, matrix: jax.Array) -> jax.Array:

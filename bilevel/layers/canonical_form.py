@@ -13,6 +13,7 @@ from bilevel import cones
 from bilevel.cones import Cone
 from bilevel.kernels.symmetric import upper_by_columns
 from bilevel.layers.cvxpy_refusals import cvxpy_of, refuse, refuse_cones, refuse_curvature
+from bilevel.layers.norm_bounds import Canonical, Dims, without_bounds
 
 Sparse = Any  # a matrix of scipy.sparse
 
@@ -56,16 +57,21 @@ def canonical_form(problem: Any, parameters: list, variables: list) -> Canonical
     if not linear and program.P is not None:  # over other cones the objective has to be linear
         refuse_curvature(problem)
         program, chain = _reduced(cp, problem, quadratic=False)
-    data, tensor = _data(program, linear)
     constants = [column for key, column in program.param_id_to_col.items() if key < 0]
+    leaves = [_leaf(program, chain, variable) for variable in variables]
+    canonical, place = _canonical(program), np.arange(program.x.size)
+    if not linear:
+        kept = np.concatenate([np.zeros(0, int), *(leaf.index for leaf in leaves)])
+        canonical, place = without_bounds(canonical, constants, kept[kept >= 0])
+    data, tensor = _data(canonical, program.P if linear else None, linear)
     return CanonicalForm(
         names=tuple(parameter.name() for parameter in parameters),
         shapes=tuple(parameter.shape for parameter in parameters),
         data=data,
-        cone=None if linear else _cone(program.cone_dims),
+        cone=None if linear else _cone(canonical.dims),
         offset=np.asarray(tensor[:, constants].todense()).sum(axis=1),
         slope=scipy.sparse.coo_matrix(tensor @ _spread(program, chain, parameters)),
-        variables=tuple(_leaf(program, chain, variable) for variable in variables),
+        variables=tuple(leaf._replace(index=np.where(leaf.index < 0, -1, place[leaf.index])) for leaf in leaves),
     )
 
 
@@ -80,14 +86,20 @@ def _reduced(cp: Any, problem: Any, quadratic: bool) -> tuple[Any, Any]:
     return program, chain
 
 
-def _data(program: Any, linear: bool) -> tuple[tuple[Entries, ...], Sparse]:
-    """The arguments of our program, and the matrix that takes CVXPY's vector of parameters to all their entries."""
-    n, count, zero = program.x.size, program.constr_size, program.cone_dims.zero
-    order = _our_rows(program.cone_dims)
+def _canonical(program: Any) -> Canonical:
+    """The parts of CVXPY's program."""
+    n, places = program.x.size, program.constr_size * program.x.size
     rows = scipy.sparse.csr_matrix(program.A)  # of [A, b], column by column
-    A, of_A = _matrix(rows[: count * n], (count, n))
-    c = scipy.sparse.csr_matrix(program.q)[:n]  # its last row is the constant of the objective
-    of_b = rows[count * n :][np.argsort(order)]
+    costs = scipy.sparse.csr_matrix(program.q)[:n]  # the last row is the constant of the objective
+    return Canonical(rows[:places], rows[places:], costs, Dims.of(program.cone_dims))
+
+
+def _data(program: Canonical, curvature: Sparse | None, linear: bool) -> tuple[tuple[Entries, ...], Sparse]:
+    """The arguments of our program, and the matrix that takes CVXPY's vector of parameters to all their entries."""
+    n, count, zero = program.c.shape[0], program.b.shape[0], program.dims.zero
+    order, c = _our_rows(program.dims), scipy.sparse.csr_matrix(program.c)
+    A, of_A = _matrix(program.A, (count, n))
+    of_b = scipy.sparse.csr_matrix(program.b)[np.argsort(order)]
     A = A._replace(rows=order[A.rows])
     sizes = [of_A.shape[0], count, n]
     at_A, at_b, at_c = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
@@ -95,7 +107,7 @@ def _data(program: Any, linear: bool) -> tuple[tuple[Entries, ...], Sparse]:
     A = A._replace(source=at_A)
     if not linear:
         return (A, _vector(at_b), _vector(at_c)), scipy.sparse.vstack(tensors).tocsr()
-    curvature = scipy.sparse.csr_matrix((n * n, c.shape[1])) if program.P is None else program.P
+    curvature = scipy.sparse.csr_matrix((n * n, program.c.shape[1])) if curvature is None else curvature
     Q, of_Q = _matrix(curvature, (n, n))
     Q = Q._replace(source=sum(sizes) + Q.source)
     bounds = (_kept(A, slice(0, zero)), _vector(at_b[:zero]), _kept(A, slice(zero, count)), _vector(at_b[zero:]))

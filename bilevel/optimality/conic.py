@@ -37,9 +37,11 @@ class Conic(Mapping):
 
         [[0, A'D], [D A, -D (I - D)]] (dx, w) = (r, -D t),       d(y - s) = D w + t + A dx,       D the Jacobian of Pi,
 
-    singular where D is, with right-hand sides in its range. The natural residual is the residual at z / tau. Sources:
-    O'Donoghue et al., 2016; Busseti, Moursi and Boyd, Solution refinement at regular points of conic problems, 2019;
-    Blondel et al., 2021, equation (18).
+    singular where D is, with right-hand sides in its range. Where the cone knows the projection N on the null space of
+    D, -N is added to the last block: w has no part in that space, so that neither the solution nor the solution of
+    least norm changes, and the matrix is regular wherever the derivative exists. The natural residual is the residual
+    at z / tau. Sources: O'Donoghue et al., 2016; Busseti, Moursi and Boyd, Solution refinement at regular points of
+    conic problems, 2019; Blondel et al., 2021, equation (18).
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> F = bl.optimality.Conic(bl.cones.NonNegative(1))                            # min x s.t. -x + s = -2, s >= 0
@@ -67,11 +69,13 @@ class Conic(Mapping):
     def system(self, params: jax.Array, A: jax.Array, b: jax.Array, c: jax.Array) -> System:
         x, v, _ = self._split(params, c)
         y, derivative = jax.linearize(self.cone.project_dual, v)
+        null = self.cone.dual.null_space(v)
 
         def matvec(unknown: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             dx, w = unknown
             along = derivative(w)
-            return A.T @ along, derivative(A @ dx) - along + derivative(along)
+            bottom = derivative(A @ dx) - along + derivative(along)
+            return A.T @ along, bottom if null is None else bottom - null(w)
 
         def known(rhs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             top, middle, last = self._split(rhs, c)
@@ -87,7 +91,7 @@ class Conic(Mapping):
             _, middle, change = known(rhs)
             return jnp.concatenate([dx, derivative(w) + middle + A @ dx, change[None]])
 
-        operator = Operator(matvec, symmetric=True, definite=False, singular=True, owner=str(self))
+        operator = Operator(matvec, symmetric=True, definite=False, singular=null is None, owner=str(self))
         return System(operator, restrict, extend)
 
     def pack(self, x: jax.Array, y: jax.Array, s: jax.Array) -> jax.Array:

@@ -147,15 +147,18 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     """The program by exchanges of the active set in its dual: min 1/2 y'My + d'y, M = A P^{-1} A', d = b + A P^{-1} q.
 
     It takes about six factorisations of the size of the constraints; an interior-point method takes about twelve of the
-    size of constraints and unknowns. Where P is not positive definite or the answer is not precise, the ``otherwise``
-    solver solves the program, in a batch only for those lanes.
+    size of constraints and unknowns. Where P is not positive definite on the null space of the equalities or the answer
+    is not precise, the ``otherwise`` solver solves the program, in a batch only for those lanes.
     """
     P, q, A, b, cone = program.dense()
+    equal = layout(cone).equalities
     free = np.zeros(b.size, bool)
-    free[layout(cone).equalities] = True
-    root = jnp.linalg.cholesky(P, symmetrize_input=False)
+    free[equal] = True
+    E, weights = A[equal], _weights(P, A[equal])
+    curvature = P + (E.T * weights[None, :]) @ E if equal.size else P
+    root = jnp.linalg.cholesky(curvature, symmetrize_input=False)
     inverse = inverse_lower(root)
-    half, pushed = inverse @ A.T, inverse @ q
+    half, pushed = inverse @ A.T, inverse @ (q - E.T @ (weights * b[equal]))
     found = block_pivoting(half.T @ half, b + half.T @ pushed, jnp.asarray(free), MAX_PIVOTS)
     x = -(pushed + half @ found.y) @ inverse
     precise = max(PRECISE, 100 * float(jnp.finfo(q.dtype).eps))
@@ -169,8 +172,21 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     # The solver is an argument too, because its tolerance may be traced.
     answer = rescued(~solved, rest, (otherwise, P, q, A, b), answer)
     half = half * jnp.where(found.active, found.scale, 0)[None, :]
-    lost = is_lost(root, P) | is_lost(found.factor, jnp.eye(b.size, dtype=q.dtype)) | ~solved
-    return answer._replace(factors=Schur(inverse, half, found.factor, found.scale, found.active, lost))
+    lost = is_lost(root, curvature) | is_lost(found.factor, jnp.eye(b.size, dtype=q.dtype)) | ~solved
+    weight = jnp.zeros_like(b).at[equal].set(weights)
+    return answer._replace(factors=Schur(inverse, half, found.factor, found.scale, found.active, lost, weight))
+
+
+def _weights(P: jax.Array, E: jax.Array) -> jax.Array:
+    """The multiple of e'e of each equality e that is added to P where P alone is singular: one of the size of P.
+
+    On the feasible set a sum of squares of equalities is constant, so that neither solution nor multipliers change.
+    Source: Hestenes, Multiplier and gradient methods, 1969.
+    """
+    singular = is_lost(jnp.linalg.cholesky(P, symmetrize_input=False), P)
+    sizes = jnp.sum(E**2, axis=1)
+    largest = jnp.max(jnp.diagonal(P), initial=0)
+    return jnp.where(singular & (sizes > 0), largest / jnp.where(sizes > 0, sizes, 1), 0)
 
 
 def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_steps: int) -> Answer:
