@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,25 @@ def tell_result(result: Result, folder: Path, settings: dict[str, Any]) -> None:
     else:
         lines = words.closing(record, given, short(folder), short(report) if report.is_file() else "")
     if result.summary["status"] != FAILED:  # a failed run ends with one sentence that says why
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+        print("\n".join(at_words(lines, width) if width else lines), file=sys.stderr, flush=True)
+
+
+def at_words(lines: Sequence[str], width: int) -> list[str]:
+    """Lines for a terminal of so many columns, which itself would break them within words. A command at the end of one
+    gets a line of its own and stays whole, so that it can be copied.
+
+    >>> at_words(["one two three", "Next: more steps: bilevel resume=run trainer.steps=60"], 10)
+    ['one two', 'three', 'Next: more', 'steps:', '  bilevel resume=run trainer.steps=60']
+    """
+    shown = []
+    for line in lines:
+        said, colon, command = line.partition(": bilevel ")
+        whole = f"{said}:" if colon else said
+        fits = len(line) <= width
+        shown += [line] if fits else textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+        shown += [f"  bilevel {command}"] if colon and not fits else []
+    return shown
 
 
 def short(directory: Path) -> str:

@@ -26,7 +26,7 @@ def show(words: list[str], settings: dict[str, str]) -> None:
     """Prints the names of a group with a line each, or the groups with the number of their names."""
     if not words:
         for name, group in GROUPS.items():
-            print(f"{name:<16}{len(options(group)):>4}   bilevel command=list {name}")
+            print(f"{name:<16}{len(named(group)):>4}   bilevel command=list {name}")
         return
     for word in words:
         name = word if word in GROUPS else f"{word}s"
@@ -40,10 +40,15 @@ def show(words: list[str], settings: dict[str, str]) -> None:
 
 def rows(group: str) -> list[str]:
     """GROUP=NAME and its description, a line each."""
-    told = {name: about(group, name) for name in options(group) if name not in ("own", "default")}
+    told = {name: about(group, name) for name in named(group)}
     key = "engine.linear_solve" if group == "engine/linear_solve" else group
     width = max(len(name) for name in told) + len(key) + 3
     return [f"{f'{key}={name}':<{width}}{cut(line, WIDTH - width)}".rstrip() for name, line in told.items()]
+
+
+def named(group: str) -> list[str]:
+    """The names of a group that are choices of a user: ``own`` and ``default`` need no name."""
+    return [name for name in options(group) if name not in ("own", "default")]
 
 
 def cut(line: str, width: int) -> str:

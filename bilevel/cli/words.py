@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from bilevel.cli.choices import configs, options
+from bilevel.cli.generated import PLACES, choices
 
 FLAGS = (  # the flags of Hydra's parser; a test compares them
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
@@ -21,6 +22,7 @@ TAKES_VALUE = (
 FOLDERS = ("resume", "fork")  # settings that name the folder of a run
 SHORT = ("task", "engine", "solver", "optimizer", "schedule", "logger", "experiment", "data", "command", "output")
 HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.chdir", "hydra.verbose", "hydra/launcher")
+SOME = 4  # so many choices are named in a sentence
 ABBREVIATED = {"lr": "learning_rate", "epochs": "steps", "iterations": "steps"}
 ORDER = ("trainer", "optimizer", "solver", "engine", "task", "data", "logger")  # where a bare name is looked up first
 
@@ -50,7 +52,17 @@ def similar(key: str) -> str:
     (' (did you mean optimizer.learning_rate=VALUE?)', ' (did you mean trainer.steps=VALUE?)', '')
     >>> similar("optimiser"), similar("outputs")
     (' (did you mean optimizer=VALUE?)', ' (did you mean output=VALUE?)')
+    >>> similar("task.penalties"), similar("schedule.decay_steps")[:56]
+    (' (it is a setting of task=logistic: choose that too)', ' (did you mean optimizer.learning_rate.decay_steps=VALUE')
     """
+    if key.startswith("schedule."):  # Hydra puts a schedule where the optimiser takes it
+        key = f"optimizer.learning_rate.{key.removeprefix('schedule.')}"
+        if owners := holders(key):
+            return f" (did you mean {key}=VALUE, with {owners[0]}?)"
+    if owners := holders(key):
+        left = f" and {len(owners) - SOME} more" if len(owners) > SOME else ""
+        which = "that" if len(owners) == 1 else "one of them"
+        return f" (it is a setting of {', '.join(owners[:SOME])}{left}: choose {which} too)"
     group, _, last = key.rpartition(".")
     last = ABBREVIATED.get(last, last.replace("-", "_"))
     names = settings()
@@ -58,6 +70,26 @@ def similar(key: str) -> str:
     same.sort(key=lambda name: (not name.startswith(group or name), name.count("."), _rank(name)))
     near = same or difflib.get_close_matches(key, (*SHORT, *names, *HYDRA), n=1, cutoff=0.65)
     return f" (did you mean {near[0]}=VALUE?)" if near else ""
+
+
+def holders(key: str) -> list[str]:
+    """The choices whose settings have this key, as GROUP=NAME.
+
+    >>> holders("solver.memory")[:2], holders("engine.linear_solve.rank"), holders("solver.memori")
+    (['solver=lbfgs', 'solver=anderson'], ['engine=nystrom', 'engine.linear_solve=nystrom'], [])
+    """
+    group, _, name = key.partition(".")
+    found = []
+    for path in sorted((configs() / group).glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and {name, key} & set(_names(content)):  # by its whole name in a global package
+            found.append(f"{group}={path.stem}")
+    for part, (place, package) in PLACES.items():
+        dotted = place.replace("/", ".")
+        if part != "data" and key.startswith(f"{package or dotted}."):
+            name, entries = key.removeprefix(f"{package or dotted}."), choices(configs(), part)
+            found += [f"{dotted}={choice}" for choice, entry in entries.items() if name in _names(entry["node"])]
+    return list(dict.fromkeys(found))
 
 
 def _rank(name: str) -> int:

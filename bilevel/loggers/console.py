@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +13,7 @@ from bilevel.loggers.base import Logger, Run, brief, plain
 from bilevel.loggers.baselines import baseline_in_words
 
 WIDE = 100  # columns from which on more than the loss is shown
+REDRAWN = 2  # times a second: the clock shows seconds
 COST = ("seconds_total", "seconds_per_step", "steps", "steps_skipped", "steps_shortened", "retries")
 COMPILATION = ("seconds_tracing", "seconds_lowering", "seconds_compiling")
 RUN = (
@@ -24,7 +26,8 @@ class Console(Logger):
     """A progress line during the run and a table of the summary at its end, on stderr or in the cell of a notebook.
 
     Silent where there is neither a terminal nor a notebook. ``every`` is the least number of seconds between two
-    updates. At any width the count of steps, the time and the outer loss stay visible; a wide terminal shows more.
+    updates. At any width the count of steps, the time and the outer loss stay visible; a wide terminal shows more. On a
+    terminal the time goes on within a phase, because a clock that stands still looks like a program that hangs.
     """
 
     shown = ("outer/grad_norm", "inner/steps")
@@ -48,12 +51,14 @@ class Console(Logger):
             *([BarColumn(bar_width=16)] if self.terminal.width >= WIDE else []),
         )
         silent = not self.seen or self.terminal.is_jupyter
-        self.progress = Progress(*columns, console=self.terminal, auto_refresh=False, transient=True, disable=silent)
+        self.progress = Progress(
+            *columns, console=self.terminal, refresh_per_second=REDRAWN, transient=True, disable=silent
+        )
+        self.bar = self.progress.add_task(run.name, total=run.steps, completed=step, metrics="")
         self.progress.start()
-        self.bar = self.progress.add_task(run.name, total=run.steps, completed=step, metrics="compiling")
         self.cell = Cell(run) if self.terminal.is_jupyter else None
         self.completed, self.profile = step, run.profile
-        self.tell("compiling")
+        self.phase("compiling")
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         self.completed = step + 1
@@ -63,16 +68,16 @@ class Console(Logger):
         text = "  ".join(f"{name} {brief(metrics[name])}" for name in ("outer/loss", *shown) if name in metrics)
         self.tell(text)
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str | Phase) -> None:
         """Shows the steps done with a text beside them."""
         if self.cell is not None:
-            self.cell.show(self.completed, text)
+            self.cell.show(self.completed, text.name if isinstance(text, Phase) else text)
         else:
             self.progress.update(self.bar, completed=self.completed, metrics=text, refresh=True)
         self.updated = time.monotonic()
 
     def phase(self, name: str) -> None:
-        self.tell(name)
+        self.tell(Phase(name, time.monotonic()))
 
     def figure(self, name: str, figure: Any) -> None:
         """Nothing: a terminal shows no figures."""
@@ -84,6 +89,17 @@ class Console(Logger):
             self.cell.clear()
         if self.seen:
             self.terminal.print(table(plain(summary), self.profile))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is done beside the steps, with its own time: as text it tells the seconds up to now."""
+
+    name: str
+    began: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {time.monotonic() - self.began:.0f} s"
 
 
 class Cell:
@@ -108,10 +124,12 @@ def table(summary: Mapping[str, Any], profile: bool = False) -> Any:
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    parts = list(groups(summary, profile))
+    several = any(len(row) > 2 for group in parts for row in group)  # an interrupted run has one value for each name
+    made = Table(box=box.SIMPLE_HEAD if several else None, show_header=several, header_style="bold", pad_edge=False)
     for heading in ("", "result", "start", "last step"):
         made.add_column(heading, justify="left" if heading == "" else "right")
-    for group in groups(summary, profile):
+    for group in parts:
         for row in group:
             made.add_row(*(_cell(value) for value in row))
         if group:

@@ -5,18 +5,36 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 
 def overrides_of(directory: Path) -> list[str]:
-    """The overrides that started the run in ``directory``, as they were typed; [] where none are recorded."""
-    path = directory / ".hydra" / "overrides.yaml"
+    """The overrides that started the run in ``directory``, as they were typed; [] where none are recorded. A folder of
+    the user's settings (``--config-dir``) stands before them, because they name files in it."""
+    found = _content(directory / ".hydra" / "overrides.yaml")
+    return [*_own_settings(directory), *typed([str(one) for one in found])] if isinstance(found, list) else []
+
+
+def _own_settings(directory: Path) -> list[str]:
+    """The flag that named a folder of settings when the run started; [] where there was none."""
+    recorded = _content(directory / ".hydra" / "hydra.yaml")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except (yaml.YAMLError, UnicodeDecodeError):
+        sources = recorded["hydra"]["runtime"]["config_sources"]
+        own = [Path(one["path"]) for one in sources if one["provider"] == "command-line"]
+    except (KeyError, TypeError):
         return []
-    return typed([str(one) for one in found]) if isinstance(found, list) else []
+    here = Path.cwd()
+    return [f"--config-dir={place.relative_to(here) if place.is_relative_to(here) else place}" for place in own]
+
+
+def _content(path: Path) -> Any:
+    """What a YAML file holds; None where it is missing or cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
 
 
 def typed(overrides: Sequence[str]) -> list[str]:

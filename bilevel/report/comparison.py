@@ -19,8 +19,11 @@ from bilevel.report.words import headline_of
 MOST = COLORS  # runs whose curves share a chart: the best
 WORDS = 30  # letters of the values that tell a run apart, up to which they stand in a legend
 MANY = 6  # settings that differ stand in the table of results up to so many, more in a table of their own
-UNTOLD = ("task", "report", "logger", "data.root")  # the task has a column; the others change no result
-UNCOMPARED = ("reduced", "preferred", "hydra", "resume", "fork", "run", "compilation_cache", "progress", "debug")
+SILENT = ("compilation_cache", "progress", "debug")  # settings that change no result
+UNTOLD = ("task", "report", "logger", "data.root", *SILENT)  # the task has a column; the others change no result either
+UNCOMPARED = ("reduced", "preferred", "hydra", "resume", "fork", "run", *SILENT)
+GAP = 2  # columns of the terminal between two of the table
+LEAST = ("error of gradient", "seconds", "steps")  # the columns that a narrow terminal leaves out first, in this order
 
 
 def sections_of(runs: Sequence[RecordedRun]) -> str:
@@ -144,11 +147,15 @@ def as_csv(runs: Sequence[RecordedRun]) -> str:
 
 
 def as_text(runs: Sequence[RecordedRun], width: int = 0) -> str:
-    """The table for a terminal, best first; at most ``width`` columns where that is positive."""
+    """The table for a terminal, best first. Where ``width`` is positive and too small, columns are left out: the task
+    if it is the same in all runs, then those of the cost; what is still too long is cut."""
     ordered = ranked(runs)
     columns, rows = comparison(ordered, distinctions(ordered))
-    widths = [max(len(row[k]) for row in [columns, *rows]) for k in range(len(columns))]
-    lines = [
-        "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in [columns, *rows]
-    ]
+    found = {name: [name, *(row[number] for row in rows)] for number, name in enumerate(columns)}
+    same = ["task"] if len({task_of(run.record) for run in ordered}) == 1 else []
+    for name in (*same, *LEAST):
+        if 0 < width < sum(max(map(len, cells)) + GAP for cells in found.values()) - GAP:
+            del found[name]
+    sized = [[cell.ljust(max(map(len, cells))) for cell in cells] for cells in found.values()]
+    lines = [(" " * GAP).join(cells).rstrip() for cells in zip(*sized, strict=True)]
     return "\n".join(line[:width] if width > 0 else line for line in lines)

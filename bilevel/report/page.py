@@ -26,7 +26,7 @@ def page(runs: Sequence[RecordedRun], refresh: int = 0) -> str:
     if len(runs) == 1:
         return document(achieved(runs[0].record), whole(runs[0]), refresh)
     folded = (
-        f"<details><summary>{escape(run.name)}: {escape(achieved(run.record))}</summary>{whole(run)}</details>"
+        f"<details><summary>{escape(run.folder.name)}: {escape(achieved(run.record))}</summary>{whole(run)}</details>"
         for run in comparison.ranked(runs)[:WHOLE]
     )
     heading = "each run" if len(runs) <= WHOLE else f"the {WHOLE} best of {len(runs)} runs"

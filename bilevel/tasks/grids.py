@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
 
 
 def lowest(losses: Iterable[Any], what: str) -> int:
@@ -35,21 +32,21 @@ def lowest(losses: Iterable[Any], what: str) -> int:
 
 
 class Highest(NamedTuple):
-    """The best of scores that are traced, where nothing can be raised or warned of."""
+    """The best of scores, of which some or all may be no finite numbers."""
 
-    index: jax.Array  # of the raveled scores; 0 where none is finite
-    score: jax.Array  # NaN where none is finite
-    left_out: jax.Array  # how many are not finite
+    index: int  # 0 where none is finite
+    score: float  # NaN where none is finite
+    left_out: int  # how many are not finite
 
 
-def highest(scores: jax.Array) -> Highest:
-    """The highest of the finite scores, because NaN is the highest of all for `jnp.argmax`.
+def highest(scores: Sequence[float]) -> Highest:
+    """The highest of the finite scores, because NaN is the highest of all for `numpy.argmax`.
 
-    >>> best = highest(jnp.array([1.0, jnp.nan, 2.0]))
-    >>> int(best.index), float(best.score), int(best.left_out)
-    (2, 2.0, 1)
+    >>> highest([1.0, float("nan"), 2.0])
+    Highest(index=2, score=2.0, left_out=1)
     """
-    usable = jnp.isfinite(scores)
-    index = jnp.argmax(jnp.where(usable, scores, -jnp.inf))
-    score = jnp.where(jnp.any(usable), jnp.ravel(scores)[index], jnp.nan)
-    return Highest(index, score, jnp.sum(~usable))
+    usable = [index for index, score in enumerate(scores) if math.isfinite(score)]
+    if not usable:
+        return Highest(0, math.nan, len(scores))
+    index = max(usable, key=scores.__getitem__)
+    return Highest(index, scores[index], len(scores) - len(usable))

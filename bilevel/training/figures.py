@@ -62,6 +62,7 @@ def style() -> Any:
     settings: Any = {
         **{"axes.prop_cycle": cycler(color=COLORS), "axes.spines.top": False, "axes.spines.right": False},
         **{"font.size": 9.0, "axes.titlesize": 9.0, "legend.fontsize": 8.0, "legend.frameon": False},
+        **{"figure.titlesize": 10.0, "figure.labelsize": 9.0},
     }
     return matplotlib.rc_context(settings)
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import bilevel as bl
+from bilevel.training.figures import style
 
 CONDITIONS = (2, 10, 30, 100)
 UNKNOWNS, HYPERPARAMETERS = 80, 4
@@ -107,6 +108,7 @@ def descend(condition: int, arm: str) -> dict[str, float | str]:
     }
 
 
+@style()
 def draw(rows: list[dict], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -114,7 +116,7 @@ def draw(rows: list[dict], path: Path) -> None:
         here = [row for row in rows if row["arm"] == arm]
         axes.loglog([row["condition"] for row in here], [row["work"] for row in here], "-o", label=arm)
     axes.set(xlabel="condition of the inner problem", ylabel="gradients + 2 products to the gap")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -1,19 +1,24 @@
 """Classifiers to compare task-driven dictionary learning with, and what they are judged by. Samples that a fit must not
-see have weight zero, so that every split and every fit shares one compiled program."""
+see have weight zero, so that every split and every fit of a classifier shares one compiled program."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.foundation.compilation import Program
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.penalties import L1, Penalty, Zero
 from bilevel.problem import InnerProblem
 from bilevel.solvers import LBFGS, ProximalGradient, Solver
 from bilevel.tasks.grids import highest
+
+Masks = Mapping[str, Any]  # weights 0 and 1 of the samples, for "train", "validation" and "test"
 
 
 def auc(scores: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
@@ -56,30 +61,40 @@ def classifier(features: int, sparse: bool) -> InnerProblem:
     return InnerProblem(loss=loss, init=init, penalty=penalty, solver=solver)
 
 
+def fits_of(problem: InnerProblem) -> Program:
+    """The program (C, inputs, labels, weight, masks) -> AUC of the classifier, which is fitted to the samples with this
+    weight, on the validation and on the test samples."""
+
+    def judged(
+        c: jax.Array, inputs: jax.Array, labels: jax.Array, weight: jax.Array, masks: Masks
+    ) -> dict[str, jax.Array]:
+        params = problem.solve(1 / (c * jnp.sum(weight)), (inputs, labels, weight)).params
+        return {part: auc(logits_of(params, inputs), labels, masks[part]) for part in ("validation", "test")}
+
+    return Program(judged)
+
+
 class Chosen(NamedTuple):
     """AUC on the validation samples, by which something was chosen, and on the test samples, after a new fit."""
 
-    validation: jax.Array
-    test: jax.Array
-    left_out: jax.Array  # fits whose score is not finite
+    validation: float
+    test: float
+    left_out: int  # fits whose score is not finite
 
 
 def chosen_auc(
-    problem: InnerProblem, inputs: jax.Array, labels: jax.Array, masks: dict, grid: jax.Array, anew: bool = True
+    fits: Program, inputs: jax.Array, labels: jax.Array, masks: Masks, grid: Sequence[float], anew: bool = True
 ) -> Chosen:
-    """The AUC of the classifier whose C of the grid is best on the validation samples; for the test it is fitted
-    ``anew`` on training and validation samples together, or left as it is fitted to the training samples."""
-
-    def score(strength: jax.Array) -> jax.Array:
-        params = problem.solve(strength / jnp.sum(masks["train"]), (inputs, labels, masks["train"])).params
-        return auc(logits_of(params, inputs), labels, masks["validation"])
-
-    both = masks["train"] + masks["validation"] * anew
-    scores = jax.lax.map(score, 1 / grid)
-    best = highest(scores)
-    params = problem.solve(1 / (grid[best.index] * jnp.sum(both)), (inputs, labels, both)).params
-    test = jnp.where(jnp.isnan(best.score), jnp.nan, auc(logits_of(params, inputs), labels, masks["test"]))
-    return Chosen(best.score, test, best.left_out)
+    """The AUC of the classifier of these `fits_of` whose C of the grid is best on the validation samples; for the test
+    it is fitted ``anew`` on training and validation samples together, or left as it is fitted to the training samples.
+    """
+    found = [fits(c, inputs, labels, masks["train"], masks) for c in grid]
+    best = highest([float(one["validation"]) for one in found])
+    if not math.isfinite(best.score):
+        return Chosen(math.nan, math.nan, best.left_out)
+    both = masks["train"] + masks["validation"]
+    last = fits(grid[best.index], inputs, labels, both, masks) if anew else found[best.index]
+    return Chosen(best.score, float(last["test"]), best.left_out)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from bilevel.training.figures import style
+
 HERE = Path(__file__).resolve().parent
 WAYS = {
     "l1": "L1 logistic regression",
@@ -20,6 +22,7 @@ WAYS = {
 }
 
 
+@style()
 def draw(results: Path, picture: Path) -> None:
     """A panel for each data set."""
     with results.open() as stream:
@@ -32,7 +35,7 @@ def draw(results: Path, picture: Path) -> None:
             spread = np.linspace(-0.12, 0.12, len(values))
             axes.plot(place + spread, values, "o", color="0.7", markersize=4)
             width = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-            axes.errorbar(place, values.mean(), width, fmt="s", color="tab:blue", capsize=4)
+            axes.errorbar(place, values.mean(), width, fmt="s", color="C0", capsize=4)
         axes.axhline(0.5, color="black", linestyle="--", linewidth=0.8)
         axes.set(title=data, xticks=range(len(WAYS)))
         axes.set_xticklabels([name.replace(" ", "\n") for name in WAYS.values()], fontsize=7)

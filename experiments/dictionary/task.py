@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +12,7 @@ from bilevel import data as data_sets
 from bilevel.foundation.typing import HParams, Key
 from bilevel.task import Headline, Task
 
-from .comparison import chosen_auc, classifier, interval, masks_of
+from .comparison import chosen_auc, classifier, fits_of, interval, masks_of
 from .sparse_codes import coding, unsupervised
 from .task_driven import GRID, Samples, compared_splits, levels, with_head
 
@@ -79,9 +78,9 @@ def dictionary(
         return summary_of(list(compared_splits(found, atoms, strength, splits, steps, learning_rate)))
 
     def on_all_genes() -> dict[str, float]:
-        chosen = jax.jit(partial(chosen_auc, classifier(inputs.shape[1], sparse=False), anew=False))
-        fit = chosen(inputs, labels, parts, jnp.asarray(GRID))
-        return {"baseline/test/auc": float(fit.test), "baseline/validation/auc": float(fit.validation)}
+        fits = fits_of(classifier(inputs.shape[1], sparse=False))
+        best = chosen_auc(fits, inputs, labels, parts, GRID, anew=False)
+        return {"baseline/test/auc": best.test, "baseline/validation/auc": best.validation}
 
     if not splits:
         words = {"baseline/test/auc": f"of all {inputs.shape[1]:,} genes with the best penalty of a grid"}

@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from bilevel.training.figures import style
+
 HERE = Path(__file__).resolve().parent
 # test accuracy on 10,000 images after training on 60,000, read from the titles of figures in the author's notebooks
 AUTHOR = {
     "0.05": ([0, 10, 20, 30, 40], [68.44, 84.67, 86.02, 86.24, 86.47]),
     "0.1": ([0, 500, 1000, 1500], [68.00, 85.05, 85.30, 85.34]),
 }
-COLORS = {"1e-3": "tab:blue", "0.05": "tab:orange", "0.1": "tab:green"}
+COLORS = {"1e-3": "C0", "0.05": "C1", "0.1": "C2"}
 
 
+@style()
 def draw(results: Path, picture: Path) -> None:
     """Learning curves of results.csv."""
     with results.open() as stream:
@@ -40,10 +43,11 @@ def draw(results: Path, picture: Path) -> None:
     real = [100 * float(line["value"]) for line in lines if line["run"] == "real images"]
     axes.axhline(real[0], color="black", linestyle="--", linewidth=1, label="softmax regression on all real images")
     axes.set(xlabel="outer step", ylabel="held-out accuracy, %", ylim=(60, 94))
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(loc="lower right")
     figure.savefig(picture, dpi=130)
 
 
+@style()
 def draw_images(learned: dict[str, np.ndarray], picture: Path) -> None:
     """A row of learned images for each regularisation."""
     figure = Figure(figsize=(11, 1.3 * len(learned)), layout="constrained")

@@ -11,17 +11,20 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from bilevel.training.figures import style
+
 HERE = Path(__file__).resolve().parent
 FLOOR = 1e-6  # results.csv has six digits
 
 
+@style()
 def draw(results: Path, picture: Path) -> None:
     """Relative deviation of the L1 norm of d positions / d diameter from that at the polished equilibrium."""
     with results.open() as stream:
         lines = list(csv.DictReader(stream))
     figure = Figure(figsize=(8.4, 3.7), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, kind, color in zip(panels, ("implicit", "unrolled"), ("tab:blue", "tab:red"), strict=True):
+    for axes, kind, color in zip(panels, ("implicit", "unrolled"), ("C0", "C1"), strict=True):
         for seed in dict.fromkeys(line["seed"] for line in lines):
             chosen = [line for line in lines if line["seed"] == seed]
             off = [abs(float(line[kind]) / float(line["reference"]) - 1) for line in chosen]

@@ -22,6 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import bilevel as bl
+from bilevel.training.figures import style
 from experiments.peers import common
 
 PEERS = ("celer", "sparho", "jaxopt")
@@ -140,6 +141,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+@style()
 def draw(rows: list[dict[str, Any]], picture: Any) -> None:
     """Error against seconds, an axes for each problem, all with the same limits and one legend."""
     places = list(dict.fromkeys((row["problem"], row["fraction"]) for row in rows))
@@ -157,7 +159,7 @@ def draw(rows: list[dict[str, Any]], picture: Any) -> None:
         axes.remove()
     figure.supxlabel("seconds, value and derivative")
     figure.supylabel("relative error of the derivative")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(picture, dpi=120)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import bilevel as bl
+from bilevel.training.figures import style
 from experiments.peers import common
 
 PEERS = ("qpax", "jaxopt", "cvxpylayers")
@@ -133,6 +134,7 @@ def rows_of(found: dict[str, common.Timed], truth: np.ndarray, solutions: np.nda
     ]
 
 
+@style()
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     """Error against time: to the left and down is better."""
     figure = Figure(figsize=(7, 4.6), layout="constrained")
@@ -143,7 +145,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     axes.axhline(ERROR, color="black", linestyle="--", linewidth=0.8)
     common.plain_ticks(axes.xaxis)
     axes.set(xlabel="seconds, 64 solutions and the gradient", ylabel="relative error of the gradient")
-    axes.legend(frameon=False)
+    axes.legend()
     figure.savefig(picture, dpi=120)
 
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from bilevel.training.figures import style
 from experiments.common import parser
 from experiments.peers import common
 from experiments.peers.qp import data, reference, slope
@@ -99,6 +100,7 @@ def rows_of(shape: tuple[int, int, int], rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+@style()
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -106,7 +108,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
         chosen = [row for row in rows if row["arm"] == arm]
         axes.plot([row["shape"] for row in chosen], [row["seconds"] for row in chosen], "o-", label=arm)
     axes.set(yscale="log", xlabel="programs x unknowns", ylabel="seconds, solutions and the gradient")
-    axes.legend(frameon=False)
+    axes.legend()
     figure.savefig(picture, dpi=120)
 
 

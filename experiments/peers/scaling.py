@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import bilevel as bl
+from bilevel.training.figures import style
 from experiments.peers import common
 
 STEPS = (10, 30, 100, 300, 1000, 3000, 10_000)
@@ -110,6 +111,7 @@ def exponent(rows: list[dict[str, Any]], half: bool = False) -> float:
     return float(np.polyfit(sizes, values, 1)[0])
 
 
+@style()
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     labels = {"memory": "bytes", "hyperparameters": "seconds", "unknowns": "seconds"}
@@ -123,7 +125,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
             axes.set_ylim(min(low, high / 10), high)  # at least a decade, or noise looks like growth
             common.plain_ticks(axes.yaxis)
         axes.set(xlabel="inner steps" if part == "memory" else part, ylabel=label)
-        axes.legend(frameon=False)
+        axes.legend()
     figure.savefig(picture, dpi=120)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import bilevel as bl
+from bilevel.training.figures import style
 from experiments.peers import common
 from experiments.peers.search_problems import HIGH, LOW, PROBLEMS
 from experiments.peers.served.outer import descend
@@ -175,6 +176,7 @@ def rows_of(name: str, arms: dict[str, list[Curve]]) -> list[dict[str, Any]]:
     return rows
 
 
+@style()
 def draw(found: dict[str, dict[str, list[Curve]]], picture: Path) -> None:
     figure = Figure(figsize=(4.5 * len(found), 7), layout="constrained")
     for column, (name, arms) in zip(figure.subplots(2, len(found), squeeze=False).T, found.items(), strict=True):
@@ -188,7 +190,7 @@ def draw(found: dict[str, dict[str, list[Curve]]], picture: Path) -> None:
             axes.set(xlabel=along, ylabel="best validation loss")
             axes.yaxis.set_minor_formatter("{x:.2g}")
         column[0].set_title(name)
-        column[0].legend(frameon=False, fontsize=8)
+        column[0].legend()
     figure.savefig(picture, dpi=120)
 
 

@@ -41,6 +41,7 @@ from sklearn.svm import SVC
 
 import bilevel as bl
 from bilevel.sklearn import HypergradientSearchCV
+from bilevel.training.figures import style
 
 RESULTS = Path(__file__).parent / "results" / "sklearn.csv"
 FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "sklearn_penalties.png"
@@ -169,6 +170,7 @@ def separate(name: str, splits: int) -> Iterator[dict[str, Any]]:
             yield row
 
 
+@style()
 def draw() -> None:
     """The penalty of each feature of the first sparse problem, with the guard and without, in docs/figures."""
     (x, y), _ = sparse(0)
@@ -184,7 +186,7 @@ def draw() -> None:
     axes.axhline(1 / single.best_params_["C"], color="0.6", label="the best single value", zorder=0)
     axes.axvspan(-0.5, 5.5, color="0.92", zorder=-1, label="features with a coefficient")
     axes.set(xlabel="feature", ylabel="penalty 1 / C", yscale="log", xlim=(-1, len(places)))
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.legend(ncols=2)
     figure.savefig(FIGURE, dpi=150)
 
 

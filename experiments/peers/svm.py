@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 import bilevel as bl
 from bilevel.data.embedded import made
+from bilevel.training.figures import style
 from experiments.peers import common
 
 PEERS = ("jaxopt",)
@@ -161,17 +162,18 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+@style()
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     sizes = sorted({row["samples"] for row in rows})
     for axes, samples in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
         table = [line for line in summary(rows) if line["samples"] == samples]
-        for name, style in (("jaxopt opaque", "C1-s"), ("jaxopt Gram", "C1--s"), ("opaque", "C0-o"), ("Gram", "C0--o")):
+        for name, line in (("jaxopt opaque", "C1-s"), ("jaxopt Gram", "C1--s"), ("opaque", "C0-o"), ("Gram", "C0--o")):
             package = f"JAXopt (error {PEER_ERROR:g})" if "jaxopt" in name else f"bilevel (error {ERROR:g})"
             label = f"{package}, {name.split()[-1]}"
-            axes.loglog([line["features"] for line in table], [line[name] for line in table], style, label=label)
+            axes.loglog([row["features"] for row in table], [row[name] for row in table], line, label=label)
         axes.set(xlabel="features", ylabel="seconds, value and hypergradient", title=f"{samples} samples")
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(fontsize=7, handlelength=3.5)
     figure.savefig(picture, dpi=120)
 
 

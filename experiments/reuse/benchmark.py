@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 import bilevel as bl
 from bilevel.tasks import hyperclean
+from bilevel.training.figures import style
 from experiments import common
 
 COLUMNS = ("problem", "solver", "inner_steps", "reuse", "adjoint_steps", "products", "factorizations", "cpu_seconds")
@@ -109,6 +110,7 @@ def measured(task: bl.Task, linear_solve: bl.linear_solve.LinearSolver, reuse: b
     return [int(report.inner_steps), reuse, *(int(number) for number in counts), f"{min(seconds):.3f}"]
 
 
+@style()
 def draw(out: Path) -> None:
     rows = common.read(out / "results.csv")
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -119,7 +121,7 @@ def draw(out: Path) -> None:
         axes.bar(np.arange(len(products)) + shift, products, 0.4, label=f"reuse={reuse}")
     axes.set_xticks(range(len(labels)), labels, fontsize=7)
     axes.set(yscale="log", ylabel="products with the Hessian")
-    axes.legend(frameon=False)
+    axes.legend()
     figure.savefig(out / "reuse.png", dpi=120)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bilevel.training.figures import COLORS
+from bilevel.training.figures import COLORS, style
 from experiments import common
 
 AXES = (("calls", "oracle calls"), ("seconds", "processor seconds"))
@@ -14,6 +14,7 @@ DASHES = ("-", "--", ":")  # because 17 colours cannot be told apart, and 8 with
 FIGURES = (("suboptimality", "value - least value"), ("gradient_norm", "norm of the hypergradient"))
 
 
+@style()
 def draw(results: Path, out: Path) -> None:
     """A picture for each problem."""
     rows = common.read(results)
@@ -31,7 +32,7 @@ def draw(results: Path, out: Path) -> None:
                 axes.set(xlabel=name, yscale="log", xscale="log")
             line[0].set_ylabel(label)
         figure.suptitle(f"{problem}: the best step sizes of the grid for each engine")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center")
         figure.savefig(out / f"{problem}.png", dpi=110)
 
 

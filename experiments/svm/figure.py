@@ -6,15 +6,20 @@ python experiments/svm/figure.py
 from __future__ import annotations
 
 import csv
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from bilevel.training.figures import COLORS, style
+
 HERE = Path(__file__).resolve().parent
+NINE = (*COLORS, "#882255")  # there are nine arms
 STYLES = {"implicit": "-o", "unrolled": "--s", "plain scan": ":^"}
 
 
+@style()
 def draw(results: Path, picture: Path) -> None:
     """Three panels; those of time and memory are left out where nothing was timed."""
     with results.open() as stream:
@@ -31,20 +36,22 @@ def draw(results: Path, picture: Path) -> None:
     panels[0].tick_params(axis="y", labelsize=7)
     for axes, quantity in zip(panels[1:], ("cpu seconds", "bytes"), strict=False):
         chosen = [line for line in lines if line["quantity"] == quantity]
-        for arm in dict.fromkeys((line["solver"], line["mapping"], line["engine"]) for line in chosen):
+        arms = dict.fromkeys((line["solver"], line["mapping"], line["engine"]) for line in chosen)
+        for arm, color in zip(arms, cycle(NINE), strict=False):
             own = [line for line in chosen if (line["solver"], line["mapping"], line["engine"]) == arm]
             label = " / ".join(arm).replace("_", " ")
             axes.loglog(
                 [int(line["features"]) for line in own],
                 [float(line["value"]) for line in own],
                 STYLES[arm[2]],
+                color=color,
                 label=label,
             )
         axes.set(xlabel="features", ylabel=quantity)
     if timed:
         panels[1].set_title("processor time of a hypergradient")
         panels[2].set_title("memory beside arguments and results")
-        panels[2].legend(frameon=False, fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        panels[2].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(picture, dpi=120)
 
 

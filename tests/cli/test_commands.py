@@ -50,6 +50,8 @@ def test_each_list_has_a_line_for_each_name(name, capsys):
     assert lines == rows(GROUPS[name]) and len(lines) >= 4
     assert all(len(line) <= 110 and re.match(r"[\w./]+=\S+ +\S", line) for line in lines), lines
     assert name == "optimizers" or not any(line.endswith("...") for line in lines)  # ours fit; optax's are cut
+    show([], {})
+    assert re.search(rf"^{name} +{len(lines)} ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_help_names_the_commands():

@@ -10,6 +10,7 @@ from bilevel.cli.arguments import translate
 from bilevel.cli.doctor import command
 from bilevel.cli.sentences import SettingsError
 from bilevel.loggers import read_json_lines
+from bilevel.report.commands import overrides_of
 
 TROUBLE = '''
 import jax
@@ -147,6 +148,17 @@ def test_the_command_replaces_what_it_changes():
     given = ["task=ridge", "engine=implicit_cg", "engine.linear_solve.tol=1e-3", "solver.tol=1e-2"]
     assert command(given, ["engine=implicit_dense"]) == "bilevel task=ridge solver.tol=1e-2 engine=implicit_dense"
     assert command(given, ["solver=auto", "solver.tol=1e-9"]).endswith("tol=1e-3 solver=auto solver.tol=1e-9")
+
+
+def test_the_command_names_the_folder_of_the_users_settings(tmp_path, monkeypatch):
+    place, mine = tmp_path / "run" / ".hydra", tmp_path / "settings"
+    place.mkdir(parents=True)
+    (place / "overrides.yaml").write_text("- task=mine\n")
+    sources = [{"path": "hydra.conf", "provider": "hydra"}, {"path": str(mine), "provider": "command-line"}]
+    (place / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"config_sources": sources}}}))
+    assert overrides_of(place.parent) == [f"--config-dir={mine}", "task=mine"]
+    monkeypatch.chdir(tmp_path)
+    assert command(overrides_of(place.parent), ["seed=1"]) == "bilevel --config-dir=settings task=mine seed=1"
 
 
 def test_the_directory_may_be_a_word_or_a_setting(tmp_path):

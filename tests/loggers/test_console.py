@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,18 @@ def test_count_time_and_loss_stay_visible(width):
     console.phase("baselines")
     assert "baselines" in file.getvalue()
     console.finish(SUMMARY)
+
+
+def test_the_clock_goes_on_within_a_phase():
+    file = io.StringIO()
+    console = Console(file=file, width=80)
+    console.start(Run(name="ridge", steps=4))
+    console.phase("baselines")
+    deadline = time.monotonic() + 60
+    while "baselines 1 s" not in file.getvalue() and time.monotonic() < deadline:  # drawn by a thread of its own
+        time.sleep(0.05)
+    console.finish(SUMMARY)
+    assert "baselines 0 s" in file.getvalue() and "baselines 1 s" in file.getvalue()
 
 
 def told(profile):

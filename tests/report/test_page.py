@@ -11,7 +11,7 @@ import bilevel as bl
 from bilevel.loggers import Run
 from bilevel.report import REPORT, Page, found, page, read
 from bilevel.report.charts import chart
-from bilevel.report.comparison import curves, distinctions
+from bilevel.report.comparison import as_text, curves, distinctions
 from bilevel.report.sections import ended, levels
 
 VOID = ("meta", "img", "br", "line", "path", "polygon", "i")
@@ -88,12 +88,23 @@ def test_runs_are_told_apart_by_what_was_typed(write_run):
     assert "<td>one_step</td>" in html and "<td>engine.tol</td>" in html  # the table of settings is whole
 
 
+def test_a_narrow_terminal_sees_whole_columns_and_first_the_results(write_run):
+    folders = [write_run(f"{seed}", settings={"seed": seed}, summary={"best_outer_loss": 0.1}) for seed in (1, 2)]
+    runs = found([folders[0].parent])
+    wide, narrow = as_text(runs, 120).splitlines(), as_text(runs, 60).splitlines()
+    assert wide[0].split()[:3] == ["run", "task", "seed"] and "error of gradient" in wide[0]
+    assert narrow[0].split()[:2] == ["run", "seed"] and max(map(len, narrow)) <= 60
+    assert all(line.endswith("completed") for line in (*wide[1:], *narrow[1:])), narrow
+    other = write_run("c", summary={"best_outer_loss": 0.3, "task": "another"})
+    assert "task" in as_text(found([other.parent]), 60).splitlines()[0].split()
+
+
 @pytest.mark.slow
 def test_a_large_sweep_tells_its_best_runs_in_full(write_run):
     folders = [write_run(f"run{k}", steps=2, summary={"best_outer_loss": 1 / (k + 1)}) for k in range(25)]
     html = page(found([folders[0].parent]))
     assert html.count("<h2>hyperparameters found</h2>") == 20 and "the 20 best of 25 runs" in html
-    assert "run24): cleaning" in html and "run4): cleaning" not in html
+    assert "run24: cleaning" in html and "run4: cleaning" not in html
     assert all(f"<td>run{k}</td>" in html for k in range(25))
 
 
