@@ -22,6 +22,7 @@ from bilevel.cli.train import build, use_compilation_cache
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.hypergradients import hypergradient
 from bilevel.foundation.compilation import Program
+from bilevel.foundation.readable import counted
 from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, HParams, Key
 from bilevel.task import PRECISIONS, Task
@@ -121,7 +122,8 @@ def describe(task: Task, hparams: HParams, oracle: Oracle) -> None:
     number = sum(leaf.size for leaf in jax.tree.leaves(hparams))
     unknowns = sum(leaf.size for leaf in jax.tree.leaves(oracle.carry.params))
     print(
-        f"{task.name}: {unknowns} unknowns, {number} hyperparameters; gradient {oracle.scale:.6g} (uncertainty "
+        f"{task.name}: {counted(unknowns, 'unknown')}, {counted(number, 'hyperparameter')}; gradient "
+        f"{oracle.scale:.6g} (uncertainty "
         f"{oracle.uncertainty:.1e}), differences (uncertainty {oracle.spread:.1e}) and dense solve "
         f"{'agree' if oracle.confirmed else 'DISAGREE: the differences count'}"
     )

@@ -15,6 +15,7 @@ from bilevel.cli.ending import short
 from bilevel.cli.sentences import SettingsError
 from bilevel.cli.settings import merged
 from bilevel.cli.train import build, use_compilation_cache
+from bilevel.foundation.readable import counted
 from bilevel.loggers import JsonLines, read_json_lines
 from bilevel.loggers.strict_json import loads
 from bilevel.report.commands import command, overrides_of
@@ -53,7 +54,7 @@ def read(directory: Path, config: DictConfig) -> Record:
 def title(record: Record) -> str:
     """The settings of the run, and how it ended."""
     summary = record.summary
-    sizes = [f"{summary[name]} {name}" for name in ("unknowns", "hyperparameters") if name in summary]
+    sizes = [counted(summary[f"{word}s"], word) for word in ("unknown", "hyperparameter") if f"{word}s" in summary]
     what = f"{summary.get('task', 'a run')} by {summary.get('engine', 'an engine')}, {summary.get('status')}"
     return ", ".join([f"{what} after {len(record.lines)} outer steps", *sizes])
 

@@ -28,7 +28,8 @@ def {name}(*, features: int = 20, noise: float = 1.0, seed: int = 0) -> bl.Task:
     y = x[:, :3].sum(axis=1) + noise * rng.normal(size=300)
     train, validation, test = [(x[part], y[part]) for part in np.split(np.arange(300), 3)]
 
-    # The inner problem: what is solved for given hyperparameters. hparams and batch may be any pytrees.
+    # The inner problem: what is solved for given hyperparameters. hparams and batch may be any pytrees: with a second
+    # hyperparameter, say {{"penalty": ..., "centre": ...}}, change `loss`, `init_hparams` and `natural`.
     def error(params, hparams, batch):
         inputs, targets = batch
         return 0.5 * jnp.mean((inputs @ params - targets) ** 2)
@@ -54,7 +55,7 @@ def {name}(*, features: int = 20, noise: float = 1.0, seed: int = 0) -> bl.Task:
         evaluate=evaluate,
         baselines=baselines,
         headline=bl.Headline("test/loss", against={{"baseline/test/loss": "without a penalty"}}),
-        natural=lambda hparams: {{"penalty": np.exp(hparams)}},
+        natural=lambda hparams: {{"penalty": np.exp(hparams)}},  # for the report: by name, on a scale that people read
     )
 '''
 SETTINGS = """# bilevel --config-dir settings task={name} task.features=30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Iterable
 
@@ -108,7 +109,7 @@ def failed_call(error: BaseException) -> str:
         return failed_call(cause)
     called = re.search(r"call to target '([^']+)'", str(error))
     if isinstance(cause, TypeError) and called and place and (word := unexpected(cause, called[1])):
-        return no_setting(place[1], word)
+        return no_setting(place[1], word, called[1])
     if isinstance(cause, ValueError | OSError) or (cause and type(cause).__module__.startswith("bilevel.")):
         return sentence(cause)
     return f"{where}{type(cause).__name__}: {cause}" if cause else str(error)
@@ -126,9 +127,23 @@ def unexpected(error: TypeError, target: str) -> str:
     return found[1] if found else ""
 
 
-def no_setting(group: str, word: str) -> str:
-    """The sentence for a setting that was added by + and that no target takes."""
-    return f"{group} takes no setting {word}{similar(f'{group}.{word}')}; leave out +{group}.{word}."
+def no_setting(group: str, word: str, target: str = "") -> str:
+    """The sentence for a setting that no target takes. A task's own arguments are the settings that were meant.
+
+    >>> no_setting("task", "feature", "bilevel.tasks.lasso")
+    'task takes no setting feature (did you mean noise_features?); leave out task.feature.'
+    """
+    guess = nearest(word, arguments(target)) if group == "task" else similar(f"{group}.{word}")
+    return f"{group} takes no setting {word}{guess}; leave out {group}.{word}."
+
+
+def arguments(target: str) -> list[str]:
+    """The names of the arguments of a function in a module; [] where they are not known."""
+    module, _, name = target.rpartition(".")
+    try:
+        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return []
 
 
 def without(target: str) -> str:

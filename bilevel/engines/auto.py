@@ -20,6 +20,7 @@ from bilevel.engines.stochastic.single_loop import SOBA
 from bilevel.engines.unrolling.iterative import Forward, Unrolled
 from bilevel.foundation import trees
 from bilevel.foundation.closures import depends
+from bilevel.foundation.readable import counted
 from bilevel.foundation.typing import HParams, LinearMap, PyTree, Scalar
 from bilevel.linear_solve import CG, GMRES, MINRES, Dense, LinearSolver, RandomizedNystrom
 from bilevel.task import Task
@@ -85,7 +86,7 @@ class AutoEngine(Engine):
     def decide(self, task: Task, point: Point) -> tuple[Engine, str]:
         """The engine and the reason for it, in a sentence."""
         facts = facts_of(task, point)
-        size = f"{facts.unknowns} unknowns, {facts.hyperparameters} hyperparameters"
+        size = f"{counted(facts.unknowns, 'unknown')}, {counted(facts.hyperparameters, 'hyperparameter')}"
         if facts.budget or not facts.through_condition:
             few = facts.hyperparameters <= FEW
             engine = Forward(on_failure=self.on_failure) if few else Unrolled(on_failure=self.on_failure)

@@ -63,3 +63,12 @@ def named(function: Any) -> str:
     fields = [(field, getattr(function, field.name)) for field in dataclasses.fields(function) if field.repr]
     told = [f"{field.name}={named(value)}" for field, value in fields if value is not field.default]
     return f"{type(function).__name__}({', '.join(told)})"
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its noun, in the plural unless it is 1.
+
+    >>> counted(1, "unknown"), counted(3500, "unknown")
+    ('1 unknown', '3,500 unknowns')
+    """
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -23,7 +23,7 @@ svg text { font: 13px system-ui, sans-serif; fill: var(--soft); }
 .mark { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 4 4; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .band { fill: var(--c0); opacity: .2; }
-.legend { display: block; } .key { margin-right: 1rem; white-space: nowrap; color: var(--ink); }
+.legend { display: block; } .key { margin-right: 1rem; display: inline-block; max-width: 100%; color: var(--ink); }
 .key i { display: inline-block; width: 1.1rem; height: 3px; margin-right: .35rem; vertical-align: middle; }
 .key svg { display: inline-block; width: 28px; height: 8px; margin-right: .35rem; vertical-align: middle; }
 .kband { background: var(--c0); opacity: .3; height: 10px !important; }

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bilevel.foundation.readable import counted
 from bilevel.loggers.base import FAILED
 from bilevel.report.commands import command
 from bilevel.report.runs import task_of
@@ -133,7 +134,7 @@ def closing(record: Record, given: Sequence[str], folder: str, report: str) -> l
 def solved_problem(summary: dict[str, Any]) -> str:
     """The problem that was solved, in one sentence."""
     number, unknowns = summary.get("hyperparameters"), summary.get("unknowns")
-    sizes = f"{number:,} hyperparameter{'s' if number != 1 else ''}" if isinstance(number, int) else "hyperparameters"
-    inside = f" through an inner problem of {unknowns:,} unknowns" if isinstance(unknowns, int) else ""
+    sizes = counted(number, "hyperparameter") if isinstance(number, int) else "hyperparameters"
+    inside = f" through an inner problem of {counted(unknowns, 'unknown')}" if isinstance(unknowns, int) else ""
     how = f", solved by {summary['solver']}" if "solver" in summary else ""
     return f"{summary.get('task', 'The task')} tunes {sizes}{inside}{how}; gradients by {summary.get('engine', '?')}."

@@ -38,7 +38,11 @@ def found_hparams(task: Task, hparams: HParams) -> dict[str, Any]:
     try:
         told = {str(name): _told(value) for name, value in task.natural(hparams).items()}
     except Exception as error:
-        warnings.warn(f"natural(hparams) could not be told: {type(error).__name__}: {error}", stacklevel=2)
+        warnings.warn(
+            f"The hyperparameters are told as the optimiser sees them, because natural(hparams) of the task failed: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=2,
+        )
         told = {}
     return {"hparams_natural": told} if told else {}
 

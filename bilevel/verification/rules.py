@@ -99,7 +99,7 @@ def changing_face(record: Record) -> Finding | None:
     if max(line.get("inner/residual", 0.0) for line in hits) > 1e-9:
         cure = "Solve the inner problem until the face is identified"
         return Finding("face that keeps changing", evidence, cure, ("solver=auto", "solver.tol=1e-12"))
-    cure = "The outer loss has a kink there: take smaller outer steps"
+    cure = "The outer loss has a kink where the run ends: take smaller outer steps"
     return Finding("face that keeps changing", evidence, cure, smaller_steps(record))
 
 
@@ -118,7 +118,7 @@ def _alternating(record: Record) -> Finding | None:
         f"in {len(hits)} of the last {len(last)} outer steps up to {most} coordinates became zero or ceased to be, and "
         "the outer loss fell no further"
     )
-    cure = "The outer loss has a kink there: take smaller outer steps"
+    cure = "The outer loss has a kink where the run ends: take smaller outer steps"
     return Finding("face that keeps changing", evidence, cure, smaller_steps(record))
 
 

@@ -53,7 +53,7 @@ def test_a_hidden_dependence_is_found(bilevel, folder, seen, verdict, code):
     done = bilevel("command=check", "task._target_=wrong.hidden", f"task.seen={seen}", "engine=implicit")
     assert done.returncode == code, done.stderr
     title, _, line = done.stdout.splitlines()
-    assert title.startswith("hidden: 1 unknowns, 1 hyperparameters; ")
+    assert title.startswith("hidden: 1 unknown, 1 hyperparameter; ")
     assert title.endswith("agree" if not code else "DISAGREE: the differences count")
     assert line.split()[0] == "implicit"
     assert line.split()[-1] == verdict

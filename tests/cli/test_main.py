@@ -206,7 +206,11 @@ def test_settings_of_the_users_own(bilevel, folder):
 def test_an_unknown_argument_of_the_users_task(bilevel):
     done = bilevel(*MINE, "task.colour=3")
     assert done.returncode == 2
-    assert done.stderr.startswith("bilevel: task: TypeError: shrinkage() got an unexpected keyword argument 'colour'")
+    assert done.stderr == "bilevel: task takes no setting colour; leave out task.colour.\n"
+    near = bilevel(*MINE, "task.max_step=3")
+    assert (
+        near.stderr == "bilevel: task takes no setting max_step (did you mean max_steps?); leave out task.max_step.\n"
+    )
 
 
 @pytest.mark.slow

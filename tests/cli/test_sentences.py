@@ -37,7 +37,7 @@ def caused(error, cause):
                 InstantiationException("Error in call to target 'm.f':\nX\nfull_key: optimizer"),
                 TypeError("f() got an unexpected keyword argument 'lr'"),
             ),
-            "optimizer takes no setting lr (did you mean optimizer.learning_rate=VALUE?); leave out +optimizer.lr.",
+            "optimizer takes no setting lr (did you mean optimizer.learning_rate=VALUE?); leave out optimizer.lr.",
         ),
         (
             caused(

@@ -41,7 +41,7 @@ def decide(task, engine=None, hparams=None):
 def test_small_systems_are_factored():
     engine, reason = decide(task_of(quadratic(jnp.arange(1.0, 5.0))))
     assert engine == bl.Implicit(linear_solve=bl.Dense())
-    assert "4 unknowns, 1 hyperparameters" in reason
+    assert "4 unknowns, 1 hyperparameter" in reason
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,12 @@ DARK = "--blink-settings=preferredColorScheme=0"  # what a browser whose user pr
 @pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
 @pytest.mark.parametrize(("width", "number"), [(1280, 1), (390, 1), (390, 3)])
 def test_figures_have_size_and_texts_do_not_overlap(write_run, tmp_path, width, number):
-    """Of one run, and of several that are compared."""
-    html = page([read(write_run(f"run{k}", settings={"seed": k})) for k in range(number)])
+    """Of one run, and of several that are compared; a legend may be wider than a telephone."""
+    words = "with one penalty for all of the classes, the best of a grid"
+    head = {"sentence": "test loss 0.1", "name": "test loss", "value": 0.1, "baselines": {words: 0.5}}
+    told = {"headline": {**head, "against": {"baseline_single_test_loss": words}}, "baseline_single_test_loss": 0.5}
+    html = page([read(write_run(f"run{k}", settings={"seed": k}, summary=told)) for k in range(number)])
+    assert number > 1 or f"held out: {words}" in html
     html = html.replace(POLICY, "").replace("</body>", f"{MEASURE}</body>")  # the page itself allows no script
     found = measured(html, tmp_path / "frame.html", width)
     assert found["width"] <= width

@@ -86,7 +86,7 @@ def test_a_fit_keeps_what_it_found():
     def fail(hparams):
         raise KeyError("penalty")
 
-    with pytest.warns(UserWarning, match="natural\\(hparams\\) could not be told: KeyError"):
+    with pytest.warns(UserWarning, match="natural\\(hparams\\) of the task failed: KeyError"):
         failed = bl.Trainer(optimizer=optax.sgd(0.1), steps=1).fit(replace(task, natural=fail), key=jax.random.key(0))
     assert "hparams_natural" not in failed.summary
     with pytest.raises(StatementError, match="headline"):
