@@ -178,15 +178,22 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
 
 
 def _weights(P: jax.Array, E: jax.Array) -> jax.Array:
-    """The multiple of e'e of each equality e that is added to P where P alone is singular: one of the size of P.
+    """The multiple of e'e of each equality e that is added to P where P alone is singular.
 
-    On the feasible set a sum of squares of equalities is constant, so that neither solution nor multipliers change.
+    On the feasible set a sum of squares of equalities is constant, so that neither solution nor multipliers change. In
+    the dual the directions that P bends weigh e P^{-1} e' and the others the inverse of the multiple, so that a
+    multiple of 1 / (e P^{-1} e'), by the diagonal of P, keeps the matrix of the dual well-conditioned.
     Source: Hestenes, Multiplier and gradient methods, 1969.
     """
     singular = is_lost(jnp.linalg.cholesky(P, symmetrize_input=False), P)
+    diagonal = jnp.diagonal(P)
+    largest = jnp.max(diagonal, initial=0)
+    bent = diagonal > jnp.finfo(P.dtype).eps ** 0.5 * largest
+    dual = jnp.sum(jnp.where(bent, E**2 / jnp.where(bent, diagonal, 1), 0), axis=1)
     sizes = jnp.sum(E**2, axis=1)
-    largest = jnp.max(jnp.diagonal(P), initial=0)
-    return jnp.where(singular & (sizes > 0), largest / jnp.where(sizes > 0, sizes, 1), 0)
+    straight = largest / jnp.where(sizes > 0, sizes, 1)  # of an equality of unknowns without curvature
+    multiple = jnp.where(dual > 0, 1 / jnp.where(dual > 0, dual, 1), straight)
+    return jnp.where(singular & (sizes > 0), multiple, 0)
 
 
 def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_steps: int) -> Answer:
