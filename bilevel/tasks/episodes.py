@@ -78,15 +78,15 @@ def split_alphabets(classes: Classes, held_out: int, shape: Shape, seed: int) ->
     if shape.way > numbers.max():
         raise ValueError(
             f"Episodes of task.way={shape.way} classes of one alphabet need one that has as many, and the largest has "
-            f"{numbers.max()}: lower way, or choose task.episodes=mixed."
+            f"{numbers.max()}: lower way, or choose task.protocol=mixed."
         )
     order = np.random.default_rng(seed).permutation(np.flatnonzero(numbers >= shape.way))
     apart = order[: int(np.searchsorted(np.cumsum(numbers[order]), held_out)) + 1] if held_out else order[:0]
     unseen = np.isin(classes.groups, apart)
-    if (~unseen).sum() < shape.way:
+    if (left := (~unseen).sum()) < shape.way:
         raise ValueError(
-            f"task.held_out={held_out} leaves {(~unseen).sum()} classes to learn from, fewer than task.way={shape.way}:"
-            " lower one of them."
+            f"task.held_out={held_out} holds out whole alphabets, which leaves {left} classes to learn from, "
+            f"fewer than task.way={shape.way}: lower one of them, or choose task.protocol=mixed."
         )
     refuse_few_images(shape, classes.images.shape[1])
     return Classes(*(part[~unseen] for part in classes)), Classes(*(part[unseen] for part in classes))

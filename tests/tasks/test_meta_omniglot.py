@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 import bilevel as bl
 from bilevel.tasks import episodes, few_shot_tests, heads, meta_omniglot
-from bilevel.tasks.meta_omniglot import guesses, nearest
+from bilevel.tasks.meta_omniglot import NETWORKS, guesses, nearest
 
 SMALL: dict[str, Any] = {
     "data": "digits", "way": 3, "shots": 2, "queries": 2, "lanes": 2, "held_out": 4, "rotations": False, "pool": 1,
@@ -125,6 +125,7 @@ def test_the_published_runs_are_twenty_episodes_of_twenty_characters(data_root):
         ({"shots": 500}, "need 502 images of a class"),
         ({"pool": 3}, "task.pool=3"),
         ({"held_out": 0}, "leaves no class to test on"),
+        ({"protocol": "runs"}, "holds out whole alphabets, which leaves 0 classes"),
         ({"protocol": "alphabets"}, "task.protocol=alphabets: choose one of mixed, runs"),
         ({"head": "tree"}, "task.head=tree: choose one of ridge, svm"),
         ({"network": "deep"}, "task.network=deep: choose one of small, wide"),
@@ -171,3 +172,22 @@ def test_averaged_features_are_as_long_as_those_of_the_image():
     assert_allclose(jnp.sum(several**2, axis=1), jnp.sum(images**2, axis=(1, 2)), rtol=1e-5)
     assert_allclose(few_shot_tests.averaged(plain, 2, 0.0)((), images), plain((), images), rtol=1e-5)
     assert not np.allclose(several, plain((), images), atol=1e-2)
+
+
+@pytest.mark.slow
+def test_the_episodes_of_a_step_are_a_function_of_the_key_and_the_step(data_root):
+    """With warps too, which are drawn anew for each image."""
+    settings: dict[str, Any] = {"protocol": "runs", "network": "wide", "warp": 1.0, "way": 3, "lanes": 2}
+    task = meta_omniglot(root=str(data_root), **settings)
+    draw = lambda key, step: task.batches(jax.random.key(key), step)[1]
+    one, same = draw(0, 5), jax.jit(draw)(0, 5)
+    jax.tree.map(lambda left, right: assert_allclose(left, right, atol=1e-5), one, same)
+    for other in (draw(0, 6), draw(1, 5)):
+        assert not np.allclose(one.support, other.support, atol=1e-2)
+    assert not np.allclose(one.support[0, 0], one.query[0, 0], atol=1e-2)
+    hparams = task.init_hparams(jax.random.key(0))
+    from bilevel.networks.convolutional import Convolutional
+
+    wide = Convolutional(**NETWORKS["wide"])
+    features = jnp.asarray(wide.apply({"params": hparams["network"]}, one.support[0]))
+    assert_allclose(jnp.linalg.norm(features, axis=1), 1, rtol=1e-5)
