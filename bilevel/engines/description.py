@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from bilevel.foundation.readable import amount
+from bilevel.foundation.readable import amount, counted
 from bilevel.foundation.status import REMEDIES, Code
 
 CLAIMS = {
@@ -22,7 +22,7 @@ def line(report: Any) -> str:
     if isinstance(report.status.code, Tracer):
         return "Report(traced: values are known outside of jit and vmap)"
     solves = ", ".join(
-        f"{name} {getattr(report, f'{name}_status').name} in {amount(getattr(report, f'{name}_steps'))} steps "
+        f"{name} {getattr(report, f'{name}_status').name} in {counted(getattr(report, f'{name}_steps'), 'step')} "
         f"(residual {amount(getattr(report, f'{name}_residual'))})"
         for name in ("inner", "adjoint")
     )
@@ -71,5 +71,5 @@ def _verdict(report: Any) -> str:
 
 def _solve(report: Any, name: str) -> str:
     status, steps, residual = (getattr(report, f"{name}_{part}") for part in ("status", "steps", "residual"))
-    end = f"after {amount(steps)} steps at a relative residual of {amount(residual)}"
+    end = f"after {counted(steps, 'step')} at a relative residual of {amount(residual)}"
     return f"The {name} solve ended with status {status.name} {end}."

@@ -65,10 +65,11 @@ def named(function: Any) -> str:
     return f"{type(function).__name__}({', '.join(told)})"
 
 
-def counted(number: int, word: str) -> str:
-    """A number with its noun, in the plural unless it is 1.
+def counted(number: Any, word: str) -> str:
+    """A number with its noun, in the plural unless it is 1; of arrays and traced values as `amount` tells them.
 
-    >>> counted(1, "unknown"), counted(3500, "unknown")
-    ('1 unknown', '3,500 unknowns')
+    >>> counted(1, "unknown"), counted(3500, "unknown"), counted(np.array([3, 12]), "step")
+    ('1 unknown', '3,500 unknowns', 'up to 12 steps')
     """
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+    told = f"{number:,}" if isinstance(number, int) else amount(number)
+    return f"{told} {word}{'' if told == '1' else 's'}"

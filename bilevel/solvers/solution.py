@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bilevel.foundation.readable import amount, shapes
+from bilevel.foundation.readable import amount, counted, shapes
 from bilevel.foundation.status import GRADES, Status
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.solvers.curvature import order_of
@@ -35,7 +35,7 @@ class Solution(NamedTuple):
     def __repr__(self) -> str:
         dual = "" if self.dual is None or not jax.tree.leaves(self.dual) else f", dual {shapes(self.dual)}"
         return (
-            f"Solution({self.status!r} after {amount(self.steps)} steps, residual {amount(self.residual)}; "
+            f"Solution({self.status!r} after {counted(self.steps, 'step')}, residual {amount(self.residual)}; "
             f"params {shapes(self.params)}{dual})"
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bilevel.foundation.readable import shapes
+from bilevel.foundation.readable import counted, shapes
 from bilevel.foundation.typing import Counts, HParams, Params
 from bilevel.training import saved
 from bilevel.training.figures import drawn
@@ -38,9 +38,9 @@ class Result:
         summary = self.summary
         head = (summary.get("headline") or {}).get("sentence", f"outer loss {summary.get('best_outer_loss')}")
         return (
-            f"Result({summary.get('task')!r}, {summary.get('status')} after {len(self.metrics)} steps: {head}; "
-            f"step {summary.get('best_step')} chosen by {summary.get('chosen_by')}; hparams {shapes(self.hparams)}, "
-            f"params {shapes(self.params)})"
+            f"Result({summary.get('task')!r}, {summary.get('status')} after {counted(len(self.metrics), 'step')}: "
+            f"{head}; step {summary.get('best_step')} chosen by {summary.get('chosen_by')}; "
+            f"hparams {shapes(self.hparams)}, params {shapes(self.params)})"
         )
 
     def plot(self, name: str = "training") -> Any:

@@ -44,6 +44,11 @@ def read(path: Path | str) -> tuple[dict[str, PyTree], list[dict[str, Any]], dic
         with np.load(path, allow_pickle=False) as file:
             text: Any = loads(bytes(file[META]).decode())
             arrays = {name: file[name] for name in file.files if name != META}
+    except IsADirectoryError as error:
+        raise ValueError(
+            f"{path}: it is a folder, and Result.save(path) writes a file. The folder of a run has its arrays in "
+            "result.npz, for numpy.load, and its figures in summary.json."
+        ) from error
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise ValueError(f"{path}: no result is stored there; Result.save(path) writes one.") from error
     if text.get("format") != FORMAT:

@@ -137,3 +137,5 @@ def test_nothing_is_unpickled_and_what_cannot_be_saved_is_told(tmp_path):
     for path in tmp_path.iterdir():
         with pytest.raises(ValueError, match="no result is stored there"):
             bl.load_result(path)
+    with pytest.raises(ValueError, match="it is a folder, and Result.save"):
+        bl.load_result(tmp_path)
