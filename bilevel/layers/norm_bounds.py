@@ -46,7 +46,7 @@ class Dims(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The unknown t, its bound, the row in which it bounds a norm, and the multiple of the bound that this row gains."""
+    """The unknown t, its bound, the row in which it bounds a norm, and the multiple of the bound that it gains."""
 
     column: int
     row: int
