@@ -139,3 +139,19 @@ def change_of(array: jax.Array) -> jax.Array:
     """Zero, with the derivative of ``array`` where that is finite."""
     finite = jnp.where(jnp.isfinite(array), array, 0)
     return finite - jax.lax.stop_gradient(finite)
+
+
+def after(tree: PyTree, done: PyTree) -> PyTree:
+    """``tree``, unchanged, as something that depends on ``done``.
+
+    Two calls of LAPACK for a batch that do not depend on each other can block the CPU for ever: each holds a thread of
+    the pool while it waits for the others, and with two threads none is left (jaxlib 0.10). A dependence puts them in
+    an order. XLA keeps the product with zero, because of NaN and infinity.
+
+    >>> float(after(jnp.array(2.0), jnp.array([jnp.nan, True])))
+    2.0
+    """
+    total = sum(jnp.sum(jnp.asarray(leaf, float)) for leaf in jax.tree.leaves(done))
+    zero = 0.0 * jnp.where(jnp.isfinite(total), total, 1.0)
+    moves = lambda leaf: leaf + zero.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+    return jax.tree.map(moves, tree)

@@ -14,6 +14,7 @@ from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Scalar
 from bilevel.implicit.attach import attach
 from bilevel.kernels import activity, polish
+from bilevel.kernels.arrays import after
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
 from bilevel.kernels.program_derivative import moving
 from bilevel.kernels.rescue import rescued
@@ -57,9 +58,10 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
     if dense:
         units = activity.units_of(program.P, program.A)
         settled = jax.lax.stop_gradient(polish.settled(arrays, tuple(unknown), units, answer.factors))
+        convex = polish.is_convex(after(program.P, settled.at), settled.by)
+        settled = after(settled, convex)
         unknown = PrimalDual(*settled.at)
         residual = _measure(program, unknown)
-        convex = polish.is_convex(program.P, settled.by)
     else:
         ones = jnp.ones((), q.dtype)
         unknown, residual = improved_at_root(SPARSE_QP, unknown, (*frozen, ones), partial(_measure, program))

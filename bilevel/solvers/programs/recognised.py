@@ -10,6 +10,7 @@ import numpy as np
 
 from bilevel.cones import NonNegative, Product, Zero
 from bilevel.kernels.activity import units_of
+from bilevel.kernels.arrays import after
 from bilevel.kernels.polish import is_convex, settled
 from bilevel.optimality.primal_dual import PrimalDual
 from bilevel.solvers.instance import Instance
@@ -61,9 +62,11 @@ def solve_by_matrices(program: Program, x: jax.Array, solver: ProgramSolver) -> 
     answer = pivoting_program(stated, solver) if is_pivotable(stated) else solver.solve_program(stated)
     data = (curvature, slope, matrices[:p], bounds[:p], matrices[p:], bounds[p:])
     found = settled(data, (answer.x, answer.y[:p], answer.y[p:]), units_of(curvature, matrices), answer.factors)
+    convex = is_convex(after(curvature, found.at), found.by)
+    found = after(found, convex)
     at = Point(*found.at)
     residual = program_residual(stated, at.primal, jnp.concatenate([at.equality_dual, at.inequality_dual]))
     epsilon = float(jnp.finfo(x.dtype).eps)
     floor = epsilon**0.625
-    solved = (residual <= jnp.maximum(solver.tol, floor)) & is_convex(curvature, found.by)
+    solved = (residual <= jnp.maximum(solver.tol, floor)) & convex
     return jax.lax.stop_gradient(Found(at, solved, solved & (residual <= ROUNDING * epsilon), answer.steps))
