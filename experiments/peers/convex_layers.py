@@ -5,7 +5,8 @@
 64 problems of 20 unknowns and 40 samples, a quadratic and a cone program (`served/convex_problems.py`), float64. Timed:
 the solutions and the gradient of a linear function of them in both parameters. The error is that of the derivative
 along a random direction, the median over 8 of the problems, against differences of fourth order of solutions by
-Clarabel at a tolerance of 1e-12. Its accuracy limits them: of the cone program to 3e-5 or so. cvxpylayers runs by each solver that diffcp comes with.
+Clarabel at a tolerance of 1e-12. Its accuracy limits them: of the cone program to 3e-5 or so. cvxpylayers runs by each
+solver that diffcp comes with.
 """
 
 from __future__ import annotations
