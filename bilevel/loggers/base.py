@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LOG = logging.getLogger("bilevel")
-FAILED = ("failed", "interrupted")  # values of `summary["status"]` for a run that did not reach its end
+INTERRUPTED = "interrupted"
+FAILED = ("failed", INTERRUPTED)  # values of `summary["status"]` for a run that did not reach its end
 
 
 class Run(NamedTuple):

@@ -17,7 +17,7 @@ from bilevel.loggers.baselines import baselines_of
 from bilevel.report.charts import Band, Curve, chart
 from bilevel.report.commands import command
 from bilevel.report.runs import RecordedRun
-from bilevel.report.words import headline_of
+from bilevel.report.words import broken_off, headline_of
 from bilevel.training.headline import key, short
 from bilevel.verification import Record, diagnose
 
@@ -76,7 +76,13 @@ def ended(record: Record, name: str, label: str = "") -> Curve:
     curve = _curve(record.lines, name, label)
     end = record.summary.get("steps")
     last = record.summary.get("final_outer_loss" if name == "outer/loss" else f"last_{key(name)}")
-    if not curve.x or not isinstance(end, int) or not isinstance(last, int | float) or curve.x[-1] >= end:
+    if (
+        not curve.x
+        or broken_off(record)
+        or not isinstance(end, int)
+        or not isinstance(last, int | float)
+        or curve.x[-1] >= end
+    ):
         return curve
     return curve._replace(x=[*curve.x, float(end)], y=[*curve.y, float(last)])
 

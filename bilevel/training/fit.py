@@ -11,14 +11,15 @@ from typing import Any
 
 import jax
 
+from bilevel.foundation.readable import counted
 from bilevel.foundation.typing import HParams, Key, Params
 from bilevel.loggers import JsonLines, Run
-from bilevel.loggers.base import by_name, finish_all, plain
+from bilevel.loggers.base import INTERRUPTED, by_name, finish_all, plain
 from bilevel.task import Task
 from bilevel.training.callbacks import Moment, asks_to_end
 from bilevel.training.calls import Entry
 from bilevel.training.checkpoint import Checkpoints
-from bilevel.training.conclusion import concluded, with_baselines
+from bilevel.training.conclusion import broken_off, concluded, with_baselines, with_headline
 from bilevel.training.continuation import Earlier, fingerprint, restored
 from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
@@ -36,7 +37,11 @@ COMPLETED = "completed"  # the status of a run that took all of its steps
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a fit, raised after the state and, with a directory, the result so far (``result.npz``) were
-    saved."""
+    saved. ``result`` is that result: the best step so far, and a summary without baselines."""
+
+    def __init__(self, text: str, result: Result) -> None:
+        super().__init__(text)
+        self.result = result
 
 
 class Fit(Steps):
@@ -50,6 +55,7 @@ class Fit(Steps):
         self.earlier = Earlier()
         self.metrics: list[dict[str, Any]] = []  # of the steps that this process takes
         self.halted = False  # by a callback
+        self.doing = ""  # the phase after the steps
         self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.snapshots = Snapshots(self.directory)
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
@@ -59,7 +65,7 @@ class Fit(Steps):
         """Runs to the last step, or to an early stop; the loggers are closed in any case."""
         self._open(resume, config)
         summary: dict[str, Any] = {}
-        found: dict[str, Any] = {}  # of the steps, where baselines or figures fail or are interrupted
+        found: Result | None = None  # of the steps, where baselines or figures fail or are interrupted
         try:
             with stops_heard() as asked_to_stop:
                 while not self._done():
@@ -67,8 +73,7 @@ class Fit(Steps):
                     if several() and asked_to_stop():
                         raise KeyboardInterrupt
             self._phase("final solve")
-            result = self._conclude()
-            found = result.summary
+            result = found = self._conclude()
             self._keep(result)  # saved before baselines and figures, which may take long and be interrupted
             self._phase("baselines")
             if leads():  # they may need all of the data, of which the other processes hold their part
@@ -81,21 +86,31 @@ class Fit(Steps):
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {**self.sizes(), **found, "status": "interrupted"}
             self._save(force=True)
-            self._keep(self._so_far(summary))
-            done = int(self.state.step)
-            raise Interrupted(f"interrupted after {done} outer step{'s' * (done != 1)}") from interrupt
+            result = self._so_far(found)
+            self._keep(result)
+            summary = result.summary
+            raise Interrupted(self._where(), result) from interrupt
         except (ValueError, RuntimeError) as error:
             if not is_loss(error):
                 raise
             summary = {"task": self.task.name, "status": "failed", "failed_because": str(loss())}
             raise loss() from error
         finally:
-            failed = {} if summary else {**self.sizes(), **found, "status": "failed", "failure": self.failure}
-            finish_all(self.loggers, summary or failed)
+            finish_all(self.loggers, summary or self._failed(found))
+
+    def _failed(self, found: Result | None) -> dict[str, Any]:
+        """The summary of a run that failed, with the figures of its steps where the failure came after them."""
+        return {**self.sizes(), **(found.summary if found else {}), "status": "failed", "failure": self.failure}
+
+    def _where(self) -> str:
+        """Where an interrupted run was."""
+        done = int(self.state.step)
+        during = f", during the phase {self.doing}" if self.doing else ""
+        return f"interrupted after {counted(done, 'outer step')} of {self.trainer.steps:,}{during}"
 
     def _phase(self, name: str) -> None:
+        self.doing = name
         for logger in self.loggers:
             logger.phase(name)
 
@@ -103,12 +118,15 @@ class Fit(Steps):
         if self.directory:
             result.save_arrays(self.directory / "result.npz")
 
-    def _so_far(self, summary: dict[str, Any]) -> Result:
-        """The result of an interrupted run."""
-        state = whole(self.state)
-        best, last = state.best, self.task.inner.primal(state.carry.params)
-        hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (state.hparams, last)
-        return Result(hparams, params, state.hparams, last, self.metrics, summary, self.snapshots.kept)
+    def _so_far(self, found: Result | None) -> Result:
+        """The result of an interrupted run: of its steps where all were taken, else what their record says."""
+        told = {"status": INTERRUPTED}
+        if found is not None:
+            return with_headline(replace(found, summary={**found.summary, **told}), self.task)
+        step = int(self.state.step)  # a step that was interrupted within its record is taken again
+        lines = [line for line in (*self.earlier.read(), *self.metrics) if line["step"] < step]
+        result = broken_off(self.task, lines, whole(self.state), {**self._told(), **told})
+        return replace(result, snapshots=self.snapshots.kept)
 
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 import functools
 from contextlib import ExitStack
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,25 @@ def test_an_interrupted_run_ends_each_record_and_goes_on_where_it_was(tmp_path):
     steps = [step for what, step in again.told if what == "log"]
     assert again.told[0] == ("start", steps[0]) and steps == list(range(steps[0], STEPS))
     jax.tree.map(assert_array_equal, resumed.last_hparams, whole.last_hparams)
+
+
+def test_an_interrupted_run_has_the_figures_of_its_steps(tmp_path):
+    """Those of a run of so many steps, without a look at the hyperparameters behind the last one."""
+    measured = lambda w, h: {"test/loss": jnp.sum(w["two"])}
+    stated = replace(task(), evaluate=measured, headline=bl.Headline("absent", "figure"))
+    with pytest.raises(Interrupted, match="interrupted after 2 outer steps of 4") as interrupt:
+        trainer(loggers=[Witness(interrupt=2)]).fit(stated, key=jax.random.key(0), directory=tmp_path)
+    found, whole = interrupt.value.result, trainer(steps=2).fit(stated, key=jax.random.key(0))
+    assert [line["outer/loss"] for line in found.metrics] == [line["outer/loss"] for line in whole.metrics]
+    best = min(found.metrics, key=lambda line: line["outer/loss"])
+    told = found.summary
+    assert (told["steps"], told["status"], told["best_step"]) == (2, "interrupted", best["step"])
+    assert (told["chosen_by"], told["best_outer_loss"]) == ("outer/loss", best["outer/loss"])
+    assert told["headline"]["metric"] == "test/loss" and told["test_loss"] == best["test/loss"]
+    assert told["last_hparams"] == whole.summary["last_hparams"]
+    assert told["counts"] == {name: sum(line[f"counts/{name}"] for line in found.metrics) for name in told["counts"]}
+    with np.load(tmp_path / "result.npz") as kept:
+        assert_array_equal(kept["hparams['two']"], found.hparams["two"])
 
 
 def test_a_failed_run_ends_each_record_with_its_last_line():
