@@ -55,6 +55,9 @@ class Logger(abc.ABC):
     def phase(self, name: str) -> None:  # noqa: B027  # nothing to do is a good default
         """Says what the run does now, where that is no outer step, as "baselines"."""
 
+    def within(self, what: str, done: int, total: int) -> None:  # noqa: B027  # nothing to do is a good default
+        """Says how far the phase is: ``done`` of ``total`` ("penalties", 3, 20)."""
+
     def sync(self) -> None:  # noqa: B027  # nothing to do is a good default
         """Writes the log to the disk, so that it survives a crash of the machine; called before each checkpoint."""
 

@@ -51,7 +51,7 @@ class Witness(bl.loggers.Logger):
     """Keeps what it was told, and interrupts at a step if it is asked to."""
 
     def __init__(self, interrupt=-1):
-        self.told, self.interrupt = [], interrupt
+        self.told, self.parts, self.interrupt = [], [], interrupt
 
     def start(self, run, step=0, state=None):
         self.told.append(("start", step))
@@ -63,6 +63,9 @@ class Witness(bl.loggers.Logger):
 
     def figure(self, name, figure):
         pass
+
+    def within(self, what, done, total):
+        self.parts.append((what, done, total))
 
     def finish(self, summary):
         self.told.append(("finish", summary["status"]))
@@ -93,6 +96,16 @@ def test_every_logger_hears_each_step_once_and_one_end():
 
 
 @pytest.mark.slow
+def test_loggers_hear_how_far_baselines_and_figures_are():
+    witness = Witness()
+    compared = lambda: {"baseline_loss": max(bl.loggers.followed([1.0, 3.0], "penalties"))}
+    trainer(loggers=[witness], steps=1).fit(replace(task(), baselines=compared), key=jax.random.key(0))
+    heard = witness.parts
+    assert heard[:3] == [("penalties", 0, 2), ("penalties", 1, 2), ("penalties", 2, 2)]
+    assert heard[3] == ("figures", 0, 2) and heard[-1] == ("figures", 2, 2)
+    assert list(bl.loggers.followed([4, 5], "things")) == [4, 5]  # where nobody listens
+
+
 def test_an_interrupted_run_ends_each_record_and_goes_on_where_it_was(tmp_path):
     first, other = Witness(interrupt=1), Witness()
     with pytest.raises(Interrupted):
