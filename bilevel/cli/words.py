@@ -72,6 +72,15 @@ def similar(key: str) -> str:
     return f" (did you mean {near[0]}=VALUE?)" if near else ""
 
 
+def is_setting(key: str) -> bool:
+    """Whether a key is one of the settings, of a chosen option or of another one.
+
+    >>> is_setting("seed"), is_setting("optimizer.learning_rate"), is_setting("task"), is_setting("sed")
+    (True, True, True, False)
+    """
+    return key in (*SHORT, *settings()) or bool(holders(key))
+
+
 def holders(key: str) -> list[str]:
     """The choices whose settings have this key, as GROUP=NAME.
 

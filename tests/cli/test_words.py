@@ -18,6 +18,8 @@ TYPED = {
     "help": "did you mean --help?",
     "--steps 5": "--steps: there is no such flag; .*did you mean trainer.steps=VALUE?",
     "--learning-rate=0.3": "did you mean optimizer.learning_rate=VALUE?",
+    "--seed=1": "settings have no hyphens before them: seed=1.",
+    "--optimizer.learning_rate=0.3": "settings have no hyphens before them: optimizer.learning_rate=0.3.",
     "--halp": "did you mean --help?",
     "hydra.launcher=joblib": "it is chosen by hydra/launcher=joblib, with a slash.",
     "something": "something: settings are given as NAME=VALUE, as in task=ridge trainer.steps=50.",
@@ -28,6 +30,12 @@ TYPED = {
 def test_a_word_without_a_name_is_refused_with_what_was_meant(typed):
     with pytest.raises(SettingsError, match=TYPED[typed].replace("?", r"\?")):
         translate(typed.split())
+
+
+def test_an_agent_that_gives_hyphens_is_told_how_not_to(monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abcd1234")
+    with pytest.raises(SettingsError, match=r"seed=1, as an agent of W&B gives them by \${args_no_hyphens} in"):
+        translate(["--seed=1"])
 
 
 def test_the_flags_are_those_of_hydra():
