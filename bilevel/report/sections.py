@@ -201,7 +201,7 @@ def times(record: Record) -> list[tuple[str, str]]:
     if isinstance(parts, Mapping) and total > 0:
         known = [(str(name), _finite(seconds)) for name, seconds in parts.items()]
         shown = [(name, f"{seconds:.2f} s ({seconds / total:.0%})") for name, seconds in known if seconds >= LEAST]
-        again = len(lines) > summary.get("steps_of_process", len(lines))
+        again = next(iter(summary.get("seconds_of_steps") or [0])) > 0
         return [*shown, ("since the run went on, in all" if again else "the whole run", f"{total:.2f} s")]
     spent = sum(_finite(line.get("seconds")) for line in lines)
     compiled = {words: sum(_finite(line.get(name)) for line in lines) for name, words in PARTS.items()}
@@ -213,7 +213,7 @@ def divided(summary: Mapping[str, Any]) -> str:
     """By what the time of the outer steps was divided, or how it could be."""
     if "seconds_by" not in summary:
         return ""
-    steps = [str(step) for step in summary.get("sampled_steps") or []]
+    steps = [str(step) for step in summary.get("seconds_sampled") or []]
     if not steps:
         return f'<p class="soft">{UNDIVIDED}</p>'
     which = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps)}"

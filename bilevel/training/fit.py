@@ -94,11 +94,13 @@ class Fit(Steps):
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
+            where = self._where()
+            self._phase("saving")
             self._save(force=True)
             result = self._so_far(found)
             self._keep(result)
             summary = result.summary
-            raise Interrupted(self._where(), result) from interrupt
+            raise Interrupted(where, result) from interrupt
         except (ValueError, RuntimeError) as error:
             if not is_loss(error):
                 raise
@@ -287,12 +289,12 @@ class Fit(Steps):
         return sum(self._compilation())
 
     def _seconds(self) -> dict[str, Any]:
-        """The seconds of this process up to now, and what they went into; "sampled_steps" are the outer steps whose
-        traces say how all of them divide."""
-        split = self.clock.split(self.metrics)
+        """The seconds of this process up to now, what they went into, which outer steps were traced for that, and which
+        steps this process took (from, up to)."""
+        split, end = self.clock.split(self.metrics), int(self.state.step)
         return {
             "seconds_total": sum(split.values()),
             "seconds_by": split,
-            "sampled_steps": [sample.step for sample in self.clock.samples],
-            "steps_of_process": len(self.metrics),
+            "seconds_sampled": [sample.step for sample in self.clock.samples],
+            "seconds_of_steps": [end - len(self.metrics), end],
         }
