@@ -184,14 +184,18 @@ def _picture(name: str, path: Path) -> str:
 def cost(record: Record) -> str:
     """Where the time went, and how often the functions of the problem were called."""
     summary = record.summary
-    rows = times(record)
-    rows += [(f"{words} alone", f"{seconds:.3g} s a step") for words, seconds in summary.get("profile", {}).items()]
+    spent = times(record)
+    spent += [(f"{words}, a step", f"{seconds:.3g} s") for words, seconds in summary.get("profile", {}).items()]
+    rows = []
     for solve in ("inner", "adjoint"):
         if steps := record.series(f"{solve}/steps"):
             rows.append((f"steps of the {solve} solve", f"{statistics.median(steps):.0f} in the median outer step"))
     counts = dict(summary.get("counts") or {})
-    rows += [(name.replace("_", " "), f"{count:,}") for name, count in counts.items() if isinstance(count, int)]
-    return section("time and calls", table(pair(*row) for row in rows) + divided(summary))
+    rows += [
+        (name.replace("_", " "), f"{count:,}") for name, count in counts.items() if isinstance(count, int) and count
+    ]
+    where = section("where the time went", table(pair(*row) for row in spent) + divided(summary))
+    return where + (section("steps and calls", table(pair(*row) for row in rows)) if rows else "")
 
 
 def times(record: Record) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from bilevel.foundation.compilation import Seconds
+from bilevel.foundation.parts import PARTS
 from bilevel.foundation.progress import heard_by
 from bilevel.foundation.readable import counted
 from bilevel.foundation.typing import HParams, Key, Params
@@ -21,7 +22,7 @@ from bilevel.task import Task
 from bilevel.training.callbacks import Moment, asks_to_end
 from bilevel.training.calls import Entry
 from bilevel.training.checkpoint import Checkpoints
-from bilevel.training.clock import STEPS, Clock
+from bilevel.training.clock import STEPS, Clock, divide
 from bilevel.training.conclusion import broken_off, concluded, with_baselines, with_headline
 from bilevel.training.continuation import Earlier, fingerprint, restored
 from bilevel.training.environment import environment
@@ -86,7 +87,7 @@ class Fit(Steps):
                     result = with_baselines(result, self.task)
             if self.trainer.profile:
                 self._phase("profile")
-                result.summary["profile"] = profiled(self.task, self.engine, self.state)
+                result.summary["profile"] = self._profile()
             self._phase("figures")
             with heard_by(self._progress):
                 self._draw(result)
@@ -108,6 +109,13 @@ class Fit(Steps):
             raise loss() from error
         finally:
             finish_all(self.loggers, summary or self._failed(found))
+
+    def _profile(self) -> dict[str, float]:
+        """The seconds of each part in one outer step: by traces where there are some, else compiled and timed alone."""
+        if not self.clock.samples:
+            return profiled(self.task, self.engine, self.state)
+        divided = divide(self.metrics, self.clock.samples)
+        return {name: divided[name] / len(self.metrics) for name in PARTS}
 
     def _failed(self, found: Result | None) -> dict[str, Any]:
         """The summary of a run that failed, with the figures of its steps where the failure came after them."""

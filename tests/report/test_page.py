@@ -228,4 +228,4 @@ SPLIT = {"compilation": 1.0, "inner solve": 1.5, "evaluation": 0.001, "baselines
 )
 def test_where_the_time_went(write_run, summary, words):
     told = "".join(Outline(page([read(write_run(summary=summary))])).text)
-    assert all(word in told for word in words), told[told.index("time and calls") :][:600]
+    assert all(word in told for word in words), told[told.index("where the time went") :][:600]
