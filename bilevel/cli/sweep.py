@@ -133,10 +133,13 @@ def conclude() -> None:
 
 
 def _conclude(folder: Path) -> None:
-    from bilevel.loggers.json_lines import write_whole
+    from bilevel.loggers.json_lines import JsonLines, write_whole
     from bilevel.report import REPORT, found, page
     from bilevel.report.comparison import as_csv, as_text
+    from bilevel.report.runs import is_run
 
+    if not any(map(is_run, {path.parent for path in folder.rglob(JsonLines.filename)})):
+        return  # every job was refused, and said so
     runs = found([folder])
     write_whole(folder / TABLE, as_csv(runs))
     write_whole(folder / REPORT, page(runs))
