@@ -54,6 +54,7 @@ def run() -> None:
         return
     if "debug=true" not in sys.argv:
         warnings.formatwarning = in_one_line
+        sweep.let_jobs_tell()
     try:
         if found := asked(sys.argv[1:]):
             command, words, settings = found

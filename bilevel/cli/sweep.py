@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -51,6 +52,18 @@ class Identified(Callback):
             # Hydra composes the settings of each job anew from the overrides.
             config.hydra.overrides.hydra = [*given, f"{PLACE}={quoted(place)}"]
         _folders[:] = [place]
+
+
+def let_jobs_tell() -> None:
+    """Keeps Hydra from printing the overrides of a job that failed, because the job has told its failure itself."""
+
+    def returned(job: JobReturn) -> Any:
+        assert job.status != JobStatus.UNKNOWN, "the job has not ended"
+        if job.status == JobStatus.COMPLETED:
+            return job._return_value
+        raise job._return_value
+
+    JobReturn.return_value = property(returned, JobReturn.return_value.fset)
 
 
 def identity(config: DictConfig) -> str:

@@ -13,16 +13,36 @@ import time
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
 from bilevel.cli.choices import configs
-from bilevel.cli.sweep import identity
+from bilevel.cli.sentences import Told
+from bilevel.cli.sweep import conclude, identity, let_jobs_tell
 from bilevel.loggers import read_json_lines
 from bilevel.training import RunFolder
 
 STEPS = 30
 SWEEP = ("task._target_=mine.shrinkage", f"trainer.steps={STEPS}", "trainer.checkpoint_every=1", "logger=none")
 FEATURES = (4, 3, 2)
+
+
+def test_a_job_that_failed_tells_it_alone(capsys, monkeypatch):
+    monkeypatch.setattr(JobReturn, "return_value", JobReturn.return_value)  # as it was, after this test
+    let_jobs_tell()
+    failed, done = JobReturn(status=JobStatus.FAILED), JobReturn(status=JobStatus.COMPLETED)
+    failed.return_value, done.return_value = Told("because"), 0.5
+    with pytest.raises(Told, match="because"):
+        _ = failed.return_value
+    assert done.return_value == 0.5
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_sweep_without_a_run_has_no_table(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("bilevel.cli.sweep._folders", [tmp_path])
+    (tmp_path / "multirun.yaml").write_text("")
+    conclude()
+    assert capsys.readouterr() == ("", "") and not (tmp_path / "sweep.csv").exists()
 
 
 def named(*overrides):
