@@ -107,7 +107,8 @@ def job(config: DictConfig) -> Any:
     except KeyboardInterrupt as interrupt:
         heed_no_more()
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
-        tell(f"{interrupt}".strip() or "interrupted")
+        again = f"; {sweep.AGAIN}." if HydraConfig.get().mode == RunMode.MULTIRUN else ""
+        tell(f"{interrupt}".strip() or f"interrupted{again}")
         distributed.leave(INTERRUPTED)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise SystemExit(INTERRUPTED) from None

@@ -32,6 +32,7 @@ ADVICE = (
     "the process of a run ended before the run did (killed, or out of memory); the same command line completes the "
     "sweep."
 )
+AGAIN = "the same command line goes on with the sweep"
 _folders: list[Path] = []  # the folder of the sweep that this process runs
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -93,6 +94,23 @@ def test_a_sweep_whose_driver_is_killed_is_completed_by_the_same_line(bilevel, f
     check_whole(folder)
     again = bilevel(*line)
     assert again.returncode == 0 and again.stderr.count("is already finished") == len(FEATURES)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_interrupted_says_how_it_goes_on(bilevel, folder, environment):
+    line = ("-m", *SWEEP, f"task.features={','.join(map(str, FEATURES))}", "report=false")
+    command = [sys.executable, "-m", "bilevel", *line]
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: list(folder.glob("multirun/*/1/checkpoints/*")), process)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=800)
+    assert process.returncode == 130 and "Traceback" not in told, told
+    last = told.splitlines()[-1]
+    assert re.search(
+        r"\]: interrupted( after \d+ outer steps? of 30)?.*; the same command line goes on with the sweep\.$", last
+    )
+    assert bilevel(*line).returncode == 0
+    check_whole(folder)
 
 
 @pytest.mark.slow
