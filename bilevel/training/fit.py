@@ -260,7 +260,7 @@ class Fit(Steps):
     def _conclude(self) -> Result:
         """Evaluates the last hyperparameters once more without moving them. Where tolerances follow the progress, it
         uses the finest ones and evaluates the best hyperparameters too."""
-        with self.clock.final(*self._next(), self.advance):
+        with self.clock.final(*self._next(), self.advance, 1 + self.engine.adapts):
             closely = self.closely() if self.engine.adapts else None
             if closely is None:
                 state, evaluation = self.attempt()
