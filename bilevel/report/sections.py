@@ -30,7 +30,7 @@ LEAST = 0.005  # seconds that are told
 MOST_STEPS = 8  # traced steps that are told one by one
 UNDIVIDED = (
     "The outer steps are not divided into inner solve, adjoint solve, estimate and evaluation, because a trace of one "
-    "would have cost more than the run could afford: trainer.profile=true takes it."
+    "would have cost more than the run could afford, or could not be read: trainer.profile=true divides them."
 )
 LARGEST = 3_000_000  # bytes of a picture that is put into the page
 
@@ -219,7 +219,7 @@ def divided(summary: Mapping[str, Any]) -> str:
         return ""
     steps = [str(step) for step in summary.get("seconds_sampled") or []]
     if not steps:
-        return f'<p class="soft">{UNDIVIDED}</p>'
+        return "" if summary.get("profile") else f'<p class="soft">{UNDIVIDED}</p>'
     which = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps)}"
     which = f"{len(steps)} of the steps" if len(steps) > MOST_STEPS else which
     return f'<p class="soft">The outer steps are divided as the compiler&#8217;s traces of {which} are.</p>'

@@ -222,7 +222,7 @@ SPLIT = {"compilation": 1.0, "inner solve": 1.5, "evaluation": 0.001, "baselines
             {"seconds_by": SPLIT, "seconds_sampled": [3, 12]},
             ["compilation1.00 s (33%)inner solve1.50 s (50%)baselines", "traces of steps 3, 12 are", "whole run3.00 s"],
         ),
-        ({"seconds_by": SPLIT, "seconds_sampled": []}, ["trainer.profile=true takes it"]),
+        ({"seconds_by": SPLIT, "seconds_sampled": []}, ["trainer.profile=true divides them"]),
         ({"seconds_by": SPLIT, "seconds_of_steps": [8, 12]}, ["since the run went on, in all3.00 s"]),
     ],
 )
