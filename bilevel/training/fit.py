@@ -47,6 +47,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(text)
         self.result = result
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, Result]]:
+        return Interrupted, (str(self), self.result)  # because a pool of processes sends it to the one that waits
+
 
 class Fit(Steps):
     """A run in progress: its steps, and the open files that keep them."""

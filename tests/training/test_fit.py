@@ -1,6 +1,7 @@
 """The training loop: it is the optimiser on the hypergradient, a line for each step, and one end for every record."""
 
 import functools
+import pickle
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -130,6 +131,8 @@ def test_a_run_that_is_interrupted_before_its_first_step_ends_goes_on(tmp_path, 
         with pytest.raises(Interrupted, match="interrupted after 0 outer steps of 4") as interrupt:
             trainer(**stopped).fit(task(), key=jax.random.key(0), directory=tmp_path)
     assert interrupt.value.result.metrics == []
+    sent = pickle.loads(pickle.dumps(interrupt.value))
+    assert str(sent) == str(interrupt.value) and sent.result.summary == interrupt.value.result.summary
     resumed = trainer().fit(task(), key=jax.random.key(0), directory=tmp_path, resume=True)
     jax.tree.map(assert_array_equal, resumed.last_hparams, whole_run().last_hparams)
     assert [line["step"] for line in read_json_lines(tmp_path / "metrics.jsonl")] == list(range(STEPS))
