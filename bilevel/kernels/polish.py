@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.rescue import rescued
 from bilevel.kernels.activity import (
     Point,
     Program,
@@ -20,7 +21,6 @@ from bilevel.kernels.activity import (
     units_of,
 )
 from bilevel.kernels.matrices import is_positive_semidefinite
-from bilevel.kernels.rescue import rescued
 from bilevel.kernels.saddle import Schur, schur_of
 
 State = TypeVar("State")

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.rescue import rescued
 from bilevel.foundation.typing import LinearMap
-from bilevel.kernels.rescue import rescued
 from bilevel.kernels.triangular import inverse_lower
 
 

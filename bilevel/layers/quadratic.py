@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from bilevel.cones import NonNegative, Product, Zero
 from bilevel.foundation.eager import Setting, compiles_once, solves_once
+from bilevel.foundation.rescue import rescued
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Scalar
 from bilevel.implicit.attach import attach
@@ -17,7 +18,6 @@ from bilevel.kernels import activity, polish
 from bilevel.kernels.arrays import after
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
 from bilevel.kernels.program_derivative import moving
-from bilevel.kernels.rescue import rescued
 from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
 from bilevel.linear_solve import AutoLinear
 from bilevel.linear_solve.sparse_lu import pivot_ratio

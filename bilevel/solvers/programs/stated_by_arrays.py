@@ -11,13 +11,13 @@ import numpy as np
 
 from bilevel import cones
 from bilevel.cones import Cone
+from bilevel.foundation.rescue import rescued
 from bilevel.foundation.status import Code
 from bilevel.kernels.conic import Data, solve_conic
 from bilevel.kernels.equilibrate import equilibrate, units
 from bilevel.kernels.equilibrate_operators import Groups
 from bilevel.kernels.matrices import Matrix, dense, is_sparse
 from bilevel.kernels.pivoting import block_pivoting
-from bilevel.kernels.rescue import rescued
 from bilevel.kernels.residual import Products, relative_residual
 from bilevel.kernels.saddle import Schur, is_lost
 from bilevel.kernels.second_orders import SecondOrders
