@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from bilevel.implicit.silence import silent
 from bilevel.kernels.activity import Reading
-from bilevel.kernels.saddle import Schur, solve_saddle
+from bilevel.kernels.saddle import Factors, solve_saddle
 
 
 class Arguments(NamedTuple):
@@ -27,7 +27,7 @@ class Arguments(NamedTuple):
 
 @jax.custom_jvp
 def moving(
-    solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading, by: Schur | None = None
+    solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading, by: Factors | None = None
 ) -> tuple[jax.Array, ...]:
     """The ``solution`` (x, y, z), unchanged in value, with its derivative in the `Arguments`, in both modes and to any
     order. It takes factors of Q and of its Schur complement on the active rows of the ``reading``, in its units, or

@@ -43,11 +43,12 @@ def _is_sparse(data: list) -> bool:
 
 
 @solves_once
-def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> Solved:
+def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve: Setting, explicit: Setting) -> Solved:
     impossible = jnp.any(data[5] == -jnp.inf)
     Q, q, A, b, G, h = frozen = jax.lax.stop_gradient(_finite_rows(data))
     cone = Product(Zero(b.size), NonNegative(h.size))
-    program = ConeProgram(symmetric_part(Q), q, stacked(A, G), jnp.concatenate([b, h]), cone)
+    given = 0 if _is_sparse(data) else explicit.value
+    program = ConeProgram(symmetric_part(Q), q, stacked(A, G), jnp.concatenate([b, h]), cone, given)
     begin = None if start is None else start_of(program, start[0], jnp.concatenate(start[1:]))
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
@@ -57,7 +58,7 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
     settled, convex = None, None
     if dense:
         units = activity.units_of(program.P, program.A)
-        settled = jax.lax.stop_gradient(polish.settled(arrays, tuple(unknown), units, answer.factors))
+        settled = jax.lax.stop_gradient(polish.settled(arrays, tuple(unknown), units, answer.factors, given))
         convex = polish.is_convex(after(program.P, settled.at), settled.by)
         settled = after(settled, convex)
         unknown = PrimalDual(*settled.at)
