@@ -13,7 +13,7 @@ from bilevel import cones
 from bilevel.cones import Cone
 from bilevel.kernels.symmetric import upper_by_columns
 from bilevel.layers.cvxpy_refusals import cvxpy_of, refuse, refuse_cones, refuse_curvature
-from bilevel.layers.explicit_unknowns import explicit as explicit_unknowns, explicit_last
+from bilevel.layers.explicit_unknowns import explicit_last
 from bilevel.layers.norm_bounds import Canonical, Dims, without_bounds
 
 Sparse = Any  # a matrix of scipy.sparse
@@ -64,9 +64,7 @@ def canonical_form(problem: Any, parameters: list, variables: list) -> Canonical
     leaves = [_leaf(program, chain, variable) for variable in variables]
     canonical, curvature, explicit = _canonical(program), None, 0
     if linear:
-        curvature = _curvature(program)
-        explicit = len(explicit_unknowns(canonical, curvature, constants))
-        canonical, curvature, place = explicit_last(canonical, curvature, constants)
+        canonical, curvature, place, explicit = explicit_last(canonical, _curvature(program), constants)
     else:
         kept = np.concatenate([np.zeros(0, int), *(leaf.index for leaf in leaves)])
         canonical, place = without_bounds(canonical, constants, kept[kept >= 0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -12,16 +12,24 @@ from bilevel.layers.norm_bounds import Canonical, constant_entry
 Sparse = Any  # a matrix of scipy.sparse
 
 
-def explicit_last(program: Canonical, curvature: Sparse, constants: list[int]) -> tuple[Canonical, Sparse, np.ndarray]:
-    """The quadratic program with these unknowns last and their equalities first, in the same order; the curvature
-    likewise; and the new places of the unknowns, of which those are the last ones."""
+class Permuted(NamedTuple):
+    """A quadratic program whose first ``count`` rows give as many last unknowns; ``place`` is where each unknown is."""
+
+    program: Canonical
+    curvature: Sparse
+    place: np.ndarray
+    count: int
+
+
+def explicit_last(program: Canonical, curvature: Sparse, constants: list[int]) -> Permuted:
+    """The program with these unknowns last and their equalities first, in the same order."""
     n, count = program.c.shape[0], program.b.shape[0]
     given = explicit(program, curvature, constants)
     columns = np.concatenate([np.setdiff1d(np.arange(n), list(given)), list(given)]).astype(int)
     rows = list(given.values())
     rows = np.concatenate([rows, np.setdiff1d(np.arange(count), rows)]).astype(int)
     moved = Canonical(program.A[_places(columns, rows, count)], program.b[rows], program.c[columns], program.dims)
-    return moved, curvature[_places(columns, columns, n)], np.argsort(columns)
+    return Permuted(moved, curvature[_places(columns, columns, n)], np.argsort(columns), len(given))
 
 
 def explicit(program: Canonical, curvature: Sparse, constants: list[int]) -> dict[int, int]:

@@ -121,7 +121,8 @@ ROWS = [[1.0, -1, 0], [2, 0, 3], [1, 0, 0]]  # x - u, 2 x + 3 v, and x as an ine
 )
 def test_only_unknowns_with_a_constant_coefficient_and_curvature_are_put_in(program, curvature, found):
     assert explicit(program, curvature, [1]) == found
-    moved, bent, place = explicit_last(program, curvature, [1])
+    moved, bent, place, count = explicit_last(program, curvature, [1])
+    assert count == len(found)
     n, count = program.c.shape[0], program.b.shape[0]
     assert sorted(place[list(found)]) == list(range(n - len(found), n))
     A = moved.A.toarray().sum(axis=1).reshape((count, n), order="F")
