@@ -52,6 +52,8 @@ def run() -> None:
         return
     if answered(sys.argv[1:]):
         return
+    if "debug=true" not in sys.argv:
+        warnings.formatwarning = in_one_line
     try:
         if found := asked(sys.argv[1:]):
             command, words, settings = found

@@ -13,6 +13,7 @@ from hydra.errors import (
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
+    SearchPathException,
 )
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -177,13 +178,29 @@ def unresolved(error: BaseException) -> str:
     return f"{key}: {reason.rstrip('.')}." if key else reason
 
 
+def no_folder_of_settings(error: BaseException) -> str:
+    """A --config-dir that is not there."""
+    place = re.search(r"config directory '([^']+)' not found", str(error))
+    return f"--config-dir={place[1]}: there is no such folder of settings." if place else str(error)
+
+
+def of_file(error: BaseException) -> str:
+    """The operating system's refusal of a file or folder, without its number."""
+    name, why = getattr(error, "filename", None), getattr(error, "strerror", None)
+    if not name or not why:
+        return str(error) or type(error).__name__
+    return f"{name}: it cannot be read or written ({why}); correct the name or its permissions."
+
+
 PHRASES = {
+    SearchPathException: no_folder_of_settings,
     MissingConfigException: missing_choice,
     OverrideParseException: unreadable,
     ConfigCompositionException: bad_override,
     InstantiationException: failed_call,
     MissingMandatoryValue: missing_value,
     OmegaConfBaseException: unresolved,
+    OSError: of_file,
 }
 
 

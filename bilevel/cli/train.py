@@ -70,13 +70,16 @@ def train(config: DictConfig) -> float:
         lost = f"{loss()}; {again} from the last checkpoint, with any number of processes."
         if distributed.several():
             distributed.last_words(lost)
-        last_words(f"interrupted within a computation that does not stop; {again} from the last checkpoint.")
+        last_words(f"{again} from the last checkpoint.")
         settings: Any = OmegaConf.to_container(config, resolve=True)
         key = jax.random.key(config.seed)
         try:
             result = trainer.fit(task, key=key, directory=folder, resume=resumed, config=settings)
         except Interrupted as interrupt:
-            raise Interrupted(f"{interrupt}; {again}.") from interrupt
+            if leads():
+                print(short(folder.path))
+                tell_result(interrupt.result, folder.path, settings)
+            raise Interrupted(f"{interrupt}; {again}.", interrupt.result) from interrupt
         except ProcessLost as error:
             raise ProcessLost(lost) from error
         except Misfit as error:

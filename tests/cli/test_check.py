@@ -1,8 +1,12 @@
 """``bilevel command=check``: right engines pass, a wrong derivative and a hidden error are found."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+
+from bilevel.cli.check import judged
+from bilevel.foundation.typing import Counts
 
 WRONG = """
 import jax
@@ -34,6 +38,26 @@ RIGHT = {
     "distillation": (*SMOOTH, *STOCHASTIC),
     "few_shot_sinusoid": SMOOTH,
 }
+
+
+@pytest.mark.parametrize(
+    ("tol", "estimate", "grade", "verdict"),
+    [
+        (1e-4, 5e-5, "residual", "loose"),  # what the tolerance of its own settings explains
+        (1e-4, 1e-6, "residual", "WRONG"),
+        (1e-10, 5e-5, "residual", "WRONG"),  # a tight solve explains no such error
+        (1e-4, 5e-5, "estimate", "UNDER"),
+        (1e-4, 2e-4, "estimate", "loose"),
+    ],
+)
+def test_an_engine_is_judged_by_the_tolerance_that_it_states(tol, estimate, grade, verdict):
+    status = SimpleNamespace(name="converged", ok=True)
+    report = SimpleNamespace(
+        adjoint_tol=tol, error_estimate=estimate, error_grade=grade, status=status, counts=Counts().as_arrays()
+    )
+    task, engine = SimpleNamespace(precision="float64"), SimpleNamespace(adapts=False)
+    oracle = SimpleNamespace(uncertainty=0.0, scale=1.0)
+    assert judged("deq", task, engine, oracle, 1.3e-4, report, exact=True).verdict == verdict
 
 
 def verdicts(text):

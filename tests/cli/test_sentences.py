@@ -20,7 +20,10 @@ def caused(error, cause):
     [
         (ValueError("tol=-1 is not\n positive."), "tol=-1 is not positive."),
         (ConvergenceError("The inner solve ended."), "The inner solve ended."),
-        (FileNotFoundError(2, "No such file or directory", "x.npz"), "[Errno 2] No such file or directory: 'x.npz'"),
+        (
+            FileNotFoundError(2, "No such file or directory", "x.npz"),
+            "x.npz: it cannot be read or written (No such file or directory); correct the name or its permissions.",
+        ),
         (ZeroDivisionError("one over zero"), "ZeroDivisionError: one over zero"),
         (caused(RuntimeError(), ValueError("the cause")), "the cause"),
         (ValueError(), "ValueError:"),
