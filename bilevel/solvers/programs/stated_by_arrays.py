@@ -160,8 +160,8 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     precise = max(PRECISE, 100 * float(jnp.finfo(program.q.dtype).eps))
     solved = (answer.code == Code.converged) & (program_residual(program, answer.x, answer.y) <= precise)
 
-    def rest(solver: ProgramSolver, *arrays: jax.Array) -> Answer:
-        return solver.solve_program(ConeProgram(*arrays, program.cone))._replace(factors=None)
+    def rest(solver: ProgramSolver, P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array) -> Answer:
+        return solver.solve_program(ConeProgram(P, q, A, b, program.cone))._replace(factors=None)
 
     # The solver is an argument too, because its tolerance may be traced.
     code = jnp.where(solved, answer.code, Code.max_steps).astype(jnp.int32)
