@@ -21,6 +21,7 @@ from bilevel.cli.choices import options as available
 from bilevel.cli.words import similar
 
 HOST = "error calling callback"  # in JAX's words for a function on the host that raised an error
+READ = 8  # names that are read in a sentence where one of them was probably meant
 WITH_TARGET = ("task", "engine", "optimizer", "solver", "logger")
 
 
@@ -58,9 +59,13 @@ def missing_choice(error: BaseException) -> str:
     if folder and first != "hydra":  # experiment=paper/precision: the folder belongs to the name
         group, option, known = first, f"{folder}/{option}", set()
     options = sorted((known | set(available(group))) - {"own", "default"})  # which need no name
+    guess = nearest(option, options)
     choose = f"choose one of {', '.join(options)}" if options else f"`bilevel --help` lists what there is in {group}"
+    if guess and len(options) > READ and first != "hydra":
+        choose = f"`bilevel command=list {group}` shows all {len(options)}"
+        return f"{group}={option}: there is no such {group}{guess}; {choose}."
     own = f"; one of your own, or of another package, is {group}._target_=MODULE.NAME" if group in WITH_TARGET else ""
-    return f"{group}={option}: there is no such {group}{nearest(option, options)}; {choose}{own}."
+    return f"{group}={option}: there is no such {group}{guess}; {choose}{own}."
 
 
 def bad_override(error: BaseException) -> str:

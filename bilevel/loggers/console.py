@@ -82,7 +82,8 @@ class Console(Logger):
 
     def within(self, what: str, done: int, total: int) -> None:
         if isinstance(self.told, Phase):
-            self.tell(replace(self.told, within=f"{what} {done}/{total}"))
+            counted = f"{done}/{total}" if what == self.told.name else f"{what} {done}/{total}"
+            self.tell(replace(self.told, within=counted))
 
     def figure(self, name: str, figure: Any) -> None:
         """Nothing: a terminal shows no figures."""

@@ -184,14 +184,18 @@ def _picture(name: str, path: Path) -> str:
 def cost(record: Record) -> str:
     """Where the time went, and how often the functions of the problem were called."""
     summary = record.summary
-    rows = times(record)
-    rows += [(f"{words} alone", f"{seconds:.3g} s a step") for words, seconds in summary.get("profile", {}).items()]
+    spent = times(record)
+    spent += [(f"{words}, a step", f"{seconds:.3g} s") for words, seconds in summary.get("profile", {}).items()]
+    rows = []
     for solve in ("inner", "adjoint"):
         if steps := record.series(f"{solve}/steps"):
             rows.append((f"steps of the {solve} solve", f"{statistics.median(steps):.0f} in the median outer step"))
     counts = dict(summary.get("counts") or {})
-    rows += [(name.replace("_", " "), f"{count:,}") for name, count in counts.items() if isinstance(count, int)]
-    return section("time and calls", table(pair(*row) for row in rows) + divided(summary))
+    rows += [
+        (name.replace("_", " "), f"{count:,}") for name, count in counts.items() if isinstance(count, int) and count
+    ]
+    where = section("where the time went", table(pair(*row) for row in spent) + divided(summary))
+    return where + (section("steps and calls", table(pair(*row) for row in rows)) if rows else "")
 
 
 def times(record: Record) -> list[tuple[str, str]]:
@@ -201,7 +205,7 @@ def times(record: Record) -> list[tuple[str, str]]:
     if isinstance(parts, Mapping) and total > 0:
         known = [(str(name), _finite(seconds)) for name, seconds in parts.items()]
         shown = [(name, f"{seconds:.2f} s ({seconds / total:.0%})") for name, seconds in known if seconds >= LEAST]
-        again = len(lines) > summary.get("steps_of_process", len(lines))
+        again = next(iter(summary.get("seconds_of_steps") or [0])) > 0
         return [*shown, ("since the run went on, in all" if again else "the whole run", f"{total:.2f} s")]
     spent = sum(_finite(line.get("seconds")) for line in lines)
     compiled = {words: sum(_finite(line.get(name)) for line in lines) for name, words in PARTS.items()}
@@ -213,7 +217,7 @@ def divided(summary: Mapping[str, Any]) -> str:
     """By what the time of the outer steps was divided, or how it could be."""
     if "seconds_by" not in summary:
         return ""
-    steps = [str(step) for step in summary.get("sampled_steps") or []]
+    steps = [str(step) for step in summary.get("seconds_sampled") or []]
     if not steps:
         return f'<p class="soft">{UNDIVIDED}</p>'
     which = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps)}"

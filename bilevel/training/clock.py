@@ -19,11 +19,10 @@ from bilevel.foundation.parts import PARTS, REST, parts_of
 COMPILATION, PREPARATION, STEPS, RECORD = "compilation", "preparation", "outer steps", "record and checkpoints"
 TRACES = "traces of steps"
 SHARE = 0.015  # of the time of a run that traces of its steps may take, all together
-AFTERWARDS = 0.03  # the share that they may take with a trace of the final solve, which slows no step
+AFTERWARDS = 0.05  # the share that they may take with a trace of the final solve, which slows no step
 STALLED = 4.0  # times as long as the step before: it stood still, because a trace at most doubles the time
 FIRST = 0.1  # seconds that a trace takes besides
 LONGER = 10.0  # times as long as its step, which was measured for solves of thousands of small instructions
-LOOKS = 2  # the final solve looks at the last and at the best hyperparameters
 FAITHFUL = 0.5  # a trace that knows the parts of less of its own time than this says nothing
 
 
@@ -74,9 +73,11 @@ class Clock:
         before = count * net(line)
         return self._traced(step, before, program) if self._affords(before, SHARE) else nullcontext()
 
-    def final(self, step: int, line: Mapping[str, Any], program: Program) -> AbstractContextManager[None]:
-        """The block of the final solve, with a trace where one is affordable."""
-        before = LOOKS * net(line)
+    def final(
+        self, step: int, line: Mapping[str, Any], program: Program, count: int = 1
+    ) -> AbstractContextManager[None]:
+        """The block of the final solve, which takes ``count`` looks, with a trace where one is affordable."""
+        before = count * net(line)
         asked = self.always and self.reads and before > 0
         return self._traced(step, before, program) if asked or self._affords(before, AFTERWARDS) else nullcontext()
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from bilevel.foundation.compilation import Seconds
+from bilevel.foundation.parts import PARTS
 from bilevel.foundation.progress import heard_by
 from bilevel.foundation.readable import counted
 from bilevel.foundation.typing import HParams, Key, Params
@@ -21,7 +22,7 @@ from bilevel.task import Task
 from bilevel.training.callbacks import Moment, asks_to_end
 from bilevel.training.calls import Entry
 from bilevel.training.checkpoint import Checkpoints
-from bilevel.training.clock import STEPS, Clock
+from bilevel.training.clock import STEPS, Clock, divide
 from bilevel.training.conclusion import broken_off, concluded, with_baselines, with_headline
 from bilevel.training.continuation import Earlier, fingerprint, restored
 from bilevel.training.environment import environment
@@ -86,7 +87,7 @@ class Fit(Steps):
                     result = with_baselines(result, self.task)
             if self.trainer.profile:
                 self._phase("profile")
-                result.summary["profile"] = profiled(self.task, self.engine, self.state)
+                result.summary["profile"] = self._profile()
             self._phase("figures")
             with heard_by(self._progress):
                 self._draw(result)
@@ -94,11 +95,13 @@ class Fit(Steps):
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
+            where = self._where()
+            self._phase("saving")
             self._save(force=True)
             result = self._so_far(found)
             self._keep(result)
             summary = result.summary
-            raise Interrupted(self._where(), result) from interrupt
+            raise Interrupted(where, result) from interrupt
         except (ValueError, RuntimeError) as error:
             if not is_loss(error):
                 raise
@@ -106,6 +109,13 @@ class Fit(Steps):
             raise loss() from error
         finally:
             finish_all(self.loggers, summary or self._failed(found))
+
+    def _profile(self) -> dict[str, float]:
+        """The seconds of each part in one outer step: by traces where there are some, else compiled and timed alone."""
+        if not self.clock.samples:
+            return profiled(self.task, self.engine, self.state)
+        divided = divide(self.metrics, self.clock.samples)
+        return {name: divided[name] / len(self.metrics) for name in PARTS}
 
     def _failed(self, found: Result | None) -> dict[str, Any]:
         """The summary of a run that failed, with the figures of its steps where the failure came after them."""
@@ -250,7 +260,7 @@ class Fit(Steps):
     def _conclude(self) -> Result:
         """Evaluates the last hyperparameters once more without moving them. Where tolerances follow the progress, it
         uses the finest ones and evaluates the best hyperparameters too."""
-        with self.clock.final(*self._next(), self.advance):
+        with self.clock.final(*self._next(), self.advance, 1 + self.engine.adapts):
             closely = self.closely() if self.engine.adapts else None
             if closely is None:
                 state, evaluation = self.attempt()
@@ -287,12 +297,12 @@ class Fit(Steps):
         return sum(self._compilation())
 
     def _seconds(self) -> dict[str, Any]:
-        """The seconds of this process up to now, and what they went into; "sampled_steps" are the outer steps whose
-        traces say how all of them divide."""
-        split = self.clock.split(self.metrics)
+        """The seconds of this process up to now, what they went into, which outer steps were traced for that, and which
+        steps this process took (from, up to)."""
+        split, end = self.clock.split(self.metrics), int(self.state.step)
         return {
             "seconds_total": sum(split.values()),
             "seconds_by": split,
-            "sampled_steps": [sample.step for sample in self.clock.samples],
-            "steps_of_process": len(self.metrics),
+            "seconds_sampled": [sample.step for sample in self.clock.samples],
+            "seconds_of_steps": [end - len(self.metrics), end],
         }

@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -52,11 +53,12 @@ RIGHT = {
 )
 def test_an_engine_is_judged_by_the_tolerance_that_it_states(tol, estimate, grade, verdict):
     status = SimpleNamespace(name="converged", ok=True)
-    report = SimpleNamespace(
+    report: Any = SimpleNamespace(
         adjoint_tol=tol, error_estimate=estimate, error_grade=grade, status=status, counts=Counts().as_arrays()
     )
-    task, engine = SimpleNamespace(precision="float64"), SimpleNamespace(adapts=False)
-    oracle = SimpleNamespace(uncertainty=0.0, scale=1.0)
+    task: Any = SimpleNamespace(precision="float64")
+    engine: Any = SimpleNamespace(adapts=False)
+    oracle: Any = SimpleNamespace(uncertainty=0.0, scale=1.0)
     assert judged("deq", task, engine, oracle, 1.3e-4, report, exact=True).verdict == verdict
 
 

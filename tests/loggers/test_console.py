@@ -58,9 +58,10 @@ def test_a_phase_says_how_far_it_is(width):
     for done in range(3):
         console.within("penalties", done, 7)
     console.phase("figures")
+    console.within("figures", 1, 3)
     console.finish(SUMMARY)
     shown = file.getvalue()
-    assert "baselines: penalties 2/7 0 s" in shown and "figures 0 s" in shown
+    assert "baselines: penalties 2/7 0 s" in shown and "figures 0 s" in shown and "figures: 1/3 0 s" in shown
 
 
 def test_the_clock_goes_on_within_a_phase():

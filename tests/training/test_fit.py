@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bilevel as bl
 from bilevel.foundation import trees
+from bilevel.loggers import read_json_lines
 from bilevel.training.fit import Fit, Interrupted
 
 RATE, STEPS = 0.5, 4
@@ -118,6 +119,29 @@ def test_an_interrupted_run_ends_each_record_and_goes_on_where_it_was(tmp_path):
     steps = [step for what, step in again.told if what == "log"]
     assert again.told[0] == ("start", steps[0]) and steps == list(range(steps[0], STEPS))
     jax.tree.map(assert_array_equal, resumed.last_hparams, whole.last_hparams)
+
+
+@pytest.mark.parametrize("moment", ["compiling", "the first line"])
+def test_a_run_that_is_interrupted_before_its_first_step_ends_goes_on(tmp_path, monkeypatch, moment):
+    stopped = {"loggers": [Witness(interrupt=0)]} if moment == "the first line" else {}
+    with monkeypatch.context() as changed:
+        if moment == "compiling":
+            changed.setattr(Fit, "attempt", interrupted)
+        with pytest.raises(Interrupted, match="interrupted after 0 outer steps of 4") as interrupt:
+            trainer(**stopped).fit(task(), key=jax.random.key(0), directory=tmp_path)
+    assert interrupt.value.result.metrics == []
+    resumed = trainer().fit(task(), key=jax.random.key(0), directory=tmp_path, resume=True)
+    jax.tree.map(assert_array_equal, resumed.last_hparams, whole_run().last_hparams)
+    assert [line["step"] for line in read_json_lines(tmp_path / "metrics.jsonl")] == list(range(STEPS))
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+
+@functools.cache
+def whole_run():
+    return trainer().fit(task(), key=jax.random.key(0))
 
 
 def test_an_interrupted_run_has_the_figures_of_its_steps(tmp_path):
