@@ -125,8 +125,13 @@ def describe(task: Task, hparams: HParams, oracle: Oracle) -> None:
         f"{task.name}: {counted(unknowns, 'unknown')}, {counted(number, 'hyperparameter')}; gradient "
         f"{oracle.scale:.6g} (uncertainty "
         f"{oracle.uncertainty:.1e}), differences (uncertainty {oracle.spread:.1e}) and dense solve "
-        f"{'agree' if oracle.confirmed else 'DISAGREE: the differences count'}"
+        f"{'agree' if oracle.confirmed else f'DISAGREE by {oracle.apart:.1e}: the differences count'}"
     )
+    if not oracle.confirmed and task.precision == "float32":
+        print(
+            'In float32 differences can themselves be that wrong, so "right" means no more here than within '
+            f"{ALLOWED['float32']:.0%} of them: task.precision=float64 tells which of the two is wrong."
+        )
     if not bool(oracle.solved.ok):
         print(f"An inner solve behind the differences ended with status {oracle.solved.name}: they are in doubt.")
 
