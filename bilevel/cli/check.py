@@ -35,6 +35,7 @@ MEANINGS = {  # of verdicts that do not fail the command
     "loose": "within the tolerance that its schedule begins with",
     "biased": "not exact by design, and its report says so",
     "failed": "a solve failed, and its report says so",
+    "doubtful": "beyond the tolerance, but by less than ten times the uncertainty of what it is compared with",
 }
 WIDTHS = (15, 9, 9, 9, 12, 10, 7, 7, 7, 8)
 
@@ -72,9 +73,10 @@ def check(config: DictConfig) -> None:
     """Prints a line for each engine; raises `DisagreementError` if one is wrong, or claims less error than it has.
 
     The instance is the task with the settings of ``reduced`` (those given as task.NAME=VALUE win); ``~reduced`` takes
-    the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "UNDER" (an estimate that
-    is claimed, or of an engine that is biased by design, below the error), "biased" (by design, and it says so),
-    "loose" (within the tolerances that a schedule begins with), "failed" (a solve failed, and it says so). Engines that
+    the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "doubtful" (beyond it, but by
+    less than the differences are uncertain), "UNDER" (an estimate that is claimed, or of an engine that is biased by
+    design, below the error), "biased" (by design, and it says so), "loose" (within the tolerances that a schedule
+    begins with), "failed" (a solve failed, and it says so). Engines that
     refuse the task are named, and an engine that was asked for says why it refuses.
     """
     use_compilation_cache(config.compilation_cache)
@@ -162,8 +164,9 @@ def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, 
     """The row of one engine, with its verdict."""
     doubt, estimate = 10 * oracle.uncertainty, float(report.error_estimate)
     if exact:
-        beyond = "loose" if engine.adapts else "WRONG"
-        verdict = "right" if error <= ALLOWED[task.precision] * oracle.scale + doubt else beyond
+        within = ALLOWED[task.precision] * oracle.scale
+        beyond = "doubtful" if error <= within + doubt else "loose" if engine.adapts else "WRONG"
+        verdict = "right" if error <= within else beyond
     else:
         verdict = "biased" if bool(report.status.ok) else "failed"
     claims = report.error_grade != "residual" or verdict == "biased"

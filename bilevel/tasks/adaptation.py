@@ -33,6 +33,7 @@ class Adaptation:
     network: Any
     adapt: str
     rate: float  # the step size r where none is learned, and the first one where it is
+    head_rate: float  # the same of the last layer
 
     def first(self, key: Key, rates: str, shape: tuple[int, ...]) -> Learned:
         """The hyperparameters before the first step, for inputs of this shape. ``rates`` "each": a step size for each
@@ -64,7 +65,9 @@ class Adaptation:
         return jax.vmap(self.network.apply)(self.weights(params, hparams), x)
 
     def _constant_rates(self, unknown: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.log(self.rate)), unknown)
+        at = {name: self.head_rate if name == max(unknown) else self.rate for name in unknown}
+        constant = lambda rate: lambda leaf: jnp.full_like(leaf, jnp.log(rate))
+        return {name: jax.tree.map(constant(at[name]), layer) for name, layer in unknown.items()}
 
 
 def split(weights: PyTree, adapt: str) -> tuple[PyTree, PyTree]:

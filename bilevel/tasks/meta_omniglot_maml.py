@@ -34,10 +34,11 @@ def meta_omniglot_maml(
     lanes: int = 8,
     channels: int = 32,
     depth: int = 3,
-    proximity: float = 20.0,
+    proximity: float = 1.0,
     adapt: str = "all",
     rates: str = "layer",
-    rate: float = 1.0,
+    rate: float = 0.05,
+    head_rate: float = 2.5,
     tol: float = 1e-3,
     held_out: int = 60,
     rotations: bool = True,
@@ -55,8 +56,10 @@ def meta_omniglot_maml(
     the solution. The system of the adjoint is that of the problem, without damping of its own: a multiple of the
     identity that is large beside the curvature would leave a first-order method. Each step draws ``lanes`` new
     episodes; the unknowns v_t are a lane for each and start at 0. The hyperparameters are h and, with ``rates``
-    "layer" or "each", the logarithm of a rate r for each array of weights or each weight, all ``rate`` at first: the
-    distance in which the weights stay near. ``adapt`` "head": only the last layer is unknown.
+    "layer" or "each", the logarithm of a rate r for each array of weights or each weight: the distance in which the
+    weights stay near. Rates are ``rate`` at first, and ``head_rate`` in the last layer. That is larger, because the
+    problem is convex in the last layer. In the others its curvature is of both signs, and where they move far the
+    problem has many solutions. ``adapt`` "head": only the last layer is unknown.
 
     The network has ``depth`` blocks of ``channels`` channels (`bilevel.networks.convolutional.SmoothConvolutional`).
     ``held_out`` classes are never trained on. ``rotations`` makes four classes of each training class. ``pool``
@@ -71,11 +74,11 @@ def meta_omniglot_maml(
     """
     shape = Shape(way, shots, queries)
     refuse_words(adapt, rates)
-    _refuse(shape, lanes, test_episodes, channels, depth, min(proximity, rate, tol))
+    _refuse(shape, lanes, test_episodes, channels, depth, min(proximity, rate, head_rate, tol))
     found = data_sets.classification(data, root)
     learned, unseen = episodes.split_classes(episodes.classes_of(found, pool), held_out, shape, seed)
     learned = episodes.with_rotations(learned) if rotations else learned
-    adaptation = Adaptation(_network((channels,) * depth, way), adapt, rate)
+    adaptation = Adaptation(_network((channels,) * depth, way), adapt, rate, head_rate)
     draw = lambda classes: lambda key: episodes.drawn_episode(key, classes, shape)
 
     def loss(params: Params, hparams: HParams, support: Batch) -> Scalar:
@@ -180,4 +183,4 @@ def _refuse(shape: Shape, lanes: int, test_episodes: int, channels: int, depth: 
             "multiple of 8, or fewer than 8."
         )
     if not least > 0:
-        raise ValueError("meta_omniglot_maml: task.proximity, task.rate and task.tol must be positive.")
+        raise ValueError("meta_omniglot_maml: task.proximity, task.rate, task.head_rate and task.tol must be positive.")

@@ -86,7 +86,7 @@ def meta_sinusoid(
             f"meta_sinusoid: sinusoids={sinusoids}, shots={shots}, queries={queries}, steps={steps}, "
             f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, and rate={rate} positive."
         )
-    adaptation = Adaptation(perceptron(width, width, 1), adapt, rate)
+    adaptation = Adaptation(perceptron(width, width, 1), adapt, rate, rate)
     asked = Sinusoids(adaptation)
     with jax.enable_x64(PRECISIONS.get(precision, True)):  # at the task's precision, not the caller's
         for_support, for_query = drawn(jax.random.key(seed + 1), held_out, shots, held_queries)

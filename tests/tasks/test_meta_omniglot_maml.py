@@ -59,7 +59,7 @@ def test_the_hypergradient_is_the_formula_of_implicit_maml():
     """mean_t (I + H_t / proximity)^{-1} grad_t, H_t the Hessian of the support loss of episode t, grad_t the slope of
     its query loss, both at the adapted weights. No damping stands in the system."""
     proximity = 2.0
-    task = meta_omniglot_maml(**EXACT, proximity=proximity, rates="fixed")
+    task = meta_omniglot_maml(**EXACT, proximity=proximity, rates="fixed", rate=1.0, head_rate=1.0)
     hparams = task.init_hparams(jax.random.key(0))
     support, drawn = task.batches(jax.random.key(1), 0)
     _, grad, report = bl.hypergradient(task, hparams, bl.Implicit(linear_solve=bl.CG()), batch=(support, drawn))
@@ -89,12 +89,12 @@ def test_the_hypergradient_is_the_formula_of_implicit_maml():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [{"rates": "layer"}, {"rates": "each"}, {"adapt": "head"}])
 def test_the_hypergradient_is_that_of_differences(method, agrees_with_differences):
-    task = meta_omniglot_maml(**EXACT, proximity=0.5, rate=0.3, **method)
+    task = meta_omniglot_maml(**EXACT, proximity=0.5, rate=0.3, head_rate=1.0, **method)
     agrees_with_differences(task, task.init_hparams(jax.random.key(1)), rtol=1e-5, step=1e-3)
 
 
 def test_rates_by_layer_are_numbers_that_move_the_weights_of_their_array():
-    adaptation = Adaptation(SmoothConvolutional((2,), outputs=2), "head", 0.25)
+    adaptation = Adaptation(SmoothConvolutional((2,), outputs=2), "head", 1.0, 0.25)
     hparams = adaptation.first(jax.random.key(0), "layer", (4, 4))
     assert {name: jnp.shape(leaf) for name, leaf in hparams.log_rates["outputs"].items()} == {"kernel": (), "bias": ()}
     ones = jax.tree.map(jnp.ones_like, adaptation.start(hparams, 3))
@@ -125,8 +125,9 @@ def test_training_raises_the_accuracy_on_classes_that_it_has_not_seen(drawn):
         ({"pool": 3}, "task.pool=3"),
         ({"depth": 0}, "depth=0"),
         ({"channels": 12}, "task.channels=12"),
-        ({"proximity": 0.0}, "task.proximity, task.rate and task.tol must be positive"),
+        ({"proximity": 0.0}, "task.proximity, task.rate, task.head_rate and task.tol must be positive"),
         ({"rate": -1.0}, "must be positive"),
+        ({"head_rate": 0.0}, "must be positive"),
         ({"adapt": "tail"}, "task.adapt=tail: choose one of all, head"),
         ({"rates": "some"}, "task.rates=some: choose one of each, layer, fixed"),
     ],
