@@ -100,10 +100,13 @@ def meta_omniglot_maml(
         solver=LBFGS(max_steps=500, tol=tol),
     )
 
-    def adapted(hparams: HParams, drawn: Episode) -> tuple[jax.Array, jax.Array]:
-        """The classes of the queries of ``lanes`` episodes, and whether the adaptations converged."""
+    @jax.jit  # once for the test, its baseline and the figure
+    def adapted(hparams: HParams, keys: jax.Array) -> tuple[Episode, jax.Array, jax.Array]:
+        """Test episodes, a lane for each key, the classes of their queries, and whether the adaptations converged."""
+        drawn = jax.vmap(draw(unseen))(keys)
         solution = inner.solve(hparams, drawn.support)
-        return jnp.argmax(adaptation.outputs(solution.params, hparams, drawn.query), axis=-1), solution.status.ok
+        guesses = jnp.argmax(adaptation.outputs(solution.params, hparams, drawn.query), axis=-1)
+        return drawn, guesses, solution.status.ok
 
     def test_keys() -> jax.Array:
         """The keys of the test episodes, and some more where they do not fill their last lanes."""
@@ -111,14 +114,10 @@ def meta_omniglot_maml(
 
     def tested(hparams: HParams) -> tuple[np.ndarray, float]:
         """The accuracy in each test episode, ``lanes`` of them at a time, and the share that converged."""
-        keys = test_keys().reshape(-1, lanes)
-
-        def one(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-            guesses, converged = adapted(hparams, jax.vmap(draw(unseen))(keys))
-            return jnp.mean(guesses == episodes.labels(way, queries), axis=1), converged
-
-        found, converged = jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
-        return np.asarray(found).ravel()[:test_episodes], float(jnp.mean(converged))
+        hparams = jax.tree.map(jnp.asarray, hparams)
+        rounds = [adapted(hparams, keys)[1:] for keys in test_keys().reshape(-1, lanes)]
+        right = np.concatenate([guesses == episodes.labels(way, queries) for guesses, _ in rounds])
+        return right.mean(axis=1)[:test_episodes], float(np.mean([converged for _, converged in rounds]))
 
     def assess(params: Params, hparams: HParams) -> dict[str, Any]:
         right, converged = tested(hparams)
@@ -135,9 +134,8 @@ def meta_omniglot_maml(
         return {"baseline/untrained": float(untrained.mean()), "baseline/nearest_image": float(jnp.mean(by_pixels))}
 
     def pictured(result: Result) -> Any:
-        """The first of some test episodes."""
-        drawn = jax.vmap(draw(unseen))(jax.random.split(jax.random.key(seed), lanes))
-        guesses, _ = adapted(jax.tree.map(jnp.asarray, result.hparams), drawn)
+        """The first test episode."""
+        drawn, guesses, _ = adapted(jax.tree.map(jnp.asarray, result.hparams), test_keys()[:lanes])
         return beside_their_classes(Episode(*(part[0] for part in drawn)), np.asarray(guesses[0]), shape)
 
     return Task(

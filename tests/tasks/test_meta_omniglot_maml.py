@@ -105,12 +105,12 @@ def test_rates_by_layer_are_numbers_that_move_the_weights_of_their_array():
 
 @pytest.mark.slow
 def test_training_raises_the_accuracy_on_classes_that_it_has_not_seen(drawn):
-    """101 test episodes do not fill the last of their lanes."""
-    task = meta_omniglot_maml(**{**SMALL, "test_episodes": 101, "lanes": 4, "channels": 16})
+    """From a rate at which the first weights adapt little. 101 test episodes do not fill the last of their lanes."""
+    task = meta_omniglot_maml(**{**SMALL, "shots": 1, "test_episodes": 101, "lanes": 4, "channels": 16}, head_rate=0.1)
     trainer = bl.Trainer(optimizer=optax.adam(3e-3), engine=bl.Implicit(linear_solve=bl.CG()), steps=60)
     result = trainer.fit(task)
     summary = result.summary
-    assert summary["test_accuracy"] > max(0.55, summary["baseline_untrained"])
+    assert summary["test_accuracy"] > summary["baseline_untrained"] + 0.1
     assert 0 < summary["test_accuracy_ci95"] < 0.1 and summary["test_converged"] > 0.9
     assert 1 / 3 < summary["baseline_nearest_image"] <= 1
     assert drawn(task, result) == {"queries"}
