@@ -8,7 +8,6 @@ the closure of {(x, y, z) : y > 0, y exp(x / y) <= z}, and a symmetric matrix is
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from bilevel.kernels.arrays import as_point, norm, unit
+from bilevel.kernels.arrays import as_point, norm
+from bilevel.kernels.spectrum import Spectrum, joined, of_rows, of_second_order
 from bilevel.kernels.symmetric import smat as smat, svec as svec
 from bilevel.projections.cones import psd_cone, second_order_cone
 from bilevel.projections.exponential import exponential_cone
@@ -48,11 +48,12 @@ class Cone(abc.ABC):
         jumps, NaN where that is not known."""
         return jnp.full_like(_checked(self, point), jnp.nan)
 
-    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array] | None:
-        """w -> the part of w that the derivative of `project` at ``point`` maps to zero; None where it is not known.
+    def spectrum(self, point: ArrayLike) -> Spectrum | None:
+        """The eigenvalues and eigenvectors of the derivative of `project` at ``point``, an array (dim,); None for cones
+        without a closed form of them.
 
-        >>> NonNegative(2).null_space(jnp.array([1.0, -1.0]))(jnp.array([3.0, 4.0])).tolist()
-        [0.0, 4.0]
+        >>> NonNegative(2).spectrum(jnp.array([1.0, -1.0])).values.tolist()
+        [1.0, 0.0]
         """
         return None
 
@@ -90,8 +91,8 @@ class Zero(OfVectors):
         x = jax.lax.stop_gradient(_checked(self, point))
         return jnp.where(jnp.isnan(x), x, 0)
 
-    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
-        return lambda w: w
+    def spectrum(self, point: ArrayLike) -> Spectrum:
+        return of_rows(jnp.zeros_like(_checked(self, point)))
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         return jnp.full_like(_checked(self, point), jnp.inf)
@@ -114,8 +115,8 @@ class Free(OfVectors):
     def project(self, point: ArrayLike) -> jax.Array:
         return _checked(self, point)
 
-    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
-        return jnp.zeros_like
+    def spectrum(self, point: ArrayLike) -> Spectrum:
+        return of_rows(jnp.ones_like(_checked(self, point)))
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         return jnp.full_like(_checked(self, point), jnp.inf)
@@ -138,9 +139,9 @@ class NonNegative(OfVectors):
     def project(self, point: ArrayLike) -> jax.Array:
         return jax.nn.relu(_checked(self, point))
 
-    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
-        off = ~(_checked(self, point) > 0)
-        return lambda w: jnp.where(off, w, 0)
+    def spectrum(self, point: ArrayLike) -> Spectrum:
+        x = _checked(self, point)
+        return of_rows((x > 0).astype(x.dtype))
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         return jnp.abs(_checked(self, point))
@@ -161,19 +162,8 @@ class SecondOrder(OfVectors):
     def project(self, point: ArrayLike) -> jax.Array:
         return second_order_cone(_checked(self, point))
 
-    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array]:
-        """Between the cone and its negative the multiples of [1, -z / ||z||], and everything in the negative."""
-        x = _checked(self, point)
-        t, z = x[..., :1], x[..., 1:]
-        length = norm(z)[..., None]
-        between = length > jnp.abs(t)
-        normal = jnp.concatenate([jnp.ones_like(t), -unit(jnp.where(between, z, 1))], axis=-1) / np.sqrt(2)
-
-        def part(w: jax.Array) -> jax.Array:
-            along = jnp.sum(normal * w, axis=-1, keepdims=True) * normal
-            return jnp.where(between, along, jnp.where(t >= length, 0, w))
-
-        return part
+    def spectrum(self, point: ArrayLike) -> Spectrum:
+        return of_second_order(_checked(self, point))
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         x = _checked(self, point)
@@ -311,12 +301,10 @@ class Product(Cone):
         projected = [cone.project(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]
         return jnp.concatenate(projected, axis=-1)
 
-    def null_space(self, point: ArrayLike) -> Callable[[jax.Array], jax.Array] | None:
-        parts = [cone.null_space(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]
+    def spectrum(self, point: ArrayLike) -> Spectrum | None:
+        parts = [cone.spectrum(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]
         known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
-        return lambda w: jnp.concatenate([part(piece) for part, piece in zip(known, self._split(w), strict=True)], -1)
+        return joined(known) if len(known) == len(parts) else None
 
     def kinks(self, point: ArrayLike) -> jax.Array:
         distances = [cone.kinks(piece) for cone, piece in zip(self.cones, self._split(point), strict=True)]

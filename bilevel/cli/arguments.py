@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import yaml
 
 from bilevel.cli.choices import configs
 from bilevel.cli.commands import COMMANDS as WITHOUT_SETTINGS
+from bilevel.cli.folders import NAMED, refuse_folder, unusable
 from bilevel.cli.generated import names
 from bilevel.cli.sentences import SettingsError, nearest
-from bilevel.cli.words import FLAGS, TAKES_VALUE, meant, similar
+from bilevel.cli.words import FLAGS, TAKES_VALUE, is_setting, meant, similar
 
 COMMANDS = {
     "train": "bilevel.cli.train:train",
@@ -65,6 +67,8 @@ def translate(arguments: list[str]) -> list[str]:
             "hydra/launcher=ray_cluster."
         )
     refuse_no_folder(overrides)
+    if command == "train" and not {"--cfg", "-c", "--info", "-i"} & set(flags):
+        refuse_unwritable(overrides)
     overrides = [in_full(one, flags, overrides) for one in overrides]
     directory, origin = (folder_of(overrides, name) for name in ("resume", "fork"))
     if directory and origin:
@@ -124,6 +128,12 @@ def refuse_words(flags: list[str]) -> None:
         if word.startswith("-"):
             name = word.partition("=")[0]
             if not any(flag == name or (len(name) > 3 and flag.startswith(name)) for flag in (*FLAGS, *TAKES_VALUE)):
+                if "=" in word and is_setting(name.lstrip("-")):
+                    of_agent = "WANDB_SWEEP_ID" in os.environ
+                    agent = ", as an agent of W&B gives them by ${args_no_hyphens} in the command of its sweep"
+                    raise SettingsError(
+                        f"{word}: settings have no hyphens before them: {word.lstrip('-')}{agent * of_agent}."
+                    )
                 meant_flag = similar(name.lstrip("-")) or nearest(name, FLAGS)
                 raise SettingsError(f"{word}: there is no such flag; settings are given as NAME=VALUE{meant_flag}.")
         elif last not in TAKES_VALUE:
@@ -139,9 +149,20 @@ def refuse_no_folder(overrides: list[str]) -> None:
     Traceback (most recent call last):
     bilevel.cli.sentences.SettingsError: output=: the name of a folder is needed, as in output=DIR.
     """
-    for name in ("output", "resume", "fork", "hydra.run.dir", "hydra.sweep.dir"):
+    for name in (*NAMED, "resume", "fork"):
         if value_of(overrides, name) == "":
             raise SettingsError(f"{name}=: the name of a folder is needed, as in {name}=DIR.")
+
+
+def refuse_unwritable(overrides: list[str]) -> None:
+    """SettingsError where the folder of a run, or of a sweep, cannot be made or written to."""
+    going = folder_of(overrides, "resume")
+    if going and going.is_dir() and (why := unusable(going)):
+        raise SettingsError(f"resume={going}: {why}; go on in a copy of it, or start a new run by fork={going}.")
+    given = [(name, place) for name in NAMED if (place := folder_of(overrides, name))]
+    for name, place in given or [("", Path())] * (going is None):
+        if "${" not in str(place):  # Hydra makes the name, as of a date
+            refuse_folder(name, place)
 
 
 def value_of(arguments: list[str], name: str) -> str | None:

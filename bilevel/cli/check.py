@@ -31,8 +31,9 @@ from bilevel.verification.oracle import Oracle, oracle_of
 ALLOWED = {"float64": 1e-4, "float32": 3e-2}  # the relative error of engines that claim to be exact
 MANY = 100  # forward mode costs a tangent for each hyperparameter
 HEADINGS = ("engine", "error", "estimate", "grade", "status", "gradients", "Hv", "Jv", "proxes", "factors")
+MAGNITUDE = 10.0  # times its claim, within which an error agrees with the grade "residual"
 MEANINGS = {  # of verdicts that do not fail the command
-    "loose": "within the tolerance that its schedule begins with",
+    "loose": "within the tolerance that its settings state, or its schedule begins with",
     "biased": "not exact by design, and its report says so",
     "failed": "a solve failed, and its report says so",
     "doubtful": "beyond the tolerance, but by less than ten times the uncertainty of what it is compared with",
@@ -165,7 +166,9 @@ def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, 
     doubt, estimate = 10 * oracle.uncertainty, float(report.error_estimate)
     if exact:
         within = ALLOWED[task.precision] * oracle.scale
-        beyond = "doubtful" if error <= within + doubt else "loose" if engine.adapts else "WRONG"
+        # A residual of the size that a loose tolerance allows gives the order of magnitude of the error.
+        stated = float(report.adjoint_tol) >= ALLOWED[task.precision] and error <= MAGNITUDE * estimate + doubt
+        beyond = "doubtful" if error <= within + doubt else "loose" if engine.adapts or stated else "WRONG"
         verdict = "right" if error <= within else beyond
     else:
         verdict = "biased" if bool(report.status.ok) else "failed"

@@ -46,7 +46,12 @@ def doctor(config: DictConfig) -> None:
 def read(directory: Path, config: DictConfig) -> Record:
     """The record of a run."""
     summary = directory / "summary.json"
-    found = loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {"status": "broken off"}
+    try:
+        found = loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {"status": "broken off"}
+    except ValueError as error:
+        raise SettingsError(
+            f"{summary} is damaged ({error}): remove it, and the doctor reads the lines of the record."
+        ) from error
     settings: Any = OmegaConf.to_container(config, resolve=True)
     return Record.of(read_json_lines(directory / JsonLines.filename), found, settings)
 

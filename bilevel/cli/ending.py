@@ -35,7 +35,9 @@ def finished(folder: Path, config: DictConfig) -> str:
     changes = [one for one in context.overrides.task if not is_own(one)]
     if context.mode != RunMode.MULTIRUN and any(not one.startswith("trainer.steps=") for one in changes):
         return ""
-    run = read(folder) if is_run(folder) else None
+    run = None
+    with contextlib.suppress(ValueError):  # of a damaged record the run itself says what to do
+        run = read(folder) if is_run(folder) else None
     steps = 0 if run is None else len(run.record.lines)
     if run is None or run.record.summary.get("status") != COMPLETED or steps < config.trainer.steps:
         return ""

@@ -52,6 +52,9 @@ def run() -> None:
         return
     if answered(sys.argv[1:]):
         return
+    if "debug=true" not in sys.argv:
+        warnings.formatwarning = in_one_line
+        sweep.let_jobs_tell()
     try:
         if found := asked(sys.argv[1:]):
             command, words, settings = found
@@ -104,7 +107,8 @@ def job(config: DictConfig) -> Any:
     except KeyboardInterrupt as interrupt:
         heed_no_more()
         take_away_empty(Path(HydraConfig.get().runtime.output_dir))
-        tell(f"{interrupt}".strip() or "interrupted")
+        again = f"; {sweep.AGAIN}." if HydraConfig.get().mode == RunMode.MULTIRUN else ""
+        tell(f"{interrupt}".strip() or f"interrupted{again}")
         distributed.leave(INTERRUPTED)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise SystemExit(INTERRUPTED) from None

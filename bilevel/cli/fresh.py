@@ -5,6 +5,8 @@ from __future__ import annotations
 import keyword
 from pathlib import Path
 
+from bilevel.cli.choices import options
+from bilevel.cli.folders import unusable
 from bilevel.cli.sentences import SettingsError
 
 TASK = '''"""A bilevel task: {name}. Run it with
@@ -96,6 +98,11 @@ def new(words: list[str], settings: dict[str, str]) -> None:
         Path("settings/task") / f"{name}.yaml": SETTINGS,
         Path(f"test_{name}.py"): TEST,
     }
+    if name in options("task"):
+        raise SettingsError(f"task={name} ships with bilevel, and would be run instead of yours: choose another name.")
+    for place in {path.parent for path in texts}:
+        if why := unusable(place):
+            raise SettingsError(f"{why}: run command=new in a folder of yours.")
     if taken := [path for path in texts if path.exists()]:
         raise SettingsError(f"{taken[0]} is there already, and command=new overwrites nothing: choose another name.")
     for path, text in texts.items():

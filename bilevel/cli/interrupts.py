@@ -1,16 +1,18 @@
 """Signals, and readers that leave.
 
-A run that is stopped saves its state and ends with one sentence, even within a long computation. A pipe that closes is
-no error.
+A run that is stopped saves its state and says what it has achieved; within a long computation, or where it is asked to
+stop a second time, it ends at once with one sentence. A pipe that closes is no error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import NoReturn
@@ -18,18 +20,20 @@ from typing import NoReturn
 PIPE_CLOSED = 141  # the exit code that a shell shows for a program that SIGPIPE ended
 INTERRUPTED = 130
 GRACE = 10.0  # seconds until Python must have handled a signal, because compiled code may run for minutes
+TWICE = 1.0  # seconds after which a signal is a second wish: `timeout` and schedulers signal one process twice at once
 STOPS = (signal.SIGINT, signal.SIGTERM)  # handled as Ctrl-C, because schedulers stop jobs by SIGTERM
 HANGUP = getattr(signal, "SIGHUP", None)  # a terminal that closes, which `nohup` ignores; Windows has none
 
 _heard = threading.Event()  # Python has handled the last signal
 _put_off = threading.Event()
 _asked = threading.Event()  # a signal has come; stays set, so that `heed` can raise again
-_last_words = ["interrupted"]
+_last_words = [""]
 
 
 def watch() -> None:
     """Turns the signals into KeyboardInterrupt. Python runs a handler only between two of its own instructions, so a
-    thread watches too: where a computation does not return within `GRACE` seconds, it ends the process."""
+    thread watches too: it ends the process where a computation does not return within `GRACE` seconds, and at a second
+    signal. What was saved before stays, because files are written whole."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -46,14 +50,17 @@ def heed_no_more() -> None:
 
 
 def last_words(text: str) -> None:
-    """The sentence printed where the watching thread ends the process, because the computation does not return."""
+    """What to do next, printed where the watching thread ends the process."""
     _last_words[0] = text
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises for the first signal alone: a second one would break off the saving that the first has begun, and the
+    watching thread decides whether it is another wish."""
+    again = _asked.is_set()
     _heard.set()
     _asked.set()
-    if not _put_off.is_set():
+    if not _put_off.is_set() and not again:
         raise KeyboardInterrupt
 
 
@@ -77,13 +84,33 @@ def heed() -> None:
 
 
 def _guard(reading: int, stops: Collection[int]) -> None:
+    first = math.inf
     while True:
         received = os.read(reading, 1)
-        if received and received[0] in stops:
-            if not _heard.wait(GRACE):
-                print(f"bilevel: {_last_words[0]}", file=sys.stderr, flush=True)
-                quit_at_once(INTERRUPTED)
-            _heard.clear()
+        if not received or received[0] not in stops:
+            continue
+        now = time.monotonic()
+        if now - first > TWICE:
+            leave("stopped at once, at the second signal")
+        if first == math.inf:
+            first = now
+            threading.Thread(target=_limit, daemon=True, name="limit of an interrupt").start()
+
+
+def _limit() -> None:
+    """Says after a while how to leave at once, and ends the process where Python does not handle the signal."""
+    if not _heard.wait(TWICE):
+        told = "stopping when the computation returns; Ctrl-C again leaves at once."
+        print(f"bilevel: {told}", file=sys.stderr, flush=True)
+        if not _heard.wait(GRACE - TWICE):
+            leave("interrupted within a computation that does not stop")
+
+
+def leave(why: str) -> NoReturn:
+    """Ends the process at once with one sentence: why, and what to do next."""
+    with contextlib.suppress(OSError):  # the terminal is gone
+        print(f"bilevel: {'; '.join(one for one in (why, _last_words[0]) if one)}", file=sys.stderr, flush=True)
+    quit_at_once(INTERRUPTED)
 
 
 def quit_at_once(code: int) -> NoReturn:

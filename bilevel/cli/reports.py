@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from bilevel.cli.folders import refuse_absent, refuse_file
 from bilevel.cli.sentences import SettingsError
 from bilevel.loggers.json_lines import write_whole
 from bilevel.report import REPORT, found, page
@@ -22,8 +23,7 @@ def report(words: list[str], settings: dict[str, str]) -> None:
         raise SettingsError(str(error)) from error
     common = folders[0] if len(folders) == 1 else Path(os.path.commonpath([folder.absolute() for folder in folders]))
     target = Path(settings["output"]).expanduser() if "output" in settings else common / REPORT
-    if not target.parent.is_dir():
-        raise SettingsError(f"output={target}: there is no folder {target.parent}; make it first.")
+    refuse_file("output", target)
     write_whole(target, page(runs))
     print(target)
 
@@ -55,6 +55,5 @@ def places(words: Sequence[str], command: str, example: str) -> list[Path]:
         raise SettingsError(f"command={command} needs a folder: bilevel command={command} {example}")
     folders = [Path(word).expanduser() for word in words]
     for folder in folders:
-        if not folder.is_dir():
-            raise SettingsError(f"{folder}: there is no such folder.")
+        refuse_absent(folder)
     return folders

@@ -13,6 +13,7 @@ from hydra.errors import (
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
+    SearchPathException,
 )
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -20,6 +21,7 @@ from bilevel.cli.choices import options as available
 from bilevel.cli.words import similar
 
 HOST = "error calling callback"  # in JAX's words for a function on the host that raised an error
+READ = 8  # names that are read in a sentence where one of them was probably meant
 WITH_TARGET = ("task", "engine", "optimizer", "solver", "logger")
 
 
@@ -57,9 +59,13 @@ def missing_choice(error: BaseException) -> str:
     if folder and first != "hydra":  # experiment=paper/precision: the folder belongs to the name
         group, option, known = first, f"{folder}/{option}", set()
     options = sorted((known | set(available(group))) - {"own", "default"})  # which need no name
+    guess = nearest(option, options)
     choose = f"choose one of {', '.join(options)}" if options else f"`bilevel --help` lists what there is in {group}"
+    if guess and len(options) > READ and first != "hydra":
+        choose = f"`bilevel command=list {group}` shows all {len(options)}"
+        return f"{group}={option}: there is no such {group}{guess}; {choose}."
     own = f"; one of your own, or of another package, is {group}._target_=MODULE.NAME" if group in WITH_TARGET else ""
-    return f"{group}={option}: there is no such {group}{nearest(option, options)}; {choose}{own}."
+    return f"{group}={option}: there is no such {group}{guess}; {choose}{own}."
 
 
 def bad_override(error: BaseException) -> str:
@@ -177,13 +183,29 @@ def unresolved(error: BaseException) -> str:
     return f"{key}: {reason.rstrip('.')}." if key else reason
 
 
+def no_folder_of_settings(error: BaseException) -> str:
+    """A --config-dir that is not there."""
+    place = re.search(r"config directory '([^']+)' not found", str(error))
+    return f"--config-dir={place[1]}: there is no such folder of settings." if place else str(error)
+
+
+def of_file(error: BaseException) -> str:
+    """The operating system's refusal of a file or folder, without its number."""
+    name, why = getattr(error, "filename", None), getattr(error, "strerror", None)
+    if not name or not why:
+        return str(error) or type(error).__name__
+    return f"{name}: it cannot be read or written ({why}); correct the name or its permissions."
+
+
 PHRASES = {
+    SearchPathException: no_folder_of_settings,
     MissingConfigException: missing_choice,
     OverrideParseException: unreadable,
     ConfigCompositionException: bad_override,
     InstantiationException: failed_call,
     MissingMandatoryValue: missing_value,
     OmegaConfBaseException: unresolved,
+    OSError: of_file,
 }
 
 

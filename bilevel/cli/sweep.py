@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -31,6 +32,7 @@ ADVICE = (
     "the process of a run ended before the run did (killed, or out of memory); the same command line completes the "
     "sweep."
 )
+AGAIN = "the same command line goes on with the sweep"
 _folders: list[Path] = []  # the folder of the sweep that this process runs
 
 
@@ -51,6 +53,18 @@ class Identified(Callback):
             # Hydra composes the settings of each job anew from the overrides.
             config.hydra.overrides.hydra = [*given, f"{PLACE}={quoted(place)}"]
         _folders[:] = [place]
+
+
+def let_jobs_tell() -> None:
+    """Keeps Hydra from printing the overrides of a job that failed, because the job has told its failure itself."""
+
+    def returned(job: JobReturn) -> Any:
+        assert job.status != JobStatus.UNKNOWN, "the job has not ended"
+        if job.status == JobStatus.COMPLETED:
+            return job._return_value
+        raise job._return_value
+
+    JobReturn.return_value = property(returned, JobReturn.return_value.fset)
 
 
 def identity(config: DictConfig) -> str:
@@ -133,10 +147,13 @@ def conclude() -> None:
 
 
 def _conclude(folder: Path) -> None:
-    from bilevel.loggers.json_lines import write_whole
+    from bilevel.loggers.json_lines import JsonLines, write_whole
     from bilevel.report import REPORT, found, page
     from bilevel.report.comparison import as_csv, as_text
+    from bilevel.report.runs import is_run
 
+    if not any(map(is_run, {path.parent for path in folder.rglob(JsonLines.filename)})):
+        return  # every job was refused, and said so
     runs = found([folder])
     write_whole(folder / TABLE, as_csv(runs))
     write_whole(folder / REPORT, page(runs))

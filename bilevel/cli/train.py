@@ -34,7 +34,7 @@ from bilevel.cli.record import SettingsRecord
 from bilevel.cli.search import pruning
 from bilevel.cli.sentences import SettingsError, no_setting, unexpected
 from bilevel.cli.settings import merged
-from bilevel.cli.sweep import goes_on, waits
+from bilevel.cli.sweep import AGAIN, goes_on, waits
 from bilevel.engines import Engine
 from bilevel.foundation.status import ConvergenceError
 from bilevel.foundation.typing import HParams, Key
@@ -67,16 +67,21 @@ def train(config: DictConfig) -> float:
         task, trainer = build(config)
         trainer = replace(trainer, loggers=[SettingsRecord(config), *trainer.loggers])
         again = f"`bilevel resume={shlex.quote(short(folder.path))}` goes on"
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            again = AGAIN
         lost = f"{loss()}; {again} from the last checkpoint, with any number of processes."
         if distributed.several():
             distributed.last_words(lost)
-        last_words(f"interrupted within a computation that does not stop; {again} from the last checkpoint.")
+        last_words(f"{again} from the last checkpoint.")
         settings: Any = OmegaConf.to_container(config, resolve=True)
         key = jax.random.key(config.seed)
         try:
             result = trainer.fit(task, key=key, directory=folder, resume=resumed, config=settings)
         except Interrupted as interrupt:
-            raise Interrupted(f"{interrupt}; {again}.") from interrupt
+            if leads():
+                print(short(folder.path))
+                tell_result(interrupt.result, folder.path, settings)
+            raise Interrupted(f"{interrupt}; {again}.", interrupt.result) from interrupt
         except ProcessLost as error:
             raise ProcessLost(lost) from error
         except Misfit as error:

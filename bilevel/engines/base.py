@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.engines import description
+from bilevel.foundation.parts import INNER, part
 from bilevel.foundation.settings import settings as settings, traced as traced
 from bilevel.foundation.status import GRADES, Code, Status
 from bilevel.foundation.typing import Batch, Counts, HParams, Key, Params, PyTree, Scalar
@@ -192,6 +193,7 @@ def refuse_training(engine: Engine, task: Task) -> None:
         )
 
 
+@part(INNER)
 def inner_solution(task: Task, point: Point, carry: Carry) -> Outcome:
     """The inner solve, from the carry where the task allows a warm start. A training begins cold."""
     cold = cold_start(task, point)

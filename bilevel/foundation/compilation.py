@@ -195,6 +195,7 @@ class Program:
         self._executables: dict[Any, list[Executable]] = {}  # by structure, shapes and dtypes
         self._found: dict[Any, Executable] = {}  # by all of that and the devices of the arguments
         self._read: Hashable = None
+        self._last: Executable | None = None
 
     def reading(self, read: Hashable) -> Program:
         """The program, without what was compiled when the function read other values from outside than ``read``."""
@@ -212,7 +213,12 @@ class Program:
         executable = self._found.get(placed)
         if executable is None:
             executable = self._found[placed] = self._find(signature, leaves, structure)
+        self._last = executable
         return jax.tree.unflatten(executable.structure, executable.results(leaves))
+
+    def text(self) -> str:
+        """The compiled program that was called last, in XLA's words; "" where none was."""
+        return self._last.compiled.as_text() or "" if self._last else ""
 
     def _find(self, signature: tuple[Any, ...], leaves: list[Any], structure: Any) -> Executable:
         """A program for these shapes and the devices of these arguments, compiled if there is none."""

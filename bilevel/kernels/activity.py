@@ -11,6 +11,7 @@ import numpy as np
 
 from bilevel.foundation.typing import LinearMap
 from bilevel.kernels.matrices import Matrix, between, is_sparse, largest, sparse, stacked
+from bilevel.linear_solve.condensed import no_pivot_lost
 
 STEPS = 24  # of conjugate gradients for the units; three suffice where all entries are nonzero
 SMALL = 24  # unknowns and rows up to which a Cholesky factor is faster than three steps
@@ -235,8 +236,7 @@ def is_regular(program: Program, reading: Reading) -> jax.Array:
 
 def invertible(curvature: jax.Array, rows: jax.Array, corner: jax.Array) -> jax.Array:
     """Whether no pivot of [[Q, C'], [C, -corner]] is rounding."""
-    pivots = jnp.abs(jnp.diagonal(jax.scipy.linalg.lu_factor(jnp.block([[curvature, rows.T], [rows, -corner]]))[0]))
-    return jnp.min(pivots, initial=jnp.inf) > jnp.finfo(rows.dtype).eps ** 0.625 * jnp.max(pivots, initial=0)
+    return no_pivot_lost(jnp.block([[curvature, rows.T], [rows, -corner]]))
 
 
 def _size(x: jax.Array) -> jax.Array:

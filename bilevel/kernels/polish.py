@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.rescue import rescued
 from bilevel.kernels.activity import (
     Point,
     Program,
@@ -20,8 +21,7 @@ from bilevel.kernels.activity import (
     units_of,
 )
 from bilevel.kernels.matrices import is_positive_semidefinite
-from bilevel.kernels.rescue import rescued
-from bilevel.kernels.saddle import Schur, schur_of
+from bilevel.kernels.saddle import Factors, factors_of
 
 State = TypeVar("State")
 
@@ -102,15 +102,16 @@ class Settled(NamedTuple):
 
     at: Point
     reading: Reading
-    by: Schur
+    by: Factors
 
 
-def settled(program: Program, at: Point, units: Units, by: Schur | None = None) -> Settled:
+def settled(program: Program, at: Point, units: Units, by: Factors | None = None, explicit: int = 0) -> Settled:
     """`polished`, mostly without a step of it. ``by`` are factors on the rows that are believed to hold the solution.
 
     Factors that have not lost digits solve the conditions on their rows to rounding. Where it is beyond doubt that
     the same rows hold the point found, no other rows can, and the polish would end there. The other lanes are polished.
-    Factors that are lost come back as numbers without a meaning, but finite ones.
+    Factors that are lost come back as numbers without a meaning, but finite ones. The first ``explicit`` equalities
+    give as many last unknowns, see `Substituted`.
 
     >>> program = (jnp.eye(1), -jnp.ones(1), jnp.zeros((0, 1)), jnp.zeros(0), jnp.ones((1, 1)), jnp.zeros(1))
     >>> found = settled(program, (jnp.array([0.1]), jnp.zeros(0), jnp.array([0.9])), units_of(program[0], program[4]))
@@ -120,7 +121,7 @@ def settled(program: Program, at: Point, units: Units, by: Schur | None = None) 
     if by is None:
         _, _, duals = into_units(at, units)
         slack = units.rows[at[1].size :] * (program[5] - program[4] @ at[0])
-        by = _factors(program, duals > slack)
+        by = _factors(program, duals > slack, explicit)
     first = corrected(program, at, by)
     reading = read_program(program, first, units)
     same = jnp.all(reading.active == by.held[at[1].size :])
@@ -130,17 +131,17 @@ def settled(program: Program, at: Point, units: Units, by: Schur | None = None) 
     def searched(program: Program, at: Point, units: Units) -> Settled:
         at = polished(program, at, units)
         reading = read_program(program, at, units)
-        return Settled(at, reading, _factors(program, reading.active).quiet())
+        return Settled(at, reading, _factors(program, reading.active, explicit).quiet())
 
     return rescued(~sure, searched, (program, at, units), Settled(first, reading, by))
 
 
-def _factors(program: Program, active: jax.Array) -> Schur:
+def _factors(program: Program, active: jax.Array, explicit: int) -> Factors:
     Q, _, A, _, G, _ = program
-    return schur_of(Q, jnp.concatenate([A, jnp.where(active[:, None], G, 0)]))
+    return factors_of(Q, jnp.concatenate([A, jnp.where(active[:, None], G, 0)]), explicit)
 
 
-def is_convex(hessian: jax.Array, by: Schur) -> jax.Array:
+def is_convex(hessian: jax.Array, by: Factors) -> jax.Array:
     """Whether a Hessian has no negative eigenvalue, up to rounding. Factors ``by`` that have not lost digits prove it,
     unless they are of more than the Hessian.
 
@@ -148,11 +149,10 @@ def is_convex(hessian: jax.Array, by: Schur) -> jax.Array:
     >>> bool(is_convex(jnp.eye(1), by)), bool(is_convex(-jnp.eye(1), schur_of(-jnp.eye(1), jnp.zeros((0, 1)))))
     (True, False)
     """
-    unproved = by.lost | jnp.any(by.weight > 0)
-    return rescued(unproved, is_positive_semidefinite, (hessian,), jnp.bool_(True))
+    return rescued(~by.convex, is_positive_semidefinite, (hessian,), jnp.bool_(True))
 
 
-def corrected(program: Program, at: Point, by: Schur) -> Point:
+def corrected(program: Program, at: Point, by: Factors) -> Point:
     """(x, y, z) after a Newton step on the rows that the factors ``by`` are of; other multipliers are zero."""
     Q, q, A, b, G, h = program
     x, y, z = at

@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from bilevel.implicit.silence import silent
 from bilevel.kernels.activity import Reading
-from bilevel.kernels.saddle import Schur, solve_saddle
+from bilevel.kernels.saddle import Factors, solve_saddle
 
 
 class Arguments(NamedTuple):
@@ -27,7 +27,7 @@ class Arguments(NamedTuple):
 
 @jax.custom_jvp
 def moving(
-    solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading, by: Schur | None = None
+    solution: tuple[jax.Array, ...], arguments: tuple, reading: Reading, by: Factors | None = None
 ) -> tuple[jax.Array, ...]:
     """The ``solution`` (x, y, z), unchanged in value, with its derivative in the `Arguments`, in both modes and to any
     order. It takes factors of Q and of its Schur complement on the active rows of the ``reading``, in its units, or
@@ -51,18 +51,43 @@ def _rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     by = None if primals[3] is None else jax.lax.stop_gradient(primals[3]).in_units(columns, scales)
     mask = jnp.concatenate([jnp.ones_like(at[1]), reading.active.astype(at[0].dtype)])
 
+    moves = [i for i, tangent in enumerate(tangents[1]) if not isinstance(tangent, SymbolicZero)]
+    if not moves:
+        return at, tuple(map(jnp.zeros_like, at))
+
     def linear(of: tuple, tangents: tuple) -> tuple[jax.Array, ...]:
-        (x, y, z), given, moved = of[0], of[1], Arguments(*tangents)
+        (x, y, z), given, moved = of[0], of[1], dict(zip(moves, tangents, strict=True))
         rows = (mask * scales)[:, None] * jnp.concatenate([given.A, given.G]) * columns[None, :]
         curvature = columns[:, None] * (0.5 * (given.Q + given.Q.T)) * columns[None, :]
-        top = -(0.5 * (moved.Q + moved.Q.T) @ x + moved.q + moved.A.T @ y + moved.G.T @ z)
-        bottom = jnp.concatenate([moved.b - moved.A @ x, moved.h - moved.G @ x])
+        top, equality, inequality = unmet((x, y, z), moved)
+        bottom = jnp.concatenate([equality, inequality])
         change, duals = solve_saddle(curvature, rows, columns * top, mask * scales * bottom, strict=True, by=by)
         change, duals = columns * change, scales * duals
         return change, duals[: y.size], duals[y.size :]
 
-    moved = (jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t for p, t in zip(given, tangents[1], strict=True))
-    return at, silent(linear, (at, given), tuple(moved), jnp.isnan(given.usable), given[:-1])
+    lost = jnp.isnan(given.usable)
+    return at, silent(linear, (at, given), tuple(tangents[1][i] for i in moves), lost, given[:-1])
+
+
+def unmet(at: tuple, moved: dict[int, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How far a change of some of the data, by their places in `Arguments`, moves the conditions away from the point.
+    Data that stay have no terms, because products with zeros take as long as others."""
+    x, y, z = at
+    Q, q, A, b, G, h = (moved.get(i) for i in range(6))
+    top, equality, inequality = jnp.zeros_like(x), jnp.zeros_like(y), jnp.zeros_like(z)
+    if Q is not None:
+        top = top - 0.5 * (Q @ x + x @ Q)
+    if q is not None:
+        top = top - q
+    if A is not None:
+        top, equality = top - y @ A, equality - A @ x
+    if b is not None:
+        equality = equality + b
+    if G is not None:
+        top, inequality = top - z @ G, inequality - G @ x
+    if h is not None:
+        inequality = inequality + h
+    return top, equality, inequality
 
 
 moving.defjvp(_rule, symbolic_zeros=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bilevel.foundation.rescue import rescued
 from bilevel.foundation.typing import LinearMap
-from bilevel.kernels.rescue import rescued
 from bilevel.kernels.triangular import inverse_lower
 
 
@@ -34,6 +35,11 @@ class Schur(NamedTuple):
         y = jax.scipy.linalg.cho_solve((self.factor, True), self.half.T @ top - self.scale * bottom)
         return (top - self.half @ y) @ self.inverse, self.scale * y
 
+    @property
+    def convex(self) -> jax.Array:
+        """Whether the factors prove that Q is positive definite."""
+        return ~self.lost & jnp.all(self.weight == 0)
+
     def quiet(self) -> Schur:
         """The same, with numbers in the place of NaN where the factors are lost, because callers may be under checks
         for NaN."""
@@ -41,10 +47,89 @@ class Schur(NamedTuple):
         factor = jnp.where(self.lost, jnp.eye(len(self.factor), dtype=self.factor.dtype), self.factor)
         return self._replace(inverse=kept(self.inverse), half=kept(self.half), factor=factor)
 
+    def lost_where(self, failed: jax.Array) -> Schur:
+        """The same, lost where ``failed`` too."""
+        return self._replace(lost=self.lost | failed)
+
     def in_units(self, columns: jax.Array, rows: jax.Array) -> Schur:
         """The factors of [[D Q D, D C' E], [E C D, 0]] with D = diag(columns) and E = diag(rows)."""
         inverse, weight = self.inverse / columns[None, :], self.weight / rows**2
         return self._replace(inverse=inverse, scale=self.scale / rows, weight=weight)
+
+
+class Substituted(NamedTuple):
+    """Factors of the same matrix where the first k rows of C give the last k unknowns, u = (g - E x) / d, and where Q
+    has no entry of theirs but the ``curvature`` on its diagonal: of the program in x alone, whose Hessian is
+    Q_x + E' diag(curvature / d^2) E. A step with them costs products with E, so that refinement in all unknowns keeps
+    the digits that the sum E'E would lose."""
+
+    inner: Schur
+    link: jax.Array  # (k, n - k): E
+    factor: jax.Array  # (k,): d
+    curvature: jax.Array  # (k,)
+    flat: jax.Array  # whether Q_x = 0
+
+    def solve(self, top: jax.Array, bottom: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(x, y) with Q x + C' y = top and C x = bottom."""
+        n, k = self.link.shape[1], self.factor.size
+        (top, force), (known, bottom) = jnp.split(top, [n]), jnp.split(bottom, [k])
+        pull = (force - self.curvature * known / self.factor) / self.factor
+        x, y = self.inner.solve(top - pull @ self.link, bottom)
+        last = (known - self.link @ x) / self.factor
+        first = (force - self.curvature * last) / self.factor
+        return jnp.concatenate([x, last]), jnp.concatenate([first, y])
+
+    @property
+    def held(self) -> jax.Array:
+        return jnp.concatenate([jnp.ones(self.factor.size, bool), self.inner.held])
+
+    @property
+    def lost(self) -> jax.Array:
+        return self.inner.lost
+
+    @property
+    def convex(self) -> jax.Array:
+        """Whether Q is seen to be positive semidefinite."""
+        return self.flat & jnp.all(self.curvature >= 0)
+
+    def quiet(self) -> Substituted:
+        """The same, with numbers in the place of NaN where the factors are lost."""
+        return self._replace(inner=self.inner.quiet())
+
+    def lost_where(self, failed: jax.Array) -> Substituted:
+        """The same, lost where ``failed`` too."""
+        return self._replace(inner=self.inner.lost_where(failed))
+
+    def in_units(self, columns: jax.Array, rows: jax.Array) -> Substituted:
+        """The factors of [[D Q D, D C' E], [E C D, 0]] with D = diag(columns) and E = diag(rows)."""
+        n, k = self.link.shape[1], self.factor.size
+        (free, last), (first, others) = jnp.split(columns, [n]), jnp.split(rows, [k])
+        link, factor = first[:, None] * self.link * free, first * self.factor * last
+        return Substituted(self.inner.in_units(free, others), link, factor, self.curvature * last**2, self.flat)
+
+
+Factors = Schur | Substituted
+
+
+def substitution(
+    hessian: jax.Array, rows: jax.Array, explicit: int
+) -> tuple[jax.Array, Callable[[Schur], Substituted]]:
+    """The Hessian in the first unknowns, where the first ``explicit`` rows give as many last unknowns; and factors of
+    that smaller program -> factors of the whole one."""
+    n = len(hessian) - explicit
+    link, factor = rows[:explicit, :n], jnp.diagonal(rows[:explicit, n:])
+    curvature, of_x = jnp.diagonal(hessian)[n:], hessian[:n, :n]
+    reduced = of_x + (link.T * (curvature / factor**2)[None, :]) @ link
+    flat = jnp.all(of_x == 0)
+    return reduced, lambda inner: Substituted(inner, link, factor, curvature, flat)
+
+
+def factors_of(hessian: jax.Array, rows: jax.Array, explicit: int = 0) -> Factors:
+    """`schur_of`, in the first unknowns where the first ``explicit`` rows give as many last ones."""
+    if not explicit:
+        return schur_of(hessian, rows)
+    reduced, whole = substitution(hessian, rows, explicit)
+    return whole(schur_of(reduced, rows[explicit:, : len(reduced)]))
 
 
 def solve_saddle(
@@ -53,7 +138,7 @@ def solve_saddle(
     top: jax.Array,
     bottom: jax.Array,
     strict: bool = False,
-    by: Schur | None = None,
+    by: Factors | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(x, y) with Q x + C' y = top and C x = bottom, for Q (n, n) symmetric and C (k, n).
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
-from bilevel.kernels.rescue import rescued
+from bilevel.foundation.rescue import rescued
 from bilevel.kernels.scalar_root import bracketed_root
 
 SUFFICIENT = 1e-4  # of the predicted decrease, or of the size of the gradient where rounding hides the decrease

@@ -13,6 +13,7 @@ from bilevel import cones
 from bilevel.cones import Cone
 from bilevel.kernels.symmetric import upper_by_columns
 from bilevel.layers.cvxpy_refusals import cvxpy_of, refuse, refuse_cones, refuse_curvature
+from bilevel.layers.explicit_unknowns import explicit_last
 from bilevel.layers.norm_bounds import Canonical, Dims, without_bounds
 
 Sparse = Any  # a matrix of scipy.sparse
@@ -37,7 +38,8 @@ class Leaf(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class CanonicalForm:
     """The arguments (Q, q, A, b, G, h) of a quadratic program, or (A, b, c) of a program over ``cone``. Their entries
-    are ``(offset + slope @ theta)[source]``; theta are the entries of all parameters, each in row-major order."""
+    are ``(offset + slope @ theta)[source]``; theta are the entries of all parameters, each in row-major order. The
+    first ``explicit`` equalities of a quadratic program give as many last unknowns."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -46,6 +48,7 @@ class CanonicalForm:
     offset: np.ndarray
     slope: scipy.sparse.coo_matrix
     variables: tuple[Leaf, ...]
+    explicit: int
 
 
 def canonical_form(problem: Any, parameters: list, variables: list) -> CanonicalForm:
@@ -59,11 +62,13 @@ def canonical_form(problem: Any, parameters: list, variables: list) -> Canonical
         program, chain = _reduced(cp, problem, quadratic=False)
     constants = [column for key, column in program.param_id_to_col.items() if key < 0]
     leaves = [_leaf(program, chain, variable) for variable in variables]
-    canonical, place = _canonical(program), np.arange(program.x.size)
-    if not linear:
+    canonical, curvature, explicit = _canonical(program), None, 0
+    if linear:
+        canonical, curvature, place, explicit = explicit_last(canonical, _curvature(program), constants)
+    else:
         kept = np.concatenate([np.zeros(0, int), *(leaf.index for leaf in leaves)])
         canonical, place = without_bounds(canonical, constants, kept[kept >= 0])
-    data, tensor = _data(canonical, program.P if linear else None, linear)
+    data, tensor = _data(canonical, curvature)
     return CanonicalForm(
         names=tuple(parameter.name() for parameter in parameters),
         shapes=tuple(parameter.shape for parameter in parameters),
@@ -72,6 +77,7 @@ def canonical_form(problem: Any, parameters: list, variables: list) -> Canonical
         offset=np.asarray(tensor[:, constants].todense()).sum(axis=1),
         slope=scipy.sparse.coo_matrix(tensor @ _spread(program, chain, parameters)),
         variables=tuple(leaf._replace(index=np.where(leaf.index < 0, -1, place[leaf.index])) for leaf in leaves),
+        explicit=explicit,
     )
 
 
@@ -94,7 +100,13 @@ def _canonical(program: Any) -> Canonical:
     return Canonical(rows[:places], rows[places:], costs, Dims.of(program.cone_dims))
 
 
-def _data(program: Canonical, curvature: Sparse | None, linear: bool) -> tuple[tuple[Entries, ...], Sparse]:
+def _curvature(program: Any) -> Sparse:
+    """CVXPY's curvature, column by column, with rows of zeros where there is none."""
+    n = program.x.size
+    return scipy.sparse.csr_matrix((n * n, program.q.shape[1]) if program.P is None else program.P)
+
+
+def _data(program: Canonical, curvature: Sparse | None) -> tuple[tuple[Entries, ...], Sparse]:
     """The arguments of our program, and the matrix that takes CVXPY's vector of parameters to all their entries."""
     n, count, zero = program.c.shape[0], program.b.shape[0], program.dims.zero
     order, c = _our_rows(program.dims), scipy.sparse.csr_matrix(program.c)
@@ -105,9 +117,8 @@ def _data(program: Canonical, curvature: Sparse | None, linear: bool) -> tuple[t
     at_A, at_b, at_c = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     tensors = [-of_A, of_b, c]  # CVXPY's rows are A x + b in K, ours b - A x
     A = A._replace(source=at_A)
-    if not linear:
+    if curvature is None:
         return (A, _vector(at_b), _vector(at_c)), scipy.sparse.vstack(tensors).tocsr()
-    curvature = scipy.sparse.csr_matrix((n * n, program.c.shape[1])) if curvature is None else curvature
     Q, of_Q = _matrix(curvature, (n, n))
     Q = Q._replace(source=sum(sizes) + Q.source)
     bounds = (_kept(A, slice(0, zero)), _vector(at_b[:zero]), _kept(A, slice(zero, count)), _vector(at_b[zero:]))

@@ -10,6 +10,7 @@ from bilevel.cones import Cone
 from bilevel.foundation.eager import Setting, compiles_once, solves_once
 from bilevel.implicit.attach import attach
 from bilevel.implicit.silence import gone
+from bilevel.kernels.arrays import after
 from bilevel.kernels.matrices import is_sparse
 from bilevel.layers.conic_units import conic_units, is_regular
 from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
@@ -37,7 +38,8 @@ def solve_conic(data: list, cone: Cone, start: list | None, solver: ProgramSolve
 
     unknown, residual = improved_at_root(mapping, unknown, scaled, measure)
     status, usable = verdict(program, answer, residual, solver.tol)
-    grade = grade_of(status, is_regular(mapping, unknown, *scaled))
+    regular = is_regular(mapping, unknown, *scaled)
+    grade, unknown = grade_of(status, regular), after(unknown, regular)
     nothing = mapping.pack(*map(jnp.zeros_like, (c, b, b)))  # where a cotangent of zero stays zero
     unknown = jnp.where(jnp.isnan(usable), nothing, unknown)
     flat = jnp.zeros((), c.dtype)  # a linear objective has no curvature

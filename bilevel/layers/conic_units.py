@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from bilevel.cones import Cone
 from bilevel.kernels.activity import DIGITS, invertible, sizes_of, units_of
 from bilevel.kernels.matrices import Matrix, is_sparse
+from bilevel.linear_solve.condensed import is_invertible
 from bilevel.optimality.conic import Conic, ConicPoint
 from bilevel.solvers.programs.stated_by_arrays import groups_of
 
@@ -72,5 +73,8 @@ def is_regular(mapping: Conic, z: jax.Array, A: Any, b: jax.Array, c: jax.Array)
     residual = jnp.max(jnp.abs(mapping.natural_residual(z, A, b, c)), initial=0)
     doubt = DIGITS * (jnp.finfo(z.dtype).eps + residual)
     certain = jnp.all(mapping.cone.dual.kinks(v) > doubt)  # False for NaN
+    saddle = mapping.system(z, A, b, c).operator.saddle
+    if saddle is not None:
+        return certain & is_invertible(saddle)
     slope = jax.jacfwd(mapping.cone.project_dual)(v)
     return certain & invertible(jnp.zeros((c.size, c.size), c.dtype), slope @ A, jnp.eye(v.size, dtype=v.dtype) - slope)

@@ -13,7 +13,7 @@ from jax.experimental.sparse import BCOO
 from bilevel.foundation.eager import Setting, compiles_once
 from bilevel.kernels.matrices import Matrix
 from bilevel.layers.canonical_form import CanonicalForm, Entries, canonical_form
-from bilevel.layers.programs import cone_program, quadratic_program
+from bilevel.layers.programs import cone_program, of_data
 from bilevel.linear_solve import AutoLinear, LinearSolver
 from bilevel.solvers import Auto
 from bilevel.solvers.programs.stated_by_arrays import ProgramSolver
@@ -79,12 +79,11 @@ class DisciplinedProgram:
     def solve(self, *arrays: Any) -> Solution:
         """The solution with its status; ``params`` are the values of the variables."""
         data = data_of(Setting(self.form), _checked(self.form, arrays))
-        options: Any = {"solver": self.solver, "linear_solve": self.linear_solve}
         if self.form.cone is None:
-            found = quadratic_program(*data, **options)
+            found = of_data(data, None, self.solver, self.linear_solve, self.form.explicit)
         else:
             A, b, c = data
-            found = cone_program(A, b, c, self.form.cone, **options)
+            found = cone_program(A, b, c, self.form.cone, solver=self.solver, linear_solve=self.linear_solve)
         return found._replace(params=values_of(Setting(self.form), found.params))
 
 

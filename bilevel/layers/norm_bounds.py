@@ -85,7 +85,7 @@ def bounds(program: Canonical, constants: list[int], kept: np.ndarray) -> list[B
     for column in np.flatnonzero(twice):
         places = used[used // count == column]
         row, head = places % count
-        factors = [_constant(A, place, constants) for place in places]
+        factors = [constant_entry(A, place, constants) for place in places]
         bounding = zero <= row < zero + nonneg and head in heads and row not in taken
         if bounding and factors[0] < 0 < factors[1]:
             found.append(Bound(int(column), int(row), int(head), float(-factors[1] / factors[0])))
@@ -93,7 +93,7 @@ def bounds(program: Canonical, constants: list[int], kept: np.ndarray) -> list[B
     return found
 
 
-def _constant(A: Sparse, place: int, constants: list[int]) -> float:
+def constant_entry(A: Sparse, place: int, constants: list[int]) -> float:
     """The entry at a place, or NaN where it depends on parameters."""
     inside = slice(A.indptr[place], A.indptr[place + 1])
     return float(np.sum(A.data[inside])) if np.all(np.isin(A.indices[inside], constants)) else np.nan

@@ -74,13 +74,22 @@ def quadratic_program(
     start = None if init is None else start_arguments("quadratic_program", (init.params, *init.dual), sizes)
     if start is not None and g is not None:
         start[2] = jnp.maximum(jnp.concatenate([start[2], -start[2]]), 0)
+    found = of_data(data, start, solver, linear_solve)
+    if g is None:
+        return found
+    dual = found.dual.inequality_dual
+    return found._replace(dual=found.dual._replace(inequality_dual=dual[:rows] - dual[rows:]))
+
+
+def of_data(
+    data: list, start: list | None, solver: ProgramSolver, linear_solve: LinearSolver, explicit: int = 0
+) -> Solution:
+    """The quadratic program with these arguments, of which the first ``explicit`` equalities give as many last
+    unknowns (see `ConeProgram`)."""
     solve = Setting(linear_solve)
-    solved = solve_quadratic(data, start, solver, solve)
+    solved = solve_quadratic(data, start, solver, solve, Setting(explicit))
     moved = move_quadratic(data, solved, solve)
-    dual = moved.dual
-    if g is not None:
-        dual = dual._replace(inequality_dual=dual.inequality_dual[:rows] - dual.inequality_dual[rows:])
-    return _solution(solved, moved.primal, dual)
+    return _solution(solved, moved.primal, moved.dual)
 
 
 def cone_program(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from bilevel.cones import NonNegative, Product, Zero
 from bilevel.foundation.eager import Setting, compiles_once, solves_once
+from bilevel.foundation.rescue import rescued
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Scalar
 from bilevel.implicit.attach import attach
@@ -17,7 +18,6 @@ from bilevel.kernels import activity, polish
 from bilevel.kernels.arrays import after
 from bilevel.kernels.matrices import is_sparse, rows_kept, stacked, symmetric_part
 from bilevel.kernels.program_derivative import moving
-from bilevel.kernels.rescue import rescued
 from bilevel.layers.solved import Solved, counts_of, grade_of, improved_at_root, start_of
 from bilevel.linear_solve import AutoLinear
 from bilevel.linear_solve.sparse_lu import pivot_ratio
@@ -43,11 +43,12 @@ def _is_sparse(data: list) -> bool:
 
 
 @solves_once
-def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve: Setting) -> Solved:
+def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve: Setting, explicit: Setting) -> Solved:
     impossible = jnp.any(data[5] == -jnp.inf)
     Q, q, A, b, G, h = frozen = jax.lax.stop_gradient(_finite_rows(data))
     cone = Product(Zero(b.size), NonNegative(h.size))
-    program = ConeProgram(symmetric_part(Q), q, stacked(A, G), jnp.concatenate([b, h]), cone)
+    given = 0 if _is_sparse(data) else explicit.value
+    program = ConeProgram(symmetric_part(Q), q, stacked(A, G), jnp.concatenate([b, h]), cone, given)
     begin = None if start is None else start_of(program, start[0], jnp.concatenate(start[1:]))
     answer: Answer = jax.lax.stop_gradient(solver.solve_program(program, begin))
     unknown = PrimalDual(answer.x, answer.y[: b.size], answer.y[b.size :])
@@ -57,7 +58,7 @@ def solve_quadratic(data: list, start: list | None, solver: ProgramSolver, solve
     settled, convex = None, None
     if dense:
         units = activity.units_of(program.P, program.A)
-        settled = jax.lax.stop_gradient(polish.settled(arrays, tuple(unknown), units, answer.factors))
+        settled = jax.lax.stop_gradient(polish.settled(arrays, tuple(unknown), units, answer.factors, given))
         convex = polish.is_convex(after(program.P, settled.at), settled.by)
         settled = after(settled, convex)
         unknown = PrimalDual(*settled.at)

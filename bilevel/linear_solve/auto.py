@@ -11,6 +11,7 @@ from bilevel.foundation import vectors as tree
 from bilevel.foundation.typing import LinearMap, PyTree
 from bilevel.linear_solve.base import LinearSolution, LinearSolver, Operator, Preconditioner, Prepared, as_operator
 from bilevel.linear_solve.cg import CG
+from bilevel.linear_solve.condensed import Condensed
 from bilevel.linear_solve.dense import Dense
 from bilevel.linear_solve.gmres import GMRES
 from bilevel.linear_solve.minres import MINRES
@@ -28,6 +29,7 @@ class AutoLinear(LinearSolver):
 
     ======================================  =====================================================================
     a sparse matrix, stored                 `SparseLU`, on the host
+    up to ``dense`` unknowns, a saddle      `Condensed`: a factor of the size of the first block, refined
     up to ``dense`` unknowns                `Dense`: n products in one batch and a factorisation, at any condition
     symmetric and definite                  `CG`
     symmetric, not known to be definite     `MINRES`
@@ -81,7 +83,7 @@ class AutoLinear(LinearSolver):
         if tree.size(tree.as_vector(example)) <= (self.dense if operator.matrix is None else BUILT):
             if self.preconditioner.exact and operator.factorable and operator.matrix is None:
                 return Refactored(self.preconditioner, self.tol, self.max_steps)
-            return Dense(tol=self.tol)
+            return Dense(tol=self.tol) if operator.saddle is None else Condensed(tol=self.tol)
         if operator.symmetric and operator.definite:
             return CG(self.tol, self.max_steps, self.preconditioner, self.memory)
         if operator.symmetric:
@@ -94,6 +96,8 @@ class AutoLinear(LinearSolver):
         chosen = self.choose(operator, example)
         if operator.stored is not None:
             return f"SparseLU(tol={self.tol:g}): the entries of the sparse matrix are stored, so it is factored."
+        if isinstance(chosen, Condensed):
+            return f"Condensed(tol={self.tol:g}): the system is a saddle whose second block is eliminated."
         if unknowns <= self.dense:
             built = f"{unknowns} unknowns are at most {self.dense}, so the matrix is built"
             return f"Dense(tol={self.tol:g}): {built}; {_factorization(operator)}."

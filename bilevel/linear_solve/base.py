@@ -26,6 +26,22 @@ class Stored(NamedTuple):
     leading: int
 
 
+class Saddle(NamedTuple):
+    """A = [[0, C'], [C, -diag(corner)]] in the unknowns (x, y), by its parts: C has the shape (m, n), corner >= 0.
+
+    ``shift`` (m,) are multiples of a small number that make the last block definite where it is added to the corner:
+    1 where the corner vanishes.
+    """
+
+    rows: jax.Array
+    corner: jax.Array
+    shift: jax.Array
+
+    def product(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A (x, y)."""
+        return y @ self.rows, self.rows @ x - self.corner * y
+
+
 @dataclass(frozen=True, eq=False)
 class Operator:
     """A square linear map x -> A x on pytrees, with the facts of A that its owner knows.
@@ -44,6 +60,7 @@ class Operator:
     owner: str = "the system"
     matrix: jax.Array | None = None  # A for one flat array, where its owner has built it already
     stored: Stored | None = None  # the same where it is sparse
+    saddle: Saddle | None = None  # A for a pair of flat arrays (x, y), where it has this form
 
     def __call__(self, x: PyTree) -> PyTree:
         return self.matvec(x)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LOG = logging.getLogger("bilevel")
-FAILED = ("failed", "interrupted")  # values of `summary["status"]` for a run that did not reach its end
+INTERRUPTED = "interrupted"
+FAILED = ("failed", INTERRUPTED)  # values of `summary["status"]` for a run that did not reach its end
 
 
 class Run(NamedTuple):
@@ -53,6 +54,9 @@ class Logger(abc.ABC):
 
     def phase(self, name: str) -> None:  # noqa: B027  # nothing to do is a good default
         """Says what the run does now, where that is no outer step, as "baselines"."""
+
+    def within(self, what: str, done: int, total: int) -> None:  # noqa: B027  # nothing to do is a good default
+        """Says how far the phase is: ``done`` of ``total`` ("penalties", 3, 20)."""
 
     def sync(self) -> None:  # noqa: B027  # nothing to do is a good default
         """Writes the log to the disk, so that it survives a crash of the machine; called before each checkpoint."""

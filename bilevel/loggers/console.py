@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -70,14 +70,20 @@ class Console(Logger):
 
     def tell(self, text: str | Phase) -> None:
         """Shows the steps done with a text beside them."""
+        self.told = text
         if self.cell is not None:
-            self.cell.show(self.completed, text.name if isinstance(text, Phase) else text)
+            self.cell.show(self.completed, text.words if isinstance(text, Phase) else text)
         else:
             self.progress.update(self.bar, completed=self.completed, metrics=text, refresh=True)
         self.updated = time.monotonic()
 
     def phase(self, name: str) -> None:
         self.tell(Phase(name, time.monotonic()))
+
+    def within(self, what: str, done: int, total: int) -> None:
+        if isinstance(self.told, Phase):
+            counted = f"{done}/{total}" if what == self.told.name else f"{what} {done}/{total}"
+            self.tell(replace(self.told, within=counted))
 
     def figure(self, name: str, figure: Any) -> None:
         """Nothing: a terminal shows no figures."""
@@ -97,9 +103,14 @@ class Phase:
 
     name: str
     began: float
+    within: str = ""  # how far it is
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}: {self.within}" if self.within else self.name
 
     def __str__(self) -> str:
-        return f"{self.name} {time.monotonic() - self.began:.0f} s"
+        return f"{self.words} {time.monotonic() - self.began:.0f} s"
 
 
 class Cell:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bilevel.kernels.rescue import rescued
+from bilevel.foundation.rescue import rescued
 
 WELL_SEPARATED = 1e-4  # Cholesky's factor is used if each row of length 1 is so far from the span of the rows before it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,8 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.cones import Cone
+from bilevel.foundation.typing import LinearMap
 from bilevel.implicit.mapping import Mapping, System
-from bilevel.linear_solve.base import Operator
+from bilevel.kernels.matrices import is_sparse
+from bilevel.linear_solve.base import Operator, Saddle
 from bilevel.penalties.base import not_known
 
 
@@ -37,11 +40,11 @@ class Conic(Mapping):
 
         [[0, A'D], [D A, -D (I - D)]] (dx, w) = (r, -D t),       d(y - s) = D w + t + A dx,       D the Jacobian of Pi,
 
-    singular where D is, with right-hand sides in its range. Where the cone knows the projection N on the null space of
-    D, -N is added to the last block: w has no part in that space, so that neither the solution nor the solution of
-    least norm changes, and the matrix is regular wherever the derivative exists. The natural residual is the residual
-    at z / tau. Sources: O'Donoghue et al., 2016; Busseti, Moursi and Boyd, Solution refinement at regular points of
-    conic problems, 2019; Blondel et al., 2021, equation (18).
+    singular where D is, with right-hand sides in its range. Where the cone knows the eigenvectors of D = V' diag(d) V,
+    the unknown is V w, so that the last block is diagonal, and -1 is put where d = 0: w has no part there, so that
+    neither the solution nor the solution of least norm changes, and the matrix is regular wherever the derivative
+    exists. The natural residual is the residual at z / tau. Sources: O'Donoghue et al., 2016; Busseti, Moursi and Boyd,
+    Solution refinement at regular points of conic problems, 2019; Blondel et al., 2021, equation (18).
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> F = bl.optimality.Conic(bl.cones.NonNegative(1))                            # min x s.t. -x + s = -2, s >= 0
@@ -69,30 +72,42 @@ class Conic(Mapping):
     def system(self, params: jax.Array, A: jax.Array, b: jax.Array, c: jax.Array) -> System:
         x, v, _ = self._split(params, c)
         y, derivative = jax.linearize(self.cone.project_dual, v)
-        null = self.cone.dual.null_space(v)
-
-        def matvec(unknown: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            dx, w = unknown
-            along = derivative(w)
-            bottom = derivative(A @ dx) - along + derivative(along)
-            return A.T @ along, bottom if null is None else bottom - null(w)
 
         def known(rhs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             top, middle, last = self._split(rhs, c)
             change = x @ top + y @ middle + last
             return top - c * change, middle - b * change, change
 
-        def restrict(rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
-            top, middle, _ = known(rhs)
-            return top, -derivative(middle)
+        def ends(restricted: LinearMap, extended: LinearMap) -> tuple[LinearMap, Callable]:
+            """`restrict` and `extend` of the system, from t -> V D t and V w -> D w."""
 
-        def extend(rhs: jax.Array, unknown: tuple[jax.Array, jax.Array]) -> jax.Array:
-            dx, w = unknown
-            _, middle, change = known(rhs)
-            return jnp.concatenate([dx, derivative(w) + middle + A @ dx, change[None]])
+            def restrict(rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
+                top, middle, _ = known(rhs)
+                return top, -restricted(middle)
 
-        operator = Operator(matvec, symmetric=True, definite=False, singular=null is None, owner=str(self))
-        return System(operator, restrict, extend)
+            def extend(rhs: jax.Array, unknown: tuple[jax.Array, jax.Array]) -> jax.Array:
+                dx, w = unknown
+                _, middle, change = known(rhs)
+                return jnp.concatenate([dx, extended(w) + middle + A @ dx, change[None]])
+
+            return restrict, extend
+
+        spectrum = None if is_sparse(A) else self.cone.dual.spectrum(v)
+        if spectrum is None:
+
+            def matvec(unknown: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+                dx, w = unknown
+                along = derivative(w)
+                return A.T @ along, derivative(A @ dx) - along + derivative(along)
+
+            operator = Operator(matvec, symmetric=True, definite=False, singular=True, owner=str(self))
+            return System(operator, *ends(derivative, derivative))
+        d = spectrum.values
+        saddle = Saddle(d[:, None] * spectrum.forward(A.T).T, jnp.where(d > 0, d * (1 - d), 1), d)
+        operator = Operator(
+            lambda at: saddle.product(*at), symmetric=True, definite=False, owner=str(self), saddle=saddle
+        )
+        return System(operator, *ends(lambda t: d * spectrum.forward(t), lambda w: spectrum.backward(d * w)))
 
     def pack(self, x: jax.Array, y: jax.Array, s: jax.Array) -> jax.Array:
         """z = (x, y - s, 1)."""

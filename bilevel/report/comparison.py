@@ -19,9 +19,10 @@ from bilevel.report.words import headline_of
 MOST = COLORS  # runs whose curves share a chart: the best
 WORDS = 30  # letters of the values that tell a run apart, up to which they stand in a legend
 MANY = 6  # settings that differ stand in the table of results up to so many, more in a table of their own
-SILENT = ("compilation_cache", "progress", "debug")  # settings that change no result
+SILENT = ("compilation_cache", "progress", "debug", "trainer.profile")  # settings that change no result
 UNTOLD = ("task", "report", "logger", "data.root", *SILENT)  # the task has a column; the others change no result either
 UNCOMPARED = ("reduced", "preferred", "hydra", "resume", "fork", "run", *SILENT)
+BEST = ' class="best"'
 GAP = 2  # columns of the terminal between two of the table
 LEAST = ("error of gradient", "seconds", "steps")  # the columns that a narrow terminal leaves out first, in this order
 
@@ -34,7 +35,9 @@ def sections_of(runs: Sequence[RecordedRun]) -> str:
     columns, rows = comparison(ordered, told)
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    body = [f'<tr class="best">{row}</tr>' if number == 0 else f"<tr>{row}</tr>" for number, row in enumerate(cells)]
+    tasks = [task_of(run.record) for run in ordered]
+    best = [tasks.index(task) == number for number, task in enumerate(tasks)]  # losses of two tasks do not compare
+    body = [f"<tr{BEST if first else ''}>{row}</tr>" for first, row in zip(best, cells, strict=True)]
     note = (
         '<p class="soft">Best first, by the outer loss that the runs minimise; results on test data choose nothing.</p>'
     )
@@ -105,7 +108,7 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     {'seed': [0, 1]}
     """
     flats = [_flat("", one) for one in settings]
-    names = list(dict.fromkeys(name for flat in flats for name in flat))
+    names = list(dict.fromkeys(name for flat in flats for name in flat if name not in SILENT))
     values = {name: [flat.get(name, "") for flat in flats] for name in names}
     apart = {name: row for name, row in values.items() if any(value != row[0] for value in row[1:])}
     rows = list(apart.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +48,13 @@ def task_of(record: Record) -> str:
 
 def read(folder: Path) -> RecordedRun:
     """The run in ``folder``. Raises ValueError where none is recorded."""
-    lines = read_json_lines(folder / JsonLines.filename)
-    if not lines and not (folder / SUMMARY).is_file():
+    lines, summary = read_json_lines(folder / JsonLines.filename), _summary(folder)
+    if not lines and not summary:
         raise ValueError(
-            f"{folder}: no run is recorded there ({JsonLines.filename} and {SUMMARY} are missing or empty)."
+            f"{folder}: no run is recorded there ({JsonLines.filename} and {SUMMARY} are missing, empty or damaged)."
         )
     pictures = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
-    record = Record.of(lines, _summary(folder), settings_of(folder))
+    record = Record.of(lines, summary, settings_of(folder))
     return RecordedRun(folder, record, overrides_of(folder), pictures)
 
 
@@ -69,8 +70,17 @@ def found(folders: Iterable[Path]) -> list[RecordedRun]:
         below = [place for place in below if is_run(place)]
         if not below:
             raise ValueError(f"{folder}: there is no run in it, nor below it; give the folder of a run or of a sweep.")
-        runs += [read(place) for place in below]
+        runs += [run for place in below if (run := _read_or_told(place))]
     return runs
+
+
+def _read_or_told(folder: Path) -> RecordedRun | None:
+    """A run of a sweep; a warning and None where its record is damaged, because the others can be told."""
+    try:
+        return read(folder)
+    except ValueError as error:
+        warnings.warn(f"{error} It is left out.", stacklevel=3)
+        return None
 
 
 def is_run(folder: Path) -> bool:
@@ -109,8 +119,11 @@ def _summary(folder: Path) -> dict[str, Any]:
     try:
         content = loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        warnings.warn(f"{path} is damaged, and left out.", stacklevel=3)
         return {}
-    return content if isinstance(content, dict) else {}
+    return content
 
 
 def _natural(path: Path) -> list[Any]:

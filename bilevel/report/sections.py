@@ -17,7 +17,7 @@ from bilevel.loggers.baselines import baselines_of
 from bilevel.report.charts import Band, Curve, chart
 from bilevel.report.commands import command
 from bilevel.report.runs import RecordedRun
-from bilevel.report.words import headline_of
+from bilevel.report.words import broken_off, headline_of
 from bilevel.training.headline import key, short
 from bilevel.verification import Record, diagnose
 
@@ -26,6 +26,12 @@ STANDARD = ("outer/", "inner/", "adjoint/", "engine/", "counts/", "error_", "sec
 DRAWN = ("training", "hyperparameters")  # pictures that the page has as curves of its own
 PARTS = {"seconds_tracing": "tracing", "seconds_lowering": "lowering", "seconds_compiling": "compilation"}
 QUARTILES = {"lower_quartile": "lower quartile", "upper_quartile": "upper quartile"}
+LEAST = 0.005  # seconds that are told
+MOST_STEPS = 8  # traced steps that are told one by one
+UNDIVIDED = (
+    "The outer steps are not divided into inner solve, adjoint solve, estimate and evaluation, because a trace of one "
+    "would have cost more than the run could afford, or could not be read: trainer.profile=true divides them."
+)
 LARGEST = 3_000_000  # bytes of a picture that is put into the page
 
 
@@ -76,7 +82,13 @@ def ended(record: Record, name: str, label: str = "") -> Curve:
     curve = _curve(record.lines, name, label)
     end = record.summary.get("steps")
     last = record.summary.get("final_outer_loss" if name == "outer/loss" else f"last_{key(name)}")
-    if not curve.x or not isinstance(end, int) or not isinstance(last, int | float) or curve.x[-1] >= end:
+    if (
+        not curve.x
+        or broken_off(record)
+        or not isinstance(end, int)
+        or not isinstance(last, int | float)
+        or curve.x[-1] >= end
+    ):
         return curve
     return curve._replace(x=[*curve.x, float(end)], y=[*curve.y, float(last)])
 
@@ -171,20 +183,46 @@ def _picture(name: str, path: Path) -> str:
 
 def cost(record: Record) -> str:
     """Where the time went, and how often the functions of the problem were called."""
-    lines, summary = record.lines, record.summary
-    total = sum(_finite(line.get("seconds")) for line in lines)
-    compiled = {words: sum(_finite(line.get(name)) for line in lines) for name, words in PARTS.items()}
-    rows = [("outer steps, without compilation", f"{max(total - sum(compiled.values()), 0):.2f} s")]
-    rows += [(words, f"{seconds:.2f} s") for words, seconds in compiled.items()]
-    rows += [(f"{words} alone", f"{seconds:.3g} s a step") for words, seconds in summary.get("profile", {}).items()]
-    if "seconds_total" in summary:
-        rows.append(("the whole run", f"{summary['seconds_total']:.2f} s"))
+    summary = record.summary
+    spent = times(record)
+    spent += [(f"{words}, a step", f"{seconds:.3g} s") for words, seconds in summary.get("profile", {}).items()]
+    rows = []
     for solve in ("inner", "adjoint"):
         if steps := record.series(f"{solve}/steps"):
             rows.append((f"steps of the {solve} solve", f"{statistics.median(steps):.0f} in the median outer step"))
     counts = dict(summary.get("counts") or {})
-    rows += [(name.replace("_", " "), f"{count:,}") for name, count in counts.items() if isinstance(count, int)]
-    return section("time and calls", table(pair(*row) for row in rows))
+    rows += [
+        (name.replace("_", " "), f"{count:,}") for name, count in counts.items() if isinstance(count, int) and count
+    ]
+    where = section("where the time went", table(pair(*row) for row in spent) + divided(summary))
+    return where + (section("steps and calls", table(pair(*row) for row in rows)) if rows else "")
+
+
+def times(record: Record) -> list[tuple[str, str]]:
+    """What the seconds of the run went into; while it lasts, of its steps alone."""
+    lines, summary = record.lines, record.summary
+    total, parts = _finite(summary.get("seconds_total")), summary.get("seconds_by")
+    if isinstance(parts, Mapping) and total > 0:
+        known = [(str(name), _finite(seconds)) for name, seconds in parts.items()]
+        shown = [(name, f"{seconds:.2f} s ({seconds / total:.0%})") for name, seconds in known if seconds >= LEAST]
+        again = next(iter(summary.get("seconds_of_steps") or [0])) > 0
+        return [*shown, ("since the run went on, in all" if again else "the whole run", f"{total:.2f} s")]
+    spent = sum(_finite(line.get("seconds")) for line in lines)
+    compiled = {words: sum(_finite(line.get(name)) for line in lines) for name, words in PARTS.items()}
+    rows = [("outer steps, without compilation", f"{max(spent - sum(compiled.values()), 0):.2f} s")]
+    return [*rows, *((words, f"{seconds:.2f} s") for words, seconds in compiled.items())]
+
+
+def divided(summary: Mapping[str, Any]) -> str:
+    """By what the time of the outer steps was divided, or how it could be."""
+    if "seconds_by" not in summary:
+        return ""
+    steps = [str(step) for step in summary.get("seconds_sampled") or []]
+    if not steps:
+        return "" if summary.get("profile") else f'<p class="soft">{UNDIVIDED}</p>'
+    which = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps)}"
+    which = f"{len(steps)} of the steps" if len(steps) > MOST_STEPS else which
+    return f'<p class="soft">The outer steps are divided as the compiler&#8217;s traces of {which} are.</p>'
 
 
 def findings(run: RecordedRun) -> str:

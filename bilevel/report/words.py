@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bilevel.foundation.readable import counted
-from bilevel.loggers.base import FAILED
+from bilevel.loggers.base import FAILED, INTERRUPTED
 from bilevel.report.commands import command
 from bilevel.report.runs import task_of
-from bilevel.training.headline import short
+from bilevel.training.conclusion import LAST
+from bilevel.training.headline import OUTER, short
 from bilevel.verification import Record, diagnose
 from bilevel.verification.cures import hold_out
 
 CHOSEN = {
     "stop/loss": "it has the lowest loss on the second hold-out (stop/loss)",
     "outer/loss": "it has the lowest outer loss",
-    "last step": "the losses of other steps are on other batches and cannot be compared",
+    LAST: "the losses of other steps are on other batches and cannot be compared",
 }
 JUDGED = ("outer/loss", "final_outer_loss")  # in the record, and of the last iterate in the summary
 PRECISE = 1e-2  # an error of the hypergradient below this share of its norm does not mislead an optimiser
@@ -31,14 +32,19 @@ def achieved(record: Record) -> str:
     """The gain of the run, or the news that it broke off."""
     summary = record.summary
     if head := headline_of(record):
-        return f"{task_of(record)}: {head['sentence']}."
+        so_far = f" (interrupted after {counted(len(record.lines), 'outer step')})" if broken_off(record) else ""
+        return f"{task_of(record)}: {head['sentence']}{so_far}."
     if summary.get("status") in FAILED:
-        return f"{task_of(record)}: the run {summary['status']} after {len(record.lines)} outer steps."
-    losses = [summary.get(name) for name in ("best_outer_loss", "initial_outer_loss")]
-    if all(isinstance(loss, int | float) for loss in losses):
-        best, first = (short(float(loss)) for loss in losses if loss is not None)
-        return f"{task_of(record)}: outer loss {best}; {first} at the start."
+        done = counted(len(record.lines), "outer step")
+        return f"{task_of(record)}: the run {'was ' if broken_off(record) else ''}{summary['status']} after {done}."
+    if losses := _losses(record):
+        return f"{task_of(record)}: outer loss {short(losses[1])}; {short(losses[0])} at the start."
     return f"{task_of(record)}: {len(record.lines)} outer steps so far."
+
+
+def broken_off(record: Record) -> bool:
+    """Whether the run was interrupted."""
+    return record.summary.get("status") == INTERRUPTED
 
 
 def headline_of(record: Record) -> Mapping[str, Any]:
@@ -53,8 +59,26 @@ def chosen(record: Record) -> str:
     if by not in CHOSEN:
         return ""
     ended = " The run stopped early, out of patience." if record.summary.get("status") == "stopped_early" else ""
-    which = "the last step" if by == "last step" else f"step {record.summary.get('best_step')} of {steps}"
-    return f"The result is {which}, because {CHOSEN[by]}.{ended}"
+    which = "the last step" if by == LAST else f"step {record.summary.get('best_step')} of {steps}"
+    if not broken_off(record):
+        return f"The result is {which}, because {CHOSEN[by]}.{ended}"
+    return f"The result so far is {which}, because {CHOSEN[by]}.{_loss_so_far(record)}"
+
+
+def _loss_so_far(record: Record) -> str:
+    """The least outer loss beside the first one, where they compare and the headline has another figure."""
+    losses = _losses(record)
+    if not losses or headline_of(record).get("metric") == OUTER or record.summary.get("chosen_by") == LAST:
+        return ""
+    return f" The outer loss went from {short(losses[0])} down to {short(losses[1])}."
+
+
+def _losses(record: Record) -> tuple[float, float] | None:
+    """The outer loss of the first step and the least one, where the summary has both."""
+    first, best = (record.summary.get(f"{when}_outer_loss") for when in ("initial", "best"))
+    if isinstance(first, int | float) and isinstance(best, int | float):
+        return float(first), float(best)
+    return None
 
 
 def trust(record: Record) -> str:
@@ -96,7 +120,7 @@ def advice(record: Record, given: Sequence[str], folder: str) -> str:
         if finding.overrides:
             return f"{finding.cure}: {command(given, finding.overrides)}"
         return f"{finding.cure} ({finding.cause}: `bilevel command=doctor {shlex.quote(folder)}` says more)"
-    if record.summary.get("status") == "interrupted":
+    if broken_off(record):
         return f"Go on with the run: bilevel resume={shlex.quote(folder)}"
     steps = int(record.summary.get("steps", 0))
     if record.summary.get("status") == "completed" and falling(record):
@@ -126,8 +150,11 @@ def falling(record: Record) -> bool:
 
 
 def closing(record: Record, given: Sequence[str], folder: str, report: str) -> list[str]:
-    """The last lines of a run."""
-    found = [achieved(record), chosen(record), trust(record), f"Report: {report}" if report else ""]
+    """The last lines of a run; of an interrupted one without what to do next, which its error says."""
+    shown = f"Report: {report}" if report else ""
+    if broken_off(record):
+        return [line for line in (achieved(record), chosen(record), shown) if line]
+    found = [achieved(record), chosen(record), trust(record), shown]
     return [*(line for line in found if line), f"Next: {advice(record, given, folder)}"]
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.data import DataSet
+from bilevel.foundation.progress import followed
 from bilevel.tasks import learned_images, softmax
 from bilevel.tasks.grids import lowest
 from bilevel.tasks.kernel_learner import Learner
@@ -50,7 +51,7 @@ def compared(learner: Learner, parts: Parts, each: int, recipe: Recipe) -> dict[
     draws = [learned_images.random_images(parts.real, each, seed) for seed in seeds]
     means = learned_images.mean_images(parts.real, each, 0)
     scored = _scorer(learner, parts, labels)
-    by_draw = np.array([scored(images) for images in draws])
+    by_draw = np.array([scored(images) for images in followed(draws, "random draws")])
     by_means, by_all = scored(means), on_all(learner, parts)
     network = lambda images, labels, recipe: _network(learner, parts, images, labels, recipe)
     one = recipe._replace(seeds=1)

@@ -10,6 +10,7 @@ import numpy as np
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch
+from bilevel.foundation.progress import followed
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Headline, Task
@@ -67,7 +68,7 @@ def kernel_ridge(
 
     def baselines() -> dict[str, Any]:
         points = _grid(features)
-        fits = [_exact(fitted, hparams) for hparams in points]
+        fits = [_exact(fitted, hparams) for hparams in followed(points, "points of the grid")]
         losses = [float(mean_loss(params, hparams, chosen)) for params, hparams in zip(fits, points, strict=True)]
         best = lowest(losses, "the grid of length scales and penalties")
         scores = {"validation_loss": losses[best], **evaluate(fits[best], points[best])}

@@ -12,6 +12,7 @@ import optax
 
 from bilevel import data as data_sets
 from bilevel.batches import draw_samples, full_batch, whole_batch
+from bilevel.foundation.progress import followed
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.solvers import Optax
@@ -108,7 +109,7 @@ def learning_rate(
 
 def best_constant_rate(with_rate: Callable[[float], dict[str, float]]) -> dict[str, float]:
     """The constant rate of the grid with the lowest validation loss, and its scores."""
-    scores = [with_rate(rate) for rate in GRID]
+    scores = [with_rate(rate) for rate in followed(GRID, "rates")]
     best = lowest((one["validation_loss"] for one in scores), "the grid of rates")
     return {"baseline/rate": GRID[best], **{f"baseline/{name}": score for name, score in scores[best].items()}}
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.data import DataSet, Rows, checked, in_memory, without_gaps
+from bilevel.foundation.progress import followed
 from bilevel.foundation.typing import Batch, HParams, Params, Scalar
 from bilevel.losses.linear import Linear
 from bilevel.losses.pointwise import cross_entropy
@@ -92,7 +93,8 @@ def best_of_grid(
     """
     train, chosen_on = in_memory((train, chosen_on))
     weighted = (*train, np.broadcast_to(np.asarray(weights, float), train[1].shape))
-    fits = [_fit(jnp.asarray(penalty), weighted, chosen_on, classes, cost) for penalty in penalties]
+    fit = lambda penalty: _fit(jnp.asarray(penalty), weighted, chosen_on, classes, cost)
+    fits = [fit(penalty) for penalty in followed(penalties, "penalties")]
     best = lowest((loss for _, loss in fits), "the grid of penalties")
     return Fit(fits[best][0], float(penalties[best]))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bilevel.foundation.progress import followed
 from bilevel.foundation.typing import Key, PyTree, Scalar
 
 NETWORKS = ("connected", "convolutional")
@@ -99,7 +100,7 @@ def accuracies(
     """
     pictures, labels = jnp.asarray(test[0], jnp.float32), jnp.asarray(test[1])
     keys = [jax.random.key(seed) for seed in range(recipe.seeds)]
-    trained = [train(recipe.network, images, loss, recipe, key) for key in keys]
+    trained = [train(recipe.network, images, loss, recipe, key) for key in followed(keys, "networks")]
     classes = images.targets.shape[1]
     return np.asarray([_accuracy(recipe.network, classes, weights, pictures, labels) for weights in trained])
 

@@ -14,9 +14,9 @@ from bilevel.engines.failure import LOG, describe, leaves_where
 from bilevel.foundation import trees
 from bilevel.foundation.stated import checked_baselines, checked_metrics
 from bilevel.loggers.base import plain
-from bilevel.task import Task, anywhere
+from bilevel.task import Headline, Task, anywhere
 from bilevel.training.found import found_hparams, path_of
-from bilevel.training.headline import headline
+from bilevel.training.headline import OUTER, headline, key
 from bilevel.training.judgement import judge_of, mean_outer_loss, projected_gradient_norm
 from bilevel.training.outer_step import Evaluation, TrainState, metrics_of, point_of
 from bilevel.training.result import Result, own, summarize
@@ -58,7 +58,7 @@ def concluded(
         "blocked": blocked(task, metrics, projected, float(trees.norm(taken))),
         "steps_shortened": sum(int(line["outer/halvings"] > 0) for line in metrics),
         "hparams": path_of(best.hparams),
-        "initial_hparams": {name: value for name, value in metrics[0].items() if name.startswith("hparams")},
+        "initial_hparams": _start_of(metrics),
         "last_hparams": path_of(taken),
         **found_hparams(task, best.hparams),
         "without_gradient": _without_gradient(state, told.get("held_constant", [])),
@@ -68,6 +68,40 @@ def concluded(
         summary |= {"status": FAILED, "failed_because": f"None of {len(metrics)} outer steps could be used. {why}"}
     _tell(summary, judge)
     return Result(best.hparams, best.params, taken, last.report.params, metrics, plain(summary))
+
+
+def broken_off(task: Task, metrics: list[dict[str, Any]], state: TrainState, told: Mapping[str, Any]) -> Result:
+    """The result so far of a run that was interrupted, from its record and its state alone, because somebody waits.
+
+    The figures named ``final_`` and ``last_`` are those of the last step that was taken: the hyperparameters behind it
+    were not looked at yet.
+    """
+    best, last = state.best, task.inner.primal(state.carry.params)
+    chosen = int(best.step) >= 0
+    hparams, params = (best.hparams, best.params) if chosen else (state.hparams, last)
+    summary = dict(told)
+    if metrics:
+        judge = judge_of(task, state.key, metrics[-1])
+        summary |= {
+            "chosen_by": judge if chosen else LAST,
+            **summarize(metrics, [], int(best.step)),
+            **({} if judge else {"best_outer_loss": _mean_of_last(metrics)}),
+            "hparams": path_of(hparams),
+            "initial_hparams": _start_of(metrics),
+            "last_hparams": path_of(state.hparams),
+            **found_hparams(task, hparams),
+        }
+    result = Result(hparams, params, state.hparams, last, metrics, plain(summary))
+    return with_headline(result, task) if metrics else result
+
+
+def with_headline(result: Result, task: Task) -> Result:
+    """The result with the headline of what is known before the baselines are: the stated metric if the steps measured
+    it, else the one of a task that states none."""
+    metric = task.headline.metric
+    known = not metric or metric == OUTER or key(metric) in result.summary
+    stated = replace(task.headline, against={}) if known else Headline()
+    return replace(result, summary={"headline": headline(stated, result.summary), **result.summary})
 
 
 def with_baselines(result: Result, task: Task) -> Result:
@@ -83,7 +117,16 @@ def with_baselines(result: Result, task: Task) -> Result:
 def _mean_loss(task: Task, state: TrainState, metrics: list[dict[str, Any]], last: Evaluation, taken: Any) -> float:
     """An outer loss of the last iterate that does not depend on which batch was drawn last."""
     mean = mean_outer_loss(task, state.key, last.report.params, taken)
-    return float(np.mean([line["outer/loss"] for line in metrics[-TAIL:]])) if mean is None else mean
+    return _mean_of_last(metrics) if mean is None else mean
+
+
+def _mean_of_last(metrics: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.mean([line["outer/loss"] for line in metrics[-TAIL:]]))
+
+
+def _start_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The hyperparameters of the first step on record."""
+    return {name: value for name, value in metrics[0].items() if name.startswith("hparams")}
 
 
 def blocked(task: Task, metrics: Sequence[Mapping[str, Any]], projected: float, size: float) -> bool:

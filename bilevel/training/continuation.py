@@ -39,7 +39,7 @@ def restored(checkpoints: Checkpoints, record: Path, template: TrainState, data:
     if not reaches(record, lines):  # a record with damage, or of an earlier release
         ends = line_ends(record)
         state, meta = _within(checkpoints, record, template, len(ends))
-        lines = Stretch(int(state.step), ends[int(state.step) - 1])
+        lines = Stretch(int(state.step), ends[int(state.step) - 1]) if int(state.step) else START
     if not same_data(meta.get("data", []), data):
         raise ValueError(
             f"{record.parent} was run on other data: the batch of its first step is not that of this task. Give the "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from bilevel.foundation.progress import followed
 from bilevel.loggers import Logger
 from bilevel.loggers.baselines import baselines_of
 from bilevel.task import Task
@@ -44,7 +45,8 @@ def figures(task: Task, result: Result) -> Iterator[tuple[str, Figure]]:
 
     A figure that cannot be drawn becomes a warning, because a picture must never cost a result.
     """
-    for name, draw in {**standard(), **task.figures}.items():
+    drawn = {**standard(), **task.figures}
+    for name, draw in followed(list(drawn.items()), "figures"):
         try:
             with style():
                 figure = draw(result)

@@ -11,14 +11,19 @@ from typing import Any
 
 import jax
 
+from bilevel.foundation.compilation import Seconds
+from bilevel.foundation.parts import PARTS
+from bilevel.foundation.progress import heard_by
+from bilevel.foundation.readable import counted
 from bilevel.foundation.typing import HParams, Key, Params
 from bilevel.loggers import JsonLines, Run
-from bilevel.loggers.base import by_name, finish_all, plain
+from bilevel.loggers.base import INTERRUPTED, by_name, finish_all, plain
 from bilevel.task import Task
 from bilevel.training.callbacks import Moment, asks_to_end
 from bilevel.training.calls import Entry
 from bilevel.training.checkpoint import Checkpoints
-from bilevel.training.conclusion import concluded, with_baselines
+from bilevel.training.clock import STEPS, Clock, divide
+from bilevel.training.conclusion import broken_off, concluded, with_baselines, with_headline
 from bilevel.training.continuation import Earlier, fingerprint, restored
 from bilevel.training.environment import environment
 from bilevel.training.figures import figures, keep_figure
@@ -36,20 +41,29 @@ COMPLETED = "completed"  # the status of a run that took all of its steps
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a fit, raised after the state and, with a directory, the result so far (``result.npz``) were
-    saved."""
+    saved. ``result`` is that result: the best step so far, and a summary without baselines."""
+
+    def __init__(self, text: str, result: Result) -> None:
+        super().__init__(text)
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, Result]]:
+        return Interrupted, (str(self), self.result)  # because a pool of processes sends it to the one that waits
 
 
 class Fit(Steps):
     """A run in progress: its steps, and the open files that keep them."""
 
     def __init__(self, trainer: Settings, task: Task, key: Key, directory: Path | None, stack: ExitStack) -> None:
-        self.began = time.perf_counter()
+        reads = leads() and (directory is not None or trainer.profile)
+        self.clock = Clock(self._compiled, reads=reads, always=trainer.profile)
         super().__init__(trainer, task, key)
         self.folder = directory  # of all processes
         self.directory = directory if leads() else None  # of the one that writes the record
         self.earlier = Earlier()
         self.metrics: list[dict[str, Any]] = []  # of the steps that this process takes
         self.halted = False  # by a callback
+        self.doing = ""  # the phase after the steps
         self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.snapshots = Snapshots(self.directory)
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
@@ -59,56 +73,86 @@ class Fit(Steps):
         """Runs to the last step, or to an early stop; the loggers are closed in any case."""
         self._open(resume, config)
         summary: dict[str, Any] = {}
-        found: dict[str, Any] = {}  # of the steps, where baselines or figures fail or are interrupted
+        found: Result | None = None  # of the steps, where baselines or figures fail or are interrupted
         try:
+            self.clock.enter(STEPS)
             with stops_heard() as asked_to_stop:
                 while not self._done():
                     self._step()
                     if several() and asked_to_stop():
                         raise KeyboardInterrupt
             self._phase("final solve")
-            result = self._conclude()
-            found = result.summary
+            result = found = self._conclude()
             self._keep(result)  # saved before baselines and figures, which may take long and be interrupted
             self._phase("baselines")
             if leads():  # they may need all of the data, of which the other processes hold their part
-                result = with_baselines(result, self.task)
+                with heard_by(self._progress):
+                    result = with_baselines(result, self.task)
             if self.trainer.profile:
                 self._phase("profile")
-                result.summary["profile"] = profiled(self.task, self.engine, self.state)
+                result.summary["profile"] = self._profile()
             self._phase("figures")
-            self._draw(result)
+            with heard_by(self._progress):
+                self._draw(result)
+            result.summary.update(self._seconds())
             summary = result.summary
             return result
         except KeyboardInterrupt as interrupt:
-            summary = {**self.sizes(), **found, "status": "interrupted"}
+            where = self._where()
+            self._phase("saving")
             self._save(force=True)
-            self._keep(self._so_far(summary))
-            done = int(self.state.step)
-            raise Interrupted(f"interrupted after {done} outer step{'s' * (done != 1)}") from interrupt
+            result = self._so_far(found)
+            self._keep(result)
+            summary = result.summary
+            raise Interrupted(where, result) from interrupt
         except (ValueError, RuntimeError) as error:
             if not is_loss(error):
                 raise
             summary = {"task": self.task.name, "status": "failed", "failed_because": str(loss())}
             raise loss() from error
         finally:
-            failed = {} if summary else {**self.sizes(), **found, "status": "failed", "failure": self.failure}
-            finish_all(self.loggers, summary or failed)
+            finish_all(self.loggers, summary or self._failed(found))
+
+    def _profile(self) -> dict[str, float]:
+        """The seconds of each part in one outer step: by traces where there are some, else compiled and timed alone."""
+        if not self.clock.samples:
+            return profiled(self.task, self.engine, self.state)
+        divided = divide(self.metrics, self.clock.samples)
+        return {name: divided[name] / len(self.metrics) for name in PARTS}
+
+    def _failed(self, found: Result | None) -> dict[str, Any]:
+        """The summary of a run that failed, with the figures of its steps where the failure came after them."""
+        return {**self.sizes(), **(found.summary if found else {}), "status": "failed", "failure": self.failure}
+
+    def _where(self) -> str:
+        """Where an interrupted run was."""
+        done = int(self.state.step)
+        during = f", during the phase {self.doing}" if self.doing else ""
+        return f"interrupted after {counted(done, 'outer step')} of {self.trainer.steps:,}{during}"
 
     def _phase(self, name: str) -> None:
+        self.doing = name
+        self.clock.enter(name)
         for logger in self.loggers:
             logger.phase(name)
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        for logger in self.loggers:
+            logger.within(what, done, total)
 
     def _keep(self, result: Result) -> None:
         if self.directory:
             result.save_arrays(self.directory / "result.npz")
 
-    def _so_far(self, summary: dict[str, Any]) -> Result:
-        """The result of an interrupted run."""
-        state = whole(self.state)
-        best, last = state.best, self.task.inner.primal(state.carry.params)
-        hparams, params = (best.hparams, best.params) if int(best.step) >= 0 else (state.hparams, last)
-        return Result(hparams, params, state.hparams, last, self.metrics, summary, self.snapshots.kept)
+    def _so_far(self, found: Result | None) -> Result:
+        """The result of an interrupted run: of its steps where all were taken, else what their record says."""
+        told = {"status": INTERRUPTED}
+        if found is not None:
+            return with_headline(replace(found, summary={**found.summary, **told}), self.task)
+        step = int(self.state.step)  # a step that was interrupted within its record is taken again
+        lines = [line for line in (*self.earlier.read(), *self.metrics) if line["step"] < step]
+        result = broken_off(self.task, lines, whole(self.state), {**self._told(), **told})
+        return replace(result, snapshots=self.snapshots.kept)
 
     def _open(self, resume: bool, config: Mapping[str, Any]) -> None:
         kept: dict[str, Any] = {}
@@ -131,15 +175,20 @@ class Fit(Steps):
         """One outer step, or several in one call; the call leaves to the host the step that fails."""
         count = self._until_saved()
         if count == 1 or not self._call(count):
-            began, compiled = time.perf_counter(), self.advance.seconds
-            state, evaluation = self.attempt()
-            taken = state.hparams if int(evaluation.report.skipped) else state.previous
-            spent = time.perf_counter() - began, self.advance.seconds.since(compiled).named()
+            with self.clock.step(*self._next(), self.advance):
+                began, compiled = time.perf_counter(), self.advance.seconds
+                state, evaluation = self.attempt()
+                taken = state.hparams if int(evaluation.report.skipped) else state.previous
+                spent = time.perf_counter() - began, self.advance.seconds.since(compiled).named()
             taken = whole(taken)
             self._noted(int(self.state.step), evaluation, taken, *spent)
             self.state = state  # assigned late, so that Ctrl-C leaves no step without its line
             self._save()
             self._told_callbacks(taken, whole(evaluation.report.params) if self.trainer.callbacks else None)
+
+    def _next(self) -> tuple[int, dict[str, Any]]:
+        """The number of the next step, and the record of the one before where this process took it."""
+        return int(self.state.step), self.metrics[-1] if self.metrics else {}
 
     def _until_saved(self) -> int:
         """The steps of the next call: it ends at the next checkpoint and at the end of the run."""
@@ -150,10 +199,11 @@ class Fit(Steps):
     def _call(self, count: int) -> bool:
         """Takes up to ``count`` steps in one call; returns whether it took any. Where patience or a callback ends the
         run within them, the steps up to that end are taken once more, and the later ones are discarded."""
-        began, compiled, start = time.perf_counter(), self.advance_many.seconds, self.state
-        call = self.advance_many(self.engine, self.task, start, count)
-        taken, entries = int(call.taken), jax.device_get(whole(call.entries))
-        share = (time.perf_counter() - began) / max(taken, 1)
+        with self.clock.step(*self._next(), self.advance_many, count):
+            began, compiled, start = time.perf_counter(), self.advance_many.seconds, self.state
+            call = self.advance_many(self.engine, self.task, start, count)
+            taken, entries = int(call.taken), jax.device_get(whole(call.entries))
+            share = (time.perf_counter() - began) / max(taken, 1)
         spent = self.advance_many.seconds.since(compiled).named()
         noted = 0
         try:
@@ -213,10 +263,11 @@ class Fit(Steps):
     def _conclude(self) -> Result:
         """Evaluates the last hyperparameters once more without moving them. Where tolerances follow the progress, it
         uses the finest ones and evaluates the best hyperparameters too."""
-        closely = self.closely() if self.engine.adapts else None
-        if closely is None:
-            state, evaluation = self.attempt()
-            closely = state, [evaluation]
+        with self.clock.final(*self._next(), self.advance, 1 + self.engine.adapts):
+            closely = self.closely() if self.engine.adapts else None
+            if closely is None:
+                state, evaluation = self.attempt()
+                closely = state, [evaluation]
         lines = [*self.earlier.read(), *self.metrics]
         result = concluded(self.task, self.engine, lines, whole(closely), self._told())
         return replace(result, snapshots=self.snapshots.kept)
@@ -238,6 +289,23 @@ class Fit(Steps):
             **({"held_constant": self.held} if self.held else {}),
             "steps_skipped": int(self.state.skipped),
             "environment": environment(),
-            "seconds_total": time.perf_counter() - self.began,
-            **self.begin.seconds.add(self.advance.seconds).add(self.advance_many.seconds).named(),
+            **self._seconds(),
+            **self._compilation().named(),
+        }
+
+    def _compilation(self) -> Seconds:
+        return self.begin.seconds.add(self.advance.seconds).add(self.advance_many.seconds)
+
+    def _compiled(self) -> float:
+        return sum(self._compilation())
+
+    def _seconds(self) -> dict[str, Any]:
+        """The seconds of this process up to now, what they went into, which outer steps were traced for that, and which
+        steps this process took (from, up to)."""
+        split, end = self.clock.split(self.metrics), int(self.state.step)
+        return {
+            "seconds_total": sum(split.values()),
+            "seconds_by": split,
+            "seconds_sampled": [sample.step for sample in self.clock.samples],
+            "seconds_of_steps": [end - len(self.metrics), end],
         }

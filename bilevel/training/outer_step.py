@@ -12,6 +12,7 @@ import optax
 from bilevel.engines import Carry, Engine, Point, Report
 from bilevel.engines.examination import examined, updated
 from bilevel.foundation import trees
+from bilevel.foundation.parts import EVALUATION, HYPERGRADIENT, part
 from bilevel.foundation.typing import HParams, Key, Params, PyTree, Scalar
 from bilevel.task import Task
 from bilevel.training.judgement import judge_of
@@ -104,8 +105,10 @@ def outer_step(
     """The state after one step. A step whose hypergradient failed, or whose update is not finite, changes neither
     hyperparameters nor optimiser. Where the engine only warns of a failed solve, a finite gradient is used."""
     point = point_of(task, state.key, state.step, state.hparams)
-    value, grad, report = examined(engine, task, point, state.carry)
-    measured = task.measured(report.params, state.hparams, (point.inner_batch, point.outer_batch))
+    with part(HYPERGRADIENT):  # what is no inner solve and no estimate in it
+        value, grad, report = examined(engine, task, point, state.carry)
+    with part(EVALUATION):
+        measured = task.measured(report.params, state.hparams, (point.inner_batch, point.outer_batch))
     value_fn = outer_value(engine, task, point, report.carry)
     updates, after = update(optimizer, (value, grad), state.optimizer, state.hparams, value_fn)
     updates = jax.tree.map(lambda leaf: (state.scale * leaf).astype(leaf.dtype), updates)

@@ -22,8 +22,9 @@ REPEATS = 5  # timings of each part, of which the median counts
 def profiled(task: Task, engine: Engine, state: TrainState) -> dict[str, float]:
     """The seconds of inner solve, adjoint solve, error estimate and evaluation in one step from ``state``.
 
-    Parts of one compiled program cannot be timed, so each is compiled by itself: the adjoint solve is what the
-    hypergradient takes beyond the inner solve, and the estimate what it takes beyond a report of residuals alone.
+    For devices whose traces are not read (`bilevel.training.clock`). Each part is compiled by itself: the adjoint solve
+    is what the hypergradient takes beyond the inner solve, and the estimate what it takes beyond a report of residuals
+    alone.
     """
     point = point_of(task, state.key, state.step, state.hparams)
     inner = _seconds(lambda carry: inner_solution(task, point, carry).params, state.carry)

@@ -88,12 +88,14 @@ def load_result(path: Path | str) -> Result:
 
 def summarize(metrics: list[dict[str, Any]], looks: Sequence[Mapping[str, Any]], best_step: int) -> dict[str, Any]:
     """The figures of a whole run. ``metrics`` has one dict for each step. ``looks`` are the evaluations at the end: of
-    the best step first, where it had to be solved again at finer tolerances, and of the last hyperparameters.
+    the best step first, where it had to be solved again at finer tolerances, and of the last hyperparameters; none
+    where the run was interrupted.
 
     The task's metrics appear three times: at the best iterate (``test_accuracy``), at the start
     (``initial_test_accuracy``) and at the last (``last_test_accuracy``).
     """
-    lines, final = [*metrics, *looks], looks[-1]
+    lines = [*metrics, *looks]
+    final = lines[-1]
     again = len(looks) > 1
     chosen = next((line for line in metrics if line["step"] == best_step), final)
     chosen = looks[0] if again and chosen is not final else chosen

@@ -109,7 +109,8 @@ class Trainer:
         (`FolderTaken`) without ``resume=True``.
 
         Raises `ConvergenceError` where a solve failed and the engine's ``on_failure`` is "raise" or an exhausted
-        "retry". Ctrl-C saves the state and raises `Interrupted`.
+        "retry". Ctrl-C saves the state and raises `Interrupted`, which has the result
+        so far.
         """
         if not isinstance(task, Task):
             raise TypeError(f"Trainer.fit takes a bl.Task, and was given a {type(task).__name__}.")

@@ -18,6 +18,7 @@ from bilevel.batches import full_batch
 from bilevel.engines import Carry, Implicit, Point
 from bilevel.engines.hypergradients import hypergradient
 from bilevel.foundation.compilation import Program
+from bilevel.foundation.progress import followed
 from bilevel.foundation.typing import Batch, HParams, Key, Params, Scalar
 from bilevel.problem import InnerProblem
 from bilevel.task import Task
@@ -219,7 +220,7 @@ def compared_splits(
 ) -> Iterator[dict[str, float]]:
     """A `Comparison` for each of ``splits`` random splits 60/20/20, one after the other; compiled once."""
     comparison = Comparison(jnp.asarray(found.inputs), jnp.asarray(found.labels), atoms, c, steps, learning_rate)
-    for seed in range(splits):
+    for seed in followed(range(splits), "splits"):
         figures = comparison.split(masks_of(found.labels, seed))
         if left_out := int(figures.pop("left_out")):
             warnings.warn(

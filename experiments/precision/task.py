@@ -8,6 +8,7 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.foundation.progress import followed
 from bilevel.task import Task
 from bilevel.tasks import pictures
 from bilevel.tasks.ridge import ridge
@@ -50,7 +51,8 @@ def precision(
 
     @cache
     def found() -> dict[str, Curves]:
-        return {problem: precision_curves(problem, data, root, float(np.exp(start)), iterations) for problem in STUDIED}
+        curves = lambda problem: precision_curves(problem, data, root, float(np.exp(start)), iterations)
+        return {problem: curves(problem) for problem in followed(tuple(STUDIED), "problems of the study")}
 
     return replace(
         learned,

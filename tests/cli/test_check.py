@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 import bilevel as bl
 from bilevel.cli.check import judged
+from bilevel.foundation.typing import Counts
 from bilevel.verification.oracle import Oracle
 
 WRONG = """
@@ -41,6 +44,27 @@ RIGHT = {
     "distillation": (*SMOOTH, *STOCHASTIC),
     "few_shot_sinusoid": SMOOTH,
 }
+
+
+@pytest.mark.parametrize(
+    ("tol", "estimate", "grade", "verdict"),
+    [
+        (1e-4, 5e-5, "residual", "loose"),  # what the tolerance of its own settings explains
+        (1e-4, 1e-6, "residual", "WRONG"),
+        (1e-10, 5e-5, "residual", "WRONG"),  # a tight solve explains no such error
+        (1e-4, 5e-5, "estimate", "UNDER"),
+        (1e-4, 2e-4, "estimate", "loose"),
+    ],
+)
+def test_an_engine_is_judged_by_the_tolerance_that_it_states(tol, estimate, grade, verdict):
+    status = SimpleNamespace(name="converged", ok=True)
+    report: Any = SimpleNamespace(
+        adjoint_tol=tol, error_estimate=estimate, error_grade=grade, status=status, counts=Counts().as_arrays()
+    )
+    task: Any = SimpleNamespace(precision="float64")
+    engine: Any = SimpleNamespace(adapts=False)
+    oracle: Any = SimpleNamespace(uncertainty=0.0, scale=1.0)
+    assert judged("deq", task, engine, oracle, 1.3e-4, report, exact=True).verdict == verdict
 
 
 def verdicts(text):

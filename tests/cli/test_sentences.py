@@ -6,6 +6,7 @@ import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue
 
+from bilevel.cli.choices import options as available
 from bilevel.cli.sentences import nearest, sentence
 from bilevel.foundation.status import ConvergenceError
 
@@ -20,7 +21,10 @@ def caused(error, cause):
     [
         (ValueError("tol=-1 is not\n positive."), "tol=-1 is not positive."),
         (ConvergenceError("The inner solve ended."), "The inner solve ended."),
-        (FileNotFoundError(2, "No such file or directory", "x.npz"), "[Errno 2] No such file or directory: 'x.npz'"),
+        (
+            FileNotFoundError(2, "No such file or directory", "x.npz"),
+            "x.npz: it cannot be read or written (No such file or directory); correct the name or its permissions.",
+        ),
         (ZeroDivisionError("one over zero"), "ZeroDivisionError: one over zero"),
         (caused(RuntimeError(), ValueError("the cause")), "the cause"),
         (ValueError(), "ValueError:"),
@@ -71,10 +75,12 @@ def test_a_missing_value_is_named():
 
 def test_a_name_in_a_folder_of_its_group_is_told_as_it_is_typed():
     error = MissingConfigException("not found", missing_cfg_file="experiment/paper/precison", options=[])
-    assert sentence(error).startswith(
-        "experiment=paper/precison: there is no such experiment (did you mean paper/precision?); choose one of "
+    assert sentence(error) == (
+        "experiment=paper/precison: there is no such experiment (did you mean paper/precision?); `bilevel command=list "
+        f"experiment` shows all {len(available('experiment'))}."
     )
-    assert all(name in sentence(error) for name in ("hpo/ijcnn1", "meta/sinusoid", "paper/precision"))
+    far = sentence(MissingConfigException("not found", missing_cfg_file="experiment/qqq/zzz", options=[]))
+    assert all(name in far for name in ("choose one of", "hpo/ijcnn1", "meta/sinusoid", "paper/precision"))
     assert sentence(MissingConfigException("", "hydra/launcher/nope", ["basic"])).startswith(
         "hydra/launcher=nope: there is no such hydra/launcher; choose one of basic"
     )

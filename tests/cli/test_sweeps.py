@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,16 +14,36 @@ import time
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
 from bilevel.cli.choices import configs
-from bilevel.cli.sweep import identity
+from bilevel.cli.sentences import Told
+from bilevel.cli.sweep import conclude, identity, let_jobs_tell
 from bilevel.loggers import read_json_lines
 from bilevel.training import RunFolder
 
 STEPS = 30
 SWEEP = ("task._target_=mine.shrinkage", f"trainer.steps={STEPS}", "trainer.checkpoint_every=1", "logger=none")
 FEATURES = (4, 3, 2)
+
+
+def test_a_job_that_failed_tells_it_alone(capsys, monkeypatch):
+    monkeypatch.setattr(JobReturn, "return_value", JobReturn.return_value)  # as it was, after this test
+    let_jobs_tell()
+    failed, done = JobReturn(status=JobStatus.FAILED), JobReturn(status=JobStatus.COMPLETED)
+    failed.return_value, done.return_value = Told("because"), 0.5
+    with pytest.raises(Told, match="because"):
+        _ = failed.return_value
+    assert done.return_value == 0.5
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_sweep_without_a_run_has_no_table(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("bilevel.cli.sweep._folders", [tmp_path])
+    (tmp_path / "multirun.yaml").write_text("")
+    conclude()
+    assert capsys.readouterr() == ("", "") and not (tmp_path / "sweep.csv").exists()
 
 
 def named(*overrides):
@@ -73,6 +94,23 @@ def test_a_sweep_whose_driver_is_killed_is_completed_by_the_same_line(bilevel, f
     check_whole(folder)
     again = bilevel(*line)
     assert again.returncode == 0 and again.stderr.count("is already finished") == len(FEATURES)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_interrupted_says_how_it_goes_on(bilevel, folder, environment):
+    line = ("-m", *SWEEP, f"task.features={','.join(map(str, FEATURES))}", "report=false")
+    command = [sys.executable, "-m", "bilevel", *line]
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: list(folder.glob("multirun/*/1/checkpoints/*")), process)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=800)
+    assert process.returncode == 130 and "Traceback" not in told, told
+    last = told.splitlines()[-1]
+    assert re.search(
+        r"\]: interrupted( after \d+ outer steps? of 30)?.*; the same command line goes on with the sweep\.$", last
+    )
+    assert bilevel(*line).returncode == 0
+    check_whole(folder)
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import nnls
 
+from bilevel.foundation.rescue import rescued
 from bilevel.kernels.pivoting import block_pivoting
-from bilevel.kernels.rescue import rescued
 from bilevel.kernels.triangular import inverse_lower
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.kernels.saddle import schur_of, solve_saddle
+from bilevel.kernels.saddle import factors_of, schur_of, solve_saddle
 
 RANDOM = np.random.default_rng(0)
 HESSIAN = np.cov(RANDOM.normal(size=(6, 20)))
@@ -69,3 +69,31 @@ def test_derivatives_in_every_argument():
     _, change = jax.jvp(solve_saddle, args, directions)
     for ours, plus, minus in zip(change, *ends, strict=True):
         np.testing.assert_allclose(ours, (plus - minus) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_unknowns_that_rows_give_are_put_in(units):
+    """The last two unknowns by the first two rows: the same solution as by the whole matrix, in any units."""
+    rng = np.random.default_rng(0)
+    link, others = rng.standard_normal((2, 3)), np.array([[1.0, 2, -1], [0, 0, 0]])
+    rows = np.block([[link, np.diag([-1.0, 2.0])], [others, np.zeros((2, 2))]])
+    root = rng.standard_normal((3, 3))
+    hessian = np.block([[root @ root.T, np.zeros((3, 2))], [np.zeros((2, 3)), np.diag([3.0, 0.5])]])
+    columns, scales = np.exp2(rng.integers(-2, 3, 5)), np.exp2(rng.integers(-2, 3, 4))
+    by = factors_of(jnp.asarray(hessian), jnp.asarray(rows), 2)
+    if units:
+        by = by.in_units(jnp.asarray(columns), jnp.asarray(scales))
+        hessian, rows = columns[:, None] * hessian * columns, scales[:, None] * rows * columns
+    top, bottom = rng.standard_normal(5), np.append(rng.standard_normal(3), 0.0)
+    x, y = by.solve(jnp.asarray(top), jnp.asarray(bottom))
+    np.testing.assert_allclose(hessian @ x + rows.T @ y, top, atol=1e-12)
+    np.testing.assert_allclose((rows @ x)[:3], bottom[:3], atol=1e-12)
+    assert by.held.tolist() == [True, True, True, False] and not by.lost and not by.convex
+    assert by.lost_where(jnp.bool_(True)).lost
+
+
+def test_a_hessian_of_added_unknowns_alone_is_seen_to_be_convex():
+    rows = jnp.array([[1.0, -1.0]])
+    assert factors_of(jnp.diag(jnp.array([0.0, 1.0])), rows, 1).convex
+    assert not factors_of(jnp.diag(jnp.array([2.0, -1.0])), rows, 1).convex
+    assert not factors_of(jnp.diag(jnp.array([-0.5, 1.0])), rows, 1).convex

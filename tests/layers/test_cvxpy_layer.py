@@ -74,11 +74,20 @@ def as_array(value):
     return np.asarray(value.todense() if hasattr(value, "todense") else value)
 
 
+@pytest.fixture
+def as_cvxpy_has_it(monkeypatch):
+    """The canonical form before `without_bounds` and `explicit_last`, which have tests of their own."""
+
+    def place(program):
+        return np.arange(program.c.shape[0])
+
+    monkeypatch.setattr(canonical_form, "without_bounds", lambda program, *_: (program, place(program)))
+    monkeypatch.setattr(canonical_form, "explicit_last", lambda program, bent, _: (program, bent, place(program), 0))
+
+
 @pytest.mark.parametrize("problem_of", PROBLEMS)
-def test_data_are_those_that_cvxpy_computes(problem_of, monkeypatch):
-    """Before `without_bounds`, which has tests of its own."""
-    as_it_is = lambda program, constants, kept: (program, np.arange(program.c.shape[0]))
-    monkeypatch.setattr(canonical_form, "without_bounds", as_it_is)
+@pytest.mark.usefixtures("as_cvxpy_has_it")
+def test_data_are_those_that_cvxpy_computes(problem_of):
     problem, parameters, variables = problem_of()
     form = bl.from_cvxpy(problem, parameters, variables).form
     arrays = [as_array(array) for array in arguments(parameters)]
@@ -109,6 +118,7 @@ def in_cvxpy_order(cone):
 
 
 @pytest.mark.parametrize("problem_of", PROBLEMS)
+@pytest.mark.usefixtures("as_cvxpy_has_it")
 def test_variables_are_those_that_cvxpy_recovers(problem_of):
     problem, parameters, variables = problem_of()
     form = bl.from_cvxpy(problem, parameters, variables).form

@@ -49,6 +49,21 @@ def test_count_time_and_loss_stay_visible(width):
     console.finish(SUMMARY)
 
 
+@pytest.mark.parametrize("width", [80, 110])
+def test_a_phase_says_how_far_it_is(width):
+    file = io.StringIO()
+    console = Console(every=0.0, file=file, width=width)
+    console.start(Run(name="a_task_with_a_rather_long_name", steps=1000))
+    console.phase("baselines")
+    for done in range(3):
+        console.within("penalties", done, 7)
+    console.phase("figures")
+    console.within("figures", 1, 3)
+    console.finish(SUMMARY)
+    shown = file.getvalue()
+    assert "baselines: penalties 2/7 0 s" in shown and "figures 0 s" in shown and "figures: 1/3 0 s" in shown
+
+
 def test_the_clock_goes_on_within_a_phase():
     file = io.StringIO()
     console = Console(file=file, width=80)

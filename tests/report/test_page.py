@@ -209,3 +209,23 @@ def test_compared_curves_go_on_to_the_last_iterate(write_run):
     losses = re.search(r"outer loss.*?</figure>", curves(runs))
     ends = re.findall(r'<path class="line c\d"[^>]* d="M[^"]*L([\d.]+),[\d.]+"/>', losses[0] if losses else "")
     assert len(ends) == 2 and {float(end) for end in ends} == {466.0}  # the right edge of the chart, at step 12
+
+
+SPLIT = {"compilation": 1.0, "inner solve": 1.5, "evaluation": 0.001, "baselines": 0.499}
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        ({}, ["outer steps, without compilation1.20 s"]),
+        (
+            {"seconds_by": SPLIT, "seconds_sampled": [3, 12]},
+            ["compilation1.00 s (33%)inner solve1.50 s (50%)baselines", "traces of steps 3, 12 are", "whole run3.00 s"],
+        ),
+        ({"seconds_by": SPLIT, "seconds_sampled": []}, ["trainer.profile=true divides them"]),
+        ({"seconds_by": SPLIT, "seconds_of_steps": [8, 12]}, ["since the run went on, in all3.00 s"]),
+    ],
+)
+def test_where_the_time_went(write_run, summary, words):
+    told = "".join(Outline(page([read(write_run(summary=summary))])).text)
+    assert all(word in told for word in words), told[told.index("where the time went") :][:600]

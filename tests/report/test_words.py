@@ -59,5 +59,17 @@ def test_one_thing_to_try_next():
     failing = Record([{**record().lines[-1], "inner/status": "max_steps"}], record().summary)
     assert "max_steps=100000" in advice(failing, given, "run")
     broken_off = record(summary={"status": "interrupted"})
+    assert closing(broken_off, given, "my run", "") == [
+        "own: the run was interrupted after 20 outer steps.",
+        "The result so far is step 3 of 20, because it has the lowest outer loss.",
+    ]
+    head = {"sentence": "accuracy 0.9", "metric": "test/accuracy"}
+    broken_off = record(
+        summary={"status": "interrupted", "headline": head, "best_outer_loss": 0.25, "initial_outer_loss": 1.0}
+    )
+    told = closing(broken_off, given, "my run", "my run/report.html")
+    assert told[0] == "own: accuracy 0.9 (interrupted after 20 outer steps)."
+    assert told[1].endswith("the lowest outer loss. The outer loss went from 1 down to 0.25.")
+    assert told[2:] == ["Report: my run/report.html"]
     assert advice(broken_off, given, "my run") == "Go on with the run: bilevel resume='my run'"
     assert closing(record(), given, "run", "run/report.html")[-2:][0] == "Report: run/report.html"

@@ -1,7 +1,9 @@
 """The training loop: it is the optimiser on the hypergradient, a line for each step, and one end for every record."""
 
 import functools
+import pickle
 from contextlib import ExitStack
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bilevel as bl
 from bilevel.foundation import trees
+from bilevel.loggers import read_json_lines
 from bilevel.training.fit import Fit, Interrupted
 
 RATE, STEPS = 0.5, 4
@@ -50,7 +53,7 @@ class Witness(bl.loggers.Logger):
     """Keeps what it was told, and interrupts at a step if it is asked to."""
 
     def __init__(self, interrupt=-1):
-        self.told, self.interrupt = [], interrupt
+        self.told, self.parts, self.interrupt = [], [], interrupt
 
     def start(self, run, step=0, state=None):
         self.told.append(("start", step))
@@ -62,6 +65,9 @@ class Witness(bl.loggers.Logger):
 
     def figure(self, name, figure):
         pass
+
+    def within(self, what, done, total):
+        self.parts.append((what, done, total))
 
     def finish(self, summary):
         self.told.append(("finish", summary["status"]))
@@ -92,6 +98,16 @@ def test_every_logger_hears_each_step_once_and_one_end():
 
 
 @pytest.mark.slow
+def test_loggers_hear_how_far_baselines_and_figures_are():
+    witness = Witness()
+    compared = lambda: {"baseline_loss": max(bl.loggers.followed([1.0, 3.0], "penalties"))}
+    trainer(loggers=[witness], steps=1).fit(replace(task(), baselines=compared), key=jax.random.key(0))
+    heard = witness.parts
+    assert heard[:3] == [("penalties", 0, 2), ("penalties", 1, 2), ("penalties", 2, 2)]
+    assert heard[3] == ("figures", 0, 2) and heard[-1] == ("figures", 2, 2)
+    assert list(bl.loggers.followed([4, 5], "things")) == [4, 5]  # where nobody listens
+
+
 def test_an_interrupted_run_ends_each_record_and_goes_on_where_it_was(tmp_path):
     first, other = Witness(interrupt=1), Witness()
     with pytest.raises(Interrupted):
@@ -104,6 +120,50 @@ def test_an_interrupted_run_ends_each_record_and_goes_on_where_it_was(tmp_path):
     steps = [step for what, step in again.told if what == "log"]
     assert again.told[0] == ("start", steps[0]) and steps == list(range(steps[0], STEPS))
     jax.tree.map(assert_array_equal, resumed.last_hparams, whole.last_hparams)
+
+
+@pytest.mark.parametrize("moment", ["compiling", "the first line"])
+def test_a_run_that_is_interrupted_before_its_first_step_ends_goes_on(tmp_path, monkeypatch, moment):
+    stopped = {"loggers": [Witness(interrupt=0)]} if moment == "the first line" else {}
+    with monkeypatch.context() as changed:
+        if moment == "compiling":
+            changed.setattr(Fit, "attempt", interrupted)
+        with pytest.raises(Interrupted, match="interrupted after 0 outer steps of 4") as interrupt:
+            trainer(**stopped).fit(task(), key=jax.random.key(0), directory=tmp_path)
+    assert interrupt.value.result.metrics == []
+    sent = pickle.loads(pickle.dumps(interrupt.value))
+    assert str(sent) == str(interrupt.value) and sent.result.summary == interrupt.value.result.summary
+    resumed = trainer().fit(task(), key=jax.random.key(0), directory=tmp_path, resume=True)
+    jax.tree.map(assert_array_equal, resumed.last_hparams, whole_run().last_hparams)
+    assert [line["step"] for line in read_json_lines(tmp_path / "metrics.jsonl")] == list(range(STEPS))
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+
+@functools.cache
+def whole_run():
+    return trainer().fit(task(), key=jax.random.key(0))
+
+
+def test_an_interrupted_run_has_the_figures_of_its_steps(tmp_path):
+    """Those of a run of so many steps, without a look at the hyperparameters behind the last one."""
+    measured = lambda w, h: {"test/loss": jnp.sum(w["two"])}
+    stated = replace(task(), evaluate=measured, headline=bl.Headline("absent", "figure"))
+    with pytest.raises(Interrupted, match="interrupted after 2 outer steps of 4") as interrupt:
+        trainer(loggers=[Witness(interrupt=2)]).fit(stated, key=jax.random.key(0), directory=tmp_path)
+    found, whole = interrupt.value.result, trainer(steps=2).fit(stated, key=jax.random.key(0))
+    assert [line["outer/loss"] for line in found.metrics] == [line["outer/loss"] for line in whole.metrics]
+    best = min(found.metrics, key=lambda line: line["outer/loss"])
+    told = found.summary
+    assert (told["steps"], told["status"], told["best_step"]) == (2, "interrupted", best["step"])
+    assert (told["chosen_by"], told["best_outer_loss"]) == ("outer/loss", best["outer/loss"])
+    assert told["headline"]["metric"] == "test/loss" and told["test_loss"] == best["test/loss"]
+    assert told["last_hparams"] == whole.summary["last_hparams"]
+    assert told["counts"] == {name: sum(line[f"counts/{name}"] for line in found.metrics) for name in told["counts"]}
+    with np.load(tmp_path / "result.npz") as kept:
+        assert_array_equal(kept["hparams['two']"], found.hparams["two"])
 
 
 def test_a_failed_run_ends_each_record_with_its_last_line():

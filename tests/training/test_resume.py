@@ -34,7 +34,8 @@ def interrupts_heeded():
 
 def start(folder, *arguments):
     command = [sys.executable, "-m", "bilevel", *arguments]
-    environment = {**os.environ, "BILEVEL_CACHE": str(CACHE)}
+    kept = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    environment = {**kept, "BILEVEL_CACHE": str(CACHE)}
     with interrupts_heeded():
         return subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -13,6 +13,7 @@ from bilevel.engines.base import Carry, Engine, Point, Report, check_policy, col
 from bilevel.engines.implicit_function.linearization import Linearization, adjoint_gradient, distance_of, linearize
 from bilevel.engines.stochastic.directions import refuse_nonsmooth
 from bilevel.foundation import trees
+from bilevel.foundation.parts import INNER, part
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, PyTree, Scalar
 from bilevel.linear_solve import Dense, Operator
@@ -61,11 +62,12 @@ class ClosedForm(Engine):
         mapping, cold = task.inner.mapping, cold_start(task, point)
 
         gradient = lambda w: mapping(w, point.hparams, point.inner_batch)
-        first, hessian = jax.linearize(gradient, cold)
-        solve, products, indefinite = inverse(task, point, cold, hessian)
-        params = cold
-        for _ in range(1 + REFINEMENTS):
-            params = trees.axpy(-1.0, solve(gradient(params)), params)
+        with part(INNER):
+            first, hessian = jax.linearize(gradient, cold)
+            solve, products, indefinite = inverse(task, point, cold, hessian)
+            params = cold
+            for _ in range(1 + REFINEMENTS):
+                params = trees.axpy(-1.0, solve(gradient(params)), params)
         at = linearize(task, point, params, mapping)
         adjoint = _adjoint(at, solve)
         left, pulled = at.pull(adjoint)

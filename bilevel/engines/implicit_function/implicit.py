@@ -39,6 +39,7 @@ from bilevel.engines.implicit_function.linearization import (
 from bilevel.engines.implicit_function.reused_preconditioner import joined, nothing_known, of_inner_solver, recycling
 from bilevel.engines.implicit_function.support import has_support, on_support
 from bilevel.foundation import trees
+from bilevel.foundation.parts import ESTIMATE, part
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import HParams, PyTree, Scalar
 from bilevel.implicit import Solve
@@ -186,12 +187,14 @@ class Implicit(Engine):
         if self.accuracy == "residual":
             near, report = _looked_around(task, point, solved, report)
         if self.accuracy == "bound":
-            claim = error_bound(self.constants, point, at, adjoint.value, pulled)
+            with part(ESTIMATE):
+                claim = error_bound(self.constants, point, at, adjoint.value, pulled)
             report = replace(report, **claim, counts=report.counts.plus(hessian_products=1))
         if not corrects:
             return at.value, grad, report
         return self._corrected(task, point, solved, report, near)
 
+    @part(ESTIMATE)
     def _corrected(
         self, task: Task, point: Point, solved: Solved, report: Report, near: Nearness | None
     ) -> tuple[Scalar, HParams, Report]:
@@ -241,6 +244,7 @@ def _residual_grade(at: Linearization, adjoint: Solve, grad: HParams, inner: jax
     }
 
 
+@part(ESTIMATE)
 def _looked_around(task: Task, point: Point, solved: Solved, report: Report) -> tuple[Nearness, Report]:
     """The report with what one more gradient of the outer loss and one look at the face say of the way to the
     solution."""

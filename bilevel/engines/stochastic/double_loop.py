@@ -15,6 +15,7 @@ from bilevel.engines.stochastic.neumann import Product, own_batches, products
 from bilevel.engines.stochastic.single_loop import Begun, start, stochastic_report
 from bilevel.engines.stochastic.steps import Stepping, StepSize, size_at
 from bilevel.foundation import trees
+from bilevel.foundation.parts import INNER, part
 from bilevel.foundation.typing import Counts, HParams, PyTree, Scalar
 from bilevel.task import Task
 
@@ -65,7 +66,8 @@ class TwoLoops(Stepping):
             batch, _ = draw(number)
             return trees.axpy(-size, jax.grad(task.inner.loss)(params, point.hparams, batch), params)
 
-        params = jax.lax.fori_loop(0, self.inner_steps, descend, carry.params)
+        with part(INNER):
+            params = jax.lax.fori_loop(0, self.inner_steps, descend, carry.params)
         outer = outer_part(task, Iterate(params, carry.adjoint, point.hparams), point.outer_batch)
         product = products(task, params, point.hparams, lambda number: draw(self.inner_steps + number))
         found = self.approach(System(product, outer.cotangent, carry.adjoint, point, step, adjoint_size))

@@ -18,6 +18,7 @@ from bilevel.engines.unrolling.left_over import Derivative, inspection, left_ove
 from bilevel.engines.unrolling.refined_comparison import audited, check_accuracy
 from bilevel.foundation import trees
 from bilevel.foundation.closures import depends
+from bilevel.foundation.parts import ESTIMATE, INNER, part
 from bilevel.foundation.refusals import forward_only
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Counts, HParams, Params, Scalar
@@ -76,6 +77,7 @@ def through_steps(
         start = task.inner.cold_start(point.key, hparams, point.inner_batch)
         return task.inner.solver.choose(instance, start)[0].init(instance, start).params
 
+    @part(INNER)
     def solve(hparams: HParams, nudge: Params) -> Outcome:
         cold = task.inner.cold_start(point.key, hparams, point.inner_batch)
         start = trees.axpy(1.0, nudge, cold) if carry is None else carry.params
@@ -101,9 +103,10 @@ def reported(
 ) -> Report:
     """The report, with the error estimate that was asked for."""
     report = report_of(task, outcome, grad, derivative)
-    if accuracy == "estimate":
-        return audited(task, point, outcome, grad, report)
-    return report if derivative.truncated else looked_around(task, point, outcome, grad, report)
+    with part(ESTIMATE):
+        if accuracy == "estimate":
+            return audited(task, point, outcome, grad, report)
+        return report if derivative.truncated else looked_around(task, point, outcome, grad, report)
 
 
 def looked_around(task: Task, point: Point, outcome: Outcome, grad: HParams, report: Report) -> Report:

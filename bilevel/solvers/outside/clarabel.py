@@ -55,7 +55,7 @@ class Clarabel(ProgramSolver):
                 "or use solver=bl.OperatorSplitting()."
             )
         order = _arrangement(program.cone)
-        P, q, A, b, cone = program
+        P, q, A, b, cone = program[:5]
         count = jnp.zeros((), jnp.int32)
         like = (jnp.zeros_like(q), jnp.zeros_like(b), jnp.zeros_like(b), count, count)
 

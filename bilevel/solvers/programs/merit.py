@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation import trees
-from bilevel.kernels.rescue import rescued
+from bilevel.foundation.rescue import rescued
 from bilevel.solvers.programs.predictor_corrector import Direction, Guard, Iterate, longest, residuals
 from bilevel.solvers.programs.stated_by_functions import Derivatives, Program
 

@@ -56,7 +56,7 @@ class SparseInteriorPoint(ProgramSolver):
                 f"bl.SparseInteriorPoint knows the cones Zero, NonNegative and Free, not {unknown}. Use "
                 "solver=bl.Clarabel() or solver=bl.OperatorSplitting()."
             )
-        P, q, A, b, cone = program
+        P, q, A, b, cone = program[:5]
         rows, bounds, _ = layout(cone)
         count = jnp.zeros((), jnp.int32)
         like = (jnp.zeros_like(q), jnp.zeros_like(b), jnp.zeros_like(b), count, count)

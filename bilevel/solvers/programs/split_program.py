@@ -97,7 +97,7 @@ def split_program(program: ConeProgram, settings: Settings, start: Answer | None
 
 def quadratic(program: ConeProgram, factored: int) -> Quadratic:
     """The program as functions; with its normal matrix where that is worth a factorisation."""
-    P, q, A, b, cone = program
+    P, q, A, b, cone = program[:5]
     sparse = is_sparse(P) or is_sparse(A)
     whole = None if sparse or q.size > factored else normal_matrix(P, A)
     stiffness = np.concatenate([np.zeros(0), *(np.full(part.cone.dim, _stiffness(part.cone)) for part in pieces(cone))])

@@ -11,15 +11,15 @@ import numpy as np
 
 from bilevel import cones
 from bilevel.cones import Cone
+from bilevel.foundation.rescue import rescued
 from bilevel.foundation.status import Code
 from bilevel.kernels.conic import Data, solve_conic
 from bilevel.kernels.equilibrate import equilibrate, units
 from bilevel.kernels.equilibrate_operators import Groups
 from bilevel.kernels.matrices import Matrix, dense, is_sparse
 from bilevel.kernels.pivoting import block_pivoting
-from bilevel.kernels.rescue import rescued
 from bilevel.kernels.residual import Products, relative_residual
-from bilevel.kernels.saddle import Schur, is_lost
+from bilevel.kernels.saddle import Factors, Schur, is_lost, substitution
 from bilevel.kernels.second_orders import SecondOrders
 from bilevel.kernels.triangular import inverse_lower
 
@@ -28,13 +28,18 @@ PRECISE = 1e-11  # the relative residual that exchanges reach unless the program
 
 
 class ConeProgram(NamedTuple):
-    """min 1/2 x'Px + q'x s.t. A x + s = b, s in ``cone``; y in the dual cone are the multipliers."""
+    """min 1/2 x'Px + q'x s.t. A x + s = b, s in ``cone``; y in the dual cone are the multipliers.
+
+    The first ``explicit`` rows are equalities that give as many last unknowns, one each: in the other rows these have
+    no coefficient, and in P they have one on the diagonal, which is positive.
+    """
 
     P: Matrix  # (n, n)
     q: jax.Array  # (n,)
     A: Matrix  # (m, n)
     b: jax.Array  # (m,)
     cone: Cone
+    explicit: int = 0
 
     @property
     def sparse(self) -> bool:
@@ -57,7 +62,7 @@ class Answer(NamedTuple):
     s: jax.Array
     steps: jax.Array
     code: jax.Array
-    factors: Schur | None = None
+    factors: Factors | None = None
 
 
 class ProgramSolver(abc.ABC):
@@ -73,7 +78,7 @@ class ProgramSolver(abc.ABC):
 
 def program_residual(program: ConeProgram, x: jax.Array, y: jax.Array) -> jax.Array:
     """The largest error of (x, y) in the optimality conditions, relative to their terms; see `relative_residual`."""
-    P, q, A, b, cone = program
+    P, q, A, b, cone = program[:5]
     return relative_residual(Products(P @ x, A.T @ y, A @ x), q, b, cone.project, x, y)
 
 
@@ -150,7 +155,25 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     size of constraints and unknowns. Where P is not positive definite on the null space of the equalities or the answer
     is not precise, the ``otherwise`` solver solves the program, in a batch only for those lanes.
     """
-    P, q, A, b, cone = program.dense()
+    program = program.dense()
+    answer = _by_exchanges(program)
+    precise = max(PRECISE, 100 * float(jnp.finfo(program.q.dtype).eps))
+    solved = (answer.code == Code.converged) & (program_residual(program, answer.x, answer.y) <= precise)
+
+    def rest(solver: ProgramSolver, P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array) -> Answer:
+        return solver.solve_program(ConeProgram(P, q, A, b, program.cone))._replace(factors=None)
+
+    # The solver is an argument too, because its tolerance may be traced.
+    code = jnp.where(solved, answer.code, Code.max_steps).astype(jnp.int32)
+    found = rescued(~solved, rest, (otherwise, *program[:4]), answer._replace(code=code, factors=None))
+    return found._replace(factors=answer.factors and answer.factors.lost_where(~solved))
+
+
+def _by_exchanges(program: ConeProgram) -> Answer:
+    """The point at which the exchanges end, with its factors; its code is ``converged`` where they succeeded."""
+    if program.explicit:
+        return _by_substitution(program)
+    P, q, A, b, cone, _ = program
     equal = layout(cone).equalities
     free = np.zeros(b.size, bool)
     free[equal] = True
@@ -161,20 +184,29 @@ def pivoting_program(program: ConeProgram, otherwise: ProgramSolver) -> Answer:
     half, pushed = inverse @ A.T, inverse @ (q - E.T @ (weights * b[equal]))
     found = block_pivoting(half.T @ half, b + half.T @ pushed, jnp.asarray(free), MAX_PIVOTS)
     x = -(pushed + half @ found.y) @ inverse
-    precise = max(PRECISE, 100 * float(jnp.finfo(q.dtype).eps))
-    solved = found.solved & (program_residual(program, x, found.y) <= precise)
-    code = jnp.where(solved, Code.converged, Code.max_steps).astype(jnp.int32)
-    answer = Answer(x, found.y, b - A @ x, found.steps, code)
-
-    def rest(solver: ProgramSolver, P: jax.Array, q: jax.Array, A: jax.Array, b: jax.Array) -> Answer:
-        return solver.solve_program(ConeProgram(P, q, A, b, cone))._replace(factors=None)
-
-    # The solver is an argument too, because its tolerance may be traced.
-    answer = rescued(~solved, rest, (otherwise, P, q, A, b), answer)
+    code = jnp.where(found.solved, Code.converged, Code.max_steps).astype(jnp.int32)
     half = half * jnp.where(found.active, found.scale, 0)[None, :]
-    lost = is_lost(root, curvature) | is_lost(found.factor, jnp.eye(b.size, dtype=q.dtype)) | ~solved
+    lost = is_lost(root, curvature) | is_lost(found.factor, jnp.eye(b.size, dtype=q.dtype))
     weight = jnp.zeros_like(b).at[equal].set(weights)
-    return answer._replace(factors=Schur(inverse, half, found.factor, found.scale, found.active, lost, weight))
+    factors = Schur(inverse, half, found.factor, found.scale, found.active, lost, weight)
+    return Answer(x, found.y, b - A @ x, found.steps, code, factors)
+
+
+def _by_substitution(program: ConeProgram) -> Answer:
+    """The same in the first unknowns, u = (b - E x) / d put in for the last ones."""
+    P, q, A, b, cone, k = program
+    n = q.size - k
+    reduced, whole = substitution(P, A, k)
+    parts = [piece.cone for piece in pieces(cone)]
+    rest = cones.Product(cones.Zero(parts[0].dim - k), *parts[1:])
+    link, factor, curvature = A[:k, :n], jnp.diagonal(A[:k, n:]), jnp.diagonal(P)[n:]
+    known = b[:k] / factor
+    cost = q[:n] - ((curvature * known + q[n:]) / factor) @ link
+    found = _by_exchanges(ConeProgram(reduced, cost, A[k:, :n], b[k:], rest))
+    last = known - link @ found.x / factor
+    x, y = jnp.concatenate([found.x, last]), jnp.concatenate([-(curvature * last + q[n:]) / factor, found.y])
+    factors = whole(found.factors) if isinstance(found.factors, Schur) else None
+    return Answer(x, y, b - A @ x, found.steps, found.code, factors)
 
 
 def _weights(P: jax.Array, E: jax.Array) -> jax.Array:
@@ -204,7 +236,7 @@ def interior_point_program(program: ConeProgram, tol: float | jax.Array, max_ste
             f"bl.InteriorPoint knows the cones Zero, NonNegative, SecondOrder, Free and their products, not {unknown}. "
             "Use solver=bl.Clarabel() or solver=bl.OperatorSplitting()."
         )
-    P, q, A, b, cone = program.dense()
+    P, q, A, b, cone = program.dense()[:5]
     rows, bounds, lengths = layout(cone)
     family = SecondOrders(lengths)
     data = Data(P, q, A[rows], b[rows], A[bounds], b[bounds])

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.foundation.callbacks import on_host
+from bilevel.foundation.rescue import rescued
 from bilevel.foundation.status import Code, Status
 from bilevel.kernels.equilibrate_operators import squares_of, units
 from bilevel.kernels.matrices import compressed, is_positive_semidefinite, is_sparse
-from bilevel.kernels.rescue import rescued
 from bilevel.kernels.splitting import proofs
 from bilevel.linear_solve import sparse_factor
 from bilevel.solvers.programs.split_program import quadratic

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from bilevel.foundation.callbacks import on_host
-from bilevel.kernels.rescue import rescued
+from bilevel.foundation.rescue import rescued
 
 
 def counted():
