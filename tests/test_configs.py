@@ -82,7 +82,7 @@ def test_every_file_begins_with_the_command_that_uses_it(path):
 @pytest.mark.parametrize("choice", [one for one in CHOICES if one.startswith("task=") and one != "task=own"])
 def test_a_shipped_task_says_what_its_result_stands_beside(choice, monkeypatch, request):
     """A headline with baselines in words of its own, and functions that measure them."""
-    root = str(request.getfixturevalue("data_root")) if choice == "task=meta_omniglot" else ""
+    root = str(request.getfixturevalue("data_root")) if choice.startswith("task=meta_omniglot") else ""
     monkeypatch.delenv("BILEVEL_DATA", raising=False)
     task = instantiate(composed(choice, f"data.root={root}" if root else "seed=0").task)
     assert task.headline.against and all(words != "of the baseline" for words in task.headline.against.values())

@@ -36,6 +36,7 @@ MEANINGS = {  # of verdicts that do not fail the command
     "loose": "within the tolerance that its settings state, or its schedule begins with",
     "biased": "not exact by design, and its report says so",
     "failed": "a solve failed, and its report says so",
+    "doubtful": "beyond the tolerance, but by less than ten times the uncertainty of what it is compared with",
 }
 WIDTHS = (15, 9, 9, 9, 12, 10, 7, 7, 7, 8)
 
@@ -73,9 +74,10 @@ def check(config: DictConfig) -> None:
     """Prints a line for each engine; raises `DisagreementError` if one is wrong, or claims less error than it has.
 
     The instance is the task with the settings of ``reduced`` (those given as task.NAME=VALUE win); ``~reduced`` takes
-    the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "UNDER" (an estimate that
-    is claimed, or of an engine that is biased by design, below the error), "biased" (by design, and it says so),
-    "loose" (within the tolerances that a schedule begins with), "failed" (a solve failed, and it says so). Engines that
+    the task as it is. Verdicts: "right", "WRONG" (an exact engine beyond the tolerance), "doubtful" (beyond it, but by
+    less than the differences are uncertain), "UNDER" (an estimate that is claimed, or of an engine that is biased by
+    design, below the error), "biased" (by design, and it says so), "loose" (within the tolerances that a schedule
+    begins with), "failed" (a solve failed, and it says so). Engines that
     refuse the task are named, and an engine that was asked for says why it refuses.
     """
     use_compilation_cache(config.compilation_cache)
@@ -126,8 +128,13 @@ def describe(task: Task, hparams: HParams, oracle: Oracle) -> None:
         f"{task.name}: {counted(unknowns, 'unknown')}, {counted(number, 'hyperparameter')}; gradient "
         f"{oracle.scale:.6g} (uncertainty "
         f"{oracle.uncertainty:.1e}), differences (uncertainty {oracle.spread:.1e}) and dense solve "
-        f"{'agree' if oracle.confirmed else 'DISAGREE: the differences count'}"
+        f"{'agree' if oracle.confirmed else f'DISAGREE by {oracle.apart:.1e}: the differences count'}"
     )
+    if not oracle.confirmed and task.precision == "float32":
+        print(
+            'In float32 differences can themselves be that wrong, so "right" means no more here than within '
+            f"{ALLOWED['float32']:.0%} of them: task.precision=float64 tells which of the two is wrong."
+        )
     if not bool(oracle.solved.ok):
         print(f"An inner solve behind the differences ended with status {oracle.solved.name}: they are in doubt.")
 
@@ -158,10 +165,11 @@ def judged(name: str, task: Task, engine: Engine, oracle: Oracle, error: float, 
     """The row of one engine, with its verdict."""
     doubt, estimate = 10 * oracle.uncertainty, float(report.error_estimate)
     if exact:
+        within = ALLOWED[task.precision] * oracle.scale
         # A residual of the size that a loose tolerance allows gives the order of magnitude of the error.
         stated = float(report.adjoint_tol) >= ALLOWED[task.precision] and error <= MAGNITUDE * estimate + doubt
-        beyond = "loose" if engine.adapts or stated else "WRONG"
-        verdict = "right" if error <= ALLOWED[task.precision] * oracle.scale + doubt else beyond
+        beyond = "doubtful" if error <= within + doubt else "loose" if engine.adapts or stated else "WRONG"
+        verdict = "right" if error <= within else beyond
     else:
         verdict = "biased" if bool(report.status.ok) else "failed"
     claims = report.error_grade != "residual" or verdict == "biased"

@@ -41,13 +41,15 @@ CHOICES = {  # the words that a setting may take, by the `_target_` beside it
         "head": ("ridge", "svm"),
         "network": ("small", "wide"),
     },
+    "bilevel.tasks.meta_omniglot_maml": {"adapt": ("all", "head"), "rates": ("each", "layer", "fixed")},
+    "bilevel.tasks.meta_sinusoid": {"adapt": ("all", "head"), "rates": ("each", "layer", "fixed")},
     "bilevel.loggers.WandB": {"mode": ("offline", "online", "disabled")},
 }
 POLICIES = ("raise", "warn", "retry", "skip")
 SIZES = (  # settings of shipped tasks that are whole numbers from 1
     *("train", "validation", "test", "classes", "features", "images_per_class", "genes", "atoms", "steps"),
     *("max_steps", "iterations", "particles", "seeds", "sinusoids", "shots", "queries", "width", "held_out", "draws"),
-    *("depth", "features_steps", "network_steps"),
+    *("depth", "features_steps", "network_steps", "lanes", "channels"),
 )
 MAY_BE_ZERO = {"bilevel.tasks.meta_omniglot": ("held_out",)}  # there it means that all classes are learned from
 REGRESSIONS = ("ridge", "lasso", "precision", "kernel_ridge")

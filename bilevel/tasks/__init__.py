@@ -21,6 +21,7 @@ from bilevel.tasks.learning_rate import learning_rate
 from bilevel.tasks.linear_distillation import linear_distillation
 from bilevel.tasks.logistic import logistic
 from bilevel.tasks.meta_omniglot import meta_omniglot
+from bilevel.tasks.meta_omniglot_maml import meta_omniglot_maml
 from bilevel.tasks.meta_sinusoid import meta_sinusoid
 from bilevel.tasks.ridge import ridge
 
@@ -50,6 +51,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]  # those of papers lo
     "linear_distillation",
     "logistic",
     "meta_omniglot",
+    "meta_omniglot_maml",
     "meta_sinusoid",
     "ridge",
     *_OF_PAPERS,

@@ -82,6 +82,11 @@ def errors_on_runs(features: Features, hparams: HParams, runs: Episode, head: st
 def drawing(features: Features, hparams: HParams, drawn: Episode, shape: Shape, head: str = "ridge") -> Any:
     """The queries of one episode, each after an image of the class that it is taken for."""
     chosen = np.asarray(guesses(features, shape, jax.tree.map(jnp.asarray, hparams), drawn, head))
+    return beside_their_classes(drawn, chosen, shape)
+
+
+def beside_their_classes(drawn: Episode, chosen: np.ndarray, shape: Shape) -> Any:
+    """The queries of one episode, each after an image of its class in ``chosen``."""
     known = np.asarray(episodes.labels(shape.way, shape.queries))
     images, titles, colors = [], [], []
     for query, guess, truth in zip(np.asarray(drawn.query), chosen, known, strict=True):

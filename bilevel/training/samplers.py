@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,32 +15,53 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel.batches import same_at_every_step
 from bilevel.data.rows import in_memory
+from bilevel.foundation import trees
 from bilevel.foundation.compilation import Program
-from bilevel.foundation.typing import Key
+from bilevel.foundation.typing import Key, Params
 from bilevel.task import Task
 from bilevel.training.outer_step import first_point
 
 SAMPLERS = ("grid", "random", "tpe", "gp")
 GRIDDED = 3  # hyperparameters up to which a grid is offered
-Search = Callable[[np.ndarray], float]  # point -> loss
+
+
+class Objective(NamedTuple):
+    """The outer loss of a point, by one inner solve."""
+
+    at: Callable[[np.ndarray, Params | None], tuple[float, Params]]  # (point, start or None: cold) -> (loss, solution)
+    start: np.ndarray  # the point at the start of the run
+    warm: bool  # whether the solution of a point is a start for its neighbour
+
+    def __call__(self, point: np.ndarray) -> float:
+        """The loss by a cold solve."""
+        return self.at(point, None)[0]
+
+    def along(self, points: Iterable[np.ndarray]) -> Iterator[float]:
+        """The losses of points each of which is near the one before, whose solution is the start of its solve."""
+        near = None
+        for point in points:
+            loss, found = self.at(point, near)
+            near = found if self.warm and np.isfinite(loss) else None
+            yield loss
 
 
 def beside(task: Task, sampler: str, trials: int, width: float, key: Key, seed: int) -> Task:
     """The task with a search by ``sampler`` as a baseline and a figure of its losses.
 
-    The search takes ``trials`` inner solves (a grid about as many), each cold, in the box of ``width`` on both sides of
-    the start. It minimises the outer loss with its prior. The summary gets ``baseline_SAMPLER_loss``,
-    ``_inner_solves`` and ``_seconds``. Raises ValueError for an unknown sampler, a grid over many hyperparameters, a
-    missing package, or batches that change from step to step, because their losses are not comparable.
+    The search takes ``trials`` inner solves (a grid about as many) in the box of ``width`` on both sides of the start,
+    each cold. A grid goes from each solution to its neighbour where the steps of the task do so too. It minimises the
+    outer loss with its prior. The summary gets ``baseline_SAMPLER_loss``, ``_inner_solves`` and ``_seconds``. Raises
+    ValueError for an unknown sampler, a grid over many hyperparameters, a missing package, or batches that change from
+    step to step, because their losses are not comparable.
     """
     refuse(sampler, task, key)
     record: list[tuple[float, float]] = []  # best loss so far, seconds
 
     def search() -> dict[str, Any]:
-        value, start = objective(task, key)
+        value = objective(task, key)
         began, best = time.perf_counter(), np.inf
         record.clear()
-        for loss in searches(sampler, value, start, width, trials, seed):
+        for loss in searches(sampler, value, width, trials, seed):
             best = min(best, loss if np.isfinite(loss) else np.inf)
             record.append((best, time.perf_counter() - began))
         name = f"baseline/{sampler}"
@@ -73,36 +94,47 @@ def refuse(sampler: str, task: Task, key: Key) -> None:
             raise ValueError(f"baseline={sampler} needs the package {package}: {remedy}, or choose random.")
 
 
-def objective(task: Task, key: Key) -> tuple[Search, np.ndarray]:
-    """The outer loss of a point, by one inner solve, and the point at the start; infinite where the solve failed."""
+def objective(task: Task, key: Key) -> Objective:
+    """The outer loss of a point; infinite where the inner solve failed."""
     point = in_memory(first_point(task, key))
     start, unravel = ravel_pytree(point.hparams)
 
-    def value(flat: jax.Array) -> jax.Array:
+    def value(flat: jax.Array, near: Params, known: jax.Array) -> tuple[jax.Array, Params]:
         hparams = task.feasible(unravel(flat))
         cold = task.inner.cold_start(point.key, hparams, point.inner_batch)
-        outcome = task.inner.run(hparams, point.inner_batch, cold, cold, point.key)
+        begin = trees.select(known, near, cold)  # by a number, because a second program would be compiled anew
+        outcome = task.inner.run(hparams, point.inner_batch, begin, cold, point.key)
         loss = task.outer(task.inner.primal(outcome.params), hparams, point.outer_batch)
-        return jnp.where(outcome.status.ok, loss, jnp.inf)
+        return jnp.where(outcome.status.ok, loss, jnp.inf), outcome.params
 
     program = Program(value)
-    return lambda flat: float(program(jnp.asarray(flat, start.dtype))), np.asarray(start)
+    shapes = jax.eval_shape(lambda: task.inner.cold_start(point.key, point.hparams, point.inner_batch))
+    nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def at(flat: np.ndarray, near: Params | None) -> tuple[float, Params]:
+        known = near is not None
+        loss, params = program(jnp.asarray(flat, start.dtype), near if known else nowhere, jnp.bool_(known))
+        return float(loss), params
+
+    return Objective(at, np.asarray(start), task.warm_start)
 
 
-def searches(sampler: str, value: Search, start: np.ndarray, width: float, trials: int, seed: int) -> Iterator[float]:
-    """The losses of the trials, one by one."""
+def searches(sampler: str, value: Objective, width: float, trials: int, seed: int) -> Iterator[float]:
+    """The losses of the trials, one by one. A grid begins at the largest hyperparameters, because most are penalties on
+    log scale, and the inner problems of large penalties are easy."""
+    size = value.start.size
     if sampler == "grid":
-        side = max(2, round(trials ** (1 / start.size)))
-        axes = np.meshgrid(*[np.linspace(-width, width, side)] * start.size)
-        yield from (value(start + np.array(shift)) for shift in zip(*map(np.ravel, axes), strict=True))
+        side = max(2, round(trials ** (1 / size)))
+        axes = np.meshgrid(*[np.linspace(width, -width, side)] * size)
+        yield from value.along(value.start + np.array(shift) for shift in zip(*map(np.ravel, axes), strict=True))
     elif sampler == "random":
         random = np.random.default_rng(seed)
-        yield from (value(start + random.uniform(-width, width, start.size)) for _ in range(trials))
+        yield from (value(value.start + random.uniform(-width, width, size)) for _ in range(trials))
     else:
-        yield from by_optuna(sampler, value, start, width, trials, seed)
+        yield from by_optuna(sampler, value, width, trials, seed)
 
 
-def by_optuna(sampler: str, value: Search, start: np.ndarray, width: float, trials: int, seed: int) -> Iterator[float]:
+def by_optuna(sampler: str, value: Objective, width: float, trials: int, seed: int) -> Iterator[float]:
     """The losses of Optuna's trials."""
     import optuna  # pyright: ignore[reportMissingImports]  # an extra
 
@@ -112,8 +144,8 @@ def by_optuna(sampler: str, value: Search, start: np.ndarray, width: float, tria
     study = optuna.create_study(sampler=made)
     for _ in range(trials):
         trial = study.ask()
-        shift = [trial.suggest_float(f"h{place}", -width, width) for place in range(start.size)]
-        loss = value(start + np.array(shift))
+        shift = [trial.suggest_float(f"h{place}", -width, width) for place in range(value.start.size)]
+        loss = value(value.start + np.array(shift))
         if np.isfinite(loss):
             study.tell(trial, loss)
         else:

@@ -36,6 +36,7 @@ class Oracle(NamedTuple):
     differences: np.ndarray  # the slopes by differences
     spread: float  # their uncertainty, a norm
     confirmed: bool  # whether the dense solve agrees with the differences; ``slopes`` are then the dense ones
+    apart: float  # their distance from the dense solve's, a norm
     solved: Status  # the worst inner solve behind the differences
     carry: Carry  # inner solution and adjoint of the dense solve
 
@@ -72,8 +73,8 @@ def oracle_of(task: Task, hparams: HParams, key: Key) -> Oracle:
     allowed = AGREEMENT[task.precision] * float(np.linalg.norm(differences)) + spread
     if apart <= allowed:
         claimed = float(report.error_estimate) if report.error_grade == "estimate" else spread
-        return Oracle(directions, slopes, min(claimed, spread), differences, spread, True, solved, report.carry)
-    return Oracle(directions, differences, spread, differences, spread, False, solved, report.carry)
+        return Oracle(directions, slopes, min(claimed, spread), differences, spread, True, apart, solved, report.carry)
+    return Oracle(directions, differences, spread, differences, spread, False, apart, solved, report.carry)
 
 
 def by_differences(task: Task, hparams: HParams, directions: np.ndarray, key: Key) -> tuple[np.ndarray, float, Status]:

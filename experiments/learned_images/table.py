@@ -105,6 +105,12 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
         figure.savefig(out / "table.png", dpi=110)
 
 
+def merged(rows: list[dict[str, Any]], earlier: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """These rows and those of earlier runs that --only left out, in the order of the runs."""
+    found = {row["run"]: row for row in (*earlier, *rows)}
+    return [found[name] for name in RUNS if name in found]
+
+
 def main() -> None:
     parser = common.parser(__doc__, "one run of 20 steps on digits")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="NAME")
@@ -120,7 +126,10 @@ def main() -> None:
             f"{name}: {row['test_accuracy']:.4f} in {row['seconds']} s; networks {row['network_test_accuracy']:.4f}",
             flush=True,
         )
-    common.write(out / "results.csv", COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+    results = out / "results.csv"
+    if not settings.smoke:
+        rows = merged(rows, common.read(results) if results.exists() else [])
+    common.write(results, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
     draw(rows, out)
 
 

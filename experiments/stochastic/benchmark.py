@@ -165,6 +165,14 @@ def problems(smoke: bool) -> dict[str, Any]:
     return {**found, "ijcnn1": Logistic(root)} if root else found
 
 
+def kept(results: Path, chosen: set[str], engines: set[str]) -> list[list[str]]:
+    """The rows of earlier runs that this one does not take again."""
+    rows = common.read(results) if results.exists() else []
+    return [
+        [row[name] for name in COLUMNS] for row in rows if row["problem"] not in chosen or row["engine"] not in engines
+    ]
+
+
 def main() -> None:
     """Runs the grid, writes results.csv as it goes, and checks what the rules claim."""
     settings = common.parser(__doc__, "three engines on small quadratics")
@@ -174,19 +182,23 @@ def main() -> None:
     asked = settings.parse_args()
     jax.config.update("jax_enable_x64", True)
     names = [name.strip() for name in asked.engines.split(";") if name.strip()] or list(METHODS)
+    if unknown := [name for name in names if name not in METHODS]:
+        raise SystemExit(f"--engines {unknown[0]}: choose from {'; '.join(METHODS)}.")
     if asked.smoke:
         names, asked.budget = ["SOBA", "SOBA, decreasing", "SABA"], 24_000
     out = common.folder(asked, Path(__file__).parent)
     results = out / "results.csv"
-    common.write(results, COLUMNS, [])
-    for name, problem in problems(asked.smoke).items():
-        if asked.problem in (None, name):
-            measure = problem.measure()
-            for engine in names:
-                rows = best_of_grid(engine, problem, measure, GRIDS[name], asked.budget)
-                for row in rows:
-                    common.append(results, (name, *row))
-                print(name, *rows[-1], flush=True)
+    chosen = {name: problem for name, problem in problems(asked.smoke).items() if asked.problem in (None, name)}
+    if not chosen:
+        raise SystemExit(f"--problem {asked.problem}: choose quadratics, or ijcnn1 with BILEVEL_DATA=DIR.")
+    common.write(results, COLUMNS, kept(results, set(chosen), set(names)))
+    for name, problem in chosen.items():
+        measure = problem.measure()
+        for engine in names:
+            rows = best_of_grid(engine, problem, measure, GRIDS[name], asked.budget)
+            for row in rows:
+                common.append(results, (name, *row))
+            print(name, *rows[-1], flush=True)
     from experiments.stochastic.figure import draw
 
     draw(results, out)

@@ -1,13 +1,18 @@
 """``bilevel command=check``: right engines pass, a wrong derivative and a hidden error are found."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
+import bilevel as bl
 from bilevel.cli.check import judged
 from bilevel.foundation.typing import Counts
+from bilevel.verification.oracle import Oracle
 
 WRONG = """
 import jax
@@ -80,11 +85,25 @@ def test_a_hidden_dependence_is_found(bilevel, folder, seen, verdict, code):
     assert done.returncode == code, done.stderr
     title, _, line = done.stdout.splitlines()
     assert title.startswith("hidden: 1 unknown, 1 hyperparameter; ")
-    assert title.endswith("agree" if not code else "DISAGREE: the differences count")
+    assert title.endswith(" agree") if not code else re.search(r" DISAGREE by \S+: the differences count$", title)
     assert line.split()[0] == "implicit"
     assert line.split()[-1] == verdict
     assert done.stderr.startswith("bilevel: implicit disagree") if code else done.stderr == ""
     assert not (folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"), [(0.02, "right"), (0.05, "doubtful"), (0.14, "WRONG"), (float("nan"), "WRONG")]
+)
+def test_an_error_that_the_uncertainty_of_the_differences_hides_is_doubtful(error, verdict):
+    """In float32 3 % of the gradient, here 1, are allowed; the differences are uncertain by 0.01."""
+    task = bl.tasks.ridge()
+    report = bl.hypergradient(task, task.init_hparams(jax.random.key(0)), bl.Implicit(accuracy="residual"))[2]
+    one = np.ones(1)
+    oracle = Oracle(np.eye(1), one, 0.01, one, 0.01, False, 0.1, report.status, report.carry)
+    assert (
+        judged("one", replace(task, precision="float32"), bl.Implicit(), oracle, error, report, True).verdict == verdict
+    )
 
 
 @pytest.mark.slow

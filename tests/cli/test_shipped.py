@@ -30,11 +30,14 @@ REFUSED = {
     "task=few_shot_sinusoid task.shots=-2": "task.shots=-2: it must be at least 1.",
     "task=meta_omniglot task.held_out=-1": "task.held_out=-1: it must be at least 1.",
     "task=meta_omniglot task.head=tree": "task.head=tree: choose one of ridge, svm.",
+    "task=meta_omniglot_maml task.rates=some": "task.rates=some: choose one of each, layer, fixed.",
+    "task=meta_omniglot_maml task.lanes=0": "task.lanes=0: it must be at least 1.",
+    "task=meta_sinusoid task.adapt=tail": "task.adapt=tail: choose one of all, head.",
     "task=ridge engine.on_failure=shrug": "engine.on_failure=shrug: choose one of raise, warn, retry, skip.",
 }
 
 # Tasks whose own data set lies in the folder of published files.
-PUBLISHED = {"meta_omniglot"}
+PUBLISHED = {"meta_omniglot", "meta_omniglot_maml"}
 
 
 def composed(*overrides):

@@ -11,6 +11,7 @@ from sklearn.linear_model import ElasticNet
 
 import bilevel as bl
 from bilevel.tasks import cross_validation
+from bilevel.tasks.cross_validation import Path, goes_on
 
 
 @pytest.mark.sample(1)
@@ -47,6 +48,16 @@ def test_many_features_are_solved_on_the_columns_in_use(monkeypatch):
     np.testing.assert_allclose(
         plain.outer_loss(solve(plain), None, batches[1]), found["baseline/outer/loss"], rtol=1e-7
     )
+
+
+@pytest.mark.parametrize(
+    ("losses", "wide", "left"),
+    [([], True, True), ([2.0], True, True), ([2.0, 2.0], True, True), ([2.0, 1.0, 1.1], True, False),
+     ([2.0, 1.0, 1.1], False, True), ([2.0, 1.5, 1.0, 0.5], False, False)],
+)  # fmt: skip
+def test_the_grid_of_a_wide_problem_ends_where_the_loss_begins_to_rise(losses, wide, left):
+    path = Path(None, jnp.zeros(4).at[: len(losses)].set(jnp.array(losses)), jnp.int32(len(losses)))
+    assert bool(goes_on(path, wide)) == left
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Searches without derivatives beside a run: as many inner solves, the best loss found, what is refused."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 import bilevel as bl
-from bilevel.training.samplers import beside
+from bilevel.training.samplers import beside, objective, searches
 
 
 def shrinkage(size=1, batches=None):
@@ -44,6 +46,25 @@ def test_a_grid_finds_its_best_point():
     assert summary["baseline_grid_inner_solves"] == 9 and summary["baseline_own"] == 1.0
     axes = task.figures["against_grid"](result).axes
     np.testing.assert_allclose(min(axes[0].lines[1].get_ydata()), summary["baseline_grid_loss"])
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_grid_goes_from_solution_to_solution_where_the_task_does(warm):
+    """From the largest hyperparameters on, with the losses of cold solves; the solution of a failed one is no start."""
+    asked = objective(replace(shrinkage(2), warm_start=warm), jax.random.key(0))
+    starts = []
+
+    def at(point, near):
+        starts.append((point, near))
+        loss, found = asked.at(point, near)
+        return (np.inf if len(starts) == 3 else loss), found
+
+    losses = list(searches("grid", asked._replace(at=at), 2.0, 9, 0))
+    points = [point for point, _ in starts]
+    expected = [asked(point) for point in points]
+    np.testing.assert_allclose(np.delete(losses, 2), np.delete(expected, 2), rtol=1e-6)
+    assert len(points) == 9 and np.allclose(points[0], 3.5) and np.allclose(points[-1], -0.5)
+    assert [near is not None for _, near in starts] == [warm and number not in (0, 3) for number in range(9)]
 
 
 def test_random_points_are_those_of_the_seed():
