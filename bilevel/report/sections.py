@@ -12,20 +12,23 @@ from typing import Any
 
 import yaml
 
+from bilevel.foundation.parts import PARTS, REST
 from bilevel.loggers.base import brief
 from bilevel.loggers.baselines import baselines_of
 from bilevel.report.charts import Band, Curve, chart
 from bilevel.report.commands import command
 from bilevel.report.runs import RecordedRun
 from bilevel.report.words import broken_off, headline_of
+from bilevel.training.clock import RECORD, STEPS
 from bilevel.training.headline import key, short
 from bilevel.verification import Record, diagnose
 
 LOSSES = {"outer/loss": "outer loss (validation)", "test/loss": "test, held out", "stop/loss": "second hold-out"}
 STANDARD = ("outer/", "inner/", "adjoint/", "engine/", "counts/", "error_", "seconds", "hparams", "step")
 DRAWN = ("training", "hyperparameters")  # pictures that the page has as curves of its own
-PARTS = {"seconds_tracing": "tracing", "seconds_lowering": "lowering", "seconds_compiling": "compilation"}
+COMPILING = {"seconds_tracing": "tracing", "seconds_lowering": "lowering", "seconds_compiling": "compilation"}
 QUARTILES = {"lower_quartile": "lower quartile", "upper_quartile": "upper quartile"}
+WORTH_IT = 1.0  # seconds from which on saving less often is suggested
 LEAST = 0.005  # seconds that are told
 MOST_STEPS = 8  # traced steps that are told one by one
 UNDIVIDED = (
@@ -194,7 +197,7 @@ def cost(record: Record) -> str:
     rows += [
         (name.replace("_", " "), f"{count:,}") for name, count in counts.items() if isinstance(count, int) and count
     ]
-    where = section("where the time went", table(pair(*row) for row in spent) + divided(summary))
+    where = section("where the time went", table(pair(*row) for row in spent) + divided(summary) + saved_often(record))
     return where + (section("steps and calls", table(pair(*row) for row in rows)) if rows else "")
 
 
@@ -208,7 +211,7 @@ def times(record: Record) -> list[tuple[str, str]]:
         again = next(iter(summary.get("seconds_of_steps") or [0])) > 0
         return [*shown, ("since the run went on, in all" if again else "the whole run", f"{total:.2f} s")]
     spent = sum(_finite(line.get("seconds")) for line in lines)
-    compiled = {words: sum(_finite(line.get(name)) for line in lines) for name, words in PARTS.items()}
+    compiled = {words: sum(_finite(line.get(name)) for line in lines) for name, words in COMPILING.items()}
     rows = [("outer steps, without compilation", f"{max(spent - sum(compiled.values()), 0):.2f} s")]
     return [*rows, *((words, f"{seconds:.2f} s") for words, seconds in compiled.items())]
 
@@ -223,6 +226,17 @@ def divided(summary: Mapping[str, Any]) -> str:
     which = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps)}"
     which = f"{len(steps)} of the steps" if len(steps) > MOST_STEPS else which
     return f'<p class="soft">The outer steps are divided as the compiler&#8217;s traces of {which} are.</p>'
+
+
+def saved_often(record: Record) -> str:
+    """What to change where saving takes longer than the steps do, as with steps of a few milliseconds."""
+    parts = record.summary.get("seconds_by") or {}
+    steps = sum(_finite(parts.get(name)) for name in (*PARTS, REST, STEPS))
+    saving, every = _finite(parts.get(RECORD)), record.setting("trainer.checkpoint_every", 1)
+    if saving < max(steps, WORTH_IT) or not isinstance(every, int):
+        return ""
+    change = f"trainer.checkpoint_every={100 * every} saves less often"
+    return f'<p class="soft">Record and checkpoints took longer than the outer steps: {change}.</p>'
 
 
 def findings(run: RecordedRun) -> str:

@@ -223,6 +223,10 @@ SPLIT = {"compilation": 1.0, "inner solve": 1.5, "evaluation": 0.001, "baselines
             ["compilation1.00 s (33%)inner solve1.50 s (50%)baselines", "traces of steps 3, 12 are", "whole run3.00 s"],
         ),
         ({"seconds_by": SPLIT, "seconds_sampled": []}, ["trainer.profile=true divides them"]),
+        (
+            {"seconds_by": {"outer steps": 1.2, "record and checkpoints": 1.8}},
+            ["took longer than the outer steps: trainer.checkpoint_every=100 saves less often"],
+        ),
         ({"seconds_by": SPLIT, "seconds_of_steps": [8, 12]}, ["since the run went on, in all3.00 s"]),
     ],
 )
