@@ -74,7 +74,9 @@ def meta_omniglot_maml(
     """
     shape = Shape(way, shots, queries)
     refuse_words(adapt, rates)
-    _refuse(shape, lanes, test_episodes, channels, depth, min(proximity, rate, head_rate, tol))
+    _refuse(shape, lanes, test_episodes, channels, depth)
+    if not all(number > 0 for number in (proximity, rate, head_rate, tol)):
+        raise ValueError("meta_omniglot_maml: task.proximity, task.rate, task.head_rate and task.tol must be positive.")
     found = data_sets.classification(data, root)
     learned, unseen = episodes.split_classes(episodes.classes_of(found, pool), held_out, shape, seed)
     learned = episodes.with_rotations(learned) if rotations else learned
@@ -169,7 +171,7 @@ def _network(channels: tuple[int, ...], outputs: int) -> Any:
     return SmoothConvolutional(channels, outputs=outputs)
 
 
-def _refuse(shape: Shape, lanes: int, test_episodes: int, channels: int, depth: int, least: float) -> None:
+def _refuse(shape: Shape, lanes: int, test_episodes: int, channels: int, depth: int) -> None:
     if shape.way < 2 or min(shape.shots, shape.queries, lanes, channels, depth) < 1 or test_episodes < 2:
         raise ValueError(
             f"meta_omniglot_maml: way={shape.way} and test_episodes={test_episodes} must be at least 2, shots="
@@ -180,5 +182,3 @@ def _refuse(shape: Shape, lanes: int, test_episodes: int, channels: int, depth: 
             f"task.channels={channels}: the normalisation takes groups of an eighth of the channels, so choose a "
             "multiple of 8, or fewer than 8."
         )
-    if not least > 0:
-        raise ValueError("meta_omniglot_maml: task.proximity, task.rate, task.head_rate and task.tol must be positive.")

@@ -81,10 +81,11 @@ def meta_sinusoid(
     Source: Finn et al., 2017; Li et al., Meta-SGD, 2017; Raghu et al., ANIL, 2020; Rajeswaran et al., 2019.
     """
     refuse_words(adapt, rates)
-    if min(sinusoids, shots, queries, steps, held_out, held_queries) < 1 or rate <= 0:
+    if min(sinusoids, shots, queries, steps, held_out, held_queries) < 1 or not (rate > 0 and proximity >= 0):
         raise ValueError(
             f"meta_sinusoid: sinusoids={sinusoids}, shots={shots}, queries={queries}, steps={steps}, "
-            f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, and rate={rate} positive."
+            f"held_out={held_out}, held_queries={held_queries} must be at least 1 each, rate={rate} positive, and "
+            f"proximity={proximity} not negative."
         )
     adaptation = Adaptation(perceptron(width, width, 1), adapt, rate, rate)
     asked = Sinusoids(adaptation)

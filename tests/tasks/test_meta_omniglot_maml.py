@@ -129,6 +129,7 @@ def test_training_raises_the_accuracy_on_classes_that_it_has_not_seen(drawn):
         ({"proximity": 0.0}, "task.proximity, task.rate, task.head_rate and task.tol must be positive"),
         ({"rate": -1.0}, "must be positive"),
         ({"head_rate": 0.0}, "must be positive"),
+        ({"tol": float("nan")}, "must be positive"),
         ({"adapt": "tail"}, "task.adapt=tail: choose one of all, head"),
         ({"rates": "some"}, "task.rates=some: choose one of each, layer, fixed"),
     ],

@@ -77,7 +77,13 @@ def test_held_out_sinusoids_do_not_enter_the_outer_loss_and_figures_are_drawn(dr
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"shots": 0}, "shots=0"), ({"adapt": "tail"}, "choose one of all, head"), ({"rates": "x"}, "choose one of each")],
+    [
+        ({"shots": 0}, "shots=0"),
+        ({"rate": float("nan")}, "rate=nan positive"),
+        ({"proximity": -1.0}, "proximity=-1.0 not negative"),
+        ({"adapt": "tail"}, "choose one of all, head"),
+        ({"rates": "x"}, "choose one of each"),
+    ],
 )
 def test_refusals(settings, words):
     with pytest.raises(ValueError, match=words):
