@@ -77,21 +77,22 @@ def test_a_power_that_is_none_is_refused():
 @pytest.mark.parametrize("cone", CONES, ids=str)
 def test_the_spectrum_is_that_of_the_derivative(cone):
     """Where it is known: V is orthogonal, V' diag(values) V is the Jacobian, and so are their derivatives."""
-    known = cone.spectrum(jnp.ones(cone.dim)) is not None
-    assert known or isinstance(cone, (cones.PSD, cones.Exponential, cones.Power, cones.Dual, cones.Product))
+    if cone.spectrum(jnp.ones(cone.dim)) is None:
+        assert isinstance(cone, (cones.PSD, cones.Exponential, cones.Power, cones.Dual, cones.Product))
+        return
 
     def matrix(point):
-        values, forward, backward = cone.spectrum(point)
+        values, forward, backward = cone.spectrum(point)  # pyright: ignore[reportGeneralTypeIssues]
         return jax.vmap(lambda w: backward(values * forward(w)))(jnp.eye(cone.dim))
 
-    for seed in range(20 if known else 0):
+    for seed in range(20):
         point = jax.random.normal(jax.random.key(seed), (cone.dim,))
         at, jacobian = cone.spectrum(point), jax.jacobian(cone.project)
+        assert at is not None
         V = at.forward(jnp.eye(cone.dim))
         np.testing.assert_allclose(V @ V.T, jnp.eye(cone.dim), atol=1e-14)
         np.testing.assert_allclose(at.backward(V), jnp.eye(cone.dim), atol=1e-14)
         np.testing.assert_allclose(matrix(point), jacobian(point), atol=1e-14)
         np.testing.assert_allclose(jax.jacobian(matrix)(point), jax.jacobian(jacobian)(point), atol=1e-13)
-    if known:
-        for point in (jnp.zeros(cone.dim), jnp.eye(cone.dim)[0], -jnp.eye(cone.dim)[0]):
-            assert jnp.all(jnp.isfinite(matrix(point)))
+    for point in (jnp.zeros(cone.dim), jnp.eye(cone.dim)[0], -jnp.eye(cone.dim)[0]):
+        assert jnp.all(jnp.isfinite(matrix(point)))

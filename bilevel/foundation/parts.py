@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import ContextDecorator
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, cast
 
 import jax
 
@@ -14,8 +13,18 @@ PARTS = (INNER, HYPERGRADIENT, ESTIMATE, EVALUATION)
 REST = "rest of the step"
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?(?:metadata=\{op_name=\"([^\"]*)\"|$)", re.MULTILINE)
 
+Function = TypeVar("Function", bound=Callable)
 
-def part(name: str) -> ContextDecorator:
+
+class Part(Protocol):
+    """What is both a context manager and a decorator."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *error: object) -> bool | None: ...
+    def __call__(self, function: Function, /) -> Function: ...
+
+
+def part(name: str) -> Part:
     """A block, or a decorated function, whose instructions belong to a part.
 
     The backward pass of an inner solve belongs to the adjoint, and the solves of an estimate to the estimate.
@@ -23,7 +32,7 @@ def part(name: str) -> ContextDecorator:
     >>> with part(INNER):
     ...     pass
     """
-    return cast(ContextDecorator, jax.named_scope(name))
+    return cast(Part, jax.named_scope(name))
 
 
 def part_of(scopes: str) -> str:

@@ -87,10 +87,8 @@ def canonical(A, zero, moving=()):
     entries[:, 1] = A.ravel(order="F")
     for row, column in moving:
         entries[column * count + row] = entries[column * count + row, ::-1]
-    dims = Dims(zero, count - zero, (), (), 0, ())
-    return Canonical(
-        *(scipy.sparse.csr_array(part) for part in (entries, np.zeros((count, 2)), np.zeros((n, 2)))), dims
-    )
+    rows, b, c = map(scipy.sparse.csr_array, (entries, np.zeros((count, 2)), np.zeros((n, 2))))
+    return Canonical(rows, b, c, Dims(zero, count - zero, (), (), 0, ()))
 
 
 def curved(P, moving=()):

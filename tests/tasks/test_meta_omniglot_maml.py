@@ -40,7 +40,7 @@ def test_a_block_is_the_convolution_of_flax():
 
     images = jax.random.normal(jax.random.key(0), (2, 5, 7, 4))
     network = SmoothConvolutional((3, 3), outputs=4)
-    weights = jax.vmap(lambda key: network.init(key, images[0]))(jax.random.split(jax.random.key(1), 2))
+    weights: Any = jax.vmap(lambda key: network.init(key, images[0]))(jax.random.split(jax.random.key(1), 2))
     own = weights["params"]
     renamed = {"Dense_0": own["outputs"]}
     for number, width in enumerate((1, 3)):
@@ -48,10 +48,11 @@ def test_a_block_is_the_convolution_of_flax():
         kernel = block["kernel"].reshape(2, 3, 3, width, 3)
         renamed[f"convolution_{number}"] = {"kernel": kernel}
         renamed[f"GroupNorm_{number}"] = {"scale": own[f"block_{number}_scale"], "bias": own[f"block_{number}_shift"]}
-    found = jax.vmap(network.apply)(weights, images)
+    found: Any = jax.vmap(network.apply)(weights, images)
     for lane in range(2):
         theirs = jax.tree.map(lambda leaf, lane=lane: leaf[lane], renamed)
-        assert_allclose(found[lane], Expected().apply({"params": theirs}, images[lane]), rtol=1e-5, atol=1e-6)
+        expected: Any = Expected().apply({"params": theirs}, images[lane])
+        assert_allclose(found[lane], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -69,7 +70,7 @@ def test_the_hypergradient_is_the_formula_of_implicit_maml():
     known = jnp.repeat(jnp.arange(3), 2)
 
     def entropy(weights, images):
-        logits = network.apply({"params": unravel(weights)}, images)
+        logits: Any = network.apply({"params": unravel(weights)}, images)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, known))
 
     expected, first_order = jnp.zeros_like(flat), jnp.zeros_like(flat)
