@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from bilevel.training.figures import COLORS, style
 from experiments import common
+from experiments.peers.common import plain_ticks
 
 AXES = (("calls", "oracle calls"), ("seconds", "processor seconds"))
 DASHES = ("-", "--", ":")  # because 17 colours cannot be told apart, and 8 with dashes can
@@ -26,10 +27,14 @@ def draw(results: Path, out: Path) -> None:
             for axes, (by, name) in zip(line, AXES, strict=True):
                 for number, engine in enumerate(engines):
                     own = [row for row in rows if (row["problem"], row["engine"]) == (problem, engine)]
+                    if not own:
+                        continue
                     curve = [[float(row[key]) for row in own] for key in (by, measured)]
                     color, dashes = COLORS[number % len(COLORS)], DASHES[number // len(COLORS)]
                     axes.plot(*curve, color=color, linestyle=dashes, label=engine, linewidth=1.4)
                 axes.set(xlabel=name, yscale="log", xscale="log")
+                if axes.get_xlim()[1] < 100 * axes.get_xlim()[0]:
+                    plain_ticks(axes.xaxis)
             line[0].set_ylabel(label)
         figure.suptitle(f"{problem}: the best step sizes of the grid for each engine")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center")
