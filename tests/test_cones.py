@@ -82,7 +82,9 @@ def test_the_spectrum_is_that_of_the_derivative(cone):
         return
 
     def matrix(point):
-        values, forward, backward = cone.spectrum(point)  # pyright: ignore[reportGeneralTypeIssues]
+        at = cone.spectrum(point)
+        assert at is not None
+        values, forward, backward = at
         return jax.vmap(lambda w: backward(values * forward(w)))(jnp.eye(cone.dim))
 
     for seed in range(20):

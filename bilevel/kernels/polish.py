@@ -145,9 +145,9 @@ def is_convex(hessian: jax.Array, by: Factors) -> jax.Array:
     """Whether a Hessian has no negative eigenvalue, up to rounding. Factors ``by`` that have not lost digits prove it,
     unless they are of more than the Hessian.
 
-    >>> by = schur_of(jnp.eye(1), jnp.zeros((0, 1)))
-    >>> bool(is_convex(jnp.eye(1), by)), bool(is_convex(-jnp.eye(1), schur_of(-jnp.eye(1), jnp.zeros((0, 1)))))
-    (True, False)
+    >>> none, concave = jnp.zeros((0, 1)), -jnp.eye(1)
+    >>> [bool(is_convex(Q, factors_of(Q, none))) for Q in (jnp.eye(1), concave)]
+    [True, False]
     """
     return rescued(~by.convex, is_positive_semidefinite, (hessian,), jnp.bool_(True))
 
