@@ -114,7 +114,7 @@ TABLE = {
         ("experiments/judges/maros_meszaros.csv",),
         ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
     ),
-    "cutest": Measured("python experiments/judges/cutest.py", (), SOLVES),
+    "cutest": Measured("python experiments/judges/cutest.py", ("experiments/judges/cutest_bounded.csv",), SOLVES),
     "cutest_least_squares": Measured(
         "python experiments/judges/cutest_least_squares.py", ("experiments/judges/cutest_least_squares.csv",), SOLVES
     ),
