@@ -48,10 +48,9 @@ def paragraph(report: Any) -> str:
             "The size of the gradient's error is not known (accuracy='estimate' measures it, for two adjoint solves)."
         )
     if np.max(np.asarray(report.weakly_active)) > 0:
-        said.append(
-            f"{amount(report.weakly_active)} coordinates are so close to a kink that the derivative may be that of "
-            "another face."
-        )
+        close = amount(report.weakly_active)
+        coordinates = "coordinate is" if close == "1" else "coordinates are"
+        said.append(f"{close} {coordinates} so close to a kink that the derivative may be that of another face.")
     if report.order == "first order":
         said.append("The solution is known to first order: no curvature was looked at.")
     calls = {name: int(np.sum(np.asarray(count))) for name, count in report.counts._asdict().items()}
