@@ -209,3 +209,23 @@ def test_names_of_scipys_methods_in_small_letters():
         jnp.zeros(3), (jnp.zeros(3), jnp.full(3, jnp.inf)), data=(X, Y)
     )
     assert_allclose(found, wanted.params, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("acceleration", [True, False])
+def test_both_modes_go_through_the_steps(acceleration):
+    """Ten steps are not the solution, so their derivative is not the implicit one."""
+    solver = jaxopt.GradientDescent(
+        objective.ridge_regression, maxiter=10, tol=0.0, stepsize=0.1, acceleration=acceleration, implicit_diff=False
+    )
+    taken = lambda l2reg: solver.run(jnp.zeros(3), l2reg, data=(X, Y)).params
+    forward, reverse = jax.jacfwd(taken)(0.5), jax.jacrev(taken)(0.5)
+    assert_allclose(forward, reverse, rtol=1e-9)
+    assert_allclose(jax.jit(jax.jacfwd(taken))(0.5), reverse, rtol=1e-9)
+    differences = (taken(0.5 + 1e-6) - taken(0.5 - 1e-6)) / 2e-6
+    assert_allclose(forward, differences, rtol=1e-4, atol=1e-7)
+
+
+def test_an_unrolled_loop_has_both_modes():
+    power = lambda x: jaxopt.loop.while_loop(lambda y: y < 50, lambda y: y * x, 1.0, maxiter=9, unroll=True)
+    assert_allclose([power(3.0), jax.grad(power)(3.0), jax.jacfwd(power)(3.0)], [81, 108, 108])

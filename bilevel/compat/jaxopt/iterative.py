@@ -20,6 +20,7 @@ from bilevel.compat.jaxopt.complex_params import conjugate, is_complex, join, on
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
 from bilevel.compat.jaxopt.iteration import IterativeSolver
 from bilevel.compat.jaxopt.linear_solve import Called, linear_solver
+from bilevel.compat.jaxopt.loop import asks_for_forward_mode
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.starts import blank, first, is_known, stand_in
 from bilevel.compat.jaxopt.states import State, Statement
@@ -89,7 +90,12 @@ class EngineSolver(IterativeSolver):
             return OptStep(join(found.params), found.state)
         setting, start, given = asked(self), beginning(params), self.given(args, kwargs)
         if self.unrolled():
-            params, state = _unrolled(setting, start, inner, *given)
+            try:
+                params, state = _unrolled(setting, start, inner, *given)
+            except TypeError as error:
+                if not asks_for_forward_mode(error):
+                    raise
+                params, state = _unrolled.__wrapped__(setting, start, inner, *given, reverse=False)
         else:
             params, state = _run(setting, start, inner, *given)
             params = self.attached(params, *given)
@@ -209,7 +215,10 @@ def _run(setting: Setting, start: Params, inner: Inner | None, hparams: Any, bat
 
 
 @compiles_once
-def _unrolled(setting: Setting, start: Params, inner: Inner | None, hparams: Any, batch: Any) -> tuple[Params, State]:
+def _unrolled(
+    setting: Setting, start: Params, inner: Inner | None, hparams: Any, batch: Any, reverse: bool = True
+) -> tuple[Params, State]:
+    """The steps, with derivatives of them in reverse mode, else in forward mode."""
     solver: EngineSolver = setting.value
     instance = solver.at(hparams, batch, differentiable=True)
     engine, progress = _entered(solver, instance, start, inner)
@@ -219,7 +228,10 @@ def _unrolled(setting: Setting, start: Params, inner: Inner | None, hparams: Any
         return after, goes_on(engine, after)
 
     going = goes_on(engine, progress)
-    progress = differentiable_while(partial(one_step, instance), progress, going, solver.maxiter)
+    if reverse:
+        progress = differentiable_while(partial(one_step, instance), progress, going, solver.maxiter)
+    else:
+        progress = jax.lax.while_loop(partial(goes_on, engine), partial(take_step, engine, instance), progress)
     params, state = _ended(solver, engine, instance, progress)
     value, aux = _seen(solver, params, batch)
     return params, state._replace(value=value, aux=aux)
