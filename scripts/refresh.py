@@ -3,6 +3,10 @@
     python scripts/refresh.py                   all of them, one after the other: hours
     python scripts/refresh.py --only NAME ...   some of them
     python scripts/refresh.py --list            what each is, when it was taken, and whether its code has changed since
+    python scripts/refresh.py --only peers_qp --peers jaxopt=PYTHON qpax=PYTHON cvxpylayers=PYTHON
+
+A benchmark beside other packages needs an interpreter for each of them (experiments/peers/README.md). Without all of
+them it is left out, because its table would lose their rows.
 
 What a command prints goes to experiments/measured/NAME.txt, under a head with the command, the date, the machine and
 the commit; the files that it writes lie where the pages show them. docs/measurements.md is written from the heads. The
@@ -21,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +35,7 @@ BEGIN = "<!-- python scripts/refresh.py: begin -->\n"
 FIELDS = ("command", "date", "machine", "commit", "seconds", "code")
 SOLVES = ("bilevel/solvers", "bilevel/kernels", "bilevel/implicit", "bilevel/problem.py")
 DERIVES = (*SOLVES, "bilevel/engines", "bilevel/linear_solve")
+PROGRAMS = ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs")
 
 
 class Measured(NamedTuple):
@@ -40,6 +45,7 @@ class Measured(NamedTuple):
     writes: tuple[str, ...] = ()  # files of the repository
     measures: tuple[str, ...] = ()  # files and folders; the script of the command is always among them
     taken: tuple[tuple[str, str], ...] = ()  # files of the folder that {scratch} stands for, and where they go
+    peers: tuple[str, ...] = ()  # the packages beside which it measures
 
 
 def paper(name: str, *pictures: str) -> Measured:
@@ -47,10 +53,15 @@ def paper(name: str, *pictures: str) -> Measured:
     return Measured(f"python experiments/{name}/reproduce.py", files, (f"experiments/{name}", *DERIVES))
 
 
-def peer(name: str, *measures: str, kinds: tuple[str, ...] = ("results/{}.csv", "figures/{}.png")) -> Measured:
+def peer(
+    name: str,
+    *measures: str,
+    peers: tuple[str, ...] = (),
+    kinds: tuple[str, ...] = ("results/{}.csv", "figures/{}.png"),
+) -> Measured:
     files = tuple(f"experiments/peers/{kind.format(name)}" for kind in kinds)
     own = (f"experiments/peers/{name}.py", "experiments/peers/common.py")
-    return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures))
+    return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures), peers=peers)
 
 
 GALLERY = ("cones", "matrices", "prox_curves", "prox_planes", "sequences", "sets", "simplices")
@@ -112,7 +123,7 @@ TABLE = {
     "maros_meszaros": Measured(
         "python experiments/judges/maros_meszaros.py",
         ("experiments/judges/maros_meszaros.csv",),
-        ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+        PROGRAMS,
     ),
     "cutest": Measured("python experiments/judges/cutest.py", ("experiments/judges/cutest_bounded.csv",), SOLVES),
     "cutest_least_squares": Measured(
@@ -140,17 +151,17 @@ TABLE = {
         ("docs/figures/sklearn_penalties.png",),
         ("bilevel/sklearn", *DERIVES),
     ),
-    "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES),
-    "peers_logistic": peer("logistic", *DERIVES, kinds=("results/{}.csv",)),
+    "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES, peers=("celer", "sparho", "jaxopt")),
+    "peers_logistic": peer("logistic", *DERIVES, peers=("jaxopt", "torchopt"), kinds=("results/{}.csv",)),
     "peers_logistic_figure": Measured(
         "python -m experiments.peers.logistic_figure", ("experiments/peers/figures/logistic.png",)
     ),
-    "peers_qp": peer("qp", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
-    "peers_qp_small": peer("qp_small", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
-    "peers_convex_layers": peer("convex_layers", "bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs"),
+    "peers_qp": peer("qp", *PROGRAMS, peers=("jaxopt", "qpax", "cvxpylayers")),
+    "peers_qp_small": peer("qp_small", *PROGRAMS),
+    "peers_convex_layers": peer("convex_layers", *PROGRAMS, peers=("cvxpylayers",)),
     "peers_scaling": peer("scaling", *DERIVES),
-    "peers_search": peer("search", *DERIVES),
-    "peers_svm": peer("svm", *DERIVES),
+    "peers_search": peer("search", *DERIVES, peers=("optuna",)),
+    "peers_svm": peer("svm", *DERIVES, peers=("jaxopt",)),
 }
 
 
@@ -213,11 +224,16 @@ def commit() -> str:
     return (said[0] or "unknown") + ("+" if said[1] else "")
 
 
-def refresh(name: str) -> bool:
+def refresh(name: str, interpreters: Mapping[str, str]) -> bool:
     """Runs the command of a name and keeps what it found. Returns whether it succeeded."""
     one, began, at = TABLE[name], time.time(), commit()
+    if missing := [peer for peer in one.peers if peer not in interpreters]:
+        wanted = " ".join(f"{peer}=PYTHON" for peer in missing)
+        print(f"{name}: left out, because its table has rows of other packages: --peers {wanted}", file=sys.stderr)
+        return False
     with tempfile.TemporaryDirectory() as scratch:
         command = one.command.replace("{scratch}", f"{scratch}/run").replace("python", sys.executable, 1)
+        command += "".join([" --peers", *(f" {peer}={interpreters[peer]}" for peer in one.peers)]) if one.peers else ""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             command.split(), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -258,7 +274,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Take the figures and tables of docs/ and experiments/ again.")
     parser.add_argument("--only", nargs="+", choices=list(TABLE), metavar="NAME", default=list(TABLE))
     parser.add_argument("--list", action="store_true", help="run nothing; say when each was taken")
+    parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON", help="interpreters of other packages")
     given = parser.parse_args()
+    if wrong := [pair for pair in given.peers if "=" not in pair]:
+        parser.error(f"--peers {wrong[0]}: write NAME=PYTHON.")
+    interpreters = dict(pair.split("=", 1) for pair in given.peers)
     if given.list:
         old = older()
         for name in given.only:
@@ -266,8 +286,8 @@ def main() -> None:
             when = f"{told['date']} at {told['commit']}" if told else "not taken by this script yet"
             print(f"{name:<22}{when}{', its code has changed since' if told and name in old else ''}")
         return
-    failed = [name for name in given.only if not refresh(name)]
-    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+    failed = [name for name in given.only if not refresh(name, interpreters)]
+    sys.exit(f"failed or left out: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,22 @@ def test_a_change_of_the_code_makes_a_figure_old(refresh, tmp_path, monkeypatch)
     assert refresh.digest(one) != before
 
 
+def test_a_table_beside_other_packages_is_not_taken_without_them(refresh, monkeypatch, capsys):
+    monkeypatch.setattr(refresh.subprocess, "run", lambda *_, **__: pytest.fail("nothing may run"))
+    monkeypatch.setattr(refresh, "commit", lambda: "")
+    assert not refresh.refresh("peers_qp", {"qpax": "python", "jaxopt": "python"})
+    assert (
+        "left out, because its table has rows of other packages: --peers cvxpylayers=PYTHON" in capsys.readouterr().err
+    )
+
+
+def test_the_packages_beside_which_a_benchmark_measures_are_those_that_it_knows(refresh):
+    for name, one in refresh.TABLE.items():
+        text = (REPOSITORY / place).read_text() if (place := refresh.script(one.command)) else ""
+        told = re.search(r"^PEERS = \((.*)\)$", text, re.M) or re.search(r"arguments\(__doc__(.*)\)", text)
+        assert sorted(one.peers) == sorted(re.findall(r'"(\w+)"', told[1] if told else "")), name
+
+
 def test_which_are_older_than_the_code_that_they_measure(refresh):
     """Says it, and does not fail: taking a benchmark again needs an idle machine and hours."""
     if old := refresh.older():

@@ -19,7 +19,7 @@ from bilevel.cli.shipped import check_shipped
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
-NULLABLE = ("compilation_cache",)  # settings that may be null although their default is not
+NULLABLE = ("compilation_cache", "trainer.checkpoint_every")  # settings that may be null although their default is not
 POSITIVE = (
     "optimizer.learning_rate",
     "trainer.steps",

@@ -232,10 +232,10 @@ def saved_often(record: Record) -> str:
     """What to change where saving takes longer than the steps do, as with steps of a few milliseconds."""
     parts = record.summary.get("seconds_by") or {}
     steps = sum(_finite(parts.get(name)) for name in (*PARTS, REST, STEPS))
-    saving, every = _finite(parts.get(RECORD)), record.setting("trainer.checkpoint_every", 1)
+    saving, every = _finite(parts.get(RECORD)), record.setting("trainer.checkpoint_every", None)
     if saving < max(steps, WORTH_IT) or not isinstance(every, int):
         return ""
-    change = f"trainer.checkpoint_every={100 * every} saves less often"
+    change = "trainer.checkpoint_every=null saves less often"
     return f'<p class="soft">Record and checkpoints took longer than the outer steps: {change}.</p>'
 
 

@@ -21,7 +21,7 @@ from bilevel.loggers.base import INTERRUPTED, by_name, finish_all, plain
 from bilevel.task import Task
 from bilevel.training.callbacks import Moment, asks_to_end
 from bilevel.training.calls import Entry
-from bilevel.training.checkpoint import Checkpoints
+from bilevel.training.checkpoint import Checkpoints, Pace
 from bilevel.training.clock import STEPS, Clock, divide
 from bilevel.training.conclusion import broken_off, concluded, with_baselines, with_headline
 from bilevel.training.continuation import Earlier, fingerprint, restored
@@ -67,6 +67,7 @@ class Fit(Steps):
         self.data: list[list[float]] = []  # a later run recognises the same data by it
         self.snapshots = Snapshots(self.directory)
         self.checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints")) if directory else None
+        self.pace = Pace()
         self.loggers = [*([JsonLines()] if directory else []), *trainer.loggers] if leads() else []
 
     def run(self, resume: bool, config: Mapping[str, Any]) -> Result:
@@ -194,7 +195,7 @@ class Fit(Steps):
         """The steps of the next call: it ends at the next checkpoint and at the end of the run."""
         step, every = int(self.state.step), self.trainer.checkpoint_every
         left = self.trainer.steps - step
-        return min(self.trainer.steps_per_call, left, every - step % every if self.checkpoints else left)
+        return min(self.trainer.steps_per_call, left, every - step % every if self.checkpoints and every else left)
 
     def _call(self, count: int) -> bool:
         """Takes up to ``count`` steps in one call; returns whether it took any. Where patience or a callback ends the
@@ -252,13 +253,20 @@ class Fit(Steps):
 
     def _save(self, force: bool = False) -> None:
         step = int(self.state.step)
-        due = force or self.border or step % self.trainer.checkpoint_every == 0 or step == self.trainer.steps
-        if self.checkpoints and due and step not in self.checkpoints.steps():
+        if not self.checkpoints or not (force or self._due(step)) or step in self.checkpoints.steps():
+            return
+        with self.pace:
             for logger in self.loggers:
                 logger.sync()  # a checkpoint must not be ahead of the record
             kept = {name: logger.state() for name, logger in by_name(self.loggers).items()}
             self.data = self.data or self._data()
             self.checkpoints.save(step, self.state, {"loggers": kept, "border": self.border, "data": self.data})
+
+    def _due(self, step: int) -> bool:
+        if self.border or step == self.trainer.steps:
+            return True
+        every = self.trainer.checkpoint_every
+        return step % every == 0 if every else anywhere(self.pace.due())  # the clocks of processes differ
 
     def _conclude(self) -> Result:
         """Evaluates the last hyperparameters once more without moving them. Where tolerances follow the progress, it

@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[type, str]] = {
     "engine": (Engine, "an engine, as bl.Implicit(),"),
     **dict.fromkeys(("steps", "patience", "checkpoint_every", "steps_per_call"), WHOLE),
 }
+NULLABLE = ("checkpoint_every",)
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class Trainer:
 
     ``steps`` outer steps; fewer if the judged loss (``stop/loss`` of the task's evaluate, else the outer loss) has not
     improved for ``patience`` steps (0: never stop early). With a directory, `fit` writes one JSON line for each step,
-    and the whole state every ``checkpoint_every`` steps; with ``resume=True`` it goes on from there, bit for bit.
+    and the whole state every ``checkpoint_every`` steps (None: after the first step, and then as often as saving takes
+    at most a twentieth of the time) and at the end; with ``resume=True`` it goes on from there, bit for bit.
     Each of ``callbacks`` is called with a `Moment` after each outer step, when the step is recorded. A callback that
     returns True ends the run there (status "stopped_by_callback"). An exception in one ends the run and is raised.
     ``steps_per_call=K`` takes up to K steps in one call of the compiled program. It pays where a step is so short that
-    the round trip to the host counts. Calls end at checkpoints, so ``checkpoint_every`` should be K or more. Record and
-    patience are as with one step a call; callbacks hear of the steps of a call when the call has ended.
+    the round trip to the host counts. Calls end at every checkpoint of ``checkpoint_every``, which should be K or more,
+    or None. Record and patience are as with one step a call; callbacks hear of the steps of a call when it has ended.
     ``profile=True`` measures at the end how the time of a step is divided (``profile`` in the summary) and shows the
     times of tracing and compilation in the table (the record has them always).
 
@@ -70,7 +72,7 @@ class Trainer:
     steps: int = 100
     patience: int = 0
     loggers: Sequence[Logger] = ()
-    checkpoint_every: int = 1
+    checkpoint_every: int | None = None
     steps_per_call: int = 1
     mesh: Mesh | Mapping[str, int] | None = None
     profile: bool = False
@@ -78,7 +80,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         for name, (kind, words) in KINDS.items():
-            if not isinstance(value := getattr(self, name), kind):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (value is None and name in NULLABLE):
                 raise TypeError(f"trainer.{name}={value!r}: {words} is needed.")
         if wrong := [logger for logger in self.loggers if not isinstance(logger, Logger)]:
             raise TypeError(f"trainer.loggers: {wrong[0]!r} is no bl.loggers.Logger.")
@@ -87,8 +90,10 @@ class Trainer:
         mesh_of(self.mesh)  # raises where it is no mesh
         if self.steps < 1:
             raise ValueError(f"trainer.steps={self.steps}: an outer loop needs at least one step.")
-        if self.checkpoint_every < 1:
-            raise ValueError(f"trainer.checkpoint_every={self.checkpoint_every}: save every 1, 2, ... steps.")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(
+                f"trainer.checkpoint_every={self.checkpoint_every}: save every 1, 2, ... steps; None: by time."
+            )
         if self.steps_per_call < 1:
             raise ValueError(f"trainer.steps_per_call={self.steps_per_call}: a call takes 1, 2, ... steps.")
 

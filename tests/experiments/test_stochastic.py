@@ -7,11 +7,25 @@ import pytest
 
 import bilevel as bl
 from experiments import common
-from experiments.stochastic.benchmark import AFTER, CHECKPOINTS, Grid, Method, best_of_grid, compiled, runner
+from experiments.stochastic.benchmark import (
+    AFTER,
+    CHECKPOINTS,
+    METHODS,
+    Grid,
+    Method,
+    best_of_grid,
+    compiled,
+    first_point,
+    runner,
+)
 from experiments.stochastic.figure import draw
-from experiments.stochastic.quadratics import quadratics
+from experiments.stochastic.quadratics import Quadratics, level, quadratics
 
 LAW = bl.PowerLaw(0.1, 0.5, AFTER)
+
+
+def level_of(samples):
+    return level(jax.random.key(samples), samples, unknowns=5, hyperparameters=3, cross=0.1, least=0.1)
 
 
 def test_the_closed_form_is_the_hypergradient():
@@ -35,6 +49,19 @@ def test_the_best_run_of_the_grid_is_told_with_its_calls_and_drawn(tmp_path):
     common.write(tmp_path / "results.csv", columns, [("quadratics", *row) for row in rows])
     draw(tmp_path / "results.csv", tmp_path)
     assert (tmp_path / "quadratics.png").stat().st_size > 2000
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("name", ["SRBA", "VRBO", "SOBA"])
+def test_the_stated_cost_of_a_step_is_what_the_engine_counts(name):
+    """Over a whole number of periods, with the pass at its start; 4 blocks inside and 7 outside."""
+    problem, key = Quadratics(level_of(256), level_of(448)), jax.random.key(0)
+    method, task = METHODS[name], problem.task(64)
+    first = first_point(task, key)
+    period = method.passes.period(first) if method.passes else 1
+    curve = runner(task, method, period, key)(jnp.array(0.1), jnp.array(0.1))
+    loops = 78 if name == "VRBO" else 0  # its first step has no inner loop
+    assert int(curve.calls[-1]) == CHECKPOINTS * round(period * method.cost(first)) - loops
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 import bilevel as bl
 from bilevel.loggers import read_json_lines
+from bilevel.training.checkpoint import Pace
 
 # Two programs do not share their rounding: a count may differ by one product, figures of its size by all.
 COMPARED = ("outer/", "hparams", "inner/status", "inner/zeros", "adjoint/status", "engine/skipped", "error_grade")
@@ -121,3 +122,18 @@ def test_the_program_is_compiled_once_whatever_the_length_of_a_call():
         fit = Fit(bl.Trainer(steps=10, steps_per_call=4), task(), jax.random.key(0), None, stack)
         fit.run(False, {})
     assert fit.advance_many.traces == 1
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_checkpoints_by_time_are_those_that_are_due_and_the_last_one(steps_per_call, tmp_path, monkeypatch):
+    asked = iter([True, *[False] * 20])
+    monkeypatch.setattr(Pace, "due", lambda self: next(asked))
+    fitted(steps_per_call, tmp_path, checkpoint_every=None)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [steps_per_call, 11]
+
+
+def test_a_run_with_checkpoints_by_time_goes_on(tmp_path):
+    whole = fitted(1, tmp_path / "whole", checkpoint_every=None)
+    fitted(1, tmp_path / "part", checkpoint_every=None, steps=6)
+    trainer = bl.Trainer(optimizer=optax.adam(0.2), steps=11)
+    same(whole, trainer.fit(task(), directory=tmp_path / "part", resume=True))

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from bilevel.foundation.status import Code, Status
-from bilevel.training.checkpoint import Checkpoints
+from bilevel.training.checkpoint import Checkpoints, Pace
 
 
 class Carry(NamedTuple):
@@ -103,7 +103,7 @@ def test_another_state_is_refused(tmp_path, template):
 
 KILLED = """
 import sys, jax, jax.numpy as jnp
-from bilevel.training.checkpoint import Checkpoints
+from bilevel.training.checkpoint import Checkpoints, Pace
 checkpoints = Checkpoints(sys.argv[1])
 step = 0
 while True:
@@ -130,3 +130,13 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
         checkpoints.save(meta["step"] + 1, state, meta)  # and saving goes on
         checkpoints.wait()
         assert checkpoints.latest() == meta["step"] + 1
+
+
+def test_saves_keep_to_their_share_of_the_time(monkeypatch):
+    clock = iter([5.0, 10.0, 12.0, 49.9, 50.0])  # asked; a save of 2 s; asked 37.9 s and 38 s after it
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    pace = Pace()
+    assert pace.due()
+    with pace:
+        pass
+    assert not pace.due() and pace.due()

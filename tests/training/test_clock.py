@@ -83,7 +83,7 @@ def test_the_parts_of_a_profiled_run_add_up_to_it(tmp_path, engine, uncached):
     parts = summary["seconds_by"]
     assert sum(parts.values()) == pytest.approx(summary["seconds_total"])
     assert {*PARTS, REST, PREPARATION, RECORD, "final solve", "baselines", "figures"} <= set(parts)
-    assert summary["seconds_sampled"] == [3] and summary["seconds_of_steps"] == [0, 3]
+    assert summary["seconds_sampled"][-1] == 3 and summary["seconds_of_steps"] == [0, 3]  # the final solve
     assert all(parts[name] > 0 for name in PARTS)
 
 

@@ -32,7 +32,7 @@ def task(validation=1.0):
 
 
 def fit(directory, steps, resume=True, **changed):
-    return bl.Trainer(optimizer=optax.sgd(0.1), steps=steps).fit(
+    return bl.Trainer(optimizer=optax.sgd(0.1), steps=steps, checkpoint_every=1).fit(
         task(**changed), key=jax.random.key(0), directory=directory, resume=resume
     )
 

@@ -17,7 +17,6 @@ from bilevel.engines.stochastic.directions import (
     average,
     inner_part,
     outer_part,
-    over_epoch,
     refuse_whole,
     samples,
 )
@@ -46,24 +45,27 @@ class SABA(SingleLoop):
         D = mean over the batch of weight (new - remembered) + mean of all that is remembered
 
     Needs minibatches that know their samples (`bl.minibatches`), and memory for n rows of 2 p + d numbers (n inner
-    samples, p unknowns, d hyperparameters) and m rows of p + d (m outer samples). The tables are filled by one pass at
-    the start. Converges at constant steps. Source: Dagreou et al., 2022; Defazio et al., 2014.
+    samples, p unknowns, d hyperparameters) and m rows of p + d (m outer samples). The tables begin at zero, as in the
+    published runs. ``filled=True`` fills them by one pass, so that the first direction is that of all data. Use it for
+    few batches only. An epoch visits each sample once, so its rows still hold the first direction D_0 when they are
+    replaced, and a share s into the first epoch D is off by s (the mean of the new rows - D_0). Converges at constant
+    steps. Source: Dagreou et al., 2022; Defazio et al., 2014.
     """
 
     step_size: StepSize = traced(0.1)
     adjoint_step: StepSize = traced(0.1)
+    filled: bool = False
     on_failure: str = "raise"
 
     def remember(self, task: Task, point: Point, at: Iterate, reference: Scalar) -> PyTree:
         refuse_whole(self, point)
-        means = over_epoch(
-            task, point, lambda batch: inner_part(task, at, batch), lambda batch: outer_part(task, at, batch)
-        )
-        tables = [
-            _filled(task, which, batch, lambda one, part=part: part(task, at, one))
-            for which, batch, part in ((0, point.inner_batch, inner_part), (1, point.outer_batch, outer_part))
-        ]
-        return Tables(reference, jnp.int32(0), tables[0], tables[1], *means)
+        tables, means = [], []
+        for which, batch, function in ((0, point.inner_batch, inner_part), (1, point.outer_batch, outer_part)):
+            part = lambda one, function=function: function(task, at, one)
+            table = _empty(batch, part)
+            tables.append(_filled(task, which, batch, part, table) if self.filled else table)
+            means.append(jax.tree.map(lambda rows: rows.mean(0), tables[-1]))
+        return Tables(reference, jnp.int32(0), *tables, *means)
 
     def estimate(self, task: Task, point: Point, at: Iterate, memory: Any) -> Estimates:
         inner, inner_table, inner_mean = _saga(
@@ -86,12 +88,20 @@ def _saga(batch: Batch, table: PyTree, mean: PyTree, part: Part) -> tuple[PyTree
     direction = jax.tree.map(jnp.add, average(weights, change), mean)
     present = weights > 0
     places = jnp.where(present, batch.index, batch.samples)  # indices beyond the end are dropped
-    table = jax.tree.map(lambda rows, new: rows.at[places].set(new, mode="drop"), table, fresh)
+    # The change is added, and the new row not set, because the rows are read before they are written only then: XLA
+    # orders the two by what depends on what, and copies the whole table at each step where nothing orders them.
+    table = jax.tree.map(lambda rows, moved: rows.at[places].add(moved, mode="drop"), table, change)
     share = present.astype(weights.dtype) * weights.size / batch.samples
     return direction, table, jax.tree.map(jnp.add, mean, average(share, change))
 
 
-def _filled(task: Task, which: int, batch: Batch, part: Part) -> PyTree:
+def _empty(batch: Batch, part: Part) -> PyTree:
+    """A table of zeros, with a row for the contribution of each sample."""
+    shapes = jax.eval_shape(lambda: part(jax.tree.map(lambda leaf: leaf[0], samples(batch)[0])))
+    return jax.tree.map(lambda leaf: jnp.zeros((batch.samples, *leaf.shape), leaf.dtype), shapes)
+
+
+def _filled(task: Task, which: int, batch: Batch, part: Part, table: PyTree) -> PyTree:
     """The table of the contributions of all samples, by one pass over the data."""
 
     def fill(step: jax.Array, table: PyTree) -> PyTree:
@@ -100,6 +110,4 @@ def _filled(task: Task, which: int, batch: Batch, part: Part) -> PyTree:
         places = jnp.where(weights > 0, block.index, batch.samples)
         return jax.tree.map(lambda rows, new: rows.at[places].set(new, mode="drop"), table, jax.vmap(part)(each))
 
-    shapes = jax.eval_shape(lambda: part(jax.tree.map(lambda leaf: leaf[0], samples(batch)[0])))
-    empty = jax.tree.map(lambda leaf: jnp.zeros((batch.samples, *leaf.shape), leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, batch.blocks, fill, empty)
+    return jax.lax.fori_loop(0, batch.blocks, fill, table)
