@@ -109,7 +109,7 @@ _KEPT = _Kept()
 
 def prepared(kind: type, function: Callable, args: tuple, kwargs: dict | None = None) -> Callable[[], Any] | None:
     """function(*args, **kwargs) as a compiled call; None where it must be called as it is."""
-    if _staging():
+    if _staging() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # a setting of JAX
         return None
     leaves, structure = jax.tree.flatten((args, kwargs or {}))
     is_data = [_is_data(leaf) for leaf in leaves]

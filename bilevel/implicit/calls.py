@@ -17,8 +17,9 @@ def for_condition(solver: Callable, condition: Callable, named: str, args: Args,
 
     The solver's first argument is where it starts, and may be given by its own name. A keyword, or a default of the
     solver, stays a keyword where the condition has an argument of that name; else all arguments take their places in
-    the solver's signature. Raises TypeError in a sentence where the signatures do not fit. ``named`` is what that
-    sentence calls the condition.
+    the solver's signature. A condition that states another function's signature (`functools.wraps`) and takes no such
+    keywords gets them in the order of that signature. Raises TypeError in a sentence where the signatures do not fit.
+    ``named`` is what that sentence calls the condition.
     """
     signature, takes = _signature(solver), _signature(condition)
     if signature is None or not signature.parameters:
@@ -34,7 +35,7 @@ def for_condition(solver: Callable, condition: Callable, named: str, args: Args,
         raise TypeError(f"{name}{signature} is called with other arguments: {error}.") from error
     for candidate in _candidates(given, bound, takes, first):
         if _fits(takes, *candidate):
-            return candidate
+            return _as_taken(condition, takes, *candidate)
     wanted = ", ".join(str(one) for one in list(takes.parameters.values())[1:])
     raise TypeError(
         f"{named} takes ({wanted}) beside the params, and {name} was called with {_described(*given)}: give both the "
@@ -73,6 +74,15 @@ def _fits(takes: inspect.Signature, args: Args, kwargs: Kwargs) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _as_taken(condition: Callable, takes: inspect.Signature, args: Args, kwargs: Kwargs) -> Arguments:
+    """The arguments as they are, or in the order of the stated signature where the function itself takes only that."""
+    own = inspect.signature(condition, follow_wrapped=False)
+    if _fits(own, args, kwargs):
+        return args, kwargs
+    placed = takes.bind(None, *args, **kwargs)
+    return placed.args[1:], placed.kwargs
 
 
 def _described(args: Args, kwargs: Kwargs) -> str:

@@ -17,7 +17,10 @@ EPOCHS = (4, 64)  # passes over the coordinates between Newton steps: at least, 
 PER_EPOCH = 16  # a factorisation costs about one pass for each so many coordinates
 BLOCK = 8  # coordinates between two updates of the whole slope, because XLA compiles so small a loop into one function
 ROUNDING = 10.0  # units of roundoff, relative to the slope, below which a residual counts as zero
-RIDGE = 10.0  # units of roundoff, relative to the diagonal
+# The power of the roundoff that is added to the diagonal of a Newton system, relative to it. Copies of a column make
+# the system singular, and along them the rounding of its right-hand side is divided by what is added. No value depends
+# on the way along them until a sign changes, so a third of the digits is enough there.
+RIDGE = 2 / 3
 
 
 class Separable(NamedTuple):
@@ -49,8 +52,9 @@ def minimise(
 
         (G_AA + diag((1 - d) / (d s))) y_A = r_A / (d s) - G_AI r_I,    y_I = r_I,    A = {d > 0}, I the others.
 
-    Of some points on the way of the step the one of least value is taken, if it decreases the value. So the method
-    converges from anywhere as coordinate descent does, and in finitely many steps for polyhedral terms. Ends where ||r
+    Of some points on the way of the step, and of its end after one more prox, the one of least value is taken, if it
+    decreases the value. So the method converges from anywhere as coordinate descent does, and in finitely many steps
+    for polyhedral terms. Ends where ||r
     / s|| fell by ``tol``, or to rounding. ``matrix`` (k, k) is symmetric and positive semidefinite. Source: Tseng,
     2001; Qi and Sun, 1993.
     """
@@ -68,7 +72,7 @@ def minimise(
         point = _passes(matrix, diagonal, term, state, epochs)
         here = at(point)
         step = _newton(matrix, diagonal, term, point, here)
-        point = _least(matrix, term, point, here, step)
+        point = _least(matrix, diagonal, term, point, here, step)
         here = at(point)
         return State(point, here, measure(point, here), state.cycles + 1)
 
@@ -87,7 +91,7 @@ def passes(size: int) -> int:
 
 def proxes_in(cycles: jax.Array, size: int) -> jax.Array:
     """Proximal operators of all coordinates that `minimise` takes: passes, Newton step, points on its way, residual."""
-    return 1 + cycles * (passes(size) + 2 + len(SHARES))
+    return 1 + cycles * (passes(size) + 3 + len(SHARES))
 
 
 def _move(term: Separable, point: jax.Array, slope: jax.Array, diagonal: jax.Array) -> jax.Array:
@@ -130,21 +134,32 @@ def _newton(matrix: jax.Array, diagonal: jax.Array, term: Separable, point: jax.
     residual = after - point
     active = derivative > 0
     scale = jnp.where(active, diagonal / jnp.where(active, derivative, 1), 1)
-    extra = (1 - derivative) * scale + RIDGE * jnp.finfo(point.dtype).eps * diagonal
+    extra = (1 - derivative) * scale
+    ridge = jnp.where(active, jnp.finfo(point.dtype).eps ** RIDGE * diagonal, 0)
     fixed = jnp.where(active, 0, residual)
     rhs = scale * residual - matrix @ fixed
 
     both = active[:, None] & active[None, :]
     system = jnp.where(both, matrix, 0) + jnp.diag(jnp.where(active, extra, 1))
-    factor = jax.scipy.linalg.cho_factor(system, lower=True)
-    return fixed + jax.scipy.linalg.cho_solve(factor, jnp.where(active, rhs, 0))
+    factor = jax.scipy.linalg.cho_factor(system + jnp.diag(ridge), lower=True)
+    rhs = jnp.where(active, rhs, 0)
+    step = jax.scipy.linalg.cho_solve(factor, rhs)
+    step = step + jax.scipy.linalg.cho_solve(factor, rhs - system @ step)  # takes the effect of the ridge back
+    return fixed + step
 
 
-def _least(matrix: jax.Array, term: Separable, point: jax.Array, slope: jax.Array, step: jax.Array) -> jax.Array:
-    """The point of least value on the way of a step; its start where no point is better."""
+def _least(
+    matrix: jax.Array, diagonal: jax.Array, term: Separable, point: jax.Array, slope: jax.Array, step: jax.Array
+) -> jax.Array:
+    """The point of least value on the way of a step, or beside its end; the start where no point is better."""
     shares = jnp.array(SHARES, point.dtype)
     nowhere = jnp.zeros_like(point)
     ends = jax.vmap(lambda share: term.proxes(point + share * step, nowhere))(shares)  # into the set, where it is one
+    # A prox at the end of the whole step moves the coordinates that left the face, and no others, because those are
+    # stationary there. Without it a coordinate about to change its sign would cut the step of all others short.
+    whole = point + step
+    beside = term.proxes(whole - (slope + matrix @ step) / diagonal, 1 / diagonal)
+    ends = jnp.concatenate([ends, beside[None, :]])
     ways = ends - point[None, :]
     values = ways @ slope + 0.5 * jnp.sum(ways * (ways @ matrix), axis=1) + jax.vmap(term.value)(ends)
     best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from bilevel.foundation import trees
+from bilevel.foundation import trees, vectors
 from bilevel.foundation.typing import Key, PyTree
 from bilevel.implicit.attach import split_arguments
 
@@ -80,7 +80,8 @@ def perturbed(
         def values(x: PyTree, leaves: list) -> tuple[PyTree, PyTree]:
             (key, *args), kwargs = form.rebuild(*leaves)
             draws = _draws(noise, key, samples, x)
-            return jax.vmap(lambda z: function(trees.axpy(scale, z, x), *args, **kwargs))(draws), draws
+            found = jax.vmap(lambda z: function(trees.axpy(scale, z, x), *args, **kwargs))(draws)
+            return vectors.as_vector(found), draws  # of integers, such as ranks, too
 
         @jax.custom_jvp
         def mean(x: PyTree, leaves: list) -> PyTree:
@@ -92,11 +93,11 @@ def perturbed(
             base = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), found)
             if control_variate:
                 (_, *args), kwargs = form.rebuild(*leaves)
-                base = function(x, *args, **kwargs)
+                base = vectors.as_vector(function(x, *args, **kwargs))
             along = _along(noise, draws, moved) / scale  # v(Z)' dx / scale, of each draw
 
             def weighted(leaf: jax.Array, base: jax.Array, change: jax.Array) -> jax.Array:
-                weight = along.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(jnp.result_type(leaf, float))
+                weight = along.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)
                 return jnp.mean((leaf - base) * weight + change, axis=0)
 
             return _mean(found), jax.tree.map(weighted, found, base, change)

@@ -27,7 +27,11 @@ CONDITIONS = ("armijo", "wolfe", "strong-wolfe")
 
 
 class LineSearched(NamedTuple):
-    """The end of a line search; where it accepted nothing, ``step`` is 0 and ``params`` the start."""
+    """The end of a line search; where it accepted nothing, ``step`` is 0 and ``params`` the start.
+
+    An accepted step decreases the loss enough. It may be too short for a Wolfe condition where the search ended at
+    ``largest`` or after ``max_trials``, or lead to a value that is not finite. ``satisfied`` is False then.
+    """
 
     step: jax.Array
     params: Params
@@ -35,6 +39,7 @@ class LineSearched(NamedTuple):
     gradient: PyTree
     trials: jax.Array  # values and gradients evaluated
     accepted: jax.Array
+    satisfied: jax.Array  # the whole condition holds at the step
 
 
 def line_search(
@@ -76,7 +81,10 @@ def line_search(
     rule = Rule(sufficient, curvature, condition == "strong-wolfe", largest, max_trials)
     found = _bracketed(instance, origin, direction, start, rule)
     step, point, value, gradient = found.point
-    return LineSearched(step, point, value, gradient, found.trials, found.accepted)
+    after, before = trees.dot(gradient, direction), trees.dot(origin.gradient, direction)
+    bent = jnp.abs(after) <= -curvature * before if rule.strong else after >= curvature * before
+    satisfied = found.accepted & bent & jnp.isfinite(value)
+    return LineSearched(step, point, value, gradient, found.trials, found.accepted, satisfied)
 
 
 def _halved(
@@ -96,4 +104,5 @@ def _halved(
 
     found = search(instance, at, falls, first, most)
     step, params, value, gradient = trees.select(found.accepted, found.point, origin)
-    return LineSearched(step, params, value, gradient, found.trials, found.accepted)
+    satisfied = found.accepted & jnp.isfinite(value)
+    return LineSearched(step, params, value, gradient, found.trials, found.accepted, satisfied)

@@ -80,3 +80,23 @@ def test_aux_and_a_loop_of_updates():
 def test_a_method_that_is_none():
     with pytest.raises(ValueError, match="trf, dogbox, lm"):
         jaxopt.ScipyLeastSquares("newton", fun=residual).run(START, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["soft_l1", "huber", "cauchy", "arctan"])
+def test_the_scale_of_a_robust_loss(loss):
+    """``f_scale`` belongs to the problem: the solution, its derivative and the value are SciPy's."""
+    x, y = np.linspace(0, 1, 12), np.linspace(0, 1, 12) ** 2
+    y[3] += 2.0
+    line = lambda w, shift: w[0] * x + w[1] - y - shift * x**3
+
+    def fitted(shift):
+        tight = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-14)
+        return optimize.least_squares(lambda w: line(w, shift), np.zeros(2), loss=loss, f_scale=0.3, **tight)
+
+    solver = jaxopt.ScipyLeastSquares(fun=line, loss=loss, options={"f_scale": 0.3})
+    params, state = solver.run(jnp.zeros(2), 0.5)
+    assert_allclose(params, fitted(0.5).x, atol=1e-5)
+    assert_allclose(state.fun_val, fitted(0.5).cost, rtol=1e-8)
+    wanted = (fitted(0.501).x - fitted(0.499).x) / 0.002
+    assert_allclose(jax.jacrev(lambda shift: solver.run(jnp.zeros(2), shift).params)(0.5), wanted, rtol=1e-3, atol=1e-4)

@@ -34,3 +34,22 @@ def test_optimal(name, rows):
     assert cycles < 60
     again, cycles = minimise(matrix, slope + matrix @ point, point, term, 1e-1)
     np.testing.assert_allclose(again, point, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_copies_of_columns_take_few_cycles(seed):
+    """Words that always come together: the face is singular, and rounding along the copies must not cut steps short."""
+    random = np.random.default_rng(seed)
+    mixed = random.normal(size=(100, 60)) @ (np.eye(60) + np.full((60, 60), 1 / 30)) * np.geomspace(0.1, 1, 60)
+    x = np.concatenate([mixed, mixed], axis=1)
+    matrix = jnp.asarray(x.T @ x / 100)
+    slope = -jnp.asarray(x.T @ (x @ random.normal(size=120) + random.normal(size=100)) / 100)
+    prox, value = TERMS["l1"]
+    weights = jnp.full(120, 0.1)
+    term = Separable(prox, weights, lambda point: value(point, weights))
+    solve = jax.jit(lambda start: minimise(matrix, slope + matrix @ start, start, term, 1e-12))
+    for start in (jnp.zeros(120), jnp.asarray(random.normal(size=120))):
+        point, cycles = solve(start)
+        left = prox(point - (slope + matrix @ point), 1.0, weights) - point
+        assert jnp.linalg.norm(left) <= 1e-12 * jnp.linalg.norm(slope)
+        assert cycles <= 3

@@ -67,3 +67,14 @@ def test_float32():
     soft = bl.perturbed_argmax(one_hot, samples=10, scale=0.5)
     found = jax.grad(lambda x: soft(x, KEY)[0])(jnp.array([0.3, 0.1], jnp.float32))
     assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_a_function_of_integers(control):
+    """Ranks, signs and counts of type int are smoothed like the same numbers of type float."""
+    ranks = lambda x: jnp.argsort(jnp.argsort(x))
+    x = jnp.array([0.1, 0.2, 0.15])
+    smooth = lambda function: bl.perturbed(function, samples=50, scale=0.5, control_variate=control)
+    wanted = jax.jacobian(smooth(lambda x: ranks(x).astype(float)))(x, KEY)
+    assert_allclose(jax.jacobian(smooth(ranks))(x, KEY), wanted, rtol=1e-12)
+    assert jnp.any(wanted != 0)

@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 from bilevel.compat.jaxopt.common import KKTSolution, LinearOperator, LineSearchStep, OptStep, Solver
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iteration import IterativeSolver
 from bilevel.compat.jaxopt.stochastic import StochasticSolver
 
 AutoOrBoolean: TypeAlias = str | bool

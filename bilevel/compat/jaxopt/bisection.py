@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from bilevel.compat.jaxopt.common import OptStep, Solver, asked
+from bilevel.compat.jaxopt.common import OptStep, asked
 from bilevel.compat.jaxopt.functions import FirstOf
+from bilevel.compat.jaxopt.iteration import IterativeSolver
 from bilevel.compat.jaxopt.linear_solve import linear_solver
 from bilevel.foundation.eager import Setting, solves_once
 from bilevel.foundation.status import Code, Status
@@ -34,7 +35,7 @@ class BisectionState(NamedTuple):
 
 
 @dataclass(eq=False)
-class Bisection(Solver):
+class Bisection(IterativeSolver):
     """x in [lower, upper] with optimality_fun(x, *args, **kwargs) = 0, exact up to rounding.
 
     ``run(None, *args, **kwargs)``. Raises ValueError where the function has the same sign at both ends and

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bilevel import constraints, penalties
 from bilevel.compat.jaxopt import projection, prox
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.objective import CompositeLinearFunction
 from bilevel.compat.jaxopt.states import Statement
@@ -50,7 +50,7 @@ _KNOWN: dict[Callable, Penalty] = {
 
 
 @dataclass(eq=False)
-class BlockCoordinateDescent(IterativeSolver):
+class BlockCoordinateDescent(EngineSolver):
     """min over w of fun(w, *args) + sum over rows j of g(w_j), where block_prox(w_j, hyperparams_prox, scaling) is the
     prox of g and ``fun`` an `objective.CompositeLinearFunction`.
 

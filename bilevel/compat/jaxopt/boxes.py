@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from bilevel.compat.jaxopt.common import KKTSolution, OptStep
+from bilevel.compat.jaxopt.iteration import IterativeSolver
 from bilevel.compat.jaxopt.matrices import (
     INFEASIBLE,
     SOLVED,
     UNBOUNDED,
     UNSOLVED,
     Equalities,
+    ProgramState,
     QuadraticSolver,
     flat_rows,
     numbered,
@@ -25,8 +27,20 @@ from bilevel.compat.jaxopt.matrices import (
 from bilevel.foundation import trees
 
 
+class BoxSolver(QuadraticSolver, IterativeSolver):
+    """A solver of programs with `init_state` and `update`, one of which is the whole solve."""
+
+    def init_state(self, init_params: Any = None, *args: Any, **kwargs: Any) -> ProgramState:
+        """The state before the solve, whose error is infinite."""
+        return ProgramState(jnp.int32(0), jnp.asarray(jnp.inf), jnp.int32(UNSOLVED), None)
+
+    def update(self, params: Any, state: ProgramState, *args: Any, **kwargs: Any) -> OptStep:
+        """The whole solve; ``state`` is replaced."""
+        return self.run(params, *args, **kwargs)
+
+
 @dataclass(eq=False)
-class BoxOSQP(QuadraticSolver):
+class BoxOSQP(BoxSolver):
     """min x'Qx/2 + c'x with l <= A x <= u; by `bl.quadratic_program`.
 
     ``run(init, params_obj=(Q, c), params_eq=A, params_ineq=(l, u))`` returns the primal pair (x, A x), the multiplier
@@ -106,7 +120,7 @@ class BoxOSQP(QuadraticSolver):
 
 
 @dataclass(eq=False)
-class BoxCDQP(QuadraticSolver):
+class BoxCDQP(BoxSolver):
     """min x'Qx/2 + c'x with l <= x <= u: ``run(init, params_obj=(Q, c), params_ineq=(l, u))``. By
     `bl.quadratic_program`."""
 

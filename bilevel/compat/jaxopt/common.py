@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting
 from bilevel.foundation.reads import reads
 from bilevel.foundation.typing import Params, PyTree
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+NOT_TRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 
 class OptStep(NamedTuple):
@@ -95,6 +99,23 @@ def asked(solver: Any) -> Setting:
 def beginning(init_params: Params) -> Params:
     """A start as arrays of floating-point numbers; None stays None."""
     return None if init_params is None else trees.differentiable(init_params, "init_params")
+
+
+def as_jit_says(method: Method) -> Method:
+    """A method that runs in Python, operation by operation, where the solver has ``jit=False`` and its function cannot
+    be traced."""
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except NOT_TRACEABLE:
+            if getattr(self, "jit", True) is not False or jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # of JAX
+                raise
+        with jax.disable_jit():
+            return method(self, *args, **kwargs)
+
+    return called  # type: ignore[return-value]  # of the type that is wrapped
 
 
 class LinearOperator:

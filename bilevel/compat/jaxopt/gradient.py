@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from bilevel.compat.jaxopt import prox as proxes
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.step_sizes import stepping
 from bilevel.compat.jaxopt.terms import Proximal
@@ -18,7 +18,7 @@ from bilevel.solvers import ProximalGradient as Engine, Solver as InnerSolver
 
 
 @dataclass(eq=False)
-class AcceleratedSolver(IterativeSolver):
+class AcceleratedSolver(EngineSolver):
     """A minimiser of fun + g by proximal gradient steps with Nesterov's acceleration; a subclass says what g is."""
 
     fun: Callable
@@ -36,6 +36,8 @@ class AcceleratedSolver(IterativeSolver):
     jit: bool = True
     unroll: str | bool = "auto"
 
+    tells_value: ClassVar[bool] = True
+    begins_blank: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = ("maxls", "decrease_factor")
 
     @abc.abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -55,12 +56,14 @@ def root_vjp(
 
 
 def _as_signed(function: Callable, reference: Callable | None) -> Callable:
-    """``function`` with the signature of ``reference``."""
+    """``function`` with the signature of ``reference``, in whose order it gets its arguments."""
     if reference is None:
         return function
+    signature = inspect.signature(reference)
 
     @functools.wraps(reference)
     def signed(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+        placed = signature.bind(*args, **kwargs)
+        return function(*placed.args, **placed.kwargs)
 
     return signed

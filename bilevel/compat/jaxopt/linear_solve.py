@@ -41,8 +41,12 @@ def solve_cg(matvec: Callable, b: PyTree, ridge: float | None = None, init: PyTr
 def solve_normal_cg(
     matvec: Callable, b: PyTree, ridge: float | None = None, init: PyTree = None, **kwargs: Any
 ) -> PyTree:
-    """A x = b by conjugate gradients on A'A x = A'b, for any A; a rectangular one needs ``init``."""
-    return _solved(named(solve_normal_cg, ridge=ridge, **kwargs), matvec, b, init)
+    """A x = b by conjugate gradients on A'A x = A'b, for any A; a rectangular one needs ``init``. With ``ridge`` it is
+    (A'A + ridge I) x = A'b."""
+    if ridge is None:
+        return _solved(named(solve_normal_cg, **kwargs), matvec, b, init)
+    normal, right = _ridge_system(matvec, b, init, ridge)
+    return _solved(named(solve_cg, **kwargs), normal, right, init)
 
 
 def solve_gmres(matvec: Callable, b: PyTree, ridge: float | None = None, init: PyTree = None, **kwargs: Any) -> PyTree:
@@ -102,7 +106,9 @@ def named(solve: Callable, ridge: float | None = None, **kwargs: Any) -> LinearS
     solver = changed(_SOLVERS[solve], **given)
     if isinstance(solver, Normal) and "max_steps" in given:
         solver = replace(solver, inner=changed(solver.inner, max_steps=given["max_steps"]))
-    return solver if ridge is None else Damped(solver, ridge)
+    if ridge is None:
+        return solver
+    return RidgeNormal(solver.inner, ridge) if isinstance(solver, Normal) else Damped(solver, ridge)
 
 
 def linear_solver(solve: Callable | LinearSolver | None) -> LinearSolver:
@@ -118,6 +124,33 @@ def linear_solver(solve: Callable | LinearSolver | None) -> LinearSolver:
     if isinstance(solve, functools.partial) and solve.func in _SOLVERS and not solve.args:
         return named(solve.func, **solve.keywords)
     return Called(solve)
+
+
+@settings
+@dataclass(frozen=True)
+class RidgeNormal(LinearSolver):
+    """(A'A + ridge I) x = A'b by ``inner``. The residual reported is that of A x = b, and the status ``truncated``."""
+
+    inner: LinearSolver = CG()
+    ridge: float | jax.Array = 1e-6
+
+    def __call__(
+        self, operator: Operator | LinearMap, rhs: PyTree, init: PyTree = None, preconditioner: LinearMap | None = None
+    ) -> LinearSolution:
+        operator = as_operator(operator)
+        normal, right = _ridge_system(operator, rhs, init, self.ridge)
+        found = self.inner(Operator(normal, True), right, init)
+        left, size = trees.norm(trees.subtract(rhs, operator(found.value))), trees.norm(rhs)
+        status = Status.of(jnp.where(found.status.ok, Code.truncated, found.status.code))
+        return found._replace(residual=left / jnp.where(size > 0, size, 1), status=status)
+
+
+def _ridge_system(matvec: Callable, b: PyTree, init: PyTree, ridge: Any) -> tuple[LinearMap, PyTree]:
+    """The map A'A + ridge I and the right-hand side A'b."""
+    b = trees.strong(b)
+    transposed = jax.linear_transpose(matvec, b if init is None else trees.strong(init))
+    backward = lambda x: transposed(x)[0]
+    return lambda x: trees.axpy(ridge, x, backward(matvec(x))), backward(b)
 
 
 @settings

@@ -32,7 +32,7 @@ class ProgramState(NamedTuple):
     iter_num: jax.Array
     error: jax.Array
     status: Any  # BoxOSQP's number in OSQP and BoxOSQP, else a `bl.Status`
-    solution: Solution
+    solution: Solution | None  # None before the solve
 
 
 class QuadraticSolver(Solver):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.states import Statement
 from bilevel.foundation import trees
 from bilevel.foundation.typing import Params, PyTree
@@ -35,7 +35,7 @@ class Stepped(Geometry):
 
 
 @dataclass(eq=False)
-class MirrorDescent(IterativeSolver):
+class MirrorDescent(EngineSolver):
     """min over w of fun(w, *args, **kwargs) by the steps w <- projection_grad(w, gradient, stepsize, hyperparams_proj).
 
     ``run(init_params, hyperparams_proj, *args, **kwargs)``; ``stepsize`` is a number or a function of the number of
@@ -56,6 +56,8 @@ class MirrorDescent(IterativeSolver):
     unroll: str | bool = "auto"
 
     extra: ClassVar[str | None] = "hyperparams_proj"
+    tells_value: ClassVar[bool] = True
+    begins_blank: ClassVar[bool] = True
 
     @staticmethod
     def make_projection_grad(projection: Callable, mapping_fun: Callable) -> Callable:

@@ -25,8 +25,13 @@ STEPS = (
 UNUSED = {
     "verbose": "nothing is printed within a solve. Read `state.error`, `state.iter_num` and `state.status` of the "
     "result, or call `update` in a loop and print",
-    "jit": "a solve is one compiled program that is kept for its settings and shapes. Leave it out, or use "
-    "`jax.disable_jit()` to look into a solve",
+    "jit": "a solve is one compiled program that is kept for its settings and shapes; it runs in Python only where the "
+    "function cannot be traced. Leave it out, or use `jax.disable_jit()` to look into a solve",
+    "xtol": "a solve ends by the norm of the gradient alone. Set `tol`, or `gtol` with stop_criterion='madsen-nielsen'",
+    **dict.fromkeys(
+        ("damping_parameter", "solver", "materialize_jac"),
+        "steps and damping are those of bl.LevenbergMarquardt; the solution is the same up to `tol`. Leave it out",
+    ),
     **dict.fromkeys(
         (
             "maxls", "decrease_factor", "increase_factor", "linesearch", "linesearch_init", "condition",

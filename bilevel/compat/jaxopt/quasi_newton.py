@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.terms import Bounds
@@ -20,7 +20,7 @@ FULL = 50  # pairs in the place of BFGS's dense matrix, because the newest pairs
 
 
 @dataclass(eq=False)
-class SmoothSolver(IterativeSolver):
+class SmoothSolver(EngineSolver):
     """A minimiser of a smooth function whose states hold the function's value; its search is bilevel's own."""
 
     fun: Callable
@@ -68,6 +68,7 @@ class LBFGS(SmoothSolver):
     unroll: str | bool = "auto"
     verbose: bool | int = False
 
+    resumes: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = (*SEARCHED, *STEPS, "stop_if_linesearch_fails", "use_gamma")
 
     def engine(self) -> InnerSolver:
@@ -161,6 +162,7 @@ class LBFGSB(SmoothSolver):
     verbose: bool | int = False
 
     extra: ClassVar[str | None] = "bounds"
+    resumes: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = (*SEARCHED, *STEPS, "stop_if_linesearch_fails", "use_gamma", "theta")
 
     def engine(self) -> InnerSolver:

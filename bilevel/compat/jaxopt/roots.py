@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bilevel.compat.jaxopt.functions import FirstOf
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.states import Statement
 from bilevel.implicit import FixedPoint, Residual
@@ -21,7 +21,7 @@ from bilevel.solvers import (
 
 
 @dataclass(eq=False)
-class FixedPointSolver(IterativeSolver):
+class FixedPointSolver(EngineSolver):
     """A solver of fixed_point_fun(w, *args, **kwargs) = w."""
 
     fixed_point_fun: Callable
@@ -45,6 +45,8 @@ class FixedPointIteration(FixedPointSolver):
     implicit_diff_solve: Callable | None = None
     jit: bool = True
     unroll: str | bool = "auto"
+
+    begins_blank: ClassVar[bool] = True
 
     def engine(self) -> InnerSolver:
         return Iteration()
@@ -82,11 +84,11 @@ class AndersonAcceleration(FixedPointSolver):
 
 
 @dataclass(eq=False)
-class AndersonWrapper(IterativeSolver):
+class AndersonWrapper(EngineSolver):
     """The steps of another solver, accelerated. ``run`` takes the arguments of that solver's ``run``. By
     `bl.AndersonWrapper`."""
 
-    solver: IterativeSolver
+    solver: EngineSolver
     history_size: int = 5
     mixing_frequency: int | None = None
     beta: float = 1.0
@@ -134,7 +136,7 @@ class AndersonWrapper(IterativeSolver):
 
 
 @dataclass(eq=False)
-class Broyden(IterativeSolver):
+class Broyden(EngineSolver):
     """w with fun(w, *args, **kwargs) = 0, by `bl.Broyden`."""
 
     fun: Callable
@@ -159,6 +161,7 @@ class Broyden(IterativeSolver):
     verbose: bool | int = False
 
     minimises: ClassVar[bool] = False
+    resumes: ClassVar[bool] = True
 
     unused: ClassVar[tuple[str, ...]] = (
         "linesearch", "stop_if_linesearch_fails", "condition", "maxls", "decrease_factor", "increase_factor",

@@ -10,7 +10,7 @@ import numpy as np
 
 from bilevel.compat.jaxopt.common import OptStep
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.terms import Bounds
@@ -33,7 +33,7 @@ class ScipyInfo(NamedTuple):
 
 
 @dataclass(eq=False)
-class ScipyWrapper(IterativeSolver):
+class ScipyWrapper(EngineSolver):
     """The settings that all wrappers share."""
 
     method: str | None = None
@@ -75,12 +75,14 @@ class ScipyMinimize(ScipyWrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "maxiter" in (self.options or {}):
+            raise ValueError(f"{type(self).__name__} got maxiter in options: give it as the argument maxiter=.")
         if self.callback is not None:
             differs("ScipyMinimize(callback=...)", "nothing is called within a run. Leave it out, or use bl.Host.")
 
     def engine(self) -> InnerSolver:
         options = dict(self.options or {})
-        options.setdefault("maxiter", self.maxiter)
+        options["maxiter"] = self.maxiter
         return SciPy(self.method or self.default, options=tuple(sorted(options.items())))
 
     def function(self) -> Objective:

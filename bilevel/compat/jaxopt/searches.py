@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.compat.jaxopt.common import LineSearchStep, Solver, asked
+from bilevel.compat.jaxopt.common import LineSearchStep, Solver, as_jit_says, asked
+from bilevel.compat.jaxopt.complex_params import conjugate, is_complex, join, on_pairs, split
 from bilevel.compat.jaxopt.functions import Objective
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.foundation import trees
@@ -19,7 +20,7 @@ from bilevel.solvers import line_search
 
 
 class LineSearchState(NamedTuple):
-    """Where a search ended; ``error`` is 0 where the condition holds."""
+    """Where a search ended; ``error`` is 0 and ``done`` True where the condition holds, else ``failed``."""
 
     iter_num: jax.Array
     params: Params
@@ -35,6 +36,11 @@ class LineSearchState(NamedTuple):
         """Values evaluated, each with its gradient."""
         return self.iter_num
 
+    @property
+    def num_grad_eval(self) -> jax.Array:
+        """Gradients evaluated."""
+        return self.iter_num
+
 
 class LineSearch(Solver):
     """A search along ``descent_direction`` (the negative gradient by default) from ``init_stepsize``.
@@ -43,6 +49,7 @@ class LineSearch(Solver):
     computed again, because a stale one would accept a wrong step. `update` is a whole search.
     """
 
+    minimises: ClassVar[bool] = True
     fun: Callable
     value_and_grad: bool | Callable
     has_aux: bool
@@ -51,6 +58,7 @@ class LineSearch(Solver):
     c1: float
     c2: float
 
+    @as_jit_says
     def run(  # type: ignore[override]  # JAXopt's arguments of line searches
         self,
         init_stepsize: Any,
@@ -63,10 +71,15 @@ class LineSearch(Solver):
     ) -> LineSearchStep:
         """The step and where it leads."""
         del value, grad
+        if is_complex(params):
+            both = [None if tree is None else split(tree) for tree in (params, descent_direction)]
+            step, state = on_pairs(self).run(init_stepsize, both[0], None, None, both[1], fun_args, fun_kwargs)
+            return LineSearchStep(step, _of_pairs(state))
         return LineSearchStep(
             *_searched(asked(self), init_stepsize, params, descent_direction, tuple(fun_args), dict(fun_kwargs or {}))
         )
 
+    @as_jit_says
     def init_state(
         self,
         init_stepsize: Any,
@@ -79,11 +92,14 @@ class LineSearch(Solver):
     ) -> LineSearchState:
         """The state at the start."""
         del value, grad, descent_direction
+        if is_complex(params):
+            pairs = split(params)
+            return _of_pairs(on_pairs(self).init_state(init_stepsize, pairs, None, None, None, fun_args, fun_kwargs))
         objective = Objective(self.fun, self.value_and_grad, self.has_aux)
         params = trees.differentiable(params, "params")
         value, aux = objective.with_aux(params, *fun_args, **(fun_kwargs or {}))
         slope = jax.grad(objective)(params, *fun_args, **(fun_kwargs or {}))
-        no, error = jnp.bool_(False), jnp.full_like(trees.norm(slope), jnp.inf)
+        no, error = jnp.bool_(False), jnp.full_like(value, jnp.inf)
         return LineSearchState(jnp.int32(0), params, value, slope, error, no, no, aux)
 
     def update(
@@ -104,6 +120,11 @@ class LineSearch(Solver):
     def wanted(self) -> str:
         """The condition in the words of `bl.line_search`."""
         return "strong-wolfe"
+
+
+def _of_pairs(state: LineSearchState) -> LineSearchState:
+    """The state for complex params. JAX's gradient at x + iy is df/dx - i df/dy."""
+    return state._replace(params=join(state.params), grad=conjugate(join(state.grad)))
 
 
 @compiles_once
@@ -128,9 +149,9 @@ def _searched(
         max_trials=solver.maxiter,
     )
     aux = objective.with_aux(found.params, *args, **kwargs)[1]
-    error = jnp.where(found.accepted, 0.0, jnp.inf)
-    failed = ~found.accepted
-    state = LineSearchState(found.trials, found.params, found.value, found.gradient, error, found.accepted, failed, aux)
+    done = found.satisfied
+    error = jnp.where(done, 0.0, jnp.inf).astype(found.value.dtype)
+    state = LineSearchState(found.trials, found.params, found.value, found.gradient, error, done, ~done, aux)
     return found.step, state
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bilevel.compat.jaxopt import linear_solve
 from bilevel.compat.jaxopt.functions import FirstOf
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.scipy_wrappers import ScipyWrapper
 from bilevel.compat.jaxopt.states import Statement
@@ -52,7 +52,7 @@ class Squares:
 
 
 @dataclass(eq=False)
-class SquaresSolver(IterativeSolver):
+class SquaresSolver(EngineSolver):
     """A minimiser of ||residual_fun(w, *args, **kwargs)||^2 / 2, whose states hold that value."""
 
     residual_fun: Callable
@@ -89,6 +89,8 @@ class LevenbergMarquardt(SquaresSolver):
 
     It stops where the norm of the gradient is at most ``tol`` (``gtol`` with stop_criterion="madsen-nielsen").
     """
+
+    unused: ClassVar[tuple[str, ...]] = ("damping_parameter", "xtol", "solver", "materialize_jac")
 
     damping_parameter: float = 1e-6
     stop_criterion: str = "grad-l2-norm"
@@ -132,6 +134,17 @@ def _arctan(squared: jax.Array, hparams: HParams) -> jax.Array:
     return jnp.arctan(squared)
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """C^2 rho(z / C^2) for SciPy's ``f_scale`` C, the residual at which outliers begin."""
+
+    rho: Callable[[jax.Array, HParams], jax.Array]
+    scale: float
+
+    def __call__(self, squared: jax.Array, hparams: HParams) -> jax.Array:
+        return self.scale**2 * self.rho(squared / self.scale**2, hparams)
+
+
 RHO: dict[str, Callable[[jax.Array, HParams], jax.Array]] = {
     "linear": squares,
     "soft_l1": _soft_l1,
@@ -165,7 +178,9 @@ class ScipyLeastSquares(ScipyWrapper):
         return SciPyLeastSquares(self.method or self.default, options=tuple(sorted((self.options or {}).items())))
 
     def function(self) -> Any:
-        return Squares(FirstOf(self.fun, self.has_aux), RHO[self.loss])
+        rho = RHO[self.loss]
+        scale = (self.options or {}).get("f_scale", 1.0)
+        return Squares(FirstOf(self.fun, self.has_aux), rho if self.loss == "linear" else Scaled(rho, scale))
 
     def statement(self) -> Statement:
         return self.function().statement()

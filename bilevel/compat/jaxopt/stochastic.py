@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from bilevel.compat.jaxopt.common import OptStep
 from bilevel.compat.jaxopt.functions import Objective
-from bilevel.compat.jaxopt.iterative import IterativeSolver
+from bilevel.compat.jaxopt.iteration import IterativeSolver
+from bilevel.compat.jaxopt.iterative import EngineSolver
 from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.states import State, Statement
 from bilevel.solvers import ArmijoSGD as ArmijoEngine, Optax, PolyakSGD as PolyakEngine, Solver as InnerSolver
@@ -33,7 +34,7 @@ class StochasticSolver(IterativeSolver):
         return OptStep(params, state)
 
 
-class GradientSteps(StochasticSolver):
+class GradientSteps(StochasticSolver, EngineSolver):
     """Steps along gradients of a function of the current arguments; states hold its value.
 
     ``pre_update(params, state, *args, **kwargs)`` returns (params, state) for each step; it is called in `update`.
@@ -57,7 +58,7 @@ class GradientSteps(StochasticSolver):
         return super().update(params, state, *args, **kwargs)
 
     def run(self, init_params: Any, *args: Any, **kwargs: Any) -> OptStep:
-        """As `IterativeSolver.run`; ``pre_update`` cannot be called within a compiled solve, and a warning says so."""
+        """As `EngineSolver.run`; ``pre_update`` cannot be called within a compiled solve, and a warning says so."""
         if self.pre_update is not None:
             differs(f"{type(self).__name__}(pre_update=...).run", "it is called by update and run_iterator. Use those.")
         return super().run(init_params, *args, **kwargs)

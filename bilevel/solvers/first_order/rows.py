@@ -169,10 +169,9 @@ def restricted_loss(
     others = params.at[indices].set(0)
     shape = jax.eval_shape(lambda others: design @ others, others)
     offset = jax.lax.cond(jnp.any(others != 0), lambda: design @ others, lambda: jnp.zeros(shape.shape, shape.dtype))
-    loss = Linear(
-        design=lambda batch: columns,
-        loss=lambda z, rows, hparams, batch: whole.loss(offset + z, params.at[indices].set(rows), hparams, batch),
-    )
+    at = lambda function: lambda z, rows, *rest: function(offset + z, params.at[indices].set(rows), *rest)
+    curvature = None if whole.curvature is None else at(whole.curvature)
+    loss = Linear(design=lambda batch: columns, loss=at(whole.loss), curvature=curvature)
     return loss, columns, offset
 
 

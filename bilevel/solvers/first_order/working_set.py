@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from bilevel.foundation.settings import changed
 from bilevel.foundation.typing import Counts, Params
-from bilevel.losses.linear import stays_on_host
+from bilevel.losses.linear import design_of, stays_on_host
 from bilevel.solvers.base import Solver, State, settings
+from bilevel.solvers.first_order.columns import in_column, needs_columns
 from bilevel.solvers.first_order.ranking import any_in_row, first_with_room, foremost, short_step
 from bilevel.solvers.first_order.rows import gradient_of_linear, multiplies_on_host, needs_rows, restricted
 from bilevel.solvers.instance import Instance
@@ -25,12 +26,22 @@ WHOLE_TOL = 1e-3  # the same for the problem in all rows, which stay the same fr
 INNER_STEPS = 100  # a subproblem that needs more goes on in the next round
 ROOM = 8  # a working set has at least so many rows beside the active ones
 SHARE = 16  # and at least this fraction of their number
+DUE = 0.1  # a column is solved again where its residual is above this share of the mean over the columns
 FIRST = 64  # on the host at least so many rows beside the active ones, or as many as are active
 
 
 class Memory(NamedTuple):
     gradient: jax.Array
-    members: jax.Array  # a mask of the rows of the last subproblem
+    members: jax.Array  # a mask of the rows of the last subproblem; by columns, of each of them
+
+
+class _Sweep(NamedTuple):
+    """The columns on the way through them."""
+
+    params: jax.Array
+    predictions: jax.Array  # the product of the design with the params
+    members: jax.Array
+    counts: Counts  # of products with one column
 
 
 class Solved(NamedTuple):
@@ -54,7 +65,12 @@ class WorkingSet(Solver):
     with room for some more than the active rows; where none is, ``whole`` takes all rows (shapes are fixed under jit).
     With a `bl.HostMatrix` of many samples ``sizes`` are lengths of vectors only: products take the active columns and
     about as many more. With few samples this holds only where ``whole`` would take all rows. A row is active if it is
-    in S and the prox lets it move. Raises ValueError where the penalty is no sum over rows. Source: Johnson and
+    in S and the prox lets it move. Raises ValueError where the penalty is no sum over rows.
+
+    With ``by_columns`` each column of params (p, q) has a working set of its own, and the columns are solved in turn.
+    This suits params whose columns do not meet in the loss: folds, or classes one against the rest. There a set for all
+    columns is the union of theirs, and a matrix of its Hessian would have q^2 blocks, of which q are not zero. Columns
+    that do meet are solved again, one round after another, until all of them fit together. Source: Johnson and
     Guestrin, 2015; Massias, Gramfort and Salmon, 2018.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -70,6 +86,7 @@ class WorkingSet(Solver):
     tol: float | jax.Array = 1e-10
     sizes: tuple[int, ...] = (64, 256, 512, 1024)
     whole: Solver = ActiveSetNewton()
+    by_columns: bool = False
     patience = 10
     unrolls = False
     shards = False
@@ -77,12 +94,45 @@ class WorkingSet(Solver):
 
     def init(self, instance: Instance, params: Params) -> State:
         needs_rows(self, instance, params)
+        if self.by_columns:
+            needs_columns(self, instance, params)
         gradient = instance.gradient(params)
-        members = any_in_row(params != 0)
+        members = params != 0 if self.by_columns else any_in_row(params != 0)
         residual = instance.residual_given(params, gradient)
         return State(params, residual, Counts(gradients=1, proxes=1), Memory(gradient, members))
 
     def step(self, instance: Instance, state: State) -> State:
+        return self._in_turn(instance, state) if self.by_columns else self._together(instance, state)
+
+    def _in_turn(self, instance: Instance, state: State) -> State:
+        """A step in each column, at the others as they are by then."""
+        params, members = state.params, state.memory.members
+        design, columns = design_of(instance.loss, instance.batch), params.shape[1]
+
+        def column_step(number: jax.Array, at: _Sweep) -> _Sweep:
+            part = in_column(instance, at.params, at.predictions, number)
+            own = at.params[:, number]
+            gradient = gradient_of_linear(part, own, at.predictions[:, number])
+            residual = part.residual_given(own, gradient)
+            begun = State(own, residual, Counts().as_arrays(), Memory(gradient, at.members[:, number])).settled()
+            # A solved column waits for the others: its residual is rounding, which no subproblem reduces.
+            due = residual > DUE * state.residual / columns**0.5
+            after = jax.lax.cond(due, lambda: self._together(part, begun).settled(), lambda: begun)
+            return _Sweep(
+                at.params.at[:, number].set(after.params),
+                at.predictions.at[:, number].set(design @ after.params),
+                at.members.at[:, number].set(after.memory.members),
+                at.counts.add(after.counts),
+            )
+
+        begin = _Sweep(params, design @ params, members, Counts().as_arrays())
+        end = jax.lax.fori_loop(0, columns, column_step, begin)
+        gradient = gradient_of_linear(instance, end.params, end.predictions)
+        residual = instance.residual_given(end.params, gradient)
+        counts = state.counts.add(_of_whole(end.counts, columns)).plus(gradients=2, proxes=2)
+        return State(end.params, residual, counts, Memory(gradient, end.members))
+
+    def _together(self, instance: Instance, state: State) -> State:
         gradient, members = state.memory
         active, priority = _ranked(instance, state.params, gradient, members)
         sizes = [size for size in self.sizes if 2 * size <= state.params.shape[0]]
@@ -137,6 +187,12 @@ def _end(solver: Solver, instance: Instance, params: Params, tol: float) -> tupl
     begun = roughly.init(instance, params)
     end = advance(roughly, instance, begun, begun.residual).state
     return end.params, end.counts
+
+
+def _of_whole(counts: Counts, columns: int) -> Counts:
+    """The cost in products with all columns, of which one with a single column is a share."""
+    share = jax.tree.map(lambda number: -(-number // columns), counts)
+    return share._replace(factorizations=counts.factorizations)
 
 
 def _ranked(

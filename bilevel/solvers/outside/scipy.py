@@ -56,7 +56,7 @@ class SciPy(Solver):
         return State(params, instance.residual_norm(params), Counts(gradients=1), ())
 
     def step(self, instance: Instance, state: State) -> State:
-        function = instance.residual if self.method in ROOTS else instance.value_and_gradient
+        function = instance.residual if _named(self.method, ROOTS) else instance.value_and_gradient
         program, constants = hoisted(function, state.params)
         box = () if instance.penalty.smooth else bounds(instance, state.params)
 
@@ -73,8 +73,8 @@ class SciPy(Solver):
     def refuse(self, instance: Instance) -> None:
         has_loss = instance.mapping.states_loss
         penalty = instance.penalty
-        boxed = penalty.is_set and penalty.separable and self.method in BOUNDED
-        if has_loss == (self.method in ROOTS):
+        boxed = penalty.is_set and penalty.separable and _named(self.method, BOUNDED)
+        if has_loss == _named(self.method, ROOTS):
             right = 'a minimiser such as bl.SciPy("L-BFGS-B")' if has_loss else 'a root finder such as bl.SciPy("hybr")'
             stated = "a loss" if has_loss else "a residual"
             raise ValueError(f"bl.SciPy({self.method!r}) does not fit a problem stated by {stated}. Use {right}.")
@@ -98,15 +98,20 @@ class SciPy(Solver):
 
         def value_and_gradient(x: np.ndarray) -> Any:
             value, gradient = at(x)
-            return float(value) if self.method in DERIVATIVE_FREE else (float(value), vector(gradient))
+            return float(value) if _named(self.method, DERIVATIVE_FREE) else (float(value), vector(gradient))
 
         settings: dict[str, Any] = {"method": self.method, "options": dict(self.options)}
-        if self.method in ROOTS:
+        if _named(self.method, ROOTS):
             return unravel(jnp.asarray(_root(lambda x: vector(at(x)), vector(start), settings), flat.dtype))
         limits: Any = list(zip(*map(vector, box), strict=True)) if box else None
-        gradient = None if self.method in DERIVATIVE_FREE else True
+        gradient = None if _named(self.method, DERIVATIVE_FREE) else True
         found = optimize.minimize(value_and_gradient, vector(start), jac=gradient, bounds=limits, tol=TOL, **settings)
         return unravel(jnp.asarray(found.x, flat.dtype))
+
+
+def _named(method: str, among: tuple[str, ...]) -> bool:
+    """Whether a method is one of these, in capital letters or small ones, as SciPy takes both."""
+    return method.lower() in [name.lower() for name in among]
 
 
 def _root(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
@@ -125,7 +130,7 @@ def _root(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, setti
         return value if np.all(np.isfinite(value)) else np.full_like(value, large)
 
     options = settings["options"]
-    regions = settings["method"] in WITH_REGION and "factor" not in options
+    regions = _named(settings["method"], WITH_REGION) and "factor" not in options
     best, least = start, first
     for region in FIRST_REGIONS if regions else (None,):
         more = {} if region is None else {"factor": region}

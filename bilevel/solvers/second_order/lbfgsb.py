@@ -90,8 +90,9 @@ class LBFGSB(Solver):
 
     def refresh(self, instance: Instance, state: State) -> State:
         value, gradient = instance.value_and_gradient(state.params)
-        memory = state.memory._replace(value=jax.lax.stop_gradient(value), gradient=gradient)
-        return state._replace(memory=memory, counts=state.counts.plus(gradients=1))
+        ends = bounds(instance, state.params)  # they may depend on hyperparameters, which have changed
+        memory = state.memory._replace(value=jax.lax.stop_gradient(value), gradient=gradient, bounds=ends)
+        return state._replace(memory=memory, counts=state.counts.plus(gradients=1, proxes=2))
 
     def refuse(self, instance: Instance) -> None:
         if not (instance.penalty.is_set and instance.penalty.separable):

@@ -104,11 +104,16 @@ def convexified(matrix: jax.Array) -> jax.Array:
 
 
 def hessian_matrix(instance: Instance, params: jax.Array) -> jax.Array:
-    """The Hessian of the smooth part; of a function of X w by one product of matrices."""
-    if not isinstance(instance.loss, Linear):
+    """The Hessian of the smooth part; of a function of X w by one product of matrices. A curvature that the loss
+    declares saves a pass over the loss for each column."""
+    loss = instance.loss
+    if not isinstance(loss, Linear):
         return materialize(instance.hessian(params), params)[0]
-    columns = dense(instance.loss.design(instance.batch))
-    curve = curvature(instance, params, columns @ params)
+    columns = dense(loss.design(instance.batch))
+    predictions = columns @ params
+    curve = curvature(instance, params, predictions)
+    if loss.curvature is not None and not curve.direct:
+        return (columns.T * loss.curvature(predictions, params, instance.hparams, instance.batch)) @ columns
     basis = jnp.eye(params.size, dtype=params.dtype)
     if not curve.direct:
         nothing = jnp.zeros_like(params)
