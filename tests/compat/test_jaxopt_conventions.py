@@ -202,6 +202,20 @@ def test_two_numbers_of_steps_are_refused():
         jaxopt.ScipyMinimize(fun=rosenbrock, options={"maxiter": 100})
 
 
+def test_a_callback_sees_each_step():
+    seen = []
+    solver = jaxopt.ScipyMinimize(fun=lambda tree: rosenbrock(tree["w"]), callback=lambda tree: seen.append(tree["w"]))
+    found, state = solver.run({"w": jnp.zeros(2)})
+    assert state.success and len(seen) > 5
+    assert_allclose(seen[-1], found["w"], rtol=1e-12)
+
+
+def test_scipy_is_not_started_again_as_often_as_it_may_take_steps():
+    """A tolerance that rounding does not allow ends after a few runs."""
+    solver = jaxopt.ScipyMinimize(fun=objective.least_squares, tol=1e-30, maxiter=500)
+    assert solver.run(jnp.zeros(3), data=(X, Y)).state.iter_num <= 5
+
+
 def test_names_of_scipys_methods_in_small_letters():
     solver = jaxopt.ScipyBoundedMinimize(fun=objective.least_squares, method="l-bfgs-b")
     found = solver.run(jnp.zeros(3), (jnp.zeros(3), jnp.full(3, jnp.inf)), data=(X, Y)).params
