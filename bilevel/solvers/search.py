@@ -44,8 +44,10 @@ def search(
     first: jax.Array,
     most: int | jax.Array,
     settled: Callable[[Found[Point]], jax.Array] = as_it_is,
+    shrink: float = 0.5,
 ) -> Found[Point]:
-    """The first t of ``first``, ``first`` / 2, ``first`` / 4, ... with ``accepts(t, at(t))``, or the last of ``most``.
+    """The first t of ``first``, ``first`` ``shrink``, ``first`` ``shrink``^2, ... with ``accepts(t, at(t))``, or the
+    last of ``most``.
 
     Differentiation passes through the accepted step, not through the search, because reverse mode cannot go back over a
     while loop. So the accepted point is evaluated once more, at the step that ``settled`` makes of the one found. Where
@@ -61,7 +63,7 @@ def search(
 
     found = jax.lax.while_loop(
         lambda found: ~found.accepted & (found.trials < most),
-        lambda found: trial(0.5 * found.step, found.trials + 1),
+        lambda found: trial(shrink * found.step, found.trials + 1),
         trial(frozen(first), jnp.int32(1)),
     )
     found = found._replace(step=settled(found))

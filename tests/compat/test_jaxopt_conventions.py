@@ -202,6 +202,20 @@ def test_two_numbers_of_steps_are_refused():
         jaxopt.ScipyMinimize(fun=rosenbrock, options={"maxiter": 100})
 
 
+def test_a_callback_sees_each_step():
+    seen = []
+    solver = jaxopt.ScipyMinimize(fun=lambda tree: rosenbrock(tree["w"]), callback=lambda tree: seen.append(tree["w"]))
+    found, state = solver.run({"w": jnp.zeros(2)})
+    assert state.success and len(seen) > 5
+    assert_allclose(seen[-1], found["w"], rtol=1e-12)
+
+
+def test_scipy_is_not_started_again_as_often_as_it_may_take_steps():
+    """A tolerance that rounding does not allow ends after a few runs."""
+    solver = jaxopt.ScipyMinimize(fun=objective.least_squares, tol=1e-30, maxiter=500)
+    assert solver.run(jnp.zeros(3), data=(X, Y)).state.iter_num <= 5
+
+
 def test_names_of_scipys_methods_in_small_letters():
     solver = jaxopt.ScipyBoundedMinimize(fun=objective.least_squares, method="l-bfgs-b")
     found = solver.run(jnp.zeros(3), (jnp.zeros(3), jnp.full(3, jnp.inf)), data=(X, Y)).params
@@ -229,3 +243,14 @@ def test_both_modes_go_through_the_steps(acceleration):
 def test_an_unrolled_loop_has_both_modes():
     power = lambda x: jaxopt.loop.while_loop(lambda y: y < 50, lambda y: y * x, 1.0, maxiter=9, unroll=True)
     assert_allclose([power(3.0), jax.grad(power)(3.0), jax.jacfwd(power)(3.0)], [81, 108, 108])
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8])
+def test_steps_by_value_reach_the_precision_of_gradients(factor):
+    """In single precision the values of a loss do not tell steps apart within a gradient of 1e-3; slopes do."""
+    features = jnp.asarray(2 * RNG.normal(size=(200, 10)), jnp.float32)
+    data, start = (features, jnp.asarray(RNG.integers(0, 3, 200))), (jnp.zeros((10, 3), jnp.float32), jnp.zeros(3, "f"))
+    solver = jaxopt.ArmijoSGD(
+        objective.l2_multiclass_logreg_with_intercept, aggressiveness=0.7, decrease_factor=factor, maxiter=500, tol=2e-5
+    )
+    assert solver.run(start, 1.0, data).state.error <= 2e-5

@@ -75,6 +75,8 @@ def on_pairs(solver: Any) -> Any:
             changes[name] = OnPairs(value, gives, has_aux)
         elif name == "value_and_grad" and callable(value):
             changes[name] = OnPairs(value, "value and gradient")
+        elif name == "callback" and callable(value):
+            changes[name] = lambda params, told=value: told(join(params))
         elif name in ("prox", "projection"):
             changes[name] = OnPairs(value, "params")
     return replace(solver, **changes)

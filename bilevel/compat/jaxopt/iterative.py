@@ -45,6 +45,7 @@ class EngineSolver(IterativeSolver):
     tells_value: ClassVar[bool] = False  # whether states hold the value of the function
     minimises: ClassVar[bool] = True  # whether ``fun`` is a value
     resumes: ClassVar[bool] = False  # whether an `OptStep` in the place of params gives its memory to the next run
+    runs: ClassVar[int | None] = None  # the most steps of bilevel's solver, where ``maxiter`` counts those within one
     begins_blank: ClassVar[bool] = False  # whether `init_state` may be called without the function's arguments
     maxiter: int
     tol: float
@@ -239,7 +240,7 @@ def _unrolled(
 
 def _entered(solver: EngineSolver, instance: Instance, start: Params, inner: Inner | None) -> tuple[Engine, Progress]:
     """bilevel's solver, and its progress before the first step, with JAXopt's absolute tolerance."""
-    engine = replace(solver.engine(), max_steps=solver.maxiter)
+    engine = replace(solver.engine(), max_steps=solver.maxiter if solver.runs is None else solver.runs)
     engine.refuse(instance)
     state = first(engine, instance, start, inner)
     reference = jax.lax.stop_gradient(state.residual)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from bilevel.compat.jaxopt.common import OptStep
 from bilevel.compat.jaxopt.functions import FirstOf, Objective
 from bilevel.compat.jaxopt.iterative import EngineSolver
-from bilevel.compat.jaxopt.notices import differs
 from bilevel.compat.jaxopt.states import Statement
 from bilevel.compat.jaxopt.terms import Bounds
 from bilevel.foundation.status import Code
@@ -42,7 +41,8 @@ class ScipyWrapper(EngineSolver):
     implicit_diff_solve: Callable | None = None
     has_aux: bool = False
 
-    maxiter: ClassVar[int] = 5  # runs of SciPy, each from the end of the last, until the condition holds
+    maxiter: ClassVar[int] = 500
+    runs: ClassVar[int | None] = 5  # of SciPy, each from the end of the last, until the condition holds
     default: ClassVar[str]
 
     def engine(self) -> InnerSolver:
@@ -77,13 +77,12 @@ class ScipyMinimize(ScipyWrapper):
         super().__post_init__()
         if "maxiter" in (self.options or {}):
             raise ValueError(f"{type(self).__name__} got maxiter in options: give it as the argument maxiter=.")
-        if self.callback is not None:
-            differs("ScipyMinimize(callback=...)", "nothing is called within a run. Leave it out, or use bl.Host.")
 
     def engine(self) -> InnerSolver:
         options = dict(self.options or {})
         options["maxiter"] = self.maxiter
-        return SciPy(self.method or self.default, options=tuple(sorted(options.items())))
+        solver = SciPy(self.method or self.default, options=tuple(sorted(options.items())))
+        return solver if self.callback is None else replace(solver, callback=self.callback)
 
     def function(self) -> Objective:
         return Objective(self.fun, self.value_and_grad, self.has_aux)

@@ -125,7 +125,7 @@ class ArmijoSGD(GradientSteps):
 
     The decrease asked for is (1 - aggressiveness) stepsize ||gradient||^2. ``reset_option`` says where a search begins:
     "increase" at the last step size times ``increase_factor``, "conservative" at the last step size, and "goldstein" at
-    ``max_stepsize``. The search halves the step size.
+    ``max_stepsize``. The search multiplies the step size by ``decrease_factor``.
     """
 
     fun: Callable
@@ -147,7 +147,7 @@ class ArmijoSGD(GradientSteps):
     jit: bool = True
     unroll: str | bool = "auto"
 
-    unused: ClassVar[tuple[str, ...]] = ("decrease_factor", "maxls")
+    unused: ClassVar[tuple[str, ...]] = ("maxls",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,5 +162,6 @@ class ArmijoSGD(GradientSteps):
             largest=self.max_stepsize,
             sufficient=1 - self.aggressiveness,
             growth=growth,
+            shrink=self.decrease_factor,
             momentum=self.momentum,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,10 +81,11 @@ class PolyakSGD(StepsByValue):
 @settings
 @dataclass(frozen=True)
 class ArmijoSGD(StepsByValue):
-    """w <- w - t g + momentum (w - w_before), t halved until loss(w - t g) <= loss(w) - sufficient t ||g||^2.
+    """w <- w - t g + momentum (w - w_before), t shrunk until loss(w - t g) <= loss(w) - sufficient t ||g||^2.
 
     The loss is that of the current samples, so that each step decreases it. A search begins at the last step size times
-    ``growth``, at most ``largest``. Source: Armijo, 1966; Vaswani et al., 2019.
+    ``growth``, at most ``largest``, and multiplies it by ``shrink`` until the loss falls. Source: Armijo, 1966; Vaswani
+    et al., 2019.
 
     >>> import jax.numpy as jnp, bilevel as bl
     >>> inner = bl.InnerProblem(loss=lambda w, h, batch: jnp.sum((w - h) ** 2), init=lambda key, h: jnp.zeros(2),
@@ -94,6 +96,7 @@ class ArmijoSGD(StepsByValue):
 
     sufficient: float = 0.1
     growth: float = 1.5
+    shrink: float = 0.5
     momentum: float = 0.0
 
     def step(self, instance: Instance, state: State) -> State:
@@ -106,10 +109,16 @@ class ArmijoSGD(StepsByValue):
             return params, instance.value(params)
 
         def falls(step: jax.Array, point: tuple[Params, Scalar]) -> jax.Array:
-            return point[1] <= jax.lax.stop_gradient(value) - self.sufficient * step * square + rounding
+            params, after = point
+            enough = after <= jax.lax.stop_gradient(value) - self.sufficient * step * square
+            near = after <= jax.lax.stop_gradient(value) + rounding
+            slope = lambda: trees.dot(instance.gradient(params), gradient) >= (2 * self.sufficient - 1) * square
+            # Where values are rounding, the decrease is read from the slope at the trial.
+            return enough | jax.lax.cond(near & ~enough, slope, lambda: jnp.bool_(False))
 
         first = jnp.minimum(self.growth * size, self.largest).astype(size.dtype)
-        found = search(instance, at, falls, first, MAX_HALVINGS)
+        most = math.ceil(MAX_HALVINGS * math.log(0.5) / math.log(self.shrink))
+        found = search(instance, at, falls, first, most, shrink=self.shrink)
         return _moved(instance, state, found.step, self.momentum, found.trials)
 
 

@@ -27,6 +27,10 @@ SOLVED = 1e-6  # at or below this share of the first residual no further region 
 ROOTS = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane")
 
 
+def _silent(params: Params) -> None:
+    """Tells nobody of a step."""
+
+
 @settings
 @dataclass(frozen=True)
 class SciPy(Solver):
@@ -36,6 +40,7 @@ class SciPy(Solver):
     A root finder ("hybr", "lm", "krylov", ...) works on a problem stated by a residual or a fixed point. Values and
     gradients are those of the compiled problem. ``options`` are SciPy's, as (name, value) pairs. A step is one whole
     run; as with `Host`, the residual is computed here, and ``max_steps`` runs are made at most, each from the last.
+    ``callback`` is called on the host with the params after each step within a run of a minimiser.
     Raises ValueError where the method does not fit the problem.
 
     >>> import jax.numpy as jnp, bilevel as bl
@@ -47,6 +52,7 @@ class SciPy(Solver):
 
     method: str = "L-BFGS-B"
     options: tuple[tuple[str, Any], ...] = ()
+    callback: Callable[[Params], Any] = _silent
     max_steps: int = 5
     tol: float | jax.Array = 1e-6
     unrolls = False
@@ -105,7 +111,8 @@ class SciPy(Solver):
             return unravel(jnp.asarray(_root(lambda x: vector(at(x)), vector(start), settings), flat.dtype))
         limits: Any = list(zip(*map(vector, box), strict=True)) if box else None
         gradient = None if _named(self.method, DERIVATIVE_FREE) else True
-        found = optimize.minimize(value_and_gradient, vector(start), jac=gradient, bounds=limits, tol=TOL, **settings)
+        settings |= {"tol": TOL, "callback": lambda x, *more: self.callback(unravel(jnp.asarray(x, flat.dtype)))}
+        found = optimize.minimize(value_and_gradient, vector(start), jac=gradient, bounds=limits, **settings)
         return unravel(jnp.asarray(found.x, flat.dtype))
 
 
