@@ -142,7 +142,7 @@ TABLE = {
         ("experiments/stochastic/quadratics.png", "experiments/stochastic/ijcnn1.png"),
         ("experiments/stochastic/results.csv",),
     ),
-    "genes": Measured("python experiments/judges/genes.py", (), DERIVES),
+    "genes": Measured("python experiments/judges/genes.py", ("experiments/judges/genes.csv",), DERIVES),
     "peers_sklearn": Measured(
         "python -m experiments.peers.sklearn", ("experiments/peers/results/sklearn.csv",), ("bilevel/sklearn", *DERIVES)
     ),
