@@ -32,6 +32,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED, PAGE = ROOT / "experiments/measured", ROOT / "docs/measurements.md"
 BEGIN = "<!-- python scripts/refresh.py: begin -->\n"
+CACHE = "JAX_COMPILATION_CACHE_DIR"  # times of compilation are taken without one
 FIELDS = ("command", "date", "machine", "commit", "seconds", "code")
 SOLVES = ("bilevel/solvers", "bilevel/kernels", "bilevel/implicit", "bilevel/problem.py")
 DERIVES = (*SOLVES, "bilevel/engines", "bilevel/linear_solve")
@@ -234,7 +235,8 @@ def refresh(name: str, interpreters: Mapping[str, str]) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         command = one.command.replace("{scratch}", f"{scratch}/run").replace("python", sys.executable, 1)
         command += "".join([" --peers", *(f" {peer}={interpreters[peer]}" for peer in one.peers)]) if one.peers else ""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        plain = {name: value for name, value in os.environ.items() if name != CACHE}
+        environment = {**plain, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             command.split(), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
