@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -46,7 +47,8 @@ class Measured(NamedTuple):
     writes: tuple[str, ...] = ()  # files of the repository
     measures: tuple[str, ...] = ()  # files and folders; the script of the command is always among them
     taken: tuple[tuple[str, str], ...] = ()  # files of the folder that {scratch} stands for, and where they go
-    peers: tuple[str, ...] = ()  # the packages beside which it measures
+    peers: tuple[str, ...] = ()  # the packages beside which it measures, each with an interpreter of its own
+    modules: tuple[str, ...] = ()  # those that have to be in this environment
 
 
 def paper(name: str, *pictures: str) -> Measured:
@@ -58,11 +60,18 @@ def peer(
     name: str,
     *measures: str,
     peers: tuple[str, ...] = (),
+    modules: tuple[str, ...] = (),
     kinds: tuple[str, ...] = ("results/{}.csv", "figures/{}.png"),
 ) -> Measured:
     files = tuple(f"experiments/peers/{kind.format(name)}" for kind in kinds)
     own = (f"experiments/peers/{name}.py", "experiments/peers/common.py")
-    return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures), peers=peers)
+    return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures), (), peers, modules)
+
+
+def collection(name: str, table: str) -> Measured:
+    """CUTEst's problems of one kind."""
+    judged = f"experiments/judges/{table}.csv"
+    return Measured(f"python experiments/judges/{name}.py", (judged,), SOLVES, modules=("sif2jax",))
 
 
 GALLERY = ("cones", "matrices", "prox_curves", "prox_planes", "sequences", "sets", "simplices")
@@ -126,13 +135,9 @@ TABLE = {
         ("experiments/judges/maros_meszaros.csv",),
         PROGRAMS,
     ),
-    "cutest": Measured("python experiments/judges/cutest.py", ("experiments/judges/cutest_bounded.csv",), SOLVES),
-    "cutest_least_squares": Measured(
-        "python experiments/judges/cutest_least_squares.py", ("experiments/judges/cutest_least_squares.csv",), SOLVES
-    ),
-    "cutest_constrained": Measured(
-        "python experiments/judges/cutest_constrained.py", ("experiments/judges/cutest_constrained.csv",), SOLVES
-    ),
+    "cutest": collection("cutest", "cutest_bounded"),
+    "cutest_least_squares": collection("cutest_least_squares", "cutest_least_squares"),
+    "cutest_constrained": collection("cutest_constrained", "cutest_constrained"),
     "stochastic": Measured(
         "python -m experiments.stochastic.benchmark --problem quadratics",  # the rows of ijcnn1 stay: README.md
         ("experiments/stochastic/results.csv",),
@@ -158,7 +163,7 @@ TABLE = {
         "python -m experiments.peers.logistic_figure", ("experiments/peers/figures/logistic.png",)
     ),
     "peers_qp": peer("qp", *PROGRAMS, peers=("jaxopt", "qpax", "cvxpylayers")),
-    "peers_qp_small": peer("qp_small", *PROGRAMS),
+    "peers_qp_small": peer("qp_small", *PROGRAMS, modules=("qpax",)),
     "peers_convex_layers": peer("convex_layers", *PROGRAMS, peers=("cvxpylayers",)),
     "peers_scaling": peer("scaling", *DERIVES),
     "peers_search": peer("search", *DERIVES, peers=("optuna",)),
@@ -228,6 +233,9 @@ def commit() -> str:
 def refresh(name: str, interpreters: Mapping[str, str]) -> bool:
     """Runs the command of a name and keeps what it found. Returns whether it succeeded."""
     one, began, at = TABLE[name], time.time(), commit()
+    if missing := [module for module in one.modules if importlib.util.find_spec(module) is None]:
+        print(f"{name}: left out, because it needs {', '.join(missing)} in this environment", file=sys.stderr)
+        return False
     if missing := [peer for peer in one.peers if peer not in interpreters]:
         wanted = " ".join(f"{peer}=PYTHON" for peer in missing)
         print(f"{name}: left out, because its table has rows of other packages: --peers {wanted}", file=sys.stderr)

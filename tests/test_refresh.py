@@ -78,6 +78,14 @@ def test_a_table_beside_other_packages_is_not_taken_without_them(refresh, monkey
     )
 
 
+def test_a_table_that_needs_a_package_of_this_environment_is_not_taken_without_it(refresh, monkeypatch, capsys):
+    monkeypatch.setattr(refresh.subprocess, "run", lambda *_, **__: pytest.fail("nothing may run"))
+    monkeypatch.setattr(refresh, "commit", lambda: "")
+    monkeypatch.setitem(refresh.TABLE, "one", refresh.Measured("python one.py", modules=("no_such_module",)))
+    assert not refresh.refresh("one", {})
+    assert "left out, because it needs no_such_module in this environment" in capsys.readouterr().err
+
+
 def test_the_packages_beside_which_a_benchmark_measures_are_those_that_it_knows(refresh):
     for name, one in refresh.TABLE.items():
         text = (REPOSITORY / place).read_text() if (place := refresh.script(one.command)) else ""
