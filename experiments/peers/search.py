@@ -76,7 +76,7 @@ def descent(task: bl.Task, steps: int) -> Curve:
         values.append(float(value))
         return value, gradient, 0, 0
 
-    found = descend(evaluate, {"start": start, "low": LOW, "high": HIGH, "steps": steps})
+    found = descend(evaluate, {"start": start, "low": LOW, "high": HIGH, "steps": steps, "patience": np.inf})
     return np.asarray(found["seconds"]), np.minimum.accumulate(values)
 
 
