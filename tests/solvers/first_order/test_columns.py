@@ -66,7 +66,7 @@ def test_the_prox_on_a_column_is_the_column_of_the_prox(penalty):
 def test_the_problem_in_a_column_has_value_gradient_and_hessian_of_the_whole(loss):
     instance = problem(loss, "one weight", bl.ProximalGradient()).at(-3.0, DESIGN)
     params = jnp.asarray(RNG.normal(size=(FEATURES, COLUMNS)))
-    part = in_column(instance, params, DESIGN @ params, jnp.int32(1))
+    part = in_column(instance, params, jnp.asarray(DESIGN) @ params, jnp.int32(1))
     moved = params.at[:, 1].add(0.3)
     assert_allclose(part.value(moved[:, 1]), instance.value(moved), rtol=1e-13)
     assert_allclose(part.gradient(moved[:, 1]), instance.gradient(moved)[:, 1], atol=1e-13)
