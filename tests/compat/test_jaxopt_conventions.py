@@ -134,9 +134,9 @@ def test_a_state_before_the_arguments_are_known():
     data, start = (X, Y), jnp.full(3, 0.5)
     blank = solver.init_state(start)
     assert jnp.isinf(blank.error)
-    params, state = start, blank
+    params, state, update = start, blank, jax.jit(solver.update)
     for _ in range(200):
-        params, state = jax.jit(solver.update)(params, state, hyperparams_proj=(0.0, 1.0), data=data)
+        params, state = update(params, state, hyperparams_proj=(0.0, 1.0), data=data)
     assert_allclose(params, solver.run(start, (0.0, 1.0), data=data).params, atol=1e-3)
     assert_allclose(state.value, objective.least_squares(params, data), rtol=1e-12)
     assert jax.tree.structure(blank) == jax.tree.structure(state)
