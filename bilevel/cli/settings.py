@@ -20,6 +20,7 @@ from bilevel.cli.shipped import check_shipped
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PROBLEM = ("task", "data", "solver", "seed")  # what a resumed run may not change
 NULLABLE = ("compilation_cache", "trainer.checkpoint_every")  # settings that may be null although their default is not
+OF_KIND = {"trainer.checkpoint_every": 10}  # settings whose default is null, with a value of the kind that they have
 POSITIVE = (
     "optimizer.learning_rate",
     "trainer.steps",
@@ -41,7 +42,7 @@ def check_settings(config: DictConfig) -> None:
     for one in given:
         if one not in chosen and not one.is_delete() and not one.is_add():
             key = one.key_or_group
-            default = OmegaConf.select(defaults, key, throw_on_missing=False)
+            default = OF_KIND.get(key) or OmegaConf.select(defaults, key, throw_on_missing=False)
             value = OmegaConf.select(config, key)
             if value is not None or key not in NULLABLE:
                 check_kind(key, value, default)
