@@ -111,7 +111,7 @@ WRONG = {
     "command=nope": "command=nope: there is no such command; choose one of train",
     "trainer.nope=1": "There is no setting trainer.nope",
     "nope=1": "nope",
-    "trainer.checkpoint_every=many": "trainer.checkpoint_every=many: a whole number is needed, as in trainer.checkpoint_every=10",
+    "trainer.checkpoint_every=many": "trainer.checkpoint_every=many: a whole number is needed, as in",
     "trainer.steps=many": "trainer.steps=many: a whole number is needed, as in trainer.steps=",
     "trainer.steps=1.5": "trainer.steps=1.5: a whole number is needed",
     "trainer.steps=true": "trainer.steps=True: a whole number is needed",
