@@ -56,14 +56,16 @@ def regression(name: str, root: str = "") -> DataSet:
     return load(name, root)
 
 
-def classification(name: str, root: str = "", by_rows: bool = False) -> DataSet:
+def classification(name: str, root: str = "", by_rows: bool = False, sparse: bool = False) -> DataSet:
     """`load` with dense inputs, refusing a data set whose targets are numbers or that is too large to be dense. With
-    ``by_rows`` each of several processes reads the rows that it needs, when it needs them (`in_rows`)."""
-    refuse_numbers(source_of(name, root))
+    ``by_rows`` each of several processes reads the rows that it needs, when it needs them (`in_rows`). With ``sparse``
+    a data set that is too large to be dense is not refused: its inputs stay a CSR matrix."""
+    source = source_of(name, root)
+    refuse_numbers(source, sparse)
     if by_rows and _in_processes():
         return in_rows(name, root)
     data = load(name, root)
-    return data._replace(inputs=data.inputs.toarray()) if source_of(name, root).size.sparse else data
+    return data._replace(inputs=data.inputs.toarray()) if source.size.sparse and not too_large(source) else data
 
 
 def _in_processes() -> bool:
@@ -96,14 +98,20 @@ def refuse_classes(source: Source) -> None:
         )
 
 
-def refuse_numbers(source: Source) -> None:
-    """DataError where the targets are no classes, or the inputs no dense array, which a classification needs."""
+def too_large(source: Source) -> bool:
+    """Whether the inputs are sparse, and too many numbers for a dense array."""
+    return source.size.sparse and source.size.samples * source.size.features > DENSE
+
+
+def refuse_numbers(source: Source, sparse: bool = False) -> None:
+    """DataError where the targets are no classes, or the inputs no dense array, which a classification needs unless it
+    takes ``sparse`` ones."""
     size = source.size
     if not size.classes:
         raise DataError(
             f"The data set {source.name} has numbers, not classes, as targets: choose digits, for instance."
         )
-    if size.sparse and size.samples * size.features > DENSE:
+    if too_large(source) and not sparse:
         raise DataError(
             f"The data set {source.name} is sparse, and too large as a dense array ({size.samples:,} x "
             f"{size.features:,}) for this task: choose a9a, for instance."

@@ -66,6 +66,11 @@ def checked(data: DataSet) -> DataSet:
     return data
 
 
+def is_sparse(values: Any) -> bool:
+    """Whether this is a sparse matrix of SciPy, which is not imported for the question."""
+    return hasattr(values, "tocsr")
+
+
 def without_gaps(data: DataSet, part: str = "data") -> DataSet:
     """The data set, if it holds no NaN and no infinity.
 
@@ -75,7 +80,7 @@ def without_gaps(data: DataSet, part: str = "data") -> DataSet:
     for name, values in (("inputs", data.inputs), ("targets", data.targets)):
         if isinstance(values, Rows):
             continue
-        sparse = hasattr(values, "tocsr")
+        sparse = is_sparse(values)
         stored: Any = values.data if sparse else np.asarray(values)  # the zeros of a sparse matrix are finite
         if not np.issubdtype(stored.dtype, np.inexact) or np.all(finite := np.isfinite(stored)):
             continue

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bilevel.data.sources import DataError, DataSet, checked, without_gaps
+from bilevel.data.sources import DataError, DataSet, checked, is_sparse, without_gaps
 
 LARGEST = 1e150  # a deviation whose square, and whose inverse's square, double precision holds
 
@@ -71,8 +71,9 @@ def count(size: float, samples: int) -> int:
 def standardise(splits: Splits, targets: bool = False) -> Splits:
     """Inputs (and ``targets``, of a regression) less the mean, divided by the standard deviation, of the training set.
 
-    A column that is constant in the training set is only centred. Raises `DataError` for a column whose deviation
-    cannot be computed, because the squares of its numbers over- or underflow, and for a part with NaN or infinity.
+    A column that is constant in the training set is only centred. A sparse matrix is only divided, because less the
+    mean it would be dense. Raises `DataError` for a column whose deviation cannot be computed, because the squares of
+    its numbers over- or underflow, and for a part with NaN or infinity.
     """
     fields = ("inputs", "targets") if targets else ("inputs",)
     for field in fields:
@@ -97,16 +98,32 @@ def divided_by_largest(splits: Splits) -> Splits:
 
 def _scaled(splits: Splits, field: str) -> Splits:
     values = getattr(splits.train, field)
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    mean, deviation = _sparse_moments(values) if is_sparse(values) else (values.mean(axis=0), values.std(axis=0))
     scale = np.where(deviation > 0, deviation, 1.0)
-    return Splits(*(part._replace(**{field: (getattr(part, field) - mean) / scale}) for part in splits))
+
+    def scaled(own: Any) -> Any:
+        return own.multiply(1 / scale).tocsr() if is_sparse(own) else (own - mean) / scale
+
+    return Splits(*(part._replace(**{field: scaled(getattr(part, field))}) for part in splits))
+
+
+def _sparse_moments(values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of each column of a sparse matrix."""
+    from sklearn.utils.sparsefuncs import mean_variance_axis  # here, because `bilevel --help` reads the catalogue
+
+    moments: Any = mean_variance_axis(values, axis=0)
+    mean, variance = moments
+    return mean, np.sqrt(variance)
 
 
 def _refuse_sizes(data: DataSet, field: str) -> None:
     """Refuses columns whose deviation over- or underflows. Numbers of 1e300 have an infinite deviation and numbers of
     1e-300 the deviation 0, so the column would become zeros, on which every solve converges."""
-    values = np.asarray(getattr(data, field))
-    sizes = np.abs(values).reshape(len(values), -1).max(axis=0)
+    values = getattr(data, field)
+    if is_sparse(values):
+        sizes = abs(values).max(axis=0).toarray().ravel()
+    else:
+        sizes = np.abs(np.asarray(values)).reshape(len(values), -1).max(axis=0)
     for column in np.flatnonzero(~((sizes == 0) | ((sizes > 1 / LARGEST) & (sizes < LARGEST)))):
         name = data.features[column] if field == "inputs" and len(data.features) > column else str(column)
         raise DataError(

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
+from scipy.sparse import issparse
 
 from bilevel import data as data_sets
 from bilevel.batches import full_batch
@@ -54,6 +56,7 @@ def cross_validation(
     h starts at the logarithm of ``start`` times the smallest a for which w = 0. The K problems are one: the params are
     the matrix of all w_k, and a mask tells which samples each column is fitted to. Inputs are standardised, and targets
     of the squared loss centred, with the statistics of all samples; classes become -1 and 1. There is no intercept.
+    Inputs that are too large for a dense array stay sparse, and are only divided by their deviations.
     Metrics: folds/spread (standard error of the mean over folds), folds/selected (mean number of nonzero coefficients).
     Baseline: one penalty for all features, the best of a grid of 31 by the same folds; of an elastic net both alike.
     The grid ends at a hundred-thousandth of the smallest a for which w = 0. For a sparse logistic model of more than
@@ -73,6 +76,9 @@ def cross_validation(
     wide = features > WIDE and penalty.endswith("lasso") and loss == "logistic"
     shape = {"ridge_per_feature": (features, 1), "weighted_lasso": (features, 1), "elastic_net": (2, 1)}
 
+    def design(batch: Batch) -> Any:
+        return BCOO(batch[0], shape=(number, features)) if isinstance(batch[0], Entries) else batch[0]
+
     def each(z: jax.Array, targets: jax.Array) -> jax.Array:
         y = targets[:, None]
         return 0.5 * (z - y) ** 2 if loss == "squared" else jax.nn.softplus(-y * z)
@@ -90,24 +96,25 @@ def cross_validation(
         return fitted + 0.5 * jnp.sum(jnp.exp(weight) * params**2)
 
     def by_fold(params: Params, batch: Batch) -> jax.Array:
-        return jnp.sum(batch[2] * each(batch[0] @ params, batch[1]), axis=0)
+        return jnp.sum(batch[2] * each(design(batch) @ params, batch[1]), axis=0)
 
     def evaluate(params: Params, hparams: HParams) -> dict[str, Any]:
         spread = jnp.std(by_fold(params, judged_on), ddof=1) / np.sqrt(folds)
         return {"folds/spread": spread, "folds/selected": jnp.sum(params != 0) / folds}
 
     # One weight for all is a number, because solvers that work on rows read an array as one weight for each row.
-    sparse = L1(weight=lambda h: jnp.exp(h if penalty == "weighted_lasso" else h[0, 0]))
+    lasso = L1(weight=lambda h: jnp.exp(h if penalty == "weighted_lasso" else h[0, 0]))
     inner = InnerProblem(
-        loss=Linear(design=lambda batch: batch[0], loss=smooth, curvature=bend),
+        loss=Linear(design=design, loss=smooth, curvature=bend),
         init=lambda key, hparams: jnp.zeros((features, folds)),
-        penalty=Zero() if penalty.startswith("ridge") else sparse,
+        penalty=Zero() if penalty.startswith("ridge") else lasso,
         # Folds do not meet, so each has a matrix of its own Hessian. Newton steps on the face of all folds by conjugate
         # gradients took 37,000 products from one penalty to the next, because each that misses the face costs hundreds
         # of proximal gradient steps.
         solver=WorkingSet(ProximalNewton(), sizes=SIZES, by_columns=True) if wide else Auto(),
     )
-    fitted_to, judged_on = (inputs, targets, fits), (inputs, targets, judges)
+    stored = entries(inputs) if issparse(inputs) else inputs
+    fitted_to, judged_on = (stored, targets, fits), (stored, targets, judges)
 
     def baselines() -> dict[str, Any]:
         grid = np.log(largest * (np.logspace(0, -3, WIDE_GRID) if wide else np.logspace(0, -5, GRID)))
@@ -143,6 +150,19 @@ def cross_validation(
     )
 
 
+class Entries(NamedTuple):
+    """A sparse matrix as the arguments of `BCOO`, on the host, where no precision is chosen yet."""
+
+    values: Any
+    places: Any  # (n, 2): row, column
+
+
+def entries(matrix: Any) -> Entries:
+    """The entries of a SciPy matrix, row by row."""
+    found = matrix.tocsr().tocoo()
+    return Entries(found.data, np.stack([found.row, found.col], axis=1))
+
+
 class Path(NamedTuple):
     """The baseline's grid, as far as it has been taken."""
 
@@ -159,15 +179,15 @@ def goes_on(path: Path, wide: bool) -> jax.Array:
     return (path.taken < len(path.losses)) & ~(rises & wide)
 
 
-def samples(data: str, root: str, loss: str, penalty: str) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised inputs and targets."""
+def samples(data: str, root: str, loss: str, penalty: str) -> tuple[Any, np.ndarray]:
+    """Standardised inputs, dense or sparse, and targets."""
     for name, value, choices in (("loss", loss, LOSSES), ("penalty", penalty, PENALTIES)):
         if value not in choices:
             raise ValueError(f"task.{name}={value}: choose one of {', '.join(choices)}.")
     classes = data_sets.source_of(data, root).size.classes
     if classes not in ((0, 2) if loss == "squared" else (2,)):
         raise ValueError(f"task.data={data} has {classes} classes: task.loss={loss} needs two, as breast_cancer has.")
-    found = data_sets.classification(data, root) if classes else data_sets.load(data, root)
+    found = data_sets.classification(data, root, sparse=True) if classes else data_sets.load(data, root)
     none = found.take(np.arange(0))
     inputs = data_sets.standardise(data_sets.Splits(found, none, none, none)).train.inputs
     targets = 2.0 * found.targets - 1.0 if classes else np.asarray(found.targets, float)

@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from bilevel import data
 from bilevel.data.catalogue import CHECKSUMS
@@ -99,6 +100,8 @@ def test_sparse_inputs_become_dense_where_they_fit(data_root):
     assert isinstance(data.classification("a9a", str(data_root)).inputs, np.ndarray)
     with pytest.raises(data.DataError, match="too large as a dense array"):
         data.classification("reuters", str(data_root))
+    assert scipy.sparse.issparse(data.classification("reuters", str(data_root), sparse=True).inputs)
+    assert isinstance(data.classification("a9a", str(data_root), sparse=True).inputs, np.ndarray)
 
 
 def test_listing_names_every_set_with_address(monkeypatch):

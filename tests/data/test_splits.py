@@ -102,6 +102,25 @@ def test_a_gap_in_a_sparse_matrix_is_refused():
         data.without_gaps(data.DataSet(sparse, np.zeros(2)))
 
 
+def test_a_sparse_matrix_is_divided_by_the_deviations_and_stays_sparse():
+    random = np.random.default_rng(0)
+    inputs = random.normal(3.0, 2.0, (60, 4)) * (random.uniform(size=(60, 4)) < 0.2)
+    inputs[:, 2], inputs[:, 3] = 0.0, 0.1  # never stored, and constant
+    dense = data.DataSet(inputs, np.zeros(60))
+    before = data.split(dense, train=40, validation=10)
+    sparse = data.split(dense._replace(inputs=scipy.sparse.csr_array(inputs)), train=40, validation=10)
+    deviation = [*before.train.inputs[:, :2].std(axis=0), 1.0, 1.0]
+    for ours, own in zip(data.standardise(sparse), before, strict=True):
+        assert scipy.sparse.issparse(ours.inputs)
+        assert_allclose(ours.inputs.toarray(), own.inputs / deviation, rtol=1e-13)
+
+
+def test_a_sparse_column_of_huge_numbers_is_refused():
+    part = data.DataSet(scipy.sparse.csr_array(np.diag([1.0, 1e200])), np.arange(2.0))
+    with pytest.raises(data.DataError, match=r"Column 1 of the inputs holds numbers of size 1e\+200"):
+        data.standardise(data.Splits(part, part, part, part))
+
+
 @pytest.mark.parametrize("size", [1e100, 1e-100])
 def test_large_and_small_columns_are_standardised(size):
     part = data.DataSet(np.arange(6.0).reshape(3, 2) * size, np.arange(3.0))

@@ -1,12 +1,14 @@
 """Folds as columns of one problem: equal to one problem a fold, with the penalties it names."""
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 from sklearn.linear_model import ElasticNet
 
 import bilevel as bl
@@ -33,6 +35,33 @@ def test_each_column_is_the_elastic_net_of_scikit_learn_on_its_fold():
         model = ElasticNet(alpha=a + r, l1_ratio=a / (a + r), fit_intercept=False, tol=1e-12, max_iter=100_000)
         model.fit(inputs[used], targets[used])
         np.testing.assert_allclose(params[:, column], model.coef_, atol=1e-5 * np.abs(model.coef_).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", [10, 1000])
+def test_sparse_inputs_stay_sparse(monkeypatch, wide):
+    """With the solution, the loss and the hypergradient of dense inputs that are divided only, on both solvers."""
+    module = sys.modules["bilevel.tasks.cross_validation"]
+    found = bl.data.classification("breast_cancer")
+    found = found._replace(inputs=found.inputs * (found.inputs > np.median(found.inputs, axis=0)))
+    divided = found._replace(inputs=found.inputs / found.inputs.std(axis=0))
+    monkeypatch.setattr(module, "WIDE", wide)
+    stored = found._replace(inputs=scipy.sparse.csr_matrix(found.inputs))
+    monkeypatch.setattr(module.data_sets, "classification", lambda *args, **kwargs: stored)
+    sparse = cross_validation(penalty="lasso", folds=3)
+    monkeypatch.setattr(module.data_sets, "classification", lambda *args, **kwargs: divided)
+    monkeypatch.setattr(module.data_sets, "standardise", lambda splits: splits)
+    dense = cross_validation(penalty="lasso", folds=3)
+
+    def loss(task, hparams):
+        fitted_to, judged_on = task.batches(jax.random.key(0), 0)
+        return task.outer_loss(task.inner.solve(hparams, fitted_to).params, hparams, judged_on)
+
+    hparams = dense.init_hparams(jax.random.key(0))
+    ours, theirs = (jax.value_and_grad(partial(loss, task))(hparams) for task in (sparse, dense))
+    np.testing.assert_allclose(sparse.init_hparams(jax.random.key(0)), hparams, rtol=1e-12)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-9)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
 
 
 @pytest.mark.slow
