@@ -68,10 +68,14 @@ def peer(
     return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures), (), peers, modules)
 
 
-def collection(name: str, table: str) -> Measured:
-    """CUTEst's problems of one kind."""
-    judged = f"experiments/judges/{table}.csv"
-    return Measured(f"python experiments/judges/{name}.py", (judged,), SOLVES, modules=("sif2jax",))
+def collection(name: str, solvers: tuple[str, ...], tables: tuple[str, ...]) -> Measured:
+    """CUTEst's problems of some kinds. The program goes on with the table that it finds, so it writes elsewhere."""
+    judged = tuple(f"experiments/judges/{table}.csv" for table in tables)
+    found = tuple((f"{table}.csv", place) for table, place in zip(tables, judged, strict=True))
+    command = f"python experiments/judges/{name}.py --seconds 150 --out {{scratch}}"
+    parts = ("cutest", "cutest_problems", *solvers)
+    measures = (*(f"experiments/judges/{part}.py" for part in parts), *SOLVES)
+    return Measured(command, judged, measures, found, modules=("sif2jax",))
 
 
 GALLERY = ("cones", "matrices", "prox_curves", "prox_planes", "sequences", "sets", "simplices")
@@ -135,9 +139,11 @@ TABLE = {
         ("experiments/judges/maros_meszaros.csv",),
         PROGRAMS,
     ),
-    "cutest": collection("cutest", "cutest_bounded"),
-    "cutest_least_squares": collection("cutest_least_squares", "cutest_least_squares"),
-    "cutest_constrained": collection("cutest_constrained", "cutest_constrained"),
+    "cutest": collection("cutest", ("cutest_solvers",), ("cutest_none", "cutest_bounded")),
+    "cutest_least_squares": collection(
+        "cutest_least_squares", ("cutest_solvers", "cutest_squares_solvers"), ("cutest_least_squares",)
+    ),
+    "cutest_constrained": collection("cutest_constrained", ("cutest_constrained_solvers",), ("cutest_constrained",)),
     "stochastic": Measured(
         "python -m experiments.stochastic.benchmark --problem quadratics",  # the rows of ijcnn1 stay: README.md
         ("experiments/stochastic/results.csv",),

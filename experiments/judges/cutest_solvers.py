@@ -22,7 +22,8 @@ Run = Callable[[], Found]
 def flattened(problem: Any) -> tuple[Any, Any, tuple[Any, Any]]:
     """(objective of a flat vector, start, bounds)."""
     start, unravel = ravel_pytree(problem.y0)
-    bounds = [ravel_pytree(side)[0] for side in getattr(problem, "bounds", ())]
+    stated = getattr(problem, "bounds", None) or ()  # some state that there are none
+    bounds = [ravel_pytree(side)[0] for side in stated]
     lower, upper = bounds or (jnp.full_like(start, -jnp.inf), jnp.full_like(start, jnp.inf))
     return (lambda y: problem.objective(unravel(y), problem.args)), start, (lower, upper)
 
