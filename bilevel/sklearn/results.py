@@ -60,9 +60,11 @@ def variance_explained(own: Any, solved: list[np.ndarray], rows: Held) -> np.nda
     for number, params in enumerate(solved):
         model(own, params, None)
         coefficients[number], intercepts[number] = np.ravel(own.coef_), np.ravel(own.intercept_)[0]
-    predictions = rows.inputs @ coefficients.T + intercepts
-    targets = np.broadcast_to(rows.targets[:, None], predictions.shape)
-    scores = r2_score(targets, predictions, multioutput="raw_values")
+    predictions = coefficients @ rows.inputs.T + intercepts[:, None]
+    # A step's numbers lie side by side, so that they are summed in the order of a single step. In another order the
+    # mean of equal targets is off by rounding where the step's own is not, and their R^2 is -1e30 in place of 0.
+    targets = np.tile(rows.targets, (len(solved), 1))
+    scores = r2_score(targets.T, predictions.T, multioutput="raw_values")
     return np.broadcast_to(scores, len(solved))  # of a single row it is one NaN for all
 
 
