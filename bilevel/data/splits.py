@@ -98,7 +98,7 @@ def divided_by_largest(splits: Splits) -> Splits:
 
 def _scaled(splits: Splits, field: str) -> Splits:
     values = getattr(splits.train, field)
-    mean, deviation = _sparse_moments(values) if is_sparse(values) else (values.mean(axis=0), values.std(axis=0))
+    mean, deviation = _sparse_moments(values) if is_sparse(values) else _moments(values)
     scale = np.where(deviation > 0, deviation, 1.0)
 
     def scaled(own: Any) -> Any:
@@ -107,11 +107,18 @@ def _scaled(splits: Splits, field: str) -> Splits:
     return Splits(*(part._replace(**{field: scaled(getattr(part, field))}) for part in splits))
 
 
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of each column; of a constant one 0, which is of rounding size by the
+    formula: NumPy's deviation of three times 0.1 is 1e-17, by which the 0.2 of a test sample would become 7e15."""
+    deviation = values.std(axis=0, dtype=float)  # whose squares single precision might not hold
+    return values.mean(axis=0, dtype=float), np.where(np.ptp(values, axis=0) > 0, deviation, 0.0)
+
+
 def _sparse_moments(values: Any) -> tuple[np.ndarray, np.ndarray]:
     """The mean and the standard deviation of each column of a sparse matrix."""
     from sklearn.utils.sparsefuncs import mean_variance_axis  # here, because `bilevel --help` reads the catalogue
 
-    moments: Any = mean_variance_axis(values, axis=0)
+    moments: Any = mean_variance_axis(values.astype(float, copy=False), axis=0)
     mean, variance = moments
     return mean, np.sqrt(variance)
 
@@ -124,6 +131,7 @@ def _refuse_sizes(data: DataSet, field: str) -> None:
         sizes = abs(values).max(axis=0).toarray().ravel()
     else:
         sizes = np.abs(np.asarray(values)).reshape(len(values), -1).max(axis=0)
+    sizes = sizes.astype(float)  # in single precision LARGEST is infinite
     for column in np.flatnonzero(~((sizes == 0) | ((sizes > 1 / LARGEST) & (sizes < LARGEST)))):
         name = data.features[column] if field == "inputs" and len(data.features) > column else str(column)
         raise DataError(

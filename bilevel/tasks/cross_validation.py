@@ -26,12 +26,12 @@ from bilevel.tasks.grids import lowest
 LOSSES = ("squared", "logistic")
 PENALTIES = ("ridge", "ridge_per_feature", "lasso", "elastic_net", "weighted_lasso")
 SHOWN = 30  # features in the figure
-WIDE = 1000  # features from which a sparse solution is sought on the columns that it needs
+WIDE = 1000  # features from which a sparse solution is sought on the columns that it needs, and the baseline ends early
 # Columns of those, for each fold. A model of s columns costs n s^2 + s^3 / 3, so no size is twice as large as
 # the one before. A fold of PCMAC needs 557 of the 3,289 words at the best penalty, and no more than it has samples.
 SIZES = (256, 448, 640, 1024, 1536)
 GRID = 31  # penalties of the baseline
-WIDE_GRID = 16  # those of WIDE problems: about as many solves as a run has steps, because each takes long
+WIDE_GRID = 16  # those of a WIDE sparse solution: about as many solves as a run has steps, because each takes long
 
 
 def cross_validation(
@@ -59,21 +59,26 @@ def cross_validation(
     Inputs that are too large for a dense array stay sparse, and are only divided by their deviations.
     Metrics: folds/spread (standard error of the mean over folds), folds/selected (mean number of nonzero coefficients).
     Baseline: one penalty for all features, the best of a grid of 31 by the same folds; of an elastic net both alike.
-    The grid ends at a hundred-thousandth of the smallest a for which w = 0. For a sparse logistic model of more than
-    1,000 features it has 16 points down to a thousandth, and ends where the loss begins to rise.
+    The grid ends at a hundred-thousandth of the smallest a for which w = 0; with more than 1,000 features, where the
+    loss begins to rise. For a lasso of so many features with the logistic loss it has 16 points down to a thousandth.
 
     Source: Bertrand et al., Implicit differentiation for fast hyperparameter selection in non-smooth convex learning,
     2022.
     """
+    if not 0 < start < np.inf:
+        raise ValueError(f"task.start={start}: take a positive number, because the penalties are on log scale.")
+    if not 0 <= shrinkage < np.inf:
+        raise ValueError(f"task.shrinkage={shrinkage}: take 0 or a positive number.")
     inputs, targets = samples(data, root, loss, penalty)
     number, features = inputs.shape
-    if not 2 <= folds <= number:
+    if not 2 <= folds <= number or folds != int(folds):
         raise ValueError(f"task.folds={folds}: take from 2 to {number} folds, the number of samples.")
     fold = np.random.default_rng(seed).permutation(number) % folds
     held = fold[:, None] == np.arange(folds)
     fits, judges = ~held / (~held).sum(axis=0), held / held.sum(axis=0)
     largest = float(np.max(np.abs(inputs.T @ targets)) / number) * (1.0 if loss == "squared" else 0.5)
-    wide = features > WIDE and penalty.endswith("lasso") and loss == "logistic"
+    wide = features > WIDE
+    on_columns = wide and penalty.endswith("lasso") and loss == "logistic"
     shape = {"ridge_per_feature": (features, 1), "weighted_lasso": (features, 1), "elastic_net": (2, 1)}
 
     def design(batch: Batch) -> Any:
@@ -111,13 +116,13 @@ def cross_validation(
         # Folds do not meet, so each has a matrix of its own Hessian. Newton steps on the face of all folds by conjugate
         # gradients took 37,000 products from one penalty to the next, because each that misses the face costs hundreds
         # of proximal gradient steps.
-        solver=WorkingSet(ProximalNewton(), sizes=SIZES, by_columns=True) if wide else Auto(),
+        solver=WorkingSet(ProximalNewton(), sizes=SIZES, by_columns=True) if on_columns else Auto(),
     )
     stored = entries(inputs) if issparse(inputs) else inputs
     fitted_to, judged_on = (stored, targets, fits), (stored, targets, judges)
 
     def baselines() -> dict[str, Any]:
-        grid = np.log(largest * (np.logspace(0, -3, WIDE_GRID) if wide else np.logspace(0, -5, GRID)))
+        grid = np.log(largest * (np.logspace(0, -3, WIDE_GRID) if on_columns else np.logspace(0, -5, GRID)))
 
         def fit(path: Path) -> Path:
             """The next smaller penalty from the solution before, which is near."""
@@ -173,7 +178,7 @@ class Path(NamedTuple):
 
 def goes_on(path: Path, wide: bool) -> jax.Array:
     """Whether a penalty is left. A wide problem ends where the loss has begun to rise, because solves below take ten
-    times as many products: the classes become separable, and the curvature vanishes."""
+    times as many products: the classes become separable, or the targets interpolated, and the curvature vanishes."""
     before, last = path.losses[path.taken - 2], path.losses[path.taken - 1]
     rises = (path.taken >= 2) & (last > before)
     return (path.taken < len(path.losses)) & ~(rises & wide)
@@ -186,7 +191,8 @@ def samples(data: str, root: str, loss: str, penalty: str) -> tuple[Any, np.ndar
             raise ValueError(f"task.{name}={value}: choose one of {', '.join(choices)}.")
     classes = data_sets.source_of(data, root).size.classes
     if classes not in ((0, 2) if loss == "squared" else (2,)):
-        raise ValueError(f"task.data={data} has {classes} classes: task.loss={loss} needs two, as breast_cancer has.")
+        needed = "numbers, as diabetes has, or two classes" if loss == "squared" else "two, as breast_cancer has"
+        raise ValueError(f"task.data={data} has {classes} classes: task.loss={loss} needs {needed}.")
     found = data_sets.classification(data, root, sparse=True) if classes else data_sets.load(data, root)
     none = found.take(np.arange(0))
     inputs = data_sets.standardise(data_sets.Splits(found, none, none, none)).train.inputs

@@ -64,6 +64,20 @@ def test_constant_columns_are_only_centred():
     assert [part.inputs[0, 0] for part in scaled] == [0.0, 1.0, 0.0, 2.0]
 
 
+@pytest.mark.parametrize("samples", [3, 7, 569])
+@pytest.mark.parametrize("value", [0.1, -0.7, 1e5 + 0.1])
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+def test_constant_columns_of_an_inexact_mean_are_only_centred(samples, value, field):
+    """Their deviation is of rounding size, by which a test sample would be divided."""
+    varied = np.arange(float(samples))
+    train = data.DataSet(np.stack([varied, np.full(samples, value)], axis=1), varied)
+    if field == "targets":
+        train = data.DataSet(varied[:, None], np.full(samples, value))
+    test = train._replace(**{field: getattr(train, field) + 1.0})
+    found = getattr(data.standardise(data.Splits(train, train, train, test), targets=True).test, field)
+    assert_allclose(found[..., 1] if field == "inputs" else found, 1.0, atol=1e-9)
+
+
 @pytest.mark.parametrize("size", [1e300, -1e300, 1e-300, np.inf, np.nan])
 @pytest.mark.parametrize("field", ["inputs", "targets"])
 def test_columns_whose_deviation_cannot_be_computed_are_refused_by_name(size, field):
@@ -125,6 +139,16 @@ def test_a_sparse_column_of_huge_numbers_is_refused():
 def test_large_and_small_columns_are_standardised(size):
     part = data.DataSet(np.arange(6.0).reshape(3, 2) * size, np.arange(3.0))
     assert_allclose(data.standardise(data.Splits(part, part, part, part)).train.inputs.std(axis=0), 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("stored", [np.asarray, scipy.sparse.csr_array])
+def test_numbers_in_single_precision_are_standardised(stored):
+    """The squares of 1e30 are infinite in single precision."""
+    inputs = np.array([[0.0, 1e30], [2.0, 0.0], [4.0, 2e30]], np.float32)
+    part = data.DataSet(stored(inputs), np.arange(3.0))
+    found = data.standardise(data.Splits(part, part, part, part)).train.inputs
+    found = found if stored is np.asarray else found.toarray()
+    assert_allclose(found.std(axis=0), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("label", "said"), [(3, "3"), (-1, "-1"), (0.5, "0.5"), (np.nan, "nan")])

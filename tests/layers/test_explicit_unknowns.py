@@ -60,6 +60,7 @@ def test_the_multipliers_are_those_of_the_canonical_program():
     assert_allclose(layer.solve(*at()).dual.inequality_dual, exact.dual.inequality_dual, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_an_ill_conditioned_matrix_keeps_its_digits():
     """Without active rows x = A^+ b, whose error is about eps cond^2 by A'A alone: 1e-2 at a condition of 1e7."""
     x, A, b = cp.Variable(N), cp.Parameter((SAMPLES, N)), cp.Parameter(SAMPLES)
@@ -72,6 +73,7 @@ def test_an_ill_conditioned_matrix_keeps_its_digits():
     assert_allclose(found, exact, atol=1e-7 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     layer = bl.from_cvxpy(*nonnegative_least_squares())
     A, b = at(2)
@@ -149,6 +151,11 @@ def test_statuses():
     lanes = jax.vmap(layer.solve)(jnp.array([[0.0, 0.0], [4.0, 0.0], [jnp.nan, 0.0]]))
     assert [bl.Status.of(code).name for code in lanes.status.code] == ["infeasible", "converged", "nonfinite"]
     assert_allclose(lanes.params[0][1], [3.0, 1.0], atol=1e-10)
+
+
+@pytest.mark.slow
+def test_programs_without_a_solution_or_with_many():
+    x, b = cp.Variable(2), cp.Parameter(2)
     unbounded = cp.Problem(cp.Minimize(cp.sum_squares(x[0] - b[0]) - x[1]), [x[0] >= 0])
     assert bl.from_cvxpy(unbounded, [b], [x]).solve(jnp.ones(2)).status.name == "unbounded"
     twice = cp.Problem(cp.Minimize(cp.sum_squares(x[0] + x[1] - b[0])), [x >= 0])

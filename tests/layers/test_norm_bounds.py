@@ -23,6 +23,7 @@ def closed_form(center, towards):
     return center - towards / jnp.linalg.norm(towards)
 
 
+@pytest.mark.slow
 def test_a_bound_that_holds_with_room_leaves_a_derivative():
     layer = bl.from_cvxpy(*linear_over_a_ball(50.0))
     at = jnp.array([0.3, -0.2, 0.5]), jnp.array([1.0, 2.0, -1.0])
@@ -66,6 +67,7 @@ def test_an_unknown_of_the_user_stays():
     assert np.sqrt(2) - 1e-6 <= height <= 3 + 1e-6
 
 
+@pytest.mark.slow
 def test_a_factor_that_depends_on_a_parameter_is_left_alone():
     x, t, point, factor = cp.Variable(2), cp.Variable(), cp.Parameter(2), cp.Parameter(pos=True)
     problem = cp.Problem(cp.Minimize(point @ x), [cp.SOC(t, x), factor * t <= 3])

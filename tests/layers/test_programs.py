@@ -75,6 +75,7 @@ def test_a_batch_of_64_has_exact_gradients():
         assert float(jnp.max(error)) < 1e-6
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("blocks", ["none", "equalities", "inequalities"])
 def test_blocks_may_be_left_out(blocks):
     Q, q = jnp.diag(jnp.array([1.0, 2.0])), jnp.array([-1.0, -4.0])

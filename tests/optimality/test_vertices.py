@@ -36,6 +36,7 @@ def test_a_box_section(number):
     assert_allclose(backward, jnp.sum(differences), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_transport_polytope():
     """At a permutation the solution does not move with the cost."""
     cost = 20 * jnp.array([[1.0, -1.0], [-1.0, 1.0]])

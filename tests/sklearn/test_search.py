@@ -300,6 +300,30 @@ def test_rows_may_be_lists():
     assert_allclose(by_list.best_estimator_.coef_, search.fit(X, NOISY).best_estimator_.coef_)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [Ridge(), slow(Ridge(fit_intercept=False)), Lasso(tol=1e-12), slow(HuberRegressor(tol=1e-10, max_iter=10**5))],
+)
+def test_the_score_of_all_steps_at_once_is_that_of_each(estimator):
+    """By default R^2 is taken of all steps at once, and by the scorer "r2" of one after the other."""
+    space = {"alpha": (1e-3, 1.0)}
+    alone, together = (
+        HypergradientSearchCV(estimator, space, cv=KFold(3), scoring=scoring).fit(X, NOISY).cv_results_
+        for scoring in ("r2", None)
+    )
+    for fold in range(3):
+        assert_allclose(together[f"split{fold}_test_score"], alone[f"split{fold}_test_score"], rtol=1e-10)
+
+
+def test_the_score_of_equal_targets_is_that_of_each_step():
+    """It hangs on the rounding of their mean: 0 where that is exact, and -1e30 else."""
+    targets = NOISY.copy()
+    targets[: N // 3] = 1 / 3
+    search = HypergradientSearchCV(Ridge(), {"alpha": (1e-3, 1.0)}, cv=KFold(3), max_iter=2)
+    alone, together = (copy(search).set_params(scoring=one).fit(X, targets).cv_results_ for one in ("r2", None))
+    assert_allclose(together["split0_test_score"], alone["split0_test_score"], rtol=1e-10)
+
+
 def test_a_score_that_is_not_defined_ranks_last():
     """R^2 of one row is NaN; the search goes by the loss, which is defined."""
     with warnings.catch_warnings():

@@ -244,6 +244,7 @@ FAR_UP = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", FAR_UP)
 def test_a_gradient_of_5e21_in_single_precision(name):
     """exp(w) - w from w = 50: the square of a gradient overflows, and every residual is small beside the loss. The

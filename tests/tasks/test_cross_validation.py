@@ -95,7 +95,14 @@ def test_the_grid_of_a_wide_problem_ends_where_the_loss_begins_to_rise(losses, w
         ({"loss": "hinge"}, r"task\.loss=hinge: choose one of squared, logistic"),
         ({"penalty": "group"}, r"task\.penalty=group: choose one of"),
         ({"folds": 1}, "take from 2 to 569 folds"),
-        ({"data": "diabetes"}, "has 0 classes"),
+        ({"folds": 2.5}, "take from 2 to 569 folds"),
+        ({"start": 0.0}, r"task\.start=0\.0: take a positive number"),
+        ({"shrinkage": -1.0}, r"task\.shrinkage=-1\.0: take 0 or a positive number"),
+        ({"data": "diabetes"}, "has 0 classes: task.loss=logistic needs two, as breast_cancer has"),
+        (
+            {"data": "iris", "loss": "squared"},
+            "has 3 classes: task.loss=squared needs numbers, as diabetes has, or two",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(settings, sentence):

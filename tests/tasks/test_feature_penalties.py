@@ -27,6 +27,7 @@ def test_a_share_of_one_set_validates_and_tests():
     assert {"test/loss", "test/accuracy"} < set(task.evaluate(jnp.zeros(30), None))
 
 
+@pytest.mark.slow
 def test_the_baseline_is_the_best_single_penalty_by_the_validation_set():
     """Against scikit-learn's fits of the same grid."""
     task = feature_penalties()

@@ -95,7 +95,9 @@ def test_a_run_that_is_too_short_for_a_trace_says_so(tmp_path, monkeypatch):
 
 
 def test_a_run_within_somebody_elses_trace_is_not_traced(tmp_path):
-    with jax.profiler.trace(tmp_path / "theirs"):
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # every call of Python, of which a compilation makes a million
+    with jax.profiler.trace(tmp_path / "theirs", profiler_options=options):
         trainer = bl.Trainer(optimizer=optax.sgd(0.1), steps=2, profile=True)
         summary = trainer.fit(task(), directory=tmp_path / "run").summary
     assert summary["seconds_sampled"] == [] and list((tmp_path / "theirs").rglob("*.xplane.pb"))

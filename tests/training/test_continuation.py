@@ -98,6 +98,7 @@ def test_a_damaged_record_sends_the_run_back_to_the_checkpoint_that_it_covers(ru
         assert_goes_on(run, finished)
 
 
+@pytest.mark.slow
 def test_the_next_step_reads_as_much_of_a_long_record_as_of_a_short_one(tmp_path, monkeypatch):
     """Counted are the bytes and the lines of it that are read before that step; the result has all lines."""
     stated, counts, spent = task(), [], {}

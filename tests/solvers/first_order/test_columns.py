@@ -62,6 +62,7 @@ def test_the_prox_on_a_column_is_the_column_of_the_prox(penalty):
         assert_allclose(part.prox(point[:, column], 0.7, -1.0), whole[:, column], atol=1e-15)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_problem_in_a_column_has_value_gradient_and_hessian_of_the_whole(loss):
     instance = problem(loss, "one weight", bl.ProximalGradient()).at(-3.0, DESIGN)
@@ -74,7 +75,7 @@ def test_the_problem_in_a_column_has_value_gradient_and_hessian_of_the_whole(los
     assert_allclose(hessian_matrix(part, moved[:, 1]), block, atol=1e-12)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_solution_of_all_columns_together(loss, penalty):

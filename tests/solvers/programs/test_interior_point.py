@@ -184,7 +184,7 @@ ROUGH = {  # of Hock and Schittkowski, 1981: (loss, equality, inequality, start,
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name[0] in "81")) for name in ROUGH])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name[0] in "381")) for name in ROUGH])
 def test_rough_starts_of_problems_that_are_not_convex(name):
     value, equality, inequality, start, least = ROUGH[name]
     rows = {

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import bilevel as bl
 
 
+@pytest.mark.slow
 def test_a_start_with_a_huge_residual_is_no_measure_of_the_solution():
     """At w = 35 the gradient is 2e15, beside which any later point seems solved, and the curvature as large."""
     targets, weight = jnp.array([5.0, 3.0, 1.05]), 0.1
