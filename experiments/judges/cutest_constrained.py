@@ -12,6 +12,9 @@ found there or the collection gives, relative to 1 + that. wrong status: `conver
 feasible to 1e-6, or where no multipliers of the active rows balance the gradient to 1e-4 of the larger of 1 and it;
 `infeasible` where any of them found a feasible point. Each problem has ``--seconds`` in a process beside this one; what
 takes longer, or ends it, is a row that says so. Rows are written as they come, and a run that was cut off goes on.
+
+Not counted: problems that take too long, and those that are unbounded as the collection states them, because a solver
+found a feasible point below -1e9. The last line says at how many of these ours has the status `unbounded`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import parser
 
 CLOSE, FEASIBLE = 1e-6, 1e-6
+UNBOUNDED = -1e9
 FEW = ("HS21", "HS29", "HS39", "HS71")  # of --smoke
 COLUMNS = ("problem", "unknowns", "solver", "status", "objective", "violation", "wrong_status", "first", "seconds")
 
@@ -65,21 +69,32 @@ def solved(name: str, unknowns: int) -> list[list[Any]]:
 
 def summary(rows: list[list[Any]]) -> str:
     """A line a solver: problems solved of those asked, statuses that are wrong, seconds; then what ours missed."""
+    late = {row[0] for row in rows if str(row[3]).startswith("not within")}
     feasible = [row for row in rows if row[4] != "" and np.isfinite(row[4]) and row[5] <= FEASIBLE]
+    below = {row[0] for row in feasible if row[4] < UNBOUNDED}
     best: dict[str, float] = {}
     for row in feasible:
         best[row[0]] = min(best.get(row[0], np.inf), row[4])
     reached = [row for row in feasible if row[4] <= best[row[0]] + CLOSE * (1 + abs(best[row[0]]))]
     found = {row[0] for row in feasible if row[2] != "collection"}
     lines = [f"{'solver':14} {'solved':>8} {'of':>4} {'wrong status':>14} {'seconds':>9}"]
+    solved: dict[str, set[str]] = {}
+    asked: set[str] = set()
     for solver in dict.fromkeys(row[2] for row in rows if row[2] not in cutest.NO_SOLVERS):
-        mine = [row for row in rows if row[2] == solver]
+        mine = [row for row in rows if row[2] == solver and row[0] not in late]
         wrong = sum(bool(row[6]) or (row[3] == "infeasible" and row[0] in found) for row in mine)
-        taken = sum(row[8] for row in mine if row[8] != "")
-        share = sum(row[2] == solver for row in reached)
-        lines.append(f"{solver:14} {share:8} {len(mine):4} {wrong:14} {taken:9.2f}")
-    missed = {row[0] for row in rows if row[2] == cutest.OURS} - {row[0] for row in reached if row[2] == cutest.OURS}
-    return "\n".join([*lines, f"missed by {cutest.OURS}: {' '.join(sorted(missed))}"])
+        counted = {row[0] for row in mine} - below
+        asked |= counted
+        solved[solver] = {row[0] for row in reached if row[2] == solver} & counted
+        taken = sum(row[8] for row in mine if row[8] != "" and row[0] in counted)
+        lines.append(f"{solver:14} {len(solved[solver]):8} {len(counted):4} {wrong:14} {taken:9.2f}")
+    nobody = asked - set().union(*solved.values())
+    lines.append(f"solved by none: {' '.join(sorted(nobody))}")
+    lines += [f"missed by {solver}: {' '.join(sorted(asked - nobody - own))}" for solver, own in solved.items()]
+    said = {row[0] for row in rows if row[2] == cutest.OURS and row[3] == "unbounded"}
+    lines.append(f"unbounded as stated: {len(below)}, where {cutest.OURS} says so: {len(below & said)}")
+    lines.append(f"unbounded by {cutest.OURS} alone: {' '.join(sorted(said - below)) or 'none'}")
+    return "\n".join([*lines, f"not in time: {' '.join(sorted(late))}"])
 
 
 def main() -> None:
