@@ -53,6 +53,7 @@ def draw_curves(points: Sequence[Mapping[str, str]], picture: Path) -> None:
             for axes, name in zip(row, names, strict=True):
                 for number, arm in enumerate(arms):
                     own = [point for point in points if (point["data"], point["arm"]) == (name, arm)]
+                    own = [point for point in own if float(point[axis]) >= 0]  # below: not counted
                     x, y = ([float(point[key]) for point in own] for key in (axis, "suboptimality"))
                     axes.plot(x, y, **look(arm, number), markevery=[-1] if x else [])
                 axes.axhline(1e-6, color="0.7", linewidth=0.8)
