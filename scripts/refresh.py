@@ -164,7 +164,9 @@ TABLE = {
         ("bilevel/sklearn", *DERIVES),
     ),
     "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES, peers=("celer", "sparho", "jaxopt")),
-    "peers_logistic": peer("logistic", *DERIVES, peers=("jaxopt", "torchopt"), kinds=("results/{}.csv", "results/{}_curves.csv")),
+    "peers_logistic": peer(
+        "logistic", *DERIVES, peers=("jaxopt", "torchopt"), kinds=("results/{}.csv", "results/{}_curves.csv")
+    ),
     "peers_logistic_figure": Measured(
         "python -m experiments.peers.logistic_figure", ("experiments/peers/figures/logistic.png",)
     ),
