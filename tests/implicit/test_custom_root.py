@@ -122,9 +122,7 @@ def derivatives(mode, problem, precision, transform):
         pytest.param(
             problem,
             mode,
-            marks=[]
-            if problem in ("ridge_cg", "pytree", "nonsymmetric") or mode in ("jvp", "vjp")
-            else pytest.mark.slow,
+            marks=[] if problem in ("pytree", "nonsymmetric") or mode in ("jvp", "vjp") else pytest.mark.slow,
         )
         for problem in PROBLEMS
         for mode in MODES

@@ -86,7 +86,8 @@ def test_a_failed_lane_that_is_masked_leaves_a_shared_gradient_alone(name, expec
     assert np.isnan(heard)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "root")) for name in LAYERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_hessian_does_not_hear_it_either(name):
     """By forward over reverse and by reverse over reverse. Where the lane is heard the Hessian is NaN, also of a loss
     that is linear in it."""

@@ -133,6 +133,7 @@ def test_only_unknowns_with_a_constant_coefficient_and_curvature_are_put_in(prog
     assert_allclose(np.sort(np.diagonal(P)), np.sort(np.diagonal(curvature.toarray().sum(axis=1).reshape(n, n))))
 
 
+@pytest.mark.slow
 def test_the_unknowns_put_in_may_be_asked_for():
     x, u, point = cp.Variable(2), cp.Variable(2), cp.Parameter(2)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(u) + cp.sum_squares(x)), [u + x == point, x >= 0])

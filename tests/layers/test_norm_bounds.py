@@ -56,6 +56,7 @@ def test_a_bound_that_is_tight_and_depends_on_a_parameter():
         assert_allclose(found, jax.jacobian(expected, argnums=argument)(*at), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_an_unknown_of_the_user_stays():
     """t is asked for, although it could be folded: the least t with ||x|| <= t costs nothing here, so any will do."""
     x, t, point = cp.Variable(2), cp.Variable(), cp.Parameter(2)

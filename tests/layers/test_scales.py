@@ -153,6 +153,7 @@ def test_rows_of_a_cone_program_by_1e12():
     np.testing.assert_allclose(large, plain, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_program_without_rows():
     """min 1/2 x'Qx + q'x has x = -Q^-1 q, and none where q is not in the range of Q."""
     Q, q = jnp.diag(jnp.array([1.0, 2.0])), jnp.array([1.0, -3.0])

@@ -243,7 +243,7 @@ def test_derivatives_follow_the_scale_of_rows_columns_and_objective(monkeypatch,
         assert_allclose(F.margin(point, scaled).smallest, F.margin(at, data).smallest, rtol=1)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_small_entries_of_a_point_on_a_ball_do_not_spoil_the_system(dtype):
     """The rows of ||w||^2 = 1 are 2 w, whose entries say nothing about units: the matrix keeps the Hessian's condition;
     unknowns in units of their own keep it too."""

@@ -94,6 +94,7 @@ def test_a_run_that_is_too_short_for_a_trace_says_so(tmp_path, monkeypatch):
     assert sum(summary["seconds_by"].values()) == pytest.approx(summary["seconds_total"])
 
 
+@pytest.mark.slow
 def test_a_run_within_somebody_elses_trace_is_not_traced(tmp_path):
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # every call of Python, of which a compilation makes a million

@@ -82,7 +82,8 @@ def ill_conditioned(w, h, batch):
     return 0.5 * jnp.sum(CURVES * (w["a"] - h) ** 2) + 0.5 * jnp.sum(w["b"] ** 2)
 
 
-@pytest.mark.parametrize("constraint", [bl.Free(), pytest.param(bl.Box(upper=0.4), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("constraint", [bl.Free(), bl.Box(upper=0.4)])
 def test_anderson_steps_of_another_solver(constraint):
     start = lambda key, h: {"a": jnp.zeros(6), "b": jnp.ones(2)}
     plain = bl.ProximalGradient(step_size=1 / 300, acceleration=False, tol=1e-9, max_steps=20_000)
