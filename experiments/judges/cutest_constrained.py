@@ -14,7 +14,7 @@ feasible to 1e-6, or where no multipliers of the active rows balance the gradien
 takes longer, or ends it, is a row that says so. Rows are written as they come, and a run that was cut off goes on.
 
 Not counted: problems that take too long, and those that are unbounded as the collection states them, because a solver
-found a feasible point below -1e9. The last line says at how many of these ours has the status `unbounded`.
+found a feasible point below -1e9. A line says at how many of these ours has the status `unbounded`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def solved(name: str, unknowns: int) -> list[list[Any]]:
 
 
 def summary(rows: list[list[Any]]) -> str:
-    """A line a solver: problems solved of those asked, statuses that are wrong, seconds; then what ours missed."""
+    """A line a solver: problems solved of those counted, statuses that are wrong, seconds; then what each missed, and
+    the problems that are not counted."""
     late = {row[0] for row in rows if str(row[3]).startswith("not within")}
     feasible = [row for row in rows if row[4] != "" and np.isfinite(row[4]) and row[5] <= FEASIBLE]
     below = {row[0] for row in feasible if row[4] < UNBOUNDED}
