@@ -56,6 +56,7 @@ class Solver(abc.ABC):
     shards: ClassVar[bool] = True  # whether it is written in products, which JAX spreads over devices
     unrolls: ClassVar[bool] = True  # whether derivatives through the steps make sense
     descends: ClassVar[bool] = False  # whether each step lowers the loss: then a gradient that grows is no divergence
+    keeps_value: ClassVar[bool] = False  # whether the memory's ``value`` is the objective, which each step lowers
     keeps_gradient: ClassVar[bool] = True  # whether a step ends with the gradient that the next begins with
 
     @property

@@ -18,6 +18,7 @@ from bilevel.solvers.differentiable_while import differentiable_while, segment_l
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.second_look import Asked, second_look, sentenced
 from bilevel.solvers.verdict import (
+    FALLING,
     GROWTH,
     LENIENT,
     Ending,
@@ -39,7 +40,9 @@ class Progress(NamedTuple):
     state: State
     steps: jax.Array
     best: jax.Array  # the smallest residual so far
-    since_best: jax.Array  # steps since the residual last fell
+    lowest: jax.Array | None  # the smallest objective so far, where the solver keeps it
+    falls: jax.Array  # whether the last step lowered it by more than FALLING of its size
+    since_best: jax.Array  # steps since the residual or the objective last fell
     target: jax.Array  # the residual at which the steps stop, to be judged
     level: jax.Array  # below this residual a lack of progress stops the steps too
     ceiling: jax.Array  # beyond this residual the steps have diverged
@@ -112,8 +115,19 @@ def begun(solver: Solver, instance: Instance, progress: Progress) -> Progress:
     state = state._replace(counts=progress.state.counts.add(state.counts))
     ceiling = jnp.maximum(progress.ceiling, GROWTH * state.residual)
     return progress._replace(
-        state=state, best=state.residual, since_best=jnp.int32(0), ceiling=ceiling, onward=jnp.bool_(False)
+        state=state,
+        best=state.residual,
+        lowest=objective(solver, state),
+        falls=jnp.bool_(False),
+        since_best=jnp.int32(0),
+        ceiling=ceiling,
+        onward=jnp.bool_(False),
     )
+
+
+def objective(solver: Solver, state: State) -> jax.Array | None:
+    """The objective at the state's params, without a derivative, where the solver keeps it."""
+    return jax.lax.stop_gradient(state.memory.value) if solver.keeps_value else None
 
 
 def advance(solver: Solver, instance: Instance, state: State, reference: jax.Array) -> Progress:
@@ -161,6 +175,8 @@ def enter(solver: Solver, state: State, reference: jax.Array, level: float | jax
         state=state,
         steps=no_steps,
         best=state.residual,
+        lowest=objective(solver, state),
+        falls=jnp.bool_(False),
         since_best=no_steps,
         target=target.astype(kind),
         level=jnp.asarray(level, kind),
@@ -177,6 +193,12 @@ def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progres
     fell = state.residual < progress.best  # by any amount, because slow progress is progress
     if state.curvature is not None:
         fell |= state.curvature < 0  # away from a saddle the gradient grows
+    value, lowest, falls = objective(solver, state), progress.lowest, progress.falls
+    if value is not None and lowest is not None:
+        # Along a bent valley the gradient may grow for many steps while the objective falls.
+        fell |= lowest - value > 10 * trees.epsilon(state.params) * jnp.abs(lowest)
+        falls = lowest - value > FALLING * jnp.abs(value)
+        lowest = jnp.fmin(lowest, value)
     # Constant, because a reverse pass would evaluate the residual again to know which of the two it was.
     best = jax.lax.stop_gradient(jnp.where(fell, state.residual, progress.best))
     last, again = _reversed(solver, progress, state)
@@ -185,6 +207,8 @@ def take_step(solver: Solver, instance: Instance, progress: Progress) -> Progres
         state=state,
         steps=progress.steps + 1,
         best=best,
+        lowest=lowest,
+        falls=falls,
         since_best=jnp.where(fell, 0, progress.since_best + 1),
         onward=jnp.bool_(False),
         derivative=derivative,
@@ -242,13 +266,15 @@ def conclude(
 ) -> Judged:
     """The verdict where the steps stopped, the residual recomputed there."""
     state, epsilon = progress.state, trees.epsilon(progress.state.params)
+    # A residual that is small only beside a steep start is no solution while the objective falls.
+    lenient = jnp.where(progress.falls, 1, LENIENT)
 
     def enough(residual: jax.Array, local: jax.Array) -> jax.Array:
-        return residual <= solver.tol * jnp.minimum(reference, LENIENT * local)
+        return residual <= solver.tol * jnp.minimum(reference, lenient * local)
 
     asked = Questions(enough, lambda residual, local: vanishes(residual, local, reference, epsilon))
     scales = look(instance, state.params, cold_start, asked)
-    limit = limits(scales, solver.tol, reference, epsilon)
+    limit = limits(scales, solver.tol, reference, epsilon, lenient)
     ending = ending_of(solver, progress, is_empty(instance.penalty, instance.hparams, state.params))
     code, further = judge(ending, scales, limit, without_end(scales, reference, epsilon))
     left = ~ending.exhausted & (ending.code == Code.converged)

@@ -24,6 +24,7 @@ from bilevel.foundation.typing import Params, PyTree
 from bilevel.solvers.instance import Instance
 
 LENIENT = 100.0  # a start is bad if the reference is more than so many times ``local``
+FALLING = 1e-6  # while a step lowers the loss by more than this share, a start is bad at one time ``local``
 ROUNDING = 10.0  # units of roundoff of ``terms`` that count as zero
 NEARLY = 1e3  # within so many units of it a lack of progress is the floor of the precision
 LEVEL = 100.0  # units of roundoff of a loss: a smaller change over half of the digits is that of a curvature
@@ -176,9 +177,11 @@ def zero_level(reference: jax.Array) -> jax.Array:
     return jnp.where(reference > 0, 0, jnp.sqrt(jnp.finfo(reference.dtype).tiny))
 
 
-def limits(scales: Scales, tol: float | jax.Array, reference: jax.Array, epsilon: float) -> Limits:
-    """The tolerance times the reference, but at most times LENIENT x ``local``; and never below rounding."""
-    relative = jnp.minimum(reference, LENIENT * scales.local)
+def limits(
+    scales: Scales, tol: float | jax.Array, reference: jax.Array, epsilon: float, lenient: float | jax.Array = LENIENT
+) -> Limits:
+    """The tolerance times the reference, but at most times ``lenient`` x ``local``; and never below rounding."""
+    relative = jnp.minimum(reference, lenient * scales.local)
     rounding = ROUNDING * epsilon * scales.terms
     floor = jnp.maximum(epsilon**0.5 * relative, NEARLY * epsilon * scales.terms)
     return Limits(jnp.maximum(jnp.maximum(tol * relative, rounding), zero_level(reference)), floor, rounding)

@@ -265,3 +265,34 @@ def test_a_start_that_solves_a_program_whose_loss_is_zero_there():
     found = solve(lambda w, h, b: 0.5 * w @ w, jnp.zeros(2), bl.InteriorPoint(max_steps=200), constraint=ball)
     assert found.status.name == "converged"
     assert_allclose(found.params, 0, atol=1e-12)
+
+
+TEMPERATURE = np.arange(50.0, 126.0, 5.0)
+RESISTANCE = [34780, 28610, 23650, 19630, 16370, 13720, 11540, 9744, 8261, 7030, 6005, 5147, 4427, 3820, 3307, 2872.0]
+LEAST = 87.945855  # the sum of squares that the source certifies
+
+
+def thermistor(w, h, batch):
+    """MGH10 of NIST's Statistical Reference Datasets (Meyer and Roth, 1972), in the units of CUTEst's MGH10SLS."""
+    model = 0.01 * w[0] * jnp.exp(1e3 * w[1] / (TEMPERATURE + 1e2 * w[2]))
+    return jnp.sum((model - jnp.asarray(RESISTANCE)) ** 2)
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("start", [[200.0, 400.0, 250.0], [2.0, 4.0, 2.5], [1.0, 8.0, 4.5]])
+@pytest.mark.parametrize(
+    "solver", [bl.Auto(), bl.Newton(max_steps=1000), bl.LBFGS(), bl.ProximalNewton(max_steps=1000)], ids=str
+)
+def test_a_bent_valley_below_a_start_of_5e15_is_no_floor(solver, start):
+    """Newton's method ended as `stalled` at 66,407: the gradient grew for three steps while the sum of squares fell.
+    Without the last part of the verdict it ends as `converged` at 94.8, at 1e-10 of the first gradient."""
+    found = solve(thermistor, jnp.array(start), solver)
+    assert found.status.name == "converged"
+    assert_allclose(float(thermistor(found.params, None, None)), LEAST, rtol=1e-6)
+
+
+@pytest.mark.parametrize("box", [bl.Box(lower=0.0, upper=1e4), bl.NonNegative()], ids=str)
+def test_a_bent_valley_in_a_box(box):
+    found = solve(thermistor, jnp.array([2.0, 4.0, 2.5]), bl.ProjectedNewton(max_steps=1000), constraint=box)
+    assert found.status.name == "converged"
+    assert_allclose(float(thermistor(found.params, None, None)), LEAST, rtol=1e-6)

@@ -44,6 +44,7 @@ class BlockCoordinateDescent(Solver):
     tol: float | jax.Array = 1e-8
     epochs: int = 10
     patience = 30
+    keeps_value = True
     structured = True
 
     def init(self, instance: Instance, params: Params) -> State:

@@ -71,6 +71,7 @@ class LBFGS(Solver):
     tol: float | jax.Array = 1e-8
     memory: int = 10
     patience = 15
+    keeps_value = True
 
     def init(self, instance: Instance, params: Params) -> State:
         value, gradient = instance.value_and_gradient(params)

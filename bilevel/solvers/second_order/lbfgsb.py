@@ -60,6 +60,7 @@ class LBFGSB(Solver):
     tol: float | jax.Array = 1e-8
     memory: int = 10
     patience = 60
+    keeps_value = True
 
     def init(self, instance: Instance, params: Params) -> State:
         params = instance.prox(params, 1.0)

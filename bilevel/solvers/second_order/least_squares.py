@@ -50,6 +50,7 @@ class LeastSquaresSolver(Solver):
     descends = True
     shards = False  # its factors are whole
     patience = 20
+    keeps_value = True
 
     @abc.abstractmethod
     def first(self, like: jax.Array) -> Control:

@@ -67,6 +67,7 @@ class Newton(Solver):
     tol: float | jax.Array = 1e-10
     linear_solve: LinearSolver = AutoLinear()
     patience = 3
+    keeps_value = True
 
     def init(self, instance: Instance, params: Params) -> State:
         needs_factors(self, params)

@@ -52,6 +52,7 @@ class ProjectedNewton(Solver):
     descends = True
     shards = False  # its factors are whole
     patience = 20
+    keeps_value = True
 
     def init(self, instance: Instance, params: Params) -> State:
         needs_factors(self, params)

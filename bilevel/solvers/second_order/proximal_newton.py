@@ -48,6 +48,7 @@ class ProximalNewton(Solver):
     max_steps: int = 100
     tol: float | jax.Array = 1e-10
     patience = 10
+    keeps_value = True
     structured = True
     unrolls = False
 
