@@ -47,7 +47,7 @@ class Measured(NamedTuple):
     writes: tuple[str, ...] = ()  # files of the repository
     measures: tuple[str, ...] = ()  # files and folders; the script of the command is always among them
     taken: tuple[tuple[str, str], ...] = ()  # files of the folder that {scratch} stands for, and where they go
-    peers: tuple[str, ...] = ()  # the packages beside which it measures, each with an interpreter of its own
+    peers: tuple[str, ...] = ()  # the packages beside which it measures that need an interpreter of their own
     modules: tuple[str, ...] = ()  # those that have to be in this environment
 
 
@@ -119,9 +119,11 @@ TABLE = {
         "python -m experiments.reuse.recycling", ("experiments/reuse/recycling.csv",), ("bilevel/linear_solve",)
     ),
     "solvers": Measured(
-        "python experiments/solvers/benchmark.py --docs",
+        "python experiments/solvers/benchmark.py --docs --peers clarabel osqp scipy sklearn",
         ("experiments/solvers/results.csv",),
         ("experiments/solvers", *SOLVES),
+        peers=("qpax", "celer", "jaxopt"),
+        modules=("clarabel", "osqp"),
     ),
     "warm_start": Measured("python experiments/solvers/warm_start.py", ("experiments/solvers/warm_start.csv",), SOLVES),
     "precision": paper("precision", "precision.png"),
@@ -250,7 +252,9 @@ def refresh(name: str, interpreters: Mapping[str, str]) -> bool:
         return False
     with tempfile.TemporaryDirectory() as scratch:
         command = one.command.replace("{scratch}", f"{scratch}/run").replace("python", sys.executable, 1)
-        command += "".join([" --peers", *(f" {peer}={interpreters[peer]}" for peer in one.peers)]) if one.peers else ""
+        if one.peers and " --peers " not in command:
+            command += " --peers"
+        command += "".join(f" {peer}={interpreters[peer]}" for peer in one.peers)
         plain = {name: value for name, value in os.environ.items() if name != CACHE}
         environment = {**plain, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(

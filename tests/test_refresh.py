@@ -89,6 +89,11 @@ def test_a_table_that_needs_a_package_of_this_environment_is_not_taken_without_i
 def test_the_packages_beside_which_a_benchmark_measures_are_those_that_it_knows(refresh):
     for name, one in refresh.TABLE.items():
         text = (REPOSITORY / place).read_text() if (place := refresh.script(one.command)) else ""
+        if " --peers " in one.command:
+            of_this_environment = one.command.partition(" --peers ")[2].split()
+            known = [path.stem.removeprefix("run_") for path in (REPOSITORY / place).parent.glob("peers/run_*.py")]
+            assert sorted([*of_this_environment, *one.peers]) == sorted(known), name
+            continue
         told = re.search(r"^PEERS = \((.*)\)$", text, re.M) or re.search(r"arguments\(__doc__(.*)\)", text)
         assert sorted(one.peers) == sorted(re.findall(r'"(\w+)"', told[1] if told else "")), name
 
