@@ -1,4 +1,5 @@
 """How long a default run of each shipped task takes, from the start of the process to its end, with nothing compiled.
+It also prints the numbers of the runs' summaries, which the first table of docs/tasks.md takes its figures from.
 
     python scripts/task_times.py                  all of them; writes the table of docs/tasks.md
     python scripts/task_times.py --only NAME ...  some; the others of the table stay
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import re
 import resource
@@ -29,8 +31,9 @@ WITHOUT = ("own", "meta_omniglot", "meta_omniglot_maml")  # no task by itself; t
 HEAD = "| task | processor seconds | seconds by the wall clock | taken |\n|---|---|---|---|\n"
 
 
-def timed(task: str) -> tuple[float, float]:
-    """Processor and wall seconds of ``bilevel task=NAME``. RuntimeError with its last words where it fails."""
+def timed(task: str) -> tuple[float, float, dict[str, float]]:
+    """Processor and wall seconds of ``bilevel task=NAME``, and the numbers of its summary. RuntimeError with its last
+    words where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = (sys.executable, "-m", "bilevel", f"task={task}", "compilation_cache=null", f"output={folder}/run")
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -38,7 +41,9 @@ def timed(task: str) -> tuple[float, float]:
         wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             raise RuntimeError(f"bilevel task={task}: {done.stderr.decode()[-2000:]}")
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+        summary = json.loads((Path(folder) / "run/summary.json").read_text(encoding="utf-8"))
+        numbers = {name: value for name, value in summary.items() if type(value) is float and "seconds" not in name}
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall, numbers
 
 
 def known(text: str) -> dict[str, str]:
@@ -57,13 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the default run of each shipped task.")
     parser.add_argument("--only", nargs="+", choices=tasks, metavar="NAME", default=tasks)
     for task in parser.parse_args().only:
-        processor, wall = timed(task)
+        processor, wall, numbers = timed(task)
         shared = f" (load {os.getloadavg()[1]:.0f})" if os.getloadavg()[1] > 1.5 * (os.cpu_count() or 1) else ""
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         text = PAGE.read_text(encoding="utf-8")
         row = f"| `{task}` | {processor:.0f} | {wall:.0f}{shared} | {today} |"
         PAGE.write_text(with_rows(text, {**known(text), task: row}), encoding="utf-8")
-        print(row, flush=True)
+        print(row, *(f"    {name} {value:.4g}" for name, value in numbers.items()), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
