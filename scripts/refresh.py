@@ -28,157 +28,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+
+from figures import TABLE, Measured
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED, PAGE = ROOT / "experiments/measured", ROOT / "docs/measurements.md"
 BEGIN = "<!-- python scripts/refresh.py: begin -->\n"
 CACHE = "JAX_COMPILATION_CACHE_DIR"  # times of compilation are taken without one
 FIELDS = ("command", "date", "machine", "commit", "seconds", "code")
-SOLVES = ("bilevel/solvers", "bilevel/kernels", "bilevel/implicit", "bilevel/problem.py")
-DERIVES = (*SOLVES, "bilevel/engines", "bilevel/linear_solve")
-PROGRAMS = ("bilevel/layers", "bilevel/kernels", "bilevel/solvers/programs")
-
-
-class Measured(NamedTuple):
-    """A command, what it writes besides its output, and the code whose change makes that old."""
-
-    command: str
-    writes: tuple[str, ...] = ()  # files of the repository
-    measures: tuple[str, ...] = ()  # files and folders; the script of the command is always among them
-    taken: tuple[tuple[str, str], ...] = ()  # files of the folder that {scratch} stands for, and where they go
-    peers: tuple[str, ...] = ()  # the packages beside which it measures that need an interpreter of their own
-    modules: tuple[str, ...] = ()  # those that have to be in this environment
-
-
-def paper(name: str, *pictures: str) -> Measured:
-    files = tuple(f"experiments/{name}/{file}" for file in ("results.csv", *pictures))
-    return Measured(f"python experiments/{name}/reproduce.py", files, (f"experiments/{name}", *DERIVES))
-
-
-def peer(
-    name: str,
-    *measures: str,
-    peers: tuple[str, ...] = (),
-    modules: tuple[str, ...] = (),
-    kinds: tuple[str, ...] = ("results/{}.csv", "figures/{}.png"),
-) -> Measured:
-    files = tuple(f"experiments/peers/{kind.format(name)}" for kind in kinds)
-    own = (f"experiments/peers/{name}.py", "experiments/peers/common.py")
-    return Measured(f"python -m experiments.peers.{name}", files, (*own, *measures), (), peers, modules)
-
-
-def collection(name: str, solvers: tuple[str, ...], tables: tuple[str, ...]) -> Measured:
-    """CUTEst's problems of some kinds. The program goes on with the table that it finds, so it writes elsewhere."""
-    judged = tuple(f"experiments/judges/{table}.csv" for table in tables)
-    found = tuple((f"{table}.csv", place) for table, place in zip(tables, judged, strict=True))
-    command = f"python experiments/judges/{name}.py --seconds 150 --out {{scratch}}"
-    parts = ("cutest", "cutest_problems", *solvers)
-    measures = (*(f"experiments/judges/{part}.py" for part in parts), *SOLVES)
-    return Measured(command, judged, measures, found, modules=("sif2jax",))
-
-
-GALLERY = ("cones", "matrices", "prox_curves", "prox_planes", "sequences", "sets", "simplices")
-TABLE = {
-    "architecture": Measured("python scripts/architecture.py", ("docs/figures/architecture.png",), ("bilevel",)),
-    "gallery": Measured(
-        "python scripts/gallery.py",
-        tuple(f"docs/figures/gallery/{name}.png" for name in GALLERY),
-        ("bilevel/projections", "bilevel/prox", "bilevel/cones.py"),
-    ),
-    "cleaned_labels": Measured(
-        "bilevel output={scratch}",
-        ("docs/figures/cleaned_labels.png",),
-        ("bilevel/tasks/hyperclean.py", "bilevel/tasks/pictures.py", "configs/task/hyperclean.yaml"),
-        (("figures/worst.png", "docs/figures/cleaned_labels.png"),),
-    ),
-    "task_times": Measured(
-        "python scripts/task_times.py", ("docs/tasks.md",), ("bilevel/tasks", "bilevel/training", "configs/task")
-    ),
-    "catalogue": Measured("python scripts/catalogue.py", (), ("bilevel/projections", "bilevel/prox")),
-    "accuracy": Measured("python scripts/accuracy.py", (), ("bilevel/engines/implicit_function", "bilevel/implicit")),
-    "cold_start": Measured("python scripts/cold_start.py", (), ("bilevel/cli", "bilevel/training", *DERIVES)),
-    "scaling_law": Measured("python scripts/scaling_law.py", (), ("bilevel/training", *DERIVES)),
-    "eager_speed": Measured("python scripts/eager_speed.py", (), ("bilevel/foundation", "bilevel/layers")),
-    "sparse_designs": Measured(
-        "python scripts/sparse_designs.py", (), ("bilevel/losses", "bilevel/solvers/first_order", *DERIVES)
-    ),
-    "many_cotangents": Measured("python scripts/many_cotangents.py", (), ("bilevel/linear_solve",)),
-    "install_size": Measured("python scripts/install_size.py", (), ("pyproject.toml",)),
-    "adaptive": Measured(
-        "python experiments/adaptive/benchmark.py",
-        ("experiments/adaptive/results.csv", "experiments/adaptive/adaptive.png"),
-        ("bilevel/engines/implicit_function",),
-    ),
-    "reuse": Measured(
-        "python -m experiments.reuse.benchmark",
-        ("experiments/reuse/results.csv", "experiments/reuse/reuse.png"),
-        ("experiments/reuse", *DERIVES),
-    ),
-    "recycling": Measured(
-        "python -m experiments.reuse.recycling", ("experiments/reuse/recycling.csv",), ("bilevel/linear_solve",)
-    ),
-    "solvers": Measured(
-        "python experiments/solvers/benchmark.py --docs --peers clarabel osqp scipy sklearn",
-        ("experiments/solvers/results.csv",),
-        ("experiments/solvers", *SOLVES),
-        peers=("qpax", "celer", "jaxopt"),
-        modules=("clarabel", "osqp"),
-    ),
-    "warm_start": Measured("python experiments/solvers/warm_start.py", ("experiments/solvers/warm_start.csv",), SOLVES),
-    "precision": paper("precision", "precision.png"),
-    "distillation": paper("distillation", "curves.png", "images.png"),
-    "learned_images": Measured(
-        "python -m experiments.learned_images.table",
-        ("experiments/learned_images/results.csv", "experiments/learned_images/table.png"),
-        ("experiments/learned_images", "bilevel/tasks/kernel_distillation.py", "bilevel/kernels/of_points.py"),
-    ),
-    "molecular": paper("molecular", "sensitivity.png", "arrows.png"),
-    "dictionary": paper("dictionary", "auc.png"),
-    "svm": paper("svm", "svm.png"),
-    "maros_meszaros": Measured(
-        "python experiments/judges/maros_meszaros.py",
-        ("experiments/judges/maros_meszaros.csv",),
-        PROGRAMS,
-    ),
-    "cutest": collection("cutest", ("cutest_solvers",), ("cutest_none", "cutest_bounded")),
-    "cutest_least_squares": collection(
-        "cutest_least_squares", ("cutest_solvers", "cutest_squares_solvers"), ("cutest_least_squares",)
-    ),
-    "cutest_constrained": collection("cutest_constrained", ("cutest_constrained_solvers",), ("cutest_constrained",)),
-    "stochastic": Measured(
-        "python -m experiments.stochastic.benchmark --problem quadratics",  # the rows of ijcnn1 stay: README.md
-        ("experiments/stochastic/results.csv",),
-        ("experiments/stochastic", "bilevel/engines/stochastic"),
-    ),
-    "stochastic_figure": Measured(
-        "python -m experiments.stochastic.figure",
-        ("experiments/stochastic/quadratics.png", "experiments/stochastic/ijcnn1.png"),
-        ("experiments/stochastic/results.csv",),
-    ),
-    "genes": Measured("python experiments/judges/genes.py", ("experiments/judges/genes.csv",), DERIVES),
-    "peers_sklearn": Measured(
-        "python -m experiments.peers.sklearn", ("experiments/peers/results/sklearn.csv",), ("bilevel/sklearn", *DERIVES)
-    ),
-    "peers_sklearn_figure": Measured(
-        "python -m experiments.peers.sklearn --only= --figure",
-        ("docs/figures/sklearn_penalties.png",),
-        ("bilevel/sklearn", *DERIVES),
-    ),
-    "peers_lasso": peer("lasso", "bilevel/losses", *DERIVES, peers=("celer", "sparho", "jaxopt")),
-    "peers_logistic": peer(
-        "logistic", *DERIVES, peers=("jaxopt", "torchopt"), kinds=("results/{}.csv", "results/{}_curves.csv")
-    ),
-    "peers_logistic_figure": Measured(
-        "python -m experiments.peers.logistic_figure", ("experiments/peers/figures/logistic.png",)
-    ),
-    "peers_qp": peer("qp", *PROGRAMS, peers=("jaxopt", "qpax", "cvxpylayers")),
-    "peers_qp_small": peer("qp_small", *PROGRAMS, modules=("qpax",)),
-    "peers_convex_layers": peer("convex_layers", *PROGRAMS, peers=("cvxpylayers",)),
-    "peers_scaling": peer("scaling", *DERIVES),
-    "peers_search": peer("search", *DERIVES, peers=("optuna",)),
-    "peers_svm": peer("svm", *DERIVES, peers=("jaxopt",)),
-}
 
 
 def script(command: str) -> str:
@@ -190,6 +47,17 @@ def script(command: str) -> str:
     module = re.search(r"python -m (\S+)", command)
     path = re.search(r"python (\S+\.py)", command)
     return f"{module[1].replace('.', '/')}.py" if module else path[1] if path else ""
+
+
+def set_before(command: str) -> tuple[dict[str, str], str]:
+    """What a command sets in its environment, and the rest of it.
+
+    >>> set_before("OPENBLAS_NUM_THREADS=1 bilevel task=ridge")
+    ({'OPENBLAS_NUM_THREADS': '1'}, 'bilevel task=ridge')
+    """
+    found = re.match(r"(?:[A-Z_]+=\S+ )*", command)
+    settings = found[0] if found else ""
+    return dict(pair.split("=", 1) for pair in settings.split()), command[len(settings) :]
 
 
 def digest(one: Measured) -> str:
@@ -251,12 +119,13 @@ def refresh(name: str, interpreters: Mapping[str, str]) -> bool:
         print(f"{name}: left out, because its table has rows of other packages: --peers {wanted}", file=sys.stderr)
         return False
     with tempfile.TemporaryDirectory() as scratch:
-        command = one.command.replace("{scratch}", f"{scratch}/run").replace("python", sys.executable, 1)
+        settings, command = set_before(one.command.replace("{scratch}", f"{scratch}/run"))
+        command = command.replace("python", sys.executable, 1)
         if one.peers and " --peers " not in command:
             command += " --peers"
         command += "".join(f" {peer}={interpreters[peer]}" for peer in one.peers)
         plain = {name: value for name, value in os.environ.items() if name != CACHE}
-        environment = {**plain, "PYTHONPATH": str(ROOT)}
+        environment = {**plain, "PYTHONPATH": str(ROOT), **settings}
         done = subprocess.run(
             command.split(), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -45,6 +45,19 @@ def test_the_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(REPOSITORY / "experiments").rglob("*.md")], ids=lambda page: str(page.relative_to(REPOSITORY))
+)
+def test_the_rows_of_tables_are_whole(page):
+    """A row that goes on in the next line is the end of its table, and the rest of the table is shown as text."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = table.splitlines()
+        bars = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+        assert set(rows[1]) <= set("|-: "), f"the table that begins with {rows[0]!r} has no line below its head"
+        assert len(set(bars)) == 1 and all(row.endswith("|") for row in rows), rows[0]
+
+
 def test_the_readme_begins_with_the_two_commands():
     text = (REPOSITORY / "README.md").read_text()
     first, second = text.index("pip install -e . && bilevel"), text.index("pip install -e '.[test]' && pytest")

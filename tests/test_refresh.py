@@ -44,6 +44,38 @@ def test_every_command_is_there_and_is_named_on_a_page(refresh):
         assert [place for place in one.measures if not (REPOSITORY / place).exists()] == [], name
 
 
+TOOLS = {  # programs that pages name and whose figures no page states
+    "accelerator": "needs a GPU, and the page says that it has no figure",
+    "adversary": "searches for faults",
+    "catalogue_nonsmooth": "a part of catalogue",
+    "contents": "writes a table from the code",
+    "notebooks": "builds the tutorials",
+    "refresh": "runs the others",
+    "release": "builds the package",
+}
+
+
+def test_every_program_that_a_page_names_is_run_or_measures_nothing(refresh):
+    pages = [
+        *REPOSITORY.glob("*.md"),
+        *(REPOSITORY / "docs").rglob("*.md"),
+        *(REPOSITORY / "experiments").rglob("*.md"),
+    ]
+    named = {name for page in pages for name in re.findall(r"scripts/(\w+)\.py", page.read_text())}
+    run = {Path(refresh.script(one.command)).stem for one in refresh.TABLE.values()}
+    assert named - run == set(TOOLS)
+
+
+def test_every_command_of_the_ledger_is_run(refresh):
+    """But the learned images: `experiments.learned_images.table` runs these and keeps all of their rows."""
+    ledger = (REPOSITORY / "experiments/README.md").read_text()
+    named = set(re.findall(r"`((?:[A-Z_]+=\S+ )*(?:bilevel experiment=|python experiments/)[^`]+)`", ledger))
+    named = {command.removeprefix("BILEVEL_DATA=DIR ") for command in named}
+    run = {one.command.removesuffix(" output={scratch}") for one in refresh.TABLE.values()}
+    left = {command for command in named - run if not command.startswith("bilevel experiment=distillation/")}
+    assert left == {"bilevel experiment=paper/NAME", "bilevel experiment=hpo/NAME"}
+
+
 def test_the_page_is_written_from_the_records(refresh):
     text = refresh.PAGE.read_text()
     assert text == refresh.with_table(text), "python scripts/refresh.py writes it"
