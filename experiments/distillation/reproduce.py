@@ -39,7 +39,9 @@ def curves(data: str, steps: int) -> tuple[list[tuple], dict]:
     for epsilon, penalty in PENALTIES.items():
         task = bl.tasks.distillation(data=data, **SHARES, penalty=penalty, form="kernel")
         task = task if not results else replace(task, baselines=dict)  # the same for all
-        trainer = bl.Trainer(optimizer=optax.adam(0.01), engine=bl.Implicit(accuracy="residual"), steps=steps)
+        # With a constant rate the loss rises again from step 150 on, and where a run ends is left to rounding.
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.01, steps))
+        trainer = bl.Trainer(optimizer=optimizer, engine=bl.Implicit(accuracy="residual"), steps=steps)
         results[epsilon] = trainer.fit(task, key=jax.random.key(0))
         for line in results[epsilon].metrics:
             rows += [
@@ -120,8 +122,8 @@ def claims(results: dict, found: dict, apart: float, distance: float, full: bool
         assert best["test_accuracy"] >= best["baseline_real_accuracy"] - error
         at_50 = results["0.05"].metrics[50]["test/accuracy"]
         assert at_50 >= 0.84, f"with the author's regularisation, {at_50} at step 50"
-        # not against an unrolled loop that stops when it has converged (README): there it is 1.3
-        seconds = {arm: numbers["cpu seconds"] for arm, numbers in found.items()}
+        # Not against an unrolled loop that stops when it has converged: README.md.
+        seconds = {arm: numbers["wall seconds"] for arm, numbers in found.items()}
         ratio = seconds["unrolled, plain scan of 4000"] / seconds["implicit, gradient descent"]
         assert ratio >= 4, f"unrolled takes only {ratio} times as long"
 
