@@ -113,7 +113,7 @@ TABLE = {
         "python -m experiments.reuse.recycling", ("experiments/reuse/recycling.csv",), ("bilevel/linear_solve",)
     ),
     "solvers": Measured(
-        "python experiments/solvers/benchmark.py --docs --peers clarabel osqp scipy sklearn",
+        "OPENBLAS_NUM_THREADS=1 python experiments/solvers/benchmark.py --docs --peers clarabel osqp scipy sklearn",
         ("experiments/solvers/results.csv",),
         ("experiments/solvers", *SOLVES),
         peers=("qpax", "celer", "jaxopt"),
