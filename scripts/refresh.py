@@ -19,6 +19,7 @@ import argparse
 import datetime
 import hashlib
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -134,15 +135,23 @@ def refresh(name: str, interpreters: Mapping[str, str]) -> bool:
             return False
         for source, target in one.taken:
             (ROOT / target).write_bytes((Path(scratch) / "run" / source).read_bytes())
-        said = done.stdout.replace(str(ROOT), ".").replace(f"{scratch}/run", "DIR")
+        said = done.stdout.replace(str(ROOT), ".").replace(f"{scratch}/run", "DIR").rstrip()
+        said += summarised(Path(scratch) / "run/summary.json")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     values = (one.command, today, machine(), at, f"{time.time() - began:.0f}", digest(one))
     lines = [f"# {field}: {value}" for field, value in zip(FIELDS, values, strict=True)]
     MEASURED.mkdir(exist_ok=True)
-    (MEASURED / f"{name}.txt").write_text("\n".join([*lines, "", said.rstrip(), ""]), encoding="utf-8")
+    (MEASURED / f"{name}.txt").write_text("\n".join([*lines, "", said, ""]), encoding="utf-8")
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"{name}: taken in {time.time() - began:.0f} s", flush=True)
     return True
+
+
+def summarised(path: Path) -> str:
+    """An empty line and the numbers of a run's summary, a line each; "" where there is no summary."""
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    numbers = {name: value for name, value in summary.items() if type(value) is float and "seconds" not in name}
+    return "".join(["\n", *(f"\n{name} {value:.5g}" for name, value in numbers.items())]) if numbers else ""
 
 
 def rows() -> Iterator[str]:
