@@ -174,7 +174,7 @@ TABLE = {
     "peers_svm": peer("svm", *DERIVES, peers=("jaxopt",)),
     "hpo_learning_rate": hpo("learning_rate", "learning_rate"),
     "hpo_learning_rate_adam": hpo(
-        "learning_rate task.method=adam task.start=0.01 baseline=gp", "learning_rate", modules=("optuna",)
+        "learning_rate task.method=adam task.start=0.01 baseline=gp", "learning_rate", modules=("optuna", "torch")
     ),
     "hpo_kernel_ridge": hpo("kernel_ridge", "kernel_ridge"),
     "hpo_kernel_ridge_random": hpo("kernel_ridge baseline=random", "kernel_ridge"),
