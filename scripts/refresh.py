@@ -184,7 +184,7 @@ def main() -> None:
         for name in given.only:
             told = head(name)
             when = f"{told['date']} at {told['commit']}" if told else "not taken by this script yet"
-            print(f"{name:<22}{when}{', its code has changed since' if told and name in old else ''}")
+            print(f"{name:<26}{when}{', its code has changed since' if told and name in old else ''}")
         return
     failed = [name for name in given.only if not refresh(name, interpreters)]
     sys.exit(f"failed or left out: {', '.join(failed)}" if failed else 0)
