@@ -14,7 +14,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.eager import Setting, compiles_once, solves_once, stated
 from bilevel.foundation.readable import named
 from bilevel.foundation.refusals import constant
-from bilevel.foundation.stated import checked_batch, checked_scalar, shapes_of, tells
+from bilevel.foundation.stated import as_start, checked_batch, checked_scalar, shapes_of, tells
 from bilevel.foundation.status import Code, Status
 from bilevel.foundation.typing import Batch, HParams, Key, Loss, Params, PyTree, Scalar
 from bilevel.implicit.attach import asks_for_values, attach
@@ -47,7 +47,10 @@ def no_loss(params: Params, hparams: HParams, batch: Batch) -> Scalar:
 def _outcome(problem: Setting, hparams: HParams, batch: Batch, key: Key, init: Params | None) -> Outcome:
     inner: InnerProblem = problem.value
     cold = inner.cold_start(key, hparams, batch)
-    start = cold if init is None else inner.unknown(init, hparams, batch)
+    if init is not None:
+        whole = isinstance(init, PrimalDual)
+        init = inner.unknown(as_start(init, cold if whole else inner.primal(cold)), hparams, batch)
+    start = cold if init is None else init
     return inner.run(hparams, batch, start, cold, key)
 
 

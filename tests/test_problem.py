@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import bilevel as bl
 
@@ -173,3 +174,32 @@ def test_a_linear_loss_equals_the_opaque_one():
     )
     np.testing.assert_allclose(solve(h), opaque(h), atol=1e-9)
     np.testing.assert_allclose(jax.jit(jax.jacfwd(solve))(h), jax.jit(jax.jacfwd(opaque))(h), atol=1e-8)
+
+
+def fitted(init):
+    """Params of the leaves a, of shape (3,), and b, a number, from a warm start."""
+    loss = lambda w, h, batch: jnp.sum((w["a"] - batch) ** 2) + (w["b"] - h) ** 2
+    start = {"a": jnp.zeros(3), "b": jnp.zeros(())}
+    return bl.InnerProblem(loss, lambda key, h: start, solver=bl.LBFGS()).solve(1.0, jnp.arange(3.0), init=init)
+
+
+@pytest.mark.parametrize("kind", [jnp.float32, jnp.int32, np.float16])
+def test_a_warm_start_takes_the_types_of_the_cold_one(kind):
+    found = fitted({"a": np.ones(3, kind), "b": np.ones((), kind)})
+    assert found.status.name == "converged" and found.params["a"].dtype == jnp.float64
+    assert_allclose(found.params["a"], [0.0, 1.0, 2.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        ({"a": jnp.zeros(4), "b": jnp.zeros(())}, r"\{'a': \(4,\), 'b': \(\)\}.*\{'a': \(3,\), 'b': \(\)\}"),
+        ({"a": jnp.zeros(3)}, "same structure"),
+        (jnp.zeros(3), "same structure"),
+        ({"a": [0.0, 0.0, 0.0], "b": 0.0}, "same structure"),
+    ],
+    ids=["shape", "a leaf missing", "an array", "a list"],
+)
+def test_a_warm_start_of_other_shapes_is_refused(init, said):
+    with pytest.raises(TypeError, match=said):
+        fitted(init)

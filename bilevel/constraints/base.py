@@ -15,8 +15,8 @@ from bilevel.penalties.base import nothing
 class Constraint(Penalty):
     """A closed set as a penalty: its prox is the projection for every step size.
 
-    Convex, unless it says otherwise. The projection on a set that is not convex is one of the nearest points, and a
-    solution of the first-order condition may be a local minimum.
+    The sets of the catalogue are convex, unless they say otherwise. The projection on a set that is not convex is one
+    of the nearest points, and a solution of the first-order condition may be a local minimum.
     """
 
     is_set: ClassVar[bool] = True

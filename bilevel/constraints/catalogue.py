@@ -117,6 +117,7 @@ class L1Sphere(ParametricSet):
     """{w: ||w||_1 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
+    convex: ClassVar[bool] = False
     projection = Projection(extent.everything, projections.l1_sphere, kinks.l1_sphere)
 
 
@@ -125,6 +126,7 @@ class L2Sphere(ParametricSet):
     """{w: ||w||_2 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
+    convex: ClassVar[bool] = False
     projection = Projection(extent.everything, projections.l2_sphere, kinks.l2_sphere)
 
 
@@ -135,4 +137,5 @@ class SparseSimplex(ParametricSet):
 
     max_nonzeros: int
     total: Parameter = 1.0
+    convex: ClassVar[bool] = False
     projection = Projection(extent.rows, projections.sparse_simplex, kinks.sparse_simplex)

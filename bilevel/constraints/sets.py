@@ -21,6 +21,7 @@ class Free(Constraint):
     """No constraint."""
 
     smooth: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     separable: ClassVar[bool] = True
 
     def project(self, point: Params, hparams: HParams) -> Params:

@@ -173,6 +173,20 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
     return jax.eval_shape(function, *args)
 
 
+def as_start(start: PyTree, cold: PyTree) -> PyTree:
+    """A warm start in the types of the cold one; StatementError where its structure or its shapes are others."""
+    if jax.tree.structure(start) != jax.tree.structure(cold) or _shapes(start) != _shapes(cold):
+        raise StatementError(
+            f"The warm start (init=) has the shapes {_shapes(start)}, and init(key, hparams) gives {_shapes(cold)}: "
+            "give params of the same structure and shapes."
+        )
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), start, cold)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(np.shape, tree)
+
+
 def check_callable(functions: Mapping[str, Callable[..., Any]]) -> None:
     """StatementError for a value that is no function in the place of one."""
     for name, function in functions.items():

@@ -31,12 +31,14 @@ def not_known(point: Params) -> PyTree:
 
 class Penalty(abc.ABC):
     """A term added to the inner loss, known by its proximal operator; a feasible set is the case of a projection. Terms
-    are convex, and so are sets unless they say otherwise. Every parameter is an array or a function of the
-    hyperparameters. A term or set acts on whole params, not leaf by leaf: use `bl.Parts` for separate parts."""
+    of the catalogue are convex, and so are its sets unless they say otherwise. Every parameter is an array or a
+    function of the hyperparameters. A term or set acts on whole params, not leaf by leaf: use `bl.Parts` for separate
+    parts."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # for checkers: `dataclasses.replace` takes every penalty
     separable: ClassVar[bool] = False  # a sum of terms in single coordinates, so that a box may be combined with it
     smooth: ClassVar[bool] = False  # the prox is the identity
+    convex: ClassVar[bool] = False  # known to be convex, so that a look at the loss alone may tell a minimum
     is_set: ClassVar[bool] = False  # a feasible set: its value is 0, and its prox a projection for every step size
     by_rows: ClassVar[bool] = False  # a sum over the rows of an array, whose parameters are numbers, or one a row
     zero_rows: ClassVar[bool] = True  # whole rows of a solution may be zero
@@ -66,6 +68,7 @@ class Zero(Penalty):
     """No penalty: the inner problem is smooth."""
 
     smooth: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     separable: ClassVar[bool] = True
 
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:

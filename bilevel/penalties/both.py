@@ -23,6 +23,10 @@ class Both(Penalty):
     def as_set(self) -> Penalty:
         return self.constraint
 
+    @property
+    def convex(self) -> bool:  # type: ignore[override]  # as its parts are, not as the class is
+        return self.penalty.convex and self.constraint.convex
+
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         return self.constraint.prox(self.penalty.prox(point, step_size, hparams), step_size, hparams)
 

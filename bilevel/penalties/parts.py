@@ -36,6 +36,10 @@ class Parts(Penalty):
     def separable(self) -> bool:  # type: ignore[override]  # as its parts are, not as the class is
         return all(part.separable for part in jax.tree.leaves(self.parts, is_leaf=is_penalty))
 
+    @property
+    def convex(self) -> bool:  # type: ignore[override]  # as its parts are, not as the class is
+        return all(part.convex for part in jax.tree.leaves(self.parts, is_leaf=is_penalty))
+
     def prox(self, point: Params, step_size: float | jax.Array, hparams: HParams) -> Params:
         return self._on_parts(lambda part, piece: part.prox(piece, step_size, hparams), point)
 

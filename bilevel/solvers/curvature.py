@@ -10,13 +10,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import trees
+from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.linear_solve import materialize
-from bilevel.losses.linear import stays_on_host
+from bilevel.losses.linear import Linear, is_sparse, stays_on_host
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.lanczos import PRODUCTS, ROUNDS, by_matrix, by_products
 
 FEW = 32  # unknowns up to which all curvatures are found, by a product for each
+EVEN = 10.0  # columns of a design whose lengths differ by no more have one unit
 
 
 class Curvature(NamedTuple):
@@ -81,6 +83,35 @@ def least_curvature(instance: Instance, params: Params, uneven: bool | jax.Array
     step = jax.tree.map(jnp.negative, system.extend(residual, unravel(seen.step)))
     least = seen.least.astype(like.dtype)
     return jax.lax.stop_gradient(Curvature(least, direction, step, ~jnp.isfinite(least)))
+
+
+def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
+    """Whether a look at a `bl.Linear` loss(z, w) as a function of both z = X w and w finds no curvature downwards,
+    where the penalty is convex. Then that of the objective is not negative, whatever X is, and the look takes one
+    product with X instead of many.
+
+    False where it is not known; for few unknowns, because a matrix tells more; for a sparse X; and where the columns of
+    X differ in length, because coordinates with units of their own need the step of Newton's method too.
+    """
+    loss, no = instance.stated or instance.loss, jnp.bool_(False)
+    if not (instance.complete and instance.penalty.convex and isinstance(loss, Linear)) or params.size <= FEW:
+        return no
+    params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
+    design = loss.design(batch)
+    if is_sparse(design):
+        return no
+    predictions = design @ params
+    gradient = jax.grad(loss.loss, argnums=(0, 1))
+    if depends(lambda w: gradient(predictions, w, hparams, batch), params):
+        at, unravel = ravel_pytree((predictions, params))
+        slope = lambda x: ravel_pytree(gradient(*unravel(x), hparams, batch))[0]
+    else:
+        at, unravel = ravel_pytree(predictions)
+        slope = lambda x: ravel_pytree(gradient(unravel(x), params, hparams, batch)[0])[0]
+    seen = by_products(jax.linearize(slope, at)[1], jnp.zeros_like(at), no)
+    lengths = jnp.linalg.norm(design, axis=0)
+    even = jnp.max(lengths) <= EVEN * jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
+    return even & (seen.least >= -noise(params))
 
 
 def unseen(params: Params) -> Curvature:

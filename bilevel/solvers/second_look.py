@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from bilevel.foundation import trees
 from bilevel.foundation.status import Code
 from bilevel.foundation.typing import Counts, Params
-from bilevel.solvers.curvature import Curvature, bends_down, cost_of_a_look, least_curvature, refuted, unseen
+from bilevel.solvers.curvature import (
+    Curvature,
+    bends_down,
+    convex_in_predictions,
+    cost_of_a_look,
+    least_curvature,
+    refuted,
+    unseen,
+)
 from bilevel.solvers.instance import Instance
 
 SHARE = 1e-2  # of the fall of the objective since the cold start: a point from which it falls by more is no minimum
@@ -53,18 +61,20 @@ class Trials(NamedTuple):
 
 def second_look(instance: Instance, asked: Asked) -> Seen:
     """The look at a point where a solver that sees no curvature stopped."""
-    params, solved = asked.params, asked.solved
+    params, even, no = asked.params, asked.solved & ~asked.uneven, jnp.bool_(False)
+    convex = jax.lax.cond(even, lambda: convex_in_predictions(instance, params), lambda: no)
+    solved = asked.solved & ~convex  # where it is to be looked at closely
     seen = jax.lax.cond(solved, lambda: least_curvature(instance, params, asked.uneven), lambda: unseen(params))
+    least = jnp.where(convex, 0, seen.least)
     cost = cost_of_a_look(instance, params, asked.uneven)
     counts = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost)
     if not instance.complete:
-        no = jnp.bool_(False)
-        return Seen(seen.least, no, params, no, counts, seen.vain)
+        return Seen(least, no, params, no, counts, seen.vain)
     known = solved & ~jnp.isnan(seen.least)
     saddle = known & bends_down(seen.least, params) & asked.left
     tried = lower(instance, asked, seen, known, saddle)
     counts = counts.plus(proxes=tried.number * instance.mapping.prox_calls)  # one in each round of the loop
-    return Seen(seen.least, tried.found & ~saddle, tried.params, tried.found & asked.left, counts, seen.vain)
+    return Seen(least, tried.found & ~saddle, tried.params, tried.found & asked.left, counts, seen.vain)
 
 
 def sentenced(code: jax.Array, seen: Seen, params: Params) -> jax.Array:

@@ -42,7 +42,6 @@ class Scales(NamedTuple):
     way: jax.Array  # from the cold start, beside the size of the point; infinite where that is 0
     far: jax.Array  # whether the point is so far from the start that the start loses half of its digits beside it
     outward: jax.Array  # whether the steps at the point lead further away from the start
-    flat: jax.Array  # whether the loss shows no turn on that way
     falls: jax.Array  # whether the loss still falls TURNS times that way beyond the point; False where not looked at
     grows: jax.Array  # whether a residual that grows is no sign of divergence
     apart: jax.Array  # whether the remaining residual is in coordinates that the steps have hardly changed
@@ -55,7 +54,6 @@ class _Seen(NamedTuple):
     residual: jax.Array
     local: jax.Array
     size: jax.Array  # ||A w||; of signs d where w = 0, ||A d||
-    bend: jax.Array  # <A (w - cold), w - cold>
     value: jax.Array  # loss(w); 0 where there is no loss
     level: jax.Array  # whether the loss hardly changes from w to w - small w
     apart: jax.Array  # as of `Scales`
@@ -78,6 +76,7 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
     params, cold, hparams, batch = jax.lax.stop_gradient((params, cold, instance.hparams, instance.batch))
     instance = instance.with_values(hparams, batch)
     way, small = trees.subtract(params, cold), trees.epsilon(params) ** 0.5
+    far = trees.norm(way) * small > 1 + trees.norm(cold)
     # At params of zero the curvature along them is unknown, but the loss may have a size that the residual rounds with.
     along = trees.select(trees.norm(params) > 0, params, tree_of_signs(params))
 
@@ -97,7 +96,6 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
             jnp.where(first, trees.norm(at), seen.residual),
             jnp.where(second, size, seen.local),
             jnp.where(seen.number == 2, size, seen.size),
-            jnp.where(second, trees.dot(change, way).astype(size.dtype), seen.bend),
             jnp.where(first, value.astype(size.dtype), seen.value),
             jnp.where(seen.number == 2, jnp.abs(value - seen.value) <= LEVEL * small**2 * jnp.abs(value), seen.level),
             jnp.where(second, _apart(here, change), seen.apart),
@@ -106,16 +104,16 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
 
     def unfinished(seen: _Seen) -> jax.Array:
         unsolved = ~asked.enough(seen.residual, seen.local)
-        doubtful = bool(instance.mapping.downhill) & asked.vanished(seen.residual, seen.local)
+        doubtful = bool(instance.mapping.downhill) & (far | asked.vanished(seen.residual, seen.local))
         return (seen.number < 2) | ((seen.number == 2) & unsolved) | ((seen.number == 3) & doubtful)
 
     shapes = jax.eval_shape(instance.residual, params)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(trees.norm(nothing))
     no = jnp.bool_(False)
-    begin = _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, no, no, no)
+    begin = _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, no, no, no)
     seen = jax.lax.while_loop(unfinished, body, begin)
-    return _scales(instance, params, cold, seen, trees.norm(along))
+    return _scales(instance, params, far, way, seen, trees.norm(along))
 
 
 def _apart(here: PyTree, change: PyTree) -> jax.Array:
@@ -129,10 +127,9 @@ def _apart(here: PyTree, change: PyTree) -> jax.Array:
     return (left > 0.5 * size) & (size <= UNSOLVED * trees.norm(change))
 
 
-def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen, probed: jax.Array) -> Scales:
+def _scales(instance: Instance, params: Params, far: jax.Array, way: Params, seen: _Seen, probed: jax.Array) -> Scales:
     """The scales from what was seen, and the length ``probed`` of w, or of the signs."""
-    way, size = trees.subtract(params, cold), trees.norm(params)
-    length = trees.norm(way)
+    length, size = trees.norm(way), trees.norm(params)
     local = jnp.where(jnp.isfinite(seen.local), seen.local, jnp.inf)  # a step out of the domain says nothing
     terms = jnp.where(jnp.isfinite(seen.size), seen.size, 0)
     steepness = jnp.maximum(_ratio(terms, probed), jnp.where(jnp.isfinite(local), _ratio(local, length), 0))
@@ -146,17 +143,15 @@ def _scales(instance: Instance, params: Params, cold: Params, seen: _Seen, probe
     if instance.mapping.iterates:
         small = trees.epsilon(params) ** 0.5  # F = T(w) - w, unless T(w) is w plus a constant, as for a linear loss
         terms = jnp.maximum(terms, jnp.minimum(size, terms / small))
-    outward = flat = jnp.bool_(False)
+    outward = jnp.bool_(False)
     if sign := instance.mapping.downhill:
-        slope = sign * trees.dot(seen.here, way)
-        outward, flat = slope > 0, -sign * TURNS * seen.bend < slope
-    far = length * trees.epsilon(params) ** 0.5 > 1 + trees.norm(cold)
+        outward = sign * trees.dot(seen.here, way) > 0
     # A gradient may grow outward where a minimiser descends. Multipliers grow where no point is feasible, which the
     # solver has yet to prove.
     grows = outward | instance.mapping.primal_dual
     apart = seen.apart & instance.mapping.of_gradient
     share = jnp.where(size > 0, _ratio(length, size), jnp.inf)
-    return Scales(seen.residual, local, terms, share, far, outward, flat, seen.falls, grows, apart, seen.number)
+    return Scales(seen.residual, local, terms, share, far, outward, seen.falls, grows, apart, seen.number)
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
@@ -210,12 +205,11 @@ def vanishes(residual: jax.Array, local: jax.Array, reference: jax.Array, epsilo
 
 
 def without_end(scales: Scales, reference: jax.Array, epsilon: float) -> jax.Array:
-    """Whether the loss falls without end. It does so in two cases. Either the point is far from the start and the loss
-    shows no turn; or the gradient vanishes and the loss still falls far beyond the point. Without that look a steep
-    start, which every gradient is small beside, would pass for it."""
-    beyond = scales.far & scales.flat
+    """Whether the loss falls without end: the point is far from the start, or the gradient vanishes, and the loss still
+    falls far beyond the point. Without that look a steep start, which every gradient is small beside, would pass for
+    it. The curvature on the way does not tell, because the residual of a set rounds to half of its digits there."""
     vanished = vanishes(scales.residual, scales.local, reference, epsilon)
-    return scales.outward & (beyond | (vanished & scales.falls))
+    return scales.outward & (scales.far | vanished) & scales.falls
 
 
 class Ending(NamedTuple):

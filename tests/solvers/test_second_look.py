@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel.solvers.curvature import convex_in_predictions
 from bilevel.solvers.lanczos import PRODUCTS
 
 UNITS = np.array([1e8, 1.0, 1e-8, 1.0])
@@ -159,3 +160,81 @@ def test_a_root_beside_a_jacobian_that_is_not_finite_is_no_floor(solver):
     inner = bl.InnerProblem.from_residual(residual, lambda key, h: {"a": jnp.zeros(2), "b": jnp.zeros(1)}, solver)
     near = {"a": jnp.ones(2) + 1e-9, "b": -jnp.ones(1)}
     assert inner.solve(1.0, None, init=near).status.name == "nonfinite"
+
+
+def squares(z, w, h, batch):
+    return 0.5 * jnp.mean((z - batch[1]) ** 2)
+
+
+def weighted(z, w, h, batch):
+    return squares(z, w, h, batch) + 0.05 * jnp.sum(w**2)
+
+
+def wells(z, w, h, batch):
+    """A saddle at z = 0, with a minimum on both sides."""
+    return jnp.mean(z**4 / 4 - z**2 / 2) + 0.05 * jnp.sum(w**2)
+
+
+def bent(z, w, h, batch):
+    """Bends up in z and down in w, along which the gradient of the whole still grows."""
+    return squares(z, w, h, batch) - 1e-3 * jnp.sum(w**2)
+
+
+def linear(loss, size=40, **parts):
+    stated = bl.Linear(design=lambda batch: batch[0], loss=loss)
+    return bl.InnerProblem(loss=stated, init=lambda key, h: jnp.zeros(size), **parts)
+
+
+@pytest.mark.parametrize("loss", [squares, weighted])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_linear_model_whose_loss_bends_up_needs_no_products(loss, dtype):
+    """What X does is not looked at; where its columns have units of their own, it is."""
+    X, y = (jnp.asarray(part, dtype) for part in design(1, np.ones(40), rows=80))
+    inner = linear(loss, penalty=bl.L1(weight=0.1), solver=bl.ProximalGradient(tol=1e-3))
+    start = jnp.zeros(40, dtype)
+    found, uneven = (
+        inner.solve(1.0, (X * units, y), init=start) for units in (1.0, jnp.where(start.at[3].set(1), 20, 1))
+    )
+    assert found.status.name == "converged" and found.order == "second order" and float(found.curvature) == 0
+    assert int(found.counts.hessian_products) == 0
+    assert int(uneven.counts.hessian_products) >= PRODUCTS
+
+
+class Dented(bl.Penalty):
+    """A term of which nothing is known but its prox and value."""
+
+    def prox(self, point, step_size, hparams):
+        return point
+
+    def value(self, params, hparams):
+        return jnp.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("loss", "penalty", "size", "known"),
+    [
+        (squares, bl.L1(weight=0.1), 40, True),
+        (weighted, bl.Parts(bl.L1(weight=0.1)), 40, True),
+        (squares, bl.Parts(bl.L2Sphere()), 40, False),
+        (squares, bl.L2Sphere(), 40, False),
+        (squares, bl.SparseSimplex(max_nonzeros=2), 40, False),
+        (squares, Dented(), 40, False),
+        (wells, bl.Zero(), 40, False),
+        (bent, bl.Zero(), 40, False),
+        (squares, bl.Zero(), 20, False),
+    ],
+    ids=["lasso", "ridge beside", "a sphere in parts", "sphere", "sparse", "unknown", "wells", "bent", "few unknowns"],
+)
+def test_what_counts_as_known_to_bend_up(loss, penalty, size, known):
+    X, y = design(1, np.ones(size), rows=80)
+    instance = linear(loss, size, penalty=penalty).at(1.0, (jnp.asarray(X), jnp.asarray(y)))
+    assert bool(convex_in_predictions(instance, jnp.zeros(size))) == known
+
+
+@pytest.mark.parametrize("solver", [bl.LBFGS(), bl.GradientDescent(max_steps=3000)])
+def test_a_saddle_of_a_linear_model_is_left(solver):
+    X, y = design(1, np.ones(40), rows=80)
+    found = linear(wells, solver=solver).solve(1.0, (X, y))
+    hessian = jax.hessian(lambda w: wells(X @ w, w, 1.0, (X, y)))(found.params)
+    assert found.status.name == "converged" and float(jnp.linalg.norm(found.params)) > 0.1
+    assert float(jnp.linalg.eigvalsh(hessian)[0]) > -1e-6

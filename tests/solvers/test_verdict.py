@@ -117,6 +117,23 @@ def test_a_program_unbounded_on_a_set(solver, constraint):
     assert float(found.residual) > 0.5
 
 
+def test_rounding_far_away_is_no_curvature():
+    """At 1e25 the residual of a set has half of its digits, and their rounding looked like a turn of a linear loss."""
+    loss = lambda w, h, b: -w.sum() * h
+    found = solve(loss, jnp.zeros(2), bl.ActiveSetNewton(), constraint=bl.NonNegative())
+    assert found.status.name == "unbounded" and int(found.steps) < 100
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("solver", IN_A_BOX)
+def test_a_far_minimum_in_a_set_is_one(solver):
+    """At 1e12 from a start at 0 the point is far by the same measure."""
+    loss = lambda w, h, b: 0.5 * jnp.sum((w - 1e12) ** 2 * h)
+    found = solve(loss, jnp.zeros(2), solver, constraint=bl.NonNegative())
+    assert found.status.name == "converged"
+    assert_allclose(found.params, 1e12, rtol=1e-5)
+
+
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("solver", IN_A_BOX[2:])
 def test_a_linear_loss_is_solved_at_a_far_vertex(solver):
