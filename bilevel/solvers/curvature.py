@@ -13,7 +13,7 @@ from bilevel.foundation import trees
 from bilevel.foundation.closures import depends
 from bilevel.foundation.typing import Counts, Params, PyTree
 from bilevel.linear_solve import materialize
-from bilevel.losses.linear import Linear, is_sparse, stays_on_host
+from bilevel.losses.linear import Linear, design_of, is_sparse, stays_on_host
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.lanczos import PRODUCTS, ROUNDS, by_matrix, by_products
 
@@ -85,33 +85,35 @@ def least_curvature(instance: Instance, params: Params, uneven: bool | jax.Array
     return jax.lax.stop_gradient(Curvature(least, direction, step, ~jnp.isfinite(least)))
 
 
-def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
-    """Whether a look at a `bl.Linear` loss(z, w) as a function of both z = X w and w finds no curvature downwards,
-    where the penalty is convex. Then that of the objective is not negative, whatever X is, and the look takes one
-    product with X instead of many.
+def is_told_by_predictions(instance: Instance, params: Params) -> bool:
+    """Whether `convex_in_predictions` may tell that a point is a minimum: for a `bl.Linear` loss with a dense X, under
+    a convex penalty, and for more unknowns than those of which a matrix tells more."""
+    loss = instance.stated or instance.loss
+    if not (instance.complete and instance.penalty.convex and isinstance(loss, Linear)):
+        return False
+    return params.size > FEW and not is_sparse(loss.design(instance.batch))
 
-    False where it is not known; for few unknowns, because a matrix tells more; for a sparse X; and where the columns of
-    X differ in length, because coordinates with units of their own need the step of Newton's method too.
+
+def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
+    """Whether a look at loss(z, w) as a function of both z = X w and w finds no curvature downwards. Then that of the
+    objective is not negative, whatever X is, and one product with X is enough to know it.
+
+    False too where the columns of X differ in length, because coordinates with units of their own need the step of
+    Newton's method.
     """
-    loss, no = instance.stated or instance.loss, jnp.bool_(False)
-    if not (instance.complete and instance.penalty.convex and isinstance(loss, Linear)) or params.size <= FEW:
-        return no
     params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
-    design = loss.design(batch)
-    if is_sparse(design):
-        return no
-    predictions = design @ params
-    gradient = jax.grad(loss.loss, argnums=(0, 1))
+    loss, design = instance.stated or instance.loss, design_of(instance.stated or instance.loss, batch)
+    predictions, gradient = design @ params, jax.grad(loss.loss, argnums=(0, 1))
     if depends(lambda w: gradient(predictions, w, hparams, batch), params):
         at, unravel = ravel_pytree((predictions, params))
         slope = lambda x: ravel_pytree(gradient(*unravel(x), hparams, batch))[0]
     else:
         at, unravel = ravel_pytree(predictions)
         slope = lambda x: ravel_pytree(gradient(unravel(x), params, hparams, batch)[0])[0]
-    seen = by_products(jax.linearize(slope, at)[1], jnp.zeros_like(at), no)
+    seen = by_products(jax.linearize(slope, at)[1], jnp.zeros_like(at), jnp.bool_(False))
     lengths = jnp.linalg.norm(design, axis=0)
-    even = jnp.max(lengths) <= EVEN * jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
-    return even & (seen.least >= -noise(params))
+    longest, shortest = jnp.max(lengths), jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
+    return jnp.isfinite(longest) & (longest <= EVEN * shortest) & (seen.least >= -noise(params))
 
 
 def unseen(params: Params) -> Curvature:

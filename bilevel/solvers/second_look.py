@@ -17,6 +17,7 @@ from bilevel.solvers.curvature import (
     bends_down,
     convex_in_predictions,
     cost_of_a_look,
+    is_told_by_predictions,
     least_curvature,
     refuted,
     unseen,
@@ -61,13 +62,16 @@ class Trials(NamedTuple):
 
 def second_look(instance: Instance, asked: Asked) -> Seen:
     """The look at a point where a solver that sees no curvature stopped."""
-    params, even, no = asked.params, asked.solved & ~asked.uneven, jnp.bool_(False)
-    convex = jax.lax.cond(even, lambda: convex_in_predictions(instance, params), lambda: no)
-    solved = asked.solved & ~convex  # where it is to be looked at closely
+    params, solved, no = asked.params, asked.solved, jnp.bool_(False)
+    even = convex = no
+    if is_told_by_predictions(instance, params):
+        even = solved & ~asked.uneven
+        convex = jax.lax.cond(even, lambda: convex_in_predictions(instance, params), lambda: no)
+        solved &= ~convex  # where it is looked at more closely
     seen = jax.lax.cond(solved, lambda: least_curvature(instance, params, asked.uneven), lambda: unseen(params))
     least = jnp.where(convex, 0, seen.least)
     cost = cost_of_a_look(instance, params, asked.uneven)
-    counts = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost)
+    counts = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost).plus(gradients=even.astype(jnp.int32))
     if not instance.complete:
         return Seen(least, no, params, no, counts, seen.vain)
     known = solved & ~jnp.isnan(seen.least)

@@ -104,7 +104,7 @@ CASES = [
     ("unrolled-broyden", bl.Unrolled(), bl.Broyden(tol=1e-4), None),
     ("unrolled-lbfgsb", bl.Unrolled(), bl.LBFGSB(tol=1e-6), "box"),
 ]
-FAST = ("estimate-cg",)
+FAST = ("estimate-cg", "forward", "unrolled-newton")
 NONSMOOTH = {
     "squares": {},
     "moving start": {},

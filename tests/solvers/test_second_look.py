@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
-from bilevel.solvers.curvature import convex_in_predictions
+from bilevel.solvers.curvature import convex_in_predictions, is_told_by_predictions
 from bilevel.solvers.lanczos import PRODUCTS
 
 UNITS = np.array([1e8, 1.0, 1e-8, 1.0])
@@ -227,8 +227,15 @@ class Dented(bl.Penalty):
 )
 def test_what_counts_as_known_to_bend_up(loss, penalty, size, known):
     X, y = design(1, np.ones(size), rows=80)
-    instance = linear(loss, size, penalty=penalty).at(1.0, (jnp.asarray(X), jnp.asarray(y)))
-    assert bool(convex_in_predictions(instance, jnp.zeros(size))) == known
+    instance, w = linear(loss, size, penalty=penalty).at(1.0, (jnp.asarray(X), jnp.asarray(y))), jnp.zeros(size)
+    assert (is_told_by_predictions(instance, w) and bool(convex_in_predictions(instance, w))) == known
+
+
+@pytest.mark.parametrize("size", [1e30, np.nan])
+def test_columns_whose_length_is_not_finite_are_looked_at(size):
+    X, y = (jnp.asarray(part, jnp.float32) for part in design(1, np.ones(40), rows=80))
+    instance = linear(squares).at(1.0, (size * X, y))
+    assert not convex_in_predictions(instance, jnp.zeros(40, jnp.float32))
 
 
 @pytest.mark.parametrize("solver", [bl.LBFGS(), bl.GradientDescent(max_steps=3000)])

@@ -266,7 +266,8 @@ class Forward(WholeEngine):
     def hypergradient(self, task: Task, point: Point, carry: Carry) -> tuple[Scalar, HParams, Report]:
         steps = self.taken(task)
         loop = partial(take_steps, steps=steps, reverse=False) if steps else iterate
-        solve = through_steps(loop, self, task, point)
+        # A loop until convergence carries a tangent of the start, and so the derivative of the gradient there.
+        solve = through_steps(loop, self, task, point, nudged=not steps)
         nudge, trains = no_nudge(task, point), task.inner.solver.budget > 0
         flat, unravel = ravel_pytree(point.hparams)
 

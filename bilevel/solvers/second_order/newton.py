@@ -152,7 +152,7 @@ class Newton(Solver):
             state.counts.add(cost).plus(gradients=trials),
             Memory(unravel(point.gradient), inverse, point.value, found.radius),
             stopped(found.accepted, jnp.all(jnp.isfinite(matrix))),
-            SPARING.plus(hessian_products=2),  # the cost of a product with A and of the derivative of A
+            SPARING.plus(hessian_products=1),  # the cost of the derivative of A
             jnp.where(looked, found.curvature, jnp.nan),
         )
 
