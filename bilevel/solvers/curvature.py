@@ -10,8 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import trees
-from bilevel.foundation.closures import depends
-from bilevel.foundation.typing import Counts, Params, PyTree
+from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree
 from bilevel.linear_solve import materialize
 from bilevel.losses.linear import Linear, design_of, is_sparse, stays_on_host
 from bilevel.solvers.instance import Instance
@@ -95,25 +94,35 @@ def is_told_by_predictions(instance: Instance, params: Params) -> bool:
 
 
 def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
-    """Whether a look at loss(z, w) as a function of both z = X w and w finds no curvature downwards. Then that of the
-    objective is not negative, whatever X is, and one product with X is enough to know it.
+    """Whether loss(z, w) at z = X w is a sum of terms in single entries of z and w that bend up. Then the curvature of
+    the objective is not negative, whatever X is, and one product with X is enough to know it.
 
-    False too where the columns of X differ in length, because coordinates with units of their own need the step of
-    Newton's method.
+    False too where the curvatures along the coordinates differ by much, because coordinates with units of their own
+    need the step of Newton's method.
     """
     params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
-    loss, design = instance.stated or instance.loss, design_of(instance.stated or instance.loss, batch)
-    predictions, gradient = design @ params, jax.grad(loss.loss, argnums=(0, 1))
-    if depends(lambda w: gradient(predictions, w, hparams, batch), params):
-        at, unravel = ravel_pytree((predictions, params))
-        slope = lambda x: ravel_pytree(gradient(*unravel(x), hparams, batch))[0]
-    else:
-        at, unravel = ravel_pytree(predictions)
-        slope = lambda x: ravel_pytree(gradient(unravel(x), params, hparams, batch)[0])[0]
-    seen = by_products(jax.linearize(slope, at)[1], jnp.zeros_like(at), jnp.bool_(False))
-    lengths = jnp.linalg.norm(design, axis=0)
-    longest, shortest = jnp.max(lengths), jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
-    return jnp.isfinite(longest) & (longest <= EVEN * shortest) & (seen.least >= -noise(params))
+    loss = instance.stated or instance.loss
+    design = jnp.asarray(design_of(loss, batch), params.dtype)
+    at, unravel = ravel_pytree((design @ params, params))
+    gradient = lambda x: ravel_pytree(jax.grad(loss.loss, argnums=(0, 1))(*unravel(x), hparams, batch))[0]
+    bends, alone = _diagonal(gradient, at)
+    by_predictions, by_params = unravel(bends)
+    weigh = lambda column: jnp.sum(jnp.square(design) * column[:, None], axis=0)
+    along = jax.vmap(weigh, 1, 1)(by_predictions.reshape(design.shape[0], -1)).reshape(params.shape) + by_params
+    steepest, flattest = jnp.max(along), jnp.min(jnp.where(along > 0, along, jnp.inf))
+    even = jnp.isfinite(steepest) & (steepest <= EVEN**2 * flattest)
+    up = [jnp.min(part) >= -noise(params) * jnp.max(jnp.abs(part)) for part in (by_predictions, by_params)]
+    return alone & even & up[0] & up[1]
+
+
+def _diagonal(gradient: LinearMap, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The diagonal of the derivative of ``gradient``, and whether nothing beside it is there: a product with numbers
+    that all differ is then that of the entries, one by one."""
+    _, product = jax.linearize(gradient, at)
+    numbers = 1.5 + jnp.sin(1 + 2.4 * jnp.arange(at.size, dtype=at.dtype))
+    diagonal, image = product(jnp.ones_like(at)), product(numbers)
+    rounding = 100 * jnp.finfo(at.dtype).eps * jnp.abs(image)
+    return diagonal, jnp.all(jnp.abs(diagonal * numbers - image) <= rounding)
 
 
 def unseen(params: Params) -> Curvature:

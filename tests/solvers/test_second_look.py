@@ -170,6 +170,29 @@ def weighted(z, w, h, batch):
     return squares(z, w, h, batch) + 0.05 * jnp.sum(w**2)
 
 
+def coupled(z, w, h, batch):
+    """Bends up, but neighbours in z meet."""
+    return squares(z, w, h, batch) + 0.1 * jnp.mean((z[1:] - z[:-1]) ** 2)
+
+
+def meeting(z, w, h, batch):
+    """Each of the first entries of z meets the entry of w with its number."""
+    return squares(z, w, h, batch) + 1e-3 * jnp.sum(z[: w.size] * w) + jnp.sum(w**2)
+
+
+def pair(z, w, h, batch):
+    """Two samples meet, more than they bend up."""
+    return squares(z, w, h, batch) + z[7] * z[8]
+
+
+def weighted_samples(z, w, h, batch):
+    return 0.5 * jnp.mean(jnp.where(jnp.arange(z.size) < 40, 1.0, 1e-8) * (z - batch[1]) ** 2)
+
+
+def weighted_params(z, w, h, batch):
+    return 1e-6 * squares(z, w, h, batch) + 0.5 * jnp.sum(jnp.where(jnp.arange(w.size) < 20, 1.0, 1e-6) * w**2)
+
+
 def wells(z, w, h, batch):
     """A saddle at z = 0, with a minimum on both sides."""
     return jnp.mean(z**4 / 4 - z**2 / 2) + 0.05 * jnp.sum(w**2)
@@ -221,14 +244,48 @@ class Dented(bl.Penalty):
         (squares, Dented(), 40, False),
         (wells, bl.Zero(), 40, False),
         (bent, bl.Zero(), 40, False),
+        (coupled, bl.Zero(), 40, False),
+        (meeting, bl.Zero(), 40, False),
+        (pair, bl.Zero(), 40, False),
+        (weighted_params, bl.Zero(), 40, False),
         (squares, bl.Zero(), 20, False),
     ],
-    ids=["lasso", "ridge beside", "a sphere in parts", "sphere", "sparse", "unknown", "wells", "bent", "few unknowns"],
+    ids=[
+        "lasso",
+        "ridge beside",
+        "a sphere in parts",
+        "sphere",
+        "sparse",
+        "unknown",
+        "wells",
+        "bent",
+        "neighbours",
+        "z and w",
+        "a pair",
+        "weights of params",
+        "few unknowns",
+    ],
 )
 def test_what_counts_as_known_to_bend_up(loss, penalty, size, known):
     X, y = design(1, np.ones(size), rows=80)
     instance, w = linear(loss, size, penalty=penalty).at(1.0, (jnp.asarray(X), jnp.asarray(y))), jnp.zeros(size)
     assert (is_told_by_predictions(instance, w) and bool(convex_in_predictions(instance, w))) == known
+
+
+def test_columns_that_only_light_samples_see_have_units_of_their_own():
+    """The columns have one length, and the curvature along them differs by 1e8."""
+    X, y = design(1, np.ones(40), rows=80)
+    X = np.where((np.arange(80)[:, None] < 40) == (np.arange(40) < 20), X, 0)
+    instance = linear(weighted_samples).at(1.0, (jnp.asarray(X), jnp.asarray(y)))
+    assert not convex_in_predictions(instance, jnp.zeros(40))
+
+
+def test_outputs_side_by_side_and_designs_of_integers():
+    X = np.random.default_rng(0).integers(-100, 100, size=(90, 40)).astype(np.int8)
+    y = jnp.asarray(X[:, :3], float)
+    stated = bl.Linear(design=lambda batch: batch[0], loss=squares)
+    inner = bl.InnerProblem(stated, lambda key, h: jnp.zeros((40, 3)), penalty=bl.L1(weight=0.1))
+    assert convex_in_predictions(inner.at(1.0, (jnp.asarray(X), y)), jnp.zeros((40, 3)))
 
 
 @pytest.mark.parametrize("size", [1e30, np.nan])
