@@ -1,5 +1,7 @@
 """The inner problem: what follows from the statement, honest statuses, derivatives without further ado."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import bilevel as bl
+from bilevel.foundation.stated import as_start
 
 X = np.random.default_rng(0).normal(size=(30, 6))
 Y = X[:, 0] - 2 * X[:, 1] + 0.3 * np.random.default_rng(1).normal(size=30)
@@ -188,6 +191,23 @@ def test_a_warm_start_takes_the_types_of_the_cold_one(kind):
     found = fitted({"a": np.ones(3, kind), "b": np.ones((), kind)})
     assert found.status.name == "converged" and found.params["a"].dtype == jnp.float64
     assert_allclose(found.params["a"], [0.0, 1.0, 2.0], atol=1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(eq=False)
+class Pair:
+    """Params without a comparison of their own."""
+
+    a: object
+    b: object
+
+
+def test_a_warm_start_of_a_class_without_a_comparison():
+    loss = lambda w, h, batch: jnp.sum((w.a - batch) ** 2) + (w.b - h) ** 2
+    start = Pair(jnp.zeros(3), jnp.zeros(()))
+    inner = bl.InnerProblem(loss, lambda key, h: start, solver=bl.LBFGS())
+    found = inner.run(1.0, jnp.arange(3.0), start, start)
+    assert_allclose(as_start(found.params, start).a, found.params.a)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ class NonNegative(ParametricSet):
     """
 
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     projection = Projection(extent.entries, projections.non_negative, kinks.non_negative)
 
 
@@ -31,6 +32,7 @@ class Hypercube(ParametricSet):
 
     side: Parameter = 1.0
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     projection = Projection(extent.entries, projections.hypercube, kinks.hypercube)
 
 
@@ -40,6 +42,7 @@ class CappedSimplex(ParametricSet):
 
     upper: Parameter = 1.0
     total: Parameter = 1.0
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.capped_simplex, kinks.capped_simplex)
 
 
@@ -53,6 +56,7 @@ class L1Ball(ParametricSet):
     """
 
     radius: Parameter = 1.0
+    convex: ClassVar[bool] = True
     projection = Projection(extent.everything, projections.l1_ball, kinks.l1_ball)
 
 
@@ -61,6 +65,7 @@ class L2Ball(ParametricSet):
     """{w: ||w||_2 <= radius}."""
 
     radius: Parameter = 1.0
+    convex: ClassVar[bool] = True
     projection = Projection(extent.everything, projections.l2_ball, kinks.l2_ball)
 
 
@@ -70,6 +75,7 @@ class LInfBall(ParametricSet):
 
     radius: Parameter = 1.0
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     projection = Projection(extent.entries, projections.linf_ball, kinks.linf_ball)
 
 
@@ -81,6 +87,7 @@ class BoxSection(ParametricSet):
     upper: Parameter
     weights: Parameter
     total: Parameter
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.box_section, kinks.box_section)
 
 
@@ -88,6 +95,7 @@ class BoxSection(ParametricSet):
 class Isotonic(ParametricSet):
     """{w: w_1 <= w_2 <= ... along the last axis}."""
 
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.isotonic, kinks.isotonic)
 
 
@@ -95,6 +103,7 @@ class Isotonic(ParametricSet):
 class SecondOrderCone(ParametricSet):
     """{(t, z): ||z||_2 <= t}, t first along the last axis."""
 
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.second_order_cone, kinks.second_order_cone)
 
 
@@ -102,6 +111,7 @@ class SecondOrderCone(ParametricSet):
 class PSDCone(ParametricSet):
     """The symmetric positive semidefinite matrices."""
 
+    convex: ClassVar[bool] = True
     projection = Projection(extent.matrix, projections.psd_cone, kinks.psd_cone)
 
 
@@ -109,6 +119,7 @@ class PSDCone(ParametricSet):
 class ExponentialCone(ParametricSet):
     """The exponential cone, in the convention of `bilevel.projections.exponential_cone`."""
 
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.exponential_cone, kinks.exponential_cone)
 
 
@@ -117,7 +128,6 @@ class L1Sphere(ParametricSet):
     """{w: ||w||_1 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
-    convex: ClassVar[bool] = False
     projection = Projection(extent.everything, projections.l1_sphere, kinks.l1_sphere)
 
 
@@ -126,7 +136,6 @@ class L2Sphere(ParametricSet):
     """{w: ||w||_2 = radius}; not convex, so the projection is a nearest point."""
 
     radius: Parameter = 1.0
-    convex: ClassVar[bool] = False
     projection = Projection(extent.everything, projections.l2_sphere, kinks.l2_sphere)
 
 
@@ -137,5 +146,4 @@ class SparseSimplex(ParametricSet):
 
     max_nonzeros: int
     total: Parameter = 1.0
-    convex: ClassVar[bool] = False
     projection = Projection(extent.rows, projections.sparse_simplex, kinks.sparse_simplex)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bilevel import projections
 from bilevel.constraints.parametric import ParametricSet, Projection
@@ -18,6 +19,7 @@ class Hyperplane(ParametricSet):
 
     normal: Parameter
     offset: Parameter
+    convex: ClassVar[bool] = True
     projection = Projection(extent.everything, projections.hyperplane, nowhere)
 
 
@@ -27,6 +29,7 @@ class HalfSpace(ParametricSet):
 
     normal: Parameter
     offset: Parameter
+    convex: ClassVar[bool] = True
     projection = Projection(extent.everything, projections.halfspace, kinks.halfspace)
 
 
@@ -36,6 +39,7 @@ class AffineSet(ParametricSet):
 
     A: Parameter
     b: Parameter
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.affine_set, nowhere)
 
 
@@ -47,6 +51,7 @@ class Polyhedron(ParametricSet):
     b: Parameter
     G: Parameter
     h: Parameter
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.polyhedron, kinks.polyhedron)
 
 
@@ -56,6 +61,7 @@ class Transport(ParametricSet):
 
     rows: Parameter
     columns: Parameter
+    convex: ClassVar[bool] = True
     projection = Projection(extent.matrix, projections.transport, kinks.transport)
 
 
@@ -63,4 +69,5 @@ class Transport(ParametricSet):
 class Birkhoff(ParametricSet):
     """The doubly stochastic matrices."""
 
+    convex: ClassVar[bool] = True
     projection = Projection(extent.matrix, projections.birkhoff, kinks.birkhoff)

@@ -22,10 +22,9 @@ class Projection(NamedTuple):
 
 
 class ParametricSet(Constraint):
-    """A set on the pieces of a tree that its projection reaches; convex, unless it says ``convex = False``. Its fields
-    are, in order, the parameters of its projection and of the distance to its kinks."""
+    """A set on the pieces of a tree that its projection reaches. Its fields are, in order, the parameters of its
+    projection and of the distance to its kinks."""
 
-    convex: ClassVar[bool] = True
     projection: ClassVar[Projection]
 
     def project(self, point: Params, hparams: HParams) -> Params:

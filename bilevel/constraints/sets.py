@@ -43,6 +43,7 @@ class Box(ParametricSet):
     lower: Parameter = -jnp.inf
     upper: Parameter = jnp.inf
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     projection = Projection(extent.entries, projections.box, kinks.box)
 
 
@@ -58,4 +59,5 @@ class Simplex(ParametricSet):
     scale: Parameter = 1.0
     by_rows: ClassVar[bool] = True
     zero_rows: ClassVar[bool] = False
+    convex: ClassVar[bool] = True
     projection = Projection(extent.rows, projections.simplex, kinks.simplex)

@@ -175,7 +175,8 @@ def shapes_of(name: str, function: Callable, *args: PyTree) -> PyTree:
 
 def as_start(start: PyTree, cold: PyTree) -> PyTree:
     """A warm start in the types of the cold one; StatementError where its structure or its shapes are others."""
-    if jax.tree.structure(start) != jax.tree.structure(cold) or _shapes(start) != _shapes(cold):
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (start, cold)]
+    if jax.tree.structure(start) != jax.tree.structure(cold) or shapes[0] != shapes[1]:
         raise StatementError(
             f"The warm start (init=) has the shapes {_shapes(start)}, and init(key, hparams) gives {_shapes(cold)}: "
             "give params of the same structure and shapes."

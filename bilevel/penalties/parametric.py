@@ -68,10 +68,9 @@ def distances(of: Penalty, pieces: extent.Pieces, function: Callable[..., Any], 
 
 
 class ParametricPenalty(Penalty):
-    """A penalty on the pieces that ``reach`` makes of a tree; convex, unless it says ``convex = False``. Its fields
-    are, in order, the parameters of its prox, of its value and of the distance to its kinks."""
+    """A penalty on the pieces that ``reach`` makes of a tree. Its fields are, in order, the parameters of its prox, of
+    its value and of the distance to its kinks."""
 
-    convex: ClassVar[bool] = True
     reach: ClassVar[extent.Extent]
     operator: ClassVar[Callable[..., jax.Array]]  # (point, step_size, *parameters) -> point
     term: ClassVar[Callable[..., Scalar]]  # (point, *parameters) -> scalar

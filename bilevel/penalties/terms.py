@@ -26,6 +26,7 @@ class L1(ParametricPenalty):
 
     weight: Parameter
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.entries)
     operator = staticmethod(prox.l1)
     term = staticmethod(lambda w, weight: jnp.sum(weight * jnp.abs(w)))
@@ -44,6 +45,7 @@ class ElasticNet(ParametricPenalty):
     l1: Parameter
     l2: Parameter
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.entries)
     operator = staticmethod(prox.elastic_net)
     term = staticmethod(lambda w, l1, l2: jnp.sum(l1 * jnp.abs(w) + 0.5 * l2 * w**2))
@@ -56,6 +58,7 @@ class NonNegativeL1(ParametricPenalty):
 
     weight: Parameter
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.entries)
     operator = staticmethod(prox.non_negative_l1)
     term = staticmethod(lambda w, weight: jnp.sum(weight * w))
@@ -68,6 +71,7 @@ class Ridge(ParametricPenalty):
 
     weight: Parameter
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.entries)
     operator = staticmethod(prox.ridge)
     term = staticmethod(lambda w, weight: 0.5 * jnp.sum(weight * w**2))
@@ -80,6 +84,7 @@ class NonNegativeRidge(ParametricPenalty):
 
     weight: Parameter
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.entries)
     operator = staticmethod(prox.non_negative_ridge)
     term = staticmethod(lambda w, weight: 0.5 * jnp.sum(weight * w**2))
@@ -98,6 +103,7 @@ class GroupLasso(ParametricPenalty):
 
     weight: Parameter
     by_rows: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.rows)
     operator = staticmethod(prox.group_lasso)
     term = staticmethod(lambda w, weight: jnp.sum(weight * jnp.linalg.norm(w, axis=-1)))
@@ -109,6 +115,7 @@ class LInf(ParametricPenalty):
     """weight * max |w|."""
 
     weight: Parameter
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.everything)
     operator = staticmethod(prox.l_inf)
     term = staticmethod(lambda w, weight: weight * jnp.max(jnp.abs(w), initial=0))
@@ -120,6 +127,7 @@ class NuclearNorm(ParametricPenalty):
     """weight * the sum of the singular values of a matrix: low rank."""
 
     weight: Parameter
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.matrix)
     operator = staticmethod(prox.nuclear_norm)
     term = staticmethod(lambda w, weight: weight * jnp.sum(jnp.linalg.svd(w, compute_uv=False)))
@@ -134,6 +142,7 @@ class TotalVariation(ParametricPenalty):
     """
 
     weight: Parameter
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.rows)
     operator = staticmethod(prox.total_variation)
     term = staticmethod(lambda w, weight: jnp.sum(weight * jnp.abs(jnp.diff(w, axis=-1))))
@@ -149,6 +158,7 @@ class SortedL1(ParametricPenalty):
     """
 
     weights: Parameter
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.rows)
     operator = staticmethod(prox.sorted_l1)
     term = staticmethod(lambda w, weights: jnp.sum(_descending(weights) * _descending(jnp.abs(w))))
@@ -163,6 +173,7 @@ class Huber(ParametricPenalty):
     weight: Parameter
     delta: Parameter = 1.0
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.entries)
     operator = staticmethod(prox.huber)
     term = staticmethod(
@@ -179,6 +190,7 @@ class LogBarrier(ParametricPenalty):
 
     weight: Parameter
     separable: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     reach = staticmethod(extent.entries)
     operator = staticmethod(prox.log_barrier)
     term = staticmethod(lambda w, weight: -jnp.sum(weight * jnp.log(w)))

@@ -10,9 +10,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.foundation import trees
+from bilevel.foundation.signs import signs
 from bilevel.foundation.typing import Counts, LinearMap, Params, PyTree
 from bilevel.linear_solve import materialize
-from bilevel.losses.linear import Linear, design_of, is_sparse, stays_on_host
+from bilevel.losses.linear import Linear, design_of, stays_on_host
+from bilevel.solvers.base import is_narrow
 from bilevel.solvers.instance import Instance
 from bilevel.solvers.lanczos import PRODUCTS, ROUNDS, by_matrix, by_products
 
@@ -85,12 +87,15 @@ def least_curvature(instance: Instance, params: Params, uneven: bool | jax.Array
 
 
 def is_told_by_predictions(instance: Instance, params: Params) -> bool:
-    """Whether `convex_in_predictions` may tell that a point is a minimum: for a `bl.Linear` loss with a dense X, under
-    a convex penalty, and for more unknowns than those of which a matrix tells more."""
+    """Whether `convex_in_predictions` may tell that a point is a minimum: for a `bl.Linear` loss with an array as X,
+    under a convex penalty, in float32 at least, and for more unknowns than those of which a matrix tells more."""
     loss = instance.stated or instance.loss
     if not (instance.complete and instance.penalty.convex and isinstance(loss, Linear)):
         return False
-    return params.size > FEW and not is_sparse(loss.design(instance.batch))
+    design = loss.design(instance.batch)
+    return (
+        params.size > FEW and not is_narrow(params) and isinstance(design, jax.Array | np.ndarray) and design.size > 0
+    )
 
 
 def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
@@ -98,7 +103,7 @@ def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
     the objective is not negative, whatever X is, and one product with X is enough to know it.
 
     False too where the curvatures along the coordinates differ by much, because coordinates with units of their own
-    need the step of Newton's method.
+    need the step of Newton's method; and where the prox expands, as with a negative weight.
     """
     params, hparams, batch = jax.lax.stop_gradient((params, instance.hparams, instance.batch))
     loss = instance.stated or instance.loss
@@ -111,18 +116,30 @@ def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
     along = jax.vmap(weigh, 1, 1)(by_predictions.reshape(design.shape[0], -1)).reshape(params.shape) + by_params
     steepest, flattest = jnp.max(along), jnp.min(jnp.where(along > 0, along, jnp.inf))
     even = jnp.isfinite(steepest) & (steepest <= EVEN**2 * flattest)
-    up = [jnp.min(part) >= -noise(params) * jnp.max(jnp.abs(part)) for part in (by_predictions, by_params)]
-    return alone & even & up[0] & up[1]
+    return alone & even & (jnp.min(bends) >= 0) & ~_expands(instance, params)
 
 
 def _diagonal(gradient: LinearMap, at: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The diagonal of the derivative of ``gradient``, and whether nothing beside it is there: a product with numbers
-    that all differ is then that of the entries, one by one."""
+    """The diagonal of the derivative of ``gradient``, and whether nothing beside it is there: products with numbers
+    that all differ are then those of the entries, one by one."""
     _, product = jax.linearize(gradient, at)
-    numbers = 1.5 + jnp.sin(1 + 2.4 * jnp.arange(at.size, dtype=at.dtype))
-    diagonal, image = product(jnp.ones_like(at)), product(numbers)
-    rounding = 100 * jnp.finfo(at.dtype).eps * jnp.abs(image)
-    return diagonal, jnp.all(jnp.abs(diagonal * numbers - image) <= rounding)
+    diagonal, alone = product(jnp.ones_like(at)), jnp.bool_(True)
+    for frequency in (2.4, 1.7):  # two, because in float32 many numbers have an equal among many
+        numbers = 1.5 + jnp.sin(1 + frequency * jnp.arange(at.size, dtype=at.dtype))
+        image = product(numbers)
+        rounding = 100 * jnp.finfo(at.dtype).eps * jnp.abs(image)
+        alone &= jnp.all(jnp.abs(diagonal * numbers - image) <= rounding)
+    return diagonal, alone
+
+
+def _expands(instance: Instance, params: jax.Array) -> jax.Array:
+    """Whether the prox lengthens a direction, entry by entry where it has entries of their own; no convex term does."""
+    probe = signs(params.shape, params.dtype)
+    moved = jax.jvp(lambda point: instance.prox(point, 1.0), (params,), (probe,))[1]
+    limit = 1 + noise(params)
+    if instance.penalty.separable:
+        return ~jnp.all(jnp.abs(moved) <= limit)
+    return ~(trees.norm(moved) <= limit * trees.norm(probe))
 
 
 def unseen(params: Params) -> Curvature:

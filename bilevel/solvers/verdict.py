@@ -55,6 +55,7 @@ class _Seen(NamedTuple):
     local: jax.Array
     size: jax.Array  # ||A w||; of signs d where w = 0, ||A d||
     value: jax.Array  # loss(w); 0 where there is no loss
+    objective: jax.Array  # the same with the penalty
     level: jax.Array  # whether the loss hardly changes from w to w - small w
     apart: jax.Array  # as of `Scales`
     falls: jax.Array  # as of `Scales`
@@ -76,20 +77,26 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
     params, cold, hparams, batch = jax.lax.stop_gradient((params, cold, instance.hparams, instance.batch))
     instance = instance.with_values(hparams, batch)
     way, small = trees.subtract(params, cold), trees.epsilon(params) ** 0.5
-    far = trees.norm(way) * small > 1 + trees.norm(cold)
+    length = trees.norm(way)
+    far = length * small > 1 + trees.norm(cold)
+    # Beyond a far point only the coordinates that are far go on, because the others may have ends.
+    beyond = jax.tree.map(lambda leaf: jnp.where(far & (jnp.abs(leaf) < small * length), 0, leaf), way)
     # At params of zero the curvature along them is unknown, but the loss may have a size that the residual rounds with.
     along = trees.select(trees.norm(params) > 0, params, tree_of_signs(params))
 
     def body(seen: _Seen) -> _Seen:
         back = jnp.where(seen.number == 1, -small, 0.0)
-        back = jnp.where(seen.number == 3, TURNS, back)
         down = jnp.where(seen.number == 2, -small, 0.0)
-        value, at = instance.value_and_residual(trees.axpy(back, way, trees.axpy(down, along, params)))
+        on = jnp.where(seen.number == 3, TURNS, 0.0)
+        point = trees.axpy(on, beyond, trees.axpy(back, way, trees.axpy(down, along, params)))
+        value, at = instance.value_and_residual(point)
+        objective = value + (instance.penalty.value(point, hparams) if instance.complete else 0)
         first, second = seen.number == 0, seen.number == 1
         here = trees.select(first, at, seen.here)
         change = jax.tree.map(lambda a, b: (a - b) / small, here, at)
         size = trees.norm(change)
-        ahead = instance.mapping.downhill * trees.dot(at, way)
+        ahead = instance.mapping.downhill * trees.dot(at, beyond)
+        lost = far & jnp.isnan(seen.objective)  # steps that read gradients alone have left the domain of the loss
         return _Seen(
             seen.number + 1,
             here,
@@ -97,9 +104,10 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
             jnp.where(second, size, seen.local),
             jnp.where(seen.number == 2, size, seen.size),
             jnp.where(first, value.astype(size.dtype), seen.value),
+            jnp.where(first, objective.astype(size.dtype), seen.objective),
             jnp.where(seen.number == 2, jnp.abs(value - seen.value) <= LEVEL * small**2 * jnp.abs(value), seen.level),
             jnp.where(second, _apart(here, change), seen.apart),
-            (seen.number == 3) & (ahead >= 0) & (value <= seen.value),  # False for NaN
+            (seen.number == 3) & (ahead >= 0) & ((objective <= seen.objective) | lost),  # False for NaN
         )
 
     def unfinished(seen: _Seen) -> jax.Array:
@@ -111,7 +119,7 @@ def look(instance: Instance, params: Params, cold: Params, asked: Questions) -> 
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(trees.norm(nothing))
     no = jnp.bool_(False)
-    begin = _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, no, no, no)
+    begin = _Seen(jnp.int32(0), nothing, zero, zero, zero, zero, zero, no, no, no)
     seen = jax.lax.while_loop(unfinished, body, begin)
     return _scales(instance, params, far, way, seen, trees.norm(along))
 

@@ -213,13 +213,12 @@ def linear(loss, size=40, **parts):
 def test_a_linear_model_whose_loss_bends_up_needs_no_products(loss, dtype):
     """What X does is not looked at; where its columns have units of their own, it is."""
     X, y = (jnp.asarray(part, dtype) for part in design(1, np.ones(40), rows=80))
-    inner = linear(loss, penalty=bl.L1(weight=0.1), solver=bl.ProximalGradient(tol=1e-3))
-    start = jnp.zeros(40, dtype)
-    found, uneven = (
-        inner.solve(1.0, (X * units, y), init=start) for units in (1.0, jnp.where(start.at[3].set(1), 20, 1))
-    )
+    start, stated = jnp.zeros(40, dtype), bl.Linear(design=lambda batch: batch[0], loss=loss)
+    solver = bl.ProximalGradient(tol=1e-3)
+    inner = bl.InnerProblem(stated, lambda key, h: start, penalty=bl.L1(weight=0.1), solver=solver)
+    found, uneven = (inner.solve(1.0, (X * units, y)) for units in (1.0, jnp.where(start.at[3].set(1), 20, 1)))
     assert found.status.name == "converged" and found.order == "second order" and float(found.curvature) == 0
-    assert int(found.counts.hessian_products) == 0
+    assert int(found.counts.hessian_products) == 0 and found.params.dtype == dtype
     assert int(uneven.counts.hessian_products) >= PRODUCTS
 
 
@@ -242,6 +241,9 @@ class Dented(bl.Penalty):
         (squares, bl.L2Sphere(), 40, False),
         (squares, bl.SparseSimplex(max_nonzeros=2), 40, False),
         (squares, Dented(), 40, False),
+        (squares, bl.Ridge(weight=0.1), 40, True),
+        (squares, bl.Ridge(weight=-0.1), 40, False),
+        (squares, bl.Ridge(weight=jnp.ones(40).at[3].set(-0.1)), 40, False),
         (wells, bl.Zero(), 40, False),
         (bent, bl.Zero(), 40, False),
         (coupled, bl.Zero(), 40, False),
@@ -257,6 +259,9 @@ class Dented(bl.Penalty):
         "sphere",
         "sparse",
         "unknown",
+        "ridge",
+        "negative ridge",
+        "one negative weight",
         "wells",
         "bent",
         "neighbours",
@@ -302,3 +307,41 @@ def test_a_saddle_of_a_linear_model_is_left(solver):
     hessian = jax.hessian(lambda w: wells(X @ w, w, 1.0, (X, y)))(found.params)
     assert found.status.name == "converged" and float(jnp.linalg.norm(found.params)) > 0.1
     assert float(jnp.linalg.eigvalsh(hessian)[0]) > -1e-6
+
+
+@pytest.mark.parametrize("solver", [bl.LBFGS(), bl.GradientDescent()])
+def test_a_long_row_whose_sample_bends_down_is_no_minimum(solver):
+    """A curvature of -1e-8 in a prediction is one of -100 along params, through a row of length 1e4."""
+    rng = np.random.default_rng(1)
+    half, y = rng.normal(size=(40, 40)), rng.uniform(0, 0.9, 40)
+    half[0], y[0] = 1e4 * np.sign(rng.normal(size=40)), 1e4  # a pair of outliers with leverage
+    batch = (jnp.asarray(np.concatenate([half, half])), jnp.asarray(np.concatenate([y, -y])))
+    cauchy = lambda z, w, h, b: jnp.sum(jnp.log1p((z - b[1]) ** 2))
+    stated = bl.Linear(design=lambda batch: batch[0], loss=cauchy)
+    inner = bl.InnerProblem(stated, lambda key, h: jnp.ones(40), solver=solver)
+    found = inner.solve(1.0, batch, init=jnp.zeros(40))
+    assert found.status.name != "converged" or float(jnp.linalg.norm(found.params)) > 0
+
+
+def test_narrow_types_are_looked_at_in_full():
+    """Rounding in bfloat16 is as large as many a curvature."""
+    X, y = (jnp.asarray(part, jnp.bfloat16) for part in design(1, np.ones(40), rows=80))
+    instance = linear(squares).at(1.0, (X, y))
+    assert is_told_by_predictions(instance, jnp.zeros(40))
+    assert not is_told_by_predictions(instance, jnp.zeros(40, jnp.bfloat16))
+
+
+class Operator:
+    """No array, but it has a product."""
+
+    shape = (60, 40)
+
+    def __matmul__(self, w):
+        return jnp.ones((60, 40)) @ w
+
+
+@pytest.mark.parametrize("rows", [jnp.zeros((0, 40)), Operator()], ids=["no rows", "an operator"])
+def test_designs_that_are_not_looked_at_by_columns(rows):
+    loss = lambda z, w, h, b: 0.5 * jnp.sum((z - 1) ** 2) + 0.05 * jnp.sum(w**2)
+    inner = bl.InnerProblem(bl.Linear(lambda batch: rows, loss), lambda key, h: jnp.zeros(40), solver=bl.LBFGS())
+    assert inner.solve(1.0, None).status.name == "converged"

@@ -117,6 +117,33 @@ def test_a_program_unbounded_on_a_set(solver, constraint):
     assert float(found.residual) > 0.5
 
 
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("solver", [bl.Newton(), bl.Auto(), bl.GradientDescent(max_steps=2000)])
+def test_a_loss_falls_without_end_beside_a_coordinate_with_a_domain(solver):
+    loss = lambda w, h, b: -w[0] * h - jnp.log(1 - w[1]) - jnp.log(w[1])
+    found = solve(loss, jnp.array([0.0, 0.3]), solver)
+    assert found.status.name == "unbounded"
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("solver", [bl.ProximalGradient(), bl.ActiveSetNewton(), bl.ProjectedNewton()])
+def test_a_loss_falls_without_end_in_a_set_beside_a_coordinate_with_a_domain(solver):
+    loss = lambda w, h, b: -w[0] * h - jnp.log(1 - w[1]) - 2 * jnp.log(w[1])
+    found = solve(loss, jnp.array([0.0, 0.3]), solver, constraint=bl.Box(lower=0.0))
+    assert found.status.name == "unbounded"
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("solver", IN_A_BOX[:3])
+def test_a_penalty_of_negative_weight_falls_without_end(solver):
+    """The smooth part alone rises on the way."""
+    rng = np.random.default_rng(1)
+    X, y = jnp.asarray(rng.normal(size=(40, 60))), jnp.asarray(rng.normal(size=40))
+    loss = lambda w, h, b: 0.5 * jnp.mean((X @ w - y) ** 2) * h
+    found = solve(loss, jnp.zeros(60), solver, penalty=bl.Ridge(weight=-0.1))
+    assert found.status.name == "unbounded"
+
+
 def test_rounding_far_away_is_no_curvature():
     """At 1e25 the residual of a set has half of its digits, and their rounding looked like a turn of a linear loss."""
     loss = lambda w, h, b: -w.sum() * h
