@@ -116,7 +116,8 @@ def convex_in_predictions(instance: Instance, params: Params) -> jax.Array:
     along = jax.vmap(weigh, 1, 1)(by_predictions.reshape(design.shape[0], -1)).reshape(params.shape) + by_params
     steepest, flattest = jnp.max(along), jnp.min(jnp.where(along > 0, along, jnp.inf))
     even = jnp.isfinite(steepest) & (steepest <= EVEN**2 * flattest)
-    return alone & even & (jnp.min(bends) >= 0) & ~_expands(instance, params)
+    shrinks = ~_expands(instance, params) if may_expand(instance) else jnp.bool_(True)
+    return alone & even & (jnp.min(bends) >= 0) & shrinks
 
 
 def _diagonal(gradient: LinearMap, at: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -130,6 +131,12 @@ def _diagonal(gradient: LinearMap, at: jax.Array) -> tuple[jax.Array, jax.Array]
         rounding = 100 * jnp.finfo(at.dtype).eps * jnp.abs(image)
         alone &= jnp.all(jnp.abs(diagonal * numbers - image) <= rounding)
     return diagonal, alone
+
+
+def may_expand(instance: Instance) -> bool:
+    """Whether the sign of a weight decides if the prox of a penalty that is declared convex is that of a convex term;
+    a projection has no weight."""
+    return not (instance.penalty.is_set or instance.penalty.smooth)
 
 
 def _expands(instance: Instance, params: jax.Array) -> jax.Array:

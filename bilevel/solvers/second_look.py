@@ -19,6 +19,7 @@ from bilevel.solvers.curvature import (
     cost_of_a_look,
     is_told_by_predictions,
     least_curvature,
+    may_expand,
     refuted,
     unseen,
 )
@@ -71,7 +72,8 @@ def second_look(instance: Instance, asked: Asked) -> Seen:
     seen = jax.lax.cond(solved, lambda: least_curvature(instance, params, asked.uneven), lambda: unseen(params))
     least = jnp.where(convex, 0, seen.least)
     cost = cost_of_a_look(instance, params, asked.uneven)
-    counts = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost).plus(gradients=even.astype(jnp.int32))
+    counts, once = jax.tree.map(lambda number: jnp.where(solved, number, 0), cost), even.astype(jnp.int32)
+    counts = counts.plus(gradients=once, proxes=once * may_expand(instance))
     if not instance.complete:
         return Seen(least, no, params, no, counts, seen.vain)
     known = solved & ~jnp.isnan(seen.least)
